@@ -1,0 +1,1 @@
+"""The frozen backbone: nouns that are remembered, verbs that gradients flow through."""

@@ -1,0 +1,1 @@
+"""Pictures, words and who holds which of them."""

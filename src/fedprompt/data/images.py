@@ -1,0 +1,74 @@
+"""Addressable pictures: a source knows how to open a row, `Images` names rows of it, and nothing is decoded until asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+
+class ImageSource(Protocol):
+    """Where pictures come from: files, a table, or a renderer."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash that changes whenever any picture does."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        ...
+
+    def open(self, row: int) -> Image.Image:
+        """Decode one picture to RGB."""
+        ...
+
+    def describe(self, row: int) -> str:
+        """A path or an address for messages and reports."""
+        ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """Rows of one source, each as stored or mirrored left to right."""
+
+    source: ImageSource
+    rows: tuple[int, ...]
+    mirrored: tuple[bool, ...] = ()  # empty: none is
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self.decode(position) for position in range(len(self)))
+
+    @property
+    def keys(self) -> Tensor:
+        """[B] int64, unique within a source for each (row, mirrored) pair: what a memory of frozen features is keyed by."""
+        rows = torch.tensor(self.rows, dtype=torch.int64)
+        return 2 * rows + torch.tensor(self.mirrored, dtype=torch.int64) if self.mirrored else 2 * rows
+
+    def take(self, positions: Sequence[int] | Tensor) -> Images:
+        """Return the images at these positions, in this order."""
+        chosen = [int(position) for position in positions]
+        rows = tuple(self.rows[position] for position in chosen)
+        return Images(self.source, rows, tuple(self.mirrored[position] for position in chosen) if self.mirrored else ())
+
+    def flipped(self, where: Tensor | None = None) -> Images:
+        """Mirror every image, or those where the [B] mask is true."""
+        mask = torch.ones(len(self), dtype=torch.bool) if where is None else where.bool()
+        before = torch.tensor(self.mirrored or (False,) * len(self), dtype=torch.bool)
+        return Images(self.source, self.rows, tuple((before ^ mask).tolist()))
+
+    def decode(self, position: int) -> Image.Image:
+        """Open one image as RGB, mirrored if its view says so."""
+        image = self.source.open(self.rows[position])
+        return ImageOps.mirror(image) if self.mirrored and self.mirrored[position] else image
+
+    def describe(self, position: int) -> str:
+        """A path or an address of one image, for messages and reports."""
+        return self.source.describe(self.rows[position])

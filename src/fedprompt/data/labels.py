@@ -1,0 +1,75 @@
+"""What is to be recognised, in words: class names, their template, their attributes, and the conditions of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from fedprompt.errors import UserError
+
+Kind = Literal["single", "multi"]
+
+
+@dataclass(frozen=True)
+class LabelSpace:
+    """Candidate classes in label order; targets are positions in `names`.
+
+    `attributes[name]` are short visual phrases ("four legs") that a language model or a person wrote for the class.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind = "single"
+    template: str = "a photo of a {}."
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise UserError("A label space needs at least one class name; the list of names is empty.")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1}) if len(set(self.names)) < len(self.names) else []
+        if twice:
+            raise UserError(f"The class name {twice[0]!r} stands twice in the list of classes; give each class a name of its own.")
+        if "{}" not in self.template:
+            raise UserError(f"The template {self.template!r} has no {{}} where the class name goes; write e.g. 'a photo of a {{}}.'.")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def texts(self) -> tuple[str, ...]:
+        """One sentence a class: the template with the name in it."""
+        return tuple(self.template.format(words(name)) for name in self.names)
+
+    def sentences(self) -> tuple[tuple[str, ...], ...]:
+        """For each class its attribute sentences, "a photo of a dog, which has four legs."; the plain text if it has none."""
+        return tuple(
+            tuple(describe(text, phrase) for phrase in self.attributes.get(name, ())) or (text,)
+            for name, text in zip(self.names, self.texts(), strict=True)
+        )
+
+    def take(self, classes: Sequence[int]) -> LabelSpace:
+        """The sub-space of these class ids, in this order."""
+        names = tuple(self.names[label] for label in classes)
+        attributes = {name: tuple(self.attributes[name]) for name in names if name in self.attributes}
+        return replace(self, names=names, attributes=attributes)
+
+
+def words(name: str) -> str:
+    """A class name as a text tower should read it: underscores become spaces."""
+    return name.replace("_", " ")
+
+
+def clause(attribute: str) -> str:
+    """Turn an attribute phrase into a relative clause (FedMVP's rule, with a test on whole words)."""
+    # differs: the FedMVP release tests the first letter, which makes "arched windows" read "which is arched windows"
+    first = attribute.split(maxsplit=1)[0].lower() if attribute.strip() else ""
+    if first in {"a", "an", "used"}:
+        return f"which is {attribute}"
+    if first in {"has", "often", "typically", "may", "can"}:
+        return f"which {attribute}"
+    return f"which has {attribute}"
+
+
+def describe(text: str, attribute: str) -> str:
+    """Append an attribute clause to a class sentence: "a photo of a dog." -> "a photo of a dog, which has four legs."."""
+    return f"{text.rstrip('.')}, {clause(attribute)}."

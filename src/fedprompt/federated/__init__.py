@@ -1,0 +1,1 @@
+"""The round loop and its two halves; nothing here knows how messages travel."""

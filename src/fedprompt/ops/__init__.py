@@ -1,0 +1,1 @@
+"""Pure tensor functions and small layers; nothing here knows of clients, texts or files."""

@@ -1,0 +1,1 @@
+"""Transports: ways for the round loop to reach its clients."""
