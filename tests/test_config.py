@@ -57,7 +57,7 @@ def test_settings_override_keys(setting: str, value: object) -> None:
         (MINIMAL + "[train]\nrounds = 'many'", [], r"\[train\] rounds = 'many' is not accepted: input should be a valid integer"),
         (MINIMAL + "[train]\nlr = -1.0", [], r"\[train\] lr = -1.0 is not accepted: input should be greater than 0"),
         ("name = 'a'\n[data]\nsource = 'x'\n[method]\nname = 'y'", [], r"recipe: lacks the key 'partition'; add it"),
-        ("name = [", [], r"recipe is not valid TOML \(.*line 1"),
+        ("name = 1 2", [], r"recipe is not valid TOML \(.*line 1"),
         (MINIMAL, ["rounds"], r"'rounds' is not of the form key=value"),
         (MINIMAL, ["compare.5.name=x"], r"names '5', which is not a table"),
         (MINIMAL, ["train.rounds.deep=1", "train.rounds=2", "train.rounds.deeper=1"], r"'deeper'|does not name a key"),

@@ -1,0 +1,122 @@
+"""Sentences with places for learned vectors, tokenised so that a place holds exactly as many tokens as vectors go in.
+
+A sentence is cut at its places and the pieces are tokenised one by one, so filling a place with the embeddings of words
+gives the token row of the sentence written with those words. Legend: N texts, T tokens, W text width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedprompt.errors import UserError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Token rows with their places. Rows are padded with the end token, which a causal tower never sees."""
+
+    ids: Tensor  # [N, T] int64
+    end: Tensor  # [N] position of each row's end token, where the tower is read
+    slots: Mapping[str, Tensor]  # name -> [N, n] positions of its vectors
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What a text tower reads: token embeddings without positions, the end token's place, and where the slots are."""
+
+    embeddings: Tensor  # [N, T, W]
+    end: Tensor  # [N]
+    slots: Mapping[str, Tensor]  # name -> [N, n] positions, for an edit of deeper blocks
+
+
+class Lexicon:
+    """A tokenizer together with the tower it feeds: start and end tokens and the context length.
+
+    Raises UserError when the tokenizer's end token is not the one at which the tower is read.
+    """
+
+    def __init__(self, tokenizer: Any, *, context_length: int, end: int) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.start: int = tokenizer.bos_token_id
+        self.end: int = tokenizer.eos_token_id
+        # OpenAI's configurations say 2 for historical reasons; towers so marked are read at the largest id of the row.
+        read = max(self.end, tokenizer.vocab_size - 1) if end == 2 else end
+        if read != self.end:
+            raise UserError(
+                f"The text tower is read at token id {read} but the tokenizer ends a sentence with id {self.end}; use "
+                "the tokenizer that this backbone was trained with, or correct text_config.eos_token_id in config.json."
+            )
+
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text without start and end."""
+        if not texts:
+            return []
+        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        rows: list[list[int]] = found["input_ids"]
+        return rows
+
+    def sentences(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text with start and end, cut to the context length in tokens."""
+        room = self.context_length - 2
+        return [[self.start, *ids[:room], self.end] for ids in self.pieces(texts)]
+
+    def layout(self, texts: Sequence[str], lengths: Mapping[str, int]) -> Layout:
+        """Tokenise texts that hold each place `<name>` once, keeping `lengths[name]` positions for it.
+
+        Raises UserError, with the text, when a place is missing or twice there or the row exceeds the context length.
+        """
+        pattern = re.compile("|".join(re.escape(f"<{name}>") for name in lengths) or r"(?!)")
+        rows, places = [], []
+        parts = [_split(text, pattern, lengths) for text in texts]
+        unique = list(dict.fromkeys(piece for part in parts for piece in part[0]))
+        ids = dict(zip(unique, self.pieces(unique), strict=True))
+        for text, (pieces, names) in zip(texts, parts, strict=True):
+            row, place = [self.start], {}
+            for piece, name in zip(pieces, [*names, None], strict=True):
+                row += ids[piece]
+                if name is not None:
+                    place[name] = len(row)
+                    row += [self.end] * lengths[name]
+            row.append(self.end)
+            if len(row) > self.context_length:
+                raise UserError(
+                    f"The text {text!r} takes {len(row)} tokens, {sum(lengths.values())} of them learned vectors, but "
+                    f"the backbone reads {self.context_length}; shorten the class name or learn fewer vectors."
+                )
+            rows.append(row)
+            places.append(place)
+        slots = {
+            name: torch.tensor([place[name] for place in places])[:, None] + torch.arange(length)  # [N, n]
+            for name, length in lengths.items()
+        }
+        return Layout(self.padded(rows), torch.tensor([len(row) - 1 for row in rows]), slots)
+
+    def padded(self, rows: Sequence[Sequence[int]], *, count: int = 0, length: int = 0) -> Tensor:
+        """Stack token rows as [N, T] (at least [count, length]), the rest filled with the end token."""
+        count, length = max(count, len(rows)), max([length, *(len(row) for row in rows)])
+        full = [[*row, *[self.end] * (length - len(row))] for row in rows]
+        return torch.tensor(full + [[self.end] * length] * (count - len(rows)), dtype=torch.int64)
+
+
+def row_keys(rows: Sequence[Sequence[int]]) -> Tensor:
+    """[N] int64: a digest of each token row, to remember its features by."""
+    digests = [hashlib.sha256(" ".join(map(str, row)).encode()).digest() for row in rows]
+    return torch.tensor([int.from_bytes(digest[:8], "big", signed=True) for digest in digests], dtype=torch.int64)
+
+
+def _split(text: str, pattern: re.Pattern[str], lengths: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    names = [found[1:-1] for found in pattern.findall(text)]
+    if sorted(names) != sorted(lengths):
+        places = ", ".join(f"<{name}>" for name in lengths)
+        raise UserError(f"The text {text!r} must hold {places} exactly once each, where the learned vectors go.")
+    pieces = pattern.split(text)
+    # The space in front of a place belongs to what goes there; a piece that ended in one could gain a token.
+    return [*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]], names

@@ -1,0 +1,76 @@
+"""Walking through transformers' CLIP blocks: with an edit before each, and a last block read at one token only.
+
+Legend: B images or texts, T tokens, W tower width, H heads, D joint width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+Edit = Callable[[int, Tensor], Tensor]  # (block index, tokens about to enter it) -> tokens
+
+
+def walk(
+    blocks: Iterable[CLIPEncoderLayer],
+    tokens: Tensor,
+    *,
+    start: int = 0,
+    edit: Edit | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """Run tokens [B, T, W] through consecutive blocks, numbered from `start` for the edit."""
+    for number, block in enumerate(blocks, start):
+        tokens = block(edit(number, tokens) if edit else tokens, None, is_causal=causal)
+    return tokens
+
+
+def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = None) -> Tensor:
+    """What a block says at one token of each row, [B, W]: causally at `position` [B], or at the first token if None.
+
+    The block's other outputs feed nothing when it is the last, so their queries and feed-forward are left out.
+    """
+    attention, normed = block.self_attn, block.layer_norm1(tokens)
+    rows = torch.arange(len(tokens), device=tokens.device)
+    place = torch.zeros_like(rows) if position is None else position
+    seen = None if position is None else torch.arange(tokens.shape[1], device=tokens.device) <= position[:, None]
+    query, key, value = (
+        project(states).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # [B, H, 1 or T, W / H]
+        for project, states in (
+            (attention.q_proj, normed[rows, place][:, None]),
+            (attention.k_proj, normed),
+            (attention.v_proj, normed),
+        )
+    )
+    mask = None if seen is None else seen[:, None, None]  # [B, 1, 1, T]
+    found = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=attention.scale)
+    state = tokens[rows, place] + attention.out_proj(found.flatten(1))  # [B, W]
+    result: Tensor = state + block.mlp(block.layer_norm2(state))
+    return result
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Both readings of the image tower, not normalised; each is computed when it is first asked for."""
+
+    tokens: Tensor  # [B, T, W] about to enter the last block
+    block: CLIPEncoderLayer
+    head: nn.Module  # the last norm and the projection W -> D
+
+    @functools.cached_property
+    def image(self) -> Tensor:
+        """[B, D] from the class token."""
+        features: Tensor = self.head(read_at(self.block, self.tokens))
+        return features
+
+    @functools.cached_property
+    def patches(self) -> Tensor:
+        """[B, T - 1, D] from every other token, added ones included."""
+        features: Tensor = self.head(self.block(self.tokens, None)[:, 1:])
+        return features

@@ -1,0 +1,73 @@
+"""A CLIP folder or Hub id becomes three parts: towers, tokenizer, preprocessing. Safetensors only, offline friendly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from fedprompt.errors import UserError
+
+PREPROCESSING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
+PREPROCESSING += ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
+
+def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
+    """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
+
+    Raises UserError when there is nothing there, it is not a CLIP, weights are missing, or they are not safetensors.
+    """
+    name = str(path)
+    folder = Path(path).expanduser()
+    looks_local = isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local and not folder.is_dir():
+        raise UserError(
+            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
+        )
+    origin = str(folder) if folder.is_dir() else name
+    try:
+        kind = CLIPConfig.get_config_dict(origin)[0].get("model_type")
+        if kind != "clip":
+            raise UserError(
+                f"The backbone {name!r} is a {kind or 'model of unknown type'}, not a CLIP; give the folder or Hub id of a "
+                "CLIPModel."
+            )
+        model, report = CLIPModel.from_pretrained(
+            origin, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(origin)
+        processor = CLIPImageProcessorPil.from_pretrained(origin)
+    except OSError as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"The backbone {name!r} cannot be opened: {first} A CLIP folder holds config.json, model.safetensors, "
+            "preprocessor_config.json and the tokenizer's files."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
+    return model, tokenizer, processor
+
+
+def fingerprint(model: torch.nn.Module, processor: Any) -> str:
+    """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
+    digest = hashlib.sha256(json.dumps(_plain({key: getattr(processor, key, None) for key in PREPROCESSING})).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Reduce preprocessing values to what JSON writes the same way for a default, a loaded file and a dataclass."""
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}

@@ -1,0 +1,11 @@
+"""The demo world: pictures drawn from icon fonts and a small CLIP pretrained on them, embedded in the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+
+def weights_folder() -> Path:
+    """The embedded CLIP: a Hugging Face `CLIPModel` folder with its tokenizer, image processor and CARD.md."""
+    return Path(str(files("fedprompt.demo") / "weights"))

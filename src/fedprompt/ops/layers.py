@@ -1,0 +1,116 @@
+"""Layers that several methods share; every initial draw comes from a generator that is handed in.
+
+Legend: B images, T queries, N context entries, W width, H heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
+from torch import Generator, Tensor, nn
+
+Adapt = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (queries, keys, values) -> the same
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale the last axis to length one; a zero vector stays zero."""
+    return F.normalize(x, dim=-1)
+
+
+def normal(*shape: int, std: float = 0.02, generator: Generator | None) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2)."""
+    return nn.Parameter(torch.empty(shape).normal_(0.0, std, generator=generator))
+
+
+def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Linear:
+    """A linear layer with PyTorch's default initial distribution, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
+    return layer
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of queries [..., T, W] over one context [N, W] that all of the batch share.
+
+    Parameters and initial distribution are those of `nn.MultiheadAttention`; unlike it, the context is projected once
+    instead of once an image, most of the work when hundreds of attributes meet a batch of images.
+    """
+
+    def __init__(self, width: int, heads: int = 4, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        assert width % heads == 0, f"width {width} is no multiple of {heads} heads"
+        self.heads = heads
+        self.in_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * width, width), generator=generator))
+        self.in_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out = linear(width, width, generator=generator)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Return [..., T, W] from queries [..., T, W], keys [N, W] and values [N, W]."""
+        q, k, v = (self._project(part, x) for part, x in enumerate((queries, keys, values)))
+        mixed = F.scaled_dot_product_attention(q, k, v)[0]  # [H, B*T, W/H]
+        mixed = mixed.transpose(0, 1).reshape(queries.shape)  # [..., T, W]
+        result: Tensor = self.out(mixed)
+        return result
+
+    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The attention itself, [..., T, N], mean over heads: each row says what a query looked at."""
+        q, k = self._project(0, queries), self._project(1, keys)
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [1, H, B*T, N]
+        attention: Tensor = logits.softmax(dim=-1).mean(dim=1).reshape(*queries.shape[:-1], len(keys))  # [..., T, N]
+        return attention
+
+    def _project(self, part: int, x: Tensor) -> Tensor:
+        weight, bias = self.in_weight.chunk(3)[part], self.in_bias.chunk(3)[part]
+        # The context is the same for every image, so the queries of all images form one long sequence.
+        heads = F.linear(x, weight, bias).reshape(1, -1, self.heads, len(weight) // self.heads)  # [1, L, H, W/H]
+        return heads.transpose(1, 2)
+
+
+class GatedFeedForward(nn.Module):
+    """LayerNorm, Linear W -> 8W split into (u, g), u * gelu(g), Linear 4W -> W; the caller adds the residual."""
+
+    def __init__(self, width: int, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.widen = linear(width, 8 * width, generator=generator)
+        self.narrow = linear(4 * width, width, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of x's shape [..., W]."""
+        value, gate = self.widen(self.norm(x)).chunk(2, dim=-1)  # 2 x [..., 4W]
+        result: Tensor = self.narrow(value * F.gelu(gate))
+        return result
+
+
+class CrossBlock(nn.Module):
+    """The prompt generator of FedTPG and FedMVP: queries attend to a context, then a gated feed-forward.
+
+    The queries have no residual of their own: the result is made of the context alone. 4,204,032 parameters at W = 512.
+    """
+
+    def __init__(self, width: int, heads: int = 4, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        self.norm_queries = nn.LayerNorm(width)
+        self.norm_context = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, heads, generator=generator)
+        self.feed_forward = GatedFeedForward(width, generator=generator)
+
+    def forward(self, queries: Tensor, context: Tensor, *, adapt: Adapt | None = None) -> Tensor:
+        """Return [..., T, W] from queries [..., T, W] and a context [N, W]; `adapt` edits the projections' inputs."""
+        attended: Tensor = self.attention(*self._inputs(queries, context, adapt))
+        result: Tensor = attended + self.feed_forward(attended)
+        return result
+
+    def weights(self, queries: Tensor, context: Tensor, *, adapt: Adapt | None = None) -> Tensor:
+        """Which context entries each query attends to, [..., T, N], for reports."""
+        adapted_queries, keys, _ = self._inputs(queries, context, adapt)
+        return self.attention.weights(adapted_queries, keys)
+
+    def _inputs(self, queries: Tensor, context: Tensor, adapt: Adapt | None) -> tuple[Tensor, Tensor, Tensor]:
+        q, k = self.norm_queries(queries), self.norm_context(context)
+        # differs: the FedMVP release leaves the values un-normalised, here the keys serve as values
+        return adapt(q, k, k) if adapt is not None else (q, k, k)

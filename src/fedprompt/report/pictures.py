@@ -1,0 +1,135 @@
+"""Sample pictures with what each method saw in them, and where patches attend to which attributes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from fedprompt.report.reading import Attention, Run, SampleLine
+
+PNG = b"\x89PNG\r\n\x1a\n"
+WARM = ((255, 120, 0), (255, 236, 90))  # from weak to strong attention, over a grey picture
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One prediction; `right` if it is (one of) the truth."""
+
+    name: str
+    probability: float
+    right: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The strongest predictions of one trial for a picture."""
+
+    trial: str
+    label: str
+    guesses: tuple[Guess, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether the first prediction is true."""
+        return bool(self.guesses) and self.guesses[0].right
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One sample picture as a data address, its truth, and every trial's answer."""
+
+    sample: str
+    address: str
+    truth: str
+    where: str
+    name: str
+    answers: tuple[Answer, ...]
+
+
+@dataclass(frozen=True)
+class Map:
+    """Attention of the patches on one attribute: a tiny picture to lay over, and its range in multiples of uniform."""
+
+    attribute: str
+    address: str
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sample picture with its attention maps."""
+
+    picture: Picture
+    maps: tuple[Map, ...]
+
+
+def pictures(run: Run) -> list[Picture]:
+    """The sample pictures in file order with the answers of all trials; samples without a readable picture are left out."""
+    lines = [(trial, sample) for trial in run.trials for sample in trial.samples]
+    found = []
+    for name in dict.fromkeys(sample.sample for _, sample in lines):
+        same = [(trial, sample) for trial, sample in lines if sample.sample == name]
+        answers = tuple(Answer(trial.name, trial.label, _guesses(sample)) for trial, sample in same)
+        address = next((address for _, sample in same if (address := png_address(sample.picture))), "")
+        if address:
+            first = same[0][1]
+            found.append(Picture(name, address, " + ".join(first.truth), first.split, first.name, answers))
+    return found
+
+
+def _guesses(sample: SampleLine) -> tuple[Guess, ...]:
+    return tuple(Guess(name, probability, name in sample.truth) for name, probability in sample.top)
+
+
+def png_address(picture: str) -> str:
+    """A `data:` address of a base64 PNG, re-encoded so that it holds nothing else; empty if it is not one."""
+    try:
+        content = base64.b64decode(picture, validate=True)
+    except (binascii.Error, ValueError):
+        return ""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}" if content.startswith(PNG) else ""
+
+
+def looks(run: Run) -> list[Look]:
+    """The attention maps of the main trial, or of the first trial that recorded any, beside their pictures."""
+    candidates = [trial for trial in (run.main, *run.trials) if trial and any(sample.attention for sample in trial.samples)]
+    if not candidates:
+        return []
+    trial = candidates[0]
+    shown = {picture.sample: picture for picture in pictures(run)}
+    found = []
+    for sample in trial.samples:
+        picture = shown.get(sample.sample)
+        if picture and sample.attention and sample.attention.attributes:
+            found.append(Look(picture, _maps(sample.attention)))
+    return found
+
+
+def _maps(attention: Attention) -> tuple[Map, ...]:
+    uniform = 1 / attention.total if attention.total else 0
+    return tuple(
+        Map(
+            attribute.name,
+            heat(attribute.weights, attention.grid),
+            f"{min(attribute.weights) / uniform:.1f}" if uniform else "",
+            f"{max(attribute.weights) / uniform:.1f}" if uniform else "",
+        )
+        for attribute in attention.attributes
+    )
+
+
+def heat(weights: Sequence[float], grid: tuple[int, int]) -> str:
+    """A PNG of one pixel a patch, clear at the smallest weight and warm at the largest, for a browser to enlarge smoothly."""
+    low, high = min(weights), max(weights)
+    shares = [(weight - low) / (high - low) if high > low else 0.0 for weight in weights]
+    image = Image.new("RGBA", (grid[1], grid[0]))
+    image.putdata([(*(round(a + share * (b - a)) for a, b in zip(*WARM, strict=True)), round(235 * share)) for share in shares])
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

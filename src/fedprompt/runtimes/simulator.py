@@ -1,0 +1,75 @@
+"""All clients in one process: one backbone and one method object in memory, clients one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fedprompt.clip.model import Clip
+from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.rounds import initial_state
+from fedprompt.methods.base import Method
+from fedprompt.ops.averaging import State, Update
+
+
+class Simulator:
+    """A transport that trains and scores clients here and now.
+
+    `clients[id]` gives the client of that id; the sequence may be lazy, one client is asked for at a time. `method`
+    must be fresh: its personal tensors are the start of every client that has none yet. `personal` (client id -> state)
+    goes into a checkpoint with the round and its shared state; `on_client(done, total)` is told of progress.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        clip: Clip,
+        clients: Sequence[Client] | Mapping[int, Client],
+        settings: Settings,
+        *,
+        personal: Mapping[int, State] | None = None,
+        on_client: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.method = method
+        self.clip = clip
+        self.clients = clients
+        self.settings = settings
+        self.personal: dict[int, State] = dict(personal or {})
+        self.on_client = on_client
+        self._personal_start = initial_state(method)[1]
+
+    def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
+        """Train these clients in turn; personal states change once all are done, an interrupted round never was."""
+        updates = []
+        for done, client in enumerate(clients, start=1):
+            updates.append(
+                train_client(
+                    self.method,
+                    self.clip,
+                    self.clients[client],
+                    shared=shared,
+                    personal=self.personal.get(client, self._personal_start),
+                    round_number=round_number,
+                    settings=self.settings,
+                )
+            )
+            self._tell(done, len(clients))
+        self.personal.update((update.client, update.personal) for update in updates if update.personal)
+        return updates
+
+    def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
+        """Score each of these clients that has test pictures, over its own candidate list."""
+        scores = []
+        for done, number in enumerate(clients, start=1):
+            client = self.clients[number]
+            if client.test is not None:
+                self.method.load_state_dict({**shared, **self.personal.get(number, self._personal_start)})
+                scores.append(
+                    evaluate(self.method, self.clip, client.test, name=client.name, batch_size=self.settings.batch_size)
+                )
+            self._tell(done, len(clients))
+        return scores
+
+    def _tell(self, done: int, total: int) -> None:
+        if self.on_client is not None:
+            self.on_client(done, total)

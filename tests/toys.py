@@ -1,0 +1,68 @@
+"""A method and a backbone small enough to know by heart: a linear classifier on features that are drawn per picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedprompt.data.dataset import Examples
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
+from fedprompt.federated.client import Client
+from fedprompt.methods.base import Method
+from fedprompt.seeding import stream
+
+WIDTH = 6
+CLASSES = 4
+SPACE = LabelSpace(tuple(f"class {number}" for number in range(CLASSES)))
+
+
+def fake_clip() -> SimpleNamespace:
+    def image_features(images: Images) -> Tensor:
+        return torch.stack([torch.randn(WIDTH, generator=stream(0, "picture", row)) for row in images.rows])
+
+    return SimpleNamespace(device=torch.device("cpu"), image_features=image_features)
+
+
+class Toy(Method):
+    """Shared matrix and bias, a personal vector, and a personal phase: an odd epoch trains the bias alone, as LoRA would."""
+
+    personal: ClassVar[tuple[str, ...]] = ("own", "phase")
+
+    def __init__(self, *, switch: bool = True) -> None:
+        nn.Module.__init__(self)
+        self.matrix = nn.Parameter(torch.randn(CLASSES, WIDTH, generator=stream(0, "toy")))
+        self.bias = nn.Parameter(torch.zeros(CLASSES))
+        self.own = nn.Parameter(torch.zeros(WIDTH))
+        self.register_buffer("phase", torch.zeros((), dtype=torch.int64))
+        self.switch = switch
+
+    def classifier(self, clip: SimpleNamespace, space: LabelSpace) -> Callable[[Images], Tensor]:
+        rows = [int(name.split()[1]) for name in space.names]
+        return lambda images: (clip.image_features(images) + self.own) @ self.matrix[rows].T + self.bias[rows]
+
+    def loss(self, clip, images, targets, space, *, stream) -> Tensor:
+        logits = self.classifier(clip, space)(images)
+        noisy = logits + 0.01 * torch.randn(logits.shape, generator=stream)
+        return nn.functional.cross_entropy(noisy, targets)
+
+    def trainable(self) -> tuple[str, ...]:
+        return ("bias", "own") if self.phase % 2 else ("matrix", "bias", "own")
+
+    def end_epoch(self) -> None:
+        self.phase += self.switch
+
+
+def toy_client(number: int, *, examples: int = 5, test: int = 0, classes: tuple[int, ...] | None = None) -> Client:
+    """A client of rows `100 * number ...`, over all classes or over its own candidate list."""
+    space = SPACE if classes is None else SPACE.take(classes)
+
+    def draw(offset: int, count: int) -> Examples:
+        targets = torch.randint(len(space), (count,), generator=stream(0, "targets", number, offset))
+        return Examples(Images(SimpleNamespace(), tuple(range(100 * number + offset, 100 * number + offset + count))), targets, space)
+
+    return Client(number, f"site {number}", draw(0, examples), draw(50, test) if test else None)
