@@ -72,7 +72,7 @@ def test_any_damage_to_a_tensor_file_is_a_sentence(tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists), max_size=3))
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text(st.characters()) | st.integers(), st.lists)))
 def test_events_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, event: dict) -> None:
     with RunFolder.create(tmp_path_factory.mktemp("run") / "here") as folder:
         folder.append(event)
@@ -92,7 +92,8 @@ def test_a_torn_last_line_is_passed_over_and_repaired(tmp_path: Path) -> None:
         folder.append({"n": 2, "name": "é"})
     whole = folder.log.read_bytes()
     first = whole.index(b"\n") + 1
-    for torn in [whole[:cut] for cut in range(first, len(whole))] + [whole[:first] + b"\0" * 9, whole[:first] + b"\0\n"]:
+    torn_lines = [whole[first:cut] for cut in range(first, len(whole))] + [b"\0" * 9, b"\0\n"]
+    for torn in [whole[:first] + line for line in torn_lines]:
         folder.log.write_bytes(torn)
         assert list(read_events(tmp_path)) == [{"n": 1}]
         with RunFolder.open(tmp_path) as reopened:
@@ -117,6 +118,13 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.undo()
         folder.append({"n": 3})
         assert list(folder.events()) == [{"n": 1}, {"n": 3}]
+
+
+def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".t@1.safetensors.123.part").write_bytes(b"half")
+    RunFolder(tmp_path).close()
+    assert not os.listdir(tmp_path / "checkpoints")
 
 
 def test_create_and_open_refuse_the_wrong_folder(tmp_path: Path) -> None:
@@ -168,17 +176,19 @@ def test_checkpoints_keep_two_and_each_trial_its_own(tmp_path: Path) -> None:
 
 def test_a_torn_checkpoint_falls_back_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with RunFolder.create(tmp_path) as folder:
-        folder.save_checkpoint("t", checkpoint(1))
         folder.save_checkpoint("t", checkpoint(2))
+        folder.save_checkpoint("t", checkpoint(3))
         newest = max((tmp_path / "checkpoints").iterdir())
         whole = newest.read_bytes()
         for cut in range(0, len(whole), 10):
             newest.write_bytes(whole[:cut])
             with caplog.at_level(logging.WARNING):
-                assert_same(folder.load_checkpoint("t"), checkpoint(1))
+                assert_same(folder.load_checkpoint("t"), checkpoint(2))
         assert "damaged checkpoint" in caplog.text and newest.name in caplog.text
         min((tmp_path / "checkpoints").iterdir()).write_bytes(b"")
         assert folder.load_checkpoint("t") is None
+        folder.save_checkpoint("t", checkpoint(1))  # started anew: what is left of the damaged ones must not win
+        assert_same(folder.load_checkpoint("t"), checkpoint(1))
 
 
 def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

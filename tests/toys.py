@@ -29,12 +29,12 @@ def fake_clip() -> SimpleNamespace:
 
 
 class Toy(Method):
-    """Shared matrix and bias, a personal vector, and a personal phase: an odd epoch trains the bias alone, as LoRA would."""
+    """Shared matrix and bias, a personal vector, and a personal phase: odd epochs do not train the matrix."""
 
     personal: ClassVar[tuple[str, ...]] = ("own", "phase")
 
     def __init__(self, *, switch: bool = True) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.matrix = nn.Parameter(torch.randn(CLASSES, WIDTH, generator=stream(0, "toy")))
         self.bias = nn.Parameter(torch.zeros(CLASSES))
         self.own = nn.Parameter(torch.zeros(WIDTH))
@@ -53,7 +53,7 @@ class Toy(Method):
     def trainable(self) -> tuple[str, ...]:
         return ("bias", "own") if self.phase % 2 else ("matrix", "bias", "own")
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
         self.phase += self.switch
 
 
@@ -63,6 +63,7 @@ def toy_client(number: int, *, examples: int = 5, test: int = 0, classes: tuple[
 
     def draw(offset: int, count: int) -> Examples:
         targets = torch.randint(len(space), (count,), generator=stream(0, "targets", number, offset))
-        return Examples(Images(SimpleNamespace(), tuple(range(100 * number + offset, 100 * number + offset + count))), targets, space)
+        rows = range(100 * number + offset, 100 * number + offset + count)
+        return Examples(Images(SimpleNamespace(), tuple(rows)), targets, space)
 
     return Client(number, f"site {number}", draw(0, examples), draw(50, test) if test else None)

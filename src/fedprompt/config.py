@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
@@ -41,6 +42,7 @@ class BackboneTable(Table):
     batch: int = Field(32, ge=1, description="pictures or texts a frozen forward pass computes at once")
     memory_gb: float = Field(2.0, ge=0, description="memory for frozen features; 0 switches the memory off")
     disk: str | None = Field(None, description="folder for frozen features that outlive the process")
+    device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
 
 
 class DataTable(Choice):
@@ -109,6 +111,17 @@ class Recipe(Table):
     def to_toml(self) -> str:
         """The recipe with every default written out; parsing it gives the same recipe."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe's file: a path, or the name of one that comes with the package."""
+    own = Path(str(files("fedprompt") / "recipes"))
+    known = {path.stem: path for path in sorted(own.glob("*.toml"))}
+    if name in known and not Path(name).exists():
+        return known[name]
+    if not Path(name).is_file():
+        raise UserError(f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)}).")
+    return Path(name)
 
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

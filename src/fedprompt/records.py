@@ -171,7 +171,7 @@ class RunFolder:
 
     def append(self, event: Event) -> None:
         """Add one event; it is on the disk when this returns. NaN and infinity, which JSON lacks, become null."""
-        line = json.dumps(_plain(event), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(_plain(event), allow_nan=False).encode() + b"\n"
         with _writing(self.path), self.log.open("ab", buffering=0) as file:
             size = file.tell()
             try:
@@ -197,10 +197,11 @@ class RunFolder:
         tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
         for client, state in checkpoint.personal.items():
             tensors |= {f"personal/{client}/{name}": tensor for name, tensor in state.items()}
-        name = f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
-        save_tensors(self.path / "checkpoints" / name, tensors)
-        for old in self._checkpoints(trial)[2:]:
-            old.unlink()
+        path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
+        save_tensors(path, tensors)
+        older = [other for other in self._checkpoints(trial) if other < path]
+        for stale in set(self._checkpoints(trial)) - {path, *older[:1]}:
+            stale.unlink()
 
     def load_checkpoint(self, trial: str) -> Checkpoint | None:
         """The newest checkpoint of a trial that is whole, or None; a damaged one is passed over with a warning."""
@@ -228,6 +229,8 @@ class RunFolder:
         return not self.log.exists() or not self.log.stat().st_size
 
     def _repair(self) -> None:
+        for part in self.path.glob("**/.*.part"):  # of a process that was killed while writing
+            part.unlink()
         if self._is_empty():
             return
         with self.log.open("rb+") as file:

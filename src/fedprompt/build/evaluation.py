@@ -1,20 +1,14 @@
-"""What a finished model is asked: base and new classes, unseen domains, each client's own classes; and in which words we say so."""
+"""What a model is asked: base and new classes, unseen domains, further test sets; and in which words the record says so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from fedprompt.clip.model import Clip
+from torch import Tensor
+
 from fedprompt.data.dataset import Dataset, Examples
-from fedprompt.federated.client import Client
-from fedprompt.federated.evaluate import Score, evaluate
-from fedprompt.federated.rounds import Transport
-from fedprompt.methods.base import Method
-from fedprompt.metrics import mean
-from fedprompt.ops.averaging import State
-
-Line = dict[str, object]  # one event of run.jsonl
+from fedprompt.data.labels import Kind
 
 
 @dataclass(frozen=True)
@@ -23,15 +17,11 @@ class Question:
 
     split: str
     name: str
+    meaning: str
     examples: Examples
 
 
-MEANINGS = {
-    "local": "each client's test pictures among that client's classes only; unweighted mean over clients",
-    "base": "test pictures of the base classes among all base classes, seen domains",
-    "new": "test pictures of the new classes, which no client trained on, among all new classes, seen domains",
-    "unseen": "test pictures of base and new classes among all of them, in domains no client trained on; unweighted mean over domains",
-}
+LOCAL = "each client's test pictures, among that client's classes only; unweighted mean over clients"
 
 
 def seen_domains(dataset: Dataset) -> tuple[str, ...]:
@@ -41,17 +31,33 @@ def seen_domains(dataset: Dataset) -> tuple[str, ...]:
 
 def questions(dataset: Dataset) -> tuple[Question, ...]:
     """The questions a data set allows, in table order; those without a test picture are left out."""
-    seen = seen_domains(dataset)
-    wanted = [("base", "all", "test", dataset.base, seen), ("new", "all", "test", dataset.new, seen)]
-    wanted += [("unseen", domain, "test", (*dataset.base, *dataset.new), (domain,)) for domain in dataset.unseen_domains]
-    # A data set may bring further test sets ("broken": the same classes without their co-occurrence).
-    further = [split for split in dict.fromkeys(dataset.splits) if split not in ("train", "val", "test")]
-    wanted += [(split, "all", split, dataset.base, None) for split in further]
-    asked = (Question(split, name, _choose(dataset, word, classes, domains)) for split, name, word, classes, domains in wanted if classes)
-    return tuple(question for question in asked if len(question.examples))
+    every, seen = (*dataset.base, *dataset.new), seen_domains(dataset)
+    asked = [
+        _ask(dataset, "base", "test pictures of the base classes, among all base classes", dataset.base, seen),
+        _ask(dataset, "new", "test pictures of the new classes, which nobody trained on, among all new classes", dataset.new, seen),
+    ]
+    for domain in dataset.unseen_domains:
+        meaning = "test pictures in domains nobody trained on, among base and new classes together; unweighted mean over domains"
+        asked.append(_ask(dataset, "unseen", meaning, every, (domain,), name=domain))
+    # A data set may bring further test sets, e.g. the same classes without their usual company.
+    for word in dict.fromkeys(dataset.splits):
+        if word not in ("train", "val", "test"):
+            meaning = f"pictures of the further test set {word!r}, among all base classes"
+            asked.append(_ask(dataset, word, meaning, dataset.base, seen, rows_of=word))
+    return tuple(question for question in asked if question is not None and len(question.examples))
 
 
-def _choose(dataset: Dataset, split: str, classes: Sequence[int], domains: Sequence[str] | None) -> Examples:
+def _ask(  # noqa: PLR0913  (one row of a table)
+    dataset: Dataset, split: str, meaning: str, classes: Sequence[int], domains: Sequence[str], *, name: str = "all", rows_of: str = "test"
+) -> Question | None:
+    if not classes:
+        return None
     # A picture of a multi-label set shows many classes: its columns are chosen, never its rows.
-    rows = dataset.rows(split=split, classes=classes if dataset.space.kind == "single" else None, domains=domains)
-    return dataset.examples(rows, classes)
+    wanted = classes if dataset.space.kind == "single" else None
+    rows = dataset.rows(split=rows_of, classes=wanted, domains=domains)
+    return Question(split, name, meaning, dataset.examples(rows, classes))
+
+
+def chances(logits: Tensor, kind: Kind) -> Tensor:
+    """Logits [..., C] as probabilities: they sum to one, or each stands alone where a picture may show many classes."""
+    return logits.softmax(dim=-1) if kind == "single" else logits.sigmoid()

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import torch
+from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.evaluation import seen_domains
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
-from fedprompt.config import BackboneTable, MethodTable, Recipe, TrainTable, check_options, checked
+from fedprompt.config import BackboneTable, Choice, MethodTable, Recipe, Toml, TrainTable, check_options, checked
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition import Partition
 from fedprompt.demo import weights_folder
@@ -25,8 +27,7 @@ from fedprompt.federated.client import Client, Settings
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 
-SUPPLIED = ("seed", "generator")  # what the assembly passes itself
-DEMO = "demo"
+DEMO = "demo"  # the one backbone that is named by a word
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,28 @@ class Trial:
     weighting: Weighting
 
 
+@dataclass(frozen=True)
+class Experiment:
+    """All that a run needs. `recipe` has every default written out; `trials` starts with the main one."""
+
+    recipe: Recipe
+    clip: Clip
+    dataset: Dataset
+    partition: Partition
+    clients: Sequence[Client]
+    trials: tuple[Trial, ...]
+
+
 class Clients(Sequence[Client]):
     """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
 
-    A client's test pictures are those of its classes, from its domain where it has one and from the seen domains otherwise.
+    With `test`, a client's test pictures are those of its classes, from its own domain if it has one, else from seen domains.
     """
 
     def __init__(self, dataset: Dataset, partition: Partition, *, test: bool) -> None:
         self.dataset = dataset
         self.partition = partition
-        self._test = test
+        self.test = test
         self._test_rows = functools.cache(self._find_test_rows)
 
     def __len__(self) -> int:
@@ -65,13 +78,112 @@ class Clients(Sequence[Client]):
             return [self[number] for number in range(len(self))[index]]
         number = range(len(self))[index]
         shard = self.partition.shards[number]
-        train = self.dataset.examples(torch.tensor(shard.rows), shard.classes)
-        test = None
-        if self._test:
-            rows = self._test_rows(shard.domain)
-            rows = rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
-            test = self.dataset.examples(rows, shard.classes) if len(rows) else None
-        return Client(number, shard.name, train, test, shard.domain)
+        rows = self._rows_of(shard.domain, shard.classes) if self.test else torch.empty(0)
+        return Client(
+            id=number,
+            name=shard.name,
+            train=self.dataset.examples(torch.tensor(shard.rows), shard.classes),
+            test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
+            domain=shard.domain,
+        )
 
-    def _find_test_rows(self, domain: str) -> torch.Tensor:
+    def _rows_of(self, domain: str, classes: Sequence[int]) -> Tensor:
+        rows = self._test_rows(domain)
+        if self.dataset.space.kind == "multi":
+            return rows
+        return rows[torch.isin(self.dataset.targets[rows], torch.tensor(classes))]
+
+    def _find_test_rows(self, domain: str) -> Tensor:
         return self.dataset.rows(split="test", domains=(domain,) if domain else seen_domains(self.dataset))
+
+
+def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
+    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is trained or written."""
+    recipe = resolve(recipe, origin=origin)
+    trials = make_trials(recipe, origin=origin)
+    dataset = load_dataset(recipe.data)
+    partition = make_partition(recipe, dataset)
+    clip = load_backbone(recipe.backbone)
+    clients = Clients(dataset, partition, test=recipe.evaluate.local)
+    return Experiment(recipe, clip, dataset, partition, clients, trials)
+
+
+def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
+    """The recipe with the defaults of its data, partition and methods written out; UserError for an option nobody knows."""
+    data = find(SOURCES, recipe.data.source, place=f"{origin}: [data] source")
+    partition = find(RULES, recipe.partition.rule, place=f"{origin}: [partition] rule")
+    return recipe.model_copy(
+        update={
+            "data": _resolved(recipe.data, data, place=f"{origin}: [data] source {recipe.data.source!r}", seed=recipe.seed),
+            "partition": _resolved(recipe.partition, partition, place=f"{origin}: [partition] rule {recipe.partition.rule!r}", seed=recipe.seed),
+            "method": _resolved_method(recipe.method, origin, "method"),
+            "compare": tuple(_resolved_method(table, origin, f"compare.{number}") for number, table in enumerate(recipe.compare)),
+        }
+    )
+
+
+def _resolved(table: Choice, builder: Callable[..., object], *, place: str, seed: int) -> Choice:
+    """Fill in defaults; a draw takes the run's seed unless the table names another."""
+    options = table.options
+    if "seed" in inspect.signature(builder).parameters:
+        options.setdefault("seed", seed)
+    return _with_options(table, check_options(builder, options, place=place))
+
+
+def _resolved_method(table: MethodTable, origin: str, place: str) -> Choice:
+    place = f"{origin}: [{place}] {table.name!r}"
+    return _with_options(table, check_options(methods.load(table.name), table.options, place=place, supplied=("generator",)))
+
+
+def _with_options(table: Choice, options: Toml) -> Choice:
+    # A path is kept absolute, so that a run can be resumed from anywhere; TOML has no word for None, the default stands for it.
+    values = {name: str(value.expanduser().resolve()) if isinstance(value, Path) else value for name, value in options.items()}
+    known = {name: getattr(table, name) for name in type(table).model_fields}
+    return type(table)(**known, **{name: value for name, value in values.items() if value is not None})
+
+
+def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
+    """The main method and those beside it; each may override parts of [train]."""
+    tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}.train]") for place, table in tables.items())
+    names = [trial.name for trial in trials]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{origin}: two methods of the run are called {twice!r}; give one of them a label of its own.")
+    return trials
+
+
+def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
+    fraction, weighting = train.pop("fraction"), train.pop("weighting")
+    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+
+
+def load_backbone(table: BackboneTable) -> Clip:
+    """The CLIP that the table names, on the device it names, with its memory."""
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device
+    folder = Path(table.disk).expanduser() if table.disk else None
+    store = Store(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
+    path = weights_folder() if table.path == DEMO else table.path
+    return Clip.load(path, store=store, device=device, batch=table.batch)
+
+
+def load_dataset(table: Choice) -> Dataset:
+    """The data set that [data] names."""
+    builder = find(SOURCES, table.source, place="[data] source")
+    dataset: Dataset = builder(**check_options(builder, table.options, place="[data]"))
+    return dataset
+
+
+def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
+    """Deal the training pictures out to clients by the rule that [partition] names."""
+    builder = find(RULES, recipe.partition.rule, place="[partition] rule")
+    partition: Partition = builder(dataset, **check_options(builder, recipe.partition.options, place="[partition]"))
+    return partition
+
+
+def make_method(trial: Trial, clip: Clip) -> Method:
+    """A fresh method: the same seed draws the same initial state, whatever else the run holds."""
+    kind = methods.load(trial.method)
+    options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
+    return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

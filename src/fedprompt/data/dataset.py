@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError, did_you_mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Pictures with targets over one candidate list: what a client trains on and what a score is computed from."""
 
@@ -24,9 +26,12 @@ class Examples:
         return len(self.images)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """All pictures of one data set. `base` are the class ids seen in training, `new` the held-out ones (may be empty)."""
+    """All pictures of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
+
+    Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
+    """
 
     name: str
     source: ImageSource
@@ -38,13 +43,45 @@ class Dataset:
     new: tuple[int, ...] = ()
     unseen_domains: tuple[str, ...] = ()  # domains that no client may train on
 
+    def __post_init__(self) -> None:
+        lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
+        for column, length in lengths.items():
+            if length != len(self.source):
+                raise UserError(
+                    f"The data set {self.name!r} has {len(self.source)} pictures but {length} {column}; give each one."
+                )
+        labels = (*self.base, *self.new)
+        if not self.base or len(set(labels)) < len(labels) or not set(labels) <= set(range(len(self.space))):
+            raise UserError(
+                f"The data set {self.name!r} needs base and new classes that are distinct ids from 0 to "
+                f"{len(self.space) - 1}, and at least one base class; it has base {self.base} and new {self.new}."
+            )
+        for domain in self.unseen_domains:
+            if domain not in self._domains[0]:
+                known = ", ".join(map(repr, self._domains[0]))
+                hint = did_you_mean(domain, self._domains[0])
+                raise UserError(f"The data set {self.name!r} has no domain {domain!r}{hint} (domains: {known}).")
+
+    @cached_property
+    def _splits(self) -> tuple[Mapping[str, int], Tensor]:
+        return _encode(self.splits)
+
+    @cached_property
+    def _domains(self) -> tuple[Mapping[str, int], Tensor]:
+        return _encode(self.domains)
+
+    @property
+    def seen_domains(self) -> tuple[str, ...]:
+        """The domains clients may train on, in order of appearance; `("",)` where the data set has no domains."""
+        return tuple(domain for domain in self._domains[0] if domain not in self.unseen_domains)
+
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
-        """Row numbers, ascending, of a split, restricted to classes (single label) and domains."""
-        keep = torch.tensor([word == split for word in self.splits], dtype=torch.bool)
+        """Row numbers, ascending, of a split, restricted to domains and (single label only) to classes."""
+        keep = _among(self._splits, (split,))
         if domains is not None:
-            wanted = set(domains)
-            keep &= torch.tensor([domain in wanted for domain in self.domains], dtype=torch.bool)
+            keep &= _among(self._domains, domains)
         if classes is not None:
+            assert self.space.kind == "single", "rows of a multi-label data set have no one class"
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
 
@@ -64,3 +101,16 @@ class Dataset:
         targets = position[self.targets[rows]]
         assert bool((targets >= 0).all()), "a row's class is not among the candidates"
         return Examples(images, targets, self.space.take(classes))
+
+
+def _encode(words: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:
+    """The distinct words in order of appearance, each with its code, and [N] codes: words are compared once."""
+    codes = {word: code for code, word in enumerate(dict.fromkeys(words))}
+    return codes, torch.tensor([codes[word] for word in words], dtype=torch.int64)
+
+
+def _among(column: tuple[Mapping[str, int], Tensor], words: Iterable[str]) -> Tensor:
+    codes, rows = column
+    wanted = torch.zeros(len(codes), dtype=torch.bool)
+    wanted[[codes[word] for word in words if word in codes]] = True
+    return wanted[rows]

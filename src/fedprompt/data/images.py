@@ -1,4 +1,4 @@
-"""Addressable pictures: a source knows how to open a row, `Images` names rows of it, and nothing is decoded until asked."""
+"""Addressable pictures: a source opens a row, `Images` names rows of it, and nothing is decoded until asked."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Images:
 
     @property
     def keys(self) -> Tensor:
-        """[B] int64, unique within a source for each (row, mirrored) pair: what a memory of frozen features is keyed by."""
+        """[B] int64, unique within a source for each (row, mirrored) pair: what features are remembered by."""
         rows = torch.tensor(self.rows, dtype=torch.int64)
         return 2 * rows + torch.tensor(self.mirrored, dtype=torch.int64) if self.mirrored else 2 * rows
 
     def take(self, positions: Sequence[int] | Tensor) -> Images:
         """Return the images at these positions, in this order."""
-        chosen = [int(position) for position in positions]
+        chosen = positions.tolist() if isinstance(positions, Tensor) else positions
         rows = tuple(self.rows[position] for position in chosen)
         return Images(self.source, rows, tuple(self.mirrored[position] for position in chosen) if self.mirrored else ())
 

@@ -1,7 +1,8 @@
-"""What is to be recognised, in words: class names, their template, their attributes, and the conditions of a data set."""
+"""What is to be recognised, in words: class names, their template, their attributes, the conditions they occur in."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -27,21 +28,23 @@ class LabelSpace:
     def __post_init__(self) -> None:
         if not self.names:
             raise UserError("A label space needs at least one class name; the list of names is empty.")
-        twice = sorted({name for name in self.names if self.names.count(name) > 1}) if len(set(self.names)) < len(self.names) else []
-        if twice:
-            raise UserError(f"The class name {twice[0]!r} stands twice in the list of classes; give each class a name of its own.")
+        name, count = Counter(self.names).most_common(1)[0]
+        if count > 1:
+            raise UserError(f"The class name {name!r} stands {count} times in the list; give each class its own.")
         if "{}" not in self.template:
-            raise UserError(f"The template {self.template!r} has no {{}} where the class name goes; write e.g. 'a photo of a {{}}.'.")
+            raise UserError(
+                f"The template {self.template!r} has no {{}} where the class name goes; write 'a photo of a {{}}.'."
+            )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def texts(self) -> tuple[str, ...]:
         """One sentence a class: the template with the name in it."""
-        return tuple(self.template.format(words(name)) for name in self.names)
+        return tuple(self.template.replace("{}", words(name)) for name in self.names)
 
     def sentences(self) -> tuple[tuple[str, ...], ...]:
-        """For each class its attribute sentences, "a photo of a dog, which has four legs."; the plain text if it has none."""
+        """For each class its attribute sentences, "a photo of a dog, which has legs."; its plain text if none."""
         return tuple(
             tuple(describe(text, phrase) for phrase in self.attributes.get(name, ())) or (text,)
             for name, text in zip(self.names, self.texts(), strict=True)
@@ -71,5 +74,5 @@ def clause(attribute: str) -> str:
 
 
 def describe(text: str, attribute: str) -> str:
-    """Append an attribute clause to a class sentence: "a photo of a dog." -> "a photo of a dog, which has four legs."."""
+    """Append an attribute clause to a class sentence: "a photo of a dog." -> "a photo of a dog, which has legs."."""
     return f"{text.rstrip('.')}, {clause(attribute)}."

@@ -22,7 +22,7 @@ from fedprompt.demo.lexicon import lexicon
 from fedprompt.demo.tower import CONTEXT, MEAN, STD, make_model, make_tokenizer, save
 from fedprompt.seeding import stream
 
-COUNTS = (24, 32, 32, 40, 64)  # patches kept in a step
+COUNTS = (24, 28, 32, 36, 64)  # patches kept in a step
 
 
 class Pool:
@@ -151,13 +151,14 @@ class Course:
         """Carry the twin's gradients to the float32 weights, step, and copy the weights back."""
         pairs = list(zip(self.model.parameters(), self.twin.parameters(), strict=True))
         for weight, copy in pairs:
-            weight.grad = None if copy.grad is None else copy.grad.float()
-            copy.grad = None
+            if copy.grad is not None:
+                weight.grad, copy.grad = copy.grad.float(), None
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in (self.muon, self.adam):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr if optimizer is self.muon else lr / 2
             optimizer.step()
+            optimizer.zero_grad()
         with torch.no_grad():
             self.model.logit_scale.clamp_(max=math.log(100))
             torch._foreach_copy_([copy for _, copy in pairs], [weight for weight, _ in pairs])
@@ -184,16 +185,16 @@ def lesson_loss(course: Course, pool: Pool, reader: Reader) -> tuple[Tensor, dic
     world = lexicon()
     number = {name: position for position, name in enumerate(world.concepts)}
     shown = {number[thing.concept] for one in lessons for thing in one.things}
-    candidates = sorted({*range(len(world.classes)), *shown, *dice.sample(range(len(world.concepts)), 24)})
+    candidates = sorted({*range(len(world.classes)), *shown, *dice.sample(range(len(world.concepts)), 12)})
     asked = dice.sample(tuple(world.attributes), 24)
     texts = [captions.concept_text(dice, world.concepts[position]) for position in candidates] + [captions.EMPTY]
     texts += [captions.attribute_text(dice, attribute) for attribute in asked]
-    texts += [one.caption(dice) for one in lessons[: course.batch // 2]]
+    texts += [one.caption(dice) for one in lessons[: course.batch // 4]]
     model = course.twin
     image, patches, kept = see(model, pool.pixels[rows], generator)
     text = reader.read(model, texts, generator)
-    nouns, attributes, said = text.split([len(candidates) + 1, len(asked), course.batch // 2])
-    scale = model.logit_scale.float().exp()
+    nouns, attributes, said = text.split([len(candidates) + 1, len(asked), course.batch // 4])
+    scale = course.model.logit_scale.exp()  # float32: bfloat16 would round its steps away
 
     column = torch.full((len(number) + 2,), UNSURE)  # the last two entries answer BACKGROUND and UNSURE
     column[candidates] = torch.arange(len(candidates))
@@ -209,7 +210,7 @@ def lesson_loss(course: Course, pool: Pool, reader: Reader) -> tuple[Tensor, dic
     known = has.sum(dim=1) > 0
     spread = (has > 0).float()
     attribute = F.cross_entropy(scale * image[known] @ attributes.T, (spread / spread.sum(dim=1, keepdim=True))[known])
-    half = scale * image[: course.batch // 2] @ said.T
+    half = scale * image[: course.batch // 4] @ said.T
     target = torch.arange(len(half))
     contrast = (F.cross_entropy(half, target) + F.cross_entropy(half.T, target)) / 2
     labels = column[pool.cells[rows].gather(1, kept)]  # [B, k]
@@ -268,7 +269,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--scratch", type=Path, default=Path("runs/pretrain"))
     parser.add_argument("--export", type=Path)
     given = parser.parse_args()

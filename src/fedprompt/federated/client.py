@@ -80,10 +80,11 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
         if (wanted := method.trainable()) != names:
             names = wanted
             # differs: the releases keep a client's momentum over rounds although its weights are overwritten
-            optimizer = _optimizer(_require_grad(method, names), settings, settings.lr_at(round_number))
+            trained = _require_grad(method, names)
+            optimizer = _optimizer(trained, settings, settings.lr_at(round_number)) if trained else None
             sent.update(name for name in names if not name.startswith(method.personal))
         losses += _train_epoch(method, clip, client, optimizer, address=(round_number, epoch), settings=settings)
-        method.end_epoch()
+        method.end_epoch(epoch)
     method.zero_grad()
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
     return Update(
@@ -134,6 +135,6 @@ def _train_epoch(
             )
         if optimizer is not None:
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
     return losses

@@ -94,6 +94,6 @@ def federate(  # noqa: PLR0913  (the loop's five numbers are what a reader wants
         updates = sorted(transport.train(number, last.shared, chosen), key=lambda update: update.client)
         for update in updates:
             check_update(update, last.shared)
-        shared = method.aggregate(last.shared, updates, weights_for(updates, weighting))
+        shared = type(method).aggregate(last.shared, updates, weights_for(updates, weighting))
         last = Start(number, shared)
         yield Round(number, chosen, tuple(updates), shared, time.perf_counter() - started)

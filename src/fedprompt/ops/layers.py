@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
 from torch import Generator, Tensor, nn
 
+from fedprompt.errors import UserError
+
 Adapt = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # (queries, keys, values) -> the same
 
 
@@ -41,7 +43,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int = 4, *, generator: Generator | None = None) -> None:
         super().__init__()
-        assert width % heads == 0, f"width {width} is no multiple of {heads} heads"
+        if heads < 1 or width % heads:
+            raise UserError(f"heads = {heads} does not divide the width {width} of the tower; choose a divisor of it.")
         self.heads = heads
         self.in_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * width, width), generator=generator))
         self.in_bias = nn.Parameter(torch.zeros(3 * width))
@@ -68,6 +71,25 @@ class CrossAttention(nn.Module):
         # The context is the same for every image, so the queries of all images form one long sequence.
         heads = F.linear(x, weight, bias).reshape(1, -1, self.heads, len(weight) // self.heads)  # [1, L, H, W/H]
         return heads.transpose(1, 2)
+
+
+class LowRank(nn.Module):
+    """LoRA (Hu et al., 2022) on the inputs of an attention's projections: x + x A_x B_x, the identity at first.
+
+    An instance is an `Adapt`; 36,864 parameters at W = 768 and rank 8.
+    """
+
+    def __init__(self, width: int, rank: int, *, generator: Generator | None = None) -> None:
+        super().__init__()
+        self.down = normal(3, width, rank, generator=generator)  # A
+        self.up = nn.Parameter(torch.zeros(3, rank, width))  # B
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three inputs [..., W], each with its own low-rank change."""
+        q, k, v = (
+            x + x @ down @ up for x, down, up in zip((queries, keys, values), self.down, self.up, strict=True)
+        )
+        return q, k, v
 
 
 class GatedFeedForward(nn.Module):

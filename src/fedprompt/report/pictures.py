@@ -8,12 +8,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
+from PIL import Image, ImageOps
 
-from fedprompt.report.reading import Attention, Run, SampleLine
+from fedprompt.report.events import Attention, SampleLine
+from fedprompt.report.reading import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
-WARM = ((255, 120, 0), (255, 236, 90))  # from weak to strong attention, over a grey picture
+WARM = ("#ff6a00", "#ffec5a")  # from weak to strong attention, over a grey picture
+OPAQUE = 0.92  # of the strongest patch: the picture still shines through
+SMOOTH = 4  # pixels a patch
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Look:
     maps: tuple[Map, ...]
 
 
-def pictures(run: Run) -> list[Picture]:
-    """The sample pictures in file order with the answers of all trials; samples without a readable picture are left out."""
+def sample_pictures(run: Run) -> list[Picture]:
+    """The sample pictures in file order with the answers of all trials; one without a readable picture is left out."""
     lines = [(trial, sample) for trial in run.trials for sample in trial.samples]
     found = []
     for name in dict.fromkeys(sample.sample for _, sample in lines):
@@ -96,13 +99,15 @@ def png_address(picture: str) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}" if content.startswith(PNG) else ""
 
 
-def looks(run: Run) -> list[Look]:
+def attention_maps(run: Run) -> list[Look]:
     """The attention maps of the main trial, or of the first trial that recorded any, beside their pictures."""
-    candidates = [trial for trial in (run.main, *run.trials) if trial and any(sample.attention for sample in trial.samples)]
+    candidates = [
+        trial for trial in (run.main, *run.trials) if trial and any(sample.attention for sample in trial.samples)
+    ]
     if not candidates:
         return []
     trial = candidates[0]
-    shown = {picture.sample: picture for picture in pictures(run)}
+    shown = {picture.sample: picture for picture in sample_pictures(run)}
     found = []
     for sample in trial.samples:
         picture = shown.get(sample.sample)
@@ -125,11 +130,13 @@ def _maps(attention: Attention) -> tuple[Map, ...]:
 
 
 def heat(weights: Sequence[float], grid: tuple[int, int]) -> str:
-    """A PNG of one pixel a patch, clear at the smallest weight and warm at the largest, for a browser to enlarge smoothly."""
+    """A PNG to lay over a picture: clear at the patch with the smallest weight, warm at the largest, smooth between."""
     low, high = min(weights), max(weights)
-    shares = [(weight - low) / (high - low) if high > low else 0.0 for weight in weights]
-    image = Image.new("RGBA", (grid[1], grid[0]))
-    image.putdata([(*(round(a + share * (b - a)) for a, b in zip(*WARM, strict=True)), round(235 * share)) for share in shares])
+    shares = bytes(round(255 * (weight - low) / (high - low)) if high > low else 0 for weight in weights)
+    size = (SMOOTH * grid[1], SMOOTH * grid[0])
+    shade = Image.frombytes("L", (grid[1], grid[0]), shares).resize(size, Image.Resampling.BICUBIC)
+    image = ImageOps.colorize(shade, *WARM)
+    image.putalpha(shade.point(lambda share: round(OPAQUE * share)))
     file = io.BytesIO()
     image.save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,161 +1,23 @@
-"""The schema of `run.jsonl` and its reading: one JSON object a line, later lines replace earlier ones of the same key.
-
-Events and their keys (trial, round, split, name and sample address a line; every field with a default may be absent):
-`header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`end` -> `EndLine`; unknown events, unknown keys and a torn last line are ignored, a malformed optional field is left out.
-"""
+"""A run read back from `run.jsonl`: its trials with their figures, in the order of a table."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, harmonic_mean
-from typing import Self, TypeVar
+from statistics import fmean
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
+from pydantic import JsonValue, ValidationError
 
 from fedprompt.errors import UserError
+from fedprompt.metrics import harmonic_mean
+from fedprompt.records import read_events
+from fedprompt.report.events import EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen"}
-
-
-class Line(BaseModel):
-    """One event; numbers are accepted where a word is expected."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
-
-
-class Partition(Line):
-    """Who holds how many training pictures of which class; `total` is the number of clients if the lists were cut."""
-
-    rule: str = ""
-    clients: tuple[str, ...]
-    classes: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]  # [clients, classes]
-    domains: tuple[str, ...] = ()
-    total: int = 0
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        widths = {len(row) for row in self.counts}
-        if len(self.counts) != len(self.clients) or widths - {len(self.classes)}:
-            raise ValueError("counts must be [clients, classes]")
-        return self
-
-
-class Header(Line):
-    """What was fixed before the run began."""
-
-    title: str = ""
-    time: str = ""
-    seed: int | None = None
-    main: str = ""  # the trial the run is about; the others are compared with it
-    metric: str = "accuracy"  # the key of the headline figure in score lines
-    recipe: dict[str, JsonValue] = {}
-    versions: dict[str, JsonValue] = {}
-    backbone: dict[str, JsonValue] = {}
-    data: dict[str, JsonValue] = {}
-    protocol: str = ""
-    splits: dict[str, str] = {}  # split -> what it means; also the order of the columns
-    partition: Partition | None = None
-
-
-class TrialLine(Line):
-    """One method with its options; written when it starts and, with what is new, when it ends."""
-
-    trial: str
-    status: str = ""
-    method: str = ""
-    label: str = ""
-    idea: str = ""
-    options: dict[str, JsonValue] = {}
-    settings: dict[str, JsonValue] = {}
-    trainable: int | None = None
-    rounds: int | None = None
-    seconds: float | None = None
-    message: str = ""
-
-
-class RoundLine(Line):
-    """One round: who was asked, what it cost and what came back; bytes are per client."""
-
-    trial: str
-    round: int
-    clients: tuple[int, ...] = ()
-    loss: float | None = None
-    bytes_up: dict[int, int] = {}
-    seconds: float | None = None
-    failed: dict[int, str] = {}
-
-
-class ScoreLine(Line):
-    """One score of one model on one set of test pictures; `model` is `personal` if it used the client's own tensors."""
-
-    trial: str
-    round: int
-    split: str
-    name: str = "all"
-    client: int | None = None
-    model: str = "global"
-    num_examples: int = 0
-    value: float | None = None
-    classes: tuple[str, ...] = ()
-    per_class: tuple[float | None, ...] = ()
-
-    @property
-    def column(self) -> str:
-        """The column this score belongs to."""
-        return self.split if self.model == "global" else f"{self.split} ({self.model})"
-
-
-class Attribute(Line):
-    """How strongly each patch attends to one attribute, row by row."""
-
-    name: str
-    weights: tuple[float, ...]
-
-
-class Attention(Line):
-    """Where the patches of one picture look: attention probabilities over all `total` attributes, the strongest kept."""
-
-    grid: tuple[int, int]
-    total: int = 0
-    attributes: tuple[Attribute, ...]
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        if any(len(attribute.weights) != self.grid[0] * self.grid[1] for attribute in self.attributes):
-            raise ValueError("weights must have one value a patch")
-        return self
-
-
-class SampleLine(Line):
-    """One test picture (PNG, base64) with the strongest predictions of a trial."""
-
-    trial: str
-    sample: str
-    split: str = ""
-    name: str = ""
-    picture: str = ""
-    truth: tuple[str, ...] = ()
-    top: tuple[tuple[str, float], ...] = ()
-    attention: Attention | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_word(cls, line: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return {**line, "truth": [line["truth"]]} if isinstance(line.get("truth"), str) else line
-
-
-class EndLine(Line):
-    """How the run ended; a run without this line is still going on or was killed."""
-
-    status: str = ""
-    seconds: float | None = None
-    message: str = ""
+AVERAGED = ("local", "base", "new")  # the columns whose harmonic mean is the field's headline
 
 
 @dataclass(frozen=True)
@@ -189,12 +51,13 @@ class Trial:
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
-        """Column -> unweighted mean of its last scores (over clients, or over domains), and `hm` of local, base and new."""
+        """Column -> unweighted mean of its last scores (over clients, or domains), and `hm` of local, base and new."""
         columns = dict.fromkeys(score.column for score in self.scores)
         means = {column: mean_of(score.value for score in self.final(column)) for column in columns}
         known = {column: value for column, value in means.items() if value is not None}
-        three = [known[column] for column in ("local", "base", "new") if column in known]
-        return known | {"hm": harmonic_mean(three)} if len(three) == 3 else known  # noqa: PLR2004, the field's HM is of three
+        if all(column in known for column in AVERAGED):
+            known["hm"] = harmonic_mean(*(known[column] for column in AVERAGED))
+        return known
 
     @property
     def bytes_up(self) -> float | None:
@@ -215,26 +78,38 @@ class Run:
     def columns(self) -> tuple[str, ...]:
         """The figures the trials have, in the order of a table; `hm` follows what it is the mean of."""
         seen = [score.column for trial in self.trials for score in trial.scores]
-        order = [*self.header.splits, "local", "base", "new", *seen]
+        order = [*self.header.splits, *AVERAGED, *seen]
         columns = [column for column in dict.fromkeys(order) if column in set(seen)]
         if any("hm" in trial.figures for trial in self.trials):
-            columns.insert(1 + max(columns.index(column) for column in ("local", "base", "new")), "hm")
+            columns.insert(1 + max(columns.index(column) for column in AVERAGED), "hm")
         return tuple(columns)
 
     @property
     def main(self) -> Trial | None:
         """The trial the run is about: the one named by the header, else the last that trains."""
         named = [trial for trial in self.trials if trial.name == self.header.main]
-        return (named or [trial for trial in self.trials if trial.trains] or [None])[-1]
+        candidates = named or [trial for trial in self.trials if trial.trains]
+        return candidates[-1] if candidates else None
 
     @property
     def reference(self) -> Trial | None:
         """The trial that learns nothing, which the others are measured against."""
         return next((trial for trial in self.trials if not trial.trains), None)
 
+    @property
+    def constant(self) -> tuple[Trial, ...]:
+        """The trials in which the same clients took part in every round, none failed and all sent the same."""
+        return tuple(
+            trial for trial in self.trials if trial.rounds and len({_taking_part(r) for r in trial.rounds}) == 1
+        )
+
     def title(self, column: str) -> str:
         """A column's name for readers."""
         return TITLES.get(column, column[:1].upper() + column[1:])
+
+
+def _taking_part(line: RoundLine) -> object:
+    return frozenset(line.clients), frozenset(line.bytes_up.values()), frozenset(line.failed)
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
@@ -244,32 +119,20 @@ def mean_of(values: Iterable[float | None]) -> float | None:
 
 
 def read_run(run_folder: Path) -> Run:
-    """Read `run.jsonl` of a run folder, finished or not; `UserError` if there is none or it has no header."""
-    path = Path(run_folder) / "run.jsonl"
-    try:
-        lines = tuple(_lines(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give the folder of a run.") from error
+    """Read the records of a run folder, finished or not.
+
+    Raises `UserError` if there is no readable `run.jsonl`, or none that begins with a header.
+    """
+    lines = tuple(read_events(Path(run_folder)))
     header = _last(Header, lines, "header")
     if header is None:
-        raise UserError(f"{path} has no header line, so nothing is known about the run; start the run again.")
-    resumed = tuple(line["round"] for line in lines if line.get("event") == "resume" and isinstance(line.get("round"), int))
+        raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
+    resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
     return Run(header, _trials(lines, header.metric), _last(EndLine, lines, "end"), resumed)
 
 
 L = TypeVar("L", bound=Line)
 Raw = Mapping[str, JsonValue]
-
-
-def _lines(path: Path) -> Iterator[Raw]:
-    """The JSON objects of a file; a torn or foreign line is skipped."""
-    for text in path.read_bytes().splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict):
-            yield line
 
 
 def _parse(kind: type[L], line: Raw) -> L | None:
@@ -303,7 +166,7 @@ def _trials(lines: tuple[Raw, ...], metric: str) -> tuple[Trial, ...]:
     scored = _all(ScoreLine, ({**line, "value": line.get(metric)} for line in lines), "score")
     scores = {(line.trial, line.round, line.column, line.client, line.name): line for line in scored}
     samples = {(line.trial, line.sample): line for line in _all(SampleLine, lines, "sample")}
-    names = dict.fromkeys([*abouts, *(key[0] for key in (*rounds, *scores, *samples))])
+    names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     trials = [
         Trial(
             abouts.get(name) or TrialLine(trial=name),

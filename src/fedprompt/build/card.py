@@ -1,0 +1,142 @@
+"""A trial's adapter folder with its model card: what it learned from whom, how well it does, and what nobody should expect of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from fedprompt.adapter import TASKS, AdapterCard, save_adapter, to_json
+from fedprompt.build.describe import versions
+from fedprompt.build.experiment import Experiment, Trial
+from fedprompt.ops.averaging import State
+from fedprompt.records import RunFolder
+from fedprompt.report import Run, read_run
+from fedprompt.report.reading import Trial as Record
+
+ADAPTERS = "adapters"
+MOST_CLIENTS = 50  # rows of the card's table of clients
+
+
+def adapter_folder(run_folder: Path, trial: str) -> Path:
+    """Where a run keeps what a trial has learned."""
+    return run_folder / ADAPTERS / trial
+
+
+def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, shared: State) -> None:
+    """Write the adapter of a trial whose scores are recorded."""
+    recorded = read_run(run.path)
+    record = next(record for record in recorded.trials if record.name == trial.name)
+    space = experiment.dataset.space
+    names = tuple(space.names[label] for label in (*experiment.dataset.base, *experiment.dataset.new))
+    card = AdapterCard(
+        method=trial.method,
+        task=TASKS[space.kind],
+        base_model_name_or_path=experiment.recipe.backbone.path,
+        base_model_sha256=experiment.clip.fingerprint,
+        class_names=names,
+        templates=(space.template,),
+        params=dict(trial.options),
+    )
+    provenance = {
+        "run": experiment.recipe.name,
+        "trial": trial.name,
+        "seed": experiment.recipe.seed,
+        "recipe": experiment.recipe.model_dump(mode="json"),
+        "versions": versions(),
+        "data_fingerprint": experiment.dataset.source.fingerprint,
+        "rounds": len(record.rounds),
+        "left_out": _left_out(record),
+    }
+    metrics = {
+        "figures": dict(record.figures),
+        "scores": [score.model_dump(mode="json", exclude={"trial", "classes", "per_class"}) for score in record.scores],
+    }
+    save_adapter(
+        adapter_folder(run.path, trial.name),
+        card,
+        shared,
+        attributes=space.attributes,
+        texts={
+            "README.md": _model_card(experiment, trial, recorded, record),
+            "metrics.json": to_json(metrics),
+            "provenance.json": to_json(provenance),
+        },
+    )
+
+
+def _left_out(record: Record) -> dict[str, list[int]]:
+    """Round -> clients that were asked and did not deliver."""
+    return {str(line.round): sorted(line.failed) for line in record.rounds if line.failed}
+
+
+def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) -> str:
+    recipe, dataset = experiment.recipe, experiment.dataset
+    data = ModelCardData(
+        license="unknown",  # the pictures' owner decides, not this library
+        library_name="fedprompt",
+        base_model=recipe.backbone.path,
+        tags=["federated-learning", "clip", "prompt-tuning"],
+        model_name=f"{recipe.name}-{trial.name}",
+        eval_results=[_result(dataset.name, column, value) for column, value in record.figures.items()],
+    )
+    left_out = ", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "nobody"
+    body = f"""# {recipe.name}: {trial.name}
+
+{record.about.idea}
+
+A fedprompt adapter: only what was trained, {record.about.trainable} numbers, without the backbone `{recipe.backbone.path}`.
+
+```
+fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
+```
+
+## Data
+`{dataset.name}`: {len(dataset.base)} classes seen in training, {len(dataset.new)} held out. Training pictures of each client:
+
+{_table(("client", "classes", "pictures"), _sites(experiment))}
+
+## Figures
+{_table(("split", "value", "meaning"), [(run.title(column), f"{value:.4f}", _meaning(run, column)) for column, value in record.figures.items()])}
+
+## Protocol
+{run.header.protocol}
+
+## Privacy
+None is promised: clients send what they trained in the clear, without noise (epsilon: none).
+
+## Left out
+{left_out}
+
+## Limits
+Measured on the test pictures of `{dataset.name}` only; on other pictures, cameras or words it may do worse than the backbone alone.
+"""
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _result(dataset: str, column: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type="zero-shot-image-classification",
+        dataset_type=dataset,
+        dataset_name=dataset,
+        metric_type="accuracy",
+        metric_name=column,
+        metric_value=round(value, 6),
+    )
+
+
+def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
+    shards = experiment.partition.shards
+    rows = [(shard.name, str(len(shard.classes)), str(len(shard.rows))) for shard in shards[:MOST_CLIENTS]]
+    rest = len(shards) - len(rows)
+    return [*rows, (f"and {rest} more", "", "")] if rest else rows
+
+
+def _meaning(run: Run, column: str) -> str:
+    return run.header.splits.get(column, "harmonic mean of local, base and new")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in line) + " |" for line in lines)

@@ -1,0 +1,174 @@
+"""The lines of run.jsonl: what a run says about itself, its trials, its rounds and its scores (schema: report.reading)."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from statistics import fmean
+from typing import Any
+
+import torch
+
+import fedprompt
+from fedprompt.build.evaluation import LOCAL, Question
+from fedprompt.build.experiment import Experiment, Trial
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.labels import LabelSpace
+from fedprompt.data.partition import Partition
+from fedprompt.federated.evaluate import Score
+from fedprompt.federated.rounds import Round
+from fedprompt.methods.base import Method
+
+LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
+METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # the headline figure of a kind of task
+
+Line = dict[str, Any]
+
+
+def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
+    """What is fixed before the run begins."""
+    recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
+    splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {question.split: question.meaning for question in asked}
+    return {
+        "event": "header",
+        "schema": 1,
+        "title": recipe.about or recipe.name,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seed": recipe.seed,
+        "main": recipe.method.title,
+        "metric": METRICS[dataset.space.kind],
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": versions(),
+        "backbone": {
+            "name": recipe.backbone.path,
+            "fingerprint": clip.fingerprint,
+            "parameters": sum(parameter.numel() for parameter in clip.parameters()),
+            "patches": clip.patches,
+        },
+        "data": _data(dataset),
+        "protocol": protocol(experiment),
+        "splits": splits,
+        "partition": partition_counts(experiment.partition, dataset),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the run's numbers may depend on besides its recipe."""
+    packages = {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy", "pillow")}
+    machine = {"platform": f"{platform.system()} {platform.machine()}", "threads": str(torch.get_num_threads())}
+    return {"fedprompt": fedprompt.__version__, "python": platform.python_version(), **packages, **machine}
+
+
+def _data(dataset: Dataset) -> Line:
+    names = dataset.space.names
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.source.fingerprint,
+        "kind": dataset.space.kind,
+        "images": {split: dataset.splits.count(split) for split in dict.fromkeys(dataset.splits)},
+        "base": [names[label] for label in dataset.base],
+        "new": [names[label] for label in dataset.new],
+        "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
+        "unseen_domains": list(dataset.unseen_domains),
+    }
+
+
+def protocol(experiment: Experiment) -> str:
+    """Which clients, which classes, which model, how averaged, when: two paragraphs for the record and the report."""
+    recipe, clients = experiment.recipe, len(experiment.clients)
+    train = recipe.train
+    taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
+    when = f"every {recipe.evaluate.every} rounds and after the last one" if recipe.evaluate.every else "after the last round"
+    return (
+        f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, {train.local_epochs} local "
+        f"epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of what they send. A method's own table may "
+        "override this; its settings are in its row.\n\n"
+        f"Scores are of the global model of the last round (no round, threshold or class order is chosen on test pictures), {when}. "
+        "HM is the harmonic mean of Local, Base and New."
+    )
+
+
+def partition_counts(partition: Partition, dataset: Dataset) -> Line:
+    """Training pictures of every class at every client, [clients, classes], cut to the first clients."""
+    shards = partition.shards[:LARGEST_PARTITION]
+    labels = list(dataset.base)
+    return {
+        "rule": partition.rule,
+        "clients": [shard.name for shard in shards],
+        "classes": [dataset.space.names[label] for label in labels],
+        "counts": [_count(dataset.targets[torch.tensor(shard.rows)], labels) for shard in shards],
+        "domains": [shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
+        "total": len(partition.shards),
+    }
+
+
+def _count(targets: torch.Tensor, labels: Sequence[int]) -> list[int]:
+    if targets.ndim == 1:
+        return [int((targets == label).sum()) for label in labels]
+    return [int((targets[:, label] == 1).sum()) for label in labels]
+
+
+def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
+    """A trial that starts."""
+    settings = {key: value for key, value in asdict(trial.settings).items() if key != "seed"}
+    return {
+        "event": "trial",
+        "trial": trial.name,
+        "status": "running",
+        "method": trial.method,
+        "idea": idea(type(method)),
+        "options": dict(trial.options),
+        "settings": settings | {"fraction": trial.fraction, "weighting": trial.weighting},
+        "trainable": parameters(method),
+        "rounds": rounds,
+    }
+
+
+def idea(kind: type[Method]) -> str:
+    """What a method is and whose idea it is: the first line of its file."""
+    return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
+
+
+def parameters(method: Method) -> int:
+    """How many numbers a method trains."""
+    return sum(parameter.numel() for parameter in method.parameters())
+
+
+def round_line(trial: Trial, record: Round) -> Line:
+    """One round: who trained, to which loss, and what travelled."""
+    losses = {str(update.client): update.loss for update in record.updates}
+    return {
+        "event": "round",
+        "trial": trial.name,
+        "round": record.number,
+        "clients": list(record.clients),
+        "loss": fmean(losses.values()) if losses else None,
+        "losses": losses,
+        "bytes_up": {str(update.client): update.bytes for update in record.updates},
+        "bytes_down": sum(tensor.nbytes for tensor in record.shared.values()),
+        "seconds": record.seconds,
+    }
+
+
+def score_line(trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None) -> Line:
+    """One score over the candidates of `space`; a multi-label one has the mean AP of the classes that have a positive."""
+    known = [value for value in score.per_class if not math.isnan(value)]
+    return {
+        "event": "score",
+        "trial": trial.name,
+        "round": round_number,
+        "split": split,
+        "name": score.name,
+        **({} if client is None else {"client": client}),
+        "num_examples": score.num_examples,
+        "accuracy": score.accuracy,
+        "macro_f1": score.macro_f1,
+        **({METRICS["multi"]: fmean(known)} if space.kind == "multi" and known else {}),
+        "classes": list(space.names),
+        "per_class": list(score.per_class),
+    }

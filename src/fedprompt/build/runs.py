@@ -1,0 +1,210 @@
+"""A run: its trials one after another, every round recorded and kept, so that stopping anywhere loses nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedprompt.build import describe
+from fedprompt.build.card import save_trial_adapter
+from fedprompt.build.evaluation import Question, questions
+from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
+from fedprompt.build.samples import sample_lines
+from fedprompt.config import Recipe, load_recipe
+from fedprompt.errors import UserError
+from fedprompt.federated.evaluate import evaluate
+from fedprompt.federated.rounds import Start, federate, initial_state
+from fedprompt.methods.base import Method
+from fedprompt.ops.averaging import State
+from fedprompt.records import Checkpoint, RunFolder, write_atomic
+from fedprompt.report import render
+from fedprompt.runtimes.simulator import Simulator
+
+RECIPE = "recipe.toml"
+
+
+class Watch:
+    """Whoever looks on while a run goes: every step is told here. This one does nothing."""
+
+    def step(self, text: str) -> None:
+        """Something that takes a while begins."""
+
+    def trial(self, name: str, rounds: int, done: int) -> None:
+        """A trial begins, or goes on after `done` rounds."""
+
+    def client(self, done: int, total: int) -> None:
+        """A client of the round has answered."""
+
+    def round(self, number: int, loss: float | None) -> None:
+        """A round is recorded and kept."""
+
+
+SILENT = Watch()
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What every step of a run works with."""
+
+    run: RunFolder
+    experiment: Experiment
+    asked: tuple[Question, ...]
+    watch: Watch
+
+
+def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe") -> Path:
+    """Run a recipe into a new folder and return its report. Raises UserError before the folder exists if anything is wrong.
+
+    On an interruption or an error the folder says so and `resume` goes on from the last finished round.
+    """
+    watch.step("Opening backbone and data")
+    experiment = assemble(recipe, origin=origin)
+    asked = questions(experiment.dataset)
+    with RunFolder.create(folder) as run:
+        write_atomic(folder / RECIPE, experiment.recipe.to_toml())
+        write_atomic(folder / "partition.json", experiment.partition.to_json())
+        run.append(describe.header(experiment, asked))
+        return _conduct(Desk(run, experiment, asked, watch))
+
+
+def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
+    """Go on with a run that stopped; the result is, to the bit, that of never stopping. Returns the report.
+
+    Raises UserError when backbone or data are no longer those the run began with.
+    """
+    with RunFolder.open(folder) as run:
+        watch.step("Opening backbone and data")
+        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
+        _check_same(run, experiment)
+        return _conduct(Desk(run, experiment, questions(experiment.dataset), watch))
+
+
+def _check_same(run: RunFolder, experiment: Experiment) -> None:
+    header = next((event for event in run.events() if event["event"] == "header"), None)
+    if header is None:
+        raise UserError(f"The run {run.path} stopped before it had recorded anything; delete the folder and start again.")
+    dataset = experiment.dataset
+    for what, before, now in (
+        ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
+        ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
+    ):
+        if before != now:
+            raise UserError(
+                f"The run {run.path} began with another {what} (fingerprint {before[:12]}, now {now[:12]}); "
+                f"put the old {what} back, or start a new run."
+            )
+
+
+def _conduct(desk: Desk) -> Path:
+    finished = {event["trial"] for event in desk.run.events() if event["event"] == "trial" and event["status"] == "done"}
+    with _end_recorded(desk.run):
+        for trial in desk.experiment.trials:
+            if trial.name not in finished:
+                _conduct_trial(desk, trial)
+        desk.watch.step("Drawing the report")
+    return render(desk.run.path)
+
+
+@contextmanager
+def _end_recorded(run: RunFolder, trial: str | None = None) -> Iterator[None]:
+    """Record how a run, or one trial of it, ended, whatever happens."""
+    started = time.perf_counter()
+    line = {"event": "end"} if trial is None else {"event": "trial", "trial": trial}
+    try:
+        yield
+    except BaseException as error:
+        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        with suppress(UserError):  # on a full disk the first error is the one to hear
+            run.append({**line, "status": status, "message": str(error), "seconds": time.perf_counter() - started})
+        raise
+    run.append({**line, "status": "done", "seconds": time.perf_counter() - started})
+
+
+def _conduct_trial(desk: Desk, trial: Trial) -> None:
+    """Train from where the trial stands, score, show samples, and write the adapter."""
+    experiment, run = desk.experiment, desk.run
+    method = make_method(trial, experiment.clip)
+    shared, personal = initial_state(method)
+    rounds = trial.settings.rounds if shared else 0  # a method without parameters is scored as it is
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, shared, {})
+    run.rewind(trial.name, checkpoint.round_number)
+    if checkpoint.round_number:
+        run.append({"event": "resume", "trial": trial.name, "round": checkpoint.round_number})
+    with _end_recorded(run, trial.name):
+        run.append(describe.trial_line(trial, method, rounds=rounds))
+        desk.watch.trial(trial.name, rounds, checkpoint.round_number)
+        transport = Simulator(
+            method, experiment.clip, experiment.clients, trial.settings, personal=checkpoint.personal, on_client=desk.watch.client
+        )
+        shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        desk.watch.step(f"Scoring {trial.name}")
+        _score_clients(desk, trial, transport, shared, round_number=rounds)
+        method.load_state_dict({**shared, **personal})
+        _score(desk, trial, method, round_number=rounds)
+        _show(desk, trial, method)
+        save_trial_adapter(run, experiment, trial, shared)
+
+
+def _train(desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int) -> State:
+    """Record and keep every round; return the last shared state."""
+    every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
+
+    def score_now(number: int) -> None:
+        if every and number % every == 0 and number < rounds:
+            transport.method.load_state_dict({**shared, **personal})
+            _score(desk, trial, transport.method, round_number=number)
+
+    if not checkpoint.round_number:
+        score_now(0)
+    for record in federate(
+        transport.method,
+        transport,
+        clients=range(len(desk.experiment.clients)),
+        rounds=rounds,
+        fraction=trial.fraction,
+        seed=trial.settings.seed,
+        weighting=trial.weighting,
+        start=Start(checkpoint.round_number, checkpoint.shared),
+    ):
+        shared = record.shared
+        line = describe.round_line(trial, record)
+        desk.run.append(line)
+        score_now(record.number)
+        # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
+        desk.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal))
+        desk.watch.round(record.number, line["loss"])
+    return shared
+
+
+def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
+    if not desk.experiment.recipe.evaluate.local:
+        return
+    tested = [client for client in desk.experiment.clients if client.test is not None]
+    scores = transport.evaluate(round_number, shared, [client.id for client in tested])
+    for client, score in zip(tested, scores, strict=True):
+        desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
+
+
+def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> None:
+    batch_size = desk.experiment.recipe.evaluate.batch_size
+    for question in desk.asked:
+        score = evaluate(method, desk.experiment.clip, question.examples, name=question.name, batch_size=batch_size)
+        desk.run.append(describe.score_line(trial, round_number, question.split, score, question.examples.space))
+
+
+def _show(desk: Desk, trial: Trial, method: Method) -> None:
+    recipe, main = desk.experiment.recipe, desk.experiment.trials[0]
+    lines = sample_lines(
+        method,
+        desk.experiment.clip,
+        desk.asked,
+        trial=trial.name,
+        count=recipe.evaluate.samples if desk.asked else 0,
+        seed=recipe.seed,
+        pictures=trial == main,
+    )
+    for line in lines:
+        desk.run.append(line)

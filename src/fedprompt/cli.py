@@ -1,0 +1,260 @@
+"""The command line: the only place that prints. Exit codes: 0 done, 2 something the user must change, 130 interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import fedprompt
+from fedprompt.errors import UserError
+
+if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
+    from rich.console import Console
+
+    from fedprompt.config import Recipe
+
+
+class Door(typer.core.TyperGroup):
+    """Turn a user's mistake into one sentence and exit code 2; everything unexpected keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(cls=Door, no_args_is_help=True, pretty_exceptions_enable=False, help="Federated prompt tuning of CLIP-like models.")
+recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
+app.add_typer(recipes, name="config")
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def main() -> None:
+    """Entry point of the `fedprompt` command."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedprompt {fedprompt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # Names of classes and clients are not ours: square brackets in them are no markup.
+    return Console(markup=False, highlight=False)
+
+
+def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
+    """The recipe with every default written out, and what to call it in messages."""
+    from fedprompt.build.experiment import resolve
+    from fedprompt.config import find_recipe, load_recipe
+
+    path = find_recipe(name)
+    return resolve(load_recipe(path, settings or ()), origin=path.name), path.name
+
+
+@app.command()
+def demo(out: Out = None, settings: Settings = None, quiet: Quiet = False) -> None:
+    """Train FedMVP by ten clients on embedded pictures with an embedded CLIP, beside its baselines; offline, about a minute."""
+    run("demo", settings, out, quiet)
+
+
+@app.command()
+def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False) -> None:
+    """Run a recipe: train, score, and write records, adapters and a report into a folder."""
+    from fedprompt.build import runs
+
+    loaded, origin = _load(recipe, settings)
+    folder = out or _free_folder(Path("runs") / loaded.name)
+    with _watched(folder, quiet=quiet) as watch:
+        runs.start(loaded, folder, watch=watch, origin=origin)
+    _tell(folder, quiet=quiet)
+
+
+@app.command()
+def resume(run: RunPath, quiet: Quiet = False) -> None:
+    """Go on with a run that stopped; the result is that of never stopping, to the bit."""
+    from fedprompt.build import runs
+
+    with _watched(run, quiet=quiet) as watch:
+        runs.resume(run, watch=watch)
+    _tell(run, quiet=quiet)
+
+
+def _free_folder(wanted: Path) -> Path:
+    """The folder, or the first of NAME-2, NAME-3, ... that does not exist."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
+
+
+@contextmanager
+def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
+    from fedprompt.terminal import watching
+
+    try:
+        with watching(_console(), quiet=quiet) as watch:
+            yield watch
+    except KeyboardInterrupt as error:
+        begun = (folder / "run.jsonl").exists()
+        typer.echo(f"Interrupted; go on with: fedprompt resume {folder}" if begun else "Interrupted before anything was written.", err=True)
+        raise typer.Exit(130) from error
+
+
+def _tell(folder: Path, *, quiet: bool) -> None:
+    from fedprompt.report import read_run
+    from fedprompt.terminal import run_table
+
+    if quiet:
+        return
+    finished, console = read_run(folder), _console()
+    console.print(run_table(finished))
+    for column in finished.columns:
+        if column in finished.header.splits:
+            console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    typer.echo(f"Report: {folder / 'report.html'}")
+    typer.echo(f"Adapters: {folder / 'adapters'}")
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Draw a run's report again, from its records alone; also of a run that is still going on."""
+    from fedprompt.report import render
+
+    render(run)
+    _tell(run, quiet=False)
+
+
+@app.command()
+def partition(
+    recipe: RecipeName,
+    settings: Settings = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this SVG file.")] = None,
+) -> None:
+    """Show which client would hold which pictures."""
+    from fedprompt.build.describe import partition_counts
+    from fedprompt.build.experiment import load_dataset, make_partition
+    from fedprompt.data.partition import table
+    from fedprompt.records import write_atomic
+    from fedprompt.report import partition_figure
+    from fedprompt.terminal import rows_table
+
+    loaded, _ = _load(recipe, settings)
+    dataset = load_dataset(loaded.data)
+    shards = make_partition(loaded, dataset)
+    head, *rows = table(shards, dataset)
+    _console().print(rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}"))
+    if plot:
+        counts = partition_counts(shards, dataset)
+        write_atomic(plot, partition_figure(counts["counts"], counts["clients"], counts["classes"]))
+        typer.echo(f"Drawn: {plot}")
+
+
+@app.command()
+def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted on this CLIP.")] = "demo") -> None:
+    """List the methods: what each is, how many numbers it trains, and its options."""
+    from fedprompt import methods as catalog
+    from fedprompt.build.describe import idea, parameters
+    from fedprompt.build.experiment import load_backbone
+    from fedprompt.config import BackboneTable
+    from fedprompt.terminal import option_rows, rows_table
+
+    clip, console = load_backbone(BackboneTable(path=backbone)), _console()
+    for name in catalog.names():
+        kind = catalog.load(name)
+        console.print(f"{name}: {idea(kind)}")
+        console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
+        rows = option_rows(catalog.options(kind), kind.__doc__ or "")
+        if rows:
+            console.print(rows_table(("option", "default", "meaning"), rows))
+
+
+@app.command()
+def predict(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    classes: Annotated[str | None, typer.Option(help="Candidates, separated by commas; the adapter's own by default.")] = None,
+    trial: Annotated[str | None, typer.Option(help="Which trial of a run; the main one by default.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recognise pictures with what a run has learned, among its own classes or any that you name."""
+    from fedprompt.build.predict import open_adapter, predict_files
+
+    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone)
+    if as_json:
+        typer.echo(json.dumps([{"picture": one.picture, "top": one.top} for one in found], indent=2, ensure_ascii=False))
+        return
+    for one in found:
+        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top))
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="Folder that runs are to be written to.")] = Path("runs"),
+    backbone: Annotated[str, typer.Option(help="A CLIP that should load.")] = "demo",
+) -> None:
+    """Check that everything a run needs is there; exit code 2 if something is not."""
+    from fedprompt.build.doctor import examine
+    from fedprompt.terminal import findings_table
+
+    findings = examine(out, backbone)
+    _console().print(findings_table(findings))
+    if any(finding.fix for finding in findings):
+        raise typer.Exit(2)
+
+
+@recipes.command()
+def show(recipe: RecipeName, settings: Settings = None) -> None:
+    """Print a recipe with every default written out."""
+    typer.echo(_load(recipe, settings)[0].to_toml(), nl=False)
+
+
+@recipes.command()
+def validate(recipe: RecipeName, settings: Settings = None) -> None:
+    """Check a recipe's keys, options and names without opening its data."""
+    from fedprompt.build.experiment import make_trials
+
+    loaded, origin = _load(recipe, settings)
+    trials = make_trials(loaded, origin=origin)
+    typer.echo(f"{origin} is valid: {', '.join(trial.name for trial in trials)} on {loaded.data.source}.")
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from fedprompt.build.schema import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

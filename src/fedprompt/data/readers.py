@@ -1,0 +1,246 @@
+"""Data sets from files: a folder of class folders is a data set, with no code and no list of files to write."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.decode import Window, decode
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.seeding import seed_for
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+DEPTHS = {"classes": 2, "domains": 3}  # path parts of a picture below the root (or below a split folder)
+HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once a process
+
+Parts = tuple[str, ...]  # a path below the root
+Layout = Literal["auto", "classes", "domains"]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Pictures in files below a folder, decoded by `decode` with its `window` for deep greys."""
+
+    root: Path
+    files: tuple[str, ...]  # relative, "/" between folders
+    window: Window | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of relative paths, sizes and contents; above `HASHED_BYTES` in all, of times instead of contents.
+
+        It is computed once. A large data set restored with other times has another one, and a change that keeps a
+        large data set's sizes and times is not seen. Raises UserError for a file that is not there.
+        """
+        try:
+            stats = [(self.root / file).stat() for file in self.files]
+            total = sum(stat.st_size for stat in stats)
+            digest = hashlib.sha256(json.dumps(self.window).encode())
+            for file, stat in zip(self.files, stats, strict=True):
+                content = hashlib.sha256((self.root / file).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
+                digest.update(json.dumps([file, stat.st_size, content or stat.st_mtime_ns]).encode())
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
+        return digest.hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open(self, row: int) -> Image.Image:
+        """Decode one file to RGB; UserError naming it if that fails."""
+        return decode(self.root / self.files[row], window=self.window)
+
+    def describe(self, row: int) -> str:
+        """The path below the folder."""
+        return self.files[row]
+
+
+def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
+    *,
+    path: Path,
+    seed: int = 0,
+    test_fraction: float = 0.25,
+    layout: Layout = "auto",
+    base: Literal["half", "all"] | tuple[str, ...] = "half",
+    unseen_domains: tuple[str, ...] = (),
+    template: str = "a photo of a {}.",
+    window: Window | None = None,
+) -> Dataset:
+    """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also below `train` and `test` (or `val`) folders.
+
+    Classes and domains are the folder names in bytewise order (Unicode NFC). Without split folders a picture is drawn
+    for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
+    that of two pictures or more of a class (and domain) one is always for training and one for testing.
+    `base` are the classes seen in training: the first half (the larger one), all, or those named. An `attributes.json`
+    beside the class folders, `{"class name": ["phrase", ...]}`, gives visual phrases. Hidden files, and files without
+    a picture's suffix, are left alone. Raises UserError for a folder that is missing, empty, or open to two readings.
+    """
+    root = Path(path).expanduser()
+    if not 0 <= test_fraction < 1:
+        raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
+    pictures, empty = _walk(root)
+    splits = _split_folders(root, pictures)
+    places = [parts[1:] for parts in pictures] if splits else pictures
+    depth = _depth(root, places, layout)
+    classes = [_nfc(parts[depth - 2]) for parts in places]
+    domains = [_nfc(parts[0]) if depth == DEPTHS["domains"] else "" for parts in places]
+    names = tuple(sorted(set(classes)))
+    _refuse_empty(root, empty, names)
+    labels = {name: label for label, name in enumerate(names)}
+    known = _base(labels, base)
+    return Dataset(
+        name=root.resolve().name,
+        source=FileSource(root, tuple("/".join(parts) for parts in pictures), window),
+        space=LabelSpace(names, template=template, attributes=_attributes(root, names)),
+        targets=torch.tensor([labels[name] for name in classes]),
+        splits=tuple(splits or _draw_splits(pictures, domains, classes, fraction=test_fraction, seed=seed)),
+        domains=tuple(domains),
+        base=known,
+        new=tuple(sorted(set(labels.values()) - set(known))),
+        unseen_domains=unseen_domains,
+    )
+
+
+def _nfc(name: str) -> str:
+    # One spelling for what looks the same: macOS hands out decomposed names, others composed ones.
+    return unicodedata.normalize("NFC", name)
+
+
+def _visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def _walk(root: Path) -> tuple[list[Parts], list[Parts]]:
+    """All pictures, sorted, and all folders that hold neither pictures nor folders."""
+    if not root.is_dir():
+        raise UserError(f"There is no folder {root}; give the folder that holds one folder of pictures a class.")
+    pictures: list[Parts] = []
+    empty: list[Parts] = []
+    for folder, folders, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
+        parts = Path(folder).relative_to(root).parts
+        # No layout is deeper, and a link to a folder above would lead round in circles.
+        folders[:] = [name for name in folders if _visible(name)] if len(parts) <= DEPTHS["domains"] else []
+        found = [(*parts, name) for name in files if _visible(name) and name.lower().endswith(SUFFIXES)]
+        pictures += found
+        if not found and not folders:
+            empty.append(parts)
+    if not pictures:
+        raise UserError(f"{root} holds no pictures ({' '.join(SUFFIXES)}); give it one folder of them a class.")
+    for parts in pictures:
+        if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
+            raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
+    return sorted(pictures), empty
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise UserError(f"The folder {error.filename} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _refuse_empty(root: Path, empty: Sequence[Parts], names: Sequence[str]) -> None:
+    # A class may be missing in one domain or split, not in all of them.
+    for parts in empty:
+        if _nfc(parts[-1]) not in names:
+            kinds = " ".join(SUFFIXES)
+            raise UserError(f"The folder {root.joinpath(*parts)} holds no pictures ({kinds}); add some or remove it.")
+
+
+def _split_folders(root: Path, pictures: Sequence[Parts]) -> list[str]:
+    """The split of every picture if the top folders are splits, else nothing."""
+    words = {parts[0]: SPLITS.get(parts[0].lower(), "") for parts in pictures}
+    found = set(words.values())
+    if "" in found:
+        return []
+    if len(found) == 1 or "train" not in found:
+        have = " and ".join(sorted(words))
+        raise UserError(
+            f"{root} holds only the folder {have}: add a train and a test folder, "
+            "or give the folder inside it, from which a test split is drawn."
+        )
+    if "test" not in found:
+        words = {folder: "test" if word == "val" else word for folder, word in words.items()}
+    return [words[parts[0]] for parts in pictures]
+
+
+def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
+    """How many parts a picture's path has below its split; UserError if that is open to two readings."""
+    depths = {len(parts): "/".join(parts) for parts in places}
+    if layout != "auto":
+        for wrong in depths.keys() - {DEPTHS[layout]}:
+            raise UserError(f"{depths[wrong]} in {root} does not fit the layout {layout!r}; move it or change that.")
+        return DEPTHS[layout]
+    if len(depths) > 1 or not depths.keys() <= set(DEPTHS.values()):
+        shown = " and ".join(depths[depth] for depth in sorted(depths))
+        raise UserError(
+            f"It is not clear which folders of {root} are classes, with pictures at {shown}; "
+            "put all of them into <class>/ or all into <domain>/<class>/."
+        )
+    depth = next(iter(depths))
+    folders = {parts[:-1] for parts in places}
+    if depth == DEPTHS["domains"] and len({_nfc(name) for _, name in folders}) == len(folders):
+        raise UserError(
+            f"It is not clear which folders of {root} are classes: no inner folder, like {'/'.join(min(folders))}, "
+            "occurs in two outer ones. Set layout to 'domains' if the outer ones are domains, or give an inner folder."
+        )
+    return depth
+
+
+def _draw_splits(
+    pictures: Sequence[Parts], domains: Sequence[str], classes: Sequence[str], *, fraction: float, seed: int
+) -> list[str]:
+    """Draw each picture's split from its own path; what two have in common is that no class goes without."""
+    draws = [seed_for(seed, "split", *map(_nfc, parts)) / 2**63 for parts in pictures]  # uniform in [0, 1)
+    splits = ["test" if draw < fraction else "train" for draw in draws]
+    groups = defaultdict(list)
+    for row, group in enumerate(zip(domains, classes, strict=True)):
+        groups[group].append(row)
+    for rows in groups.values():
+        rows.sort(key=draws.__getitem__)
+        if fraction > 0:
+            splits[rows[0]] = "test"
+        splits[rows[-1]] = "train"
+    return splits
+
+
+def _base(labels: Mapping[str, int], base: Literal["half", "all"] | Sequence[str]) -> tuple[int, ...]:
+    if isinstance(base, str):
+        return tuple(range(-(-len(labels) // 2) if base == "half" else len(labels)))
+    return tuple(labels[_known(name, labels, "base")] for name in base)
+
+
+def _known(name: str, names: Iterable[str], place: str) -> str:
+    spelled = _nfc(name)
+    if spelled not in names:
+        hint = did_you_mean(spelled, names)
+        raise UserError(f"{place} names the class {name!r}, for which there is no folder{hint}.")
+    return spelled
+
+
+def _attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    file = root / "attributes.json"
+    if not file.exists():
+        return {}
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as JSON ({error}); correct or remove it.") from error
+    if not isinstance(table, dict) or not all(map(_are_phrases, table.values())):
+        raise UserError(f'{file} is not of the form {{"class name": ["phrase", "phrase"], ...}}; correct or remove it.')
+    return {_known(name, names, str(file)): tuple(phrases) for name, phrases in table.items()}
+
+
+def _are_phrases(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(phrase, str) and phrase.strip() for phrase in value)

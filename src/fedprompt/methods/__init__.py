@@ -1,0 +1,58 @@
+"""One file a method: the file's name is the method's name, its constructor's keywords are its options."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from importlib import import_module
+from types import ModuleType
+
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.methods.base import Method
+
+
+def names() -> tuple[str, ...]:
+    """The methods of this package, sorted: one a file."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+
+
+def load(name: str) -> type[Method]:
+    """Return a method's class: `"promptfl"` from this package, `"my_package.mine"` from anywhere.
+
+    Raises UserError when there is no such method or its file does not define exactly one.
+    """
+    module = _import(name)
+    found = [
+        kind
+        for kind in vars(module).values()
+        if inspect.isclass(kind) and issubclass(kind, Method) and kind.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UserError(f"The module {module.__name__} defines {len(found)} methods; it must define exactly one.")
+    return found[0]
+
+
+def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
+    """What a recipe's [method] table may set: the constructor's keywords, without the generator of initial draws."""
+    parameters = inspect.signature(method).parameters
+    return {
+        name: parameter
+        for name, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "generator"
+    }
+
+
+def _import(name: str) -> ModuleType:
+    if name in names():
+        return import_module(f"{__name__}.{name}")
+    if "." not in name:
+        known = ", ".join(names())
+        hint = did_you_mean(name, names())
+        raise UserError(f"There is no method {name!r}{hint} (known: {known}; your own: package.module).")
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise UserError(
+            f"The method {name!r} cannot be imported ({error}); check its name and installation."
+        ) from error

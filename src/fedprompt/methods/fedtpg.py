@@ -1,0 +1,72 @@
+"""FedTPG (Qiu et al., 2024): a shared network writes the context from the names of the candidate classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.labels import LabelSpace, words
+from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier
+from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal, unit
+
+
+class FedTPG(Method):
+    """A = CrossAttn(LN(Q), LN(K), LN(K)), V = A + FFN(A), then V is the context of every class (Qiu et al., 2024).
+
+    Q [n_ctx, W] are learned queries, K [C, D] the frozen features of all candidates' bare names, so the context follows
+    the task. All 4,206,080 parameters (W = D = 512) are trained and shared.
+
+    n_ctx: number of context vectors.
+    heads: attention heads.
+    self_attention: further blocks in which the context vectors attend to one another.
+    """
+
+    # differs: the release trains in pure float16, where late SGD updates vanish; everything is float32 here
+
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        n_ctx: int = 4,
+        heads: int = 4,
+        self_attention: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        width = clip.text_width
+        at_least(1, n_ctx=n_ctx)
+        at_least(0, self_attention=self_attention)
+        self.queries = normal(n_ctx, width, generator=generator)
+        # The paper's towers have one width for words and for the joint space; other backbones need a step between.
+        self.project = nn.Identity() if clip.dim == width else linear(clip.dim, width, generator=generator)
+        self.cross = CrossBlock(width, heads, generator=generator)
+        self.blocks = nn.Sequential(*(SelfBlock(width, heads, generator=generator) for _ in range(self_attention)))
+
+    def context(self, clip: Clip, space: LabelSpace) -> Tensor:
+        """The context [n_ctx, W] for these candidates; their order does not matter, to the bit."""
+        names = clip.text_features(sorted(words(name) for name in space.names))  # [C, D]
+        context: Tensor = self.blocks(self.cross(self.queries, self.project(names)))  # [n_ctx, W]
+        return context
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """Write one context for the whole candidate list and score images against its prompts."""
+        prompts = clip.fill([f"<ctx> {words(name)}." for name in space.names], ctx=self.context(clip, space))
+        return cosine_classifier(clip, unit(clip.encode_text(prompts)), space.kind)  # text is [C, D]
+
+
+class SelfBlock(nn.Module):
+    """x + SelfAttn(LN(x)), then x + FFN(x): 4,203,008 parameters at W = 512."""
+
+    def __init__(self, width: int, heads: int, *, generator: torch.Generator | None) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = CrossAttention(width, heads, generator=generator)
+        self.feed_forward = GatedFeedForward(width, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [T, W] from [T, W]."""
+        normed = self.norm(x)
+        x = x + self.attention(normed, normed, normed)
+        result: Tensor = x + self.feed_forward(x)
+        return result

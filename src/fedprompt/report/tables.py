@@ -1,0 +1,135 @@
+"""The tables of a report: methods, clients, groups of clients and domains, each number beside its change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedprompt.report.ink import size_text
+from fedprompt.report.reading import Run, Trial, mean_of
+
+MOST_CLIENTS = 200  # rows of the table of clients
+DASH = "–"  # noqa: RUF001, the typographer's dash for "no value"
+MINUS = "−"  # noqa: RUF001, as wide as a plus
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number with its change against the reference in points; `best` is the best of the methods compared."""
+
+    text: str = DASH
+    change: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One named row: cells of numbers, then words."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    words: tuple[str, ...] = ()
+
+
+def _cells(run: Run, values: Sequence[float | None]) -> tuple[Cell, ...]:
+    """One cell a trial, for one value a trial."""
+    start = next((value for trial, value in zip(run.trials, values, strict=True) if trial == run.reference), None)
+    known = [round(100 * value, 1) for value in values if value is not None]
+    cells = []
+    for trial, value in zip(run.trials, values, strict=True):
+        if value is None:
+            cells.append(Cell())
+            continue
+        points = None if start is None or trial == run.reference else 100 * (value - start)
+        change = "" if points is None else f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
+        cells.append(Cell(f"{100 * value:.1f}", change, len(known) > 1 and round(100 * value, 1) == max(known)))
+    return tuple(cells)
+
+
+def headline_rows(run: Run) -> list[Row]:
+    """One row a method: its figure in every column, then trained parameters and bytes sent (mean, first to last)."""
+    columns = [_cells(run, [trial.figures.get(column) for trial in run.trials]) for column in run.columns]
+    return [
+        Row(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
+        for place, trial in enumerate(run.trials)
+    ]
+
+
+def _parameters(trial: Trial) -> str:
+    return DASH if trial.about.trainable is None else f"{trial.about.trainable:,}"
+
+
+def _sent(trial: Trial) -> tuple[str, str]:
+    """The mean upload and, where it changed, the first and the last round's."""
+    sent = [mean for line in trial.rounds if (mean := mean_of(line.bytes_up.values())) is not None]
+    if trial.bytes_up is None:
+        return DASH if trial.trains else size_text(0), ""
+    ends = size_text(sent[0]), size_text(sent[-1])
+    return size_text(trial.bytes_up), " → ".join(ends) if ends[0] != ends[1] else ""
+
+
+def client_rows(run: Run) -> list[Row]:
+    """One row a client: its local score under every method, then pictures, number and names of its classes, domain."""
+    partition = run.header.partition
+    if partition is None:
+        return []
+    local = [{score.client: score.value for score in trial.final("local")} for trial in run.trials]
+    rows = []
+    for client, (name, counts) in enumerate(zip(partition.clients, partition.counts, strict=True)):
+        held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
+        domain = partition.domains[client] if client < len(partition.domains) else ""
+        words = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
+        rows.append(Row(name, _cells(run, [found.get(client) for found in local]), words))
+    return rows[:MOST_CLIENTS]
+
+
+def selection_rows(run: Run) -> list[Row]:
+    """The local figure of all clients, of those the last round selected and of those no round did.
+
+    Empty when every round of every method selected every scored client, so that there is only one figure.
+    """
+    local = [trial.final("local") for trial in run.trials]
+    everyone = {score.client for found in local for score in found}
+    rounds = [set(line.clients) for trial in run.trials for line in trial.rounds]
+    if not everyone or all(everyone <= clients for clients in rounds):
+        return []
+    last = set(run.main.rounds[-1].clients) if run.main and run.main.rounds else set()
+    groups = {
+        "all clients": everyone,
+        "clients selected in the last round": everyone & last,
+        "clients never selected": everyone.difference(*rounds),
+    }
+    return [
+        Row(
+            name,
+            _cells(run, [mean_of(s.value for s in found if s.client in group) for found in local]),
+            (f"{len(group):,}",),
+        )
+        for name, group in groups.items()
+        if group
+    ]
+
+
+def domain_tables(run: Run) -> list[tuple[str, list[Row]]]:
+    """For every column that is a mean over named parts (domains), its title and a row a part."""
+    tables = []
+    for column in run.columns:
+        parts = [
+            {score.name: score.value for score in trial.final(column) if score.client is None} for trial in run.trials
+        ]
+        names = dict.fromkeys(name for found in parts for name in found)
+        if len(names) > 1:
+            rows = [Row(name, _cells(run, [found.get(name) for found in parts])) for name in names]
+            tables.append((run.title(column), rows))
+    return tables
+
+
+def failure_rows(run: Run) -> list[tuple[str, str, str, str]]:
+    """(method, round, client, reason) of every client that failed in a round."""
+    names = run.header.partition.clients if run.header.partition else ()
+    return [
+        (trial.label, str(line.round), names[client] if client < len(names) else f"client {client}", reason)
+        for trial in run.trials
+        for line in trial.rounds
+        for client, reason in line.failed.items()
+    ]

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fedprompt.data.labels import LabelSpace
+from fedprompt.federated.evaluate import evaluate, predict, score
+from toys import SPACE, Toy, fake_clip, toy_client
+
+
+class Counting(Toy):
+    """Remembers how often a classifier was built and how many pictures it was shown at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def classifier(self, clip, space):
+        classify, shown = super().classifier(clip, space), []
+        self.seen.append(shown)
+
+        def count(images):
+            assert not torch.is_grad_enabled() and not self.training
+            shown.append(len(images))
+            return classify(images)
+
+        return count
+
+
+def test_the_classifier_is_built_once_and_pictures_come_in_batches() -> None:
+    method, examples = Counting(), toy_client(0, examples=7).train
+    logits = predict(method, fake_clip(), examples.images, examples.space, batch_size=3)
+    assert method.seen == [[3, 3, 1]]
+    whole = predict(method, fake_clip(), examples.images, examples.space)
+    assert method.seen[1:] == [[7]]
+    assert torch.allclose(logits, whole) and logits.shape == (7, 4)
+
+
+def test_a_score_uses_its_own_candidates() -> None:
+    examples = toy_client(2, examples=12, classes=(3, 1)).train
+    result = evaluate(Toy(), fake_clip(), examples, name="site")
+    logits = predict(Toy(), fake_clip(), examples.images, SPACE)[:, [3, 1]]
+    right = (logits.argmax(dim=1) == examples.targets).double()
+    assert (result.name, result.num_examples, len(result.per_class)) == ("site", 12, 2)
+    assert result.accuracy == pytest.approx(right.mean().item())
+    assert result.per_class[1] == pytest.approx(right[examples.targets == 1].mean().item())
+
+
+def test_a_perfect_and_a_wrong_answer() -> None:
+    targets = torch.tensor([0, 1, 1, 2])
+    perfect = score(10.0 * torch.nn.functional.one_hot(targets, 4), targets, SPACE, name="x")
+    assert (perfect.accuracy, perfect.macro_f1, perfect.per_class[:3]) == (1.0, 1.0, (1.0, 1.0, 1.0))
+    assert math.isnan(perfect.per_class[3]), "no example, no figure"
+    always_zero = score(torch.tensor([[1.0, 0, 0, 0]] * 4), targets, SPACE, name="x")
+    assert always_zero.accuracy == 0.25
+    assert always_zero.macro_f1 == pytest.approx((2 * 1 / 5) / 3)
+
+
+def test_many_labels_are_decided_at_one_half_and_ranked() -> None:
+    space = LabelSpace(("dog", "cat"), kind="multi")
+    logits = torch.tensor([[2.0, -1.0], [-3.0, 0.5], [-0.5, 0.4]])
+    result = score(logits, torch.tensor([[1, 0], [0, 1], [1, -1]]), space, name="x")
+    assert result.accuracy == pytest.approx(4 / 5)
+    assert result.per_class == (1.0, 1.0)
+    assert result.macro_f1 == pytest.approx((2 / 3 + 1) / 2)

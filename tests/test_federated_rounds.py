@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprompt.errors import UserError
+from fedprompt.federated.evaluate import Score
+from fedprompt.federated.rounds import Round, Start, federate, initial_state, sample
+from fedprompt.ops.averaging import State, Update
+from fedprompt.seeding import stream
+from toys import Toy
+
+
+class Echo:
+    """Answers in a scrambled order with values that depend on the address alone; some clients never answer."""
+
+    def __init__(self, *, silent: Sequence[int] = (), poison: int | None = None) -> None:
+        self.silent = silent
+        self.poison = poison
+
+    def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
+        answering = [client for client in clients if client not in self.silent]
+        return [self.answer(round_number, shared, client) for client in sorted(answering, key=lambda c: (c * 7) % 5)]
+
+    def answer(self, round_number: int, shared: State, client: int) -> Update:
+        noise = torch.randn(shared["bias"].shape, generator=stream(0, round_number, client))
+        new = {"bias": 0.9 * shared["bias"] + noise * (float("nan") if client == self.poison else 1.0)}
+        return Update(client=client, num_examples=client + 1, shared=new, personal={}, loss=0.0, seconds=0.0)
+
+    def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
+        return []
+
+
+def run(transport: Echo | None = None, rounds: int = 6, start: Start | None = None, **options) -> list[Round]:
+    options = {"clients": range(9), "fraction": 0.5, "seed": 1} | options
+    return list(federate(Toy(), transport or Echo(), rounds=rounds, start=start, **options))
+
+
+def test_a_round_is_the_weighted_mean_of_its_updates() -> None:
+    uniform, by_size = run(rounds=1)[0], run(rounds=1, weighting="examples")[0]
+    assert uniform.clients == by_size.clients == tuple(sorted(uniform.clients))
+    sent = torch.stack([update.shared["bias"] for update in uniform.updates]).double()
+    sizes = torch.tensor([update.num_examples for update in uniform.updates]).double()
+    assert torch.allclose(uniform.shared["bias"], sent.mean(dim=0).float())
+    assert torch.allclose(by_size.shared["bias"], (sizes @ sent / sizes.sum()).float())
+    assert torch.equal(uniform.shared["matrix"], Toy().matrix)
+
+
+def test_going_on_from_any_round_gives_the_same_bits() -> None:
+    whole = run()
+    assert [one.number for one in whole] == [1, 2, 3, 4, 5, 6]
+    for last in range(len(whole) + 1):
+        start = Start(last, whole[last - 1].shared) if last else None
+        rest = run(start=start)
+        assert [one.number for one in rest] == list(range(last + 1, 7))
+        assert [one.clients for one in rest] == [one.clients for one in whole[last:]]
+        assert all(torch.equal(a.shared["bias"], b.shared["bias"]) for a, b in zip(rest, whole[last:], strict=True))
+
+
+def test_the_order_of_answers_and_of_the_client_list_does_not_show() -> None:
+    class Ordered(Echo):
+        def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
+            return sorted(super().train(round_number, shared, clients), key=lambda update: update.client)
+
+    for other in (run(Ordered()), run(clients=[3, 1, 8, 0, 2, 7, 4, 6, 5])):
+        assert torch.equal(other[-1].shared["bias"], run()[-1].shared["bias"])
+
+
+def test_silent_clients_are_left_out_and_an_empty_round_changes_nothing() -> None:
+    some = run(Echo(silent=[0, 1, 2, 3]), fraction=1.0, rounds=1)[0]
+    assert some.clients == tuple(range(9)) and [update.client for update in some.updates] == [4, 5, 6, 7, 8]
+    assert torch.allclose(some.shared["bias"], torch.stack([u.shared["bias"] for u in some.updates]).mean(dim=0))
+    none = run(Echo(silent=range(9)), rounds=2)[-1]
+    assert none.updates == () and torch.equal(none.shared["bias"], torch.zeros(4))
+
+
+def test_a_poisoned_update_names_its_client() -> None:
+    with pytest.raises(UserError, match="Client 6 sent NaN or infinity in 'bias'"):
+        run(Echo(poison=6), fraction=1.0)
+
+
+def test_a_method_may_bring_its_own_aggregation() -> None:
+    class Last(Toy):
+        aggregate: ClassVar = staticmethod(lambda shared, updates, weights: {**shared, **updates[-1].shared})
+
+    one = next(federate(Last(), Echo(), clients=range(3), rounds=1, seed=0))
+    assert torch.equal(one.shared["bias"], one.updates[2].shared["bias"])
+
+
+@given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 5), st.integers(1, 100))
+def test_sampling(count: int, fraction: float, seed: int, round_number: int) -> None:
+    ids = [3 * position + 1 for position in range(count)]
+    chosen = sample(ids, fraction, seed=seed, round_number=round_number)
+    assert list(chosen) == sorted(set(chosen)) and set(chosen) <= set(ids)
+    assert max(int(fraction * count), 1) <= len(chosen) <= max(fraction * count + 1e-6, 1)
+    assert chosen == sample(ids[::-1], fraction, seed=seed, round_number=round_number)
+
+
+def test_sampling_covers_everyone_and_rounds_up_float_dust() -> None:
+    assert len(sample(range(100), 0.29, seed=0, round_number=1)) == 29
+    rounds = [sample(range(20), 0.25, seed=0, round_number=number) for number in range(1, 60)]
+    assert set().union(*rounds) == set(range(20)) and len(set(rounds)) > 50
+
+
+def test_initial_state_is_a_value() -> None:
+    method = Toy()
+    shared, personal = initial_state(method)
+    assert shared.keys() == {"matrix", "bias"} and personal.keys() == {"own", "phase"}
+    with torch.no_grad():
+        method.bias.fill_(9)
+        method.own.fill_(9)
+    assert not shared["bias"].any() and not personal["own"].any()
+
+
+def test_a_buffer_that_is_neither_trained_nor_personal_is_refused() -> None:
+    method = Toy()
+    method.register_buffer("anchor", torch.zeros(1), persistent=False)
+    initial_state(method)
+    method.register_buffer("statistics", torch.zeros(1))
+    with pytest.raises(UserError, match="Toy keeps the buffer 'statistics'"):
+        initial_state(method)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedprompt.errors import UserError
+from fedprompt.federated.client import Client, Settings
+from fedprompt.federated.evaluate import evaluate
+from fedprompt.federated.rounds import Round, Start, federate, initial_state
+from fedprompt.runtimes.simulator import Simulator
+from toys import SPACE, Toy, fake_clip, toy_client
+
+SETTINGS = Settings(rounds=6, local_epochs=1, batch_size=2, lr=0.1, seed=2)
+
+
+def make(clients=None, personal=None, **options) -> Simulator:
+    clients = clients or {number: toy_client(number, test=4) for number in range(5)}
+    return Simulator(Toy(), fake_clip(), clients, SETTINGS, personal=personal, **options)
+
+
+def run(simulator: Simulator, start: Start | None = None, rounds: int = 6) -> list[Round]:
+    return list(federate(Toy(), simulator, clients=range(5), rounds=rounds, fraction=0.6, seed=2, start=start))
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_run_equals_one_that_never_stopped_bitwise() -> None:
+    never = make()
+    whole = run(never)
+    assert any(update.shared.keys() == {"bias"} for update in whole[-1].updates), "the second phase was reached"
+    for last in range(1, 6):
+        stopped = make()
+        before = run(stopped, rounds=last)
+        resumed = make(personal=stopped.personal)  # another process: another method object, another transport
+        after = run(resumed, Start(last, before[-1].shared))
+        assert all(same(a.shared, b.shared) for a, b in zip(before + after, whole, strict=True))
+        assert resumed.personal.keys() == never.personal.keys()
+        assert all(same(resumed.personal[client], never.personal[client]) for client in never.personal)
+
+
+def test_clients_do_not_see_each_other() -> None:
+    shared = initial_state(Toy())[0]
+    together, alone = make().train(1, shared, [0, 1, 2]), [make().train(1, shared, [client])[0] for client in range(3)]
+    for one, other in zip(together, alone, strict=True):
+        assert same(one.shared, other.shared) and same(one.personal, other.personal)
+
+
+def test_an_interrupted_round_leaves_personal_states_as_they_were() -> None:
+    clients = {0: toy_client(0), 1: toy_client(1, examples=0)}
+    simulator = make(clients)
+    with pytest.raises(UserError, match="Client 1"):
+        simulator.train(1, initial_state(Toy())[0], [0, 1])
+    assert simulator.personal == {}
+
+
+def test_a_lazy_sequence_of_ten_thousand_is_asked_only_for_the_chosen() -> None:
+    asked = []
+
+    class Lazy:
+        def __len__(self) -> int:
+            return 10_000
+
+        def __getitem__(self, number: int) -> Client:
+            asked.append(number)
+            return toy_client(number, examples=2)
+
+    simulator = make(Lazy())
+    done = list(federate(Toy(), simulator, clients=range(10_000), rounds=2, fraction=0.01, seed=0))
+    assert asked == [*done[0].clients, *done[1].clients] and len(asked) == 200
+    assert simulator.personal.keys() == set(asked)
+
+
+def test_scores_use_each_clients_own_candidates_and_personal_state() -> None:
+    clients = [toy_client(0, test=8, classes=(2, 0)), toy_client(1), toy_client(2, test=6)]
+    own = {2: {"own": torch.ones(6), "phase": torch.tensor(1)}}
+    shared, start = initial_state(Toy())
+    scores = make(clients, personal=own).evaluate(1, shared, range(3))
+    assert [score.name for score in scores] == ["site 0", "site 2"], "a client without test pictures has no score"
+    for score, client, personal in zip(scores, (clients[0], clients[2]), (start, own[2]), strict=True):
+        method = Toy()
+        method.load_state_dict({**shared, **personal})
+        assert client.test is not None and score == evaluate(method, fake_clip(), client.test, name=client.name)
+    assert [len(score.per_class) for score in scores] == [2, len(SPACE)]
+
+
+def test_progress_is_told() -> None:
+    told = []
+    simulator = make(on_client=lambda done, total: told.append((done, total)))
+    shared = initial_state(Toy())[0]
+    simulator.train(1, shared, [0, 3])
+    simulator.evaluate(1, shared, [0])
+    assert told == [(1, 2), (2, 2), (1, 1)]
