@@ -22,7 +22,7 @@ WORDS = ("a", "an", "the", "photo", "of", "dog", "cat", "car", "horse", "tree", 
 
 
 def tiny_tokenizer(words: Sequence[str] = WORDS) -> CLIPTokenizer:
-    """CLIP's own byte-level BPE in which each of `words` is one token and other words are spelt; eos is the largest id."""
+    """CLIP's own byte-level BPE where each of `words` is one token and other words are spelt; eos is the last id."""
     letters = list(bytes_to_unicode().values())
     vocab = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
     merges: dict[tuple[str, str], None] = {}
@@ -129,7 +129,7 @@ def tiny_parts() -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
 @pytest.fixture(scope="session")
 def tiny_clip(tiny_parts: tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]) -> Clip:
     """A random CLIP: 32 px, 16 patches, widths 48 (image), 32 (text) and 24 (joint), 40 tokens, 3 + 3 blocks."""
-    return Clip(*tiny_parts, batch=4)
+    return Clip(*tiny_parts)
 
 
 @pytest.fixture

@@ -40,7 +40,14 @@ def test_defaults_are_written_out_and_read_back() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("train.rounds=3", 3), ("train.lr = 1e-2", 0.01), ("name=words", "words"), ("seed=7", 7), ("method.tokens=9", 9), ("compare.0.train.lr=0.5", 0.5)],
+    [
+        ("train.rounds=3", 3),
+        ("train.lr = 1e-2", 0.01),
+        ("name=words", "words"),
+        ("seed=7", 7),
+        ("method.tokens=9", 9),
+        ("compare.0.train.lr=0.5", 0.5),
+    ],
 )
 def test_settings_override_keys(setting: str, value: object) -> None:
     place: object = parse_recipe(MINIMAL, [setting]).model_dump()
@@ -52,9 +59,17 @@ def test_settings_override_keys(setting: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "settings", "sentence"),
     [
-        (MINIMAL + "[train]\nround = 3", [], r"recipe: \[train\] has no key 'round'; did you mean 'rounds'\? \(known: rounds, .*\)"),
+        (
+            MINIMAL + "[train]\nround = 3",
+            [],
+            r"recipe: \[train\] has no key 'round'; did you mean 'rounds'\? \(known: rounds, .*\)",
+        ),
         ("nam = 1\n" + MINIMAL, [], r"recipe: has no key 'nam'; did you mean 'name'\?"),
-        (MINIMAL + "[train]\nrounds = 'many'", [], r"\[train\] rounds = 'many' is not accepted: input should be a valid integer"),
+        (
+            MINIMAL + "[train]\nrounds = 'many'",
+            [],
+            r"\[train\] rounds = 'many' is not accepted: input should be a valid integer",
+        ),
         (MINIMAL + "[train]\nlr = -1.0", [], r"\[train\] lr = -1.0 is not accepted: input should be greater than 0"),
         ("name = 'a'\n[data]\nsource = 'x'\n[method]\nname = 'y'", [], r"recipe: lacks the key 'partition'; add it"),
         ("name = 1 2", [], r"recipe is not valid TOML \(.*line 1"),
@@ -80,13 +95,20 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_the_signature_is_the_configuration() -> None:
     assert list(options_model(build_piece, supplied=("seed",)).model_fields) == ["tokens", "kind", "path"]
-    assert check_options(build_piece, {"path": "x"}, place="here", supplied=("seed",)) == {"tokens": 4, "kind": "a", "path": "x"}
+    assert check_options(build_piece, {"path": "x"}, place="here", supplied=("seed",)) == {
+        "tokens": 4,
+        "kind": "a",
+        "path": "x",
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"path": "x", "token": 4}, r"here: there is no option 'token'; did you mean 'tokens'\? \(options: tokens, kind, path\)"),
+        (
+            {"path": "x", "token": 4},
+            r"here: there is no option 'token'; did you mean 'tokens'\? \(options: tokens, kind, path\)",
+        ),
         ({}, r"here: the option 'path' is missing"),
         ({"path": "x", "kind": "c"}, r"here: kind = 'c' is not accepted: input should be 'a' or 'b'"),
         ({"path": "x", "seed": 3}, r"there is no option 'seed'"),

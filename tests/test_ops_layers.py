@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal, unit
+from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, LowRank, linear, normal, unit
 from fedprompt.seeding import stream
 
 
@@ -95,6 +95,17 @@ def test_adapting_the_inputs_reaches_each_projection() -> None:
         assert not torch.allclose(block(x, context, adapt=double), plain, atol=1e-4)
         same_look = torch.allclose(block.weights(x, context, adapt=double), block.weights(x, context), atol=1e-5)
         assert same_look == (part == 2)  # values are mixed, not looked at
+
+
+def test_low_rank_changes_nothing_until_trained_and_then_each_input_its_own_way() -> None:
+    lora, x = LowRank(8, 2, generator=stream(0, "l")), draw(3, 8)
+    assert all(torch.equal(y, x) for y in lora(x, x, x))
+    with torch.no_grad():
+        lora.up.normal_(generator=stream(0, "up"))
+    for part, y in enumerate(lora(x, x, x)):
+        assert torch.allclose(y, x + x @ lora.down[part] @ lora.up[part], atol=1e-6)
+    with torch.device("meta"):
+        assert count(LowRank(768, 8)) == 36_864  # FedMVP's published count
 
 
 def test_gradients_reach_every_parameter() -> None:

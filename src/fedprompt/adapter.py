@@ -67,7 +67,12 @@ class Adapter:
 
 
 def save_adapter(
-    folder: Path, card: AdapterCard, shared: Mapping[str, Tensor], *, attributes: Mapping[str, tuple[str, ...]], texts: Mapping[str, str]
+    folder: Path,
+    card: AdapterCard,
+    shared: Mapping[str, Tensor],
+    *,
+    attributes: Mapping[str, tuple[str, ...]],
+    texts: Mapping[str, str],
 ) -> None:
     """Write the folder; `texts` are its further files by name (README.md, metrics.json, provenance.json).
 
@@ -93,8 +98,8 @@ def load_adapter(folder: Path) -> Adapter:
     card = _read(folder / "adapter_config.json", AdapterCard)
     if card.library_name != "fedprompt" or card.format_version != FORMAT:
         raise UserError(
-            f"{folder} is an adapter of {card.library_name} in format {card.format_version}, and this version reads fedprompt's "
-            f"format {FORMAT}; load it with the library that wrote it."
+            f"{folder} is an adapter of {card.library_name} in format {card.format_version}, and this version reads "
+            f"fedprompt's format {FORMAT}; load it with the library that wrote it."
         )
     words = _read(folder / "attributes.json", Words)
     if card.task not in KINDS or not card.templates:
@@ -107,7 +112,9 @@ def _read(path: Path, form: type[Value]) -> Value:
     """Read bounded JSON into a dataclass, types checked."""
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise UserError(f"{path} is larger than {LARGEST_JSON >> 20} MiB, which no adapter needs; copy the adapter again.")
+            raise UserError(
+                f"{path} is larger than {LARGEST_JSON >> 20} MiB, which no adapter needs; copy the adapter again."
+            )
         return TypeAdapter(form).validate_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an adapter folder or a run folder.") from error
@@ -125,8 +132,8 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
     card, path = adapter.card, adapter.folder / "adapter_model.safetensors"
     if card.base_model_sha256 != fingerprint:
         raise UserError(
-            f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} ({card.base_model_sha256[:12]}) "
-            f"and the one given is {fingerprint[:12]}; give that backbone with --backbone."
+            f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
+            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
         )
     try:
         _check_size(path, expected)
@@ -140,7 +147,9 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
 def _check_size(path: Path, expected: Mapping[str, Tensor]) -> None:
     largest = LARGEST_HEADER + sum(8 * tensor.numel() for tensor in expected.values())
     if path.stat().st_size > largest:
-        raise UserError(f"{path} has {path.stat().st_size} bytes and its method holds at most {largest}; copy the adapter again.")
+        raise UserError(
+            f"{path} has {path.stat().st_size} bytes and its method holds at most {largest}; copy the adapter again."
+        )
 
 
 def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> None:
@@ -148,6 +157,6 @@ def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Ma
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise UserError(
-                f"{path} holds {name} as {found.get(name, 'nothing')} where its method has {wanted.get(name, 'nothing')}; "
-                "the adapter belongs to another method, other options or another backbone."
+                f"{path} holds {name} as {found.get(name, 'nothing')} where its method has "
+                f"{wanted.get(name, 'nothing')}; it belongs to another method, other options or another backbone."
             )

@@ -1,9 +1,8 @@
-"""The command line: the only place that prints. Exit codes: 0 done, 2 something the user must change, 130 interrupted."""
+"""The command line, the only place that prints. Exit codes: 0 done, 2 the user must change something, 130 Ctrl-C."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,12 +34,22 @@ class Door(typer.core.TyperGroup):
             raise typer.Exit(130) from error
 
 
-app = typer.Typer(cls=Door, no_args_is_help=True, pretty_exceptions_enable=False, help="Federated prompt tuning of CLIP-like models.")
+app = typer.Typer(
+    cls=Door,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated prompt tuning of CLIP-like models.",
+)
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 app.add_typer(recipes, name="config")
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
+]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -58,7 +67,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     pass
 
 
@@ -80,7 +93,7 @@ def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
 
 @app.command()
 def demo(out: Out = None, settings: Settings = None, quiet: Quiet = False) -> None:
-    """Train FedMVP by ten clients on embedded pictures with an embedded CLIP, beside its baselines; offline, about a minute."""
+    """Train FedMVP by ten clients on embedded pictures with an embedded CLIP, beside its baselines; offline."""
     run("demo", settings, out, quiet)
 
 
@@ -124,7 +137,12 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
             yield watch
     except KeyboardInterrupt as error:
         begun = (folder / "run.jsonl").exists()
-        typer.echo(f"Interrupted; go on with: fedprompt resume {folder}" if begun else "Interrupted before anything was written.", err=True)
+        typer.echo(
+            f"Interrupted; go on with: fedprompt resume {folder}"
+            if begun
+            else "Interrupted before anything was written.",
+            err=True,
+        )
         raise typer.Exit(130) from error
 
 
@@ -170,11 +188,28 @@ def partition(
     dataset = load_dataset(loaded.data)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
-    _console().print(rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}"))
+    _console().print(
+        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
+    )
     if plot:
         counts = partition_counts(shards, dataset)
         write_atomic(plot, partition_figure(counts["counts"], counts["clients"], counts["classes"]))
         typer.echo(f"Drawn: {plot}")
+
+
+@app.command()
+def check(recipe: RecipeName, settings: Settings = None) -> None:
+    """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
+    from fedprompt.build.experiment import load_dataset
+    from fedprompt.data.check import check as find_problems
+
+    dataset = load_dataset(_load(recipe, settings)[0].data)
+    problems = find_problems(dataset)
+    for problem in problems:
+        typer.echo(problem.message, err=True)
+    typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")
+    if problems:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -200,9 +235,13 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
-    classes: Annotated[str | None, typer.Option(help="Candidates, separated by commas; the adapter's own by default.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Candidates, separated by commas; the adapter's own by default.")
+    ] = None,
     trial: Annotated[str | None, typer.Option(help="Which trial of a run; the main one by default.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recognise pictures with what a run has learned, among its own classes or any that you name."""
@@ -211,7 +250,9 @@ def predict(
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone)
     if as_json:
-        typer.echo(json.dumps([{"picture": one.picture, "top": one.top} for one in found], indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps([{"picture": one.picture, "top": one.top} for one in found], indent=2, ensure_ascii=False)
+        )
         return
     for one in found:
         typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top))
@@ -257,4 +298,4 @@ def schema() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

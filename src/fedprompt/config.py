@@ -25,7 +25,7 @@ class Table(BaseModel):
 
 
 class Choice(BaseModel):
-    """A recipe table that names a piece; its other keys are that piece's own keyword arguments, checked against its signature."""
+    """A recipe table that names a piece; its other keys are that piece's keyword arguments, by its signature."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -88,18 +88,23 @@ class MethodTable(Choice):
 class EvaluateTable(Table):
     """When and how the global model is scored."""
 
-    every: int = Field(0, ge=0, description="score every so many rounds for the learning curve; 0 scores at the end only")
+    every: int = Field(
+        0, ge=0, description="score every so many rounds for the learning curve; 0 scores at the end only"
+    )
     batch_size: int = Field(128, ge=1)
-    local: bool = Field(True, description="also score every client on its own classes (leave off for thousands of clients)")
+    local: bool = Field(default=True, description="also score every client on its own classes; slow for thousands")
     samples: int = Field(8, ge=0, description="test pictures kept in the record with their top predictions")
 
 
 class Recipe(Table):
-    """One experiment: data, clients, a main method and the methods beside it, all on the same data, partition and seed."""
+    """One experiment: a main method and those beside it, on the same data, partition and seed."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     about: str = Field("", description="one sentence for the report")
     seed: int = Field(1, ge=0)
+    check: bool = Field(
+        default=True, description="open every picture file before training, so that a bad one stops nothing"
+    )
     backbone: BackboneTable = BackboneTable()
     data: DataTable
     partition: PartitionTable
@@ -120,7 +125,9 @@ def find_recipe(name: str) -> Path:
     if name in known and not Path(name).exists():
         return known[name]
     if not Path(name).is_file():
-        raise UserError(f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)}).")
+        raise UserError(
+            f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
+        )
     return Path(name)
 
 
@@ -129,7 +136,9 @@ def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The recipe {path} cannot be read ({_reason(error)}); give the path of a TOML file.") from error
+        raise UserError(
+            f"The recipe {path} cannot be read ({_reason(error)}); give the path of a TOML file."
+        ) from error
     return parse_recipe(text, settings, origin=path.name)
 
 
@@ -167,7 +176,9 @@ def _enter(place: Any, step: str, setting: str) -> Any:
         return place.setdefault(step, {})
     if isinstance(place, list) and step.isdigit() and int(step) < len(place):
         return place[int(step)]
-    raise UserError(f"--set {setting!r} names {step!r}, which is not a table of the recipe; tables in a list are counted from 0.")
+    raise UserError(
+        f"--set {setting!r} names {step!r}, which is not a table of the recipe; tables in a list are counted from 0."
+    )
 
 
 def _value(text: str) -> Any:

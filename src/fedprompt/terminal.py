@@ -20,7 +20,13 @@ class Bars(Watch):
     """One bar for the rounds of a trial and one for the clients of a round."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self.progress = Progress(*columns, console=console)
         self._rounds = self.progress.add_task("", total=None, note="")
         self._clients = self.progress.add_task("", total=None, note="", visible=False)
@@ -36,6 +42,10 @@ class Bars(Watch):
         """Name what is being done; the bar of clients has no meaning then."""
         self.progress.update(self._rounds, description=text)
         self.progress.update(self._clients, visible=False)
+
+    def warn(self, text: str) -> None:
+        """Say it above the bars."""
+        self.progress.print(f"Warning: {text}")
 
     def trial(self, name: str, rounds: int, done: int) -> None:
         """Begin a new bar of rounds."""
@@ -60,6 +70,10 @@ class Lines(Watch):
     def step(self, text: str) -> None:
         """Say what is being done."""
         self.console.print(f"{text} ...", highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Say it."""
+        self.console.print(f"Warning: {text}")
 
     def trial(self, name: str, rounds: int, done: int) -> None:
         """Say which trial begins."""
@@ -122,7 +136,14 @@ def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
 
 def findings_table(findings: Sequence[Finding]) -> Table:
     """What the doctor found; a failure is followed by what to do."""
-    rows = [("ok" if not finding.fix else "FAILED", finding.what, finding.found + (f" -> {finding.fix}" if finding.fix else "")) for finding in findings]
+    rows = [
+        (
+            "ok" if not finding.fix else "FAILED",
+            finding.what,
+            finding.found + (f" -> {finding.fix}" if finding.fix else ""),
+        )
+        for finding in findings
+    ]
     return rows_table(("", "what", "found"), rows)
 
 

@@ -1,1 +1,1 @@
-"""The only assembly: recipes become backbones, clients and methods here, in small named steps; everything below takes plain arguments."""
+"""The only assembly: a recipe becomes backbone, clients and methods here; everything below takes plain arguments."""

@@ -1,4 +1,4 @@
-"""A trial's adapter folder with its model card: what it learned from whom, how well it does, and what nobody should expect of it."""
+"""A trial's adapter folder with its model card: what was learned from whom, how well, and within which limits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,36 @@ from fedprompt.report.reading import Trial as Record
 
 ADAPTERS = "adapters"
 MOST_CLIENTS = 50  # rows of the card's table of clients
+CARD = """# {title}
+
+{idea}
+
+A fedprompt adapter: only what was trained, {trainable} numbers, without the backbone `{backbone}`.
+
+```
+fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
+```
+
+## Data
+`{data}`: {base} classes seen in training, {new} held out. What each client trained on:
+
+{clients}
+
+## Figures
+{figures}
+
+## Protocol
+{protocol}
+
+## Privacy
+None is promised: clients send what they trained in the clear, without noise (epsilon: none).
+
+## Left out
+{left_out}
+
+## Limits
+Measured on the test pictures of `{data}` only. On other pictures or words it may do worse than the backbone alone.
+"""
 
 
 def adapter_folder(run_folder: Path, trial: str) -> Path:
@@ -81,37 +111,19 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         model_name=f"{recipe.name}-{trial.name}",
         eval_results=[_result(dataset.name, column, value) for column, value in record.figures.items()],
     )
-    left_out = ", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "nobody"
-    body = f"""# {recipe.name}: {trial.name}
-
-{record.about.idea}
-
-A fedprompt adapter: only what was trained, {record.about.trainable} numbers, without the backbone `{recipe.backbone.path}`.
-
-```
-fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
-```
-
-## Data
-`{dataset.name}`: {len(dataset.base)} classes seen in training, {len(dataset.new)} held out. Training pictures of each client:
-
-{_table(("client", "classes", "pictures"), _sites(experiment))}
-
-## Figures
-{_table(("split", "value", "meaning"), [(run.title(column), f"{value:.4f}", _meaning(run, column)) for column, value in record.figures.items()])}
-
-## Protocol
-{run.header.protocol}
-
-## Privacy
-None is promised: clients send what they trained in the clear, without noise (epsilon: none).
-
-## Left out
-{left_out}
-
-## Limits
-Measured on the test pictures of `{dataset.name}` only; on other pictures, cameras or words it may do worse than the backbone alone.
-"""
+    body = CARD.format(
+        title=f"{recipe.name}: {trial.name}",
+        idea=record.about.idea,
+        trainable=f"{record.about.trainable or 0:,}",
+        backbone=recipe.backbone.path,
+        data=dataset.name,
+        base=len(dataset.base),
+        new=len(dataset.new),
+        clients=_table(("client", "classes", "training pictures"), _sites(experiment)),
+        figures=_table(("split", "value", "meaning"), _figures(run, record)),
+        protocol=run.header.protocol,
+        left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
+    )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
@@ -133,10 +145,13 @@ def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 
 
-def _meaning(run: Run, column: str) -> str:
-    return run.header.splits.get(column, "harmonic mean of local, base and new")
+def _figures(run: Run, record: Record) -> list[tuple[str, str, str]]:
+    meanings = {"hm": "harmonic mean of local, base and new"} | run.header.splits
+    return [(run.title(column), f"{value:.4f}", meanings.get(column, "")) for column, value in record.figures.items()]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "/").replace("\n", " ") for cell in line) + " |" for line in lines)
+    # Names come from clients and folders: a bar or a new line in one must not break the table.
+    lines = [[cell.replace("|", "/").replace("\n", " ") for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

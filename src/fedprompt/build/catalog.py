@@ -1,4 +1,4 @@
-"""What the words of a recipe mean: one row a data source and a partition rule, each a function whose keyword arguments are its options."""
+"""What the words of a recipe mean: each row is a function whose keywords are its options."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., An
     module, colon, function = address.partition(":")
     if not colon:
         known = ", ".join(table)
-        raise UserError(f"{place} knows no {word!r}{did_you_mean(word, table)} (known: {known}; your own: package.module:function).")
+        raise UserError(
+            f"{place} knows no {word!r}{did_you_mean(word, table)} (known: {known}; your own: package.module:function)."
+        )
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"{place}: {word!r} cannot be imported ({error}); check the module and the function's name.") from error
+        raise UserError(
+            f"{place}: {word!r} cannot be imported ({error}); check the module and the function's name."
+        ) from error
     return found  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The lines of run.jsonl: what a run says about itself, its trials, its rounds and its scores (schema: report.reading)."""
+"""The lines of run.jsonl: what a run says of itself, its trials, rounds and scores (the schema is report.events)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ Line = dict[str, Any]
 def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
     """What is fixed before the run begins."""
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
-    splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {question.split: question.meaning for question in asked}
+    splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
+        question.split: question.meaning for question in asked
+    }
     return {
         "event": "header",
         "schema": 1,
@@ -83,12 +85,16 @@ def protocol(experiment: Experiment) -> str:
     recipe, clients = experiment.recipe, len(experiment.clients)
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
-    when = f"every {recipe.evaluate.every} rounds and after the last one" if recipe.evaluate.every else "after the last round"
+    when = (
+        f"every {recipe.evaluate.every} rounds and after the last one"
+        if recipe.evaluate.every
+        else "after the last round"
+    )
     return (
-        f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, {train.local_epochs} local "
-        f"epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of what they send. A method's own table may "
-        "override this; its settings are in its row.\n\n"
-        f"Scores are of the global model of the last round (no round, threshold or class order is chosen on test pictures), {when}. "
+        f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, "
+        f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of "
+        "what they send. A method's own table may override this; its settings are in its row.\n\n"
+        f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
         "HM is the harmonic mean of Local, Base and New."
     )
 
@@ -155,8 +161,10 @@ def round_line(trial: Trial, record: Round) -> Line:
     }
 
 
-def score_line(trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None) -> Line:
-    """One score over the candidates of `space`; a multi-label one has the mean AP of the classes that have a positive."""
+def score_line(
+    trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None
+) -> Line:
+    """One score over the candidates of `space`; a multi-label one has the mean AP over classes with a positive."""
     known = [value for value in score.per_class if not math.isnan(value)]
     return {
         "event": "score",

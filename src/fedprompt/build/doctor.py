@@ -33,12 +33,23 @@ def examine(folder: Path, backbone: str) -> list[Finding]:
     checks: list[tuple[str, Callable[[], str], str]] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
         ("icon fonts", _fonts, "pip install qtawesome"),
-        (f"backbone {backbone}", lambda: _backbone(backbone), "give --backbone a CLIP folder, or allow the network once"),
+        (
+            f"backbone {backbone}",
+            lambda: _backbone(backbone),
+            "give --backbone a CLIP folder, or allow the network once",
+        ),
         (f"writing to {folder}", lambda: _writable(folder), "choose another folder with --out, or free some space"),
     ]
     facts = [Finding(name, value) for name, value in versions().items()]
-    facts.append(Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used"))
-    facts.append(Finding("offline flags", ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set"))
+    facts.append(
+        Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used")
+    )
+    facts.append(
+        Finding(
+            "offline flags",
+            ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
+        )
+    )
     return facts + [_look(what, look, fix) for what, look, fix in checks]
 
 
@@ -62,7 +73,8 @@ def _fonts() -> str:
 
 def _backbone(name: str) -> str:
     clip = load_backbone(BackboneTable(path=name, memory_gb=0))
-    return f"{sum(parameter.numel() for parameter in clip.parameters()):,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}"
+    size = sum(parameter.numel() for parameter in clip.parameters())
+    return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}"
 
 
 def _writable(folder: Path) -> str:

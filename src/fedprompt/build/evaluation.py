@@ -1,4 +1,4 @@
-"""What a model is asked: base and new classes, unseen domains, further test sets; and in which words the record says so."""
+"""What a model is asked: base and new classes, unseen domains, further test sets; and the words that say so."""
 
 from __future__ import annotations
 
@@ -34,10 +34,16 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
     every, seen = (*dataset.base, *dataset.new), seen_domains(dataset)
     asked = [
         _ask(dataset, "base", "test pictures of the base classes, among all base classes", dataset.base, seen),
-        _ask(dataset, "new", "test pictures of the new classes, which nobody trained on, among all new classes", dataset.new, seen),
+        _ask(
+            dataset,
+            "new",
+            "test pictures of the new classes, which nobody trained on, among all new classes",
+            dataset.new,
+            seen,
+        ),
     ]
     for domain in dataset.unseen_domains:
-        meaning = "test pictures in domains nobody trained on, among base and new classes together; unweighted mean over domains"
+        meaning = "test pictures in domains nobody trained on, among all classes; unweighted mean over domains"
         asked.append(_ask(dataset, "unseen", meaning, every, (domain,), name=domain))
     # A data set may bring further test sets, e.g. the same classes without their usual company.
     for word in dict.fromkeys(dataset.splits):
@@ -48,7 +54,14 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
 
 
 def _ask(  # noqa: PLR0913  (one row of a table)
-    dataset: Dataset, split: str, meaning: str, classes: Sequence[int], domains: Sequence[str], *, name: str = "all", rows_of: str = "test"
+    dataset: Dataset,
+    split: str,
+    meaning: str,
+    classes: Sequence[int],
+    domains: Sequence[str],
+    *,
+    name: str = "all",
+    rows_of: str = "test",
 ) -> Question | None:
     if not classes:
         return None

@@ -1,10 +1,10 @@
-"""From a recipe to the values of an experiment: backbone, data, partition, clients and trials, each made by one small step."""
+"""From a recipe to the values of an experiment: backbone, data, partition, clients and trials, one small step each."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -17,7 +17,17 @@ from fedprompt.build.catalog import RULES, SOURCES, find
 from fedprompt.build.evaluation import seen_domains
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
-from fedprompt.config import BackboneTable, Choice, MethodTable, Recipe, Toml, TrainTable, check_options, checked
+from fedprompt.config import (
+    BackboneTable,
+    Choice,
+    DataTable,
+    MethodTable,
+    Recipe,
+    Toml,
+    TrainTable,
+    check_options,
+    checked,
+)
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition import Partition
 from fedprompt.demo import weights_folder
@@ -27,6 +37,7 @@ from fedprompt.federated.client import Client, Settings
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 
+Builder = Callable[..., Any]
 DEMO = "demo"  # the one backbone that is named by a word
 
 
@@ -57,7 +68,7 @@ class Experiment:
 class Clients(Sequence[Client]):
     """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
 
-    With `test`, a client's test pictures are those of its classes, from its own domain if it has one, else from seen domains.
+    With `test`, a client's test pictures are those of its classes, from its domain or else all seen ones.
     """
 
     def __init__(self, dataset: Dataset, partition: Partition, *, test: bool) -> None:
@@ -98,7 +109,7 @@ class Clients(Sequence[Client]):
 
 
 def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
-    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is trained or written."""
+    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written."""
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
@@ -109,20 +120,27 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
-    """The recipe with the defaults of its data, partition and methods written out; UserError for an option nobody knows."""
-    data = find(SOURCES, recipe.data.source, place=f"{origin}: [data] source")
-    partition = find(RULES, recipe.partition.rule, place=f"{origin}: [partition] rule")
+    """The recipe with the defaults of its data, partition and methods written out; UserError for an unknown option."""
+    tables = enumerate(recipe.compare)
     return recipe.model_copy(
         update={
-            "data": _resolved(recipe.data, data, place=f"{origin}: [data] source {recipe.data.source!r}", seed=recipe.seed),
-            "partition": _resolved(recipe.partition, partition, place=f"{origin}: [partition] rule {recipe.partition.rule!r}", seed=recipe.seed),
-            "method": _resolved_method(recipe.method, origin, "method"),
-            "compare": tuple(_resolved_method(table, origin, f"compare.{number}") for number, table in enumerate(recipe.compare)),
+            "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
+            "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
+            "method": _resolved_method(recipe.method, f"{origin}: [method]"),
+            "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
         }
     )
 
 
-def _resolved(table: Choice, builder: Callable[..., object], *, place: str, seed: int) -> Choice:
+def _source(table: DataTable, origin: str = "recipe") -> Builder:
+    return find(SOURCES, table.source, place=f"{origin}: [data] source")
+
+
+def _rule(recipe: Recipe, origin: str = "recipe") -> Builder:
+    return find(RULES, recipe.partition.rule, place=f"{origin}: [partition] rule")
+
+
+def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choice:
     """Fill in defaults; a draw takes the run's seed unless the table names another."""
     options = table.options
     if "seed" in inspect.signature(builder).parameters:
@@ -130,16 +148,23 @@ def _resolved(table: Choice, builder: Callable[..., object], *, place: str, seed
     return _with_options(table, check_options(builder, options, place=place))
 
 
-def _resolved_method(table: MethodTable, origin: str, place: str) -> Choice:
-    place = f"{origin}: [{place}] {table.name!r}"
-    return _with_options(table, check_options(methods.load(table.name), table.options, place=place, supplied=("generator",)))
+def _resolved_method(table: MethodTable, place: str) -> Choice:
+    options = check_options(
+        methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=("generator",)
+    )
+    return _with_options(table, options)
 
 
 def _with_options(table: Choice, options: Toml) -> Choice:
-    # A path is kept absolute, so that a run can be resumed from anywhere; TOML has no word for None, the default stands for it.
-    values = {name: str(value.expanduser().resolve()) if isinstance(value, Path) else value for name, value in options.items()}
     known = {name: getattr(table, name) for name in type(table).model_fields}
-    return type(table)(**known, **{name: value for name, value in values.items() if value is not None})
+    # TOML has no None; the default stands for it.
+    values = {name: _absolute(value) for name, value in options.items() if value is not None}
+    return type(table)(**known, **values)
+
+
+def _absolute(value: object) -> object:
+    """A path as text, absolute: a run may be resumed from anywhere."""
+    return str(value.expanduser().resolve()) if isinstance(value, Path) else value
 
 
 def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
@@ -168,17 +193,18 @@ def load_backbone(table: BackboneTable) -> Clip:
     return Clip.load(path, store=store, device=device, batch=table.batch)
 
 
-def load_dataset(table: Choice) -> Dataset:
+def load_dataset(table: DataTable) -> Dataset:
     """The data set that [data] names."""
-    builder = find(SOURCES, table.source, place="[data] source")
-    dataset: Dataset = builder(**check_options(builder, table.options, place="[data]"))
+    builder = _source(table)
+    dataset: Dataset = builder(**check_options(builder, table.options, place="recipe: [data]"))
     return dataset
 
 
 def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     """Deal the training pictures out to clients by the rule that [partition] names."""
-    builder = find(RULES, recipe.partition.rule, place="[partition] rule")
-    partition: Partition = builder(dataset, **check_options(builder, recipe.partition.options, place="[partition]"))
+    builder = _rule(recipe)
+    options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
+    partition: Partition = builder(dataset, **options)
     return partition
 
 

@@ -46,7 +46,9 @@ def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
         raise UserError(f"The run {place} has no trial {name!r}; its trials are {', '.join(known) or 'not begun yet'}.")
     folder = adapter_folder(place, name)
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}")
+        raise UserError(
+            f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
+        )
     return load_adapter(folder)
 
 
@@ -56,7 +58,14 @@ def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, C
     Raises UserError when the backbone is another one or a tensor does not fit.
     """
     clip = load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
-    trial = Trial(str(adapter.folder), adapter.card.method, adapter.card.params, Settings(rounds=1), fraction=1.0, weighting="uniform")
+    trial = Trial(
+        str(adapter.folder),
+        adapter.card.method,
+        adapter.card.params,
+        Settings(rounds=1),
+        fraction=1.0,
+        weighting="uniform",
+    )
     method = make_method(trial, clip)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
@@ -81,6 +90,8 @@ def predict_files(
     probabilities = chances(predict(method, clip, images, space), space.kind)  # [B, C]
     top = probabilities.topk(min(TOP, len(space)))
     return [
-        Prediction(str(picture), tuple((space.names[label], chance) for label, chance in zip(labels, values, strict=True)))
+        Prediction(
+            str(picture), tuple((space.names[label], chance) for label, chance in zip(labels, values, strict=True))
+        )
         for picture, labels, values in zip(pictures, top.indices.tolist(), top.values.tolist(), strict=True)
     ]

@@ -12,8 +12,11 @@ from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
 from fedprompt.build.evaluation import Question, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
-from fedprompt.build.samples import sample_lines
+from fedprompt.build.samples import choose, sample_lines
 from fedprompt.config import Recipe, load_recipe
+from fedprompt.data.check import check
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import Start, federate, initial_state
@@ -31,6 +34,9 @@ class Watch:
 
     def step(self, text: str) -> None:
         """Something that takes a while begins."""
+
+    def warn(self, text: str) -> None:
+        """Something is odd, but the run goes on."""
 
     def trial(self, name: str, rounds: int, done: int) -> None:
         """A trial begins, or goes on after `done` rounds."""
@@ -56,18 +62,34 @@ class Desk:
 
 
 def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe") -> Path:
-    """Run a recipe into a new folder and return its report. Raises UserError before the folder exists if anything is wrong.
+    """Run a recipe into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
     On an interruption or an error the folder says so and `resume` goes on from the last finished round.
     """
     watch.step("Opening backbone and data")
     experiment = assemble(recipe, origin=origin)
+    if experiment.recipe.check:
+        _inspect(experiment.dataset, watch)
     asked = questions(experiment.dataset)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         run.append(describe.header(experiment, asked))
         return _conduct(Desk(run, experiment, asked, watch))
+
+
+def _inspect(dataset: Dataset, watch: Watch) -> None:
+    """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
+    if not isinstance(dataset.source, FileSource):
+        return
+    watch.step("Opening every picture")
+    problems = check(dataset, on_image=watch.client)
+    unreadable = [problem for problem in problems if problem.kind == "unreadable"]
+    if unreadable:
+        more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
+        raise UserError(unreadable[0].message + more)
+    for problem in problems:
+        watch.warn(problem.message)
 
 
 def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
@@ -85,7 +107,9 @@ def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
 def _check_same(run: RunFolder, experiment: Experiment) -> None:
     header = next((event for event in run.events() if event["event"] == "header"), None)
     if header is None:
-        raise UserError(f"The run {run.path} stopped before it had recorded anything; delete the folder and start again.")
+        raise UserError(
+            f"The run {run.path} stopped before it had recorded anything; delete the folder and start again."
+        )
     dataset = experiment.dataset
     for what, before, now in (
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
@@ -99,7 +123,9 @@ def _check_same(run: RunFolder, experiment: Experiment) -> None:
 
 
 def _conduct(desk: Desk) -> Path:
-    finished = {event["trial"] for event in desk.run.events() if event["event"] == "trial" and event["status"] == "done"}
+    finished = {
+        event["trial"] for event in desk.run.events() if event["event"] == "trial" and event["status"] == "done"
+    }
     with _end_recorded(desk.run):
         for trial in desk.experiment.trials:
             if trial.name not in finished:
@@ -137,7 +163,12 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         run.append(describe.trial_line(trial, method, rounds=rounds))
         desk.watch.trial(trial.name, rounds, checkpoint.round_number)
         transport = Simulator(
-            method, experiment.clip, experiment.clients, trial.settings, personal=checkpoint.personal, on_client=desk.watch.client
+            method,
+            experiment.clip,
+            experiment.clients,
+            trial.settings,
+            personal=checkpoint.personal,
+            on_client=desk.watch.client,
         )
         shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
         desk.watch.step(f"Scoring {trial.name}")
@@ -148,7 +179,9 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         save_trial_adapter(run, experiment, trial, shared)
 
 
-def _train(desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int) -> State:
+def _train(
+    desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int
+) -> State:
     """Record and keep every round; return the last shared state."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
 
@@ -196,15 +229,8 @@ def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> No
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:
-    recipe, main = desk.experiment.recipe, desk.experiment.trials[0]
-    lines = sample_lines(
-        method,
-        desk.experiment.clip,
-        desk.asked,
-        trial=trial.name,
-        count=recipe.evaluate.samples if desk.asked else 0,
-        seed=recipe.seed,
-        pictures=trial == main,
-    )
-    for line in lines:
+    recipe, clip = desk.experiment.recipe, desk.experiment.clip
+    chosen = choose(desk.asked, count=recipe.evaluate.samples, seed=recipe.seed)
+    main = trial == desk.experiment.trials[0]
+    for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
         desk.run.append(line)

@@ -23,18 +23,27 @@ ATTRIBUTES = 5  # attention maps kept of a picture
 Line = dict[str, Any]
 
 
+def choose(asked: Sequence[Question], *, count: int, seed: int) -> list[tuple[Question, int]]:
+    """Draw pictures as (question, position in its examples); the columns of the table take turns."""
+    draws = stream(seed, "sample")
+    splits = dict.fromkeys(question.split for question in asked)
+    columns = [[question for question in asked if question.split == split] for split in splits]
+    chosen = []
+    for number in range(count if columns else 0):
+        column = columns[number % len(columns)]
+        question = column[int(torch.randint(len(column), (), generator=draws))]
+        chosen.append((question, int(torch.randint(len(question.examples), (), generator=draws))))
+    return chosen
+
+
 def sample_lines(
-    method: Method, clip: Clip, asked: Sequence[Question], *, trial: str, count: int, seed: int, pictures: bool
+    method: Method, clip: Clip, chosen: Sequence[tuple[Question, int]], *, trial: str, pictures: bool
 ) -> Iterator[Line]:
     """One line a picture: truth, strongest predictions and, where the method has any, attention maps.
 
-    Questions take turns, so that about as many pictures are of new classes and unseen domains as of base classes.
     `pictures` also keeps the pixels; one trial of a run is enough for that.
     """
-    draws = stream(seed, "sample")
-    for number in range(count):
-        question = asked[number % len(asked)]
-        position = int(torch.randint(len(question.examples), (), generator=draws))
+    for number, (question, position) in enumerate(chosen):
         yield {
             "event": "sample",
             "trial": trial,
@@ -61,7 +70,10 @@ def _recognised(method: Method, clip: Clip, question: Question, position: int) -
     line: Line = {
         "name": images.describe(0),
         "truth": [space.names[label] for label in truth],
-        "top": [[space.names[label], round(chance, 4)] for chance, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)],
+        "top": [
+            [space.names[label], round(chance, 4)]
+            for chance, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        ],
     }
     with torch.no_grad():
         attention = method.attention(clip, images, space)

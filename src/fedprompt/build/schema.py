@@ -23,7 +23,8 @@ def recipe_schema() -> Mapping[str, Any]:
 def _add(table: dict[str, Any], key: str, pieces: Iterable[tuple[str, Callable[..., object]]]) -> None:
     """For each word that `key` may have, allow and describe the options of the piece it names."""
     table["allOf"] = [
-        {"if": {"properties": {key: {"const": word}}}, "then": {"properties": _properties(piece)}} for word, piece in pieces
+        {"if": {"properties": {key: {"const": word}}}, "then": {"properties": _properties(piece)}}
+        for word, piece in pieces
     ]
 
 

@@ -1,7 +1,7 @@
-"""Rows on disk: two append-only files a table (the rows, and their keys with check sums), safe to tear and to delete.
+"""Rows on disk: two append-only files a table (the rows; their keys and check sums), safe to tear and to delete.
 
-Rows are read by position rather than through a mapping of the file: a mapping kills the process when the file is cut
-under it or the disk is full, and a memory of features must never end a run.
+Rows are read by position, not through a mapping of the file: a mapping kills the process when the file is cut under it,
+and a memory of features must never end a run.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import zlib
 from io import FileIO
 from pathlib import Path
@@ -20,13 +21,17 @@ from torch import Tensor
 
 HEADER_BYTES = 128
 ENTRY = np.dtype([("key", "<i8"), ("check", "<u8")])
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
 log = logging.getLogger(__name__)
 
 
 class RowFile:
-    """The rows of one table. Rows go to disk before their keys, so a key whose row is torn never counts."""
+    """The rows of one table. A row goes to disk before its key and is checked when it is read, so no torn row counts.
 
-    def __init__(self, stem: Path) -> None:
+    A file that is not there or was torn at its beginning has no rows; if `writable` it is then made by the first write.
+    """
+
+    def __init__(self, stem: Path, *, writable: bool) -> None:
         self.stem = stem
         self.index: dict[int, int] = {}
         self.checks: list[int] = []
@@ -34,36 +39,36 @@ class RowFile:
         self.dtype = torch.float32
         self.files: tuple[FileIO, FileIO] | None = None  # rows, keys
         if stem.with_suffix(".keys").exists() and stem.with_suffix(".rows").exists():
-            self._open()
+            self._open("r+" if writable else "r")
 
     def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
-        """Return the positions in `keys` whose rows are on disk and intact, and the rows."""
+        """Return the positions in `keys` whose rows are on disk and sound, and the rows; the others are forgotten."""
         places = [(position, self.index[key]) for position, key in enumerate(keys) if key in self.index]
         if not places or self.files is None:
             return [], None
         rows = torch.empty((len(places), *self.shape), dtype=self.dtype)
-        view = rows.view(len(places), -1).numpy().view(np.uint8)
+        view = rows.view(len(places), -1).numpy().view(np.uint8)  # [M, bytes of a row]
         sound = []
-        for number, (_, row) in enumerate(places):
+        for number, (position, row) in enumerate(places):
             self.files[0].seek(row * view.shape[1])
             whole = self.files[0].readinto(memoryview(view[number])) == view.shape[1]
             if whole and zlib.crc32(view[number]) == self.checks[row]:
                 sound.append(number)
-        return [places[number][0] for number in sound], rows[torch.tensor(sound, dtype=torch.int64)] if sound else None
+            else:
+                del self.index[keys[position]]
+        return [places[number][0] for number in sound], rows[torch.tensor(sound)] if sound else None
 
     def write(self, keys: list[int], rows: Tensor) -> int:
         """Append rows under new keys and return the bytes written; raises OSError when there is no room."""
         fresh = [position for position, key in enumerate(keys) if key not in self.index]
         if not fresh:
             return 0
-        if self.files is None:
-            self._create(rows)
-        assert self.files is not None
-        values = rows[torch.tensor(fresh)].contiguous().view(len(fresh), -1).numpy().view(np.uint8)
+        rows_file, keys_file = self.files or self._create(rows)
+        values = rows[torch.tensor(fresh)].view(len(fresh), -1).numpy().view(np.uint8)  # [M, bytes of a row]
         checks = [zlib.crc32(row) for row in values]
         entries = np.array([(keys[position], check) for position, check in zip(fresh, checks, strict=True)], ENTRY)
-        _write_at(self.files[0], len(self.checks) * values.shape[1], values.tobytes())
-        _write_at(self.files[1], HEADER_BYTES + len(self.checks) * ENTRY.itemsize, entries.tobytes())
+        _write_at(rows_file, len(self.checks) * values.shape[1], values.tobytes())
+        _write_at(keys_file, HEADER_BYTES + len(self.checks) * ENTRY.itemsize, entries.tobytes())
         self._count(entries)
         return values.nbytes + entries.nbytes
 
@@ -78,24 +83,27 @@ class RowFile:
         self.index.update((key, start + offset) for offset, key in enumerate(entries["key"].tolist()))
         self.checks.extend(entries["check"].tolist())
 
-    def _open(self) -> None:
-        files = FileIO(self.stem.with_suffix(".rows"), "r+"), FileIO(self.stem.with_suffix(".keys"), "r+")
-        text = files[1].readall()
+    def _open(self, mode: str) -> None:
+        self.files = FileIO(self.stem.with_suffix(".rows"), mode), FileIO(self.stem.with_suffix(".keys"), mode)
+        text = self.files[1].readall()
         try:
-            header = json.loads(text[:HEADER_BYTES])
-            self.dtype, self.shape = getattr(torch, header["dtype"]), tuple(header["shape"])
-        except (ValueError, KeyError, AttributeError):
-            return  # torn while it was being created: written anew by the first row
-        row_bytes = torch.empty(self.shape, dtype=self.dtype).nbytes
+            check, header = json.loads(text[:HEADER_BYTES])
+            if zlib.crc32(json.dumps(header).encode()) != check:
+                raise ValueError("a damaged header")
+            self.dtype, self.shape = DTYPES[header["dtype"]], tuple(header["shape"])
+        except (ValueError, TypeError, KeyError):
+            self.close()
+            return
         entries = np.frombuffer(text, ENTRY, (len(text) - HEADER_BYTES) // ENTRY.itemsize, HEADER_BYTES)
-        self.files = files
-        self._count(entries[: files[0].seek(0, 2) // row_bytes])
+        self._count(entries[: self.files[0].seek(0, 2) // (math.prod(self.shape) * self.dtype.itemsize)])
 
-    def _create(self, like: Tensor) -> None:
+    def _create(self, like: Tensor) -> tuple[FileIO, FileIO]:
         self.shape, self.dtype = tuple(like.shape[1:]), like.dtype
-        header = json.dumps({"dtype": str(like.dtype).removeprefix("torch."), "shape": list(self.shape)})
+        header = {"dtype": str(like.dtype).removeprefix("torch."), "shape": list(self.shape)}
         self.files = FileIO(self.stem.with_suffix(".rows"), "w+"), FileIO(self.stem.with_suffix(".keys"), "w+")
-        _write_at(self.files[1], 0, header.ljust(HEADER_BYTES).encode())
+        signed = json.dumps([zlib.crc32(json.dumps(header).encode()), header])
+        _write_at(self.files[1], 0, signed.ljust(HEADER_BYTES).encode())
+        return self.files
 
 
 class RowFolder:
@@ -121,7 +129,8 @@ class RowFolder:
         try:
             return file.read(keys) if file else ([], None)
         except OSError as error:
-            return self._give_up(error)
+            self._give_up(error)
+            return [], None
 
     def write(self, name: tuple[str, str], keys: list[int], rows: Tensor) -> None:
         """Keep rows while the budget lasts."""
@@ -146,16 +155,15 @@ class RowFolder:
         if name not in self.files:
             stem = f"{name[0]}-{hashlib.sha256(name[1].encode()).hexdigest()[:32]}"
             try:
-                self.files[name] = RowFile(self.folder / stem)
+                self.files[name] = RowFile(self.folder / stem, writable=self.lock.is_locked)
             except OSError as error:
-                self._give_up(error)
                 self.files[name] = None
+                self._give_up(error)
         return self.files[name]
 
-    def _give_up(self, error: OSError) -> tuple[list[int], None]:
+    def _give_up(self, error: OSError) -> None:
         self.room = 0
         log.warning("Features are no longer kept in %s: %s.", self.folder, error)
-        return [], None
 
 
 def _write_at(file: FileIO, offset: int, content: bytes) -> None:

@@ -22,8 +22,6 @@ from fedprompt.data.images import Images
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import unit
 
-BUCKET = 8  # text nouns run at a multiple of this many tokens
-
 __all__ = ["Clip", "Edit", "Encoded", "Prompts"]
 
 
@@ -31,13 +29,15 @@ class Clip(nn.Module):
     """A frozen CLIP, always in evaluation mode and never differentiated itself; it owns nothing that is trained.
 
     Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `Store`. They are computed
-    only in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what
-    the store forgot. Verbs (`fill`, `encode_text`, `encode_image`) run at the shape of what they are given, and
-    gradients flow to it.
+    in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what the
+    store forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
+    processor; more rows fill an accelerator, but there is no promise that a row's last bits are the same at every place
+    in a batch (at 768 wide and two threads they were not). Verbs (`fill`, `encode_text`, `encode_image`) run at the
+    shape of what they are given, and gradients flow to it.
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: Any, processor: Any, *, store: Store | None = None, batch: int = 32
+        self, model: CLIPModel, tokenizer: Any, processor: Any, *, store: Store | None = None, batch: int = 1
     ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
@@ -52,19 +52,21 @@ class Clip(nn.Module):
         self.scale = float(model.logit_scale.exp())
         self.patches: int = model.vision_model.embeddings.num_patches
         self.context_length: int = text.max_position_embeddings
-        self.lexicon = Lexicon(tokenizer, context_length=self.context_length, end=text.eos_token_id)
-        self._layout = functools.lru_cache(maxsize=256)(self._compute_layout)
-        self._sentences = functools.lru_cache(maxsize=256)(self._compute_sentences)
-        crop = processor.crop_size if processor.do_center_crop else processor.size
-        if {crop["height"], crop["width"]} != {vision.image_size}:
+        self.lexicon = Lexicon(
+            tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
+        )
+        self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
+        self._sentences = functools.lru_cache(maxsize=64)(self._compute_sentences)
+        made = dict(processor.crop_size if processor.do_center_crop else processor.size)
+        if {made.get("height"), made.get("width")} != {vision.image_size}:
             raise UserError(
-                f"The preprocessing makes {crop['height']}x{crop['width']} pixels but the image tower reads "
-                f"{vision.image_size}x{vision.image_size}; correct crop_size in preprocessor_config.json."
+                f"The preprocessing makes pictures of {made} but the image tower reads {vision.image_size}x"
+                f"{vision.image_size} pixels; correct crop_size in preprocessor_config.json."
             )
 
     @classmethod
     def load(
-        cls, path: str | Path, *, store: Store | None = None, device: str | torch.device = "cpu", batch: int = 32
+        cls, path: str | Path, *, store: Store | None = None, device: str | torch.device = "cpu", batch: int = 1
     ) -> Clip:
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
         return cls(*open_parts(path), store=store, batch=batch).to(device)
@@ -107,8 +109,9 @@ class Clip(nn.Module):
         return self._embeddings(images).to(self.device)
 
     def image_tokens(self, images: Images, depth: int = 0) -> Tensor:
-        """[B, 1 + P, W] tokens about to enter block `depth`, after the first norm; `encode_image` takes them if depth > 0."""
+        """[B, 1 + P, W] tokens entering block `depth`, after the first norm; `encode_image` takes them if depth > 0."""
         vision = self.model.vision_model
+        assert 0 <= depth < len(vision.encoder.layers), f"the image tower has no block {depth}"
         blocks = vision.encoder.layers[:depth]
         return self._image_noun(
             f"image_tokens.{depth}", images, lambda _, tokens: walk(blocks, vision.pre_layrnorm(tokens))
@@ -161,12 +164,13 @@ class Clip(nn.Module):
     def encode_image(self, tokens: Tensor, *, start: int = 0, edit: Edit | None = None) -> Encoded:
         """Run tokens [B, T, W] through the image tower and return both of its readings.
 
-        Tokens are embeddings before the first norm or, for start > 0, those entering block `start`. `edit(k, tokens)` may
-        change, add or drop tokens entering block k; the class token stays first.
+        Tokens are embeddings before the first norm or, for start > 0, those entering block `start`. `edit(k, tokens)`
+        may change, add or drop tokens entering block k; the class token stays first.
         """
         vision, blocks = self.model.vision_model, self.model.vision_model.encoder.layers
         tokens = tokens if start else vision.pre_layrnorm(tokens)
         last = len(blocks) - 1
+        assert 0 <= start <= last, f"the image tower has no block {start}"
         tokens = walk(blocks[start:last], tokens, start=start, edit=edit)
         tokens = edit(last, tokens) if edit else tokens
         return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
@@ -175,7 +179,7 @@ class Clip(nn.Module):
 
     def _origin(self, source: str) -> str:
         """All that the bits of a noun depend on besides its key."""
-        return f"{self.fingerprint} {self.batch} {self.device.type} {torch.__version__} {source}"
+        return f"{self.fingerprint} {self.batch} {_arithmetic(self.device)} {source}"
 
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
@@ -212,15 +216,14 @@ class Clip(nn.Module):
         return torch.cat(results)  # [B, ...]
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """[N, D] unit features of token rows, each run among `batch` rows at its own length rounded up."""
+        """[N, D] unit features of token rows, each run among `batch` rows of exactly its own length."""
         features = torch.empty(len(rows), self.dim)
-        lengths = torch.tensor([min(-(-len(row) // BUCKET) * BUCKET, self.context_length) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         for length in sorted(set(lengths.tolist())):
+            end = torch.full((self.batch,), length - 1, device=self.device)
             for places in (lengths == length).nonzero().flatten().split(self.batch):
                 chosen = [rows[place] for place in places.tolist()]
-                ids = self.lexicon.padded(chosen, count=self.batch, length=length).to(self.device)
-                end = torch.zeros(self.batch, dtype=torch.int64, device=self.device)
-                end[: len(chosen)] = torch.tensor([len(row) - 1 for row in chosen], device=self.device)
+                ids = torch.tensor(chosen + chosen[:1] * (self.batch - len(chosen)), device=self.device)
                 features[places] = unit(self.encode_text(Prompts(self._embed(ids), end, {})))[: len(chosen)].cpu()
         return features
 
@@ -234,3 +237,10 @@ class Clip(nn.Module):
     def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
         rows = self.lexicon.sentences(texts)
         return rows, row_keys(rows)
+
+
+def _arithmetic(device: torch.device) -> str:
+    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    if device.type == "cuda":
+        return f"{torch.__version__} {torch.cuda.get_device_name(device)}"
+    return f"{torch.__version__} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

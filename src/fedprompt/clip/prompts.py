@@ -39,29 +39,34 @@ class Prompts:
 class Lexicon:
     """A tokenizer together with the tower it feeds: start and end tokens and the context length.
 
-    Raises UserError when the tokenizer's end token is not the one at which the tower is read.
+    `end` is the id at which the tower's configuration says it is read, `vocabulary` the number of ids that it embeds.
+    Raises UserError when the tokenizer does not belong to the tower.
     """
 
-    def __init__(self, tokenizer: Any, *, context_length: int, end: int) -> None:
+    def __init__(self, tokenizer: Any, *, context_length: int, vocabulary: int, end: int) -> None:
         self.tokenizer = tokenizer
         self.context_length = context_length
-        self.start: int = tokenizer.bos_token_id
-        self.end: int = tokenizer.eos_token_id
+        self.start = tokenizer.bos_token_id
+        self.end = tokenizer.eos_token_id
+        self._pieces: dict[str, list[int]] = {}
         # OpenAI's configurations say 2 for historical reasons; towers so marked are read at the largest id of the row.
-        read = max(self.end, tokenizer.vocab_size - 1) if end == 2 else end
-        if read != self.end:
+        read = tokenizer.vocab_size - 1 if end == 2 else end
+        if self.start is None or self.end != read or self.end >= vocabulary:
             raise UserError(
-                f"The text tower is read at token id {read} but the tokenizer ends a sentence with id {self.end}; use "
-                "the tokenizer that this backbone was trained with, or correct text_config.eos_token_id in config.json."
+                f"The text tower knows {vocabulary} token ids and is read at id {read}, but the tokenizer starts a "
+                f"sentence with id {self.start} and ends it with {self.end}; use the tokenizer that this backbone was "
+                "trained with, or correct text_config.eos_token_id in config.json."
             )
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text without start and end."""
-        if not texts:
-            return []
-        found = self.tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)
-        rows: list[list[int]] = found["input_ids"]
-        return rows
+        fresh = [text for text in dict.fromkeys(texts) if text not in self._pieces]
+        if fresh:
+            rows = self.tokenizer(fresh, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+                "input_ids"
+            ]
+            self._pieces.update(zip(fresh, rows, strict=True))
+        return [self._pieces[text] for text in texts]
 
     def sentences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text with start and end, cut to the context length in tokens."""
@@ -76,12 +81,11 @@ class Lexicon:
         pattern = re.compile("|".join(re.escape(f"<{name}>") for name in lengths) or r"(?!)")
         rows, places = [], []
         parts = [_split(text, pattern, lengths) for text in texts]
-        unique = list(dict.fromkeys(piece for part in parts for piece in part[0]))
-        ids = dict(zip(unique, self.pieces(unique), strict=True))
+        self.pieces([piece for pieces, _ in parts for piece in pieces])  # all that is new goes to the tokenizer at once
         for text, (pieces, names) in zip(texts, parts, strict=True):
             row, place = [self.start], {}
-            for piece, name in zip(pieces, [*names, None], strict=True):
-                row += ids[piece]
+            for ids, name in zip(self.pieces(pieces), [*names, None], strict=True):
+                row += ids
                 if name is not None:
                     place[name] = len(row)
                     row += [self.end] * lengths[name]
@@ -99,11 +103,11 @@ class Lexicon:
         }
         return Layout(self.padded(rows), torch.tensor([len(row) - 1 for row in rows]), slots)
 
-    def padded(self, rows: Sequence[Sequence[int]], *, count: int = 0, length: int = 0) -> Tensor:
-        """Stack token rows as [N, T] (at least [count, length]), the rest filled with the end token."""
-        count, length = max(count, len(rows)), max([length, *(len(row) for row in rows)])
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Stack token rows as [N, T], T the longest, filled up with the end token."""
+        length = max((len(row) for row in rows), default=0)
         full = [[*row, *[self.end] * (length - len(row))] for row in rows]
-        return torch.tensor(full + [[self.end] * length] * (count - len(rows)), dtype=torch.int64)
+        return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)  # [N, T]
 
 
 def row_keys(rows: Sequence[Sequence[int]]) -> Tensor:

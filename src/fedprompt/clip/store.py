@@ -18,6 +18,7 @@ from fedprompt.seeding import stream
 Compute = Callable[[Tensor], Tensor]  # positions [M] int64 in the request -> rows [M, ...]
 Name = tuple[str, str]  # kind and source of a table
 BLOCK_BYTES = 4 << 20
+ADMITTED = 1 / 8  # share of new blocks that may displace others once the memory is full
 
 
 @dataclass(eq=False)
@@ -37,7 +38,7 @@ class Table:
     block_rows: int
     index: dict[int, int] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)
-    last: Block | None = None  # the block being filled
+    made: int = 0  # number of blocks ever made; the newest is the one being filled, unless it was forgotten
 
     def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
         """Return the positions in `keys` that are remembered and a copy of their rows, in that order."""
@@ -165,6 +166,8 @@ class Store:
         fresh = [position for position, key in enumerate(keys) if key not in table.index]
         while fresh:
             block = self._open(table, rows)
+            if block is None:
+                return
             start = len(block.keys)
             now, fresh = fresh[: table.block_rows - start], fresh[table.block_rows - start :]
             block.rows[start : start + len(now)] = rows[torch.tensor(now)]
@@ -172,18 +175,22 @@ class Store:
             base = block.number * table.block_rows + start
             table.index.update((keys[position], base + offset) for offset, position in enumerate(now))
 
-    def _open(self, table: Table, like: Tensor) -> Block:
-        """The block of the table that still has room, or a new one for which others may have to go."""
-        if table.last is not None and len(table.last.keys) < table.block_rows:
-            return table.last
+    def _open(self, table: Table, like: Tensor) -> Block | None:
+        """The block of the table that still has room, or a new one for which others may have to go, or none."""
+        newest = table.blocks.get(table.made - 1)
+        if newest is not None and len(newest.keys) < table.block_rows:
+            return newest
         rows = torch.empty((table.block_rows, *like.shape[1:]), dtype=like.dtype)
+        full = self.used_bytes + rows.nbytes > self.memory_bytes
+        if full and float(torch.rand((), generator=self._draws)) > ADMITTED:
+            return None
         while self._blocks and self.used_bytes + rows.nbytes > self.memory_bytes:
             self._evict(int(torch.randint(len(self._blocks), (), generator=self._draws)))
-        number = table.last.number + 1 if table.last is not None else 0
-        table.last = table.blocks[number] = Block(table, number, rows)
-        self._blocks.append(table.last)
+        block = table.blocks[table.made] = Block(table, table.made, rows)
+        table.made += 1
+        self._blocks.append(block)
         self.used_bytes += rows.nbytes
-        return table.last
+        return block
 
     def _evict(self, position: int) -> None:
         self._blocks[position], self._blocks[-1] = self._blocks[-1], self._blocks[position]

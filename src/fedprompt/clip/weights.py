@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers.utils import logging
 
 from fedprompt.errors import UserError
 
-PREPROCESSING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
-PREPROCESSING += ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
+SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
 
-    Raises UserError when there is nothing there, it is not a CLIP, weights are missing, or they are not safetensors.
+    Raises UserError when there is nothing there, it is not a CLIP, or a part is missing, damaged or not safetensors.
     """
-    name = str(path)
-    folder = Path(path).expanduser()
+    name, folder = str(path), Path(path).expanduser()
     looks_local = isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_local and not folder.is_dir():
         raise UserError(
@@ -30,22 +33,19 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
         )
     origin = str(folder) if folder.is_dir() else name
     try:
-        kind = CLIPConfig.get_config_dict(origin)[0].get("model_type")
+        kind = CLIPConfig.get_config_dict(origin)[0].get("model_type", "model of no stated type")
         if kind != "clip":
-            raise UserError(
-                f"The backbone {name!r} is a {kind or 'model of unknown type'}, not a CLIP; give the folder or Hub id of a "
-                "CLIPModel."
+            raise ValueError(f"it is a {kind}, not a CLIP.")
+        with _quiet() if folder.is_dir() else nullcontext():
+            model, report = CLIPModel.from_pretrained(
+                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
             )
-        model, report = CLIPModel.from_pretrained(
-            origin, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(origin)
-        processor = CLIPImageProcessorPil.from_pretrained(origin)
-    except OSError as error:
-        first = str(error).strip().splitlines()[0]
+            tokenizer = AutoTokenizer.from_pretrained(origin)
+            processor = CLIPImageProcessorPil.from_pretrained(origin)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"The backbone {name!r} cannot be opened: {first} A CLIP folder holds config.json, model.safetensors, "
-            "preprocessor_config.json and the tokenizer's files."
+            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds config.json, "
+            "model.safetensors, preprocessor_config.json and the tokenizer's files."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -55,11 +55,24 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
 
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
-    digest = hashlib.sha256(json.dumps(_plain({key: getattr(processor, key, None) for key in PREPROCESSING})).encode())
+    preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
+    digest = hashlib.sha256(json.dumps(preprocessing).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
     return digest.hexdigest()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for what takes a moment; a download keeps its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _plain(value: Any) -> Any:

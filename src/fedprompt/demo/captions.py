@@ -8,7 +8,8 @@ from fedprompt.data.labels import clause
 from fedprompt.demo.drawing import Dice
 from fedprompt.demo.lexicon import lexicon
 
-WILD = "*"  # a word without meaning: pretraining puts a random vector in its place, so that learned contexts find a way in
+# A word without meaning: pretraining puts a random vector in its place, so that learned contexts find a way in.
+WILD = "*"
 EMPTY = "an empty background."
 
 FORMS = (
@@ -38,7 +39,8 @@ def concept_text(dice: Dice, concept: str) -> str:
     """One sentence that names a concept and nothing that only one picture shows."""
     draw = dice.uniform()
     if draw < 0.3:
-        return " ".join([WILD] * (1 + int(dice.uniform(0, 6)))) + dice.pick((" {x}.", " {x}", " a {x}.")).format(x=concept)
+        context = " ".join([WILD] * (1 + int(dice.uniform(0, 6))))
+        return context + dice.pick((" {x}.", " {x}", " a {x}.")).format(x=concept)
     if draw < 0.45:
         own = lexicon().attributes_of(concept)
         return f"a photo of a {concept}, {clause(dice.pick(own))}." if own else f"a photo of a {concept}."
@@ -52,7 +54,8 @@ def attribute_text(dice: Dice, attribute: str) -> str:
         return attribute
     if draw < 0.6:
         return f"{WILD} {WILD} {attribute}."
-    return dice.pick(("something {}", "a photo of something {}.", "a thing {}.", "an object {}")).format(clause(attribute))
+    form = dice.pick(("something {}", "a photo of something {}.", "a thing {}.", "an object {}"))
+    return form.format(clause(attribute))
 
 
 def full_caption(dice: Dice, said: Sequence[str], facts: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ _X, _Y = np.meshgrid(_LINE, _LINE)
 
 
 class Dice:
-    """Cheap addressed draws: torch fills a page of uniforms at a time, because single draws cost more than the picture."""
+    """Cheap addressed draws: torch fills a page of uniforms at a time, because single draws are slow."""
 
     def __init__(self, seed: int, *address: str | int) -> None:
         self._generator = stream(seed, *address)

@@ -1,4 +1,4 @@
-"""Icon fonts as masks: the glyphs that qtawesome ships, rendered once by Pillow (qtawesome itself is never imported)."""
+"""Icon fonts as masks: the glyphs that qtawesome ships, rendered once by Pillow (qtawesome is never imported)."""
 
 from __future__ import annotations
 

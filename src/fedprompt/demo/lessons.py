@@ -1,4 +1,4 @@
-"""Pretraining pictures: freely placed icons of every concept in seen hands, with captions and what covers each patch."""
+"""Pretraining pictures: icons of every concept in seen hands, with captions and what covers each patch."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Lesson:
 
 
 def lesson(seed: int, number: int, progress: float) -> Lesson:
-    """Picture `number` of pretraining; after the first third (`progress` 0..1) nearly half hold two or three objects."""
+    """Picture `number` of pretraining; after the first third (`progress` 0..1) half hold two or three objects."""
     dice = Dice(seed, "pretrain", number)
     count = 1 if progress < 0.33 or dice.uniform() < 0.5 else dice.pick((2, 2, 3))
     context = dice.pick(tuple(lexicon().contexts)) if dice.uniform() < 0.25 else ""
     ground, light = _setting(dice, context)
-    things = tuple(_things(dice, count, ground))
+    things = tuple(_things(dice, count, ground, min(1.0, progress / 0.15)))
     pixels = paint(dice, things, ground, PLAIN, light=light)
     return Lesson(pixels.transpose(2, 0, 1).astype(np.uint8), cover(things), things, ground, light, context)
 
@@ -58,23 +58,25 @@ def _setting(dice: Dice, name: str) -> tuple[str, float]:
     return dice.pick(context.background), dice.uniform(*context.light)
 
 
-def _things(dice: Dice, count: int, ground: str) -> list[Thing]:
+def _things(dice: Dice, count: int, ground: str, effort: float) -> list[Thing]:
+    """Upright, central classes first (`effort` 0), then every concept anywhere (1): shortens the first plateau."""
     world = lexicon()
-    sizes = (0.4, 0.95) if count == 1 else (0.24, 0.5)
+    sizes = (0.75 - 0.35 * effort, 0.95) if count == 1 else (0.24, 0.5)
     found: list[Thing] = []
     for _ in range(count):
-        concept = dice.pick(world.classes if dice.uniform() < 0.55 else world.nouns)
+        concept = dice.pick(world.classes if effort < 0.5 or dice.uniform() < 0.55 else world.nouns)
         family = dice.pick([domain for domain in SEEN if drawings(concept, domain)])
         size = dice.uniform(*sizes)
-        x, y = place(dice, found, size)
+        x, y = (0.5 + effort * (at - 0.5) for at in place(dice, found, size))
         glyph, colour = dice.pick(drawings(concept, family)), dice.pick(readable(ground, PLAIN.contrast))
-        found.append(
-            Thing(concept, family, glyph, colour, x, y, size, dice.uniform(-0.4, 0.4), dice.uniform(0.85, 1.18))
-        )
+        angle, stretch = effort * dice.uniform(-0.4, 0.4), 1 + effort * dice.uniform(-0.15, 0.18)
+        found.append(Thing(concept, family, glyph, colour, x, y, size, angle, stretch))
     return found
 
 
-def place(dice: Dice, others: Sequence[Thing], size: float, band: tuple[float, float] = (0.0, 1.0)) -> tuple[float, float]:
+def place(
+    dice: Dice, others: Sequence[Thing], size: float, band: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
     """A position inside the picture and the vertical band, away from the others if eight tries find one."""
     margin = min(0.5, 0.42 * size)
     best, at = -1.0, (0.5, 0.5)
@@ -90,7 +92,7 @@ def place(dice: Dice, others: Sequence[Thing], size: float, band: tuple[float, f
 
 
 def cover(things: Sequence[Thing]) -> NDArray[np.int64]:
-    """[64] what covers each patch: the concept number, BACKGROUND, or UNSURE where an icon only touches or encloses it."""
+    """[64] what covers each patch: a concept number, BACKGROUND, or UNSURE where an icon touches or encloses it."""
     number = {name: position for position, name in enumerate(lexicon().concepts)}
     cells = np.full((PATCH, PATCH), BACKGROUND)
     side = SIZE // PATCH

@@ -13,6 +13,11 @@ from fedprompt.demo import fonts
 SEEN = ("material", "fontawesome", "remix")  # the hands that pretraining looks at
 UNSEEN = ("phosphor-light", "phosphor-regular", "phosphor-bold", "phosphor-fill")
 DOMAINS = SEEN + UNSEEN
+SUFFIXES = {
+    "material": ("", "-outline", "-variant", "-variant-outline"),
+    "fontawesome": ("",),
+    "remix": ("-fill", "-line"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,7 @@ def drawings(concept: str, domain: str) -> tuple[str, ...]:
         family, _, weight = domain.partition("-")
         name = concept if weight == "regular" else f"{concept}-{weight}"
         return (name,) if name in fonts.glyphs(family) else ()
-    suffixes = {"material": ("", "-outline", "-variant", "-variant-outline"), "fontawesome": ("",), "remix": ("-fill", "-line")}
-    names = [concept + suffix for suffix in suffixes[domain]]
+    names = [concept + suffix for suffix in SUFFIXES[domain]]
     more = lexicon().variants[domain].get(concept, ())
-    names += [name + suffix for name in more for suffix in (suffixes["remix"] if domain == "remix" else ("",))]
+    names += [name + suffix for name in more for suffix in (SUFFIXES[domain] if domain == "remix" else ("",))]
     return tuple(dict.fromkeys(name for name in names if name in fonts.glyphs(domain)))

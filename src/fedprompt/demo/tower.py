@@ -1,82 +1,58 @@
-"""The embedded CLIP's shape: a transformers `CLIPModel` and a byte-pair tokenizer, both small, saved as a usual folder."""
+"""The embedded CLIP's shape: a small transformers `CLIPModel` and byte-pair tokenizer, saved as a usual folder."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from fedprompt.demo.drawing import SIZE
+from fedprompt.demo.lessons import PATCH
 
 CONTEXT = 32  # tokens
-MEAN, STD = 0.5, 0.27
+JOINT = 128
+MEAN, STD = 0.5, 0.27  # of pixels between 0 and 1
+VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 5, "num_attention_heads": 5}
+TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 
 def make_tokenizer(corpus: Iterable[str], *, vocabulary: int = 2600) -> CLIPTokenizer:
-    """Train byte-pair merges on the corpus; ids as in OpenAI's CLIP: bytes, bytes at a word's end, merges, two specials."""
-    blank = CLIPTokenizer().backend_tokenizer
+    """Train byte-pair merges; ids as in OpenAI's CLIP: bytes, bytes at a word's end, merges, two specials."""
+    usual = CLIPTokenizer().backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
-    letters = sorted(blank.pre_tokenizer.alphabet()) if hasattr(blank.pre_tokenizer, "alphabet") else _byte_letters()
+    learner.normalizer, learner.pre_tokenizer = usual.normalizer, usual.pre_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False, min_frequency=2
     )
     learner.train_from_iterator(corpus, trainer)
-    import json
-
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    pieces = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
     pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
     vocab = {piece: number for number, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT)
 
 
-def _byte_letters() -> list[str]:
-    from tokenizers import pre_tokenizers
-
-    return sorted(pre_tokenizers.ByteLevel.alphabet())
-
-
 def make_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
     """A fresh tower; vision positions start as two-dimensional sines, which saves the first thousand steps."""
-    config = CLIPConfig(
-        projection_dim=128,
-        text_config=dict(
-            vocab_size=len(tokenizer),
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            max_position_embeddings=CONTEXT,
-            hidden_act="relu",
-            projection_dim=128,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        vision_config=dict(
-            hidden_size=160,
-            intermediate_size=640,
-            num_hidden_layers=5,
-            num_attention_heads=5,
-            image_size=SIZE,
-            patch_size=8,
-            hidden_act="relu",
-            projection_dim=128,
-        ),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = CLIPModel(config)
+    shared = {"hidden_act": "relu", "projection_dim": JOINT}
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {**TEXT, **shared, **special, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT}
+    vision = {**VISION, **shared, "image_size": SIZE, "patch_size": PATCH}
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())  # transformers draws from the global one
+        model = CLIPModel(CLIPConfig(projection_dim=JOINT, text_config=text, vision_config=vision))
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "embedding" not in name:
-                torch.nn.init.normal_(weight, std=weight.shape[1] ** -0.5 * (0.5 if "out_proj" in name or "fc2" in name else 1))
+                gain = 0.5 if "out_proj" in name or "fc2" in name else 1.0
+                torch.nn.init.normal_(weight, std=gain * weight.shape[1] ** -0.5)
     positions = model.vision_model.embeddings.position_embedding.weight.data
-    positions[1:] = 0.3 * sines(SIZE // 8, positions.shape[1])
+    positions[1:] = 0.3 * sines(SIZE // PATCH, positions.shape[1])
     return model
 
 
@@ -89,21 +65,21 @@ def sines(side: int, width: int) -> torch.Tensor:
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)  # [P, W]
 
 
-def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write the folder in float16; it appears at once and whole, replacing an earlier one."""
+def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, *, card: str | None = None) -> None:
+    """Write the folder in float16, with a card if given; it appears at once and whole, replacing an earlier one."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     half = CLIPModel(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(fresh)
+    (fresh / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(fresh)
-    CLIPImageProcessorPil(
-        size={"shortest_edge": SIZE},
-        crop_size={"height": SIZE, "width": SIZE},
-        image_mean=[MEAN] * 3,
-        image_std=[STD] * 3,
-    ).save_pretrained(fresh)
-    if (folder / "CARD.md").exists():
-        shutil.copy(folder / "CARD.md", fresh)
+    edge = {"height": SIZE, "width": SIZE}
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": SIZE}, crop_size=edge, image_mean=[MEAN] * 3, image_std=[STD] * 3
+    )
+    processor.save_pretrained(fresh)
+    if card is not None:
+        (fresh / "CARD.md").write_text(card)
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

@@ -86,9 +86,7 @@ class LowRank(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the three inputs [..., W], each with its own low-rank change."""
-        q, k, v = (
-            x + x @ down @ up for x, down, up in zip((queries, keys, values), self.down, self.up, strict=True)
-        )
+        q, k, v = (x + x @ down @ up for x, down, up in zip((queries, keys, values), self.down, self.up, strict=True))
         return q, k, v
 
 

@@ -196,7 +196,8 @@ def class_figure(run: Run, column: str) -> str | None:
         axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
         axes.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
         axes.grid(axis="x")
-        axes.set_title(f"{run.title(column)}: {metric_name(run)} of each class (%)", color=MUTED)
+        which = "each class" if len(ranked) == len(names) else f"the {len(names)} classes that changed most"
+        axes.set_title(f"{run.title(column)}: {metric_name(run)} of {which} (%)", color=MUTED)
 
     return draw_svg(f"classes {column}", (HALF, 70 + 17 * len(names)), paint) if names else None
 

@@ -11,14 +11,14 @@ from fedprompt.report.events import RoundLine
 from fedprompt.report.ink import ALARM, FULL, HALF, INK, MUTED, SHADES, cells, draw_svg, short
 from fedprompt.report.reading import Run, Trial
 
-MOST_CLIENTS, MOST_CLASSES = 60, 140  # more would be too small to read
+MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
 FEW = 30  # up to so many rows are drawn tall
 
 
 def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], classes: Sequence[str]) -> str:
     """Who holds what: clients as rows, classes as columns ordered by their main holder, stronger colour for more.
 
-    `counts` is [clients, classes]; of more than 60 clients or 140 classes the first are shown.
+    `counts` is [clients, classes]; of more than 60 clients or 100 classes the first are shown.
     """
     rows = range(min(len(clients), MOST_CLIENTS))
     most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
@@ -28,7 +28,7 @@ def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], cl
 
     def paint(axes: Axes) -> None:
         cells(axes, [[shades.get(counts[row][label], 0) for label in order] for row in rows])
-        size = 10 if len(order) <= MOST_CLASSES / 2 else 6.5
+        size = 10 if len(order) <= 2 * FEW else 8
         axes.set_xticks(range(len(order)), [short(classes[label]) for label in order], rotation=90, fontsize=size)
         _name_rows(axes, [clients[row] for row in rows])
         for row in rows:

@@ -12,11 +12,13 @@ from typing import Literal
 import matplotlib
 from markupsafe import escape
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
 
 WIDE = 16  # columns from which a grid fills its width
+MANY = 1500  # squares from which a grid is a picture instead of outlines
 HALF, FULL = 504, 1036  # widths in pixels: two beside each other, or one across the page
 
 INK, MUTED, RULE, EMPTY, ALARM = "#1c2128", "#5f6873", "#dfe3e8", "#f0f2f5", "#b3261e"
@@ -107,16 +109,27 @@ def _variable(colour: str) -> str:
 
 
 def cells(axes: Axes, levels: Sequence[Sequence[int]], *, gap: float = 0.12) -> None:
-    """A grid of squares for `levels` [rows, columns], row 0 on top: 0 is empty, k the k-th of `SHADES`, -1 draws none."""
+    """A grid of squares, `levels` [rows, columns], row 0 on top: 0 is empty, k the k-th of `SHADES`, -1 not drawn."""
     axes.set(xlim=(-0.5, len(levels[0]) - 0.5), ylim=(len(levels) - 0.5, -0.5))
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(length=0)
+    if len(levels) * len(levels[0]) > MANY:
+        _raster(axes, levels)
+        return
     for level, colour in enumerate((EMPTY, *SHADES)):
         centres = [(x, y) for y, row in enumerate(levels) for x, found in enumerate(row) if found == level]
         if centres:  # one outline a shade keeps the file small
             axes.add_patch(PathPatch(_squares(centres, 0.5 - gap / 2), facecolor=colour, linewidth=0))
-    axes.spines["bottom"].set_visible(False)
-    axes.tick_params(length=0)
     if len(levels[0]) < WIDE:  # few columns would be stretched into bars
         axes.set_aspect("equal", anchor="W")
+
+
+def _raster(axes: Axes, levels: Sequence[Sequence[int]]) -> None:
+    """The same as one small picture; it cannot use variables, so it lets the page's background through instead."""
+    opacity = {-1: 0.0, 0: 0.08} | {shade: 0.2 * shade for shade in range(1, len(SHADES) + 1)}
+    axes.imshow(
+        [[to_rgba(MAIN, opacity[found]) for found in row] for row in levels], aspect="auto", interpolation="none"
+    )
 
 
 def _squares(centres: Sequence[tuple[int, int]], half: float) -> Outline:

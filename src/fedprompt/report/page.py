@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from fedprompt.records import write_atomic
 from fedprompt.report import figures
-from fedprompt.report.grids import participation_figure, partition_figure
+from fedprompt.report.grids import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.ink import VARIABLES, inline, size_text
 from fedprompt.report.pictures import attention_maps, sample_pictures
 from fedprompt.report.reading import Run, Trial, read_run
@@ -57,6 +57,8 @@ def page(run: Run) -> str:
         ],
         headline=headline_rows(run),
         clients=client_rows(run),
+        population=population(run),
+        drawn_clients=MOST_CLIENTS,
         selections=selection_rows(run),
         domains=domain_tables(run),
         pictures=sample_pictures(run),
@@ -108,10 +110,9 @@ def title(run: Run) -> str:
 
 def summary(run: Run) -> str:
     """Who trained what, how well it ended and what was sent; empty before anything was trained."""
-    main, partition = run.main, run.header.partition
+    main, clients = run.main, population(run)
     if main is None or not main.rounds:
         return ""
-    clients = (partition.total or len(partition.clients)) if partition else 0
     rounds = len(main.rounds)
     said = (
         f"{f'{clients:,} clients' if clients else 'Clients'} trained {main.label} together for "
@@ -124,6 +125,11 @@ def summary(run: Run) -> str:
     if main.bytes_up is not None:
         said += f". A client sends {size_text(main.bytes_up)} a round on average"
     return f"{said}."
+
+
+def population(run: Run) -> int:
+    """How many clients there are, those included that the records do not list."""
+    return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
 
 
 def _against(run: Run, main: Trial, column: str) -> str:

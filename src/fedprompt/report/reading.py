@@ -36,8 +36,9 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What to call it in a table."""
-        return self.about.label or self.name
+        """What to call it in a table: its label, else the name its method's idea begins with, unless it has its own."""
+        head, found, _ = self.about.idea.partition(" (")
+        return self.about.label or (head if found and self.name == self.about.method else self.name)
 
     @property
     def trains(self) -> bool:
@@ -128,7 +129,8 @@ def read_run(run_folder: Path) -> Run:
     if header is None:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
     resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
-    return Run(header, _trials(lines, header.metric), _last(EndLine, lines, "end"), resumed)
+    end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
+    return Run(header, _trials(lines, header.metric), end, resumed)
 
 
 L = TypeVar("L", bound=Line)
@@ -161,7 +163,8 @@ def _trials(lines: tuple[Raw, ...], metric: str) -> tuple[Trial, ...]:
     abouts: dict[str, TrialLine] = {}
     for about in _all(TrialLine, lines, "trial"):
         before = abouts.get(about.trial, about)
-        abouts[about.trial] = before.model_copy(update={key: getattr(about, key) for key in about.model_fields_set})
+        said = {key: getattr(about, key) for key in about.model_fields_set}
+        abouts[about.trial] = before.model_copy(update={"message": "", **said})
     rounds = {(line.trial, line.round): line for line in _all(RoundLine, lines, "round")}
     scored = _all(ScoreLine, ({**line, "value": line.get(metric)} for line in lines), "score")
     scores = {(line.trial, line.round, line.column, line.client, line.name): line for line in scored}
