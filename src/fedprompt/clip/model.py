@@ -41,7 +41,11 @@ class Clip(nn.Module):
     ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
-        self.model = model.float().eval().requires_grad_(requires_grad=False)
+        self.model = model.float().requires_grad_(requires_grad=False)
+        self.eval()
+        for weight in model.parameters():
+            # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
+            weight.data = weight.data.clone()
         self.processor = processor
         self.store = Store() if store is None else store
         self.batch = batch

@@ -44,8 +44,8 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
             processor = CLIPImageProcessorPil.from_pretrained(origin)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds config.json, "
-            "model.safetensors, preprocessor_config.json and the tokenizer's files."
+            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds "
+            "config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."
         ) from error
     missing = sorted(report["missing_keys"])
     if missing:

@@ -162,7 +162,7 @@ def lesson_loss(course: Course, pool: Pool, reader: Reader) -> tuple[Tensor, dic
     texts = ask.texts(dice) + [one.caption(dice) for one in lessons[:told]]
     image, patches, kept = see(course.twin, pool.pixels[rows], generator)
     text = reader.read(course.twin, texts, generator)
-    nouns, phrases, said = text.split([len(ask.candidates) + 1, len(ask.asked), told])
+    nouns, phrases, said = torch.split(text, [len(ask.candidates) + 1, len(ask.asked), told])
     scale = course.model.logit_scale.exp()  # the float32 one: bfloat16 would round its steps away
 
     logits = scale * image @ nouns[:-1].T  # [B, K]

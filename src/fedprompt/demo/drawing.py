@@ -103,7 +103,7 @@ def coverage(thing: Thing) -> Pixels:
     drawn = fonts.mask(thing.family, thing.glyph, side).transform(
         (SIZE, SIZE), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR
     )
-    covered: Pixels = np.asarray(drawn, dtype=np.float32) / 255
+    covered: Pixels = np.asarray(drawn, dtype=np.float32) / np.float32(255)
     return covered
 
 
@@ -127,10 +127,11 @@ def backdrop(dice: Dice, colour: str, look: Look) -> Pixels:
     """[64, 64, 3]: a named colour with a gradient and a texture."""
     shade = jittered(dice, colour)
     turn, slope = dice.uniform(0, 2 * math.pi), dice.uniform(0, 30)
-    relief = (math.cos(turn) * slope) * _X + (math.sin(turn) * slope) * _Y
-    amplitude = dice.uniform(*look.texture)
-    relief = relief + amplitude * _pattern(dice, dice.pick(look.patterns))
-    return shade + relief[:, :, None]
+    slant = (math.cos(turn) * slope) * _X + (math.sin(turn) * slope) * _Y
+    amplitude = np.float32(dice.uniform(*look.texture))
+    relief = slant + amplitude * _pattern(dice, dice.pick(look.patterns))
+    painted: Pixels = shade + relief[:, :, None]
+    return painted
 
 
 def _pattern(dice: Dice, kind: str) -> Pixels:
@@ -142,9 +143,9 @@ def _pattern(dice: Dice, kind: str) -> Pixels:
         return np.zeros((SIZE, SIZE), dtype=np.float32)
     turn, step = dice.uniform(0, math.pi), dice.uniform(9, 24)
     first = np.sin((math.cos(turn) * _X + math.sin(turn) * _Y) * step)
-    if kind == "stripes":
-        return np.sign(first)
-    return np.sign(first * np.sin((math.cos(turn) * _Y - math.sin(turn) * _X) * step))  # checks
+    second = np.sin((math.cos(turn) * _Y - math.sin(turn) * _X) * step) if kind == "checks" else 1
+    signs: Pixels = np.sign(first * second)
+    return signs
 
 
 def paint(dice: Dice, things: Sequence[Thing], ground: str, look: Look, *, light: float = 1.0) -> Pixels:
@@ -155,7 +156,8 @@ def paint(dice: Dice, things: Sequence[Thing], ground: str, look: Look, *, light
     for thing in things:
         canvas = _blend(canvas, coverage(thing), jittered(dice, thing.colour), dice.uniform(*look.strength))
     spread = dice.uniform(*look.noise)
-    return np.clip(canvas * light + spread * dice.noise(SIZE, SIZE, 1), 0, 255)
+    finished: Pixels = np.clip(canvas * light + spread * dice.noise(SIZE, SIZE, 1), 0, 255)
+    return finished
 
 
 def _blend(canvas: Pixels, covered: Pixels, colour: Pixels, strength: float) -> Pixels:

@@ -74,16 +74,16 @@ def _tolerance(clip: Clip, icons: Dataset) -> dict[str, float]:
     for _ in range(3):
         stray = 0.02 * torch.randn(4, clip.image_width, generator=generator)
         tokens = torch.cat([embeddings, stray.expand(len(embeddings), -1, -1)], dim=1)  # [B, 1 + P + 4, W]
-        moved = torch.cat([clip.encode_image(part).image for part in tokens.split(256)])
+        moved = torch.cat([clip.encode_image(part).image for part in torch.split(tokens, 256)])
         appended.append(before - _share((moved @ text.T).argmax(dim=1) == targets))
         context = 0.02 * torch.randn(4, clip.text_width, generator=generator)
         prompts = clip.fill([f"<ctx> {name}." for name in icons.space.names], ctx=context)
         renamed.append(before - _share((image @ unit(clip.encode_text(prompts)).T).argmax(dim=1) == targets))
     bare = clip.text_features([phrase for own in icons.space.attributes.values() for phrase in own])
     sizes = [len(own) for own in icons.space.attributes.values()]
-    described = torch.stack([unit(part.mean(dim=0)) for part in bare.split(sizes)])  # [C, D]
+    described = torch.stack([unit(part.mean(dim=0)) for part in torch.split(bare, sizes)])  # [C, D]
     sentences = clip.text_features([sentence for own in icons.space.sentences() for sentence in own])
-    mean = torch.stack([part.mean(dim=0) for part in sentences.split(sizes)])  # [C, D]
+    mean = torch.stack([part.mean(dim=0) for part in torch.split(sentences, sizes)])  # [C, D]
     return {
         "zero-shot seen hands, 77 classes": before,
         "points lost to 4 appended random tokens": float(np.mean(appended)),
@@ -118,5 +118,7 @@ def _looking(clip: Clip, pictures: Dataset) -> dict[str, float]:
             touched = (coverage(icon).reshape(8, side, 8, side).max(axis=(1, 3)) > 0.5).flatten()  # [P]
             hits.append(bool(touched[int(patches[pictures.space.names.index(icon.concept)])]))
             chances.append(float(touched.mean()))
-    names = ("best patch on its object, two-object scenes", "the same by chance")
-    return {name: 100 * float(np.mean(values)) for name, values in zip(names, (hits, chances), strict=True)}
+    return {
+        "best patch on its object, two-object scenes": 100 * float(np.mean(hits)),
+        "the same by chance": 100 * float(np.mean(chances)),
+    }

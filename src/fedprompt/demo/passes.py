@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from fedprompt.demo import captions
 from fedprompt.demo.drawing import SIZE
@@ -48,7 +49,7 @@ def _with_stray_tokens(tokens: Tensor, generator: torch.Generator) -> Tensor:
     return torch.cat([tokens, stray.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)  # [B, T + n, W]
 
 
-def block(layer: nn.Module, x: Tensor, *, causal: bool = False) -> Tensor:
+def block(layer: CLIPEncoderLayer, x: Tensor, *, causal: bool = False) -> Tensor:
     """One transformer layer over [B, T, W]; the fused attention kernel's backward is slow on CPU, so not that."""
     attention = layer.self_attn
     y = layer.layer_norm1(x)
@@ -58,7 +59,8 @@ def block(layer: nn.Module, x: Tensor, *, causal: bool = False) -> Tensor:
     if causal:
         scores = scores + torch.full(scores.shape[-2:], -1e4, dtype=scores.dtype).triu(1)
     x = x + attention.out_proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))  # [B, T, W]
-    return x + layer.mlp.fc2(layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(x))))
+    x = x + layer.mlp.fc2(layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(x))))
+    return x
 
 
 class Reader:

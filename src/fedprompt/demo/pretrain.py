@@ -12,6 +12,7 @@ import platform
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -74,7 +75,7 @@ def _learn(course: Course, reader: Reader, plan: Plan, checkpoint: Path) -> None
     smooth: dict[str, float] = {}
     while plan.progress(course) < 1:
         loss, facts = lesson_loss(course, pool, reader)
-        loss.backward()
+        torch.autograd.backward(loss)
         course.update(plan.rate(course))
         pool.refill(fresh, plan.progress(course))
         course.step += 1
@@ -104,27 +105,24 @@ def card(course: Course, plan: Plan) -> str:
     save(course.model, make_tokenizer(captions.corpus()), plan.scratch / "weights")
     measured = examine(Clip.load(plan.scratch / "weights")).table()
     world = lexicon()
-    glyphs = sum(len(drawings(concept, family)) for concept in world.concepts for family in SEEN)
-    weights = sum(weight.numel() for weight in course.model.parameters())
-    tower = course.model.config.vision_config
-    return f"""# The embedded CLIP
-
-A small CLIP for demonstrations and tests, made by `python -m fedprompt.demo.pretrain` from icon fonts alone.
-
-- **Shape**: {weights:,} weights; pictures of {tower.image_size} x {tower.image_size} in patches of {tower.patch_size} x {tower.patch_size};
-  image tower {tower.hidden_size} wide, {tower.num_hidden_layers} layers; joint width {tower.projection_dim}; stored as float16.
-- **Data**: drawings of {len(world.concepts)} concepts ({len(world.classes)} of them classes of `pictograms`) by {glyphs:,} glyphs
-  of Material Design Icons (Apache 2.0), Font Awesome 6 solid (OFL 1.1) and Remix Icon (Apache 2.0), as shipped
-  by `qtawesome`. No Phosphor glyph (MIT) was drawn: its weights are the unseen hands. Pictures are drawn with
-  seeds of their own, without the patterns, the clutter and the faint colours of the data sets.
-- **Schedule**: {course.step:,} steps of {plan.batch} pictures, a quarter of them new in each; Muon and AdamW, rate {plan.lr:g} with
-  warm-up and cosine; single icons in the first third, then one to three; half of the patches dropped; seed {plan.seed}.
-- **Cost**: {course.seconds / 60:.0f} minutes on {torch.get_num_threads()} thread(s) of {_processor()}, torch {torch.__version__}.
-
-Measured by `fedprompt.demo.exam` on pictures that no run sees:
-
-{measured}
-"""
+    return (
+        (files("fedprompt.demo") / "card.md")
+        .read_text()
+        .format(
+            course=course,
+            plan=plan,
+            tower=course.model.config.vision_config,
+            weights=sum(weight.numel() for weight in course.model.parameters()),
+            concepts=len(world.concepts),
+            classes=len(world.classes),
+            glyphs=sum(len(drawings(concept, family)) for concept in world.concepts for family in SEEN),
+            minutes=course.seconds / 60,
+            threads=torch.get_num_threads(),
+            processor=_processor(),
+            torch=torch.__version__,
+            measured=measured,
+        )
+    )
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""The demo world's data sets, `pictograms` (single label) and `scenes` (multi label): drawn when asked, never stored."""
+"""The demo world's data sets, `pictograms` (single label) and `scenes` (multi label): drawn when asked, not stored."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
 class Line(BaseModel):
     """One event; numbers are accepted where a word is expected."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
 
 
 class Partition(Line):

@@ -41,12 +41,13 @@ def looks_of(run: Run) -> Mapping[str, tuple[str, str]]:
     return {trial.name: chosen.get(trial.name) or next(others) for trial in run.trials}
 
 
-def _dots(axes: Axes, run: Run, values: Mapping[str, tuple[Sequence[float], Sequence[int]]], *, size: float) -> None:
-    """Draw each trial's (values, rows) in its own look, the main trial in front, and name it for a legend."""
+def _dots(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]], *, size: float) -> None:
+    """Draw each trial's (value, row) points in its own look, the main trial in front, and name it for a legend."""
     for trial in run.trials:
         colour, marker = looks_of(run)[trial.name]
         axes.plot(
-            *values.get(trial.name, ((), ())),
+            [value for value, _ in points[trial.name]],
+            [row for _, row in points[trial.name]],
             marker,
             color=colour,
             markersize=size * {"|": 1.5, "o": 1.15}.get(marker, 0.9),
@@ -85,13 +86,11 @@ def _headline(axes: Axes, run: Run) -> None:
             shown = 100 * main.figures[column]
             text = axes.annotate(f"{shown:.1f}", (shown, row), (0, 11), textcoords="offset points")
             text.set(color=MAIN, fontweight="bold", ha="center")
-    rows = {
-        trial.name: [row for row, column in enumerate(run.columns) if column in trial.figures] for trial in run.trials
+    points = {
+        trial.name: [(100 * trial.figures[name], row) for row, name in enumerate(run.columns) if name in trial.figures]
+        for trial in run.trials
     }
-    values_of = {
-        trial.name: [100 * trial.figures[run.columns[row]] for row in rows[trial.name]] for trial in run.trials
-    }
-    _dots(axes, run, {name: (values_of[name], rows[name]) for name in rows}, size=10)
+    _dots(axes, run, points, size=10)
     axes.set_yticks(range(len(run.columns)), [run.title(column) for column in run.columns])
     axes.tick_params(axis="y", labelsize=13, labelcolor=INK)
     axes.set_ylim(len(run.columns) - 0.5, -0.75)
@@ -190,9 +189,11 @@ def class_figure(run: Run, column: str) -> str | None:
         for row, name in enumerate(names):
             if name in start:
                 axes.plot([100 * start[name], 100 * ranked[name]], [row, row], color=MAIN, linewidth=1.6, alpha=0.45)
-        rows = {trial: [row for row, name in enumerate(names) if name in found] for trial, found in scored.items()}
-        dots = {trial: ([100 * scored[trial][names[row]] for row in found], found) for trial, found in rows.items()}
-        _dots(axes, run, dots, size=6.5)
+        points = {
+            trial: [(100 * found[name], row) for row, name in enumerate(names) if name in found]
+            for trial, found in scored.items()
+        }
+        _dots(axes, run, points, size=6.5)
         axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
         axes.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
         axes.grid(axis="x")

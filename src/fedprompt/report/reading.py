@@ -78,10 +78,10 @@ class Run:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The figures the trials have, in the order of a table; `hm` follows what it is the mean of."""
-        seen = [score.column for trial in self.trials for score in trial.scores]
-        order = [*self.header.splits, *AVERAGED, *seen]
-        columns = [column for column in dict.fromkeys(order) if column in set(seen)]
-        if any("hm" in trial.figures for trial in self.trials):
+        known = dict.fromkeys(column for trial in self.trials for column in trial.figures)
+        order = dict.fromkeys([*self.header.splits, *AVERAGED, *known])
+        columns = [column for column in order if column in known and column != "hm"]
+        if "hm" in known:
             columns.insert(1 + max(columns.index(column) for column in AVERAGED), "hm")
         return tuple(columns)
 
@@ -115,7 +115,7 @@ def _taking_part(line: RoundLine) -> object:
 
 def mean_of(values: Iterable[float | None]) -> float | None:
     """The unweighted mean of the known values; None if there is none."""
-    known = [value for value in values if value is not None and value == value]
+    known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 

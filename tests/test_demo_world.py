@@ -1,0 +1,171 @@
+"""The demo world: pictures are addressable, hands and seeds are kept apart, and broken scenes really are broken."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.demo import fonts
+from fedprompt.demo.drawing import SIZE, Dice, Thing, coverage, rgb
+from fedprompt.demo.lessons import BACKGROUND, cover, lesson
+from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, drawings, lexicon
+from fedprompt.demo.world import BASE, Drawings, arrangement, pictograms, scenes
+
+
+@pytest.fixture(scope="module")
+def icons() -> Dataset:
+    return pictograms(train=2, test=1)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    return scenes(train=100, test=100)
+
+
+def pixels(dataset: Dataset, row: int) -> np.ndarray:
+    return np.asarray(dataset.source.open(row))
+
+
+@given(st.integers(0, 900))
+@settings(max_examples=15, deadline=None)
+def test_a_picture_depends_on_its_address_alone(row):
+    small, large = pictograms(train=2, test=1), pictograms(train=3, test=2)
+    address = small.source.addresses[row]
+    again = large.source.addresses.index(address)
+    assert pixels(small, row).shape == (SIZE, SIZE, 3)
+    assert (pixels(small, row) == pixels(large, again)).all()
+
+
+def test_no_two_addresses_draw_alike(icons):
+    rows = [icons.rows(split=split, classes=[5], domains=["material"]).tolist() for split in ("train", "test")]
+    drawn = {pixels(icons, row).tobytes() for row in [*rows[0], *rows[1]]}
+    other = pictograms(seed=1, train=2, test=1)
+    drawn |= {pixels(other, row).tobytes() for row in rows[0]}
+    assert len(drawn) == 5
+
+
+def test_a_fingerprint_names_seed_and_size():
+    prints = {pictograms(seed=seed, train=train, test=1).source.fingerprint for seed in (0, 1) for train in (0, 1)}
+    assert len(prints) == 4
+    assert pictograms(train=0, test=1).source.fingerprint in prints
+
+
+def test_pictograms_train_in_seen_hands_only(icons):
+    train = icons.rows(split="train").tolist()
+    assert {icons.domains[row] for row in train} == set(SEEN)
+    assert set(icons.unseen_domains) == set(UNSEEN)
+    assert len(icons.base) == BASE == 39 and len(icons.new) == 38
+    assert sorted(icons.space.names) != list(icons.space.names)
+
+
+def test_every_class_is_drawn_in_every_hand_but_remix():
+    lacking = {domain: sum(not drawings(name, domain) for name in lexicon().classes) for domain in DOMAINS}
+    assert lacking.pop("remix") < 15
+    assert not any(lacking.values())
+
+
+def test_pretraining_touches_no_phosphor_glyph(monkeypatch):
+    touched = set()
+    real = fonts.mask.__wrapped__
+
+    def spy(family: str, glyph: str, side: int = fonts.SIDE):
+        touched.add(family)
+        return real(family, glyph, side)
+
+    monkeypatch.setattr(fonts, "mask", spy)
+    for number in range(60):
+        lesson(0, number, progress=1.0)
+    assert touched == set(SEEN)
+
+
+def test_pretraining_draws_every_concept_in_a_seen_hand():
+    assert all(any(drawings(concept, domain) for domain in SEEN) for concept in lexicon().concepts)
+
+
+def test_attributes_are_shared_and_every_class_has_some(icons):
+    counts = [len(icons.space.attributes[name]) for name in icons.space.names]
+    assert min(counts) >= 3 and max(counts) <= 5
+    owners = lexicon().attributes
+    assert all(len(concepts) >= 2 for concepts in owners.values())
+    base, new = (set(icons.space.names[:BASE]), set(icons.space.names[BASE:]))
+    both = [phrase for phrase, concepts in owners.items() if base & set(concepts) and new & set(concepts)]
+    assert len(both) > len(owners) / 2
+
+
+def test_targets_say_what_a_scene_shows(pictures):
+    for row in range(0, len(pictures.source), 37):
+        shown = {icon.concept for icon in arrangement(0, pictures.source.addresses[row])[0]}
+        told = {pictures.space.names[label] for label in pictures.targets[row].nonzero().flatten()}
+        assert shown == told and 2 <= len(told) <= 4
+
+
+def test_natural_scenes_keep_their_contexts_company_and_broken_ones_do_not(pictures):
+    names = pictures.space.names
+    for split, usual in (("train", True), ("test", True), ("broken", False)):
+        strangers = [
+            names[label] not in lexicon().contexts[pictures.domains[row]].things
+            for row in pictures.rows(split=split).tolist()
+            for label in pictures.targets[row].nonzero().flatten().tolist()
+        ]
+        assert (np.mean(strangers) == 0) == usual
+        assert usual or np.mean(strangers) > 0.5
+
+
+def test_company_is_independent_in_broken_scenes(pictures):
+    def dependence(split: str) -> float:
+        shown = pictures.targets[pictures.rows(split=split)].double()
+        correlation = torch.corrcoef(shown.T)
+        return float(correlation.fill_diagonal_(0).abs().mean())
+
+    assert dependence("test") > 2 * dependence("broken")
+
+
+def test_a_context_keeps_its_ground_and_place(pictures):
+    source = pictures.source
+    assert isinstance(source, Drawings)
+    for row in range(0, len(source), 29):
+        icons_there, ground, light, _ = arrangement(0, source.addresses[row])
+        context = lexicon().contexts[pictures.domains[row]]
+        assert ground in context.background
+        assert context.light[0] <= light <= context.light[1]
+        assert all(context.size[0] <= icon.size <= context.size[1] for icon in icons_there)
+
+
+def test_patch_labels_lie_on_the_icon():
+    thing = Thing("heart", "material", "heart", "red", x=0.25, y=0.25, size=0.4)
+    cells = cover([thing]).reshape(8, 8)
+    number = lexicon().concepts.index("heart")
+    assert number in cells[:4, :4]
+    assert (cells[5:] == BACKGROUND).all() and (cells[:, 5:] == BACKGROUND).all()
+    assert coverage(thing)[40:].max() == 0
+
+
+def test_stretching_and_turning_keep_an_icon_in_place():
+    thing = Thing("star", "fontawesome", "star", "red", x=0.5, y=0.5, size=0.5)
+    turned = replace(thing, angle=0.7, stretch=1.2)
+    for one in (thing, turned):
+        rows, columns = np.nonzero(coverage(one) > 0.5)
+        assert abs(rows.mean() - 31.5) < 2 and abs(columns.mean() - 31.5) < 2
+
+
+def test_dice_are_fair_and_addressed():
+    first, again, other = Dice(0, "a"), Dice(0, "a"), Dice(0, "b")
+    throws = [first.weighted([1, 0, 3]) for _ in range(400)]
+    assert throws == [again.weighted([1, 0, 3]) for _ in range(400)]
+    assert throws != [other.weighted([1, 0, 3]) for _ in range(400)]
+    assert 1 not in throws and 0.65 < throws.count(2) / 400 < 0.85
+    assert sorted(first.sample("abcd", 4)) == list("abcd")
+
+
+def test_colours_can_be_told_apart():
+    colours = list(lexicon().colours)
+    assert len(colours) == 12
+    apart = [math.dist(rgb(one), rgb(two)) for one in colours for two in colours if one != two]
+    assert min(apart) > 50
