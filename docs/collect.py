@@ -21,8 +21,8 @@ This page is made from those comments by `python docs/collect.py`; edit the comm
 METHODS = """# Methods
 
 What each method is, its equation and its options, as its file says it (made by `python docs/collect.py`).
-How they are compared is in [protocols.md](protocols.md), where they differ from papers and releases in [deviations.md](deviations.md),
-how to add one in [adding_a_method.md](adding_a_method.md).
+How they are compared is in [protocols.md](protocols.md), where they differ from papers and releases in
+[deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
 """
 
 
@@ -65,7 +65,9 @@ def methods() -> str:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         kind = next(node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node))
         body = inspect.cleandoc(ast.get_docstring(kind) or "")
-        named = "|".join(option.arg for node in kind.body if isinstance(node, ast.FunctionDef) for option in node.args.kwonlyargs)
+        named = "|".join(
+            option.arg for node in kind.body if isinstance(node, ast.FunctionDef) for option in node.args.kwonlyargs
+        )
         listed = re.sub(rf"^({named}): ", r"- `\1`: ", body, flags=re.MULTILINE) if named else body
         parts.append(f"\n## `{path.stem}`\n\n{first_sentence(path)}\n\n{listed}\n")
     return "".join(parts)

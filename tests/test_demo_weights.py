@@ -14,7 +14,8 @@ from fedprompt.demo.exam import examine
 from fedprompt.demo.lessons import BACKGROUND, UNSURE, lesson
 from fedprompt.demo.lexicon import SEEN, UNSEEN, lexicon
 from fedprompt.demo.passes import Reader, see
-from fedprompt.demo.tower import CONTEXT, make_model, make_tokenizer, save
+from fedprompt.demo.spelling import learn
+from fedprompt.demo.tower import CONTEXT, make_model, save
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.seeding import stream
 
@@ -45,7 +46,7 @@ def test_every_name_is_one_token_and_every_sentence_comes_back(tokenizer):
 
 
 def test_the_same_corpus_gives_the_shipped_tokenizer(tokenizer):
-    assert make_tokenizer(captions.corpus()).get_vocab() == tokenizer.get_vocab()
+    assert learn(captions.corpus(), tokens=CONTEXT).get_vocab() == tokenizer.get_vocab()
 
 
 def test_zero_shot_stays_in_its_range():
@@ -59,8 +60,7 @@ def test_zero_shot_stays_in_its_range():
     assert facts["best patch on its object, two-object scenes"] > 50
 
 
-def test_the_written_out_passes_are_transformers_own():
-    tokenizer = make_tokenizer(["a photo of a cat."] * 4)
+def test_the_written_out_passes_are_transformers_own(tokenizer):
     model = make_model(tokenizer, seed=0).eval()
     ids = tokenizer(["a photo of a cat.", "cat"], padding=True, return_tensors="pt")
     mine = Reader(tokenizer).read(model, ["a photo of a cat.", "cat"], stream(0))
@@ -81,14 +81,13 @@ def test_patch_labels_answer_for_candidates():
     assert all(ask.present[row].sum() == len({thing.concept for thing in lessons[row].things}) for row in range(8))
 
 
-def test_a_course_learns_and_resumes(tmp_path):
-    tokenizer = make_tokenizer(captions.corpus())
+def test_a_course_learns_and_resumes(tmp_path, tokenizer):
     reader = Reader(tokenizer)
 
     def course() -> Course:
-        return Course(0, 16, make_model(tokenizer, 0), make_model(tokenizer, 0).bfloat16())
+        return Course(0, 8, make_model(tokenizer, 0), make_model(tokenizer, 0).bfloat16())
 
-    def learn(one: Course, steps: int) -> float:
+    def study(one: Course, steps: int) -> float:
         pool = Pool(0, 32, number=0, progress=0.0)
         for _ in range(steps):
             loss, facts = lesson_loss(one, pool, reader)
@@ -98,29 +97,28 @@ def test_a_course_learns_and_resumes(tmp_path):
         return facts["patch"]
 
     straight, first = course(), course()
-    early = learn(straight, 1)
-    late = learn(straight, 7)
-    learn(first, 4)
+    early = study(straight, 1)
+    late = study(straight, 4)
+    study(first, 3)
     first.save(tmp_path / "course.safetensors")
     second = course()
     second.restore(tmp_path / "course.safetensors")
-    learn(second, 4)
+    study(second, 2)
     assert late < early
-    assert second.step == straight.step == 8
+    assert second.step == straight.step == 5
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
 
 
-def test_dropped_patches_are_the_ones_reported():
-    model = make_model(make_tokenizer(["cat"] * 4), seed=0)
+def test_dropped_patches_are_the_ones_reported(tokenizer):
+    model = make_model(tokenizer, seed=0)
     pixels = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
     image, patches, kept = see(model.bfloat16(), pixels, stream(0))
     assert patches.shape[:2] == kept.shape and len(image) == 2
     assert all(len(set(row.tolist())) == kept.shape[1] for row in kept)
 
 
-def test_saving_replaces_the_folder_whole(tmp_path):
-    tokenizer = make_tokenizer(["cat"] * 4)
+def test_saving_replaces_the_folder_whole(tmp_path, tokenizer):
     save(make_model(tokenizer, 0), tokenizer, tmp_path / "weights", card="first")
     save(make_model(tokenizer, 1), tokenizer, tmp_path / "weights", card="second")
     assert (tmp_path / "weights" / "CARD.md").read_text() == "second"

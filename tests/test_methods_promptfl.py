@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import Pictures
 
+from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -36,7 +36,7 @@ def test_a_random_context_is_drawn_from_the_generator(tiny_clip: Clip) -> None:
         PromptFL(tiny_clip, n_ctx=200, init="", generator=stream(seed, "method")).context for seed in (1, 1, 2)
     )
     assert torch.equal(first, same) and not torch.equal(first, other)
-    assert first.shape == (200, tiny_clip.text_width) and abs(float(first.std()) - 0.02) < 0.002
+    assert first.shape == (200, tiny_clip.text_width) and abs(first.std().item() - 0.02) < 0.002
 
 
 def test_words_that_do_not_fill_the_context_are_refused(tiny_clip: Clip) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from conftest import Pictures
 
+from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace

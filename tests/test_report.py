@@ -215,7 +215,7 @@ def test_figures_are_unweighted_means_of_the_last_scores(folder: Path) -> None:
     run = read_run(folder)
     ours = next(trial for trial in run.trials if trial.name == "ours")
     assert run.columns == ("local", "base", "new", "hm", "unseen")
-    assert [trial.name for trial in run.trials] == ["zero", "ours", "rival"]
+    assert [trial.name for trial in run.trials] == ["zero", "rival", "ours"]
     assert run.main is ours and run.reference is run.trials[0]
     local, base, new = FIGURES["ours"]
     assert ours.figures == pytest.approx(
@@ -256,7 +256,7 @@ def test_selected_and_all_clients_are_both_named(tmp_path: Path) -> None:
         if event["event"] == "round" and event["trial"] != "zero":
             event["clients"] = [1]
     rows = selection_rows(read_run(write(tmp_path, events)))
-    assert [(row.name, row.words, row.cells[1].text) for row in rows] == [
+    assert [(row.name, row.words, row.cells[2].text) for row in rows] == [
         ("all clients", ("2",), "85.0"),
         ("clients selected in the last round", ("1",), "80.0"),
         ("clients never selected", ("1",), "90.0"),
@@ -362,11 +362,11 @@ def test_spread_labels_keep_their_order_and_distance(positions: list[float]) -> 
 
 
 def test_heat_is_strongest_where_attention_is() -> None:
-    address = heat([0.1, 0.1, 0.1, 0.7, 0.1, 0.1], (2, 3))
+    address = heat([0.5, 0.5, 1.0, 2.4, 1.1, 0.5], (2, 3), 3.0)
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         alpha = image.getchannel("A").resize((3, 2), Image.Resampling.BOX)
     assert alpha.width == 3 and max(range(6), key=lambda place: alpha.getpixel((place % 3, place // 3))) == 3
-    with Image.open(io.BytesIO(base64.b64decode(heat([0.2] * 4, (2, 2)).partition(",")[2]))) as flat:
+    with Image.open(io.BytesIO(base64.b64decode(heat([0.9] * 4, (2, 2), 0.9).partition(",")[2]))) as flat:
         assert flat.getchannel("A").getextrema() == (0, 0)
 
 

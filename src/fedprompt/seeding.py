@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import torch
 
 Address = str | int
@@ -19,3 +20,8 @@ def seed_for(seed: int, *address: Address) -> int:
 def stream(seed: int, *address: Address) -> torch.Generator:
     """Return a fresh CPU generator seeded for the address."""
     return torch.Generator().manual_seed(seed_for(seed, *address))
+
+
+def numpy_stream(seed: int, *address: Address) -> np.random.Generator:
+    """Return a fresh NumPy generator for an address, for distributions that torch cannot draw from a generator."""
+    return np.random.default_rng(seed_for(seed, *address))

@@ -104,4 +104,4 @@ def corpus() -> list[str]:
     words = [*FORMS, *SIZES, *LIGHTS, *world.colours, *world.contexts, *world.conditions, *world.attributes, EMPTY]
     words += ["something which is which has thing object with above below left right of on in the at top bottom middle"]
     words += ["there is and one two three scene photo drawing image light a an background dark bright dim"]
-    return words * 4 + list(world.concepts) * 8 + [f"{name}s" for name in world.concepts]
+    return words * 4 + list(world.concepts) * 8

@@ -23,7 +23,8 @@ from fedprompt.demo.course import Course, Pool, lesson_loss
 from fedprompt.demo.exam import examine
 from fedprompt.demo.lexicon import SEEN, drawings, lexicon
 from fedprompt.demo.passes import Reader
-from fedprompt.demo.tower import make_model, make_tokenizer, save
+from fedprompt.demo.spelling import learn
+from fedprompt.demo.tower import CONTEXT, make_model, save
 
 WARM_UP = 200  # steps
 SAVE_EVERY, EXPORT_EVERY = 120, 300  # seconds
@@ -53,7 +54,7 @@ class Plan:
 
 def pretrain(plan: Plan) -> Course:
     """Run or continue a course, export the tower, examine it and write its card."""
-    tokenizer = make_tokenizer(captions.corpus())
+    tokenizer = learn(captions.corpus(), tokens=CONTEXT)
     reader = Reader(tokenizer)
     twin = make_model(tokenizer, plan.seed).bfloat16()
     course = Course(plan.seed, plan.batch, make_model(tokenizer, plan.seed), twin)
@@ -102,7 +103,7 @@ def _log(path: Path, course: Course, facts: Mapping[str, float]) -> None:
 
 def card(course: Course, plan: Plan) -> str:
     """The model card: what was learned from, how, how long, where, and what the result can do."""
-    save(course.model, make_tokenizer(captions.corpus()), plan.scratch / "weights")
+    save(course.model, learn(captions.corpus(), tokens=CONTEXT), plan.scratch / "weights")
     measured = examine(Clip.load(plan.scratch / "weights")).table()
     world = lexicon()
     return (

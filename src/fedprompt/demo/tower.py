@@ -1,14 +1,11 @@
-"""The embedded CLIP's shape: a small transformers `CLIPModel` and byte-pair tokenizer, saved as a usual folder."""
+"""The embedded CLIP's shape: a small transformers `CLIPModel`, saved with its tokenizer as a usual folder."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from fedprompt.demo.drawing import SIZE
@@ -19,23 +16,6 @@ JOINT = 128
 MEAN, STD = 0.5, 0.27  # of pixels between 0 and 1
 VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 5, "num_attention_heads": 5}
 TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
-
-
-def make_tokenizer(corpus: Iterable[str], *, vocabulary: int = 2600) -> CLIPTokenizer:
-    """Train byte-pair merges; ids as in OpenAI's CLIP: bytes, bytes at a word's end, merges, two specials."""
-    usual = CLIPTokenizer().backend_tokenizer
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.normalizer, learner.pre_tokenizer = usual.normalizer, usual.pre_tokenizer
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False, min_frequency=2
-    )
-    learner.train_from_iterator(corpus, trainer)
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    pieces = [*dict.fromkeys(pieces), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {piece: number for number, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CONTEXT)
 
 
 def make_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:

@@ -28,6 +28,7 @@ from fedprompt.report.ink import (
 from fedprompt.report.reading import Run, Trial, mean_of
 
 MOST_CLASSES = 60  # rows of a class figure
+LEAST_SPAN = 5  # points a curve of percentages covers at least
 LOG_RATIO = 20  # above this ratio of largest to smallest, bytes are drawn on a logarithmic scale
 
 Curve = tuple[Sequence[int], Sequence[float]]
@@ -117,7 +118,7 @@ def score_figure(run: Run, column: str) -> str | None:
         )
     if all(len(numbers) < 2 for numbers, _ in curves.values()):
         return None
-    return _curves_figure(run, f"{run.title(column)} {metric_name(run)} (%)", curves)
+    return _curves_figure(run, f"{run.title(column)} {metric_name(run)} (%)", curves, scale="percent")
 
 
 def bytes_figure(run: Run) -> str | None:
@@ -135,9 +136,9 @@ def _curve(points: Mapping[int, float | None]) -> Curve:
 
 
 def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: str = "") -> str | None:
-    """Lines over rounds with their names at their right ends; `scale` is given for bytes. None if no curve has a point.
+    """Lines over rounds with their names at their right ends; None if no curve has a point.
 
-    What learns nothing is a level across all rounds.
+    `scale` is `linear` or `log` for bytes and `percent` for scores. What learns nothing is a level across all rounds.
     """
     shown = [trial for trial in run.trials if curves[trial.name][0]]
 
@@ -153,15 +154,25 @@ def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: 
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("round")
-        if scale:
+        if scale in ("linear", "log"):
             axes.set_yscale(scale)
             axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: size_text(size)))
             axes.yaxis.set_minor_formatter(NullFormatter())
-        if scale == "linear":
-            axes.set_ylim(bottom=0)
+        _limit(axes, scale)
         _name_ends(axes, [(trial.label, looks_of(run)[trial.name][0], curves[trial.name][1][-1]) for trial in shown])
 
     return draw_svg(title, (HALF, 300), paint) if shown else None
+
+
+def _limit(axes: Axes, scale: str) -> None:
+    """Bytes begin at zero; scores span some points at least, so that a difference of nothing looks like nothing."""
+    axes.autoscale_view()
+    low, high = axes.get_ylim()
+    if scale == "linear":
+        axes.set_ylim(bottom=0)
+    elif scale == "percent" and high - low < LEAST_SPAN:
+        middle = min(max((low + high) / 2, LEAST_SPAN / 2), 100 - LEAST_SPAN / 2)
+        axes.set_ylim(middle - LEAST_SPAN / 2, middle + LEAST_SPAN / 2)
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:

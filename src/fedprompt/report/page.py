@@ -93,7 +93,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         "classes": {
             f"Score of every class, {run.title(column)}": figures.class_figure(run, column)
             for column in run.columns
-            if column != "local"
+            if all(len(trial.final(column)) == 1 for trial in run.trials if column in trial.figures)
         },
     }
     return {

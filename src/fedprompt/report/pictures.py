@@ -117,22 +117,20 @@ def attention_maps(run: Run) -> list[Look]:
 
 
 def _maps(attention: Attention) -> tuple[Map, ...]:
-    uniform = 1 / attention.total if attention.total else 0
+    """One map an attribute; all maps of a picture share their scale, so that a weak one looks weak."""
+    count = attention.total or len(attention.attributes)  # uniform attention is one part in so many
+    lifts = {attribute.name: [count * weight for weight in attribute.weights] for attribute in attention.attributes}
+    strongest = max(max(found) for found in lifts.values())
     return tuple(
-        Map(
-            attribute.name,
-            heat(attribute.weights, attention.grid),
-            f"{min(attribute.weights) / uniform:.1f}" if uniform else "",
-            f"{max(attribute.weights) / uniform:.1f}" if uniform else "",
-        )
-        for attribute in attention.attributes
+        Map(name, heat(found, attention.grid, strongest), f"{min(found):.1f}", f"{max(found):.1f}")
+        for name, found in lifts.items()
     )
 
 
-def heat(weights: Sequence[float], grid: tuple[int, int]) -> str:
-    """A PNG to lay over a picture: clear at the patch with the smallest weight, warm at the largest, smooth between."""
-    low, high = min(weights), max(weights)
-    shares = bytes(round(255 * (weight - low) / (high - low)) if high > low else 0 for weight in weights)
+def heat(lifts: Sequence[float], grid: tuple[int, int], strongest: float) -> str:
+    """A PNG to lay over a picture: clear where attention is at most uniform (1), warm at `strongest`, smooth between."""
+    span = max(strongest - 1, 1e-9)
+    shares = bytes(round(255 * min(max((lift - 1) / span, 0), 1)) for lift in lifts)
     size = (SMOOTH * grid[1], SMOOTH * grid[0])
     shade = Image.frombytes("L", (grid[1], grid[0]), shares).resize(size, Image.Resampling.BICUBIC)
     image = ImageOps.colorize(shade, *WARM)

@@ -68,7 +68,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded; `trials` has the methods that learn nothing first, then file order."""
+    """Everything a run recorded; `trials` in the order of a table: what learns nothing first, the main one last."""
 
     header: Header
     trials: tuple[Trial, ...]
@@ -130,7 +130,8 @@ def read_run(run_folder: Path) -> Run:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
     resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
-    return Run(header, _trials(lines, header.metric), end, resumed)
+    trials = sorted(_trials(lines, header.metric), key=lambda trial: (trial.trains, trial.name == header.main))
+    return Run(header, tuple(trials), end, resumed)
 
 
 L = TypeVar("L", bound=Line)
@@ -158,8 +159,8 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
     return next(reversed(_all(kind, lines, event)), None)
 
 
-def _trials(lines: tuple[Raw, ...], metric: str) -> tuple[Trial, ...]:
-    """Group the lines by trial; what a trial says when it ends is merged into what it said when it started."""
+def _trials(lines: tuple[Raw, ...], metric: str) -> list[Trial]:
+    """Group the lines by trial, in file order; what a trial says when it ends is merged into what it said when it started."""
     abouts: dict[str, TrialLine] = {}
     for about in _all(TrialLine, lines, "trial"):
         before = abouts.get(about.trial, about)
@@ -170,7 +171,7 @@ def _trials(lines: tuple[Raw, ...], metric: str) -> tuple[Trial, ...]:
     scores = {(line.trial, line.round, line.column, line.client, line.name): line for line in scored}
     samples = {(line.trial, line.sample): line for line in _all(SampleLine, lines, "sample")}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
-    trials = [
+    return [
         Trial(
             abouts.get(name) or TrialLine(trial=name),
             tuple(sorted((line for line in rounds.values() if line.trial == name), key=lambda line: line.round)),
@@ -179,4 +180,3 @@ def _trials(lines: tuple[Raw, ...], metric: str) -> tuple[Trial, ...]:
         )
         for name in names
     ]
-    return tuple(sorted(trials, key=lambda trial: trial.trains))

@@ -42,7 +42,7 @@ def _cells(run: Run, values: Sequence[float | None]) -> tuple[Cell, ...]:
             continue
         points = None if start is None or trial == run.reference else 100 * (value - start)
         change = "" if points is None else f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
-        cells.append(Cell(f"{100 * value:.1f}", change, len(known) > 1 and round(100 * value, 1) == max(known)))
+        cells.append(Cell(f"{100 * value:.1f}", change, round(100 * value, 1) == max(known) > min(known)))
     return tuple(cells)
 
 
