@@ -36,7 +36,7 @@ def test_the_folder_is_a_usual_one_and_small():
 def test_every_name_is_one_token_and_every_sentence_comes_back(tokenizer):
     world = lexicon()
     assert all(len(tokenizer(name).input_ids) == 3 for name in world.classes)
-    for space in (pictograms(train=0, test=1).space, scenes(train=1, test=0).space):
+    for space in (pictograms(train=0, test=1).space, scenes(train=0, test=1).space):
         sentences = [sentence for own in space.sentences() for sentence in own]
         for text in [*space.texts(), *sentences, *world.attributes, *world.conditions]:
             ids = tokenizer(text).input_ids
@@ -50,7 +50,7 @@ def test_the_same_corpus_gives_the_shipped_tokenizer(tokenizer):
 
 
 def test_zero_shot_stays_in_its_range():
-    """Loose bounds around the card's figures: a broken tower or world falls out of them, tuning of the world does not."""
+    """Loose bounds around the card's figures: a broken tower or world falls out of them."""
     facts = examine(Clip.load(weights_folder()), test=1, scenes_test=20).facts
     seen = [facts[f"zero-shot {domain}, 77 classes"] for domain in SEEN]
     unseen = [facts[f"zero-shot {domain}, 77 classes"] for domain in UNSEEN]

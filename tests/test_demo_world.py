@@ -17,6 +17,7 @@ from fedprompt.demo.drawing import SIZE, Dice, Thing, coverage, rgb
 from fedprompt.demo.lessons import BACKGROUND, cover, lesson
 from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, drawings, lexicon
 from fedprompt.demo.world import BASE, Drawings, arrangement, pictograms, scenes
+from fedprompt.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,13 @@ def test_a_fingerprint_names_seed_and_size():
     prints = {pictograms(seed=seed, train=train, test=1).source.fingerprint for seed in (0, 1) for train in (0, 1)}
     assert len(prints) == 4
     assert pictograms(train=0, test=1).source.fingerprint in prints
+
+
+@pytest.mark.parametrize("wrong", [{"test": 0}, {"train": -1}])
+@pytest.mark.parametrize("make", [pictograms, scenes])
+def test_a_data_set_without_test_pictures_is_a_mistake(make, wrong):
+    with pytest.raises(UserError, match=f"{make.__name__} needs"):
+        make(**wrong)
 
 
 def test_pictograms_train_in_seen_hands_only(icons):

@@ -179,7 +179,7 @@ def test_a_client_that_has_learned_enough_sends_only_lora(tiny_clip: Clip) -> No
 
 
 def test_the_phase_is_decided_by_cross_entropy_on_the_first_pass(tiny_clip: Clip) -> None:
-    """The mean over images, so a small last batch counts little; neither later epochs nor the consistency term count."""
+    """A mean over images, so a small last batch counts little; neither later epochs nor consistency count."""
     method = FedMVP(tiny_clip, generator=stream(0, "method"))
     parameters = dict(method.named_parameters())
     optimizer = torch.optim.SGD(

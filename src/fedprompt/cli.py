@@ -226,8 +226,7 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
         kind = catalog.load(name)
         console.print(f"{name}: {idea(kind)}")
         console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
-        rows = option_rows(catalog.options(kind), kind.__doc__ or "")
-        if rows:
+        if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))
 
 

@@ -101,9 +101,9 @@ def read_events(folder: Path) -> Iterator[Event]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             event = _parse(line)
+            if event is None and file.read(1):
+                raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
             if event is None:
-                if file.read(1):
-                    raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
                 return
             yield event
 

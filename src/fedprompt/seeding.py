@@ -1,4 +1,4 @@
-"""Every random draw has an address: the same (seed, address) gives the same numbers in any order, process or runtime."""
+"""Every random draw has an address: one (seed, address) gives the same numbers in any order, process or runtime."""
 
 from __future__ import annotations
 

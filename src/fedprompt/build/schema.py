@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from fedprompt import methods
@@ -20,7 +20,7 @@ def recipe_schema() -> Mapping[str, Any]:
     return schema
 
 
-def _add(table: dict[str, Any], key: str, pieces: Iterable[tuple[str, Callable[..., object]]]) -> None:
+def _add(table: MutableMapping[str, Any], key: str, pieces: Iterable[tuple[str, Callable[..., object]]]) -> None:
     """For each word that `key` may have, allow and describe the options of the piece it names."""
     table["allOf"] = [
         {"if": {"properties": {key: {"const": word}}}, "then": {"properties": _properties(piece)}}

@@ -1,9 +1,10 @@
-"""Byte-pair merges (Sennrich et al., 2016) learned the same way every time: the usual trainer breaks ties by hash order."""
+"""Byte-pair merges (Sennrich et al., 2016), the same every time: the usual trainer breaks ties by hash order."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
@@ -15,7 +16,7 @@ Pair = tuple[str, str]
 def learn(corpus: Iterable[str], *, tokens: int) -> CLIPTokenizer:
     """A CLIP tokenizer whose merges come from the corpus, `tokens` its context length.
 
-    Merging goes on while a pair occurs twice. Ids are as in OpenAI's CLIP: bytes, bytes at a word's end, merges, specials.
+    Merging goes on while a pair occurs twice. Ids as in OpenAI's CLIP: bytes, bytes at a word's end, merges, specials.
     """
     backend = CLIPTokenizer().backend_tokenizer
     words: Counter[str] = Counter()
@@ -34,7 +35,7 @@ def _merges(words: Mapping[str, int]) -> list[Pair]:
     counts: Counter[Pair] = Counter()
     where: dict[Pair, set[str]] = {}
     for word, pieces in spelled.items():
-        for pair in zip(pieces, pieces[1:], strict=False):
+        for pair in pairwise(pieces):
             counts[pair] += words[word]
             where.setdefault(pair, set()).add(word)
     merges: list[Pair] = []
@@ -46,9 +47,9 @@ def _merges(words: Mapping[str, int]) -> list[Pair]:
         for word in where.pop(best):
             before, after = spelled[word], _merged(spelled[word], best)
             spelled[word] = after
-            for pair in zip(before, before[1:], strict=False):
+            for pair in pairwise(before):
                 counts[pair] -= words[word]
-            for pair in zip(after, after[1:], strict=False):
+            for pair in pairwise(after):
                 counts[pair] += words[word]
                 where.setdefault(pair, set()).add(word)
         counts = +counts

@@ -16,20 +16,21 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.drawing import Dice, Look, Pixels, Thing, paint, readable
 from fedprompt.demo.lessons import place
 from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
+from fedprompt.errors import UserError
 
 BASE = 39  # the first classes in the lexicon's order; the other 38 are new
 
-# Pretraining draws neither such patterns nor clutter nor this little contrast: the room that tuning has.
+# Pretraining draws neither stripes nor checks nor clutter, and rarely so little contrast: the room that tuning has.
 PICTOGRAM = Look(
-    strength=(0.45, 0.9),
-    contrast=70,
-    noise=(5, 40),
-    texture=(10, 50),
+    strength=(0.6, 0.95),
+    contrast=90,
+    noise=(5, 24),
+    texture=(8, 24),
     patterns=("blotches", "stripes", "checks"),
-    clutter=4,
+    clutter=2,
 )
 SCENE = Look(
-    strength=(0.5, 0.95), contrast=90, noise=(5, 30), texture=(5, 35), patterns=("blotches", "stripes"), clutter=3
+    strength=(0.6, 1.0), contrast=95, noise=(4, 22), texture=(5, 22), patterns=("blotches", "stripes"), clutter=2
 )
 
 
@@ -46,7 +47,7 @@ class Address:
         return "/".join(word for word in (self.split, self.domain, self.concept, str(self.number)) if word)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Drawings:
     """An `ImageSource` that draws: picture `row` is a pure function of the seed and the row's address."""
 
@@ -78,7 +79,9 @@ def pictograms(*, seed: int = 0, train: int = 16, test: int = 6) -> Dataset:
     """One icon a picture: 77 classes in three hands that pretraining saw and four that it did not.
 
     `train` pictures per class and seen hand, `test` per class and hand. Another seed draws other pictures.
+    Raises UserError if that leaves nothing to test on.
     """
+    _check("pictograms", train, test)
     names = lexicon().classes
     rows = [
         Address(split, domain, name, number)
@@ -101,6 +104,13 @@ def pictograms(*, seed: int = 0, train: int = 16, test: int = 6) -> Dataset:
     )
 
 
+def _check(name: str, train: int, test: int) -> None:
+    if train < 0 or test < 1:
+        raise UserError(
+            f"{name} needs train >= 0 and test >= 1 pictures of a kind, not train = {train}, test = {test}."
+        )
+
+
 def _pictogram(seed: int, address: Address) -> Pixels:
     dice = Dice(seed, "pictograms", address.split, address.domain, address.concept, address.number)
     ground = dice.pick(tuple(lexicon().colours))
@@ -121,7 +131,9 @@ def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
 
     `train` and `test` pictures per context. Split `test` keeps the contexts' company ("natural"); split `broken` keeps
     place, size, ground and light, but puts anything with anything. Domains are the contexts.
+    Raises UserError if that leaves nothing to test on.
     """
+    _check("scenes", train, test)
     names = lexicon().things
     rows = [
         Address(split, context, "", number)

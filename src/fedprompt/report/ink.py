@@ -21,12 +21,12 @@ WIDE = 16  # columns from which a grid fills its width
 MANY = 1500  # squares from which a grid is a picture instead of outlines
 HALF, FULL = 504, 1036  # widths in pixels: two beside each other, or one across the page
 
-INK, MUTED, RULE, EMPTY, ALARM = "#1c2128", "#5f6873", "#dfe3e8", "#f0f2f5", "#b3261e"
+PAPER, INK, MUTED, RULE, EMPTY, ALARM = "#ffffff", "#1c2128", "#5f6873", "#dfe3e8", "#f0f2f5", "#b3261e"
 REFERENCE, MAIN = "#7d8590", "#0072b2"
 OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 SHADES = ("#d3e5f4", "#a3c8e6", "#67a3d2", "#2f78b5", "#0a4a86")
 # on the page every colour is a variable, so that the style sheet can turn the figures dark
-VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", EMPTY: "empty", ALARM: "alarm"}
+VARIABLES = {PAPER: "paper", INK: "ink", MUTED: "muted", RULE: "rule", EMPTY: "empty", ALARM: "alarm"}
 VARIABLES |= {REFERENCE: "reference", MAIN: "main"}
 VARIABLES |= {colour: f"other{place}" for place, colour in enumerate(OTHERS, 1)}
 VARIABLES |= {colour: f"shade{place}" for place, colour in enumerate(SHADES, 1)}
@@ -61,9 +61,9 @@ _STYLE: Mapping[str, object] = {
     "ytick.minor.size": 0,
     "legend.frameon": False,
     "legend.fontsize": 11,
-    "figure.facecolor": "none",
-    "figure.constrained_layout.w_pad": 0.02,
-    "figure.constrained_layout.h_pad": 0.02,
+    "figure.facecolor": PAPER,
+    "figure.constrained_layout.w_pad": 0.05,
+    "figure.constrained_layout.h_pad": 0.05,
     "axes.facecolor": "none",
 }
 
@@ -73,8 +73,6 @@ def draw(
 ) -> bytes:
     """Paint one figure of (width, height) pixels; `name` makes the ids inside an SVG its own."""
     style = {**_STYLE, "svg.hashsalt": f"fedprompt {name}"}
-    if form == "png":
-        style["figure.facecolor"] = "white"
     # a date or a version in the file would change it without any change of the figure
     metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
     file = io.BytesIO()

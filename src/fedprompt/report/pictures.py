@@ -128,7 +128,7 @@ def _maps(attention: Attention) -> tuple[Map, ...]:
 
 
 def heat(lifts: Sequence[float], grid: tuple[int, int], strongest: float) -> str:
-    """A PNG to lay over a picture: clear where attention is at most uniform (1), warm at `strongest`, smooth between."""
+    """A PNG to lay over a picture: clear up to uniform attention (1), warm at `strongest`, smooth between patches."""
     span = max(strongest - 1, 1e-9)
     shares = bytes(round(255 * min(max((lift - 1) / span, 0), 1)) for lift in lifts)
     size = (SMOOTH * grid[1], SMOOTH * grid[0])

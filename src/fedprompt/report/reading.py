@@ -160,7 +160,7 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
 
 
 def _trials(lines: tuple[Raw, ...], metric: str) -> list[Trial]:
-    """Group the lines by trial, in file order; what a trial says when it ends is merged into what it said when it started."""
+    """Group the lines by trial, in file order; what a trial says at its end is merged with what it said before."""
     abouts: dict[str, TrialLine] = {}
     for about in _all(TrialLine, lines, "trial"):
         before = abouts.get(about.trial, about)

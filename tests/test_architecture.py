@@ -1,0 +1,232 @@
+"""The shape of the source, read from its syntax: who imports whom, how big things are, which words and calls are out.
+
+Ruff counts arguments, branches and complexity; what it cannot see is here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fedprompt import methods
+from fedprompt.build.catalog import SOURCES
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "fedprompt"
+TREES = {path.relative_to(SOURCE): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(SOURCE.rglob("*.py"))}
+METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
+
+# A package imports only from packages of a lower rank; those of one rank stand beside each other.
+RANKS = {
+    **dict.fromkeys(("__init__", "errors", "seeding"), 0),
+    **dict.fromkeys(("ops", "metrics"), 1),
+    **dict.fromkeys(("data", "records"), 2),
+    "clip": 3,
+    "methods": 4,
+    "federated": 5,
+    **dict.fromkeys(("runtimes", "demo", "language", "report", "config", "adapter"), 6),
+    "build": 7,
+    "terminal": 8,
+    "cli": 9,
+}
+BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
+
+
+def each_file(paths: object = TREES) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", sorted(paths), ids=str)
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, e.g. "fedprompt.ops.layers.unit" and "torch"."""
+    found: set[str] = set()
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def package(path: Path) -> str:
+    return path.parts[0].removesuffix(".py")
+
+
+@each_file()
+def test_imports_point_down(path: Path) -> None:
+    own = package(path)
+    assert own in RANKS, f"give {own} a rank in {Path(__file__).name}"
+    for name in imports(path):
+        top, *rest = name.split(".")
+        if top == "fedprompt":
+            target = rest[0] if rest and rest[0] in RANKS else "__init__"
+            assert target == own or RANKS[target] < RANKS[own], f"{path} imports {name}"
+
+
+@each_file(METHODS)
+def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None:
+    allowed = ("clip.model", "data.images", "data.labels", "errors", "methods.base", "ops")
+    for name in imports(path):
+        if name.startswith("fedprompt"):
+            assert name.startswith(tuple(f"fedprompt.{part}." for part in allowed)), f"{path} imports {name}"
+
+
+def test_an_optional_package_is_imported_in_one_module() -> None:
+    assert {path for path in TREES if any(name.split(".")[0] == "flwr" for name in imports(path))} <= {
+        Path("runtimes/flower.py")
+    }
+
+
+@each_file()
+def test_files_and_functions_are_small(path: Path) -> None:
+    lines = len((SOURCE / path).read_text(encoding="utf-8").splitlines())
+    assert lines < 150 if path in METHODS else lines <= 300
+    for function in functions(TREES[path]):
+        # The function itself and its docstring count too.
+        assert sum(isinstance(node, ast.stmt) for node in ast.walk(function)) <= 40 + 2, f"{function.name} is long"
+        assert nesting(function.body) <= 3, f"{function.name} is deep"
+
+
+def nesting(body: list[ast.stmt]) -> int:
+    """How many blocks stand inside each other; an `elif` is no deeper than its `if`."""
+    return max((depth(node) for node in body), default=0)
+
+
+def depth(node: ast.AST) -> int:
+    parts = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+        return 0  # counted on its own
+    if isinstance(node, ast.If) and len(node.orelse) == 1 and isinstance(node.orelse[0], ast.If):
+        return max(1 + nesting(node.body), depth(node.orelse[0]))
+    return isinstance(node, BLOCKS) + max((depth(part) for part in parts), default=0)
+
+
+@each_file()
+def test_every_file_says_what_it_is(path: Path) -> None:
+    first = (ast.get_docstring(TREES[path]) or "").split("\n")[0]
+    assert len(first.split()) > 3 and first.endswith((".", "!", "`"))
+
+
+@each_file(METHODS)
+def test_a_method_names_whose_idea_it_is_and_what_its_options_mean(path: Path) -> None:
+    kind = methods.load(path.stem)
+    year = r"\b(19|20)\d\d\b"
+    assert re.search(year, (ast.get_docstring(TREES[path]) or "").split("\n")[0])
+    assert re.search(year, kind.__doc__ or "")
+    for option in methods.options(kind):
+        assert re.search(rf"^ +{option}: \S.*", kind.__doc__ or "", re.MULTILINE), f"{option} is not explained"
+
+
+def test_nothing_is_chosen_by_a_methods_or_data_sets_name() -> None:
+    for path, tree in TREES.items():
+        if path == Path("build/catalog.py") or package(path) == "demo":
+            continue
+        foreign = {*methods.names(), *SOURCES} - ({path.stem} if path in METHODS else set())
+        used = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        assert not used & foreign, f"{path} names {used & foreign}"
+
+
+def test_the_battery_names_no_method() -> None:
+    battery = (Path(__file__).parent / "test_conformance.py").read_text(encoding="utf-8")
+    assert not [name for name in methods.names() if re.search(rf"\b{name}\b", battery, re.IGNORECASE)]
+
+
+BANNED = {
+    r"torch\.manual_seed|\bmanual_seed_all|(?<![\w.])random\.\w|\bimport random\b|np\.random\.\w": ("seeding.py",),
+    r"\bpickle\b|torch\.load\b|torch\.save\b|allow_pickle": (),
+    r"\bdm\b|\bn_cls\b|\bmeta_net\b|\bw_glob\b|\bcfg\b": (),
+    r"class \w*(Utils?|Helper|Manager|Handler|Common)\b": (),
+    r"\bAAAA|\bpdb\b|breakpoint\(|\bTODO\b|\bFIXME\b|\bXXX\b": (),
+}
+
+
+@pytest.mark.parametrize(("pattern", "excepted"), BANNED.items())
+def test_banned_words(pattern: str, excepted: tuple[str, ...]) -> None:
+    for path in TREES:
+        text = "" if path.as_posix() in excepted else (SOURCE / path).read_text(encoding="utf-8")
+        assert not (found := re.search(pattern, text)), f"{path}: {found and found[0]}"
+        assert path.stem not in {"utils", "util", "helpers", "helper", "manager", "handler", "common"}
+
+
+@each_file(path for path in TREES if package(path) != "config")
+def test_classes_and_functions_take_plain_arguments(path: Path) -> None:
+    for function in functions(TREES[path]):
+        for node in ast.walk(function.args):
+            if isinstance(node, ast.arg):
+                assembly = package(path) in {"build", "cli"}
+                assert assembly or node.arg not in {"cfg", "config", "args", "kwargs"}, f"{function.name}({node.arg})"
+                assert "dict[str, Any]" not in ast.unparse(node.annotation or ast.Constant(0)), function.name
+        assert "dict[str, Any]" not in ast.unparse(function.returns or ast.Constant(0)), function.name
+
+
+@each_file(path for path in TREES if package(path) in {"methods", "ops"})
+def test_a_line_that_changes_shapes_says_the_new_one(path: Path) -> None:
+    lines = (SOURCE / path).read_text(encoding="utf-8").splitlines()
+    calls = (node for node in ast.walk(TREES[path]) if isinstance(node, ast.Call))
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr in {"einsum", "unflatten", "cat", "reshape"}:
+            said = " ".join(lines[call.lineno - 1 : call.end_lineno])
+            assert re.search(r"# .*\[", said), f"{path}:{call.lineno} has no shape comment"
+
+
+def test_a_round_is_built_in_one_place() -> None:
+    calls = [ast.unparse(node.func) for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert calls.count("Round") == 1
+
+
+@pytest.mark.parametrize("module", ["fedprompt", "fedprompt.cli"])
+def test_importing_is_cheap(module: str) -> None:
+    heavy = "{'torch', 'transformers', 'matplotlib', 'flwr'}"
+    run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
+
+
+def test_everything_but_the_flower_runtime_works_without_flower() -> None:
+    names = [".".join(("fedprompt", *path.with_suffix("").parts)).removesuffix(".__init__") for path in TREES]
+    names = [name for name in names if name != "fedprompt.runtimes.flower"]
+    run(f"import importlib, sys; sys.modules['flwr'] = None; [importlib.import_module(name) for name in {names}]")
+
+
+def run(program: str) -> None:
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_readme_maps_every_source_file() -> None:
+    """A fenced tree below `src/fedprompt/`: folders end in "/", files have a line each, with a sentence."""
+    listed = readme_map((ROOT / "README.md").read_text(encoding="utf-8"))
+    if not listed:
+        pytest.skip("the README has no map yet")
+    assert set(listed) == {path.as_posix() for path in TREES if path.name != "__init__.py"}
+    assert all(len(sentence.split()) > 2 for sentence in listed.values())
+
+
+def readme_map(text: str) -> dict[str, str]:
+    """What the tree says of each .py file, by its path below src/fedprompt."""
+    tree = re.search(r"^( *)src/fedprompt/.*\n((?:\1 +.*\n|\n)+)", text, re.MULTILINE)
+    found: dict[str, str] = {}
+    folders: list[tuple[int, str]] = []
+    for line in tree[2].splitlines() if tree else []:
+        name, _, sentence = line.strip().partition(" ")
+        indent = len(line) - len(line.lstrip())
+        folders = [(at, folder) for at, folder in folders if at < indent]
+        if name.endswith("/"):
+            folders.append((indent, name))
+        elif name.endswith(".py"):
+            found["".join(folder for _, folder in folders) + name] = sentence.strip()
+    return found
+
+
+def test_the_map_is_read_as_written() -> None:
+    tree = "docs/\nsrc/fedprompt/   all\n  ops/   pure\n    a.py   One two.\n  cli.py   Three.\ntests/\n  b.py   no\n"
+    assert readme_map(tree) == {"ops/a.py": "One two.", "cli.py": "Three."}
+    assert readme_map("nothing") == {}
