@@ -76,7 +76,7 @@ def tiny_model(
             noise = torch.randn(weight.shape, generator=generator)
             if name.endswith("logit_scale"):
                 weight.fill_(3.0)
-            elif weight.ndim == 1:
+            elif weight.ndim == 1 and not name.endswith("class_embedding"):
                 weight.add_(0.1 * noise)
             else:
                 weight.copy_(noise / weight[0].numel() ** 0.5)

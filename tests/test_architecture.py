@@ -202,31 +202,14 @@ def run(program: str) -> None:
 
 
 def test_the_readme_maps_every_source_file() -> None:
-    """A fenced tree below `src/fedprompt/`: folders end in "/", files have a line each, with a sentence."""
-    listed = readme_map((ROOT / "README.md").read_text(encoding="utf-8"))
-    if not listed:
-        pytest.skip("the README has no map yet")
-    assert set(listed) == {path.as_posix() for path in TREES if path.name != "__init__.py"}
-    assert all(len(sentence.split()) > 2 for sentence in listed.values())
-
-
-def readme_map(text: str) -> dict[str, str]:
-    """What the tree says of each .py file, by its path below src/fedprompt."""
-    tree = re.search(r"^( *)src/fedprompt/.*\n((?:\1 +.*\n|\n)+)", text, re.MULTILINE)
-    found: dict[str, str] = {}
-    folders: list[tuple[int, str]] = []
-    for line in tree[2].splitlines() if tree else []:
+    """Below its map's line `src/fedprompt/<folder>/`, every file has a line of its own with a sentence."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed: list[Path] = []
+    for line in readme.partition("<!-- map -->")[2].partition("<!-- end of map -->")[0].splitlines():
         name, _, sentence = line.strip().partition(" ")
-        indent = len(line) - len(line.lstrip())
-        folders = [(at, folder) for at, folder in folders if at < indent]
-        if name.endswith("/"):
-            folders.append((indent, name))
+        if name.startswith("src/"):
+            folder = ROOT / name
         elif name.endswith(".py"):
-            found["".join(folder for _, folder in folders) + name] = sentence.strip()
-    return found
-
-
-def test_the_map_is_read_as_written() -> None:
-    tree = "docs/\nsrc/fedprompt/   all\n  ops/   pure\n    a.py   One two.\n  cli.py   Three.\ntests/\n  b.py   no\n"
-    assert readme_map(tree) == {"ops/a.py": "One two.", "cli.py": "Three."}
-    assert readme_map("nothing") == {}
+            listed.append((folder / name).relative_to(SOURCE))
+            assert len(sentence.split()) > 3, f"{name} has no sentence"
+    assert sorted(listed) == sorted(path for path in TREES if path.name != "__init__.py")

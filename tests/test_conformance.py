@@ -50,6 +50,7 @@ def others(kind: type[Method], option: str) -> tuple[Any, ...]:
 
 
 NAMES = methods.names()
+LR = 0.003
 OPTIONS = [(name, option) for name in NAMES for option in methods.options(methods.load(name))]
 each_method = pytest.mark.parametrize("name", NAMES)
 each_kind = pytest.mark.parametrize("kind", ["single", "multi"])
@@ -221,7 +222,7 @@ def step(method: Method, clip: Clip, data: Examples, steps: int) -> dict[str, in
     for key, parameter in parameters.items():
         parameter.requires_grad_(key in names)
     reached = dict.fromkeys(names, 0)
-    optimizer = torch.optim.AdamW([parameters[key] for key in names], lr=0.01) if names else None
+    optimizer = torch.optim.AdamW([parameters[key] for key in names], lr=LR) if names else None
     for _ in range(steps if optimizer else 0):
         optimizer.zero_grad()
         method.loss(clip, data.images, data.targets, data.space, stream=stream(0)).backward()

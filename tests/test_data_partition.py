@@ -115,7 +115,8 @@ def test_every_rule_deals_base_pictures_of_seen_domains_once(rule, seed, classes
         assert not shard.domain or {data.domains[row] for row in shard.rows} == {shard.domain}
     assert rule(data, seed) == partition
     assert Partition.from_json(partition.to_json()) == partition
-    assert int(counts(partition, data).sum()) == len(rows)
+    held = [[int(data.targets[row]) for row in shard.rows] for shard in partition.shards]
+    assert counts(partition, data).tolist() == [[own.count(label) for label in data.base] for own in held]
 
 
 def test_class_chunks_are_disjoint_and_shots_stay_when_a_class_is_added():
@@ -124,6 +125,43 @@ def test_class_chunks_are_disjoint_and_shots_stay_when_a_class_is_added():
     classes = [label for shard in shards for label in shard.classes]
     assert sorted(classes) == list(range(6))
     assert class_chunks(large, classes_per_client=2, shots=2).shards[:3] == shards
+
+
+@pytest.mark.parametrize("rule", [iid, dirichlet])
+def test_every_picture_is_dealt_out(rule):
+    data = dataset(5, each=9, domains=("a", "b"), unseen=("b",))
+    partition = rule(data, clients=7)
+    rows = sorted(row for shard in partition.shards for row in shard.rows)
+    assert rows == data.rows(split="train", domains=("a",)).tolist()
+    assert {shard.classes for shard in partition.shards} == {data.base}
+    few = rule(data, clients=7, shots=4)
+    assert counts(few, data).sum(dim=0).tolist() == [4] * 5
+
+
+def test_iid_sizes_differ_by_one_at_most():
+    sizes = [len(shard.rows) for shard in iid(dataset(5, each=9), clients=7).shards]
+    assert sorted(sizes) == [6] * 4 + [7] * 3
+
+
+def test_fewer_shots_are_the_first_of_more():
+    data = dataset(4, each=20)
+    four, eight = (class_chunks(data, classes_per_client=2, shots=shots).shards for shots in (4, 8))
+    for fewer, more in zip(four, eight, strict=True):
+        assert set(fewer.rows) < set(more.rows)
+
+
+def test_by_domain_leaves_out_a_client_that_would_have_no_pictures():
+    data = dataset(4, domains=("a", "b"))
+    bare = [domain == "b" and label > 1 for domain, label in zip(data.domains, data.targets.tolist(), strict=True)]
+    data = dataclasses.replace(
+        data, splits=tuple("test" if out else word for out, word in zip(bare, data.splits, strict=True))
+    )
+    partition = by_domain(data, classes_per_client=2)
+    assert [(shard.name, shard.classes) for shard in partition.shards] == [
+        ("a-0", (0, 1)),
+        ("a-1", (2, 3)),
+        ("b-0", (0, 1)),
+    ]
 
 
 def test_a_class_with_fewer_pictures_than_shots_gives_all():
@@ -137,7 +175,7 @@ def test_iid_and_dirichlet_differ_as_their_names_say():
     unlike = heterogeneity(dirichlet(data, clients=5, alpha=0.05), data)
     assert alike < 0.1 < heterogeneity(iid(data, clients=5), data) + 0.1
     assert unlike > 0.5
-    assert heterogeneity(class_chunks(data, classes_per_client=2, shots=None), data) == pytest.approx(0.8)
+    assert heterogeneity(class_chunks(data, classes_per_client=2, shots="all"), data) == pytest.approx(0.8)
 
 
 def test_dirichlet_leaves_no_client_without_a_picture():
@@ -152,8 +190,19 @@ def test_iid_deals_out_scenes_with_many_labels():
     )
     partition = iid(many, clients=3)
     assert sorted(row for shard in partition.shards for row in shard.rows) == many.rows(split="train").tolist()
-    with pytest.raises(UserError, match="use the rule 'iid'"):
-        class_chunks(many)
+    held = [list(shard.rows) for shard in partition.shards]
+    assert counts(partition, many).tolist() == [(many.targets[rows] == 1).sum(dim=0).tolist() for rows in held]
+    for rule in (class_chunks, dirichlet):
+        with pytest.raises(UserError, match="use the rule 'iid'"):
+            rule(many)
+    with pytest.raises(UserError, match="leave the option out"):
+        iid(many, shots=2)
+
+
+def test_table_lists_the_first_clients_and_counts_all():
+    data = dataset(4, each=20)
+    rows = table(iid(data, clients=80), data)
+    assert len(rows) == 52 and rows[-1][0] == "all 80" and rows[-1][2] == "80"
 
 
 def test_table_has_a_heading_a_row_a_client_and_a_sum():

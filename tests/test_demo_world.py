@@ -163,6 +163,12 @@ def test_stretching_and_turning_keep_an_icon_in_place():
         assert abs(rows.mean() - 31.5) < 2 and abs(columns.mean() - 31.5) < 2
 
 
+def test_a_mirrored_icon_is_the_mirror_image():
+    thing = Thing("flag", "material", "flag", "red", x=0.5, y=0.5, size=0.7)
+    mirrored = coverage(replace(thing, mirrored=True))
+    assert np.abs(coverage(thing)[:, ::-1] - mirrored).mean() < 0.02 < np.abs(coverage(thing) - mirrored).mean()
+
+
 def test_dice_are_fair_and_addressed():
     first, again, other = Dice(0, "a"), Dice(0, "a"), Dice(0, "b")
     throws = [first.weighted([1, 0, 3]) for _ in range(400)]

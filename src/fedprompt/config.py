@@ -39,7 +39,11 @@ class BackboneTable(Table):
     """Which CLIP, and how much of what it computes is remembered."""
 
     path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, or a Hub id')
-    batch: int = Field(32, ge=1, description="pictures or texts a frozen forward pass computes at once")
+    batch: int = Field(
+        1,
+        ge=1,
+        description="pictures or texts of a frozen pass; only 1 is exact to the last bit, a GPU is faster with 32",
+    )
     memory_gb: float = Field(2.0, ge=0, description="memory for frozen features; 0 switches the memory off")
     disk: str | None = Field(None, description="folder for frozen features that outlive the process")
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')

@@ -85,7 +85,8 @@ def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            # The file's own memory may be unaligned, and products of unaligned matrices round differently.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"The file {path} cannot be read as safetensors ({error}); restore it from a copy.") from error
     if metadata.pop("sha256", None) != _checksum(tensors):

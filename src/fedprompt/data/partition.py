@@ -6,9 +6,11 @@ Every rule deals out pictures of base classes in seen domains only, each to one 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
 from fedprompt.seeding import numpy_stream, stream
+
+Shots = int | Literal["all"]  # training pictures of each class; a recipe has no word for None
+SHOWN = 50  # clients that `table` lists
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Partition:
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        return json.dumps(asdict(self))
+        return json.dumps({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
 
     @classmethod
     def from_json(cls, text: str) -> Partition:
@@ -54,46 +59,52 @@ class Partition:
             raise UserError(f"The partition cannot be read ({error!r}); draw it again with `fedprompt run`.") from error
 
 
-def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: int | None = 8, seed: int = 1) -> Partition:
+def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
     """Disjoint chunks of classes (Qiu et al., 2024, FedTPG; Singha et al., 2025, FedMVP).
 
     max(1, round_half_even(K / n)) clients for K base classes; each holds n classes in label order and the last one the
-    remainder. `shots` pictures a class, over all seen domains together, are drawn once (None: all). Single label only.
+    remainder. `shots` pictures a class, over all seen domains together, are drawn once. Single label only.
     """
-    shards = [
-        Shard(f"client-{number}", tuple(_draw(dataset, chunk, dataset.seen_domains, shots, seed)), chunk)
-        for number, chunk in enumerate(_chunks(dataset, classes_per_client))
-    ]
+    chunks = _chunks(dataset, classes_per_client)
+    drawn = _draw(dataset, dataset.seen_domains, shots, seed)
+    shards = (Shard(f"client-{number}", _joined(drawn, chunk), chunk) for number, chunk in enumerate(chunks))
     return _checked(Partition("class_chunks", seed, tuple(shards)), dataset)
 
 
-def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: int | None = 8, seed: int = 1) -> Partition:
+def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
     """Every seen domain split into chunks of classes as in `class_chunks` (FedMVP's multi-source protocol).
 
     `shots` count per class and domain; a client is named by its domain. Single label only.
     """
     if dataset.seen_domains in {(), ("",)}:
         raise UserError(
-            f"The data set {dataset.name!r} has no domains; use the partition rule 'class_chunks' or 'iid'."
+            f"The data set {dataset.name!r} has no domains to train on; use the partition rule 'class_chunks' or 'iid'."
         )
-    shards = [
-        Shard(f"{domain}-{number}", tuple(_draw(dataset, chunk, (domain,), shots, seed)), chunk, domain)
-        for domain in dataset.seen_domains
-        for number, chunk in enumerate(_chunks(dataset, classes_per_client))
-    ]
+    chunks = _chunks(dataset, classes_per_client)
+    shards = []
+    for domain in dataset.seen_domains:
+        drawn = _draw(dataset, (domain,), shots, seed)
+        shards += [
+            Shard(f"{domain}-{number}", _joined(drawn, chunk), chunk, domain) for number, chunk in enumerate(chunks)
+        ]
     return _checked(Partition("by_domain", seed, tuple(shard for shard in shards if shard.rows)), dataset)
 
 
-def iid(dataset: Dataset, *, clients: int = 10, shots: int | None = None, seed: int = 1) -> Partition:
+def iid(dataset: Dataset, *, clients: int = 10, shots: Shots = "all", seed: int = 1) -> Partition:
     """Pictures dealt out at random in numbers equal but for one; every client chooses between all base classes."""
-    rows = _pool(dataset, shots, seed)
+    if dataset.space.kind == "single":
+        rows = torch.cat(list(_draw(dataset, dataset.seen_domains, shots, seed).values())).sort().values
+    elif shots == "all":
+        rows = dataset.rows(split="train", domains=dataset.seen_domains)
+    else:
+        raise UserError("shots count pictures of one class each; leave the option out for a multi-label data set.")
     _enough(clients, len(rows), dataset)
     order = torch.randperm(len(rows), generator=stream(seed, "partition"))
     return _dealt("iid", rows[order].tensor_split(clients), dataset, seed)
 
 
 def dirichlet(
-    dataset: Dataset, *, clients: int = 10, alpha: float = 0.5, shots: int | None = None, seed: int = 1
+    dataset: Dataset, *, clients: int = 10, alpha: float = 0.5, shots: Shots = "all", seed: int = 1
 ) -> Partition:
     """Each class is dealt out in shares drawn from Dirichlet(alpha) (Hsu et al., 2019): small alpha, unlike clients.
 
@@ -102,30 +113,32 @@ def dirichlet(
     _single(dataset, "dirichlet")
     if alpha <= 0:
         raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 makes clients very unlike, 100 nearly alike.")
-    rows = _pool(dataset, shots, seed)
+    drawn = _draw(dataset, dataset.seen_domains, shots, seed)
+    rows = torch.cat(list(drawn.values()))
     _enough(clients, len(rows), dataset)
-    owner = torch.empty(len(rows), dtype=torch.int64)
-    for label in dataset.base:
-        places = (dataset.targets[rows] == label).nonzero().flatten()
-        places = places[torch.randperm(len(places), generator=stream(seed, "order", label))]
+    owners = []
+    for label, own in drawn.items():
         shares = torch.from_numpy(numpy_stream(seed, "shares", label).dirichlet([alpha] * clients))
-        ends = (shares.cumsum(0) * len(places)).round().long()
-        owner[places] = torch.searchsorted(ends, torch.arange(len(places)), right=True).clamp(max=clients - 1)
+        ends = (shares.cumsum(0) * len(own)).round().long()
+        order = torch.randperm(len(own), generator=stream(seed, "order", label))
+        # The picture that is `order`th in line belongs to the client within whose end it stands.
+        owners.append(torch.searchsorted(ends, order, right=True).clamp(max=clients - 1))
+    owner = torch.cat(owners)
     _feed(owner, clients)
-    order = owner.argsort(stable=True)
-    parts = rows[order].tensor_split(torch.bincount(owner, minlength=clients).cumsum(0)[:-1])
-    return _dealt("dirichlet", parts, dataset, seed)
+    sizes = torch.bincount(owner, minlength=clients)
+    return _dealt("dirichlet", torch.split(rows[owner.argsort(stable=True)], sizes.tolist()), dataset, seed)
 
 
 def counts(partition: Partition, dataset: Dataset) -> Tensor:
     """[clients, K] training pictures of each base class; for many labels, pictures that show it."""
-    labels = torch.tensor(dataset.base)
-    found = torch.zeros(len(partition.shards), len(labels), dtype=torch.int64)
-    for number, shard in enumerate(partition.shards):
-        targets = dataset.targets[torch.tensor(shard.rows)]
-        shown = targets[:, labels] == 1 if dataset.space.kind == "multi" else targets[:, None] == labels
-        found[number] = shown.sum(dim=0)
-    return found
+    owner = torch.arange(len(partition.shards)).repeat_interleave(torch.tensor(_sizes(partition)))
+    targets = dataset.targets[list(chain.from_iterable(shard.rows for shard in partition.shards))]
+    found = torch.zeros(len(partition.shards), len(dataset.space), dtype=torch.int64)
+    if dataset.space.kind == "multi":
+        found.index_add_(0, owner, (targets == 1).long())
+    else:
+        found.index_put_((owner, targets), torch.ones_like(targets), accumulate=True)
+    return found[:, list(dataset.base)]
 
 
 def heterogeneity(partition: Partition, dataset: Dataset) -> float:
@@ -137,14 +150,14 @@ def heterogeneity(partition: Partition, dataset: Dataset) -> float:
 
 
 def table(partition: Partition, dataset: Dataset) -> list[tuple[str, ...]]:
-    """Rows for printing: a heading, a row a client (the first 50), and a last row about all."""
+    """Rows for printing: a heading, a row a client (the first `SHOWN`), and a last row about all."""
     rows: list[tuple[str, ...]] = [("client", "domain", "pictures", "classes", "most frequent")]
     found = counts(partition, dataset)
-    for shard, line in list(zip(partition.shards, found, strict=True))[:50]:
+    for shard, line in zip(partition.shards[:SHOWN], found[:SHOWN], strict=True):
         most = [dataset.space.names[dataset.base[place]] for place in line.argsort(descending=True, stable=True)[:4]]
         held = int((line > 0).sum())
         rows.append((shard.name, shard.domain, str(len(shard.rows)), str(held), ", ".join(most[:held])))
-    sizes = [len(shard.rows) for shard in partition.shards]
+    sizes = _sizes(partition)
     spread = f"mean {fmean(sizes):.1f} a client; heterogeneity {heterogeneity(partition, dataset):.2f}"
     rows.append((f"all {len(sizes)}", "", str(sum(sizes)), str(int((found.sum(dim=0) > 0).sum())), spread))
     return rows
@@ -159,28 +172,30 @@ def _chunks(dataset: Dataset, size: int) -> list[tuple[int, ...]]:
     return [dataset.base[start : start + size if start < starts[-1] else None] for start in starts]
 
 
-def _draw(dataset: Dataset, classes: Sequence[int], domains: Sequence[str], shots: int | None, seed: int) -> list[int]:
-    """Rows of the classes in these domains, `shots` of each class if it has so many."""
-    rows = dataset.rows(split="train", classes=classes, domains=domains)
-    if shots is None:
-        return [int(row) for row in rows]
-    if shots < 1:
-        raise UserError(f"shots must be at least 1, not {shots}; leave it out to use all pictures.")
-    drawn: list[int] = []
-    for label in classes:
-        own = rows[dataset.targets[rows] == label]
+def _draw(dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int) -> dict[int, Tensor]:
+    """Training rows of every base class in these domains, ascending; `shots` of a class if it has so many."""
+    if shots != "all" and shots < 1:
+        raise UserError(f'shots must be at least 1, not {shots}; write "all" to use all pictures.')
+    rows = dataset.rows(split="train", classes=dataset.base, domains=domains)
+    labels = dataset.targets[rows]
+    # Sorted once: a million rows are too many to search them for each of a thousand classes.
+    sizes = torch.bincount(labels, minlength=len(dataset.space)).tolist()
+    parts = torch.split(rows[labels.argsort(stable=True)], sizes)
+    drawn = {label: parts[label] for label in dataset.base}
+    if shots == "all":
+        return drawn
+    for label, own in drawn.items():
         chosen = torch.randperm(len(own), generator=stream(seed, "shots", label, *domains))[:shots]
-        drawn += sorted(own[chosen].tolist())
+        drawn[label] = own[chosen].sort().values
     return drawn
 
 
-def _pool(dataset: Dataset, shots: int | None, seed: int) -> Tensor:
-    """All rows that may be dealt out."""
-    if dataset.space.kind == "multi":
-        if shots is not None:
-            raise UserError("shots count pictures of one class each; leave the option out for a multi-label data set.")
-        return dataset.rows(split="train", domains=dataset.seen_domains)
-    return torch.tensor(_draw(dataset, dataset.base, dataset.seen_domains, shots, seed), dtype=torch.int64)
+def _joined(drawn: Mapping[int, Tensor], classes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(torch.cat([drawn[label] for label in classes]).tolist())
+
+
+def _sizes(partition: Partition) -> list[int]:
+    return [len(shard.rows) for shard in partition.shards]
 
 
 def _feed(owner: Tensor, clients: int) -> None:
@@ -195,7 +210,7 @@ def _feed(owner: Tensor, clients: int) -> None:
 
 def _dealt(rule: str, parts: Sequence[Tensor], dataset: Dataset, seed: int) -> Partition:
     shards = (
-        Shard(f"client-{number}", tuple(sorted(part.tolist())), dataset.base) for number, part in enumerate(parts)
+        Shard(f"client-{number}", tuple(part.sort().values.tolist()), dataset.base) for number, part in enumerate(parts)
     )
     return _checked(Partition(rule, seed, tuple(shards)), dataset)
 

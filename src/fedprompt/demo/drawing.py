@@ -90,6 +90,7 @@ class Thing:
     size: float
     angle: float = 0.0  # radians
     stretch: float = 1.0
+    mirrored: bool = False
 
 
 def coverage(thing: Thing) -> Pixels:
@@ -98,6 +99,7 @@ def coverage(thing: Thing) -> Pixels:
     side = next((side for side in (24, 48) if side >= pixels), fonts.SIDE)
     cos, sin = math.cos(thing.angle) * side / pixels, math.sin(thing.angle) * side / pixels
     a, b, d, e = cos * thing.stretch, sin * thing.stretch, -sin / thing.stretch, cos / thing.stretch
+    a, b = (-a, -b) if thing.mirrored else (a, b)
     left, top = thing.x * SIZE, thing.y * SIZE
     inverse = (a, b, side / 2 - a * left - b * top, d, e, side / 2 - d * left - e * top)
     drawn = fonts.mask(thing.family, thing.glyph, side).transform(

@@ -13,6 +13,7 @@ from fedprompt.demo.drawing import PLAIN, SIZE, Dice, Thing, coverage, paint, re
 from fedprompt.demo.lexicon import SEEN, Context, drawings, lexicon
 
 PATCH = 8
+MIRROR_FROM = 0.72  # icons are mirrored late, as it nearly doubles what there is to learn
 BACKGROUND, UNSURE = -1, -2  # patch labels beside the concept numbers
 
 
@@ -46,7 +47,9 @@ def lesson(seed: int, number: int, progress: float) -> Lesson:
     count = 1 if progress < 0.33 or dice.uniform() < 0.5 else dice.pick((2, 2, 3))
     context = dice.pick(tuple(lexicon().contexts)) if dice.uniform() < 0.25 else ""
     ground, light = _setting(dice, context)
-    things = tuple(_things(dice, count, ground, min(1.0, progress / 0.15)))
+    things = tuple(
+        _things(dice, count, ground, effort=min(1.0, progress / 0.15), mirror=0.5 * (progress > MIRROR_FROM))
+    )
     pixels = paint(dice, things, ground, PLAIN, light=light)
     return Lesson(pixels.transpose(2, 0, 1).astype(np.uint8), cover(things), things, ground, light, context)
 
@@ -58,7 +61,7 @@ def _setting(dice: Dice, name: str) -> tuple[str, float]:
     return dice.pick(context.background), dice.uniform(*context.light)
 
 
-def _things(dice: Dice, count: int, ground: str, effort: float) -> list[Thing]:
+def _things(dice: Dice, count: int, ground: str, *, effort: float, mirror: float) -> list[Thing]:
     """Upright, central classes first (`effort` 0), then every concept anywhere (1): shortens the first plateau."""
     world = lexicon()
     sizes = (0.75 - 0.35 * effort, 0.95) if count == 1 else (0.24, 0.5)
@@ -70,7 +73,8 @@ def _things(dice: Dice, count: int, ground: str, effort: float) -> list[Thing]:
         x, y = (0.5 + effort * (at - 0.5) for at in place(dice, found, size))
         glyph, colour = dice.pick(drawings(concept, family)), dice.pick(readable(ground, PLAIN.contrast))
         angle, stretch = effort * dice.uniform(-0.4, 0.4), 1 + effort * dice.uniform(-0.15, 0.18)
-        found.append(Thing(concept, family, glyph, colour, x, y, size, angle, stretch))
+        mirrored = dice.uniform() < mirror
+        found.append(Thing(concept, family, glyph, colour, x, y, size, angle, stretch, mirrored))
     return found
 
 

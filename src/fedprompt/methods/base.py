@@ -80,7 +80,12 @@ def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
     """Compare frozen image features with class texts [C, D]."""
     if kind == "single":
         return lambda images: clip.scale * clip.image_features(images) @ text.T  # [B, C]
-    return lambda images: _region_logits(clip, clip.image_features(images), clip.patch_features(images), text)
+
+    def regions(images: Images) -> Tensor:
+        patches = clip.patch_features(images)  # first: the pass that makes them leaves the image features behind
+        return _region_logits(clip, clip.image_features(images), patches, text)
+
+    return regions
 
 
 def cosine_logits(clip: Clip, encoded: Encoded, text: Tensor, kind: Kind) -> Tensor:
@@ -97,7 +102,7 @@ def _region_logits(clip: Clip, image: Tensor, patches: Tensor, text: Tensor) -> 
     return region_scores(tokens, text - clip.text_features((NOTHING,)), focus=text)
 
 
-def at_least(least: int, **options: float) -> None:
+def at_least(least: float, **options: float) -> None:
     """Raise a UserError naming the first option below the least value that makes sense."""
     for name, value in options.items():
         if not value >= least:

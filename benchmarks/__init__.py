@@ -1,0 +1,1 @@
+"""Performance, measured through the public interface: `python -m benchmarks` writes RESULTS.md."""

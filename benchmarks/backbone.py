@@ -1,0 +1,100 @@
+"""A CLIP of ViT-B/16's dimensions with random weights (speed does not depend on them), run our way and as released."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from fedprompt.clip.model import Clip
+from fedprompt.clip.prompts import Layout
+from fedprompt.clip.store import Store
+from fedprompt.data.dataset import Examples
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
+from fedprompt.demo import weights_folder
+
+SIZES = {
+    "vit-b-16": (
+        {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+        224,
+        16,
+        77,
+    ),
+    "tiny": (
+        {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4},
+        32,
+        8,
+        40,
+    ),
+}
+
+
+class AsReleased(Clip):
+    """The published pattern: nothing is remembered, and every text runs at the full context length."""
+
+    def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        filler = [self.lexicon.end] * self.context_length
+        return super()._text_rows([[*row, *filler][: self.context_length] for row in rows])
+
+    def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
+        layout = super()._compute_layout(texts, lengths)
+        room = self.context_length - layout.ids.shape[1]
+        return Layout(torch.nn.functional.pad(layout.ids, (0, room), value=self.lexicon.end), layout.end, layout.slots)
+
+
+MODES = {
+    "ours": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=8 << 30), batch=batch),
+    "store off": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=0), batch=batch),
+    "as released": lambda parts, batch: AsReleased(*parts, store=Store(memory_bytes=0), batch=batch),
+}
+
+
+def make_clip(size: str, mode: str, *, batch: int) -> Clip:
+    """A random backbone of that size in that mode; frozen passes run `batch` pictures at once in every mode."""
+    vision, pixels, patch, context = SIZES[size]
+    tokenizer = CLIPTokenizer.from_pretrained(weights_folder())
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": context, **special}
+    if size == "tiny":
+        text |= vision
+    config = CLIPConfig(text_config=text, vision_config={**vision, "image_size": pixels, "patch_size": patch})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels})
+    return MODES[mode]((CLIPModel(config), tokenizer, processor), batch)
+
+
+class Grey:
+    """A source of pictures that differ in brightness; decoding costs next to nothing, as it is not what is measured."""
+
+    fingerprint = "grey"
+
+    def __init__(self, length: int, pixels: int) -> None:
+        self.length, self.pixels = length, pixels
+
+    def __len__(self) -> int:
+        return self.length
+
+    def open(self, row: int) -> Image.Image:
+        return Image.new("RGB", (self.pixels, self.pixels), (row % 256, 40, 90))
+
+    def describe(self, row: int) -> str:
+        return f"row {row}"
+
+
+@functools.cache
+def make_examples(images: int, classes: int, attributes: int, pixels: int) -> Examples:
+    """That many pictures over that many classes with attributes of their own, a third of them shared."""
+    names = tuple(f"thing number {label}" for label in range(classes))
+    phrases = {
+        name: tuple(
+            f"{'a shared' if part % 3 == 0 else f'its own {label}'} detail {part}" for part in range(attributes)
+        )
+        for label, name in enumerate(names)
+    }
+    rows = tuple(range(images))
+    targets = torch.arange(images) % classes
+    return Examples(Images(Grey(images, pixels), rows), targets, LabelSpace(names, attributes=phrases))

@@ -1,0 +1,129 @@
+"""One measurement in a process of its own: a method in a mode, a training step or an evaluation, with peak memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from benchmarks.backbone import SIZES, make_clip, make_examples
+from fedprompt import methods
+from fedprompt.clip.model import Clip
+from fedprompt.data.dataset import Examples
+from fedprompt.federated.evaluate import predict
+from fedprompt.methods.base import Method
+from fedprompt.seeding import stream
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to measure: a training step on one batch, or an evaluation of `batches` of them over one candidate list."""
+
+    method: str
+    mode: str
+    task: str  # "train" or "evaluate"
+    size: str = "vit-b-16"
+    batch: int = 32
+    batches: int = 4
+    classes: int = 20
+    attributes: int = 5
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """Median seconds, every second, the process's peak memory, and the matrix-product rate seen in the same process."""
+
+    seconds: float
+    all_seconds: tuple[float, ...]
+    peak_gb: float
+    macs_per_second: float
+    macs: float
+
+
+def measure(job: Job) -> Result:
+    """Run a job: one warm-up, in which features are remembered where the mode remembers, then the timed repeats."""
+    clip = make_clip(job.size, job.mode, batch=job.batch)
+    method = methods.load(job.method)(clip, generator=stream(1, "method"))
+    pixels = SIZES[job.size][1]
+    count = job.batch if job.task == "train" else job.batch * job.batches
+    examples = make_examples(count, job.classes, job.attributes, pixels)
+    work = _step(method, clip, examples) if job.task == "train" else _pass(method, clip, examples, job)
+    work()
+    rates, seconds = [], []
+    for _ in range(job.repeats):
+        rates.append(matrix_rate(clip, job.batch))
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    macs = step_macs(clip, method, job) if job.task == "train" else 0.0
+    return Result(median(seconds), tuple(seconds), peak, median(rates), macs)
+
+
+def _step(method: Method, clip: Clip, examples: Examples) -> Callable[[], object]:
+    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-4) if parameters else None
+
+    def step() -> None:
+        draws = stream(1, "loss")  # the same coins in every repeat: what is remembered stays remembered
+        loss = method.loss(clip, examples.images, examples.targets, examples.space, stream=draws)
+        if optimizer is not None:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return step
+
+
+def _pass(method: Method, clip: Clip, examples: Examples, job: Job) -> Callable[[], object]:
+    if job.mode != "as released":
+        return lambda: predict(method, clip, examples.images, examples.space, batch_size=job.batch)
+
+    def rebuild() -> None:  # published code encodes the class texts anew for every batch
+        for start in range(0, len(examples), job.batch):
+            predict(
+                method,
+                clip,
+                examples.images.take(range(start, start + job.batch)),
+                examples.space,
+                batch_size=job.batch,
+            )
+
+    return rebuild
+
+
+def matrix_rate(clip: Clip, batch: int) -> float:
+    """Multiply-adds a second of the tower's own matrix products: [tokens, W] x [W, 4W] and back."""
+    width, tokens = clip.image_width, batch * (clip.patches + 1)
+    x, wide, narrow = torch.randn(tokens, width), torch.randn(width, 4 * width), torch.randn(4 * width, width)
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        _ = (x @ wide) @ narrow
+        seconds.append(time.perf_counter() - started)
+    return 8 * tokens * width * width / median(seconds)
+
+
+def step_macs(clip: Clip, method: Method, job: Job) -> float:
+    """Multiply-adds that a FedMVP training step must do; 0 for a method without a PromptFormer (`former`).
+
+    The tower once forward and once backward to its inputs (its weights are frozen), for all tokens in every block but
+    the last, where only the class token is read; the PromptFormer forward and twice backward (inputs and weights; its
+    queries' inputs are frozen, but their LoRA factors and norms are not).
+    """
+    if not hasattr(method, "former"):
+        return 0.0
+    width, depth = clip.image_width, len(clip.model.vision_model.encoder.layers)
+    tokens, count = 1 + clip.patches + method.n_tokens, job.classes * job.attributes
+    ratio = clip.model.config.vision_config.intermediate_size / width
+    block = tokens * (4 + 2 * ratio) * width**2 + 2 * tokens**2 * width
+    last = (tokens * 2 + 2 + 2 * ratio) * width**2 + 2 * tokens * width
+    tower = (depth - 1) * block + last + width * clip.dim
+    former = clip.patches * (2 + 12) * width**2 + 2 * clip.patches * count * width + clip.patches * 2 * 8 * width
+    shared = count * (clip.dim * width + 2 * width**2)  # attributes are projected once a step, not once an image
+    return job.batch * (2 * tower + 3 * former) + 3 * shared

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from benchmarks.__main__ import jobs, rows
+from benchmarks.backbone import MODES, make_clip, make_examples
+from benchmarks.measure import Job, measure
+
+from fedprompt import methods
+
+TINY = Job("zeroshot", "ours", "train", size="tiny", batch=2, batches=2, classes=3, attributes=2, repeats=1)
+
+
+@pytest.mark.parametrize("task", ["train", "evaluate"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_measures_something(mode, task):
+    result = measure(dataclasses.replace(TINY, method="fedmvp", mode=mode, task=task))
+    assert result.seconds > 0 and result.peak_gb > 0
+    assert (result.macs > 0) == (task == "train")
+
+
+def test_jobs_cover_every_method_in_every_mode():
+    found = list(jobs(TINY))
+    assert len(found) == len(set(found)) == len(methods.names()) * 2 * len(MODES)
+
+
+def test_as_released_reads_every_text_at_full_length():
+    clip = make_clip("tiny", "as released", batch=2)
+    space = make_examples(2, 3, 2, 32).space
+    context = clip.words("a photo")
+    prompts = clip.fill([f"<ctx> {name}." for name in space.names], ctx=context)
+    assert prompts.embeddings.shape[1] == clip.context_length
+    assert (
+        prompts.embeddings.shape[1]
+        > make_clip("tiny", "ours", batch=2).fill(["<ctx> it."], ctx=context).embeddings.shape[1]
+    )
+
+
+def test_table_has_a_row_a_measurement_with_its_ratio():
+    found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="store off"))}
+    lines = list(rows(found))
+    assert len(lines) == 4 and "| 1.00 |" in lines[2]

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from PIL import Image
+
+from fedprompt.data.check import check
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.readers import image_folder
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    """Four different pictures of two classes in a train and a test folder each."""
+    for number, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
+        (tmp_path / place).mkdir(parents=True)
+        for shade in (2 * number, 2 * number + 1):
+            Image.new("RGB", (4, 4), (shade, 0, 0)).save(tmp_path / place / f"{shade}.png")
+    return image_folder(path=tmp_path)
+
+
+def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset):
+    told = []
+    assert check(dataset, on_image=lambda done, total: told.append((done, total))) == []
+    assert told == [(number, 8) for number in range(1, 9)]
+
+
+def test_all_unreadable_pictures_are_named(dataset):
+    bad = {1: "text", 6: "not a picture either"}
+    for row, content in bad.items():
+        (dataset.source.root / dataset.source.files[row]).write_text(content)
+    problems = check(dataset)
+    assert [(problem.kind, problem.rows) for problem in problems] == [("unreadable", (1,)), ("unreadable", (6,))]
+    assert all(dataset.source.files[row] in problem.message for row, problem in zip(bad, problems, strict=True))
+
+
+def test_a_test_picture_that_is_trained_on_is_a_leak_under_any_name_and_format(dataset):
+    source = dataset.source
+    tested, trained = (dataset.splits.index(word) for word in ("test", "train"))
+    copy = io.BytesIO()
+    source.open(tested).save(copy, "BMP")  # other bytes, the same pixels
+    (source.root / source.files[trained]).write_bytes(copy.getvalue())
+    (problem,) = check(dataset)
+    assert (problem.kind, problem.rows) == ("leak", tuple(sorted((tested, trained))))
+    assert f"{source.files[tested]} (test)" in problem.message and f"{source.files[trained]} (train)" in problem.message
+
+
+def test_twins_within_a_split_are_no_leak(dataset):
+    assert check(dataclasses.replace(dataset, splits=("train",) * 8)) == []
+    source = dataset.source
+    trained = [row for row, word in enumerate(dataset.splits) if word == "train"]
+    source.open(trained[0]).save(source.root / source.files[trained[1]])
+    assert check(dataset) == []
+
+
+def test_the_shape_counts_as_content(dataset):
+    source = dataset.source
+    for row, size in ((dataset.splits.index("train"), (4, 2)), (dataset.splits.index("test"), (2, 4))):
+        Image.new("RGB", size).save(source.root / source.files[row])
+    assert check(dataset) == []
+
+
+def test_classes_without_attributes_are_reported_where_others_have_some(dataset):
+    space = dataclasses.replace(dataset.space, attributes={"cat": ("whiskers",)})
+    (problem,) = check(dataclasses.replace(dataset, space=space))
+    assert problem.kind == "attributes" and "1 of 2 classes" in problem.message and "'dog'" in problem.message
