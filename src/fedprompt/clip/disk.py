@@ -52,7 +52,7 @@ class RowFile:
         for number, (position, row) in enumerate(places):
             self.files[0].seek(row * view.shape[1])
             whole = self.files[0].readinto(memoryview(view[number])) == view.shape[1]
-            if whole and zlib.crc32(view[number]) == self.checks[row]:
+            if whole and _check(keys[position], memoryview(view[number])) == self.checks[row]:
                 sound.append(number)
             else:
                 del self.index[keys[position]]
@@ -65,8 +65,8 @@ class RowFile:
             return 0
         rows_file, keys_file = self.files or self._create(rows)
         values = rows[torch.tensor(fresh)].view(len(fresh), -1).numpy().view(np.uint8)  # [M, bytes of a row]
-        checks = [zlib.crc32(row) for row in values]
-        entries = np.array([(keys[position], check) for position, check in zip(fresh, checks, strict=True)], ENTRY)
+        new = [keys[position] for position in fresh]
+        entries = np.array([(key, _check(key, memoryview(row))) for key, row in zip(new, values, strict=True)], ENTRY)
         _write_at(rows_file, len(self.checks) * values.shape[1], values.tobytes())
         _write_at(keys_file, HEADER_BYTES + len(self.checks) * ENTRY.itemsize, entries.tobytes())
         self._count(entries)
@@ -164,6 +164,11 @@ class RowFolder:
     def _give_up(self, error: OSError) -> None:
         self.room = 0
         log.warning("Features are no longer kept in %s: %s.", self.folder, error)
+
+
+def _check(key: int, row: memoryview) -> int:
+    """Check sum of a row together with its key, so that neither can be damaged unseen."""
+    return zlib.crc32(row, zlib.crc32(key.to_bytes(8, "little", signed=True)))
 
 
 def _write_at(file: FileIO, offset: int, content: bytes) -> None:
