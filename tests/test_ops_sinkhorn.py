@@ -41,10 +41,10 @@ def lack(plan: Tensor, rows: Tensor) -> Tensor:
 def solved(solver: Any, problem: tuple[Tensor, Tensor, Tensor], *parameters: Any, **options: Any) -> Tensor:
     """POT's plan, found in float64."""
     cost, rows, columns = (part.double().numpy() for part in problem)
-    return torch.from_numpy(solver(rows, columns, cost, *parameters, numItermax=100_000, **options)).float()
+    return torch.from_numpy(solver(rows, columns, cost, *parameters, numItermax=20_000, **options)).float()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     size=st.tuples(st.integers(1, 8), st.integers(1, 5)),
@@ -52,9 +52,10 @@ def solved(solver: Any, problem: tuple[Tensor, Tensor, Tensor], *parameters: Any
     entropy=st.sampled_from([0.01, 0.05, 0.2, 3.0]),
 )
 def test_the_plan_is_pots(seed: int, size: tuple[int, int], kind: str, entropy: float) -> None:
-    problem = draw(seed, *size, kind=kind)
+    problem = draw(seed, *size, kind=kind, dtype=torch.float64)
     theirs = solved(ot.sinkhorn, problem, entropy, method="sinkhorn_log", stopThr=1e-8)
-    torch.testing.assert_close(sinkhorn(*problem, entropy=entropy, **PATIENT), theirs, rtol=0, atol=1e-4)
+    ours = sinkhorn(*(part.float() for part in problem), entropy=entropy, **PATIENT)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("entropy", [0.02, 0.1])

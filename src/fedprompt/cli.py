@@ -103,7 +103,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
     from fedprompt.build import runs
 
     loaded, origin = _load(recipe, settings)
-    folder = out or _free_folder(Path("runs") / loaded.name)
+    folder = out or runs.free_folder(Path("runs") / loaded.name)
     with _watched(folder, quiet=quiet) as watch:
         runs.start(loaded, folder, watch=watch, origin=origin)
     _tell(folder, quiet=quiet)
@@ -117,15 +117,6 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     with _watched(run, quiet=quiet) as watch:
         runs.resume(run, watch=watch)
     _tell(run, quiet=quiet)
-
-
-def _free_folder(wanted: Path) -> Path:
-    """The folder, or the first of NAME-2, NAME-3, ... that does not exist."""
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
 
 
 @contextmanager
@@ -202,9 +193,11 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.build.experiment import load_dataset
     from fedprompt.data.check import check as find_problems
+    from fedprompt.terminal import counting
 
     dataset = load_dataset(_load(recipe, settings)[0].data)
-    problems = find_problems(dataset)
+    with counting(_console(), "opening pictures") as on_image:
+        problems = find_problems(dataset, on_image=on_image)
     for problem in problems:
         typer.echo(problem.message, err=True)
     typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -14,6 +14,14 @@ from rich.table import Table
 from fedprompt.build.doctor import Finding
 from fedprompt.build.runs import Watch
 from fedprompt.report import Run
+
+
+@contextmanager
+def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar that goes away when done; it is moved by calling with (done, total)."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 class Bars(Watch):

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
@@ -19,7 +19,7 @@ from fedprompt.build.evaluation import LOCAL, Question
 from fedprompt.build.experiment import Experiment, Trial
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition import Partition
+from fedprompt.data.partition import Partition, counts
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
 from fedprompt.methods.base import Method
@@ -107,16 +107,10 @@ def partition_counts(partition: Partition, dataset: Dataset) -> Line:
         "rule": partition.rule,
         "clients": [shard.name for shard in shards],
         "classes": [dataset.space.names[label] for label in labels],
-        "counts": [_count(dataset.targets[torch.tensor(shard.rows)], labels) for shard in shards],
+        "counts": counts(replace(partition, shards=shards), dataset).tolist(),
         "domains": [shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
         "total": len(partition.shards),
     }
-
-
-def _count(targets: torch.Tensor, labels: Sequence[int]) -> list[int]:
-    if targets.ndim == 1:
-        return [int((targets == label).sum()) for label in labels]
-    return [int((targets[:, label] == 1).sum()) for label in labels]
 
 
 def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:

@@ -24,14 +24,9 @@ class Question:
 LOCAL = "each client's test pictures, among that client's classes only; unweighted mean over clients"
 
 
-def seen_domains(dataset: Dataset) -> tuple[str, ...]:
-    """The domains that clients train on, in order of appearance."""
-    return tuple(domain for domain in dict.fromkeys(dataset.domains) if domain not in dataset.unseen_domains)
-
-
 def questions(dataset: Dataset) -> tuple[Question, ...]:
     """The questions a data set allows, in table order; those without a test picture are left out."""
-    every, seen = (*dataset.base, *dataset.new), seen_domains(dataset)
+    every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
     asked = [
         _ask(dataset, "base", "test pictures of the base classes, among all base classes", dataset.base, seen),
         _ask(

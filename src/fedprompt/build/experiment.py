@@ -14,7 +14,6 @@ from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, find
-from fedprompt.build.evaluation import seen_domains
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -105,7 +104,7 @@ class Clients(Sequence[Client]):
         return rows[torch.isin(self.dataset.targets[rows], torch.tensor(classes))]
 
     def _find_test_rows(self, domain: str) -> Tensor:
-        return self.dataset.rows(split="test", domains=(domain,) if domain else seen_domains(self.dataset))
+        return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
 
 
 def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:

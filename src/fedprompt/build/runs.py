@@ -234,3 +234,12 @@ def _show(desk: Desk, trial: Trial, method: Method) -> None:
     main = trial == desk.experiment.trials[0]
     for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
         desk.run.append(line)
+
+
+def free_folder(wanted: Path) -> Path:
+    """The folder, or the first of NAME-2, NAME-3, ... that does not exist."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
@@ -245,6 +246,7 @@ class Clip(nn.Module):
 
 def _arithmetic(device: torch.device) -> str:
     """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    versions = f"{torch.__version__} {PIL.__version__}"
     if device.type == "cuda":
-        return f"{torch.__version__} {torch.cuda.get_device_name(device)}"
-    return f"{torch.__version__} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+        return f"{versions} {torch.cuda.get_device_name(device)}"
+    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

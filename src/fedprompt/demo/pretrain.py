@@ -104,7 +104,7 @@ def _log(path: Path, course: Course, facts: Mapping[str, float]) -> None:
 def card(course: Course, plan: Plan) -> str:
     """The model card: what was learned from, how, how long, where, and what the result can do."""
     save(course.model, learn(captions.corpus(), tokens=CONTEXT), plan.scratch / "weights")
-    measured = examine(Clip.load(plan.scratch / "weights")).table()
+    measured = examine(Clip.load(plan.scratch / "weights", batch=32)).table()
     world = lexicon()
     return (
         (files("fedprompt.demo") / "card.md")

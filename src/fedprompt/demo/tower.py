@@ -53,6 +53,8 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, *, card: str 
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(fresh)
     (fresh / "model.safetensors").chmod(0o644)
+    tokenizer.backend_tokenizer.no_truncation()  # else the file would depend on how the tokenizer was last called
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(fresh)
     edge = {"height": SIZE, "width": SIZE}
     processor = CLIPImageProcessorPil(
