@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from fedprompt.config import check_options, load_recipe, options_model, parse_recipe
+from fedprompt.config import check_options, find_recipe, load_recipe, options_model, parse_recipe
 from fedprompt.errors import UserError
 
 MINIMAL = """
@@ -117,3 +117,9 @@ def test_the_signature_is_the_configuration() -> None:
 def test_each_option_mistake_is_one_sentence(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         check_options(build_piece, options, place="here", supplied=("seed",))
+
+
+def test_a_folder_with_a_recipes_name_does_not_hide_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("demo").name == "demo.toml"

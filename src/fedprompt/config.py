@@ -126,7 +126,7 @@ def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of one that comes with the package."""
     own = Path(str(files("fedprompt") / "recipes"))
     known = {path.stem: path for path in sorted(own.glob("*.toml"))}
-    if name in known and not Path(name).exists():
+    if name in known and not Path(name).is_file():  # a folder of that name is no recipe
         return known[name]
     if not Path(name).is_file():
         raise UserError(
