@@ -21,15 +21,16 @@ from fedprompt import methods
 PAGE = Path(__file__).parent / "RESULTS.md"
 NOTES = """# Benchmarks
 
-Made by `python -m benchmarks{quick}` on {machine}; matrix products of the tower's shapes ran at up to {rate:.0f} GMAC/s.
-Medians of {job.repeats} after one warm-up; a backbone of size {job.size} with random weights; batch {job.batch}; an evaluation
-takes {job.batches} batches (2 where classes are many). Every measurement is a process of its own.
+Made by `python -m benchmarks{quick}` on {machine}; matrix products of the tower's shapes ran at up to
+{rate:.0f} GMAC/s. Medians of {job.repeats} after one warm-up; a backbone of size {job.size} with random weights; batch
+{job.batch}; an evaluation takes {job.batches} batches (2 where classes are many). Every measurement is a process of its
+own.
 
 - *ours*: frozen features remembered. *store off*: nothing remembered. *as released*: nothing remembered, every text at
   the full context length, class texts encoded anew for every batch, as published code does (it still profits from our
   shortcut in each tower's last block).
-- *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate seen in
-  the same process (tower forward and backward to its inputs, PromptFormer forward and full backward).
+- *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate seen
+  in the same process (tower forward and backward to its inputs, PromptFormer forward and full backward).
 
 """
 
