@@ -12,12 +12,14 @@ SOURCES: Mapping[str, str] = {
     "pictograms": "fedprompt.demo.world:pictograms",
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
+    "federation": "fedprompt.data.sites:federation",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
     "iid": "fedprompt.data.partition:iid",
     "dirichlet": "fedprompt.data.partition:dirichlet",
     "by_domain": "fedprompt.data.partition:by_domain",
+    "by_site": "fedprompt.data.sites:by_site",
 }
 
 

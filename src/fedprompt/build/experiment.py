@@ -92,7 +92,7 @@ class Clients(Sequence[Client]):
         return Client(
             id=number,
             name=shard.name,
-            train=self.dataset.examples(torch.tensor(shard.rows), shard.classes),
+            train=self.dataset.examples(torch.tensor(shard.rows, dtype=torch.int64), shard.classes),
             test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
             domain=shard.domain,
         )
@@ -107,13 +107,18 @@ class Clients(Sequence[Client]):
         return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
 
 
-def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
-    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written."""
+def assemble(
+    recipe: Recipe, *, origin: str = "recipe", backbone: Callable[[BackboneTable], Clip] | None = None
+) -> Experiment:
+    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written.
+
+    `backbone` opens the CLIP, for a process that keeps one over many experiments.
+    """
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
     partition = make_partition(recipe, dataset)
-    clip = load_backbone(recipe.backbone)
+    clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local)
     return Experiment(recipe, clip, dataset, partition, clients, trials)
 
@@ -163,6 +168,8 @@ def _with_options(table: Choice, options: Toml) -> Choice:
 
 def _absolute(value: object) -> object:
     """A path as text, absolute: a run may be resumed from anywhere."""
+    if isinstance(value, Mapping):
+        return {key: _absolute(item) for key, item in value.items()}
     return str(value.expanduser().resolve()) if isinstance(value, Path) else value
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
@@ -19,7 +20,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import evaluate
-from fedprompt.federated.rounds import Start, federate, initial_state
+from fedprompt.federated.rounds import Start, Transport, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, RunFolder, write_atomic
@@ -51,6 +52,13 @@ class Watch:
 SILENT = Watch()
 
 
+class Carrier(Transport, Protocol):
+    """A transport that can be kept and told of in a run's folder."""
+
+    personal: dict[int, State]  # those that the server's side holds
+    notes: Mapping[str, Any]  # what the line of the last round says besides the usual
+
+
 @dataclass(frozen=True)
 class Desk:
     """What every step of a run works with."""
@@ -59,9 +67,28 @@ class Desk:
     experiment: Experiment
     asked: tuple[Question, ...]
     watch: Watch
+    carry: Carry
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe") -> Path:
+# How a trial reaches its clients, going on from a checkpoint: the clients of this process, or sites elsewhere.
+Carry = Callable[[Desk, Trial, Method, Checkpoint], Carrier]
+
+
+def simulate(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
+    """All clients in this process."""
+    return Simulator(
+        method,
+        desk.experiment.clip,
+        desk.experiment.clients,
+        trial.settings,
+        personal=checkpoint.personal,
+        on_client=desk.watch.client,
+    )
+
+
+def start(
+    recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe", carry: Carry = simulate
+) -> Path:
     """Run a recipe into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
     On an interruption or an error the folder says so and `resume` goes on from the last finished round.
@@ -75,7 +102,7 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         run.append(describe.header(experiment, asked))
-        return _conduct(Desk(run, experiment, asked, watch))
+        return _conduct(Desk(run, experiment, asked, watch, carry))
 
 
 def _inspect(dataset: Dataset, watch: Watch) -> None:
@@ -92,7 +119,7 @@ def _inspect(dataset: Dataset, watch: Watch) -> None:
         watch.warn(problem.message)
 
 
-def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
+def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> Path:
     """Go on with a run that stopped; the result is, to the bit, that of never stopping. Returns the report.
 
     Raises UserError when backbone or data are no longer those the run began with.
@@ -101,7 +128,7 @@ def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
         watch.step("Opening backbone and data")
         experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
         _check_same(run, experiment)
-        return _conduct(Desk(run, experiment, questions(experiment.dataset), watch))
+        return _conduct(Desk(run, experiment, questions(experiment.dataset), watch, carry))
 
 
 def _check_same(run: RunFolder, experiment: Experiment) -> None:
@@ -154,7 +181,7 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
     experiment, run = desk.experiment, desk.run
     method = make_method(trial, experiment.clip)
     shared, personal = initial_state(method)
-    rounds = trial.settings.rounds if shared else 0  # a method without parameters is scored as it is
+    rounds = _rounds(trial, shared)
     checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, shared, {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
@@ -162,15 +189,8 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
     with _end_recorded(run, trial.name):
         run.append(describe.trial_line(trial, method, rounds=rounds))
         desk.watch.trial(trial.name, rounds, checkpoint.round_number)
-        transport = Simulator(
-            method,
-            experiment.clip,
-            experiment.clients,
-            trial.settings,
-            personal=checkpoint.personal,
-            on_client=desk.watch.client,
-        )
-        shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        transport = desk.carry(desk, trial, method, checkpoint)
+        shared = _train(desk, trial, method, transport, checkpoint=checkpoint, personal=personal)
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
         method.load_state_dict({**shared, **personal})
@@ -179,21 +199,27 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         save_trial_adapter(run, experiment, trial, shared)
 
 
+def _rounds(trial: Trial, shared: State) -> int:
+    """A method without parameters is scored as it is."""
+    return trial.settings.rounds if shared else 0
+
+
 def _train(
-    desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int
+    desk: Desk, trial: Trial, method: Method, transport: Carrier, *, checkpoint: Checkpoint, personal: State
 ) -> State:
     """Record and keep every round; return the last shared state."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
+    rounds = _rounds(trial, shared)
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            transport.method.load_state_dict({**shared, **personal})
-            _score(desk, trial, transport.method, round_number=number)
+            method.load_state_dict({**shared, **personal})
+            _score(desk, trial, method, round_number=number)
 
     if not checkpoint.round_number:
         score_now(0)
     for record in federate(
-        transport.method,
+        method,
         transport,
         clients=range(len(desk.experiment.clients)),
         rounds=rounds,
@@ -203,7 +229,7 @@ def _train(
         start=Start(checkpoint.round_number, checkpoint.shared),
     ):
         shared = record.shared
-        line = describe.round_line(trial, record)
+        line = describe.round_line(trial, record) | dict(transport.notes)
         desk.run.append(line)
         score_now(record.number)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
@@ -212,13 +238,15 @@ def _train(
     return shared
 
 
-def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
+def _score_clients(desk: Desk, trial: Trial, transport: Carrier, shared: State, *, round_number: int) -> None:
     if not desk.experiment.recipe.evaluate.local:
         return
-    tested = [client for client in desk.experiment.clients if client.test is not None]
-    scores = transport.evaluate(round_number, shared, [client.id for client in tested])
-    for client, score in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
+    clients = desk.experiment.clients
+    numbers = {shard.name: number for number, shard in enumerate(desk.experiment.partition.shards)}
+    for score in transport.evaluate(round_number, shared, range(len(clients))):
+        number = numbers[score.name]
+        space = clients[number].train.space
+        desk.run.append(describe.score_line(trial, round_number, "local", score, space, client=number))
 
 
 def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from fedprompt.clip.model import Clip
 from fedprompt.federated.client import Client, Settings, train_client
@@ -35,6 +36,7 @@ class Simulator:
         self.clients = clients
         self.settings = settings
         self.personal: dict[int, State] = dict(personal or {})
+        self.notes: dict[str, Any] = {}  # what a record of a round should say besides the usual: nothing here
         self.on_client = on_client
         self._personal_start = initial_state(method)[1]
 

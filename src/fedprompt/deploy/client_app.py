@@ -1,0 +1,25 @@
+"""The Flower ClientApp of a site: a process of a second that hands the work to the resident worker, or does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedprompt.deploy.line import NoWorkerError, ask
+from fedprompt.runtimes.flower.apps import Settings, client_app
+from fedprompt.runtimes.wire import DONE, Parcel
+
+
+def answer(request: Parcel, settings: Settings) -> Parcel:
+    """What the site whose folder the node's configuration names says to a request."""
+    if request.words.get("only") == "name":
+        return Parcel(DONE, {"site": str(settings.get("site", ""))})
+    folder = Path(str(settings["folder"]))
+    try:
+        return ask(folder, request)
+    except NoWorkerError:
+        from fedprompt.deploy.site import Site  # torch and transformers: seconds that the worker spares every message
+
+        return Site(folder).answer(request)
+
+
+app = client_app(answer)

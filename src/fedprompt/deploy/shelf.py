@@ -1,0 +1,48 @@
+"""Personal states on a site's disk: one small file a round, so that a server may go back without a site noticing."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from fedprompt.errors import UserError
+from fedprompt.ops.averaging import State
+from fedprompt.records import load_tensors, save_tensors
+
+KEPT = 4  # rounds: a server falls back by one checkpoint at most, and one round may be under way
+_log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """The personal states of one trial of one run."""
+
+    def __init__(self, folder: Path, run: str, trial: str) -> None:
+        if not re.fullmatch(r"[0-9a-f]{32}", run):
+            raise UserError("The job's run id is not one; update the server.")
+        self.folder = folder / run
+        self._prefix = quote(trial, safe="")
+
+    def load(self, round_number: int, start: State) -> State:
+        """The state after a round; `start` for round 0, and with a warning when the file is gone or damaged."""
+        if not round_number or not start:
+            return start
+        try:
+            state, _ = load_tensors(self._path(round_number))
+        except UserError as error:
+            _log.warning("The personal state after round %d is lost, a fresh one begins: %s", round_number, error)
+            return start
+        return state
+
+    def save(self, round_number: int, state: State) -> None:
+        """Keep the state after a round and drop those that are too old to be asked for."""
+        if not state:
+            return
+        save_tensors(self._path(round_number), state)
+        known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
+        for old in known[:-KEPT]:
+            old.unlink()
+
+    def _path(self, round_number: int) -> Path:
+        return self.folder / f"{self._prefix}@{round_number:08d}.safetensors"

@@ -1,0 +1,178 @@
+"""What a site does with a request: hold it against its policy, rebuild the trial on its own pictures, train, answer."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
+from fedprompt.clip.model import Clip
+from fedprompt.config import BackboneTable, Recipe, parse_recipe
+from fedprompt.deploy.policy import RefusedError, check_job, check_site
+from fedprompt.deploy.preflight import introduction
+from fedprompt.deploy.settings import SiteFile, load_site
+from fedprompt.deploy.shelf import Shelf
+from fedprompt.errors import UserError
+from fedprompt.federated.client import Client, train_client
+from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.rounds import initial_state
+from fedprompt.methods.base import Method
+from fedprompt.ops.averaging import State
+from fedprompt.runtimes.tensors import check_raws, decode, encode_change
+from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel, Words
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request, rebuilt: what is to be done with which pictures and from which state."""
+
+    experiment: Experiment
+    trial: Trial
+    client: Client
+    method: Method
+    shared: State
+    personal: State
+
+
+class Site:
+    """Answers requests with the site's own pictures; keeps backbone, features and personal states between them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._clips: dict[str, Clip] = {}
+        self._experiments: dict[str, Experiment] = {}
+
+    def answer(self, request: Parcel) -> Parcel:
+        """Do what is asked. Only words that hold no path, file name or label leave the site when that fails."""
+        try:
+            settings = load_site(self.folder)  # read anew: an administrator's change counts at once
+            return self._answer(request, settings)
+        except RefusedError as refusal:
+            _log.warning("Refused a job: %s", refusal)
+            return Parcel(REFUSED, {"reason": str(refusal)})
+        except Exception as error:  # whatever it is, its text may hold names: it stays in the site's own log
+            reference = secrets.token_hex(4)
+            _log.exception("A job failed (reference %s)", reference)
+            return Parcel(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+
+    def _answer(self, request: Parcel, settings: SiteFile) -> Parcel:
+        recipe = _recipe(request.words)
+        check_job(settings.policy, recipe, request.words)
+        experiment = self._experiment(recipe, settings)
+        trial = _trial(experiment, request.words)
+        client = _client(experiment, request.words, settings)
+        check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
+        if request.kind == HELLO:
+            return Parcel(DONE, introduction(experiment, trial, client, settings))
+        method = make_method(trial, experiment.clip)
+        shelf = Shelf(self.folder / "state", str(request.words["run"]), trial.name)
+        start, personal = initial_state(method)
+        personal = shelf.load(int(request.words["since"]), personal)
+        check_raws(request.tensors, start, "float32")
+        job = Job(experiment, trial, client, method, decode(request.tensors), personal)
+        if request.kind == EVALUATE:
+            return Parcel(DONE, {"score": _score_words(self._score(job), settings.policy.smallest_count)})
+        if request.kind != TRAIN:
+            raise UserError(f"There is no request {request.kind!r}; update the server or the site.")
+        return self._train(job, request.words, shelf)
+
+    def _train(self, job: Job, words: Words, shelf: Shelf) -> Parcel:
+        started, number = time.perf_counter(), int(words["round"])
+        validation = self._score(job)  # of the model as received: no second exchange is needed for it
+        update = train_client(
+            job.method,
+            job.experiment.clip,
+            job.client,
+            shared=job.shared,
+            personal=job.personal,
+            round_number=number,
+            settings=job.trial.settings,
+        )
+        shelf.save(number, update.personal)
+        said = {
+            "num_examples": update.num_examples,
+            "loss": update.loss,
+            "seconds": time.perf_counter() - started,
+            "validation": None if validation is None else validation.accuracy,
+        }
+        return Parcel(DONE, said, encode_change(update.shared, job.shared, words["upload"]))
+
+    def _score(self, job: Job) -> Score | None:
+        if job.client.test is None:
+            return None
+        job.method.load_state_dict({**job.shared, **job.personal})
+        batch_size = job.trial.settings.batch_size
+        return evaluate(job.method, job.experiment.clip, job.client.test, name=job.client.name, batch_size=batch_size)
+
+    def _experiment(self, recipe: Recipe, settings: SiteFile) -> Experiment:
+        own = localised(recipe, settings)
+        key = own.model_dump_json()
+        if key not in self._experiments:
+            self._experiments = {key: assemble(own, origin="job", backbone=self._clip)}
+        return self._experiments[key]
+
+    def _clip(self, table: BackboneTable) -> Clip:
+        key = table.model_dump_json()
+        if key not in self._clips:
+            self._clips = {key: load_backbone(table)}
+        return self._clips[key]
+
+
+def localised(recipe: Recipe, settings: SiteFile) -> Recipe:
+    """The recipe with this site's own folders and device in it: a server names no path of a site."""
+    table = recipe.backbone
+    backbone = table.model_copy(
+        update={
+            "path": settings.backbone or table.path,
+            "memory_gb": settings.memory_gb,
+            "disk": None,
+            "device": settings.device,
+        }
+    )
+    options: dict[str, Any] = recipe.data.options
+    if settings.data:
+        options["folders"] = {settings.name: settings.data}
+    options.pop("test", None)  # pictures that only the server has
+    data = type(recipe.data)(source=recipe.data.source, **options)
+    return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
+
+
+def _recipe(words: Words) -> Recipe:
+    return parse_recipe(str(words["recipe"]), origin="job")
+
+
+def _trial(experiment: Experiment, words: Words) -> Trial:
+    found = next((trial for trial in experiment.trials if trial.name == words["trial"]), None)
+    if found is None:
+        raise UserError("The job names a trial that its recipe does not have.")
+    return found
+
+
+def _client(experiment: Experiment, words: Words, settings: SiteFile) -> Client:
+    """The client that the server takes this site for, if it bears the site's name."""
+    shards = experiment.partition.shards
+    number = words["client"]
+    if type(number) is not int or not 0 <= number < len(shards) or shards[number].name != settings.name:
+        raise RefusedError("the job is for a site of another name.", rule="name")
+    return experiment.clients[number]
+
+
+def _score_words(score: Score | None, smallest: int) -> Mapping[str, Any] | None:
+    """A score as it may leave the site: none of a handful of pictures."""
+    if score is None or score.num_examples < smallest:
+        return None
+    per_class = [None if math.isnan(value) else value for value in score.per_class]
+    return {
+        "num_examples": score.num_examples,
+        "accuracy": score.accuracy,
+        "macro_f1": score.macro_f1,
+        "per_class": per_class,
+    }

@@ -1,0 +1,33 @@
+"""The resident worker of a site: `python -m fedprompt.deploy.worker FOLDER` keeps backbone and features in memory."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from multiprocessing import AuthenticationError
+from pathlib import Path
+
+from fedprompt.deploy.site import Site
+from fedprompt.deploy.line import listen, receive
+from fedprompt.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+
+def serve(folder: Path, *, requests: int | None = None) -> None:
+    """Answer requests one after another, for ever or `requests` times; a caller that goes away changes nothing."""
+    site, done = Site(folder), 0
+    with listen(folder) as listener:
+        while done != requests:
+            try:
+                with listener.accept() as line:
+                    line.send_bytes(site.answer(receive(line)).to_bytes())
+            except (OSError, EOFError, AuthenticationError, UserError) as error:
+                _log.warning("A caller was lost or turned away: %s", type(error).__name__)
+            else:
+                done += 1
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    serve(Path(sys.argv[1]))

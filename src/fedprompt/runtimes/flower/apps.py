@@ -1,0 +1,51 @@
+"""Flower's two apps, made from plain functions: what a site answers, and what a server conducts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedprompt.errors import UserError
+from fedprompt.runtimes.flower.grid import GridMailbox
+from fedprompt.runtimes.flower.records import from_records, to_records
+from fedprompt.runtimes.wire import FAILED, Parcel
+
+Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
+
+# What a site says to a parcel, given its node's configuration.
+Answer = Callable[[Parcel, Settings], Parcel]
+# A whole run, given the run's configuration.
+Conduct = Callable[[GridMailbox, Settings], None]
+
+
+def client_app(answer: Answer) -> ClientApp:
+    """A ClientApp that answers every kind of message; whatever goes wrong, only the exception's type leaves."""
+    app = ClientApp()
+
+    def reply(message: Message, context: Context) -> Message:
+        try:
+            parcel = answer(from_records(message.content), dict(context.node_config))
+        except UserError:
+            parcel = Parcel(FAILED, {"reason": "the message could not be answered; see the site's log."})
+        except Exception as error:  # a stack trace, which Flower would send, is data leaving the site
+            parcel = Parcel(FAILED, {"reason": type(error).__name__})
+        return Message(to_records(parcel), reply_to=message)
+
+    app.train()(reply)
+    app.evaluate()(reply)
+    app.query("hello")(reply)
+    return app
+
+
+def server_app(conduct: Conduct) -> ServerApp:
+    """A ServerApp that conducts one run over the grid."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        conduct(GridMailbox(grid), dict(context.run_config))
+
+    return app

@@ -1,0 +1,99 @@
+"""A mailbox over Flower's grid: one message a site, replies told apart by the message they answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedprompt.errors import UserError
+from fedprompt.runtimes.flower.records import from_records, to_records
+from fedprompt.runtimes.wire import HELLO, Parcel
+
+POLL = 0.2  # seconds between looks for replies; Flower's own loop waits 3
+# Flower's words for an error are a stack trace, which may hold paths and labels of a site: only the code is told on.
+REASONS = {
+    1: "could not load the client app; is fedprompt installed in the site's environment?",
+    2: "the client app failed.",
+    3: "the message expired before the site could work on it.",
+    4: "the reply expired.",
+    5: "is not connected.",
+    8: "the client app stopped responding.",
+}
+_log = logging.getLogger(__name__)
+
+
+class GridMailbox:
+    """Asks sites by the names they were registered with, or, where none were, by the names they give themselves."""
+
+    def __init__(self, grid: Grid, *, poll: float = POLL) -> None:
+        self.grid = grid
+        self.poll = poll
+        self._claimed: dict[int, str] = {}
+
+    def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
+        """The node id of every connected site, by name; a name that two nodes go by is left out with a warning."""
+        nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
+        unknown = [node for node, name in nodes.items() if not name and node not in self._claimed]
+        replies = self._exchange({node: Parcel(HELLO, {"only": "name"}) for node in unknown}, deadline=deadline)
+        for node, reply in replies.items():
+            if isinstance(reply, Parcel):
+                self._claimed[node] = str(reply.words.get("site", ""))
+        found: dict[str, int] = {}
+        for node, registered in nodes.items():
+            name = registered or self._claimed.get(node, "")
+            if name in found:
+                _log.warning("Two nodes go by the name of the site %r; neither is asked.", name)
+            found[name] = -1 if name in found else node
+        return {name: node for name, node in found.items() if name and node != -1}
+
+    def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+        """One exchange; after `deadline` seconds the messages expire, so no site works on an old one."""
+        end = time.monotonic() + deadline
+        nodes = self.sites(deadline=deadline)
+        names = {nodes[name]: name for name in parcels if name in nodes}
+        replies = self._exchange(
+            {node: parcels[name] for node, name in names.items()}, deadline=max(end - time.monotonic(), 0.0)
+        )
+        absent = {name: REASONS[5] for name in parcels if name not in nodes}
+        return {names[node]: reply for node, reply in replies.items()} | absent
+
+    def _exchange(self, parcels: Mapping[int, Parcel], *, deadline: float) -> dict[int, Parcel | str]:
+        if not parcels:
+            return {}
+        end = time.monotonic() + deadline
+        messages = [
+            Message(to_records(parcel), node, parcel.kind, ttl=deadline, group_id=str(parcel.words.get("round", "")))
+            for node, parcel in parcels.items()
+        ]
+        ids = list(self.grid.push_messages(messages))
+        sent = dict(zip(parcels, ids, strict=True))
+        unsent = [node for node, message in sent.items() if not message]
+        answers: dict[int, Parcel | str] = dict.fromkeys(unsent, "the server could not send it the message.")
+        owners = {message: node for node, message in sent.items() if message}
+        while owners and time.monotonic() < end:
+            for reply in self.grid.pull_messages(list(owners)):
+                # An error that the server itself makes has another sender: only the message id tells whose it is.
+                node = owners.pop(reply.metadata.reply_to_message_id, None)
+                if node is not None:
+                    answers[node] = _read(reply)
+            if owners:
+                time.sleep(min(self.poll, max(end - time.monotonic(), 0.0)))
+        return answers | _late(owners.values(), deadline)
+
+
+def _late(nodes: Iterable[int], deadline: float) -> dict[int, Parcel | str]:
+    return dict.fromkeys(nodes, f"did not answer within {deadline:.0f} s.")
+
+
+def _read(reply: Message) -> Parcel | str:
+    if reply.has_error():
+        _log.debug("Flower error %s: %s", reply.error.code, reply.error.reason)
+        return REASONS.get(reply.error.code, f"Flower error {reply.error.code}.")
+    try:
+        return from_records(reply.content)
+    except UserError as error:
+        return str(error)
