@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fedprompt
+from fedprompt.cli_deploy import mount, resume_over, run_over
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 app.add_typer(recipes, name="config")
+mount(app)
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
@@ -52,6 +54,7 @@ Settings = Annotated[
 ]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over its sites, not here.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -98,14 +101,17 @@ def demo(out: Out = None, settings: Settings = None, quiet: Quiet = False) -> No
 
 
 @app.command()
-def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False) -> None:
+def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
     """Run a recipe: train, score, and write records, adapters and a report into a folder."""
     from fedprompt.build import runs
 
     loaded, origin = _load(recipe, settings)
-    folder = out or runs.free_folder(Path("runs") / loaded.name)
+    folder = out or runs.free_folder((on or Path()) / "runs" / loaded.name)
     with _watched(folder, quiet=quiet) as watch:
-        runs.start(loaded, folder, watch=watch, origin=origin)
+        if on is None:
+            runs.start(loaded, folder, watch=watch, origin=origin)
+        else:
+            run_over(loaded, on, folder, watch=watch)
     _tell(folder, quiet=quiet)
 
 
@@ -115,7 +121,8 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedprompt.build import runs
 
     with _watched(run, quiet=quiet) as watch:
-        runs.resume(run, watch=watch)
+        if not resume_over(run, watch=watch):
+            runs.resume(run, watch=watch)
     _tell(run, quiet=quiet)
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower.apps import Settings, server_app
 from fedprompt.runtimes.flower.grid import GridMailbox
-
-HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable that `fedprompt server up` sets
 
 
 def main(mailbox: GridMailbox, settings: Settings) -> None:
@@ -18,17 +17,18 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
     from fedprompt.build.runs import free_folder
     from fedprompt.config import find_recipe
     from fedprompt.deploy.conduct import conduct
-    from fedprompt.deploy.settings import load_deployment
 
     home = Path(os.environ[HOME])
     recipe = str(settings["recipe"])
     text = recipe if "\n" in recipe else find_recipe(recipe).read_text(encoding="utf-8")
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
+    write_atomic(out / PROCESS, str(os.getpid()))
+    (out / STOPPED).unlink(missing_ok=True)
     try:
         conduct(text, out, mailbox, load_deployment(home), home=home)
     except UserError as error:
         # The run's own record says it too, unless the run never came so far.
-        write_atomic(out / "stopped.txt", str(error))
+        write_atomic(out / STOPPED, str(error))
         raise
 
 

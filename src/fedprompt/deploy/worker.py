@@ -7,8 +7,8 @@ import sys
 from multiprocessing import AuthenticationError
 from pathlib import Path
 
-from fedprompt.deploy.site import Site
 from fedprompt.deploy.line import listen, receive
+from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 
 _log = logging.getLogger(__name__)

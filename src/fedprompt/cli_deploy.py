@@ -1,0 +1,107 @@
+"""The commands of real federations: deploy, server, site and status, beside those of `fedprompt.cli`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedprompt.build.runs import Watch
+    from fedprompt.config import Recipe
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the deployment, or of the site.")]
+deploy = typer.Typer(no_args_is_help=True, help="Prepare a federation over machines, or rehearse one on this machine.")
+server = typer.Typer(no_args_is_help=True, help="The server of a deployment.")
+site = typer.Typer(no_args_is_help=True, help="One site of a deployment.")
+
+
+def mount(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(deploy, name="deploy")
+    app.add_typer(server, name="server")
+    app.add_typer(site, name="site")
+    app.command()(status)
+
+
+@deploy.command("init")
+def init(
+    folder: Folder,
+    address: Annotated[str, typer.Option(help="Host name or IP address that sites connect to.")],
+    sites: Annotated[list[str], typer.Option("--site", help="A site's name; give one for each.")],
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "federation",
+    port: Annotated[int, typer.Option(help="Port of the reverse proxy.")] = 8443,
+    local_port: Annotated[int, typer.Option(help="Port of the server on its own loopback.")] = 8000,
+    quorum: Annotated[int, typer.Option(help="Answers without which a round changes nothing.")] = 1,
+    deadline: Annotated[float, typer.Option(help="Seconds a site has for a round.")] = 600.0,
+) -> None:
+    """Make authority, server certificate, proxy and service files, the app, and a folder to hand to each site."""
+    from fedprompt.config import checked
+    from fedprompt.deploy.init import init_deployment
+    from fedprompt.deploy.settings import Deployment
+
+    tables = {"name": name, "address": address, "port": port, "local_port": local_port, "sites": tuple(sites)}
+    deployment = checked(Deployment, tables | {"quorum": quorum, "deadline": deadline}, origin="deploy init")
+    init_deployment(folder, deployment)
+    typer.echo(f"Made {folder}. Hand each site its folder: {', '.join(str(folder / 'sites' / one) for one in sites)}.")
+    typer.echo(f"Put the public keys that come back into {folder / 'keys'}.")
+    typer.echo(f"Start the server with: fedprompt server up {folder}")
+
+
+@server.command("up")
+def server_up(folder: Folder) -> None:
+    """Keep the server of a deployment running, until Ctrl-C."""
+    from fedprompt.deploy import daemons
+
+    daemons.server_up(folder, say=typer.echo)
+
+
+@site.command("init")
+def site_init(folder: Folder) -> None:
+    """At the site: make its key pair; the public key goes to the server's operator, the private one nowhere."""
+    from fedprompt.deploy.init import init_site
+
+    typer.echo(f"Send {init_site(folder)} to the server's operator.")
+
+
+@site.command("up")
+def site_up(
+    folder: Folder,
+    data: Annotated[Path | None, typer.Option(help="Folder with one folder of pictures a class.")] = None,
+) -> None:
+    """Keep a site running: its worker and its connection to the server, until Ctrl-C."""
+    from fedprompt.deploy import daemons
+
+    daemons.site_up(folder, data=data, say=typer.echo)
+
+
+def status(folder: Folder) -> None:
+    """Show who is connected to a deployment and how its runs stand."""
+    from rich.console import Console
+
+    from fedprompt.deploy.submit import runs_of, sites_of
+    from fedprompt.terminal import rows_table
+
+    console = Console(markup=False, highlight=False)
+    console.print(rows_table(("site", "status"), [(one.name, one.status) for one in sites_of(folder)]))
+    rows = [(one.folder.name, one.status, one.trial, f"{one.round_number}/{one.rounds}") for one in runs_of(folder)]
+    if rows:
+        console.print(rows_table(("run", "status", "trial", "rounds"), rows))
+
+
+def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> None:
+    """The half of `fedprompt run` that has a deployment."""
+    from fedprompt.deploy.submit import run_on
+
+    run_on(recipe, deployment, out, watch=watch)
+
+
+def resume_over(out: Path, *, watch: Watch) -> bool:
+    """Go on with a run over sites; False if the run is none."""
+    if not (out / "federation.json").exists():  # one of ours, known without importing what only deployments need
+        return False
+    from fedprompt.deploy.submit import resume_on
+
+    resume_on(out, watch=watch)
+    return True

@@ -1,0 +1,140 @@
+"""Flower's commands, flags, environment and files as of 1.41: nobody else in the package knows one."""
+
+from __future__ import annotations
+
+import json
+import os
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import tomli_w
+
+TESTED = (1, 41)
+CONNECTION = "deployment"  # what Flower's command line calls the SuperLink of a deployment
+
+APP = """# A thin Flower app: the code is the installed fedprompt, at the server and at every site.
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "fedprompt-app"
+version = "0.1.0"
+description = "Federated prompt tuning over the sites of a deployment"
+license = {{ file = "LICENSE" }}
+dependencies = ["flwr>={tested},<2.0", "fedprompt"]
+
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+
+{flower}"""
+TABLES = """[tool.flwr.app]
+publisher = "fedprompt"
+fab-format-version = 1
+flwr-version-target = "{tested}"
+{include}
+[tool.flwr.app.components]
+serverapp = "fedprompt.deploy.server_app:app"
+clientapp = "fedprompt.deploy.client_app:app"
+
+[tool.flwr.app.config]
+recipe = "demo" # TOML text, or the name of a recipe that comes with fedprompt
+out = ""        # folder of the run at the server; empty: a new one in the deployment's folder
+"""
+
+
+@dataclass(frozen=True)
+class Tls:
+    """Files of a server that shows a certificate."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+
+def newer() -> str:
+    """A warning if the installed Flower is newer than the one this package was tested with, else nothing."""
+    installed = version("flwr")
+    major, minor = (int(part) for part in installed.split(".")[:2])
+    if (major, minor) <= TESTED:
+        return ""
+    return f"Flower {installed} is newer than {'.'.join(map(str, TESTED))}, the newest that fedprompt was tested with."
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """What every Flower process is started with: silent, offline, its own home, and quick to look for work."""
+    scripts = sysconfig.get_path("scripts")
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "HF_HUB_OFFLINE": "1",
+        **more,
+    }
+
+
+def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
+    """Start the server on loopback; the network reaches it through the reverse proxy alone."""
+    safety = ["--insecure"]
+    if tls is not None:
+        safety = ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate)]
+        safety += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--database", str(database)]
+    return [_script("flower-superlink"), *safety, *place, "--disable-runtime-dependency-installation"]
+
+
+def supernode(
+    *, address: str, port: int, site: str, folder: Path, authority: Path | None, key: Path | None
+) -> list[str]:
+    """Start a site's half, its own port on loopback."""
+    safety = ["--insecure"]
+    if authority is not None and key is not None:
+        safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
+    settings = f"site={json.dumps(site)} folder={json.dumps(str(folder))}"
+    place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
+    return [_script("flower-supernode"), *safety, *place, "--node-config", settings]
+
+
+def register(public_key: Path, name: str) -> list[str]:
+    """Let the site with this key in, under this name."""
+    return [_script("flwr"), "supernode", "register", str(public_key), CONNECTION, "--name", name, "--format", "json"]
+
+
+def nodes() -> list[str]:
+    """List the sites that the server knows, as JSON."""
+    return [_script("flwr"), "supernode", "list", CONNECTION, "--format", "json"]
+
+
+def run(app: Path, settings: Path) -> list[str]:
+    """Start a run with settings from a TOML file; says its number as JSON."""
+    return [_script("flwr"), "run", str(app), CONNECTION, "--run-config", str(settings), "--format", "json"]
+
+
+def stop(run_id: str) -> list[str]:
+    """Stop a run."""
+    return [_script("flwr"), "stop", run_id, CONNECTION, "--format", "json"]
+
+
+def connections(port: int, authority: Path | None) -> str:
+    """The content of Flower's config.toml."""
+    about: dict[str, str | bool] = {"address": f"127.0.0.1:{port}"}
+    about |= {"insecure": True} if authority is None else {"root-certificates": str(authority)}
+    return tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: about}})
+
+
+def app_files(licence: str) -> Mapping[str, str]:
+    """The files of the thin app, by name."""
+    tested = ".".join(map(str, (*TESTED, 0)))
+    flower = TABLES.format(tested=tested, include="")
+    return {"pyproject.toml": APP.format(tested=tested, flower=flower), "LICENSE": licence}
+
+
+def _script(name: str) -> str:
+    return str(Path(sysconfig.get_path("scripts")) / name)
