@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedprompt.deploy.init import site_key, tls_of
-from fedprompt.deploy.settings import HOME, SITE, load_deployment, load_site, save
+from fedprompt.deploy.settings import ADMITTED, HOME, SITE, load_deployment, load_site, save
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower import commands
@@ -82,7 +82,7 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
             while link.ended is None:
-                for name in admit(folder, environment, deployment.sites):
+                for name in admit(folder, deployment.sites):
                     say(f"The site {name} may now connect.")
                 time.sleep(TICK)
         finally:
@@ -90,9 +90,9 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     raise UserError(f"The SuperLink ended with code {link.ended}; see {folder / 'logs' / 'superlink.log'}.")
 
 
-def admit(folder: Path, environment: Mapping[str, str], sites: Sequence[str]) -> list[str]:
-    """Register public keys that are new; returns their names."""
-    known, admitted = folder / "admitted", []
+def admit(folder: Path, sites: Sequence[str]) -> list[str]:
+    """Register public keys that are new, and keep the number that Flower gives each; returns their names."""
+    known, admitted = folder / ADMITTED, []
     for key in sorted((folder / "keys").glob("*.pub")):
         mark = known / f"{key.stem}-{hashlib.sha256(key.read_bytes()).hexdigest()[:16]}"
         if mark.exists():
@@ -100,12 +100,10 @@ def admit(folder: Path, environment: Mapping[str, str], sites: Sequence[str]) ->
         if key.stem not in sites:
             _log.warning("%s is no site of the deployment; add it to deployment.toml or rename the file.", key.stem)
             continue
-        done = subprocess.run(
-            commands.register(key, key.stem), env=environment, cwd=folder, capture_output=True, text=True, check=False
-        )
-        if done.returncode and "already" not in (done.stdout + done.stderr).lower():
-            raise UserError(f"The key {key} was not accepted: {(done.stdout + done.stderr).strip()[-300:]}")
-        write_atomic(mark, "")
+        said = commands.ask(commands.register(key, key.stem), folder)
+        if not said.get("success"):
+            raise UserError(f"The server did not accept the key {key} ({said.get('error-message', said)}).")
+        write_atomic(mark, str(said["node-id"]))
         admitted.append(key.stem)
     return admitted
 

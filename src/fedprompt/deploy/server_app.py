@@ -26,9 +26,9 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
     (out / STOPPED).unlink(missing_ok=True)
     try:
         conduct(text, out, mailbox, load_deployment(home), home=home)
-    except UserError as error:
+    except BaseException as error:
         # The run's own record says it too, unless the run never came so far.
-        write_atomic(out / STOPPED, str(error))
+        write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
         raise
 
 

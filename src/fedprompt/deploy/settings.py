@@ -17,6 +17,7 @@ from fedprompt.runtimes.remote import Terms
 from fedprompt.runtimes.tensors import Upload
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
+ADMITTED = "admitted"  # in the server's folder: for each key `<site>-<hash>`, the number Flower knows it by
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: who conducts it, and why nobody does
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: it becomes file names and flags

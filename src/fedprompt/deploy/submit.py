@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ import tomli_w
 from fedprompt.build.runs import RECIPE, Watch
 from fedprompt.config import Recipe
 from fedprompt.deploy.conduct import Federation, events_of
-from fedprompt.deploy.settings import PROCESS, STOPPED, load_deployment
+from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, load_deployment
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
+from fedprompt.records import Event, write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK = 0.5  # seconds between looks at a run's records
@@ -54,48 +52,39 @@ def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
         (out / name).unlink(missing_ok=True)
     seen = len(events_of(out))
     watch.step("Handing the run to the server")
-    said = flower(commands.run(folder / "app", settings), folder)
+    said = commands.ask(commands.run(folder / "app", settings), folder)
     if not said.get("success"):
         raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
     follow(out, watch, seen=seen)
     return out
 
 
-def flower(command: list[str], folder: Path) -> dict[str, object]:
-    """What a command of Flower says, as JSON; empty if it says something else."""
-    environment = commands.environment(folder / "flower")
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-    start = done.stdout.find("{")
-    with suppress(ValueError):
-        return dict(json.loads(done.stdout[start:])) if start >= 0 else {}
-    return {"error-message": (done.stdout + done.stderr).strip()[-500:]}
-
-
-def follow(out: Path, watch: Watch, *, seen: int = 0, born: float = BIRTH) -> None:
+def follow(out: Path, watch: Watch, *, seen: int = 0) -> None:
     """Tell the watch what a run records, until it is done; UserError with the reason when it stops."""
-    begun, trial, rounds = time.monotonic(), "", 0
+    begun = time.monotonic()
     while True:
         alive = _alive(out)  # before the records are read, so that the last of them are not missed
         events = events_of(out)
-        for event in events[min(seen, len(events)) :]:
-            if event["event"] == "trial" and event["status"] == "running":
-                trial, rounds = event["trial"], event["rounds"]
-                watch.trial(trial, rounds, 0)
-            elif event["event"] == "round":
-                watch.round(event["round"], event["loss"])
-                for client, reason in event.get("failed", {}).items():
-                    watch.warn(f"Round {event['round']}: site {client} {reason}")
-            elif event["event"] == "end" and event["status"] == "done":
-                return
-            elif event["event"] == "end":
-                raise UserError(str(event.get("message") or event["status"]))
+        for event in events[seen:]:
+            _tell(event, watch)
         seen = max(seen, len(events))
+        if events and events[-1]["event"] == "end" and events[-1]["status"] == "done":
+            return
         if (out / STOPPED).exists():
             raise UserError((out / STOPPED).read_text(encoding="utf-8"))
-        unborn = not (out / PROCESS).exists() and time.monotonic() - begun < born
+        unborn = not (out / PROCESS).exists() and time.monotonic() - begun < BIRTH
         if not alive and not unborn:
             raise UserError(f"The run {out} stopped without a word; go on with: fedprompt resume {out}")
         time.sleep(TICK)
+
+
+def _tell(event: Event, watch: Watch) -> None:
+    if event["event"] == "trial" and event["status"] == "running":
+        watch.trial(event["trial"], event["rounds"], 0)
+    elif event["event"] == "round":
+        watch.round(event["round"], event["loss"])
+        for client, reason in event.get("failed", {}).items():
+            watch.warn(f"In round {event['round']}, site {client} {reason}")
 
 
 def _alive(out: Path) -> bool:
@@ -137,13 +126,14 @@ def sites_of(folder: Path) -> list[SiteState]:
     """Every site of a deployment; UserError when the server does not answer."""
     folder = folder.resolve()
     deployment = load_deployment(folder)
-    said = flower(commands.nodes(), folder)
+    said = commands.ask(commands.nodes(), folder)
     if not said.get("success"):
         raise UserError(f"The server of {deployment.name} does not answer; start it with: fedprompt server up {folder}")
     listed = said.get("nodes", [])
     assert isinstance(listed, list)
-    status = {str(node.get("name")): str(node.get("status")) for node in listed}
-    return [SiteState(name, status.get(name, "its key has not come")) for name in deployment.sites]
+    status = {str(node["node-id"]): str(node["status"]) for node in listed}
+    numbers = {path.name.rpartition("-")[0]: path.read_text() for path in (folder / ADMITTED).glob("*-*")}
+    return [SiteState(name, status.get(numbers.get(name, ""), "its key has not come")) for name in deployment.sites]
 
 
 def runs_of(folder: Path) -> list[RunState]:

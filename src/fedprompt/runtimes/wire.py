@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import safetensors
-
 from fedprompt.errors import UserError
 
 Words = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
@@ -16,8 +14,6 @@ Words = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
 KINDS = (HELLO, TRAIN, EVALUATE)
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
-
-_WORDS = "fedprompt"  # the key of the words in a safetensors file's metadata
 
 
 @dataclass(frozen=True)
@@ -43,26 +39,23 @@ class Parcel:
         return sum(len(raw.data) for raw in self.tensors.values())
 
     def to_bytes(self) -> bytes:
-        """The parcel as one safetensors file, for a local socket."""
-        words = json.dumps({"kind": self.kind, "words": self.words})
-        tensors = {
-            name: {"dtype": raw.dtype, "shape": list(raw.shape), "data": raw.data} for name, raw in self.tensors.items()
-        }
-        return bytes(safetensors.serialize(tensors, {_WORDS: words}))
+        """The parcel for a local socket: the length of a JSON head, the head, then the tensors' bytes in its order."""
+        tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
+        head = json.dumps({"kind": self.kind, "words": self.words, "tensors": tensors}).encode()
+        return b"".join([len(head).to_bytes(8, "little"), head, *(raw.data for raw in self.tensors.values())])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Parcel:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
-            size = int.from_bytes(content[:8], "little")
-            head = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_WORDS])
-            tensors = {
-                name: Raw(_NAMES[item["dtype"]], tuple(item["shape"]), bytes(item["data"]))
-                for name, item in safetensors.deserialize(content)
-            }
+            end = 8 + int.from_bytes(content[:8], "little")
+            head = json.loads(content[8:end])
+            tensors = {}
+            for name, dtype, shape, size in head["tensors"]:
+                tensors[str(name)] = Raw(str(dtype), tuple(map(int, shape)), content[end : end + size])
+                end += size
+            if end != len(content):
+                raise ValueError("length")
             return cls(str(head["kind"]), dict(head["words"]), tensors)
-        except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"A local message cannot be read ({type(error).__name__}); restart the worker.") from error
-
-
-_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "U8": "uint8"}

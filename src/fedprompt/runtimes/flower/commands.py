@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +110,7 @@ def register(public_key: Path, name: str) -> list[str]:
 
 
 def nodes() -> list[str]:
-    """List the sites that the server knows, as JSON."""
+    """List the sites that the server knows, by number."""
     return [_script("flwr"), "supernode", "list", CONNECTION, "--format", "json"]
 
 
@@ -120,6 +122,15 @@ def run(app: Path, settings: Path) -> list[str]:
 def stop(run_id: str) -> list[str]:
     """Stop a run."""
     return [_script("flwr"), "stop", run_id, CONNECTION, "--format", "json"]
+
+
+def ask(command: Sequence[str], folder: Path) -> dict[str, object]:
+    """What a command of Flower's says as JSON, with `success`, or `error-message` if that is false."""
+    environ = environment(folder / "flower")
+    done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
+    with suppress(ValueError):
+        return dict(json.loads(done.stdout[max(done.stdout.find("{"), 0) :]))
+    return {"success": False, "error-message": (done.stdout + done.stderr).strip()[-500:]}
 
 
 def connections(port: int, authority: Path | None) -> str:
