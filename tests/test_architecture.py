@@ -32,8 +32,9 @@ RANKS = {
     "federated": 5,
     **dict.fromkeys(("runtimes", "demo", "language", "report", "config", "adapter"), 6),
     "build": 7,
-    "terminal": 8,
-    "cli": 9,
+    **dict.fromkeys(("terminal", "deploy"), 8),
+    "cli_deploy": 9,
+    "cli": 10,
 }
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 
@@ -81,10 +82,11 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
             assert name.startswith(tuple(f"fedprompt.{part}." for part in allowed)), f"{path} imports {name}"
 
 
-def test_an_optional_package_is_imported_in_one_module() -> None:
-    assert {path for path in TREES if any(name.split(".")[0] == "flwr" for name in imports(path))} <= {
-        Path("runtimes/flower.py")
-    }
+def test_an_optional_package_is_imported_in_one_place() -> None:
+    for path in TREES:
+        names = {name.split(".")[0] for name in imports(path)}
+        assert "flwr" not in names or path.parent == Path("runtimes/flower"), f"{path} imports flwr"
+        assert "cryptography" not in names or path == Path("deploy/certificates.py"), f"{path} imports cryptography"
 
 
 @each_file()
@@ -190,10 +192,18 @@ def test_importing_is_cheap(module: str) -> None:
     run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
 
 
-def test_everything_but_the_flower_runtime_works_without_flower() -> None:
+def test_everything_but_deployments_works_without_their_packages() -> None:
     names = [".".join(("fedprompt", *path.with_suffix("").parts)).removesuffix(".__init__") for path in TREES]
-    names = [name for name in names if name != "fedprompt.runtimes.flower"]
-    run(f"import importlib, sys; sys.modules['flwr'] = None; [importlib.import_module(name) for name in {names}]")
+    names = [name for name in names if not name.startswith(("fedprompt.runtimes.flower", "fedprompt.deploy"))]
+    without = "for name in ('flwr', 'cryptography'): sys.modules[name] = None"
+    run(f"import importlib, sys\n{without}\nfor name in {names}: importlib.import_module(name)")
+
+
+def test_the_client_app_starts_without_torch() -> None:
+    pytest.importorskip("flwr")
+    heavy = "{'torch', 'transformers', 'matplotlib', 'pydantic'}"
+    module = "fedprompt.deploy.client_app"
+    run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
 
 
 def run(program: str) -> None:

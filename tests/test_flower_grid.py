@@ -9,6 +9,7 @@ import torch
 
 pytest.importorskip("flwr")
 
+from conftest import Pictures
 from fedprompt import methods
 from fedprompt.build import runs
 from fedprompt.config import parse_recipe
@@ -19,7 +20,6 @@ from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridMailbox
-from conftest import Pictures
 from grids import MemoryGrid
 
 NAMES = methods.names()
@@ -71,7 +71,12 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
     pictures(folder)
     folders = {name: folder / name for name in SITES}
     for name, own in folders.items():
-        about = {"superlink": "localhost:1", "device": "cpu", "data": str(own / "data"), "policy": policy or Policy(smallest_count=1)}
+        about = {
+            "superlink": "localhost:1",
+            "device": "cpu",
+            "data": str(own / "data"),
+            "policy": policy or Policy(smallest_count=1),
+        }
         save(own / SITE, SiteFile(name=name, **about))
     sites = {str(own): Site(own) for own in folders.values()}
     return MemoryGrid(
@@ -109,9 +114,7 @@ def test_the_global_model_is_that_of_the_simulator(name: str, both: tuple[Path, 
     for key in ("clients", "losses"):
         there, here = ([event[key] for event in lines(folder, name, "round")] for folder in both)
         assert there == here
-    there, here = (
-        [event for event in lines(folder, name, "score") if event["split"] == "local"] for folder in both
-    )
+    there, here = ([event for event in lines(folder, name, "score") if event["split"] == "local"] for folder in both)
     assert there == here
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
     from fedprompt.build.runs import Watch
@@ -15,6 +18,16 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the de
 deploy = typer.Typer(no_args_is_help=True, help="Prepare a federation over machines, or rehearse one on this machine.")
 server = typer.Typer(no_args_is_help=True, help="The server of a deployment.")
 site = typer.Typer(no_args_is_help=True, help="One site of a deployment.")
+
+
+@deploy.callback()
+@server.callback()
+@site.callback()
+def need_flower() -> None:
+    """Say what to install before anything fails on it."""
+    missing = [name for name in ("flwr", "cryptography") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"Federations over machines need {' and '.join(missing)}; run: pip install 'fedprompt[flower]'")
 
 
 def mount(app: typer.Typer) -> None:
@@ -49,6 +62,24 @@ def init(
     typer.echo(f"Start the server with: fedprompt server up {folder}")
 
 
+@deploy.command("rehearse")
+def rehearse(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for it all; must be empty.")] = Path("rehearsal"),
+    full: Annotated[bool, typer.Option("--full", help="Also kill worker and server, and freeze a site.")] = False,
+    backbone: Annotated[str, typer.Option(help="Another CLIP than the demo's.")] = "",
+) -> None:
+    """Play a federation on this machine: a server, a proxy and three sites as real processes, one of them killed."""
+    from fedprompt.deploy.rehearse import rehearse as play
+
+    rows = play(out, full=full, say=typer.echo, backbone=backbone)
+    failed = [row.what for row in rows if not row.held]
+    typer.echo(
+        f"{len(rows) - len(failed)} of {len(rows)} bars held" + (f"; not: {', '.join(failed)}" if failed else ".")
+    )
+    if failed:
+        raise typer.Exit(2)
+
+
 @server.command("up")
 def server_up(folder: Folder) -> None:
     """Keep the server of a deployment running, until Ctrl-C."""
@@ -78,6 +109,7 @@ def site_up(
 
 def status(folder: Folder) -> None:
     """Show who is connected to a deployment and how its runs stand."""
+    need_flower()
     from rich.console import Console
 
     from fedprompt.deploy.submit import runs_of, sites_of
@@ -92,6 +124,7 @@ def status(folder: Folder) -> None:
 
 def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> None:
     """The half of `fedprompt run` that has a deployment."""
+    need_flower()
     from fedprompt.deploy.submit import run_on
 
     run_on(recipe, deployment, out, watch=watch)
@@ -101,6 +134,7 @@ def resume_over(out: Path, *, watch: Watch) -> bool:
     """Go on with a run over sites; False if the run is none."""
     if not (out / "federation.json").exists():  # one of ours, known without importing what only deployments need
         return False
+    need_flower()
     from fedprompt.deploy.submit import resume_on
 
     resume_on(out, watch=watch)

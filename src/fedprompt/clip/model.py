@@ -76,7 +76,7 @@ class Clip(nn.Module):
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
         return cls(*open_parts(path), store=store, batch=batch).to(device)
 
-    def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
+    def train(self, mode: bool = True) -> Clip:
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
         return super().train(mode=False)
 

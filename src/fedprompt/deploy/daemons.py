@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedprompt.deploy.init import site_key, tls_of
-from fedprompt.deploy.settings import ADMITTED, HOME, SITE, load_deployment, load_site, save
+from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower import commands
@@ -78,6 +78,7 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
         say(warning)
     with stoppable():
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
+        write_atomic(folder / LINK, str(link.popen.pid))
         try:
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
@@ -120,7 +121,16 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     if not site_key(folder).exists():
         raise UserError(f"The site has no key yet; make it with: fedprompt site init {folder}")
     environment = commands.environment(folder / "flower")
-    node = commands.supernode(
+    programs = {"supernode": _node(folder, site)}
+    if site.worker:
+        programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
+    say(f"The site {site.name} works for {site.superlink} with the pictures of {site.data or 'the recipe'}.")
+    with stoppable():
+        _keep(programs, folder, environment, say)
+
+
+def _node(folder: Path, site: SiteFile) -> list[str]:
+    return commands.supernode(
         address=site.superlink,
         port=site.port,
         site=site.name,
@@ -128,10 +138,6 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
         authority=folder / "ca.crt",
         key=site_key(folder),
     )
-    worker = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
-    say(f"The site {site.name} works for {site.superlink} with the pictures of {site.data or 'the recipe'}.")
-    with stoppable():
-        _keep({"worker": worker, "supernode": node}, folder, environment, say)
 
 
 def _keep(

@@ -12,6 +12,7 @@ from pathlib import Path
 from fedprompt.errors import UserError
 from fedprompt.runtimes.wire import Parcel
 
+BUSY = "worker.busy"  # there while the worker has a request in hand
 ADDRESS = "worker.json"  # where the worker listens, and the secret that both ends prove to know (mode 0600)
 LARGEST = 1 << 31  # bytes of a message
 
@@ -24,7 +25,7 @@ def listen(folder: Path) -> Listener:
     """Open a port of loopback that only holders of a fresh secret may talk to, and leave both in the site's folder."""
     secret = secrets.token_hex(32)
     listener = Listener(("127.0.0.1", 0), backlog=16, authkey=bytes.fromhex(secret))
-    content = json.dumps({"port": listener.address[1], "secret": secret})
+    content = json.dumps({"port": listener.address[1], "secret": secret, "process": os.getpid()})
     part = folder / f".{ADDRESS}.{os.getpid()}.part"
     part.unlink(missing_ok=True)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -31,7 +31,7 @@ def check_job(policy: Policy, recipe: Recipe, words: Words) -> None:
     if policy.secure_aggregation and words.get("secure_aggregation") is not True:
         raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
     epsilon = words.get("epsilon")
-    if policy.epsilon is not None and not (isinstance(epsilon, int | float) and 0 < epsilon <= policy.epsilon):
+    if policy.epsilon is not None and not (type(epsilon) in (int, float) and 0 < epsilon <= policy.epsilon):
         raise RefusedError(f"the job promises no epsilon of at most {policy.epsilon}.", rule="epsilon")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from pathlib import Path
 
-from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
+from fedprompt.deploy.settings import HOME, LINK, PROCESS, STOPPED, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower.apps import Settings, server_app
 from fedprompt.runtimes.flower.grid import GridMailbox
+
+TICK = 1.0  # seconds between looks at the SuperLink
 
 
 def main(mailbox: GridMailbox, settings: Settings) -> None:
@@ -24,12 +28,25 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
     (out / STOPPED).unlink(missing_ok=True)
+    threading.Thread(target=_end_with_the_server, args=(home, out), daemon=True).start()
     try:
         conduct(text, out, mailbox, load_deployment(home), home=home)
     except BaseException as error:
         # The run's own record says it too, unless the run never came so far.
         write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
         raise
+
+
+def _end_with_the_server(home: Path, out: Path) -> None:
+    """End this process when the SuperLink is gone: Flower's own would wait for it, and hold the run's folder."""
+    link = int((home / LINK).read_text(encoding="utf-8"))
+    while True:
+        time.sleep(TICK)
+        try:
+            os.kill(link, 0)
+        except ProcessLookupError:
+            write_atomic(out / STOPPED, f"The server went away; when it is up, go on with: fedprompt resume {out}")
+            os._exit(1)
 
 
 app = server_app(main)

@@ -18,6 +18,7 @@ from fedprompt.runtimes.tensors import Upload
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: for each key `<site>-<hash>`, the number Flower knows it by
+LINK = "superlink.pid"  # in the server's folder: the process number of the SuperLink
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: who conducts it, and why nobody does
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: it becomes file names and flags
@@ -74,6 +75,7 @@ class SiteFile(Table):
     backbone: str = Field("", description="where this site keeps the CLIP; empty: what the recipe names")
     device: str = Field("auto", description='"cpu", "cuda" or "auto"')
     memory_gb: float = Field(2.0, ge=0, description="memory for frozen features")
+    worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
     policy: Policy = Policy()
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedprompt.build.catalog import SOURCES, find
 from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
 from fedprompt.clip.model import Clip
 from fedprompt.config import BackboneTable, Recipe, parse_recipe
+from fedprompt.data.sites import federation
 from fedprompt.deploy.policy import RefusedError, check_job, check_site
 from fedprompt.deploy.preflight import introduction
 from fedprompt.deploy.settings import SiteFile, load_site
@@ -66,6 +68,8 @@ class Site:
     def _answer(self, request: Parcel, settings: SiteFile) -> Parcel:
         recipe = _recipe(request.words)
         check_job(settings.policy, recipe, request.words)
+        if settings.data and find(SOURCES, recipe.data.source, place="job") is not federation:
+            raise RefusedError("the job wants other pictures than this site's own.", rule="data")
         experiment = self._experiment(recipe, settings)
         trial = _trial(experiment, request.words)
         client = _client(experiment, request.words, settings)

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fedprompt.build.experiment import load_dataset, resolve
 from fedprompt.config import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.deploy.daemons import Process, wait_for_port
+from fedprompt.deploy.daemons import Process, stoppable, wait_for_port
 from fedprompt.deploy.init import init_deployment, init_site
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
@@ -102,8 +101,8 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, *, say: Say, **settings: Any) -> Iterator[Stage]:
-    """Everything running, and nothing left running afterwards."""
+def staged(folder: Path, *, say: Say, backbone: str = "", deadline: float = 120.0) -> Iterator[Stage]:
+    """Everything running, and nothing left running afterwards; `backbone` is another CLIP than the demo's."""
     folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
@@ -115,10 +114,11 @@ def staged(folder: Path, *, say: Say, **settings: Any) -> Iterator[Stage]:
         port=port if proxied else local_port,
         local_port=local_port,
         sites=SITES,
-        **{"quorum": 2, "deadline": 60.0, "patience": 90.0} | settings,
+        quorum=2,
+        deadline=deadline,
     )
-    stage = Stage(folder, deployment, _recipe(), proxied)
-    with ExitStack() as stack:
+    stage = Stage(folder, deployment, _recipe(backbone), proxied)
+    with stoppable(), ExitStack() as stack:
         for name in ("proxy", *SITES, "server"):
             stack.callback(stage.stop, name)
         _prepare(stage, dict(zip(SITES, site_ports, strict=True)), say)
@@ -144,8 +144,8 @@ def _prepare(stage: Stage, ports: Mapping[str, int], say: Say) -> None:
     say(f"All sites are connected after {stage.wait_for_sites():.0f} s.")
 
 
-def _recipe() -> Recipe:
-    return resolve(load_recipe(find_recipe(RECIPE)))
+def _recipe(backbone: str) -> Recipe:
+    return resolve(load_recipe(find_recipe(RECIPE), [f"backbone.path={backbone}"] if backbone else []))
 
 
 def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from multiprocessing import AuthenticationError
 from pathlib import Path
 
-from fedprompt.deploy.line import listen, receive
+from fedprompt.deploy.line import BUSY, listen, receive
 from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 
@@ -16,16 +16,19 @@ _log = logging.getLogger(__name__)
 
 def serve(folder: Path, *, requests: int | None = None) -> None:
     """Answer requests one after another, for ever or `requests` times; a caller that goes away changes nothing."""
-    site, done = Site(folder), 0
+    site, busy, done = Site(folder), folder / BUSY, 0
     with listen(folder) as listener:
         while done != requests:
             try:
                 with listener.accept() as line:
-                    line.send_bytes(site.answer(receive(line)).to_bytes())
+                    request = receive(line)
+                    busy.touch()
+                    line.send_bytes(site.answer(request).to_bytes())
             except (OSError, EOFError, AuthenticationError, UserError) as error:
                 _log.warning("A caller was lost or turned away: %s", type(error).__name__)
             else:
                 done += 1
+            busy.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

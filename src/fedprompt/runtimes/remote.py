@@ -80,6 +80,7 @@ class Remote:
         self.notes = {
             "failed": {str(client): reason for client, reason in failed.items()},
             "bytes_up": {str(client): parcel.bytes for client, parcel in sent.items() if isinstance(parcel, Parcel)},
+            "site_seconds": {str(update.client): update.seconds for update in updates},
             "validation": {str(client): parcel.words.get("validation") for client, parcel in sent.items()},
         }
         if len(updates) < self.terms.quorum:

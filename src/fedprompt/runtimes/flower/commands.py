@@ -32,19 +32,18 @@ dependencies = ["flwr>={tested},<2.0", "fedprompt"]
 [tool.hatch.build.targets.wheel]
 packages = ["."]
 
-{flower}"""
-TABLES = """[tool.flwr.app]
+[tool.flwr.app]
 publisher = "fedprompt"
 fab-format-version = 1
 flwr-version-target = "{tested}"
-{include}
+
 [tool.flwr.app.components]
 serverapp = "fedprompt.deploy.server_app:app"
 clientapp = "fedprompt.deploy.client_app:app"
 
 [tool.flwr.app.config]
-recipe = "demo" # TOML text, or the name of a recipe that comes with fedprompt
-out = ""        # folder of the run at the server; empty: a new one in the deployment's folder
+recipe = "" # TOML text, or the name of a recipe that comes with fedprompt
+out = ""    # folder of the run at the server; empty: a new one in the deployment's folder
 """
 
 
@@ -76,7 +75,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",
         "HF_HUB_OFFLINE": "1",
         **more,
     }
@@ -143,8 +142,7 @@ def connections(port: int, authority: Path | None) -> str:
 def app_files(licence: str) -> Mapping[str, str]:
     """The files of the thin app, by name."""
     tested = ".".join(map(str, (*TESTED, 0)))
-    flower = TABLES.format(tested=tested, include="")
-    return {"pyproject.toml": APP.format(tested=tested, flower=flower), "LICENSE": licence}
+    return {"pyproject.toml": APP.format(tested=tested), "LICENSE": licence}
 
 
 def _script(name: str) -> str:

@@ -1,0 +1,148 @@
+"""A site's side: its policy, its shelf of personal states, its worker, and the words it lets out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedprompt.config import parse_recipe
+from fedprompt.deploy import line
+from fedprompt.deploy.policy import RefusedError, check_job, check_site
+from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_deployment, load_site, save
+from fedprompt.deploy.shelf import KEPT, Shelf
+from fedprompt.deploy.site import Site
+from fedprompt.deploy.worker import serve
+from fedprompt.errors import UserError
+from fedprompt.runtimes.wire import FAILED, REFUSED, TRAIN, Parcel
+
+RUN = "0" * 32
+RECIPE = """
+name = "job"
+[data]
+source = "{source}"
+classes = ["secret-class", "b"]
+[partition]
+rule = "by_site"
+sites = ["east", "north"]
+[method]
+name = "{method}"
+[train]
+rounds = 20
+"""
+
+
+def words(method: str = "promptfl", source: str = "federation", **more: object) -> dict[str, object]:
+    recipe = RECIPE.format(method=method, source=source)
+    return {"recipe": recipe, "run": RUN, "trial": method, "round": 1, "client": 0, "since": 0, **more}
+
+
+@pytest.mark.parametrize(
+    ("policy", "job", "rule"),
+    [
+        ({"methods": ("fedmvp",)}, {}, "methods"),
+        ({}, {"method": "os.path"}, "methods"),
+        ({"maximum_rounds": 19}, {}, "maximum_rounds"),
+        ({}, {"source": "os:system"}, "own code"),
+        ({"secure_aggregation": True}, {}, "secure_aggregation"),
+        ({"epsilon": 3.0}, {}, "epsilon"),
+        ({"epsilon": 3.0}, {"epsilon": 3.5}, "epsilon"),
+        ({"epsilon": 3.0}, {"epsilon": True}, "epsilon"),
+        ({"epsilon": 3.0}, {"epsilon": 2.5}, None),
+        ({"methods": ("promptfl",), "maximum_rounds": 20}, {}, None),
+    ],
+)
+def test_the_sites_policy_beats_the_job(policy: dict, job: dict, rule: str | None) -> None:
+    said = words(**job)
+    recipe = parse_recipe(said["recipe"])
+    if rule is None:
+        check_job(Policy(**policy), recipe, said)
+        return
+    with pytest.raises(RefusedError, match=rf"\(rule {rule}\)"):
+        check_job(Policy(**policy), recipe, said)
+
+
+def test_pictures_and_backbones_have_rules_too() -> None:
+    policy = Policy(minimum_images=5, backbones=("abc",))
+    check_site(policy, "abcdef", 5)
+    for fingerprint, images in (("bcd", 5), ("abc", 4)):
+        with pytest.raises(RefusedError):
+            check_site(policy, fingerprint, images)
+
+
+def site(folder: Path, **settings: object) -> Site:
+    save(folder / SITE, SiteFile(name="east", superlink="localhost:1", device="cpu", **settings))
+    return Site(folder)
+
+
+def test_what_goes_wrong_leaves_the_site_without_paths_names_and_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "pictures" / "secret-clas").mkdir(parents=True)
+    (tmp_path / "pictures" / "secret-clas" / "patient-7.png").write_bytes(b"no picture")
+    with caplog.at_level(logging.WARNING):
+        answer = site(tmp_path, data=str(tmp_path / "pictures")).answer(Parcel(TRAIN, words()))
+    assert answer.kind == FAILED and not answer.tensors
+    for secret in ("secret", "patient", str(tmp_path), "pictures"):
+        assert secret not in str(answer.words)
+    assert "secret-clas" in caplog.text, "the site's own log says all"
+
+
+def test_a_refused_job_says_which_rule(tmp_path: Path) -> None:
+    answer = site(tmp_path, policy=Policy(maximum_rounds=3)).answer(Parcel(TRAIN, words()))
+    assert answer.kind == REFUSED and "maximum_rounds" in answer.words["reason"]
+
+
+def test_a_site_with_pictures_of_its_own_opens_no_others(tmp_path: Path) -> None:
+    answer = site(tmp_path, data=str(tmp_path)).answer(Parcel(TRAIN, words(source="pictograms")))
+    assert answer.kind == REFUSED and "data" in answer.words["reason"]
+
+
+@pytest.mark.parametrize("mess", [{}, {"recipe": 3}, words(client="0"), words(run="../x"), words(trial="none")])
+def test_a_messy_request_is_answered(mess: dict, tmp_path: Path) -> None:
+    assert site(tmp_path).answer(Parcel(TRAIN, mess)).kind in (FAILED, REFUSED)
+
+
+def test_the_shelf_keeps_a_few_rounds_and_goes_back(tmp_path: Path) -> None:
+    shelf, start = Shelf(tmp_path, RUN, "../.."), {"own": torch.zeros(2)}
+    assert shelf.load(0, start) is start
+    for number in range(1, 9):
+        shelf.save(number, {"own": torch.full((2,), float(number))})
+    assert shelf.load(7, start)["own"].tolist() == [7, 7]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT and not list(tmp_path.parent.glob("*.safetensors"))
+    assert shelf.load(1, start) is start, "what was dropped begins afresh"
+    with pytest.raises(UserError):
+        Shelf(tmp_path, "../" * 10 + "a", "t")
+
+
+def test_the_worker_answers_who_knows_the_secret(tmp_path: Path) -> None:
+    site(tmp_path, policy=Policy(maximum_rounds=3))
+    with pytest.raises(line.NoWorkerError):
+        line.ask(tmp_path, Parcel(TRAIN, words()))
+    worker = threading.Thread(target=serve, args=(tmp_path,), kwargs={"requests": 1}, daemon=True)
+    worker.start()
+    address = tmp_path / line.ADDRESS
+    while not address.exists():
+        worker.join(0.01)
+    assert address.stat().st_mode & 0o077 == 0
+    content = address.read_text()
+    address.write_text(content.replace('"secret": "', '"secret": "00'))
+    with pytest.raises(line.NoWorkerError):
+        line.ask(tmp_path, Parcel(TRAIN, words()))
+    address.write_text(content)
+    assert line.ask(tmp_path, Parcel(TRAIN, words())).kind == REFUSED
+    worker.join(10)
+    assert not worker.is_alive()
+
+
+def test_settings_are_checked_in_sentences(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="deploy init"):
+        load_deployment(tmp_path)
+    (tmp_path / SITE).write_text('name = "a b"\nsuperlink = "host"\n')
+    with pytest.raises(UserError, match=r"site\.toml: name"):
+        load_site(tmp_path)
+    ordered = Deployment(name="x", address="h", sites=("b", "a"))
+    assert ordered.sites == ("a", "b") and ordered.terms(("a",)).quorum == 1

@@ -1,0 +1,165 @@
+"""The remote transport over a mailbox in memory: what sites may send, and what a round does when they do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedprompt.errors import UserError
+from fedprompt.federated.rounds import federate
+from fedprompt.runtimes.remote import Remote, Terms
+from fedprompt.runtimes.tensors import check_raws, decode, decode_change, encode, encode_change
+from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, Parcel, Raw
+from toys import Toy
+
+SITES = ("east", "north", "south")
+SHARED = {"bias": torch.zeros(4), "matrix": torch.ones(4, 6)}
+
+
+def good(parcel: Parcel) -> Parcel:
+    """Adds one to everything."""
+    shared = decode(parcel.tensors)
+    tensors = encode_change({name: tensor + 1 for name, tensor in shared.items()}, shared, parcel.words["upload"])
+    return Parcel(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": 0.25}, tensors)
+
+
+class Post:
+    """Answers at once; `faults[site]` changes what a site says."""
+
+    def __init__(self, **faults: Callable[[Parcel], Parcel | str]) -> None:
+        self.faults, self.asked = faults, []
+
+    def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+        self.asked.append(dict(parcels))
+        answers: dict[str, Parcel | str] = {}
+        for name, parcel in parcels.items():
+            answer = good(parcel)
+            answers[name] = self.faults[name](answer) if name in self.faults else answer
+        return answers
+
+
+def remote(post: Post, **terms: object) -> Remote:
+    return Remote(post, Terms(SITES, **terms), {"run": "r", "trial": "t"})
+
+
+def reworded(**words: object) -> Callable[[Parcel], Parcel]:
+    return lambda parcel: replace(parcel, words={**parcel.words, **words})
+
+
+def retensored(change: Callable[[Raw], Raw]) -> Callable[[Parcel], Parcel]:
+    return lambda parcel: replace(parcel, tensors={**parcel.tensors, "bias": change(parcel.tensors["bias"])})
+
+
+BAD: dict[str, Callable[[Parcel], Parcel | str]] = {
+    "silent": lambda _: "did not answer.",
+    "failed": lambda _: Parcel(FAILED, {"reason": "OSError"}),
+    "extra": lambda parcel: replace(parcel, tensors={"other": parcel.tensors["bias"]}),
+    "short": retensored(lambda raw: replace(raw, data=raw.data[:-1])),
+    "long": retensored(lambda raw: replace(raw, data=raw.data * 1000)),
+    "shape": retensored(lambda raw: replace(raw, shape=(2, 2))),
+    "dtype": retensored(lambda raw: replace(raw, dtype="float64")),
+    "nan": retensored(lambda raw: replace(raw, data=b"\x00\x00\xc0\x7f" * 4)),
+    "infinite": retensored(lambda raw: replace(raw, data=b"\x00\x00\x80\x7f" * 4)),
+    "no pictures": reworded(num_examples=0),
+    "too many": reworded(num_examples=10**12),
+    "words": reworded(num_examples="4"),
+    "true": reworded(num_examples=True),
+    "loss": reworded(loss=float("nan")),
+    "none": reworded(loss=None),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_a_bad_answer_costs_its_site_the_round_and_nobody_else(fault: str) -> None:
+    transport = remote(Post(north=BAD[fault]))
+    updates = transport.train(1, SHARED, [0, 1, 2])
+    assert [update.client for update in updates] == [0, 2]
+    assert transport.notes["failed"].keys() == {"1"} and len(transport.notes["failed"]["1"]) > 5
+    assert transport.accepted == {0: 1, 2: 1}
+
+
+def test_bytes_and_validation_are_recorded_as_they_travelled() -> None:
+    transport = remote(Post(), upload="float16")
+    updates = transport.train(1, SHARED, [0, 2])
+    assert transport.notes["bytes_up"] == {"0": 2 * 28, "2": 2 * 28} and updates[0].bytes == 4 * 28
+    assert transport.notes["validation"] == {"0": 0.25, "2": 0.25}
+
+
+def test_only_what_changed_travels() -> None:
+    after = {**SHARED, "bias": SHARED["bias"] + 1}
+    assert encode_change(after, SHARED, "float32").keys() == {"bias"}
+
+
+@settings(max_examples=50, deadline=None)
+@given(step=st.floats(-1e-2, 1e-2, width=32), upload=st.sampled_from(["float32", "float16", "bfloat16"]))
+def test_a_change_arrives_exactly_or_to_the_digits_of_its_type(step: float, upload: str) -> None:
+    before = {"x": torch.linspace(-3, 3, 7)}
+    after = {"x": before["x"] + step}
+    raws = encode_change(after, before, upload)
+    check_raws(raws, before, upload)
+    arrived = {**before, **decode_change(raws, before, upload)}["x"]
+    if upload == "float32":
+        assert torch.equal(arrived, after["x"])
+    else:
+        assert (arrived - after["x"]).abs().max() <= abs(step) / 128 + 1e-6
+
+
+def test_below_the_quorum_a_round_changes_nothing_and_three_in_a_row_pause_the_run() -> None:
+    post = Post(east=BAD["silent"], north=BAD["failed"])
+    transport, method, seen = remote(post, quorum=2), Toy(), []
+    start = dict(method.named_parameters())["matrix"].detach().clone()
+    with pytest.raises(UserError, match=r"Paused in round 3.*east: did not answer.*fedprompt resume"):
+        for one in federate(method, transport, clients=range(3), rounds=9, seed=1):
+            seen.append(one)
+            assert not one.updates and torch.equal(one.shared["matrix"], start)
+    assert [one.number for one in seen] == [1, 2] and transport.accepted == {}
+
+
+def test_sites_are_told_which_of_their_rounds_counted() -> None:
+    post = Post()
+    transport = remote(post)
+    transport.train(1, SHARED, [0, 1])
+    post.faults["east"] = BAD["nan"]
+    transport.train(2, SHARED, [0, 1])
+    post.faults.clear()
+    transport.train(3, SHARED, [0, 1, 2])
+    since = {name: parcel.words["since"] for name, parcel in post.asked[-1].items()}
+    assert since == {"east": 1, "north": 2, "south": 0}
+
+
+def test_scores_come_from_those_who_have_them() -> None:
+    score = {"num_examples": 9, "accuracy": 0.5, "macro_f1": 0.25, "per_class": [None, 1.0]}
+    words = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"accuracy": "much"}}}
+    post = Post(**{name: lambda _, said=said: Parcel(DONE, said) for name, said in words.items()})
+    found = remote(post).evaluate(2, SHARED, range(3))
+    assert [one.name for one in found] == ["east"] and found[0].accuracy == 0.5
+    assert all(parcel.kind == EVALUATE for parcel in post.asked[-1].values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.float64])
+def test_tensors_travel_exactly(dtype: torch.dtype) -> None:
+    state = {"é/x": torch.arange(6, dtype=dtype).reshape(2, 3).T, "scalar": torch.tensor(3, dtype=dtype)}
+    state["empty"] = torch.empty(0, 2, dtype=dtype)
+    parcel = Parcel.from_bytes(Parcel("train", {"a": [1, None]}, encode(state)).to_bytes())
+    assert parcel.words == {"a": [1, None]}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in decode(parcel.tensors).items())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_frame_is_refused_in_a_sentence(data: st.DataObject) -> None:
+    content = bytearray(Parcel("train", {"a": 1}, {"x": Raw("float32", (2,), b"12345678")}).to_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(content)))
+    for damaged in (bytes(content), bytes(content[:cut])):
+        try:
+            json.dumps(Parcel.from_bytes(damaged).words)
+        except UserError as refusal:
+            assert "restart" in str(refusal)
