@@ -24,7 +24,7 @@ NOTES = """# Benchmarks
 
 Made by `python -m benchmarks{quick}` on {machine}; matrix products of the tower's shapes ran at up to
 {rate:.0f} GMAC/s. Medians of {job.repeats} after one warm-up; a backbone of size {job.size} with random weights.
-A training step has batch {job.batch}; an evaluation takes {job.batches} batches of {evaluated} (2 where classes are
+A training step has batch {job.batch}; an evaluation takes {job.batches} batches of {evaluated} (1 where classes are
 many). Every measurement is a process of its own.
 
 - *ours*: frozen features remembered. *store off*: nothing remembered. *as released*: nothing remembered, every text at
@@ -48,7 +48,7 @@ def wide_jobs(base: Job, classes: int) -> Iterator[Job]:
     """Evaluation over a long candidate list, of the method that writes most text per class."""
     for mode in ("ours", "as released"):
         batch = min(base.batch, EVALUATED)
-        yield dataclasses.replace(base, mode=mode, task="evaluate", classes=classes, batch=batch, batches=2, repeats=1)
+        yield dataclasses.replace(base, mode=mode, task="evaluate", classes=classes, batch=batch, batches=1, repeats=1)
 
 
 def run(job: Job) -> Result:
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="batch 8, one repeat")
     parser.add_argument("--size", default="vit-b-16")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--wide", type=int, nargs="*", default=[100, 1000], help="numbers of classes for evaluation")
     parser.add_argument("--main", default="fedmvp", help="the method measured over many classes")
