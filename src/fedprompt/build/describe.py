@@ -158,8 +158,7 @@ def round_line(trial: Trial, record: Round) -> Line:
 def score_line(
     trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None
 ) -> Line:
-    """One score over the candidates of `space`; a multi-label one has the mean AP over classes with a positive."""
-    known = [value for value in score.per_class if not math.isnan(value)]
+    """One score over the candidates of `space`."""
     return {
         "event": "score",
         "trial": trial.name,
@@ -168,9 +167,7 @@ def score_line(
         "name": score.name,
         **({} if client is None else {"client": client}),
         "num_examples": score.num_examples,
-        "accuracy": score.accuracy,
-        "macro_f1": score.macro_f1,
-        **({METRICS["multi"]: fmean(known)} if space.kind == "multi" and known else {}),
+        **score.figures,
         "classes": list(space.names),
         "per_class": list(score.per_class),
     }
