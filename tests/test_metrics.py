@@ -121,6 +121,11 @@ def test_the_top_labels_are_taken_from_the_known_ones() -> None:
     assert metrics.micro_f1(metrics.top(scores, targets, 2), targets) == pytest.approx(2 * 2 / (4 + 2))
 
 
+def test_mean_average_precision_leaves_out_and_counts_classes_without_positives() -> None:
+    scores, truth = torch.rand(4, 3), torch.tensor([[1, 0, -1], [1, 0, 0], [1, 0, 0], [1, 0, -1]])
+    assert metrics.mean_average_precision(scores, truth) == (1.0, 2)
+
+
 def test_a_mean_leaves_out_and_counts_what_is_not_known() -> None:
     assert metrics.mean_of_known([1.0, math.nan, 0.5]) == (0.75, 1)
     value, excluded = metrics.mean_of_known([math.nan] * 3)

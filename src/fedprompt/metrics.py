@@ -97,8 +97,18 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
     return float((torch.arange(1, len(ranks) + 1) / ranks.double()).mean())
 
 
+def average_precisions(scores: Tensor, targets: Tensor) -> tuple[float, ...]:
+    """The average precision of each class of [N, C]; NaN for one without a known positive."""
+    return tuple(average_precision(scores[:, label], targets[:, label]) for label in range(scores.shape[1]))
+
+
+def mean_average_precision(scores: Tensor, targets: Tensor) -> tuple[float, int]:
+    """Mean AP over the classes of [N, C] that have a positive, and how many classes were left out for having none."""
+    return mean_of_known(average_precisions(scores, targets))
+
+
 def mean_of_known(values: Sequence[float]) -> tuple[float, int]:
-    """The mean of the values that are not NaN, as mAP is of classes with a positive; and how many were left out."""
+    """The mean of the values that are not NaN, and how many were left out."""
     # differs: the FedMPT release counts classes without positives as zero
     found = [value for value in values if not math.isnan(value)]
     return _ratio(sum(found), len(found)), len(values) - len(found)

@@ -26,6 +26,12 @@ from fedprompt.methods.base import Method
 
 LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # the headline figure of a kind of task
+FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # what stands beside it
+REMARKS = {
+    "single": "HM is the harmonic mean of Local, Base and New.",
+    "multi": "A label counts as present from probability 0.5. Unknown labels count nowhere, and classes without a "
+    "positive picture not in mAP.",
+}
 
 Line = dict[str, Any]
 
@@ -44,6 +50,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         "seed": recipe.seed,
         "main": recipe.method.title,
         "metric": METRICS[dataset.space.kind],
+        "further": FURTHER[dataset.space.kind],
         "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
         "backbone": {
@@ -95,7 +102,7 @@ def protocol(experiment: Experiment) -> str:
         f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of "
         "what they send. A method's own table may override this; its settings are in its row.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
-        "HM is the harmonic mean of Local, Base and New."
+        f"{REMARKS[experiment.dataset.space.kind]}"
     )
 
 

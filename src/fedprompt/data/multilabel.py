@@ -38,7 +38,7 @@ def label_clusters(dataset: Dataset, *, heterogeneity: float = 0.6, min_labels: 
     rows = rows[shown[rows].sum(dim=1) >= min_labels]
     # differs: the release gives test pictures the clusters of the training pictures at the same places
     asked = dataset.rows(split="test", domains=dataset.seen_domains)
-    different = len(shown[rows].unique(dim=0))
+    different = len(set(map(tuple, shown[rows].tolist())))
     if different < clusters:
         raise UserError(
             f"The training pictures of {dataset.name!r} have {different} different sets of labels, too few for "

@@ -202,7 +202,7 @@ def _by_one_label(dataset: Dataset, shots: Shots, seed: int) -> dict[int, Tensor
     shown = (dataset.targets[rows] == 1)[:, list(dataset.base)]  # [N, K]
     draws = torch.rand(shown.shape, generator=stream(seed, "one label"))
     labels = torch.where(shown.any(dim=1), (draws * shown).argmax(dim=1), -1)
-    return {label: rows[labels == label] for label in labels.unique().tolist()}
+    return {label: rows[labels == label] for label in sorted(set(labels.tolist()))}
 
 
 def _joined(drawn: Mapping[int, Tensor], classes: Sequence[int]) -> tuple[int, ...]:

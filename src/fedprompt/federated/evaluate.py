@@ -80,7 +80,7 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
             "macro_f1": metrics.macro_f1(metrics.one_hot(chosen, classes), metrics.one_hot(targets, classes)),
         }
         return Score(name, len(targets), figures, tuple(metrics.per_class_accuracy(chosen, targets, classes).tolist()))
-    per_class = [metrics.average_precision(logits[:, label], targets[:, label]) for label in range(classes)]
+    per_class = metrics.average_precisions(logits, targets)
     precision, without = metrics.mean_of_known(per_class)
     figures = {"mean_average_precision": precision, "classes_without_positive": float(without)}
     figures |= _decided(logits > 0, targets)
@@ -94,7 +94,7 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
         figures |= _decided(chances >= decision.tuned, targets, "_tuned")
     if decision.oracle:
         figures |= _decided(chances >= metrics.best_threshold(chances, targets), targets, "_oracle")
-    return Score(name, len(targets), figures, tuple(per_class))
+    return Score(name, len(targets), figures, per_class)
 
 
 def _decided(present: Tensor, targets: Tensor, which: str = "") -> dict[str, float]:

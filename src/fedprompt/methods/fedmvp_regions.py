@@ -77,8 +77,8 @@ class FedMVPRegions(Method):
         def encode(images: Images) -> Encoded:
             queries, context = longer * clip.image_features(images)[:, None], longer * text  # [B, 1, D], [C, D]
             token = self.write(self.look(queries, context, context))  # [B, 1, W]
-            head, patches = clip.image_embeddings(images).split([1, clip.patches], dim=1)
+            embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
             # differs: the release puts the token in after the tower's first norm, which would spare it the norm
-            return clip.encode_image(torch.cat([head, token, patches], dim=1))  # [B, 2 + P, W]
+            return clip.encode_image(torch.cat([embeddings[:, :1], token, embeddings[:, 1:]], dim=1))  # [B, 2 + P, W]
 
         return encode
