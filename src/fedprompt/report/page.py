@@ -93,9 +93,7 @@ def page(run: Run) -> str:
             for column in run.columns
             if ":" not in column
         ],
-        measures=[
-            (name, meaning.format(run.threshold)) for key, (name, meaning) in MEASURED.items() if _shown(run, key)
-        ],
+        measures=measures(run),
         headline=headline_rows(run),
         clients=client_rows(run),
         population=population(run),
