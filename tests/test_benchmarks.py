@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from benchmarks.__main__ import jobs, rows
+from benchmarks.__main__ import jobs, many_jobs, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.measure import Job, measure
 
@@ -41,3 +41,10 @@ def test_table_has_a_row_a_measurement_with_its_ratio():
     found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="store off"))}
     lines = list(rows(found))
     assert len(lines) == 4 and "| 1.00 |" in lines[2]
+
+
+def test_many_labels_are_measured_with_their_transport():
+    found = {job: measure(job) for job in many_jobs(TINY, "fedmpt", 4)}
+    assert {job.mode for job in found} == set(MODES)
+    assert all(0 < result.transport < result.seconds for result in found.values())
+    assert all("train, many labels | 4 x 2" in line and "% |" in line for line in list(rows(found))[2:])
