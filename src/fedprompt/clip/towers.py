@@ -74,6 +74,14 @@ def slim(blocks: Iterable[CLIPEncoderLayer]) -> None:
             block.mlp.activation_fn = LeanQuickGELU()
 
 
+def family_mask(shared: int, size: int, own: int, *, device: torch.device) -> Tensor:
+    """[1, 1, L, L] who sees whom where `size` texts of `own` tokens each follow a beginning of `shared` tokens."""
+    place = torch.arange(shared + size * own, device=device)
+    member = (place - shared).div(own, rounding_mode="floor").clamp(min=-1)  # [L], -1 is the beginning
+    seen = (place[:, None] >= place) & ((member == -1) | (member == member[:, None]))  # [L, L]
+    return seen[None, None]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Both readings of the image tower, not normalised; each is computed when it is first asked for."""
