@@ -32,7 +32,7 @@ class Job:
     task: str  # "train" or "evaluate"
     size: str = "vit-b-16"
     batch: int = 32
-    batches: int = 4
+    batches: int = 2
     classes: int = 20
     attributes: int = 5
     repeats: int = 3

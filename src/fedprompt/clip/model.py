@@ -17,7 +17,7 @@ from transformers import CLIPModel
 
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, family_mask, read_at, walk
+from fedprompt.clip.towers import Edit, Encoded, family_mask, read_at, slim, walk
 from fedprompt.clip.weights import fingerprint, open_parts
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
@@ -44,6 +44,7 @@ class Clip(nn.Module):
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
+        slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
         for weight in model.parameters():
             # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
             weight.data = weight.data.clone()
