@@ -246,17 +246,6 @@ def test_preprocessing_of_another_size_is_refused(tiny_parts: Any) -> None:
         Clip(model, tokenizer, tiny_processor(48))
 
 
-def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:
-    """Same values and gradients as transformers' own, which keeps two tensors of the feed-forward's width."""
-    x, kept = torch.linspace(-9, 9, 400, dtype=torch.float64, requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
-        lean = LeanQuickGELU()(x)
-    assert sum(count for count in kept if count > 1) == x.numel()
-    whole = QuickGELUActivation()(x)
-    torch.testing.assert_close(lean, whole)
-    torch.testing.assert_close(torch.autograd.grad(lean.sum(), x), torch.autograd.grad(whole.sum(), x))
-
-
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> None:
     """Features and gradients, whatever the members have in common: words, one of them all, or the start alone."""
@@ -276,3 +265,14 @@ def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> N
     for words in (["dog"] * 6, ["dog", "cat"] * 3):
         prompts = tiny_clip.fill(words)
         torch.testing.assert_close(tiny_clip.encode_families(prompts, 2), tiny_clip.encode_text(prompts))
+
+
+def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:
+    """Same values and gradients as transformers' own, which keeps two tensors of the feed-forward's width."""
+    x, kept = torch.linspace(-9, 9, 400, dtype=torch.float64, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        lean = LeanQuickGELU()(x)
+    assert sum(count for count in kept if count > 1) == x.numel()
+    whole = QuickGELUActivation()(x)
+    torch.testing.assert_close(lean, whole)
+    torch.testing.assert_close(torch.autograd.grad(lean.sum(), x), torch.autograd.grad(whole.sum(), x))
