@@ -102,7 +102,12 @@ def measured(name: str, base: Job) -> str:
         what = f"{job.method} {job.task} {job.mode}, {job.classes} classes: {found[job].seconds:.3f} s"
         print(f"[{name} {number}/{len(todo)}] {what}", flush=True)
     rate = max(result.macs_per_second for result in found.values()) / 1e9
-    return "\n".join([*_made(name, f"size {base.size}, {base.repeats} repeat(s); matrix products at up to {rate:.0f} GMAC/s"), *rows(found)])
+    return "\n".join(
+        [
+            *_made(name, f"size {base.size}, {base.repeats} repeat(s); matrix products at up to {rate:.0f} GMAC/s"),
+            *rows(found),
+        ]
+    )
 
 
 def scaled() -> str:
