@@ -134,11 +134,11 @@ def test_sites_are_told_which_of_their_rounds_counted() -> None:
 
 
 def test_scores_come_from_those_who_have_them() -> None:
-    score = {"num_examples": 9, "accuracy": 0.5, "macro_f1": 0.25, "per_class": [None, 1.0]}
-    words = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"accuracy": "much"}}}
+    score = {"num_examples": 9, "figures": {"accuracy": 0.5, "macro_f1": None}, "per_class": [None, 1.0]}
+    words = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"figures": "much"}}}
     post = Post(**{name: lambda _, said=said: Parcel(DONE, said) for name, said in words.items()})
     found = remote(post).evaluate(2, SHARED, range(3))
-    assert [one.name for one in found] == ["east"] and found[0].accuracy == 0.5
+    assert [one.name for one in found] == ["east"] and found[0].figures["accuracy"] == 0.5
     assert all(parcel.kind == EVALUATE for parcel in post.asked[-1].values())
 
 

@@ -13,6 +13,7 @@ SOURCES: Mapping[str, str] = {
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
     "federation": "fedprompt.data.sites:federation",
+    "table": "fedprompt.data.tables:label_table",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
@@ -20,6 +21,7 @@ RULES: Mapping[str, str] = {
     "dirichlet": "fedprompt.data.partition:dirichlet",
     "by_domain": "fedprompt.data.partition:by_domain",
     "by_site": "fedprompt.data.sites:by_site",
+    "label_clusters": "fedprompt.data.multilabel:label_clusters",
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt.build.catalog import SOURCES, find
+from fedprompt.build.describe import METRICS
 from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
 from fedprompt.clip.model import Clip
 from fedprompt.config import BackboneTable, Recipe, parse_recipe
@@ -89,7 +90,7 @@ class Site:
         return self._train(job, request.words, shelf)
 
     def _train(self, job: Job, words: Words, shelf: Shelf) -> Parcel:
-        started, number = time.perf_counter(), int(words["round"])
+        started, number, kind = time.perf_counter(), int(words["round"]), job.client.train.space.kind
         validation = self._score(job)  # of the model as received: no second exchange is needed for it
         update = train_client(
             job.method,
@@ -105,7 +106,7 @@ class Site:
             "num_examples": update.num_examples,
             "loss": update.loss,
             "seconds": time.perf_counter() - started,
-            "validation": None if validation is None else validation.accuracy,
+            "validation": None if validation is None else _said(validation.figures[METRICS[kind]]),
         }
         return Parcel(DONE, said, encode_change(update.shared, job.shared, words["upload"]))
 
@@ -173,10 +174,13 @@ def _score_words(score: Score | None, smallest: int) -> Mapping[str, Any] | None
     """A score as it may leave the site: none of a handful of pictures."""
     if score is None or score.num_examples < smallest:
         return None
-    per_class = [None if math.isnan(value) else value for value in score.per_class]
     return {
         "num_examples": score.num_examples,
-        "accuracy": score.accuracy,
-        "macro_f1": score.macro_f1,
-        "per_class": per_class,
+        "figures": {name: _said(value) for name, value in score.figures.items()},
+        "per_class": [_said(value) for value in score.per_class],
     }
+
+
+def _said(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -168,7 +169,18 @@ def _number(value: object) -> float:
 
 def _score(name: str, words: Words) -> Score:
     try:
-        per_class = tuple(float("nan") if value is None else float(value) for value in words["per_class"])
-        return Score(name, int(words["num_examples"]), float(words["accuracy"]), float(words["macro_f1"]), per_class)
-    except (KeyError, TypeError, ValueError) as error:
+        figures = {_figure(key): _heard(value) for key, value in words["figures"].items()}
+        per_class = tuple(_heard(value) for value in words["per_class"])
+        return Score(name, int(words["num_examples"]), figures, per_class)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError("sent a score that is not one.") from error
+
+
+def _figure(name: object) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,40}", name):
+        raise ValueError("a figure's name")
+    return name
+
+
+def _heard(value: object) -> float:
+    return math.nan if value is None else _number(value)
