@@ -61,6 +61,38 @@ class PartitionTable(Choice):
     rule: str
 
 
+class Piece(Choice):
+    """A table that names one piece by `name`."""
+
+    name: str
+
+
+class SecureTable(Table):
+    """Secure aggregation: the server sees sums only, so only the plain mean goes with it."""
+
+    share: float = Field(2 / 3, gt=0.5, le=1, description="share of a round's clients that must stay to its end")
+    clip: float = Field(100.0, gt=0, description="L2 norm to which a client shortens its change")
+    most_examples: int = Field(10_000, ge=1, description="the largest weight of a client, if weighting is by examples")
+
+
+class AttackTable(Piece):
+    """For simulations: some clients are broken, or lie."""
+
+    liars: int = Field(2, ge=1, description="how many; the last clients are taken")
+
+
+class ServerTable(Table):
+    """What the server believes and does beyond a weighted mean, and what hides clients or pictures from it."""
+
+    aggregate: Piece | None = Field(None, description="a rule in place of the method's own")
+    optimizer: Piece | None = Field(None, description="the server's own step towards what the rule found")
+    privacy: Piece | None = Field(None, description='"client" or "sample": whom the noise protects')
+    secure: SecureTable | None = None
+    attack: AttackTable | None = None
+    most_examples: int = Field(10_000_000, ge=1, description="a claim of more training pictures is refused")
+    norm_limit: float = Field(0.0, ge=0, description="refuse changes longer than this many medians; 0 refuses none")
+
+
 class TrainTable(Table):
     """How clients train and how the server combines them."""
 
@@ -74,6 +106,8 @@ class TrainTable(Table):
     schedule: Literal["cosine", "constant"] = "cosine"
     fraction: float = Field(1.0, gt=0, le=1, description="share of the clients that take part in a round")
     weighting: Literal["uniform", "examples"] = "uniform"
+    proximal: float = Field(0.0, ge=0, description="FedProx: weight of the pull towards what a client received")
+    server: ServerTable = ServerTable()
 
 
 class MethodTable(Choice):

@@ -13,6 +13,7 @@ from fedprompt.build.card import save_trial_adapter
 from fedprompt.build.evaluation import Question, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
+from fedprompt.build.serving import make_liars, make_server, open_ledger, secure_sum, spent
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
@@ -169,8 +170,11 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
             trial.settings,
             personal=checkpoint.personal,
             on_client=desk.watch.client,
+            liars=make_liars(trial.server, clients=len(experiment.clients), seed=trial.settings.seed),
+            secure=secure_sum(trial.server, weighting=trial.weighting),
         )
-        shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        last = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        shared, rounds = last.shared, last.round_number
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
         method.load_state_dict({**shared, **personal})
@@ -181,8 +185,8 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
 
 def _train(
     desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int
-) -> State:
-    """Record and keep every round; return the last shared state."""
+) -> Start:
+    """Record and keep every round; return the last one, which a privacy budget may bring early."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
 
     def score_now(number: int) -> None:
@@ -192,6 +196,8 @@ def _train(
 
     if not checkpoint.round_number:
         score_now(0)
+    last = Start(checkpoint.round_number, shared, checkpoint.memory)
+    ledger = open_ledger(desk.run, trial.name, trial.server, trial.settings, desk.experiment.clients)
     for record in federate(
         transport.method,
         transport,
@@ -199,17 +205,20 @@ def _train(
         rounds=rounds,
         fraction=trial.fraction,
         seed=trial.settings.seed,
-        weighting=trial.weighting,
-        start=Start(checkpoint.round_number, checkpoint.shared),
+        server=make_server(trial.server, trial.method, weighting=trial.weighting),
+        start=last,
+        admit=ledger.admit if ledger else None,
     ):
-        shared = record.shared
-        line = describe.round_line(trial, record)
+        shared, last = record.shared, Start(record.number, record.shared, record.memory)
+        line = describe.round_line(trial, record, {**transport.notes, **spent(ledger, trial.server)})
         desk.run.append(line)
         score_now(record.number)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        desk.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal))
+        desk.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         desk.watch.round(record.number, line["loss"])
-    return shared
+    if last.round_number < rounds:
+        desk.watch.warn(f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget.")
+    return last
 
 
 def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:

@@ -25,7 +25,9 @@ class TooFewError(UserError):
     """A rule cannot withstand the attackers it was told of with so few updates."""
 
     def __init__(self, rule: str, needed: int, got: int) -> None:
-        super().__init__(f"{rule} needs {needed} updates a round and has {got}; ask more clients or expect fewer liars.")
+        super().__init__(
+            f"{rule} needs {needed} updates a round and has {got}; ask more clients or expect fewer liars."
+        )
         self.needed = needed
 
 

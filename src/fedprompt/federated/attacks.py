@@ -18,8 +18,18 @@ from fedprompt.data.dataset import Examples
 from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
 
-# (shared, a liar's honest update, all honest updates of the others, generator) -> what the liar sends
-Forge = Callable[[State, Update, Sequence[Update], torch.Generator], Update]
+
+@dataclass(frozen=True)
+class Scene:
+    """What liars know: the shared state, the honest updates of all others, and how many they are themselves."""
+
+    shared: State
+    honest: Sequence[Update]
+    liars: int
+
+
+# (scene, the update a liar would honestly send, generator) -> what it sends
+Forge = Callable[[Scene, Update, torch.Generator], Update]
 
 
 @dataclass(frozen=True)
@@ -61,25 +71,27 @@ def label_flip() -> Attack:
     return Attack(relabel=relabel)
 
 
-def alie(*, liars: int = 2, clients: int = 10) -> Attack:
-    """A Little Is Enough (Baruch et al., 2019): the honest mean minus z deviations, z just within what passes unseen.
+def alie() -> Attack:
+    """A Little Is Enough (Baruch et al., 2019): the honest mean minus z deviations, with z just within what passes."""
 
-    `liars` of the `clients` in a round attack together and know all honest updates.
-    """
-    supporters = clients // 2 + 1 - liars
-    z = NormalDist().inv_cdf(min(max((clients - liars - supporters) / (clients - liars), 1e-3), 1 - 1e-3))
-    return _on_crowd(lambda changes: changes.mean(dim=0) - z * changes.std(dim=0, correction=0))
+    def forged(changes: Tensor, liars: int) -> Tensor:
+        honest = len(changes)
+        supporters = (honest + liars) // 2 + 1 - liars  # honest clients that a majority needs besides the liars
+        z = NormalDist().inv_cdf(min(max((honest - supporters) / honest, 1e-3), 1 - 1e-3))
+        return changes.mean(dim=0) - z * changes.std(dim=0, correction=0)
+
+    return _on_crowd(forged)
 
 
 def inner_product(*, epsilon: float = 0.5) -> Attack:
     """Inner-product manipulation (Xie et al., 2019): minus `epsilon` times the honest mean."""
-    return _on_crowd(lambda changes: -epsilon * changes.mean(dim=0))
+    return _on_crowd(lambda changes, liars: -epsilon * changes.mean(dim=0))
 
 
 def broken(*, kind: Literal["nan", "infinity", "shape", "name", "weight"] = "nan") -> Attack:
     """A plain fault: NaN or infinity, another shape, a tensor nobody shares, or a claim of 10**12 examples."""
 
-    def forge(shared: State, own: Update, others: Sequence[Update], draws: torch.Generator) -> Update:
+    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
         first = min(own.shared)
         wrong: dict[str, Tensor] = {
             "nan": torch.full_like(own.shared[first], torch.nan),
@@ -114,29 +126,32 @@ class Liars:
         if self.attack.forge is None:
             return list(updates)
         honest = [update for update in updates if update.client not in self.clients]
-        sent = []
-        for update in updates:
-            if update.client in self.clients:
-                draws = stream(self.seed, "attack", update.client, round_number)
-                update = self.attack.forge(shared, update, honest or [update], draws)
-            sent.append(update)
-        return sent
+        scene = Scene(shared, honest or updates, len(updates) - len(honest))
+        return [
+            self.attack.forge(scene, update, stream(self.seed, "attack", update.client, round_number))
+            if update.client in self.clients
+            else update
+            for update in updates
+        ]
 
 
 def _on_changes(forged: Callable[[Tensor, torch.Generator], Tensor]) -> Attack:
-    def forge(shared: State, own: Update, others: Sequence[Update], draws: torch.Generator) -> Update:
-        sent = {name: shared[name] + forged(tensor - shared[name], draws) for name, tensor in own.shared.items()}
-        return replace(own, shared=sent)
+    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
+        before = scene.shared
+        return replace(
+            own, shared={name: before[name] + forged(t - before[name], draws) for name, t in own.shared.items()}
+        )
 
     return Attack(forge=forge)
 
 
-def _on_crowd(forged: Callable[[Tensor], Tensor]) -> Attack:
-    def forge(shared: State, own: Update, others: Sequence[Update], draws: torch.Generator) -> Update:
+def _on_crowd(forged: Callable[[Tensor, int], Tensor]) -> Attack:
+    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
         sent = {}
         for name in own.shared:
-            changes = torch.stack([other.shared.get(name, shared[name]) - shared[name] for other in others])  # [n, ...]
-            sent[name] = shared[name] + forged(changes)
+            before = scene.shared[name]
+            changes = torch.stack([other.shared.get(name, before) - before for other in scene.honest])  # [n, ...]
+            sent[name] = before + forged(changes, scene.liars)
         return replace(own, shared=sent)
 
     return Attack(forge=forge)

@@ -17,7 +17,6 @@ from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
 
-
 BAD_ROUNDS = 3  # in a row without one usable update, after which a run stops and says why
 
 

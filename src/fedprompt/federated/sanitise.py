@@ -84,11 +84,11 @@ def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = Non
             raise RefusedUpdateError("size", f"{len(raw.data)} bytes came for {_quoted(name)}, which has {size}.")
 
 
-def check_update(update: Update, shared: State, limits: Limits = Limits()) -> None:  # noqa: B008  (a frozen value)
+def check_update(update: Update, shared: State, limits: Limits = Limits()) -> None:
     """Raise a RefusedUpdateError if an update does not fit the shared state, is not finite or claims too much."""
     count = update.num_examples
     if type(count) is not int or not 1 <= count <= limits.most_examples:
-        raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are believed, not this claim.")
+        raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are believed.")
     if type(update.loss) is not float or not math.isfinite(update.loss):
         raise RefusedUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():

@@ -35,7 +35,8 @@ def fedadam(*, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: f
         raise UserError(f"The option tau = {tau} of fedadam must be above 0.")
 
     def step(shared: State, target: State, memory: State) -> tuple[State, State]:
-        moved, kept = {}, {}
+        moved: State = {}
+        kept: State = {}
         for name, before in shared.items():
             zero = torch.zeros_like(before, dtype=torch.float64)
             change = target[name].double() - before

@@ -52,7 +52,9 @@ def check_privacy(clip: float, noise: float, epsilon: float, delta: float) -> No
         if not 0 < value < math.inf:
             raise UserError(f"The privacy option {name} = {value} must be a number above 0.")
     if delta >= 1:
-        raise UserError(f"The privacy option delta = {delta} must be below 1, better below 1 over the number protected.")
+        raise UserError(
+            f"The privacy option delta = {delta} must be below 1, better below 1 over the number protected."
+        )
 
 
 # (client, times it was charged) -> epsilon
@@ -86,7 +88,7 @@ class Ledger:
         return max((self.price(client, count) for client, count in self.charges.items()), default=0.0)
 
     def admit(self, round_number: int, clients: Sequence[int]) -> bool:
-        """Charge these clients for one more round and return True; False, charging nobody, if the budget is too small."""
+        """Charge these clients for one more round and return True; False, charging nobody, if that is too much."""
         costs = [self.price(client, self.charges.get(client, 0) + 1) for client in clients]
         after = max([self.epsilon, *costs])
         if after > self.budget:

@@ -32,9 +32,7 @@ class Collector:
     def keys(self, answers: Mapping[int, bytes]) -> bytes:
         """After step 1: everybody's public keys, for everybody."""
         heard = self._hear("keys", answers)
-        self._keys = {
-            member: parts[member] for member, parts in heard.items() if self._are_keys(member, parts)
-        }
+        self._keys = {member: parts[member] for member, parts in heard.items() if self._are_keys(member, parts)}
         self._enough(len(self._keys))
         return self._say("keys", self._keys)
 
@@ -125,4 +123,5 @@ class Collector:
             raise self._given_up(f"{count} of the {self.session.threshold} members it needs are there")
 
     def _given_up(self, reason: str) -> RefusedUpdateError:
-        return RefusedUpdateError("secure", f"the secure sum of round {self.session.round_number} is given up: {reason}.")
+        number = self.session.round_number
+        return RefusedUpdateError("secure", f"the secure sum of round {number} is given up: {reason}.")

@@ -89,9 +89,11 @@ class Exchange:
         keys = self.collector.keys(self._ask("keys", members, lambda member: member.keys()))
         boxes = self.collector.shares(self._ask("shares", members, lambda member: member.shares(keys)))
         members = {client: members[client] for client in boxes}
-        request = self.collector.masked(
-            self._ask("masked", members, lambda member: member.masked(boxes[member.client], self.vectors[member.client]))
+        vectors = self.vectors
+        masked = self._ask(
+            "masked", members, lambda member: member.masked(boxes[member.client], vectors[member.client])
         )
+        request = self.collector.masked(masked)
         return self.collector.unmask(self._ask("unmask", members, lambda member: member.unmask(request)))
 
     def sent(self) -> dict[str, int]:

@@ -55,10 +55,10 @@ class Codec:
     @property
     def step(self) -> float:
         """The distance of neighbouring numbers."""
-        return self.clip / 2**self.digits
+        return math.ldexp(self.clip, -self.digits)
 
     def encode(self, update: Update, shared: State) -> Words:
-        """Weight, weighted loss and weighted change of every shared tensor, [2 + N]; the update must have passed `screen`."""
+        """Weight, weighted loss and weighted changes, [2 + N]; the update must have passed `screen`."""
         weight = 1 if self.weighting == "uniform" else update.num_examples
         factor = clip_factor(change_norm(update, shared), self.clip)
         numbers = [torch.tensor([min(max(update.loss, -self.clip), self.clip)], dtype=torch.float64)]
