@@ -78,7 +78,9 @@ def test_sums_of_integers_are_exact() -> None:
     assert np.abs(found - wanted.flatten().numpy()).max() <= 10 * half_step + 1e-15
 
 
-@pytest.mark.parametrize(("members", "step"), itertools.product((3, 5, 10), ("keys", "shares", "masked", "unmask")))
+@pytest.mark.parametrize(
+    ("members", "step"), list(itertools.product((3, 5, 10), ("keys", "shares", "masked", "unmask")))
+)
 def test_one_more_missing_gives_the_round_up(members: int, step: str) -> None:
     gone = range(threshold_of(2 / 3, members) - 1, members)
     secure = SecureSum(present=lambda now, client: not (client in gone and now == step))
