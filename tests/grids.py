@@ -19,7 +19,7 @@ class MemoryGrid(Grid):
 
     def __init__(self, app: ClientApp, folders: dict[str, Path], fault: Fault = lambda _, reply: reply) -> None:
         self.app, self.folders, self.fault = app, folders, fault
-        self.nodes = {7919 * (number + 3) % 1009: name for number, name in enumerate(reversed(sorted(folders)))}
+        self.nodes = {7919 * (number + 3) % 1009: name for number, name in enumerate(sorted(folders, reverse=True))}
         self.replies: dict[str, Message] = {}
         self.sent: list[Message] = []
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1

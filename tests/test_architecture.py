@@ -24,7 +24,7 @@ METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
 
 # A package imports only from packages of a lower rank; those of one rank stand beside each other.
 RANKS = {
-    **dict.fromkeys(("__init__", "errors", "seeding"), 0),
+    **dict.fromkeys(("__init__", "errors", "seeding", "config_tables"), 0),
     **dict.fromkeys(("ops", "metrics"), 1),
     **dict.fromkeys(("data", "records"), 2),
     "clip": 3,
@@ -82,11 +82,17 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
             assert name.startswith(tuple(f"fedprompt.{part}." for part in allowed)), f"{path} imports {name}"
 
 
+KEYS = {Path("deploy/certificates.py")} | {
+    Path("federated/secure") / f"{name}.py" for name in ("masks", "member")
+}
+
+
 def test_an_optional_package_is_imported_in_one_place() -> None:
     for path in TREES:
         names = {name.split(".")[0] for name in imports(path)}
         assert "flwr" not in names or path.parent == Path("runtimes/flower"), f"{path} imports flwr"
-        assert "cryptography" not in names or path == Path("deploy/certificates.py"), f"{path} imports cryptography"
+        assert "cryptography" not in names or path in KEYS, f"{path} imports cryptography"
+        assert "dp_accounting" not in names or path.name == "accounting.py", f"{path} imports dp_accounting"
 
 
 @each_file()
@@ -195,7 +201,7 @@ def test_importing_is_cheap(module: str) -> None:
 def test_everything_but_deployments_works_without_their_packages() -> None:
     names = [".".join(("fedprompt", *path.with_suffix("").parts)).removesuffix(".__init__") for path in TREES]
     names = [name for name in names if not name.startswith(("fedprompt.runtimes.flower", "fedprompt.deploy"))]
-    without = "for name in ('flwr', 'cryptography'): sys.modules[name] = None"
+    without = "for name in ('flwr', 'dp_accounting'): sys.modules[name] = None"
     run(f"import importlib, sys\n{without}\nfor name in {names}: importlib.import_module(name)")
 
 

@@ -32,11 +32,16 @@ sites = ["east", "north"]
 name = "{method}"
 [train]
 rounds = 20
+{server}
 """
 
 
-def words(method: str = "promptfl", source: str = "federation", **more: object) -> dict[str, object]:
-    recipe = RECIPE.format(method=method, source=source)
+def privacy(epsilon: str) -> str:
+    return f"[train.server.privacy]\nname = 'sample'\nepsilon = {epsilon}"
+
+
+def words(method: str = "promptfl", source: str = "federation", server: str = "", **more: object) -> dict[str, object]:
+    recipe = RECIPE.format(method=method, source=source, server=server)
     return {"recipe": recipe, "run": RUN, "trial": method, "round": 1, "client": 0, "since": 0, **more}
 
 
@@ -49,9 +54,11 @@ def words(method: str = "promptfl", source: str = "federation", **more: object) 
         ({}, {"source": "os:system"}, "own code"),
         ({"secure_aggregation": True}, {}, "secure_aggregation"),
         ({"epsilon": 3.0}, {}, "epsilon"),
-        ({"epsilon": 3.0}, {"epsilon": 3.5}, "epsilon"),
-        ({"epsilon": 3.0}, {"epsilon": True}, "epsilon"),
-        ({"epsilon": 3.0}, {"epsilon": 2.5}, None),
+        ({"epsilon": 3.0}, {"server": privacy("3.5")}, "epsilon"),
+        ({"epsilon": 3.0}, {"server": privacy("true")}, "epsilon"),
+        ({"epsilon": 3.0}, {"server": privacy("2.5")}, None),
+        ({"secure_aggregation": True}, {"server": "[train.server.secure]"}, None),
+        ({}, {"server": "[train.server.aggregate]\nname = 'os:system'"}, "own code"),
         ({"methods": ("promptfl",), "maximum_rounds": 20}, {}, None),
     ],
 )
@@ -59,10 +66,10 @@ def test_the_sites_policy_beats_the_job(policy: dict, job: dict, rule: str | Non
     said = words(**job)
     recipe = parse_recipe(said["recipe"])
     if rule is None:
-        check_job(Policy(**policy), recipe, said)
+        check_job(Policy(**policy), recipe)
         return
     with pytest.raises(RefusedError, match=rf"\(rule {rule}\)"):
-        check_job(Policy(**policy), recipe, said)
+        check_job(Policy(**policy), recipe)
 
 
 def test_pictures_and_backbones_have_rules_too() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round, Start, federate, initial_state, sample
+from fedprompt.federated.server import Server
 from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
 from toys import Toy
@@ -42,7 +43,7 @@ def run(transport: Echo | None = None, rounds: int = 6, start: Start | None = No
 
 
 def test_a_round_is_the_weighted_mean_of_its_updates() -> None:
-    uniform, by_size = run(rounds=1)[0], run(rounds=1, weighting="examples")[0]
+    uniform, by_size = run(rounds=1)[0], run(rounds=1, server=Server(weighting="examples"))[0]
     assert uniform.clients == by_size.clients == tuple(sorted(uniform.clients))
     sent = torch.stack([update.shared["bias"] for update in uniform.updates]).double()
     sizes = torch.tensor([update.num_examples for update in uniform.updates]).double()
@@ -79,9 +80,31 @@ def test_silent_clients_are_left_out_and_an_empty_round_changes_nothing() -> Non
     assert none.updates == () and torch.equal(none.shared["bias"], torch.zeros(4))
 
 
-def test_a_poisoned_update_names_its_client() -> None:
-    with pytest.raises(UserError, match="Client 6 sent NaN or infinity in 'bias'"):
-        run(Echo(poison=6), fraction=1.0)
+def test_a_poisoned_update_is_left_out_and_its_client_named() -> None:
+    rounds = run(Echo(poison=6), fraction=1.0)
+    assert all(list(one.refused) == [6] and "NaN" in one.refused[6] and not one.skipped for one in rounds)
+    without = run(Echo(silent=[6]), fraction=1.0)
+    assert all(torch.equal(a.shared["bias"], b.shared["bias"]) for a, b in zip(rounds, without, strict=True))
+
+
+def test_three_rounds_without_a_usable_update_stop_the_run_with_the_reasons() -> None:
+    done = []
+    with pytest.raises(UserError, match=r"3 rounds in a row \(client 6: not finite"):
+        done.extend(federate(Toy(), Echo(poison=6), clients=[6], rounds=9, seed=0))
+    one = next(federate(Toy(), Echo(poison=6), clients=[6], rounds=9, seed=0))
+    assert one.skipped and torch.equal(one.shared["bias"], torch.zeros(4))
+
+
+def test_a_run_ends_before_the_round_that_is_not_admitted() -> None:
+    asked = []
+
+    def admit(number: int, clients: Sequence[int]) -> bool:
+        asked.append((number, tuple(clients)))
+        return number < 3
+
+    done = run(admit=admit)
+    assert [one.number for one in done] == [1, 2] and [number for number, _ in asked] == [1, 2, 3]
+    assert all(clients == one.clients for (_, clients), one in zip(asked, done, strict=False))
 
 
 def test_a_method_may_bring_its_own_aggregation() -> None:

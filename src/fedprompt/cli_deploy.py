@@ -25,9 +25,8 @@ site = typer.Typer(no_args_is_help=True, help="One site of a deployment.")
 @site.callback()
 def need_flower() -> None:
     """Say what to install before anything fails on it."""
-    missing = [name for name in ("flwr", "cryptography") if find_spec(name) is None]
-    if missing:
-        raise UserError(f"Federations over machines need {' and '.join(missing)}; run: pip install 'fedprompt[flower]'")
+    if find_spec("flwr") is None:
+        raise UserError("Federations over machines need Flower; install it with: pip install 'fedprompt[flower]'")
 
 
 def mount(app: typer.Typer) -> None:

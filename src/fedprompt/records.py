@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -110,11 +110,12 @@ def read_events(folder: Path) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: the last finished round, and the shared and personal states after it."""
+    """All that a run needs to go on: the last finished round, and all states and the server's memory after it."""
 
     round_number: int
     shared: State
     personal: dict[int, State]
+    memory: State = field(default_factory=dict)
 
 
 class RunFolder:
@@ -195,6 +196,7 @@ class RunFolder:
     def save_checkpoint(self, trial: str, checkpoint: Checkpoint) -> None:
         """Write a trial's checkpoint and keep the one before it."""
         tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
+        tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
         for client, state in checkpoint.personal.items():
             tensors |= {f"personal/{client}/{name}": tensor for name, tensor in state.items()}
         path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
@@ -214,8 +216,8 @@ class RunFolder:
             checkpoint = Checkpoint(int(path.stem.rsplit("@", 1)[1]), {}, {})
             for address, tensor in tensors.items():
                 kind, _, name = address.partition("/")
-                if kind == "shared":
-                    checkpoint.shared[name] = tensor
+                if kind in ("shared", "memory"):
+                    getattr(checkpoint, kind)[name] = tensor
                 else:
                     client, _, name = name.partition("/")
                     checkpoint.personal.setdefault(int(client), {})[name] = tensor

@@ -14,6 +14,7 @@ from fedprompt.ops.averaging import State
 from fedprompt.records import RunFolder
 from fedprompt.report import Run, read_run
 from fedprompt.report.reading import Trial as Record
+from fedprompt.report.tables import privacy_text
 
 ADAPTERS = "adapters"
 MOST_CLIENTS = 50  # rows of the card's table of clients
@@ -39,7 +40,7 @@ fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
 {protocol}
 
 ## Privacy
-None is promised: clients send what they trained in the clear, without noise (epsilon: none).
+{privacy}
 
 ## Left out
 {left_out}
@@ -125,9 +126,16 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         clients=_table(("client", "classes", "training pictures"), _sites(experiment)),
         figures=_table(("split", "value", "meaning"), _figures(run, record)),
         protocol=run.header.protocol,
+        privacy=_privacy(record),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _privacy(record: Record) -> str:
+    if spent := privacy_text(record):
+        return f"{spent}. Losses and scores in this folder are not covered by it."
+    return "None is promised: what clients trained went into this adapter without noise (epsilon: none)."
 
 
 def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:

@@ -23,6 +23,36 @@ RULES: Mapping[str, str] = {
     "by_site": "fedprompt.data.sites:by_site",
     "label_clusters": "fedprompt.data.multilabel:label_clusters",
 }
+AGGREGATES: Mapping[str, str] = {
+    "mean": "fedprompt.federated.aggregate:mean",
+    "median": "fedprompt.federated.aggregate:median",
+    "trimmed_mean": "fedprompt.federated.aggregate:trimmed_mean",
+    "geometric_median": "fedprompt.federated.geometry:geometric_median",
+    "krum": "fedprompt.federated.geometry:krum",
+    "multi_krum": "fedprompt.federated.geometry:multi_krum",
+    "centred_clipping": "fedprompt.federated.geometry:centred_clipping",
+    "norm_bounded_mean": "fedprompt.federated.geometry:norm_bounded_mean",
+    "cosine_filter": "fedprompt.federated.geometry:cosine_filter",
+    "fedawa": "fedprompt.federated.fedawa:fedawa",
+}
+OPTIMIZERS: Mapping[str, str] = {
+    "fedavgm": "fedprompt.federated.steps:fedavgm",
+    "fedadam": "fedprompt.federated.steps:fedadam",
+}
+PRIVACY: Mapping[str, str] = {
+    "client": "fedprompt.federated.privacy.clients:ClientPrivacy",
+    "sample": "fedprompt.federated.privacy.samples:SamplePrivacy",
+}
+ATTACKS: Mapping[str, str] = {
+    "sign_flip": "fedprompt.federated.attacks:sign_flip",
+    "scaled": "fedprompt.federated.attacks:scaled",
+    "gaussian": "fedprompt.federated.attacks:gaussian",
+    "free_rider": "fedprompt.federated.attacks:free_rider",
+    "label_flip": "fedprompt.federated.attacks:label_flip",
+    "alie": "fedprompt.federated.attacks:alie",
+    "inner_product": "fedprompt.federated.attacks:inner_product",
+    "broken": "fedprompt.federated.attacks:broken",
+}
 
 
 def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import inspect
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from statistics import fmean
@@ -18,12 +18,14 @@ from torch import Tensor
 import fedprompt
 from fedprompt.build.evaluation import LOCAL, Question
 from fedprompt.build.experiment import Experiment, Trial
+from fedprompt.build.serving import in_words
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition import Partition, counts
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
 from fedprompt.methods.base import Method
+from fedprompt.ops.averaging import COHORT
 from fedprompt.report.reading import TUNED
 
 LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
@@ -101,8 +103,9 @@ def protocol(experiment: Experiment) -> str:
     )
     return (
         f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, "
-        f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of "
-        "what they send. A method's own table may override this; its settings are in its row.\n\n"
+        f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
+        f"{in_words(train.server, weighting=train.weighting)}. "
+        "A method's own table may override this; its settings are in its row.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
@@ -132,7 +135,7 @@ def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
         "method": trial.method,
         "idea": idea(type(method)),
         "options": dict(trial.options),
-        "settings": settings | {"fraction": trial.fraction, "weighting": trial.weighting},
+        "settings": settings | {"fraction": trial.fraction, "weighting": trial.weighting} | _server(trial),
         "trainable": parameters(method),
         "rounds": rounds,
     }
@@ -148,20 +151,34 @@ def parameters(method: Method) -> int:
     return sum(parameter.numel() for parameter in method.parameters())
 
 
-def round_line(trial: Trial, record: Round) -> Line:
-    """One round: who trained, to which loss, and what travelled."""
-    losses = {str(update.client): update.loss for update in record.updates}
-    return {
+def _server(trial: Trial) -> Line:
+    """What the server does beyond its defaults."""
+    said = trial.server.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return {"server": said} if said else {}
+
+
+def round_line(trial: Trial, record: Round, notes: Mapping[str, Any] | None = None) -> Line:
+    """One round: who trained, to which loss, what travelled, whose update was not used and why.
+
+    `notes` is what transport and ledger add; a transport's reasons stand beside the server's.
+    """
+    notes = dict(notes or {})
+    seen = [update for update in record.updates if update.client != COHORT]
+    losses = {str(update.client): update.loss for update in seen}
+    refused = {str(client): reason for client, reason in record.refused.items() if client != COHORT}
+    line = {
         "event": "round",
         "trial": trial.name,
         "round": record.number,
         "clients": list(record.clients),
-        "loss": fmean(losses.values()) if losses else None,
+        "loss": fmean(update.loss for update in record.updates) if record.updates else None,
         "losses": losses,
-        "bytes_up": {str(update.client): update.bytes for update in record.updates},
+        "bytes_up": {str(update.client): update.bytes for update in seen},
         "bytes_down": sum(tensor.nbytes for tensor in record.shared.values()),
         "seconds": record.seconds,
     }
+    extras = {"failed": refused | notes.pop("failed", {}), "skipped": record.skipped}
+    return line | {key: value for key, value in extras.items() if value} | notes
 
 
 def score_line(

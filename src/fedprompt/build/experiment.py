@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.serving import make_server, resolve_server, sample_privacy
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
     BackboneTable,
-    Choice,
     DataTable,
     MethodTable,
     Recipe,
-    Toml,
     TrainTable,
     check_options,
     checked,
 )
+from fedprompt.config_tables import Choice, ServerTable, Toml
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition, Shard
@@ -51,6 +51,7 @@ class Trial:
     settings: Settings
     fraction: float
     weighting: Weighting
+    server: ServerTable = field(default_factory=ServerTable)
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
             "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
             "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
             "method": _resolved_method(recipe.method, f"{origin}: [method]"),
+            "train": _resolved_train(recipe.train, f"{origin}: [train]"),
             "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
         }
     )
@@ -183,6 +185,10 @@ def _resolved_method(table: MethodTable, place: str) -> Choice:
     return _with_options(table, options)
 
 
+def _resolved_train(train: TrainTable, place: str) -> TrainTable:
+    return train.model_copy(update={"server": resolve_server(train.server, place=f"{place} server")})
+
+
 def _with_options(table: Choice, options: Toml) -> Choice:
     known = {name: getattr(table, name) for name in type(table).model_fields}
     # TOML has no None; the default stands for it.
@@ -209,9 +215,13 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
-    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
+    tables = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place)
+    server = resolve_server(tables.server, place=f"{place} server")
+    make_server(server, table.name, weighting=tables.weighting)  # parts that exclude each other are refused here
+    train = tables.model_dump(exclude={"server"}) | {"privacy": sample_privacy(server)}
     fraction, weighting = train.pop("fraction"), train.pop("weighting")
-    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+    settings = Settings(seed=recipe.seed, **train)
+    return Trial(table.title, table.name, table.options, settings, fraction, weighting, server)
 
 
 def load_backbone(table: BackboneTable) -> Clip:

@@ -12,13 +12,12 @@ from typing import Any, Protocol
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
+from fedprompt.build.checks import check_same, inspect
 from fedprompt.build.evaluation import Question, likeliest, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
+from fedprompt.build.serving import make_liars, make_server, open_ledger, secure_sum, spent
 from fedprompt.config import Recipe, load_recipe
-from fedprompt.data.check import check
-from fedprompt.data.dataset import Dataset
-from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Start, Transport, federate, initial_state
@@ -85,6 +84,8 @@ def simulate(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -
         trial.settings,
         personal=checkpoint.personal,
         on_client=desk.watch.client,
+        liars=make_liars(trial.server, clients=len(desk.experiment.clients), seed=trial.settings.seed),
+        secure=secure_sum(trial.server, weighting=trial.weighting),
     )
 
 
@@ -98,7 +99,7 @@ def start(
     watch.step("Opening backbone and data")
     experiment = assemble(recipe, origin=origin)
     if experiment.recipe.check:
-        _inspect(experiment.dataset, watch)
+        inspect(experiment.dataset, watch)
     asked = questions(experiment.dataset)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
@@ -112,20 +113,6 @@ def start(
         return _conduct(Desk(run, experiment, asked, watch, carry))
 
 
-def _inspect(dataset: Dataset, watch: Watch) -> None:
-    """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    if not isinstance(dataset.source, FileSource):
-        return
-    watch.step("Opening every picture")
-    problems = check(dataset, on_image=watch.client)
-    unreadable = [problem for problem in problems if problem.kind == "unreadable"]
-    if unreadable:
-        more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
-        raise UserError(unreadable[0].message + more)
-    for problem in problems:
-        watch.warn(problem.message)
-
-
 def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> Path:
     """Go on with a run that stopped; the result is, to the bit, that of never stopping. Returns the report.
 
@@ -134,26 +121,8 @@ def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> P
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
         experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
-        _check_same(run, experiment)
+        check_same(run, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch, carry))
-
-
-def _check_same(run: RunFolder, experiment: Experiment) -> None:
-    header = next((event for event in run.events() if event["event"] == "header"), None)
-    if header is None:
-        raise UserError(
-            f"The run {run.path} stopped before it had recorded anything; delete the folder and start again."
-        )
-    dataset = experiment.dataset
-    for what, before, now in (
-        ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
-        ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
-    ):
-        if before != now:
-            raise UserError(
-                f"The run {run.path} began with another {what} (fingerprint {before[:12]}, now {now[:12]}); "
-                f"put the old {what} back, or start a new run."
-            )
 
 
 def _conduct(desk: Desk) -> Path:
@@ -197,7 +166,8 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         run.append(describe.trial_line(trial, method, rounds=rounds))
         desk.watch.trial(trial.name, rounds, checkpoint.round_number)
         transport = desk.carry(desk, trial, method, checkpoint)
-        shared = _train(desk, trial, method, transport, checkpoint=checkpoint, personal=personal)
+        last = _train(desk, trial, method, transport, checkpoint=checkpoint, personal=personal)
+        shared, rounds = last.shared, last.round_number
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
         method.load_state_dict({**shared, **personal})
@@ -214,8 +184,8 @@ def _rounds(trial: Trial, shared: State) -> int:
 
 def _train(
     desk: Desk, trial: Trial, method: Method, transport: Carrier, *, checkpoint: Checkpoint, personal: State
-) -> State:
-    """Record and keep every round; return the last shared state."""
+) -> Start:
+    """Record and keep every round; return the last one, which a privacy budget may bring early."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
     rounds = _rounds(trial, shared)
 
@@ -226,6 +196,8 @@ def _train(
 
     if not checkpoint.round_number:
         score_now(0)
+    last = Start(checkpoint.round_number, shared, checkpoint.memory)
+    ledger = open_ledger(desk.run, trial.name, trial.server, trial.settings, desk.experiment.clients)
     for record in federate(
         method,
         transport,
@@ -233,17 +205,20 @@ def _train(
         rounds=rounds,
         fraction=trial.fraction,
         seed=trial.settings.seed,
-        weighting=trial.weighting,
-        start=Start(checkpoint.round_number, checkpoint.shared),
+        server=make_server(trial.server, trial.method, weighting=trial.weighting),
+        start=last,
+        admit=ledger.admit if ledger else None,
     ):
-        shared = record.shared
-        line = describe.round_line(trial, record) | dict(transport.notes)
+        shared, last = record.shared, Start(record.number, record.shared, record.memory)
+        line = describe.round_line(trial, record, {**transport.notes, **spent(ledger, trial.server)})
         desk.run.append(line)
         score_now(record.number)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        desk.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal))
+        desk.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         desk.watch.round(record.number, line["loss"])
-    return shared
+    if last.round_number < rounds:
+        desk.watch.warn(f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget.")
+    return last
 
 
 def _score_clients(desk: Desk, trial: Trial, transport: Carrier, shared: State, *, round_number: int) -> None:

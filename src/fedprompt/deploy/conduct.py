@@ -92,7 +92,7 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
             int(client): int(event["round"])
             for event in desk.run.events()
             if event["event"] == "round" and event["trial"] == trial.name
-            for client in event["losses"]
+            for client in event.get("kept", ())
         }
         return Remote(mailbox, deployment.terms(names), job, accepted=accepted, on_client=desk.watch.client)
 

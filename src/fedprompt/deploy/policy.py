@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from fedprompt import methods
-from fedprompt.config import Recipe
+from fedprompt.config import Recipe, TrainTable, checked
+from fedprompt.config_tables import ServerTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
-from fedprompt.runtimes.wire import Words
 
 
 class RefusedError(UserError):
@@ -16,23 +18,38 @@ class RefusedError(UserError):
         super().__init__(f"{sentence} (rule {rule})")
 
 
-def check_job(policy: Policy, recipe: Recipe, words: Words) -> None:
+def check_job(policy: Policy, recipe: Recipe) -> None:
     """Hold what a job asks for against the policy, before any of it is imported or opened."""
     allowed = policy.methods or methods.names()
     for table in (recipe.method, *recipe.compare):
         if table.name not in allowed:
             raise RefusedError("the job trains a method that this site does not allow.", rule="methods")
-        rounds = table.train.get("rounds", recipe.train.rounds)
-        if not isinstance(rounds, int) or rounds > policy.maximum_rounds:
+        train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
+        if train.rounds > policy.maximum_rounds:
             raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
-    for address in (recipe.data.source, recipe.partition.rule):
-        if ":" in address:  # package.module:function would import whatever the server names
-            raise RefusedError("the job names code outside fedprompt for its data.", rule="own code")
-    if policy.secure_aggregation and words.get("secure_aggregation") is not True:
+        _check_privacy(policy, train.server)
+        if any(":" in address for address in _addresses(recipe, train.server)):
+            # package.module:function would import whatever the server names
+            raise RefusedError("the job names code outside fedprompt.", rule="own code")
+
+
+def _check_privacy(policy: Policy, server: ServerTable) -> None:
+    if policy.secure_aggregation and server.secure is None:
         raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
-    epsilon = words.get("epsilon")
-    if policy.epsilon is not None and not (type(epsilon) in (int, float) and 0 < epsilon <= policy.epsilon):
+    if policy.epsilon is None:
+        return
+    promised = server.privacy.options.get("epsilon") if server.privacy is not None else None
+    if isinstance(promised, bool) or not isinstance(promised, int | float) or not 0 < promised <= policy.epsilon:
         raise RefusedError(f"the job promises no epsilon of at most {policy.epsilon}.", rule="epsilon")
+
+
+def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
+    """Every word of a job that could name code."""
+    yield recipe.data.source
+    yield recipe.partition.rule
+    for piece in (server.aggregate, server.optimizer, server.privacy, server.attack):
+        if piece is not None:
+            yield piece.name
 
 
 def check_site(policy: Policy, fingerprint: str, images: int) -> None:

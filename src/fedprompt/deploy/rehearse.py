@@ -105,7 +105,7 @@ def doors(stage: Stage) -> list[Row]:
     if stage.proxied:
         status = control_status(stage)
         rows.append(Row("control call through the proxy", "refused (403)", str(status), status == 403))
-    for what, authority in (("site whose key nobody let in"), ("site without TLS", False)):
+    for what, authority in (("site whose key nobody let in", True), ("site without TLS", False)):
         refused = intruder_is_refused(stage, authority=authority)
         rows.append(Row(what, "refused", "refused" if refused else "let in", refused))
     return rows

@@ -10,7 +10,8 @@ from typing import TypeVar
 import tomli_w
 from pydantic import Field, field_validator
 
-from fedprompt.config import Table, checked
+from fedprompt.config import checked
+from fedprompt.config_tables import Table
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.remote import Terms

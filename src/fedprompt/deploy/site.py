@@ -68,7 +68,7 @@ class Site:
 
     def _answer(self, request: Parcel, settings: SiteFile) -> Parcel:
         recipe = _recipe(request.words)
-        check_job(settings.policy, recipe, request.words)
+        check_job(settings.policy, recipe)
         if settings.data and find(SOURCES, recipe.data.source, place="job") is not federation:
             raise RefusedError("the job wants other pictures than this site's own.", rule="data")
         experiment = self._experiment(recipe, settings)

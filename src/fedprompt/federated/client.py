@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
+from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
@@ -42,6 +44,8 @@ class Settings:
     momentum: float = 0.9
     weight_decay: float = 1e-5
     schedule: Literal["cosine", "constant"] = "cosine"
+    proximal: float = 0.0  # mu of FedProx (Li et al., 2020): mu / 2 |w - w_received|^2 beside the loss
+    privacy: SamplePrivacy | None = None
     seed: int = 0
 
     def lr_at(self, round_number: int) -> float:
@@ -83,8 +87,14 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
             trained = _require_grad(method, names)
             optimizer = _optimizer(trained, settings, settings.lr_at(round_number)) if trained else None
             sent.update(name for name in names if not name.startswith(method.personal))
-        losses += _train_epoch(method, clip, client, optimizer, address=(round_number, epoch), settings=settings)
+        lesson = Lesson(method, clip, client, settings, (round_number, epoch), shared)
+        losses += _train_epoch(lesson, optimizer)
         method.end_epoch(epoch)
+        if settings.privacy is not None and method.trainable() != names:
+            raise UserError(
+                f"{type(method).__name__} chooses what to train by what it has seen, which no privacy budget accounts "
+                "for; switch that off among its options, or leave out [train.server.privacy]."
+            )
     method.zero_grad()
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
     return Update(
@@ -92,7 +102,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
         num_examples=len(client.train),
         shared={name: state[name] for name in state if name in sent},
         personal={name: state[name] for name in state if name.startswith(method.personal)},
-        loss=sum(losses) / len(losses),
+        loss=sum(losses) / max(len(losses), 1),  # private batches may all be empty
         seconds=time.perf_counter() - started,
     )
 
@@ -111,30 +121,74 @@ def _optimizer(parameters: Sequence[Tensor], settings: Settings, lr: float) -> t
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
 
 
-def _train_epoch(
-    method: Method,
-    clip: Clip,
-    client: Client,
-    optimizer: torch.optim.Optimizer | None,
-    *,
-    address: tuple[int, int],
-    settings: Settings,
-) -> list[float]:
-    order = torch.randperm(len(client.train), generator=stream(settings.seed, "client", client.id, *address))
-    draws = stream(settings.seed, "loss", client.id, *address)
+@dataclass(frozen=True)
+class Lesson:
+    """What one local epoch works with; `address` is (round, epoch), `anchor` the shared state as it was received."""
+
+    method: Method
+    clip: Clip
+    client: Client
+    settings: Settings
+    address: tuple[int, int]
+    anchor: State
+
+    def loss(self, positions: Tensor, draws: torch.Generator) -> Tensor:
+        """The loss of some of the client's pictures."""
+        train = self.client.train
+        images, targets = train.images.take(positions), train.targets[positions].to(self.clip.device)
+        return self.method.loss(self.clip, images, targets, train.space, stream=draws)
+
+
+def _train_epoch(lesson: Lesson, optimizer: torch.optim.Optimizer | None) -> list[float]:
+    settings, count = lesson.settings, len(lesson.client.train)
+    draws = stream(settings.seed, "loss", lesson.client.id, *lesson.address)
+    if settings.privacy is not None:
+        batches = poisson_batches(count, settings.batch_size)
+    else:
+        order = torch.randperm(count, generator=stream(settings.seed, "client", lesson.client.id, *lesson.address))
+        batches = iter(torch.split(order, settings.batch_size))
     losses = []
     # differs: the FedMVP release back-propagates the last batch only; every batch is a step here
-    for positions in torch.split(order, settings.batch_size):
-        images, targets = client.train.images.take(positions), client.train.targets[positions].to(clip.device)
-        loss = method.loss(clip, images, targets, client.train.space, stream=draws)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise UserError(
-                f"The loss of {type(method).__name__} became {losses[-1]} at client {client.id} ({client.name}) "
-                f"in round {address[0]}; lower the learning rate (now {settings.lr})."
-            )
+    for positions in batches:
+        loss = _backward(lesson, positions, draws, trains=optimizer is not None)
+        if loss is not None:
+            losses.append(_finite(loss, lesson))
         if optimizer is not None:
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
+            _pull(lesson)
             optimizer.step()
     return losses
+
+
+def _backward(lesson: Lesson, positions: Tensor, draws: torch.Generator, *, trains: bool) -> float | None:
+    """Compute the loss and, where something is trained, its gradients; None for a batch without pictures."""
+    trained = [parameter for parameter in lesson.method.parameters() if parameter.requires_grad] if trains else []
+    if lesson.settings.privacy is not None and trained:
+        losses = [functools.partial(lesson.loss, position[None], draws) for position in positions]
+        return private_gradient(losses, trained, lesson.settings.privacy, batch_size=lesson.settings.batch_size)
+    if not len(positions):
+        return None
+    loss = lesson.loss(positions, draws)
+    if trained and loss.isfinite():
+        lesson.method.zero_grad()
+        torch.autograd.backward(loss)
+    return loss.item()
+
+
+def _finite(loss: float, lesson: Lesson) -> float:
+    if not math.isfinite(loss):
+        raise UserError(
+            f"The loss of {type(lesson.method).__name__} became {loss} at client {lesson.client.id} "
+            f"({lesson.client.name}) in round {lesson.address[0]}; lower the learning rate (now {lesson.settings.lr})."
+        )
+    return loss
+
+
+def _pull(lesson: Lesson) -> None:
+    """FedProx's term: its gradient is the way back to what was received, for the shared tensors."""
+    # differs: Flower's FedProx leaves this half to the user; here it is the setting `proximal` of every method
+    if not lesson.settings.proximal:
+        return
+    for name, parameter in lesson.method.named_parameters():
+        if parameter.grad is not None and name in lesson.anchor:
+            way = parameter.detach() - lesson.anchor[name].to(parameter.device)
+            parameter.grad.add_(way, alpha=lesson.settings.proximal)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
+COHORT = -1  # the client id of an update that is the mean of a whole round's, because nobody saw single ones
+
 
 @dataclass(frozen=True)
 class Update:

@@ -71,7 +71,11 @@ class TrialLine(Line):
 
 
 class RoundLine(Line):
-    """One round: who was asked, what it cost and what came back; bytes are per client."""
+    """One round: who was asked, what it cost and what came back; bytes are per client.
+
+    `failed` says whose update was not used and why ("code: sentence"), `skipped` why the round changed nothing.
+    `epsilon` at `delta` has been spent so far on each one of whatever `protects` names.
+    """
 
     trial: str
     round: int
@@ -80,6 +84,10 @@ class RoundLine(Line):
     bytes_up: dict[int, int] = {}
     seconds: float | None = None
     failed: dict[int, str] = {}
+    skipped: str = ""
+    epsilon: float | None = None
+    delta: float | None = None
+    protects: str = ""
 
 
 class ScoreLine(Line):

@@ -17,7 +17,14 @@ from fedprompt.report.grids import MOST_CLIENTS, participation_figure, partition
 from fedprompt.report.ink import VARIABLES, inline, size_text
 from fedprompt.report.pictures import attention_maps, label_reasons, sample_pictures
 from fedprompt.report.reading import NATURAL, TUNED, Run, Trial, read_run
-from fedprompt.report.tables import client_rows, domain_tables, failure_rows, headline_rows, selection_rows
+from fedprompt.report.tables import (
+    client_rows,
+    domain_tables,
+    failure_rows,
+    headline_rows,
+    privacy_text,
+    selection_rows,
+)
 
 MEANING = {
     "local": "each client's test pictures with only its own classes to choose from; mean over all clients",
@@ -169,6 +176,8 @@ def summary(run: Run) -> str:
         said += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
         said += f". A client sends {size_text(main.bytes_up)} a round on average"
+    if spent := privacy_text(main):
+        said += f". {spent}"
     return f"{said}."
 
 

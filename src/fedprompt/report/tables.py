@@ -132,11 +132,37 @@ def domain_tables(run: Run) -> list[tuple[str, list[Row]]]:
 
 
 def failure_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(method, round, client, reason) of every client that failed in a round."""
+    """(method, rounds, client, last reason) of every client that failed, one row a kind of reason, and lost rounds."""
     names = run.header.partition.clients if run.header.partition else ()
+    found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
+    for trial in run.trials:
+        for line in trial.rounds:
+            for client, reason in line.failed.items():
+                who = names[client] if client < len(names) else f"client {client}"
+                found.setdefault((trial.label, who, reason.partition(":")[0]), []).append((line.round, reason))
+            if line.skipped:
+                found.setdefault((trial.label, "everyone", line.skipped), []).append((line.round, line.skipped))
     return [
-        (trial.label, str(line.round), names[client] if client < len(names) else f"client {client}", reason)
-        for trial in run.trials
-        for line in trial.rounds
-        for client, reason in line.failed.items()
+        (label, _ranges([number for number, _ in times]), who, times[-1][1]) for (label, who, _), times in found.items()
     ]
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in words: "1 to 3, 7 (4 rounds)"."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    said = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+    return said if len(numbers) == 1 else f"{said} ({len(numbers)} rounds)"
+
+
+def privacy_text(trial: Trial) -> str:
+    """What a trial has spent of its privacy budget; empty without one."""
+    last = trial.rounds[-1] if trial.rounds else None
+    if last is None or last.epsilon is None:
+        return ""
+    whom = {"client": "client", "sample": "training picture"}.get(last.protects, last.protects)
+    return f"Epsilon {last.epsilon:.2f} at delta {last.delta:g} for every single {whom}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from fedprompt.ops.averaging import State, Update
 from fedprompt.runtimes.tensors import Upload, check_raws, decode_change, encode
 from fedprompt.runtimes.wire import DONE, EVALUATE, TRAIN, Parcel, Raw, Words
 
+_log = logging.getLogger(__name__)
 MOST_EXAMPLES = 10_000_000  # a site that claims more pictures is not believed
 MISSED_ROUNDS = 3  # in a row without a quorum, after which a run stops and says so
 
@@ -63,37 +65,39 @@ class Remote:
         self.on_client = on_client
         self.inspect: Inspect = inspect or self._fits
         self.personal: dict[int, State] = {}  # it never leaves a site
-        self.notes: dict[str, Any] = {}  # what the record of the last round says besides the usual
+        self.notes: Mapping[str, Any] = {}  # what the record of the last round says besides the usual
         self._missed = 0
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """One exchange. Below the quorum no update counts; the third such round in a row raises UserError."""
         answers = self._ask(TRAIN, round_number, shared, clients)
-        updates, failed, sent = [], {}, {}
+        updates: list[Update] = []
+        failed: dict[int, str] = {}
+        sent: dict[int, Parcel] = {}
         for client, answer in answers.items():
             try:
-                update = self._update(client, answer, shared)
+                parcel = _done(answer)
+                updates.append(self._update(client, parcel, shared))
+                sent[client] = parcel
             except UserError as refusal:
                 failed[client] = str(refusal)
-            else:
-                updates.append(update)
-                sent[client] = answer
-        self.notes = {
+        notes: dict[str, Any] = {
             "failed": {str(client): reason for client, reason in failed.items()},
-            "bytes_up": {str(client): parcel.bytes for client, parcel in sent.items() if isinstance(parcel, Parcel)},
+            "bytes_up": {str(client): parcel.size for client, parcel in sent.items()},
             "site_seconds": {str(update.client): update.seconds for update in updates},
             "validation": {str(client): parcel.words.get("validation") for client, parcel in sent.items()},
         }
         if len(updates) < self.terms.quorum:
-            self._miss(round_number, len(updates), failed)
+            self.notes = notes | {"skipped": f"{len(updates)} of {self.terms.quorum} sites that a round needs"}
+            self._miss(round_number, failed)
             return []
         self._missed = 0
+        self.notes = notes | {"kept": [update.client for update in updates]}
         self.accepted.update((update.client, round_number) for update in updates)
         return updates
 
-    def _miss(self, round_number: int, answered: int, failed: Mapping[int, str]) -> None:
+    def _miss(self, round_number: int, failed: Mapping[int, str]) -> None:
         self._missed += 1
-        self.notes["skipped"] = f"{answered} of {self.terms.quorum} sites that a round needs"
         if self._missed >= MISSED_ROUNDS:
             reasons = "; ".join(f"{self.terms.sites[client]}: {reason}" for client, reason in sorted(failed.items()))
             raise UserError(
@@ -107,18 +111,18 @@ class Remote:
         scores = []
         for client, answer in answers.items():
             try:
-                words = _done(answer).get("score")
+                words = _done(answer).words.get("score")
                 if words is not None:
                     scores.append(_score(self.terms.sites[client], words))
             except UserError as refusal:
-                self.notes.setdefault("unscored", {})[str(client)] = str(refusal)
+                _log.warning("The site %s gave no score: it %s", self.terms.sites[client], refusal)
         return scores
 
     def _ask(self, kind: str, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Parcel | str]:
         tensors = encode(shared)
         names = {client: self.terms.sites[client] for client in sorted(clients)}
         parcels = {
-            name: Parcel(kind, {**self.job, "round": round_number, "client": client} | self._since(client), tensors)
+            name: Parcel(kind, {**self.job, "round": round_number, "client": client, **self._since(client)}, tensors)
             for client, name in names.items()
         }
         answers = self.mailbox.ask(parcels, deadline=self.terms.deadline)
@@ -129,9 +133,8 @@ class Remote:
     def _since(self, client: int) -> Words:
         return {"since": self.accepted.get(client, 0), "upload": self.terms.upload}
 
-    def _update(self, client: int, answer: Parcel | str, shared: State) -> Update:
-        words = _done(answer)
-        assert isinstance(answer, Parcel)
+    def _update(self, client: int, answer: Parcel, shared: State) -> Update:
+        words = answer.words
         self.inspect(client, answer.tensors, shared)
         count, loss = words.get("num_examples"), _number(words.get("loss"))
         if type(count) is not int or not 1 <= count <= MOST_EXAMPLES:
@@ -152,13 +155,13 @@ class Remote:
                 raise UserError(f"sent NaN or infinity in {name}.")
 
 
-def _done(answer: Parcel | str) -> Words:
-    """The words of an answer that is one; UserError with the reason otherwise."""
+def _done(answer: Parcel | str) -> Parcel:
+    """An answer that is one; UserError with the reason otherwise."""
     if isinstance(answer, str):
         raise UserError(answer)
     if answer.kind != DONE:
         raise UserError(f"{answer.kind}: {str(answer.words.get('reason', ''))[:200]}")
-    return answer.words
+    return answer
 
 
 def _number(value: object) -> float:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedprompt.clip.model import Clip
+from fedprompt.federated.attacks import Liars
 from fedprompt.federated.client import Client, Settings, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
+from fedprompt.federated.secure.rehearsal import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State, Update
 
@@ -19,9 +22,10 @@ class Simulator:
     `clients[id]` gives the client of that id; the sequence may be lazy, one client is asked for at a time. `method`
     must be fresh: its personal tensors are the start of every client that has none yet. `personal` (client id -> state)
     goes into a checkpoint with the round and its shared state; `on_client(done, total)` is told of progress.
+    On their way to the server the updates of `liars` are forged, and `secure` leaves of all of them the mean alone.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the parts of a simulation, the last four optional)
         self,
         method: Method,
         clip: Clip,
@@ -30,14 +34,18 @@ class Simulator:
         *,
         personal: Mapping[int, State] | None = None,
         on_client: Callable[[int, int], None] | None = None,
+        liars: Liars | None = None,
+        secure: SecureSum | None = None,
     ) -> None:
         self.method = method
         self.clip = clip
         self.clients = clients
         self.settings = settings
         self.personal: dict[int, State] = dict(personal or {})
-        self.notes: dict[str, Any] = {}  # what a record of a round should say besides the usual: nothing here
+        self.notes: Mapping[str, Any] = {}  # what a record of the last round should say besides the usual
         self.on_client = on_client
+        self.liars = liars
+        self.secure = secure
         self._personal_start = initial_state(method)[1]
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
@@ -48,7 +56,7 @@ class Simulator:
                 train_client(
                     self.method,
                     self.clip,
-                    self.clients[client],
+                    self._taught(client),
                     shared=shared,
                     personal=self.personal.get(client, self._personal_start),
                     round_number=round_number,
@@ -57,6 +65,10 @@ class Simulator:
             )
             self._tell(done, len(clients))
         self.personal.update((update.client, update.personal) for update in updates if update.personal)
+        if self.liars is not None:
+            updates = self.liars.forge(round_number, shared, updates)
+        if self.secure is not None:
+            updates, self.notes = self.secure(round_number, shared, updates)
         return updates
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
@@ -71,6 +83,10 @@ class Simulator:
                 )
             self._tell(done, len(clients))
         return scores
+
+    def _taught(self, number: int) -> Client:
+        client = self.clients[number]
+        return client if self.liars is None else replace(client, train=self.liars.teach(number, client.train))
 
     def _tell(self, done: int, total: int) -> None:
         if self.on_client is not None:

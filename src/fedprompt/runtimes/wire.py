@@ -34,7 +34,7 @@ class Parcel:
     tensors: Mapping[str, Raw] = field(default_factory=dict)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Size of the tensors on the wire."""
         return sum(len(raw.data) for raw in self.tensors.values())
 

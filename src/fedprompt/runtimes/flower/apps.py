@@ -44,8 +44,8 @@ def server_app(conduct: Conduct) -> ServerApp:
     """A ServerApp that conducts one run over the grid."""
     app = ServerApp()
 
-    @app.main()
     def main(grid: Grid, context: Context) -> None:
         conduct(GridMailbox(grid), dict(context.run_config))
 
+    app.main()(main)
     return app

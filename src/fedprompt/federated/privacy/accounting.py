@@ -1,0 +1,99 @@
+"""What noise costs: epsilon by Google's dp-accounting, and a ledger that says no before a budget is exceeded."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+
+from fedprompt.errors import UserError
+
+
+def gaussian_epsilon(noise: float, *, rounds: int, delta: float) -> float:
+    """Epsilon of `rounds` Gaussian mechanisms with noise multiplier `noise`, without any amplification."""
+    return _epsilon(noise, 1.0, rounds, delta)
+
+
+def sampled_epsilon(noise: float, *, rate: float, steps: int, delta: float) -> float:
+    """Epsilon of `steps` Gaussian mechanisms, each on a Poisson sample that takes every picture with chance `rate`."""
+    return _epsilon(noise, rate, steps, delta)
+
+
+@functools.lru_cache(maxsize=4096)
+def _epsilon(noise: float, rate: float, times: int, delta: float) -> float:
+    if not times:
+        return 0.0
+    accounting = _dp_accounting()
+    event = accounting.GaussianDpEvent(noise)
+    if rate < 1:
+        event = accounting.PoissonSampledDpEvent(rate, event)
+    # Renyi accounting: an upper bound some ten per cent above the tightest known, in milliseconds instead of seconds.
+    accountant = accounting.rdp.RdpAccountant()
+    accountant.compose(event, times)
+    return float(accountant.get_epsilon(delta))
+
+
+def _dp_accounting() -> ModuleType:
+    try:
+        import dp_accounting
+        import dp_accounting.rdp
+    except ImportError as error:
+        raise UserError(
+            "Privacy budgets need the package dp-accounting; install it with: pip install fedprompt[privacy]"
+        ) from error
+    module: ModuleType = dp_accounting
+    return module
+
+
+def check_privacy(clip: float, noise: float, epsilon: float, delta: float) -> None:
+    """Raise a UserError naming the option that makes no sense."""
+    for name, value in (("clip", clip), ("noise", noise), ("epsilon", epsilon), ("delta", delta)):
+        if not 0 < value < math.inf:
+            raise UserError(f"The privacy option {name} = {value} must be a number above 0.")
+    if delta >= 1:
+        raise UserError(
+            f"The privacy option delta = {delta} must be below 1, better below 1 over the number protected."
+        )
+
+
+# (client, times it was charged) -> epsilon
+Price = Callable[[int, int], float]
+
+
+class Ledger:
+    """Counts how often every client was charged, and admits a round only if nobody's epsilon would pass the budget.
+
+    A charge is recorded before the round runs, so a round that failed or was repeated has been paid for; `record` must
+    not return before the entry would survive a crash. The same ledger serves a server for its run, or a site for
+    itself: then it has one client. `charges` are those recorded so far.
+    """
+
+    def __init__(
+        self,
+        price: Price,
+        *,
+        budget: float,
+        charges: Mapping[int, int] | None = None,
+        record: Callable[[int, Sequence[int], float], None],
+    ) -> None:
+        self.price = price
+        self.budget = budget
+        self.charges = dict(charges or {})
+        self.record = record
+
+    @property
+    def epsilon(self) -> float:
+        """What has been spent: the largest epsilon of any client."""
+        return max((self.price(client, count) for client, count in self.charges.items()), default=0.0)
+
+    def admit(self, round_number: int, clients: Sequence[int]) -> bool:
+        """Charge these clients for one more round and return True; False, charging nobody, if that is too much."""
+        costs = [self.price(client, self.charges.get(client, 0) + 1) for client in clients]
+        after = max([self.epsilon, *costs])
+        if after > self.budget:
+            return False
+        self.record(round_number, tuple(clients), after)
+        for client in clients:
+            self.charges[client] = self.charges.get(client, 0) + 1
+        return True

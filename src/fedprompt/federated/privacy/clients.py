@@ -1,0 +1,58 @@
+"""Client-level privacy (DP-FedAvg; McMahan et al., 2018): the model hardly depends on any one client's whole data.
+
+The server is trusted to clip and to add the noise. Neighbours are two runs that differ in whether one client's update
+is replaced by no change; the mean is over the clients asked, a public number, so a refusal shows in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedprompt.federated.privacy.accounting import check_privacy, gaussian_epsilon
+from fedprompt.federated.privacy.noise import secret_normal
+from fedprompt.federated.sanitise import change_norm
+from fedprompt.ops.averaging import COHORT, State, Update, weighted_mean
+
+
+def clip_factor(norm: float, clip: float) -> float:
+    """What brings a length down to `clip`, from just below; 1 if it is no longer."""
+    return min(1.0, clip / norm * (1 - 1e-12)) if norm else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientPrivacy:
+    """Clip every change to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to their sum.
+
+    `epsilon` is the budget at `delta`: the run ends before a client's share in it would cost more.
+    """
+
+    clip: float
+    noise: float
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        check_privacy(self.clip, self.noise, self.epsilon, self.delta)
+
+    def spent(self, client: int, charges: int) -> float:
+        """Epsilon after a client was asked `charges` times: who is asked is public, so nothing is amplified."""
+        return gaussian_epsilon(self.noise, rounds=charges, delta=self.delta)
+
+    def noisy_mean(self, shared: State, updates: Sequence[Update], *, asked: int) -> State:
+        """The shared state moved by the clipped sum over the number of clients asked, plus noise on every tensor.
+
+        Tensors that nobody sent get noise too: which ones are sent may depend on pictures.
+        """
+        weights = [clip_factor(change_norm(update, shared), self.clip) * _members(update) / asked for update in updates]
+        moved = weighted_mean(shared, updates, weights)
+        std = self.noise * self.clip / asked
+        return {
+            name: (tensor.double() + secret_normal(tuple(tensor.shape), std=std)).to(tensor.dtype)
+            for name, tensor in moved.items()
+        }
+
+
+def _members(update: Update) -> int:
+    """How many clients an update is of: a secure sum is the mean of those who took part, clipped before masking."""
+    return update.num_examples if update.client == COHORT else 1

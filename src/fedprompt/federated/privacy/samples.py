@@ -1,0 +1,83 @@
+"""Sample-level privacy at a site (DP-SGD; Abadi et al., 2016): no single training picture counts for much.
+
+The site trusts only itself: it clips the gradient of every picture and adds noise before anything leaves it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedprompt.federated.privacy.accounting import check_privacy, sampled_epsilon
+from fedprompt.federated.privacy.clients import clip_factor
+from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePrivacy:
+    """Clip every picture's gradient to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to a sum.
+
+    `epsilon` is each site's budget at `delta`: the run ends before a site would spend more.
+    """
+
+    clip: float
+    noise: float
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        check_privacy(self.clip, self.noise, self.epsilon, self.delta)
+
+    def spent(self, *, pictures: int, batch_size: int, epochs: int) -> float:
+        """Epsilon after so many epochs over so many pictures."""
+        steps = epochs * steps_of(pictures, batch_size)
+        return sampled_epsilon(self.noise, rate=_rate(pictures, batch_size), steps=steps, delta=self.delta)
+
+
+def steps_of(pictures: int, batch_size: int) -> int:
+    """Steps of an epoch."""
+    return math.ceil(pictures / batch_size)
+
+
+def poisson_batches(pictures: int, batch_size: int) -> Iterator[Tensor]:
+    """An epoch's batches of positions: every picture is in each with the same chance, independently and secretly.
+
+    So batches differ in size and may be empty. The accountant's figure is for this drawing and no other.
+    """
+    for _ in range(steps_of(pictures, batch_size)):
+        yield (secret_uniform(pictures) <= _rate(pictures, batch_size)).nonzero().flatten()
+
+
+def private_gradient(
+    losses: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], privacy: SamplePrivacy, *, batch_size: int
+) -> float | None:
+    """Set every parameter's `grad` to the noisy mean of clipped per-picture gradients; the mean loss, None without any.
+
+    Each of `losses` computes the loss of one picture. The mean is over `batch_size`, the expected number of pictures.
+    """
+    # One backward pass a picture: a vmapped pullback over the batch was 1.9 times as fast for learned texts, but 3.3
+    # times slower for prompts in the image tower, and cannot follow a loss that draws numbers or counts.
+    sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
+    seen = []
+    for loss in losses:
+        value = loss()
+        gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+        norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
+        # A gradient that is not finite would make the sum so, and with it show that its picture was there.
+        factor = clip_factor(norm, privacy.clip) if math.isfinite(norm) else 0.0
+        for total, gradient in zip(sums, gradients, strict=True):
+            if factor:
+                total.add_(gradient, alpha=factor)
+        seen.append(value.item())
+    for parameter, total in zip(parameters, sums, strict=True):
+        noise = secret_normal(tuple(total.shape), std=privacy.noise * privacy.clip).to(total.device)
+        parameter.grad = ((total + noise) / batch_size).to(parameter.dtype)
+    return sum(seen) / len(seen) if seen else None
+
+
+def _rate(pictures: int, batch_size: int) -> float:
+    return min(1.0, batch_size / pictures)

@@ -1,0 +1,60 @@
+"""The one message of the protocol, as bytes: any transport can carry it, and a mutated one is refused, not obeyed.
+
+Over Flower each is the content of one exchange: the steps keys, shares, masked and unmask in this order.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from fedprompt.federated.sanitise import RefusedUpdateError
+
+Step = Literal["keys", "shares", "masked", "unmask"]
+STEPS: tuple[Step, ...] = get_args(Step)
+SERVER = -1
+MAGIC = b"fpsa1"
+HEAD = struct.Struct("<5sBiII")  # magic, step, sender, round, number of parts
+PART = struct.Struct("<iI")  # whose part, how many bytes
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What one side says in a step: for each member concerned, some bytes."""
+
+    step: Step
+    sender: int
+    round_number: int
+    parts: Mapping[int, bytes] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """The message as it travels."""
+        head = HEAD.pack(MAGIC, STEPS.index(self.step), self.sender, self.round_number, len(self.parts))
+        return head + b"".join(PART.pack(member, len(data)) + data for member, data in self.parts.items())
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Envelope:
+        """Read what `to_bytes` wrote; a RefusedUpdateError says that it is anything else."""
+        try:
+            magic, step, sender, number, count = HEAD.unpack_from(content)
+            place, parts = HEAD.size, {}
+            for _ in range(count):
+                member, size = PART.unpack_from(content, place)
+                place += PART.size
+                if member in parts or place + size > len(content):
+                    raise ValueError(member)
+                parts[member] = content[place : place + size]
+                place += size
+            if magic != MAGIC or step >= len(STEPS) or place != len(content):
+                raise ValueError(magic)
+        except (struct.error, ValueError) as error:
+            raise RefusedUpdateError("message", "this is no message of secure aggregation.") from error
+        return cls(STEPS[step], sender, number, parts)
+
+    def expect(self, step: Step, round_number: int, *, sender: int | None = None) -> Envelope:
+        """The message itself; a RefusedUpdateError if it is of another step, round or sender."""
+        if self.step != step or self.round_number != round_number or sender not in (None, self.sender):
+            raise RefusedUpdateError("message", f"expected {step} of round {round_number}, got another message.")
+        return self

@@ -1,0 +1,42 @@
+"""Masks: pseudo-random words that two clients, or a client and its own seed, can make again and nobody else can."""
+
+from __future__ import annotations
+
+import numpy as np
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from numpy.typing import NDArray
+
+from fedprompt.federated.sanitise import RefusedUpdateError
+
+Words = NDArray[np.uint64]  # integers modulo 2**64; NumPy's sums wrap around
+
+KEY_BYTES = 32
+
+
+def derive(secret: bytes, *purpose: str | int) -> bytes:
+    """A 256-bit key from a secret by HKDF-SHA256, another one for every purpose."""
+    info = "/".join(("fedprompt secure aggregation", *map(str, purpose))).encode()
+    return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    """The secret that two X25519 key pairs share; a RefusedUpdateError for a public key that is none."""
+    try:
+        return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise RefusedUpdateError("message", "a public key is none.") from error
+
+
+def public_key(private: bytes) -> bytes:
+    """The public half of an X25519 private key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def mask(key: bytes, count: int) -> Words:
+    """`count` words of the AES-256 counter stream of a key that is used for nothing else."""
+    encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    stream = encryptor.update(bytes(8 * count)) + encryptor.finalize()
+    return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedprompt.build.catalog import ATTACKS, find
+from fedprompt.data.labels import LabelSpace
+from fedprompt.federated.attacks import Liars, alie, gaussian, inner_product, label_flip, scaled, sign_flip
+from fedprompt.federated.client import Settings
+from fedprompt.federated.rounds import initial_state
+from fedprompt.ops.averaging import Update
+from fedprompt.runtimes.simulator import Simulator
+from toys import Toy, fake_clip, toy_client
+
+SHARED = {"w": torch.ones(3)}
+
+
+def forged(attack, values=(2.0, 3.0, 4.0, 9.0, 9.0), round_number: int = 1) -> list[torch.Tensor]:
+    sent = [Update(client, 5, {"w": torch.full((3,), value)}, {}, 0.0, 0.0) for client, value in enumerate(values)]
+    after = Liars(attack, frozenset({3, 4}), seed=0).forge(round_number, SHARED, sent)
+    assert [one is other for one, other in zip(after, sent, strict=True)] == [True] * 3 + [False] * 2
+    return [one.shared["w"] for one in after[3:]]
+
+
+def test_lies_about_ones_own_change() -> None:
+    assert forged(sign_flip(scale=2.0))[0].tolist() == [-15.0] * 3
+    assert forged(scaled(factor=3.0))[0].tolist() == [25.0] * 3
+    one, other = forged(gaussian(sigma=5.0))
+    assert not torch.equal(one, other) and torch.equal(one, forged(gaussian(sigma=5.0))[0])
+    assert not torch.equal(one, forged(gaussian(sigma=5.0), round_number=2)[0])
+
+
+def test_lies_that_follow_the_crowd() -> None:
+    assert forged(inner_product(epsilon=0.5))[0].tolist() == [0.0] * 3  # honest changes 1, 2, 3
+    (first, second) = forged(alie())
+    assert torch.equal(first, second) and 1.0 < first[0] < 3.0, "the lie stays among honest values"
+    assert forged(alie(), values=(2.0, 2.0, 2.0, 9.0, 9.0))[0].tolist() == [2.0] * 3
+
+
+def test_label_flips_reach_training_and_only_that_of_liars() -> None:
+    clients = {number: toy_client(number, examples=6) for number in range(3)}
+    settings = Settings(rounds=1, batch_size=2, lr=0.1)
+    shared = initial_state(Toy())[0]
+    honest = Simulator(Toy(), fake_clip(), clients, settings).train(1, shared, range(3))
+    liars = Liars(label_flip(), frozenset({2}), seed=0)
+    lied = Simulator(Toy(), fake_clip(), clients, settings, liars=liars).train(1, shared, range(3))
+    same = [torch.equal(a.shared["matrix"], b.shared["matrix"]) for a, b in zip(honest, lied, strict=True)]
+    assert same == [True, True, False]
+    many = replace(clients[0].train, targets=torch.tensor([[1, 0, -1, 0]]), space=LabelSpace(tuple("abcd"), "multi"))
+    assert label_flip().relabel(many).targets.tolist() == [[0, 1, -1, 1]]
+
+
+@pytest.mark.parametrize("word", ATTACKS)
+def test_every_attack_of_the_kit_can_be_built_from_its_defaults(word: str) -> None:
+    attack = find(ATTACKS, word, place="")()
+    assert (attack.relabel is None) != (attack.forge is None)

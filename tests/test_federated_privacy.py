@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import math
+
+import dp_accounting
+import pytest
+import torch
+from dp_accounting.pld import PLDAccountant
+from dp_accounting.rdp import RdpAccountant
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprompt.errors import UserError
+from fedprompt.federated.client import Settings, train_client
+from fedprompt.federated.privacy import clients as client_level
+from fedprompt.federated.privacy import samples as sample_level
+from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
+from fedprompt.federated.privacy.clients import ClientPrivacy, clip_factor
+from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
+from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
+from fedprompt.federated.rounds import federate, initial_state
+from fedprompt.federated.server import Server
+from fedprompt.ops.averaging import COHORT, Update
+from fedprompt.runtimes.simulator import Simulator
+from toys import Toy, fake_clip, toy_client
+
+BUDGET = {"epsilon": 5.0, "delta": 1e-3}
+
+
+def test_epsilon_is_that_of_dp_accounting() -> None:
+    for noise, rounds in ((1.0, 50), (5.0, 10)):
+        oracle = RdpAccountant().compose(dp_accounting.GaussianDpEvent(noise), rounds).get_epsilon(1e-3)
+        assert gaussian_epsilon(noise, rounds=rounds, delta=1e-3) == pytest.approx(oracle, abs=1e-6)
+    event = dp_accounting.PoissonSampledDpEvent(0.032, dp_accounting.GaussianDpEvent(1.0))
+    oracle = RdpAccountant().compose(event, 312).get_epsilon(1e-5)
+    assert sampled_epsilon(1.0, rate=0.032, steps=312, delta=1e-5) == pytest.approx(oracle, abs=1e-6)
+    tight = PLDAccountant().compose(dp_accounting.GaussianDpEvent(10.0), 5).get_epsilon(1e-3)
+    assert tight <= gaussian_epsilon(10.0, rounds=5, delta=1e-3), "the figure is an upper bound"
+    assert gaussian_epsilon(1.0, rounds=0, delta=1e-3) == 0.0
+
+
+def test_noise_has_its_deviation_and_cannot_be_drawn_again() -> None:
+    numbers = secret_normal((1000, 1001), std=3.0)
+    assert numbers.shape == (1000, 1001) and numbers.dtype == torch.float64
+    assert numbers.std() == pytest.approx(3.0, rel=0.02) and abs(numbers.mean()) < 0.02
+    assert (numbers.abs() < 3.0).double().mean() == pytest.approx(0.6827, abs=0.005)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = secret_normal((5,), std=1.0)
+        torch.manual_seed(0)
+        assert not torch.equal(first, secret_normal((5,), std=1.0))
+    assert secret_normal((), std=1.0).shape == () and secret_normal((0, 3), std=1.0).shape == (0, 3)
+    uniform = secret_uniform(100_000)
+    assert uniform.min() > 0 and uniform.max() <= 1 and uniform.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@given(st.floats(0, 1e30), st.floats(1e-6, 1e6))
+def test_what_is_clipped_is_no_longer_than_the_clip(norm: float, clip: float) -> None:
+    assert norm * clip_factor(norm, clip) <= clip * (1 + 1e-6)
+    assert clip_factor(clip / 2, clip) == 1.0
+
+
+def test_client_noise_is_added_once_to_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+
+    def ones(shape: tuple[int, ...], *, std: float) -> torch.Tensor:
+        drawn.append(std)
+        return torch.full(shape, std, dtype=torch.float64)
+
+    monkeypatch.setattr(client_level, "secret_normal", ones)
+    shared = {"w": torch.zeros(4), "unsent": torch.zeros(2)}
+    sent = [Update(c, 1, {"w": torch.full((4,), 10.0**c)}, {}, 0.0, 0.0) for c in range(3)]
+    moved = ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, sent, asked=4)
+    assert drawn == [0.25, 0.25]
+    assert moved["w"] == pytest.approx(torch.full((4,), 3 * 1.0 / 4 + 0.25)) and moved["unsent"][0] == 0.25
+    cohort = [Update(COHORT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
+    assert ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, cohort, asked=4)["w"][0] == 1.0
+
+
+def test_a_huge_or_broken_client_moves_the_result_no_farther_than_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_level, "secret_normal", lambda shape, *, std: torch.zeros(shape))
+    server, shared = Server(privacy=ClientPrivacy(clip=1.0, noise=1.0, **BUDGET)), {"w": torch.zeros(8)}
+
+    def moved(value: float) -> torch.Tensor:
+        sent = [Update(c, 1, {"w": torch.full((8,), 0.1)}, {}, 0.0, 0.0) for c in range(4)]
+        sent.append(Update(4, 1, {"w": torch.full((8,), value)}, {}, 0.0, 0.0))
+        return server.combine(Toy.aggregate, shared, sent, {}, asked=range(5)).shared["w"]
+
+    without = moved(0.0)
+    for value in (1e30, -1e30, 1e-3, float("nan"), float("inf")):
+        assert float((moved(value) - without).norm()) <= 1.0 / 5 * (1 + 1e-6)
+
+
+def lesson(privacy: SamplePrivacy | None, batch_size: int, method: Toy | None = None, **options) -> Update:
+    shared, personal = initial_state(Toy())
+    settings = Settings(rounds=1, batch_size=batch_size, lr=1.0, momentum=0.0, privacy=privacy, weight_decay=0.0)
+    return train_client(
+        method or Toy(switch=False),
+        fake_clip(),
+        toy_client(0, examples=8),
+        shared=shared,
+        personal=personal,
+        round_number=1,
+        settings=settings,
+        **options,
+    )
+
+
+def test_a_private_step_without_clipping_and_noise_is_a_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_level, "secret_normal", lambda shape, *, std: torch.zeros(shape))
+    monkeypatch.setattr(
+        Toy,
+        "loss",
+        lambda self, clip, images, targets, space, *, stream: torch.nn.functional.cross_entropy(
+            self.classifier(clip, space)(images), targets
+        ),
+    )
+    plain = lesson(None, batch_size=8)
+    private = lesson(SamplePrivacy(clip=1e9, noise=1.0, **BUDGET), batch_size=8)
+    assert all(torch.allclose(plain.shared[name], private.shared[name], atol=1e-6) for name in plain.shared)
+    assert plain.loss == pytest.approx(private.loss)
+
+
+def test_every_pictures_gradient_is_clipped_and_the_sum_is_noisy() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    ways = [torch.eye(1000)[k] * 10.0 ** (k - 2) for k in range(5)] + [torch.full((1000,), float("nan"))]
+    losses = [lambda way=way, k=k: (weight * way).sum() + k for k, way in enumerate(ways[:5])]
+    found = private_gradient(losses, [weight], SamplePrivacy(clip=1.0, noise=1e-9, **BUDGET), batch_size=2)
+    assert weight.grad is not None and weight.grad[:5] == pytest.approx(
+        torch.tensor([0.005, 0.05, 0.5, 0.5, 0.5]), abs=1e-6
+    )
+    assert found == pytest.approx(4.0)
+    private_gradient([], [weight], SamplePrivacy(clip=2.0, noise=3.0, **BUDGET), batch_size=4)
+    assert weight.grad.std() == pytest.approx(2.0 * 3.0 / 4, rel=0.1)
+    bad = private_gradient(
+        [lambda: (weight * ways[5]).sum()], [weight], SamplePrivacy(clip=1.0, noise=1e-9, **BUDGET), batch_size=2
+    )
+    assert bad is not None and math.isnan(bad) and weight.grad.isfinite().all(), "its presence does not show"
+
+
+def test_poisson_batches_take_every_picture_with_the_same_chance() -> None:
+    batches = [batch for _ in range(200) for batch in poisson_batches(20, 5)]
+    assert len(batches) == 800 and len({len(batch) for batch in batches}) > 3
+    taken = torch.bincount(torch.cat(batches), minlength=20) / 800
+    assert taken == pytest.approx(torch.full((20,), 0.25), abs=0.08)
+    assert [len(batch) for batch in poisson_batches(3, 10)] == [3]
+
+
+def test_a_method_that_chooses_by_what_it_saw_is_refused() -> None:
+    privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
+    with pytest.raises(UserError, match="Toy chooses what to train by what it has seen"):
+        lesson(privacy, batch_size=4, method=Toy(switch=True))
+
+
+def test_the_run_ends_before_the_budget_is_passed_and_what_was_paid_stays_paid() -> None:
+    privacy = ClientPrivacy(clip=1.0, noise=4.0, epsilon=3.0, delta=1e-3)
+    entries: list[tuple[int, tuple[int, ...], float]] = []
+
+    def ledger(charges=None) -> Ledger:
+        return Ledger(privacy.spent, budget=3.0, charges=charges, record=lambda *entry: entries.append(entry))
+
+    clients = {number: toy_client(number) for number in range(4)}
+    settings = Settings(rounds=99, batch_size=4, lr=0.1)
+    simulator = Simulator(Toy(switch=False), fake_clip(), clients, settings)
+    book = ledger()
+    done = list(
+        federate(
+            Toy(), simulator, clients=range(4), rounds=99, seed=0, server=Server(privacy=privacy), admit=book.admit
+        )
+    )
+    spent = [privacy.spent(0, count) for count in range(1, len(done) + 2)]
+    assert spent[-2] <= 3.0 < spent[-1] and book.epsilon == spent[-2] and len(entries) == len(done)
+    assert [entry[2] for entry in entries] == spent[:-1]
+    half = ledger({client: len(done) - 1 for client in range(4)})
+    assert half.admit(7, [0, 1]) and not half.admit(8, [1, 2]) and half.admit(9, [2, 3]), "each client for itself"
+    assert half.charges == dict.fromkeys(range(4), len(done))
+    assert not ledger({0: 10**6}).admit(1, [1]), "a budget that is gone stays gone"
+
+
+def test_a_charge_comes_before_the_round_and_a_failed_record_admits_nothing() -> None:
+    def record(*entry: object) -> None:
+        raise OSError("disk full")
+
+    ledger = Ledger(lambda client, charges: 0.1 * charges, budget=1.0, record=record)
+    with pytest.raises(OSError, match="disk full"):
+        ledger.admit(1, [0])
+    assert ledger.charges == {}
+
+
+@pytest.mark.parametrize("option", ["clip", "noise", "epsilon", "delta"])
+@pytest.mark.parametrize("kind", [ClientPrivacy, SamplePrivacy])
+def test_an_option_that_makes_no_sense_is_named(kind: type, option: str) -> None:
+    options = {"clip": 1.0, "noise": 1.0, **BUDGET}
+    for value in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match=option):
+            kind(**{**options, option: value})
+
+
+def test_a_sites_epsilon_grows_with_epochs_and_shrinks_with_pictures() -> None:
+    privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
+    few, many = (privacy.spent(pictures=count, batch_size=32, epochs=10) for count in (100, 1000))
+    assert few > many > privacy.spent(pictures=1000, batch_size=32, epochs=5)
