@@ -33,6 +33,7 @@ RANKS = {
     **dict.fromkeys(("runtimes", "demo", "language", "report", "config", "adapter"), 6),
     "build": 7,
     **dict.fromkeys(("terminal", "deploy"), 8),
+    "cli_config": 8,
     "cli_deploy": 9,
     "cli": 10,
 }
@@ -82,9 +83,7 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
             assert name.startswith(tuple(f"fedprompt.{part}." for part in allowed)), f"{path} imports {name}"
 
 
-KEYS = {Path("deploy/certificates.py")} | {
-    Path("federated/secure") / f"{name}.py" for name in ("masks", "member")
-}
+KEYS = {Path("deploy/certificates.py")} | {Path("federated/secure") / f"{name}.py" for name in ("masks", "member")}
 
 
 def test_an_optional_package_is_imported_in_one_place() -> None:

@@ -80,7 +80,7 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
         save(own / SITE, SiteFile(name=name, **about))
     sites = {str(own): Site(own) for own in folders.values()}
     return MemoryGrid(
-        client_app(lambda parcel, settings: sites[str(settings["folder"])].answer(parcel)), folders, **options
+        client_app(lambda parcel, settings: sites[str(settings["home"])].answer(parcel)), folders, **options
     )
 
 

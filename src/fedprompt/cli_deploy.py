@@ -42,7 +42,7 @@ def init(
     folder: Folder,
     address: Annotated[str, typer.Option(help="Host name or IP address that sites connect to.")],
     sites: Annotated[list[str], typer.Option("--site", help="A site's name; give one for each.")],
-    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "federation",
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "sites",
     port: Annotated[int, typer.Option(help="Port of the reverse proxy.")] = 8443,
     local_port: Annotated[int, typer.Option(help="Port of the server on its own loopback.")] = 8000,
     quorum: Annotated[int, typer.Option(help="Answers without which a round changes nothing.")] = 1,

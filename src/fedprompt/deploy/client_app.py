@@ -13,7 +13,7 @@ def answer(request: Parcel, settings: Settings) -> Parcel:
     """What the site whose folder the node's configuration names says to a request."""
     if request.words.get("only") == "name":
         return Parcel(DONE, {"site": str(settings.get("site", ""))})
-    folder = Path(str(settings["folder"]))
+    folder = Path(str(settings["home"]))
     try:
         return ask(folder, request)
     except NoWorkerError:

@@ -42,6 +42,11 @@ class Process:
         """The exit code, or None while it runs."""
         return self.popen.poll()
 
+    @property
+    def must_be_replaced(self) -> bool:
+        """Whether it has ended, and not so soon after its start that the next one would too."""
+        return self.ended is not None and time.monotonic() - self.started >= RETRY
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End it and all it started, at the latest after the grace by force."""
         with contextlib.suppress(ProcessLookupError):
@@ -83,17 +88,16 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
             while link.ended is None:
-                for name in admit(folder, deployment.sites):
-                    say(f"The site {name} may now connect.")
+                admit(folder, deployment.sites, say=say)
                 time.sleep(TICK)
         finally:
             link.stop()
     raise UserError(f"The SuperLink ended with code {link.ended}; see {folder / 'logs' / 'superlink.log'}.")
 
 
-def admit(folder: Path, sites: Sequence[str]) -> list[str]:
-    """Register public keys that are new, and keep the number that Flower gives each; returns their names."""
-    known, admitted = folder / ADMITTED, []
+def admit(folder: Path, sites: Sequence[str], *, say: Callable[[str], None]) -> None:
+    """Register public keys that are new, and keep the number that Flower gives each."""
+    known = folder / ADMITTED
     for key in sorted((folder / "keys").glob("*.pub")):
         mark = known / f"{key.stem}-{hashlib.sha256(key.read_bytes()).hexdigest()[:16]}"
         if mark.exists():
@@ -105,8 +109,7 @@ def admit(folder: Path, sites: Sequence[str]) -> list[str]:
         if not said.get("success"):
             raise UserError(f"The server did not accept the key {key} ({said.get('error-message', said)}).")
         write_atomic(mark, str(said["node-id"]))
-        admitted.append(key.stem)
-    return admitted
+        say(f"The site {key.stem} may now connect.")
 
 
 def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> None:
@@ -150,11 +153,9 @@ def _keep(
     try:
         while True:
             time.sleep(TICK)
-            for name, process in running.items():
-                if process.ended is None or time.monotonic() - process.started < RETRY:
-                    continue
-                say(f"The {name} ended with code {process.ended} (see logs/{name}.log); it is started again.")
-                process.stop()  # what it may have left behind
+            for name in [name for name, process in running.items() if process.must_be_replaced]:
+                say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log); it is started again.")
+                running[name].stop()  # what it may have left behind
                 running[name] = start(name)
     finally:
         for process in running.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from multiprocessing import AuthenticationError
+from multiprocessing.connection import Listener
 from pathlib import Path
 
 from fedprompt.deploy.line import BUSY, listen, receive
@@ -16,19 +17,25 @@ _log = logging.getLogger(__name__)
 
 def serve(folder: Path, *, requests: int | None = None) -> None:
     """Answer requests one after another, for ever or `requests` times; a caller that goes away changes nothing."""
-    site, busy, done = Site(folder), folder / BUSY, 0
+    site, done = Site(folder), 0
     with listen(folder) as listener:
         while done != requests:
-            try:
-                with listener.accept() as line:
-                    request = receive(line)
-                    busy.touch()
-                    line.send_bytes(site.answer(request).to_bytes())
-            except (OSError, EOFError, AuthenticationError, UserError) as error:
-                _log.warning("A caller was lost or turned away: %s", type(error).__name__)
-            else:
-                done += 1
-            busy.unlink(missing_ok=True)
+            done += _serve_one(listener, site)
+
+
+def _serve_one(listener: Listener, site: Site) -> bool:
+    busy = site.folder / BUSY
+    try:
+        with listener.accept() as line:
+            request = receive(line)
+            busy.touch()
+            line.send_bytes(site.answer(request).to_bytes())
+    except (OSError, EOFError, AuthenticationError, UserError) as error:
+        _log.warning("A caller was lost or turned away: %s", type(error).__name__)
+        return False
+    finally:
+        busy.unlink(missing_ok=True)
+    return True
 
 
 if __name__ == "__main__":

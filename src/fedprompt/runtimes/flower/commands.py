@@ -98,7 +98,7 @@ def supernode(
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    settings = f"site={json.dumps(site)} folder={json.dumps(str(folder))}"
+    settings = f"site={json.dumps(site)} home={json.dumps(str(folder))}"
     place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     return [_script("flower-supernode"), *safety, *place, "--node-config", settings]
 
