@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("flwr")
+
+from flwr.app import Message
 
 from conftest import Pictures
 from fedprompt import methods
@@ -16,10 +19,14 @@ from fedprompt.config import parse_recipe
 from fedprompt.deploy.conduct import conduct
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
+from fedprompt.deploy.spending import SPENT
+from fedprompt.errors import UserError
 from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridMailbox
+from fedprompt.runtimes.flower.records import from_records
+from fedprompt.runtimes.wire import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Parcel
 from grids import MemoryGrid
 
 NAMES = methods.names()
@@ -125,3 +132,78 @@ def test_personal_states_stay_on_the_sites_disks(name: str, both: tuple[Path, Pa
     for client, state in simulated.personal.items():
         files = sorted((both[1].parent / SITES[client] / "state").glob(f"*/{name}@*.safetensors"))
         assert same(load_tensors(files[-1])[0], state)
+
+
+SUMS = "[train.server.secure]\nshare = 0.6\n"
+
+
+def one(folder: Path, server: str) -> str:
+    """A recipe of one method, whose server has a table of its own."""
+    text = recipe(folder).replace("fraction = 0.67", "fraction = 1.0")
+    return text[: text.index("[[compare]]")] + text[text.index("[train]") :] + server
+
+
+def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    runs.start(parse_recipe(one(tmp_path, SUMS)), tmp_path / "simulated")
+    conduct(one(tmp_path, SUMS), tmp_path / "federated", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
+    assert federated.round_number == 2 and same(simulated.shared, federated.shared)
+    kinds = [
+        message.metadata.message_type for message in over.sent if message.metadata.message_type.startswith("train")
+    ]
+    assert kinds == [kind for _ in range(2) for kind in SECURE for _ in SITES], "no site is asked for its own update"
+    for event in lines(tmp_path / "federated", NAMES[0], "round"):
+        assert event["losses"] == {} and event["kept"] == [0, 1, 2] and min(event["bytes_up"].values()) > 0
+
+
+def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp_path: Path) -> None:
+    def lost(site: str, reply: Message) -> Message | None:
+        step = reply.metadata.message_type
+        return None if (site == "north" and step == MASKED) or (site == "south" and step == UNMASK) else reply
+
+    over = grid(tmp_path, fault=lost)
+    mailbox = GridMailbox(over, poll=0)
+    conduct(one(tmp_path, SUMS), tmp_path / "out", mailbox, deployment(deadline=3), home=tmp_path)
+    rounds = lines(tmp_path / "out", NAMES[0], "round")
+    assert [event.get("skipped", "")[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
+    over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED else reply
+    conduct(one(tmp_path, SUMS), tmp_path / "again", mailbox, deployment(deadline=3), home=tmp_path)
+    rounds = lines(tmp_path / "again", NAMES[0], "round")
+    assert [event["kept"] for event in rounds] == [[0, 2]] * 2 and all("1" in event["failed"] for event in rounds)
+    before = checkpoint(tmp_path / "again", NAMES[0])
+    for message in [message for message in over.sent if message.metadata.message_type == KEYS][-3:]:
+        site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
+        answer = site.answer(from_records(message.content))
+        assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
+
+
+def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    conduct(one(tmp_path, SUMS), tmp_path / "out", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    message = next(message for message in over.sent if message.metadata.message_type == MASKED)
+    asked = from_records(message.content)
+    answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(Parcel(TRAIN, asked.words, asked.tensors))
+    assert answer.kind == REFUSED and not answer.tensors
+
+
+def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    noisy = '[train.server.privacy]\nname = "sample"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
+    over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0))
+    mailbox = GridMailbox(over, poll=0)
+    conduct(one(tmp_path, noisy), tmp_path / "first", mailbox, deployment(), home=tmp_path)
+    spent = json.loads((tmp_path / "east" / SPENT).read_text())
+    charged = [event for event in read_events(tmp_path / "first") if event["event"] == "privacy"]
+    assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
+    assert next(iter(spent.values()))["epsilon"] <= charged[-1]["epsilon"] <= 30
+    (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
+    conduct(one(tmp_path, noisy), tmp_path / "second", mailbox, deployment(), home=tmp_path)
+    for event in lines(tmp_path / "second", NAMES[0], "round"):
+        assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
+
+
+def test_an_attack_is_for_simulations(tmp_path: Path) -> None:
+    attack = '[train.server.attack]\nname = "sign_flip"\nliars = 1\n'
+    with pytest.raises(UserError, match="simulations"):
+        conduct(one(tmp_path, attack), tmp_path / "o", GridMailbox(grid(tmp_path), poll=0), deployment(), home=tmp_path)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fedprompt.errors import UserError
 from fedprompt.federated.rounds import federate
+from fedprompt.federated.sanitise import check_raw
 from fedprompt.runtimes.remote import Remote, Terms
-from fedprompt.runtimes.tensors import check_raws, decode, decode_change, encode, encode_change
+from fedprompt.runtimes.tensors import decode, decode_change, encode, encode_change
 from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, Parcel, Raw
 from toys import Toy
 
@@ -102,7 +103,7 @@ def test_a_change_arrives_exactly_or_to_the_digits_of_its_type(step: float, uplo
     before = {"x": torch.linspace(-3, 3, 7)}
     after = {"x": before["x"] + step}
     raws = encode_change(after, before, upload)
-    check_raws(raws, before, upload)
+    check_raw(raws, before, dtype=upload)
     arrived = {**before, **decode_change(raws, before, upload)}["x"]
     if upload == "float32":
         assert torch.equal(arrived, after["x"])

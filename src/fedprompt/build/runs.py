@@ -59,6 +59,10 @@ class Carrier(Transport, Protocol):
     personal: dict[int, State]  # those that the server's side holds
     notes: Mapping[str, Any]  # what the line of the last round says besides the usual
 
+    def pictures(self, client: int) -> int:
+        """How many training pictures a client has, at least."""
+        ...
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -197,7 +201,7 @@ def _train(
     if not checkpoint.round_number:
         score_now(0)
     last = Start(checkpoint.round_number, shared, checkpoint.memory)
-    ledger = open_ledger(desk.run, trial.name, trial.server, trial.settings, desk.experiment.clients)
+    ledger = open_ledger(desk.run, trial.name, trial.server, trial.settings, transport.pictures)
     for record in federate(
         method,
         transport,

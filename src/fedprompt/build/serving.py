@@ -14,7 +14,7 @@ from fedprompt.config_tables import Piece, ServerTable
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
 from fedprompt.federated.attacks import Liars
-from fedprompt.federated.client import Client, Settings
+from fedprompt.federated.client import Settings
 from fedprompt.federated.privacy.accounting import Ledger, Price
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
@@ -102,7 +102,7 @@ def make_liars(table: ServerTable, *, clients: int, seed: int) -> Liars | None:
 
 
 def open_ledger(
-    run: RunFolder, trial: str, table: ServerTable, settings: Settings, clients: Sequence[Client]
+    run: RunFolder, trial: str, table: ServerTable, settings: Settings, pictures: Callable[[int], int]
 ) -> Ledger | None:
     """The ledger of a trial with all that its run has ever charged; None without privacy."""
     privacy = _make(table, "privacy")
@@ -116,7 +116,7 @@ def open_ledger(
         )
 
     return Ledger(
-        _price(privacy, settings, clients),
+        price_of(privacy, settings, functools.cache(pictures)),
         budget=privacy.epsilon,
         charges=Counter(client for event in paid for client in event["clients"]),
         record=record,
@@ -130,10 +130,10 @@ def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
     return {"epsilon": ledger.epsilon, "delta": table.privacy.options["delta"], "protects": table.privacy.name}
 
 
-def _price(privacy: ClientPrivacy | SamplePrivacy, settings: Settings, clients: Sequence[Client]) -> Price:
+def price_of(privacy: ClientPrivacy | SamplePrivacy, settings: Settings, pictures: Callable[[int], int]) -> Price:
+    """What a number of rounds costs a client, given how many training pictures each has."""
     if isinstance(privacy, ClientPrivacy):
         return privacy.spent
-    pictures: Callable[[int], int] = functools.cache(lambda client: len(clients[client].train))
 
     def price(client: int, charges: int) -> float:
         epochs = charges * settings.local_epochs

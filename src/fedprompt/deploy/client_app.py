@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedprompt.deploy.line import NoWorkerError, ask
 from fedprompt.runtimes.flower.apps import Settings, client_app
-from fedprompt.runtimes.wire import DONE, Parcel
+from fedprompt.runtimes.wire import DONE, REFUSED, SECURE, Parcel
 
 
 def answer(request: Parcel, settings: Settings) -> Parcel:
@@ -17,6 +17,8 @@ def answer(request: Parcel, settings: Settings) -> Parcel:
     try:
         return ask(folder, request)
     except NoWorkerError:
+        if request.kind in SECURE:
+            return Parcel(REFUSED, {"reason": "secure sums need the site's worker, which remembers a round's secrets."})
         from fedprompt.deploy.site import Site  # torch and transformers: seconds that the worker spares every message
 
         return Site(folder).answer(request)

@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from fedprompt.build import runs
 from fedprompt.build.catalog import RULES, find
 from fedprompt.build.experiment import Trial, resolve
 from fedprompt.build.runs import Carrier, Carry, Desk
+from fedprompt.build.serving import secure_sum
 from fedprompt.config import Recipe, parse_recipe
 from fedprompt.data.sites import by_site
 from fedprompt.deploy.preflight import agreement, mismatches
@@ -77,6 +78,8 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
     """Carry every trial of a run to the sites of a deployment."""
 
     def carry(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
+        if trial.server.attack is not None:
+            raise UserError("[train.server.attack] is for simulations; leave it out of a run over sites.")
         names = tuple(shard.name for shard in desk.experiment.partition.shards)
         for name in names:
             if name not in deployment.sites:
@@ -87,14 +90,27 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
         job = {"recipe": travelling(desk.experiment.recipe), "run": run, "trial": trial.name}
         check = Preflight(mailbox, deployment, names, job)
         desk.watch.step("Asking the sites")
-        desk.run.append({"event": "sites", "trial": trial.name, "sites": check.hold(desk, trial)})
+        said = check.hold(desk, trial)
+        desk.run.append({"event": "sites", "trial": trial.name, "sites": said})
+        pictures = {names.index(name): _count(words.get("images")) for name, words in said.items()}
+        if trial.settings.privacy is not None and len(pictures) < len(names):
+            raise UserError("A privacy budget of pictures needs every site at the preflight; start them, then resume.")
         accepted = {
             int(client): int(event["round"])
             for event in desk.run.events()
             if event["event"] == "round" and event["trial"] == trial.name
             for client in event.get("kept", ())
         }
-        return Remote(mailbox, deployment.terms(names), job, accepted=accepted, on_client=desk.watch.client)
+        secure = secure_sum(trial.server, weighting=trial.weighting)
+        return Remote(
+            mailbox,
+            deployment.terms(names),
+            job,
+            accepted=accepted,
+            pictures=pictures,
+            secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
+            on_client=desk.watch.client,
+        )
 
     return carry
 
@@ -105,6 +121,10 @@ def travelling(recipe: Recipe) -> str:
     data = type(recipe.data)(source=recipe.data.source, **kept)
     backbone = recipe.backbone.model_copy(update={"disk": None})
     return recipe.model_copy(update={"data": data, "backbone": backbone}).to_toml()
+
+
+def _count(said: object) -> int:
+    return said if type(said) is int and said > 0 else 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from fedprompt.errors import UserError
 from fedprompt.ops.averaging import State
-from fedprompt.records import load_tensors, save_tensors
+from fedprompt.records import load_tensors, save_tensors, write_atomic
 
 KEPT = 4  # rounds: a server falls back by one checkpoint at most, and one round may be under way
 _log = logging.getLogger(__name__)
@@ -43,6 +43,18 @@ class Shelf:
         known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
         for old in known[:-KEPT]:
             old.unlink()
+
+    def unmasked(self) -> int:
+        """The last round that this site helped to sum securely."""
+        return int(self._mark.read_text(encoding="utf-8")) if self._mark.exists() else 0
+
+    def mark_unmasked(self, round_number: int) -> None:
+        """Remember a round whose secure sum this site helps to open."""
+        write_atomic(self._mark, str(round_number))
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / f"{self._prefix}.unmasked"
 
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{self._prefix}@{round_number:08d}.safetensors"

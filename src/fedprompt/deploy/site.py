@@ -14,21 +14,27 @@ from typing import Any
 from fedprompt.build.catalog import SOURCES, find
 from fedprompt.build.describe import METRICS
 from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
+from fedprompt.build.serving import secure_sum
 from fedprompt.clip.model import Clip
 from fedprompt.config import BackboneTable, Recipe, parse_recipe
 from fedprompt.data.sites import federation
+from fedprompt.deploy.membership import Membership
 from fedprompt.deploy.policy import RefusedError, check_job, check_site
 from fedprompt.deploy.preflight import introduction
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.shelf import Shelf
+from fedprompt.deploy.spending import charge
 from fedprompt.errors import UserError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
+from fedprompt.federated.sanitise import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.secure.masks import Words as Vector
+from fedprompt.federated.secure.vector import Codec
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State
-from fedprompt.runtimes.tensors import check_raws, decode, encode_change
-from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel, Words
+from fedprompt.ops.averaging import State, Update
+from fedprompt.runtimes.tensors import Upload, decode, encode_change
+from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Words
 
 _log = logging.getLogger(__name__)
 
@@ -52,13 +58,14 @@ class Site:
         self.folder = folder
         self._clips: dict[str, Clip] = {}
         self._experiments: dict[str, Experiment] = {}
+        self._membership = Membership()
 
     def answer(self, request: Parcel) -> Parcel:
         """Do what is asked. Only words that hold no path, file name or label leave the site when that fails."""
         try:
             settings = load_site(self.folder)  # read anew: an administrator's change counts at once
             return self._answer(request, settings)
-        except RefusedError as refusal:
+        except (RefusedError, RefusedUpdateError) as refusal:
             _log.warning("Refused a job: %s", refusal)
             return Parcel(REFUSED, {"reason": str(refusal)})
         except Exception as error:  # whatever it is, its text may hold names: it stays in the site's own log
@@ -77,21 +84,31 @@ class Site:
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
         if request.kind == HELLO:
             return Parcel(DONE, introduction(experiment, trial, client, settings))
-        method = make_method(trial, experiment.clip)
         shelf = Shelf(self.folder / "state", str(request.words["run"]), trial.name)
-        start, personal = initial_state(method)
-        personal = shelf.load(int(request.words["since"]), personal)
-        check_raws(request.tensors, start, "float32")
-        job = Job(experiment, trial, client, method, decode(request.tensors), personal)
+        secure = secure_sum(trial.server, weighting=trial.weighting)
+        if request.kind in SECURE and secure is not None:
+
+            def vector(codec: Codec) -> Vector:
+                job = _job(request, experiment, trial, client, shelf)
+                update = self._train(job, request.words, shelf, settings.policy.epsilon)
+                check_update(update, job.shared, Limits(most_examples=secure.most_examples))
+                return codec.encode(update, job.shared)
+
+            return self._membership.answer(request, secure, shelf, vector)
+        job = _job(request, experiment, trial, client, shelf)
         if request.kind == EVALUATE:
             return Parcel(DONE, {"score": _score_words(self._score(job), settings.policy.smallest_count)})
-        if request.kind != TRAIN:
-            raise UserError(f"There is no request {request.kind!r}; update the server or the site.")
-        return self._train(job, request.words, shelf)
+        if request.kind != TRAIN or secure is not None:  # a single update of a secure sum never leaves the site
+            raise RefusedError(f"the job does not go with a request {request.kind!r}.", rule="request")
+        started, validation = time.perf_counter(), self._score(job)  # of the model as received: spares an exchange
+        update = self._train(job, request.words, shelf, settings.policy.epsilon)
+        return _answer_to(job, update, validation, request.words["upload"], seconds=time.perf_counter() - started)
 
-    def _train(self, job: Job, words: Words, shelf: Shelf) -> Parcel:
-        started, number, kind = time.perf_counter(), int(words["round"]), job.client.train.space.kind
-        validation = self._score(job)  # of the model as received: no second exchange is needed for it
+    def _train(self, job: Job, words: Words, shelf: Shelf, cap: float | None) -> Update:
+        number, privacy, settings = int(words["round"]), job.trial.settings.privacy, job.trial.settings
+        if privacy is not None:
+            spender = f"{words['run']}/{job.trial.name}"
+            charge(self.folder, spender, privacy, settings, pictures=len(job.client.train), cap=cap)
         update = train_client(
             job.method,
             job.experiment.clip,
@@ -99,16 +116,10 @@ class Site:
             shared=job.shared,
             personal=job.personal,
             round_number=number,
-            settings=job.trial.settings,
+            settings=settings,
         )
         shelf.save(number, update.personal)
-        said = {
-            "num_examples": update.num_examples,
-            "loss": update.loss,
-            "seconds": time.perf_counter() - started,
-            "validation": None if validation is None else _said(validation.figures[METRICS[kind]]),
-        }
-        return Parcel(DONE, said, encode_change(update.shared, job.shared, words["upload"]))
+        return update
 
     def _score(self, job: Job) -> Score | None:
         if job.client.test is None:
@@ -129,6 +140,25 @@ class Site:
         if key not in self._clips:
             self._clips = {key: load_backbone(table)}
         return self._clips[key]
+
+
+def _job(request: Parcel, experiment: Experiment, trial: Trial, client: Client, shelf: Shelf) -> Job:
+    """Rebuild what a request that carries the shared state is about."""
+    method = make_method(trial, experiment.clip)
+    start, personal = initial_state(method)
+    check_raw(request.tensors, start)
+    personal = shelf.load(int(request.words["since"]), personal)
+    return Job(experiment, trial, client, method, decode(request.tensors), personal)
+
+
+def _answer_to(job: Job, update: Update, validation: Score | None, upload: Upload, *, seconds: float) -> Parcel:
+    said = {
+        "num_examples": update.num_examples,
+        "loss": update.loss,
+        "seconds": seconds,
+        "validation": None if validation is None else _said(validation.figures[METRICS[job.client.train.space.kind]]),
+    }
+    return Parcel(DONE, said, encode_change(update.shared, job.shared, upload))
 
 
 def localised(recipe: Recipe, settings: SiteFile) -> Recipe:

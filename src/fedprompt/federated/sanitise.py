@@ -19,7 +19,6 @@ from torch import Tensor
 from fedprompt.errors import UserError
 from fedprompt.ops.averaging import COHORT, State, Update
 
-SLACK = 4096  # bytes of headers that a tensor may have beside its numbers
 LONGEST_NAME = 80  # characters of a foreign name that a reason repeats
 
 
@@ -80,7 +79,7 @@ def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = Non
         size = own.numel() * torch.empty((), dtype=getattr(torch, expected)).element_size()
         if raw.dtype != expected or tuple(raw.shape) != tuple(own.shape):
             raise RefusedUpdateError("shape", f"{_quoted(name)} is not {expected} {list(own.shape)}.")
-        if not size <= len(raw.data) <= size + SLACK:
+        if len(raw.data) != size:
             raise RefusedUpdateError("size", f"{len(raw.data)} bytes came for {_quoted(name)}, which has {size}.")
 
 

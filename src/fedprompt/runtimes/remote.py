@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
+from fedprompt.federated.sanitise import check_raw, check_update
+from fedprompt.federated.secure.rehearsal import SecureSum
 from fedprompt.ops.averaging import State, Update
-from fedprompt.runtimes.tensors import Upload, check_raws, decode_change, encode
-from fedprompt.runtimes.wire import DONE, EVALUATE, TRAIN, Parcel, Raw, Words
+from fedprompt.runtimes.masked import MaskedRound
+from fedprompt.runtimes.tensors import Upload, decode_change, encode
+from fedprompt.runtimes.wire import EVALUATE, KEYS, MASKED, SHARES, TRAIN, UNMASK, Parcel, Raw, Words, done
 
 _log = logging.getLogger(__name__)
-MOST_EXAMPLES = 10_000_000  # a site that claims more pictures is not believed
+# What must be left of a round's deadline after each step of a secure sum, or one silent site would cost all the sum.
+RESERVE = {KEYS: 0.8, SHARES: 0.7, MASKED: 0.1, UNMASK: 0.0}
 MISSED_ROUNDS = 3  # in a row without a quorum, after which a run stops and says so
-
-# Refuses what a site sent, before any of it is decoded: (client, tensors as they came, what the server shares).
-Inspect = Callable[[int, Mapping[str, Raw], State], None]
 
 
 class Mailbox(Protocol):
@@ -48,120 +50,157 @@ class Remote:
     counted: its personal state after that round is where the client goes on, so a round that was lost leaves no trace.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the parts of a federation, the last four optional)
         self,
         mailbox: Mailbox,
         terms: Terms,
         job: Words,
         *,
         accepted: Mapping[int, int] | None = None,
+        pictures: Mapping[int, int] | None = None,
+        secure: SecureSum | None = None,
         on_client: Callable[[int, int], None] | None = None,
-        inspect: Inspect | None = None,
     ) -> None:
         self.mailbox = mailbox
         self.terms = terms
         self.job = job
         self.accepted: dict[int, int] = dict(accepted or {})
+        self.known_pictures: Mapping[int, int] = pictures or {}
+        self.secure = secure
         self.on_client = on_client
-        self.inspect: Inspect = inspect or self._fits
         self.personal: dict[int, State] = {}  # it never leaves a site
         self.notes: Mapping[str, Any] = {}  # what the record of the last round says besides the usual
         self._missed = 0
 
+    def pictures(self, client: int) -> int:
+        """How many training pictures a client has, at least; one, if it has not said."""
+        return max(1, self.known_pictures.get(client, 1))
+
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
-        """One exchange. Below the quorum no update counts; the third such round in a row raises UserError."""
-        answers = self._ask(TRAIN, round_number, shared, clients)
+        """One exchange, or the four of a secure sum, within one deadline.
+
+        Below the quorum no update counts; the third such round in a row raises UserError.
+        """
+        if self.secure is not None:
+            return self._train_masked(self.secure, round_number, shared, clients)
         updates: list[Update] = []
         failed: dict[int, str] = {}
         sent: dict[int, Parcel] = {}
-        for client, answer in answers.items():
+        words = {client: self._since(client) for client in clients}
+        for client, answer in self._ask(TRAIN, round_number, words, encode(shared)).items():
             try:
-                parcel = _done(answer)
+                parcel = done(answer)
                 updates.append(self._update(client, parcel, shared))
                 sent[client] = parcel
             except UserError as refusal:
                 failed[client] = str(refusal)
         notes: dict[str, Any] = {
-            "failed": {str(client): reason for client, reason in failed.items()},
             "bytes_up": {str(client): parcel.size for client, parcel in sent.items()},
             "site_seconds": {str(update.client): update.seconds for update in updates},
             "validation": {str(client): parcel.words.get("validation") for client, parcel in sent.items()},
         }
-        if len(updates) < self.terms.quorum:
-            self.notes = notes | {"skipped": f"{len(updates)} of {self.terms.quorum} sites that a round needs"}
-            self._miss(round_number, failed)
-            return []
-        self._missed = 0
-        self.notes = notes | {"kept": [update.client for update in updates]}
-        self.accepted.update((update.client, round_number) for update in updates)
-        return updates
+        took_part = [update.client for update in updates]
+        return updates if self._close(round_number, took_part, failed, notes) else []
 
-    def _miss(self, round_number: int, failed: Mapping[int, str]) -> None:
+    def _train_masked(
+        self, secure: SecureSum, round_number: int, shared: State, clients: Sequence[int]
+    ) -> list[Update]:
+        end = time.monotonic() + self.terms.deadline
+
+        def ask(kind: str, words: Mapping[int, Words], tensors: Mapping[str, Raw]) -> dict[int, Parcel | str]:
+            said = {client: {**self._since(client), **one} for client, one in words.items()}
+            return self._ask(
+                kind, round_number, said, tensors, deadline=end - RESERVE[kind] * self.terms.deadline - time.monotonic()
+            )
+
+        masked = MaskedRound(secure, ask, round_number)
+        updates: list[Update] = []
+        arrived: tuple[int, ...] = ()
+        given_up = ""
+        try:
+            update, arrived = masked.run(shared, clients)
+            updates.append(update)
+        except UserError as refusal:
+            given_up = str(refusal)
+        notes: dict[str, Any] = {"losses": {}, "bytes_up": {str(one): size for one, size in masked.bytes_up.items()}}
+        held = self._close(round_number, arrived, masked.failed, notes, given_up=given_up)
+        return updates if held else []
+
+    def _close(
+        self,
+        round_number: int,
+        took_part: Sequence[int],
+        failed: Mapping[int, str],
+        notes: Mapping[str, Any],
+        *,
+        given_up: str = "",
+    ) -> bool:
+        """Note how a round went, and whether enough took part for it to count."""
+        notes = {**notes, "failed": {str(client): reason for client, reason in failed.items()}}
+        if len(took_part) >= max(1, self.terms.quorum):
+            self.notes = {**notes, "kept": list(took_part)}
+            self.accepted.update(dict.fromkeys(took_part, round_number))
+            self._missed = 0
+            return True
+        reason = given_up or f"{len(took_part)} of {self.terms.quorum} sites that a round needs"
+        self.notes = {**notes, "skipped": reason}
         self._missed += 1
         if self._missed >= MISSED_ROUNDS:
-            reasons = "; ".join(f"{self.terms.sites[client]}: {reason}" for client, reason in sorted(failed.items()))
+            reasons = "; ".join(f"{self.terms.sites[client]}: {why}" for client, why in sorted(failed.items()))
             raise UserError(
                 f"Paused in round {round_number}: {self._missed} rounds in a row had fewer than {self.terms.quorum} "
                 f"answers ({reasons}). Bring the sites back, then go on with: fedprompt resume RUN."
             )
+        return False
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Scores of the sites that have test pictures and answered."""
-        answers = self._ask(EVALUATE, round_number, shared, clients)
+        answers = self._ask(EVALUATE, round_number, {client: self._since(client) for client in clients}, encode(shared))
         scores = []
         for client, answer in answers.items():
             try:
-                words = _done(answer).words.get("score")
+                words = done(answer).words.get("score")
                 if words is not None:
                     scores.append(_score(self.terms.sites[client], words))
             except UserError as refusal:
                 _log.warning("The site %s gave no score: it %s", self.terms.sites[client], refusal)
         return scores
 
-    def _ask(self, kind: str, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Parcel | str]:
-        tensors = encode(shared)
-        names = {client: self.terms.sites[client] for client in sorted(clients)}
+    def _ask(
+        self,
+        kind: str,
+        round_number: int,
+        words: Mapping[int, Words],
+        tensors: Mapping[str, Raw],
+        *,
+        deadline: float | None = None,
+    ) -> dict[int, Parcel | str]:
         parcels = {
-            name: Parcel(kind, {**self.job, "round": round_number, "client": client, **self._since(client)}, tensors)
-            for client, name in names.items()
+            self.terms.sites[client]: Parcel(
+                kind, {**self.job, "round": round_number, "client": client, **words[client]}, tensors
+            )
+            for client in sorted(words)
         }
-        answers = self.mailbox.ask(parcels, deadline=self.terms.deadline)
+        answers = self.mailbox.ask(parcels, deadline=self.terms.deadline if deadline is None else max(deadline, 0.0))
         if self.on_client is not None:
-            self.on_client(len(answers), len(names))
-        return {client: answers.get(name, "did not answer.") for client, name in names.items()}
+            self.on_client(len(answers), len(parcels))
+        return {client: answers.get(self.terms.sites[client], "did not answer.") for client in sorted(words)}
 
     def _since(self, client: int) -> Words:
         return {"since": self.accepted.get(client, 0), "upload": self.terms.upload}
 
     def _update(self, client: int, answer: Parcel, shared: State) -> Update:
-        words = answer.words
-        self.inspect(client, answer.tensors, shared)
-        count, loss = words.get("num_examples"), _number(words.get("loss"))
-        if type(count) is not int or not 1 <= count <= MOST_EXAMPLES:
-            raise UserError(f"claims {count!r} training pictures; 1 to {MOST_EXAMPLES} are believed.")
-        return Update(
+        check_raw(answer.tensors, shared, dtype=None if self.terms.upload == "float32" else self.terms.upload)
+        update = Update(
             client=client,
-            num_examples=count,
+            num_examples=answer.words.get("num_examples", 0),
             shared=decode_change(answer.tensors, shared, self.terms.upload),
             personal={},
-            loss=loss,
-            seconds=_number(words.get("seconds")),
+            loss=_number(answer.words.get("loss")),
+            seconds=_number(answer.words.get("seconds")),
         )
-
-    def _fits(self, client: int, raws: Mapping[str, Raw], shared: State) -> None:
-        check_raws(raws, shared, self.terms.upload)
-        for name, tensor in decode_change(raws, shared, self.terms.upload).items():
-            if not tensor.isfinite().all():
-                raise UserError(f"sent NaN or infinity in {name}.")
-
-
-def _done(answer: Parcel | str) -> Parcel:
-    """An answer that is one; UserError with the reason otherwise."""
-    if isinstance(answer, str):
-        raise UserError(answer)
-    if answer.kind != DONE:
-        raise UserError(f"{answer.kind}: {str(answer.words.get('reason', ''))[:200]}")
-    return answer
+        check_update(update, shared)
+        return update
 
 
 def _number(value: object) -> float:

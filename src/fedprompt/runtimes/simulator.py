@@ -84,6 +84,10 @@ class Simulator:
             self._tell(done, len(clients))
         return scores
 
+    def pictures(self, client: int) -> int:
+        """How many training pictures a client has."""
+        return len(self.clients[client].train)
+
     def _taught(self, number: int) -> Client:
         client = self.clients[number]
         return client if self.liars is None else replace(client, train=self.liars.teach(number, client.train))

@@ -12,7 +12,9 @@ from fedprompt.errors import UserError
 Words = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
-KINDS = (HELLO, TRAIN, EVALUATE)
+KEYS, SHARES, MASKED, UNMASK = "train.keys", "train.shares", "train.masked", "train.unmask"  # of a secure sum
+SECURE = (KEYS, SHARES, MASKED, UNMASK)
+MESSAGE = "message"  # of a secure sum: among the words in base64 to a site, as a tensor of bytes from it
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 
 
@@ -38,6 +40,11 @@ class Parcel:
         """Size of the tensors on the wire."""
         return sum(len(raw.data) for raw in self.tensors.values())
 
+    @classmethod
+    def of_message(cls, content: bytes) -> Parcel:
+        """The answer in a step of a secure sum."""
+        return cls(DONE, {}, {MESSAGE: Raw("uint8", (len(content),), content)})
+
     def to_bytes(self) -> bytes:
         """The parcel for a local socket: the length of a JSON head, the head, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
@@ -59,3 +66,12 @@ class Parcel:
             return cls(str(head["kind"]), dict(head["words"]), tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"A local message cannot be read ({type(error).__name__}); restart the worker.") from error
+
+
+def done(answer: Parcel | str) -> Parcel:
+    """An answer that is one; UserError with the reason otherwise."""
+    if isinstance(answer, str):
+        raise UserError(answer)
+    if answer.kind != DONE:
+        raise UserError(f"{answer.kind}: {str(answer.words.get('reason', ''))[:200]}")
+    return answer

@@ -50,6 +50,14 @@ class SecureSum:
         if not 0.5 < self.share <= 1:
             raise UserError(f"The option share = {self.share} of secure sums must be above 0.5 and at most 1.")
 
+    def codec(self, members: int) -> Codec:
+        """How so many members write a change."""
+        return Codec(self.clip, max(members, 1), self.weighting, self.most_examples)
+
+    def session(self, round_number: int, members: int) -> Session:
+        """What so many members know before a round."""
+        return Session(self.run, round_number, threshold_of(self.share, members))
+
     def __call__(
         self, round_number: int, shared: State, updates: Sequence[Update]
     ) -> tuple[list[Update], Mapping[str, Any]]:
@@ -58,8 +66,7 @@ class SecureSum:
         limits = Limits(most_examples=self.most_examples)
         asked = [update.client for update in updates]
         screened = screen(updates, shared, limits=limits, asked=asked)
-        codec = Codec(self.clip, max(len(asked), 1), self.weighting, self.most_examples)
-        session = Session(self.run, round_number, threshold_of(self.share, len(asked)))
+        codec, session = self.codec(len(asked)), self.session(round_number, len(asked))
         vectors = {update.client: codec.encode(update, shared) for update in screened.accepted}
         notes: dict[str, Any] = {"losses": {}, "failed": {str(k): reason for k, reason in screened.refused.items()}}
         exchange = Exchange(session, vectors, self.present, Collector(session, count=words_of(shared)))

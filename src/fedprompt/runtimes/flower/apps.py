@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.grid import GridMailbox
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.wire import FAILED, Parcel
+from fedprompt.runtimes.wire import FAILED, SECURE, Parcel
 
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
@@ -35,6 +35,8 @@ def client_app(answer: Answer) -> ClientApp:
         return Message(to_records(parcel), reply_to=message)
 
     app.train()(reply)
+    for kind in SECURE:
+        app.train(kind.partition(".")[2])(reply)
     app.evaluate()(reply)
     app.query("hello")(reply)
     return app

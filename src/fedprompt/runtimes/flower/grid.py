@@ -62,8 +62,8 @@ class GridMailbox:
         return {names[node]: reply for node, reply in replies.items()} | absent
 
     def _exchange(self, parcels: Mapping[int, Parcel], *, deadline: float) -> dict[int, Parcel | str]:
-        if not parcels:
-            return {}
+        if deadline <= 0 or not parcels:
+            return _late(parcels, 0.0)
         end = time.monotonic() + deadline
         messages = [
             Message(to_records(parcel), node, parcel.kind, ttl=deadline, group_id=str(parcel.words.get("round", "")))
