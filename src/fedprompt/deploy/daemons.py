@@ -23,6 +23,7 @@ from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between looks, before a restart, and for a process to end
+CHILDREN = "children.pid"  # in a site's folder: the process groups that `site up` has started
 _log = logging.getLogger(__name__)
 
 
@@ -149,7 +150,9 @@ def _keep(
     def start(name: str) -> Process:
         return Process(programs[name], folder=folder, log=f"{name}.log", environment=environment)
 
+    end_orphans(folder)
     running = {name: start(name) for name in programs}
+    _remember(folder, running)
     try:
         while True:
             time.sleep(TICK)
@@ -157,9 +160,23 @@ def _keep(
                 say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log); it is started again.")
                 running[name].stop()  # what it may have left behind
                 running[name] = start(name)
+                _remember(folder, running)
     finally:
         for process in running.values():
             process.stop()
+
+
+def _remember(folder: Path, running: Mapping[str, Process]) -> None:
+    write_atomic(folder / CHILDREN, "".join(f"{process.popen.pid}\n" for process in running.values()))
+
+
+def end_orphans(folder: Path) -> None:
+    """End what a `site up` that was killed left running: it would hold the port, and answer beside its successor."""
+    with contextlib.suppress(FileNotFoundError):
+        for number in map(int, (folder / CHILDREN).read_text(encoding="utf-8").split()):
+            with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared
+                if str(folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes():
+                    os.killpg(number, signal.SIGKILL)
 
 
 def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:

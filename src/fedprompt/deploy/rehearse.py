@@ -136,7 +136,7 @@ def killed_site(stage: Stage) -> list[Row]:
     running = Running(stage, "killed-site", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
     stage.stop(VICTIM, signal.SIGKILL)
-    running.wait(lambda rounds: any(_victim() in event["failed"] for event in rounds))
+    running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
     missed = running.rounds()[-1]["round"]
     stage.start_site(VICTIM)
     seconds = running.wait(lambda rounds: any(e["round"] > missed and _victim() in e["losses"] for e in rounds))
@@ -157,7 +157,7 @@ def killed_worker(stage: Stage) -> list[Row]:
     while not _kill_busy_worker(stage.site(VICTIM)):
         time.sleep(0.05)
     rounds = running.end()
-    failed = [event["round"] for event in rounds if _victim() in event["failed"]]
+    failed = [event["round"] for event in rounds if _victim() in event.get("failed", {})]
     back = any(event["round"] > max(failed, default=9) and _victim() in event["losses"] for event in rounds)
     said = f"missed {failed}, {'back' if back else 'not back'}"
     return [Row("worker killed while it trains", "the run completes, the site is back", said, back)]
@@ -170,7 +170,7 @@ def straggler(stage: Stage) -> list[Row]:
     deadline, worker = stage.deployment.deadline, _worker_of(stage.site(VICTIM))
     os.kill(worker, signal.SIGSTOP)
     try:
-        running.wait(lambda rounds: any(_victim() in event["failed"] for event in rounds))
+        running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
     finally:
         os.kill(worker, signal.SIGCONT)
     longest = max(event["seconds"] for event in running.end())

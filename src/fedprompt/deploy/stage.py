@@ -17,7 +17,7 @@ from pathlib import Path
 from fedprompt.build.experiment import load_dataset, resolve
 from fedprompt.config import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.deploy.daemons import Process, stoppable, wait_for_port
+from fedprompt.deploy.daemons import Process, end_orphans, stoppable, wait_for_port
 from fedprompt.deploy.init import init_deployment, init_site
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
@@ -91,6 +91,8 @@ class Stage:
         """Stop one process and all it started."""
         if name in self.processes:
             self.processes.pop(name).stop(how)
+        if name in SITES:  # what a site's power cut takes along
+            end_orphans(self.site(name))
 
     def _start(self, name: str, arguments: list[str], place: Path) -> None:
         self._begin(name, [sys.executable, "-m", "fedprompt.cli", *arguments], place)
