@@ -172,11 +172,11 @@ def _remember(folder: Path, running: Mapping[str, Process]) -> None:
 
 def end_orphans(folder: Path) -> None:
     """End what a `site up` that was killed left running: it would hold the port, and answer beside its successor."""
-    with contextlib.suppress(FileNotFoundError):
-        for number in map(int, (folder / CHILDREN).read_text(encoding="utf-8").split()):
-            with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared
-                if str(folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes():
-                    os.killpg(number, signal.SIGKILL)
+    path = folder / CHILDREN
+    for number in map(int, path.read_text(encoding="utf-8").split() if path.exists() else ()):
+        with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared
+            if str(folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes():
+                os.killpg(number, signal.SIGKILL)
 
 
 def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:
