@@ -56,6 +56,8 @@ class Clip(nn.Module):
         self.dim: int = model.config.projection_dim
         self.scale = float(model.logit_scale.exp())
         self.patches: int = model.vision_model.embeddings.num_patches
+        self.image_blocks: int = vision.num_hidden_layers
+        self.text_blocks: int = text.num_hidden_layers
         self.context_length: int = text.max_position_embeddings
         self.lexicon = Lexicon(
             tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
@@ -96,6 +98,10 @@ class Clip(nn.Module):
     def image_features(self, images: Images) -> Tensor:
         """[B, D] unit features of the pictures."""
         return self._image_noun("image_features", images, lambda _, tokens: unit(self.encode_image(tokens).image))
+
+    def image_projections(self, images: Images) -> Tensor:
+        """[B, D] features as the tower leaves them, before they are scaled to length one."""
+        return self._image_noun("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
 
     def patch_features(self, images: Images) -> Tensor:
         """[B, P, D] unit features of every patch: the last block's tokens through CLIP's own norm and projection."""

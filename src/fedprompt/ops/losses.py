@@ -35,3 +35,8 @@ def asymmetric_loss(
     focus = torch.where(targets == 1, (1 - present) ** positive_focus, (1 - absent) ** negative_focus).detach()
     likelihood = torch.where(targets == 1, present, absent).clamp(min=1e-6).log()
     return -weight * (focus * likelihood * (targets != -1)).sum()
+
+
+def drift(text: Tensor, anchor: Tensor) -> Tensor:
+    """How far unit class texts [C, D] have gone from their anchors [C, D]: the mean of 1 - cosine (KgCoOp, 2023)."""
+    return 1 - (text * anchor).sum(dim=-1).mean()
