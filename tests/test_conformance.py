@@ -38,7 +38,7 @@ SPACE = LabelSpace(
 )
 SETTINGS = Settings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5)
 # What an option is tried at besides its default: the first values that its type allows and its default is not.
-VALUES: dict[type, tuple[Any, ...]] = {bool: (False, True), int: (2, 1, 0), float: (1e3, 0.0), str: ("", "the")}
+VALUES: dict[type, tuple[Any, ...]] = {bool: (False, True), int: (2, 1, 0), float: (1e3, 0.5, 0.0), str: ("", "the")}
 
 
 def others(kind: type[Method], option: str) -> tuple[Any, ...]:

@@ -54,10 +54,10 @@ class FedCoCoOp(Method):
         def encode(contexts: Tensor) -> Tensor:
             rows = contexts.repeat_interleave(len(texts), dim=0)  # [B*C, n, W]
             features = clip.encode_text(clip.fill(texts * len(contexts), ctx=rows))
-            return unit(features).unflatten(0, (-1, len(texts)))  # [B, C, D]
+            return unit(features).reshape(len(contexts), len(texts), -1)  # [B, C, D]
 
         def classify(images: Images) -> Tensor:
-            groups = torch.arange(len(images)).split(max(1, TEXTS_AT_ONCE // len(texts)))
+            groups = torch.split(torch.arange(len(images)), max(1, TEXTS_AT_ONCE // len(texts)))
             again = len(groups) > 1 and torch.is_grad_enabled()
             logits = []
             for group in map(images.take, groups):
