@@ -38,13 +38,19 @@ SPACE = LabelSpace(
 )
 SETTINGS = Settings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5)
 # What an option is tried at besides its default: the first values that its type allows and its default is not.
-VALUES: dict[type, tuple[Any, ...]] = {bool: (False, True), int: (2, 1, 0), float: (1e3, 0.5, 0.0), str: ("", "the")}
+VALUES: dict[Any, tuple[Any, ...]] = {
+    bool: (False, True),
+    int: (2, 1, 0),
+    float: (1e3, 0.5, 0.0),
+    str: ("", "the"),
+    tuple[str, ...]: (("dog", "cat"), ()),
+}
 
 
 def others(kind: type[Method], option: str) -> tuple[Any, ...]:
     """Values of an option that differ from its default."""
     annotation = get_type_hints(kind.__init__)[option]
-    default = methods.options(kind)[option].default
+    default = SPACE.names if option == "classes" else methods.options(kind)[option].default
     values = get_args(annotation) if get_origin(annotation) is Literal else VALUES[annotation]
     return tuple(value for value in values if value != default)
 
@@ -55,8 +61,11 @@ each_method = pytest.mark.parametrize("name", NAMES)
 each_kind = pytest.mark.parametrize("kind", ["single", "multi"])
 
 
-def build(name: str, clip: Clip, **options: object) -> Method:
-    return methods.load(name)(clip, **options, generator=stream(SETTINGS.seed, "method"))
+def build(name: str, clip: Clip, *, seed: int = SETTINGS.seed, **options: object) -> Method:
+    kind = methods.load(name)
+    if "classes" in methods.options(kind):  # a run tells such a method its training classes
+        options = {"classes": SPACE.names} | options
+    return kind(clip, **options, generator=stream(seed, "method"))
 
 
 def examples(rows: Sequence[int], classes: Sequence[int], *, kind: str = "single") -> Examples:
@@ -270,7 +279,7 @@ def test_personal_tensors_never_leave(name: str, tiny_clip: Clip) -> None:
 @each_method
 def test_the_state_travels_through_safetensors(name: str, tiny_clip: Clip) -> None:
     method, images = trained(name, tiny_clip), Images(Pictures(), (0, 1))
-    copy = methods.load(name)(tiny_clip, generator=stream(99, "method"))
+    copy = build(name, tiny_clip, seed=99)
     copy.load_state_dict(parse(save({key: tensor.contiguous() for key, tensor in method.state_dict().items()})))
     assert torch.equal(predict(copy, tiny_clip, images, SPACE), predict(method, tiny_clip, images, SPACE))
 

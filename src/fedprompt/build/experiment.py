@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -112,6 +112,7 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
+    trials = tuple(_told_classes(trial, dataset) for trial in trials)
     partition = make_partition(recipe, dataset)
     clip = load_backbone(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local)
@@ -181,6 +182,14 @@ def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
     fraction, weighting = train.pop("fraction"), train.pop("weighting")
     return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+
+
+def _told_classes(trial: Trial, dataset: Dataset) -> Trial:
+    """A method that keeps something for every training class, by its option `classes`, is told which they are."""
+    if "classes" not in methods.options(methods.load(trial.method)) or trial.options.get("classes"):
+        return trial
+    names = tuple(dataset.space.names[label] for label in dataset.base)
+    return replace(trial, options={**trial.options, "classes": names})
 
 
 def load_backbone(table: BackboneTable) -> Clip:

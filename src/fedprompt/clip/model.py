@@ -17,7 +17,7 @@ from transformers import CLIPModel
 
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, read_at, walk
+from fedprompt.clip.towers import Edit, Encoded, look_at_values, read_at, walk
 from fedprompt.clip.weights import fingerprint, open_parts
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
@@ -128,6 +128,25 @@ class Clip(nn.Module):
             f"image_tokens.{depth}", images, lambda _, tokens: walk(blocks, vision.pre_layrnorm(tokens))
         )
 
+    def value_tokens(self, images: Images, depth: int) -> Tensor:
+        """[B, 1 + P, W] the first norm's tokens plus what `value_attention` says of them in the first `depth` blocks.
+
+        Patches keep to themselves here, where the tower mixes them; `project_image` turns the result into features.
+        """
+        vision = self.model.vision_model
+
+        def read(part: Images, tokens: Tensor) -> Tensor:
+            tokens = values = vision.pre_layrnorm(tokens)
+            for block in vision.encoder.layers[:depth]:
+                values, tokens = values + look_at_values(block, tokens), walk((block,), tokens)
+            if depth < self.image_blocks:  # who follows the patches from here on usually follows the tower too
+                origin = self._origin(part.source.fingerprint)
+                self.store.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
+            found: Tensor = values
+            return found
+
+        return self._image_noun(f"value_tokens.{depth}", images, read)
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit features of plain sentences; what exceeds the context length is cut, in tokens."""
         rows, keys = self._sentences(tuple(texts))
@@ -185,6 +204,15 @@ class Clip(nn.Module):
         tokens = walk(blocks[start:last], tokens, start=start, edit=edit)
         tokens = edit(last, tokens) if edit else tokens
         return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
+
+    def value_attention(self, block: int, tokens: Tensor) -> Tensor:
+        """[B, T, W] what image block `block` adds to tokens [B, T, W] when it attends from values to values."""
+        return look_at_values(self.model.vision_model.encoder.layers[block], tokens)
+
+    def project_image(self, tokens: Tensor) -> Tensor:
+        """[B, T, D] the image tower's last norm and projection of tokens [B, T, W], not normalised."""
+        features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
+        return features
 
     # How nouns are computed
 

@@ -55,6 +55,16 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
     return result
 
 
+def look_at_values(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
+    """[B, T, W] what a block's attention adds when values are compared with values (Li et al., 2023, CLIP Surgery)."""
+    attention = block.self_attn
+    value = attention.v_proj(block.layer_norm1(tokens)).unflatten(-1, (attention.num_heads, -1))  # [B, T, H, W / H]
+    value = value.transpose(1, 2)
+    found = scaled_dot_product_attention(value, value, value, scale=attention.scale)
+    result: Tensor = attention.out_proj(found.transpose(1, 2).flatten(2))
+    return result
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Both readings of the image tower, not normalised; each is computed when it is first asked for."""

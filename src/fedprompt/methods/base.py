@@ -60,6 +60,10 @@ class Method(nn.Module, ABC):
         """Names of the parameters to train, and to send, now; asked before every local epoch."""
         return tuple(name for name, _ in self.named_parameters())
 
+    def rate(self, name: str) -> float:
+        """What multiplies the learning rate for a parameter."""
+        return 1.0
+
     def end_epoch(self, epoch: int) -> None:
         """Called after a local epoch, counted from 0 in every round; a change of mind belongs in a personal buffer."""
 
