@@ -34,6 +34,14 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
     return layer
 
 
+def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
+    """A convolution without bias that keeps the picture's size, with PyTorch's default initial distribution."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(device="cpu")
+    bound = (inputs * size**2) ** -0.5
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    return layer
+
+
 class CrossAttention(nn.Module):
     """Multi-head attention of queries [..., T, W] over one context [N, W] that all of the batch share.
 
