@@ -31,8 +31,8 @@ def written(folder: Path) -> Adapter:
         templates=("a photo of a {}.",),
         params={"n_ctx": 4, "init": "a photo of"},
     )
-    texts = {"README.md": "# card", "metrics.json": "{}"}
-    save_adapter(folder, card, STATE, attributes={"dog": ("four legs",)}, texts=texts)
+    files = {"README.md": "# card", "metrics.json": "{}"}
+    save_adapter(folder, card, STATE, attributes={"dog": ("four legs",)}, files=files)
     return load_adapter(folder)
 
 

@@ -55,7 +55,7 @@ def others(kind: type[Method], option: str) -> tuple[Any, ...]:
     return tuple(value for value in values if value != default)
 
 
-NAMES = methods.names()
+NAMES = tuple(name for name in methods.names() if not methods.missing(methods.load(name)))
 OPTIONS = [(name, option) for name in NAMES for option in methods.options(methods.load(name))]
 each_method = pytest.mark.parametrize("name", NAMES)
 each_kind = pytest.mark.parametrize("kind", ["single", "multi"])

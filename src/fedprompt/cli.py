@@ -218,6 +218,9 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
     for name in catalog.names():
         kind = catalog.load(name)
         console.print(f"{name}: {idea(kind)}")
+        if absent := catalog.missing(kind):
+            console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
+            continue
         console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
         if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -54,8 +54,10 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
     return run_folder / ADAPTERS / trial
 
 
-def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, shared: State) -> None:
-    """Write the adapter of a trial whose scores are recorded."""
+def save_trial_adapter(
+    run: RunFolder, experiment: Experiment, trial: Trial, shared: State, *, exports: Mapping[str, str | bytes]
+) -> None:
+    """Write the adapter of a trial whose scores are recorded; `exports` are its method's further files."""
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
     space = experiment.dataset.space
@@ -88,7 +90,8 @@ def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, sha
         card,
         shared,
         attributes=space.attributes,
-        texts={
+        files={
+            **exports,
             "README.md": _model_card(experiment, trial, recorded, record),
             "metrics.json": to_json(metrics),
             "provenance.json": to_json(provenance),

@@ -176,7 +176,8 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         method.load_state_dict({**shared, **personal})
         _score(desk, trial, method, round_number=rounds)
         _show(desk, trial, method)
-        save_trial_adapter(run, experiment, trial, shared)
+        exports = method.exports(experiment.recipe.backbone.path)
+        save_trial_adapter(run, experiment, trial, shared, exports=exports)
 
 
 def _train(

@@ -6,7 +6,8 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from transformers import CLIPModel
 
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, look_at_values, read_at, walk
+from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, walk
 from fedprompt.clip.weights import fingerprint, open_parts
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
@@ -62,6 +63,7 @@ class Clip(nn.Module):
         self.lexicon = Lexicon(
             tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
         )
+        self._changed = False  # whether `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
         self._sentences = functools.lru_cache(maxsize=64)(self._compute_sentences)
         made = dict(processor.crop_size if processor.do_center_crop else processor.size)
@@ -205,6 +207,16 @@ class Clip(nn.Module):
         tokens = edit(last, tokens) if edit else tokens
         return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
 
+    @contextmanager
+    def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """While open, verbs add `changes[name](x)` to what layer `name` makes of x; read an `Encoded` inside."""
+        self._changed = True
+        try:
+            with adding(self.model, changes):
+                yield
+        finally:
+            self._changed = False
+
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """[B, T, W] what image block `block` adds to tokens [B, T, W] when it attends from values to values."""
         return look_at_values(self.model.vision_model.encoder.layers[block], tokens)
@@ -218,6 +230,7 @@ class Clip(nn.Module):
 
     def _origin(self, source: str) -> str:
         """All that the bits of a noun depend on besides its key."""
+        assert not self._changed, "an adapted tower must not be remembered as the frozen one"
         return f"{self.fingerprint} {self.batch} {_arithmetic(self.device)} {source}"
 
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:

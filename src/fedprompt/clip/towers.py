@@ -6,7 +6,8 @@ Legend: B images or texts, T tokens, W tower width, H heads, D joint width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,20 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
     state = tokens[rows, place] + attention.out_proj(found.flatten(1))  # [B, W]
     result: Tensor = state + block.mlp(block.layer_norm2(state))
     return result
+
+
+@contextmanager
+def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """While open, `changes[name](x)` is added to what the layer `name` of the model makes of x."""
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, x, y, change=change: y + change(*x))
+        for name, change in changes.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def look_at_values(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from fedprompt.errors import UserError, did_you_mean
@@ -31,6 +32,11 @@ def load(name: str) -> type[Method]:
     if len(found) != 1:
         raise UserError(f"The module {module.__name__} defines {len(found)} methods; it must define exactly one.")
     return found[0]
+
+
+def missing(method: type[Method]) -> tuple[str, ...]:
+    """The packages that a method needs and that are not installed."""
+    return tuple(package for package in method.needs if find_spec(package) is None)
 
 
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:

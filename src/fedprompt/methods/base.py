@@ -6,8 +6,9 @@ Legend for methods: B images, P patches, C classes, N texts, T tokens, D joint w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
@@ -45,6 +46,7 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[Aggregate] = staticmethod(weighted_mean)  # the server's half
+    needs: ClassVar[tuple[str, ...]] = ()  # packages beyond fedprompt's own; each is also the extra that installs it
 
     @abstractmethod
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
@@ -63,6 +65,10 @@ class Method(nn.Module, ABC):
     def rate(self, name: str) -> float:
         """What multiplies the learning rate for a parameter."""
         return 1.0
+
+    def exports(self, backbone: str) -> Mapping[str, str | bytes]:
+        """Further files of an adapter's folder, path -> content, for those who read it with other libraries."""
+        return {}
 
     def end_epoch(self, epoch: int) -> None:
         """Called after a local epoch, counted from 0 in every round; a change of mind belongs in a personal buffer."""
@@ -141,6 +147,15 @@ def after_context(space: LabelSpace) -> tuple[str, ...]:
 def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor) -> Tensor:
     """[C, D] unit features of the class names behind a learned context [n, W] or, one a class, [C, n, W]."""
     return unit(clip.encode_text(clip.fill(after_context(space), ctx=context)))
+
+
+def need(method: type[Method]) -> None:
+    """Raise a UserError when a package that a method needs is missing; its constructor asks, before anything trains."""
+    for package in method.needs:
+        if find_spec(package) is None:
+            raise UserError(
+                f"{method.__name__} needs the package {package}; install it with: pip install 'fedprompt[{package}]'."
+            )
 
 
 def at_least(least: float, **options: float) -> None:
