@@ -74,6 +74,10 @@ class TrainTable(Table):
     schedule: Literal["cosine", "constant"] = "cosine"
     fraction: float = Field(1.0, gt=0, le=1, description="share of the clients that take part in a round")
     weighting: Literal["uniform", "examples"] = "uniform"
+    sharing: Literal["federated", "local", "pooled"] = Field(
+        "federated",
+        description='the two ends of the scale: "local", every client alone; "pooled", one client has all pictures',
+    )
 
 
 class MethodTable(Choice):

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from fedprompt.config import (
     checked,
 )
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition import Partition
+from fedprompt.data.partition import Partition, pooled
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -50,6 +50,7 @@ class Trial:
     settings: Settings
     fraction: float
     weighting: Weighting
+    sharing: Literal["federated", "local", "pooled"] = "federated"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,12 @@ class Experiment:
     partition: Partition
     clients: Sequence[Client]
     trials: tuple[Trial, ...]
+
+    def trainers(self, trial: Trial) -> Sequence[Client]:
+        """Who trains in a trial: the clients, or one that holds everything they have."""
+        if trial.sharing != "pooled":
+            return self.clients
+        return Clients(self.dataset, pooled(self.partition, self.dataset), test=False)
 
 
 class Clients(Sequence[Client]):
@@ -180,8 +187,8 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
-    fraction, weighting = train.pop("fraction"), train.pop("weighting")
-    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+    server = {name: train.pop(name) for name in ("fraction", "weighting", "sharing")}
+    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), **server)
 
 
 def _told_classes(trial: Trial, dataset: Dataset) -> Trial:
@@ -219,5 +226,7 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
 def make_method(trial: Trial, clip: Clip) -> Method:
     """A fresh method: the same seed draws the same initial state, whatever else the run holds."""
     kind = methods.load(trial.method)
+    if trial.sharing == "local":  # every tensor is personal: nothing leaves a client
+        kind = type(kind.__name__, (kind,), {"personal": ("",), "__module__": kind.__module__})
     options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
     return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,9 +153,9 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
     """Train from where the trial stands, score, show samples, and write the adapter."""
     experiment, run = desk.experiment, desk.run
     method = make_method(trial, experiment.clip)
-    shared, personal = initial_state(method)
-    rounds = trial.settings.rounds if shared else 0  # a method without parameters is scored as it is
-    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, shared, {})
+    trains = any(True for _ in method.parameters())
+    rounds = trial.settings.rounds if trains else 0  # a method without parameters is scored as it is
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
         run.append({"event": "resume", "trial": trial.name, "round": checkpoint.round_number})
@@ -165,38 +165,35 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         transport = Simulator(
             method,
             experiment.clip,
-            experiment.clients,
+            experiment.trainers(trial),
             trial.settings,
             personal=checkpoint.personal,
             on_client=desk.watch.client,
         )
-        shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        shared = _train(desk, trial, transport, checkpoint=checkpoint, rounds=rounds)
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
-        method.load_state_dict({**shared, **personal})
-        _score(desk, trial, method, round_number=rounds)
-        _show(desk, trial, method)
-        exports = method.exports(experiment.recipe.backbone.path)
-        save_trial_adapter(run, experiment, trial, shared, exports=exports)
+        _score(desk, trial, transport, shared, round_number=rounds)
+        _show(desk, trial, transport.restore(shared, _owners(transport)[0]))
+        if trial.sharing != "local":  # which leaves nothing that all clients could use
+            exports = method.exports(experiment.recipe.backbone.path)
+            save_trial_adapter(run, experiment, trial, shared, exports=exports)
 
 
-def _train(
-    desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int
-) -> State:
+def _train(desk: Desk, trial: Trial, transport: Simulator, *, checkpoint: Checkpoint, rounds: int) -> State:
     """Record and keep every round; return the last shared state."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            transport.method.load_state_dict({**shared, **personal})
-            _score(desk, trial, transport.method, round_number=number)
+            _score(desk, trial, transport, shared, round_number=number)
 
     if not checkpoint.round_number:
         score_now(0)
     for record in federate(
         transport.method,
         transport,
-        clients=range(len(desk.experiment.clients)),
+        clients=range(len(transport.clients)),
         rounds=rounds,
         fraction=trial.fraction,
         seed=trial.settings.seed,
@@ -216,17 +213,32 @@ def _train(
 def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
     if not desk.experiment.recipe.evaluate.local:
         return
-    tested = [client for client in desk.experiment.clients if client.test is not None]
+    clients = desk.experiment.clients
+    if trial.sharing == "pooled":  # one client has trained for all
+        everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
+        transport = Simulator(transport.method, desk.experiment.clip, clients, trial.settings, personal=everyone)
+    tested = [client for client in clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
     for client, score in zip(tested, scores, strict=True):
         desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
 
 
-def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> None:
-    batch_size = desk.experiment.recipe.evaluate.batch_size
-    for question in desk.asked:
-        score = evaluate(method, desk.experiment.clip, question.examples, name=question.name, batch_size=batch_size)
-        desk.run.append(describe.score_line(trial, round_number, question.split, score, question.examples.space))
+def _owners(transport: Simulator) -> Sequence[int | None]:
+    """Whose models are to be scored: every client's where some parameters are personal, else the one all share."""
+    method = transport.method
+    if any(name.startswith(method.personal) for name, _ in method.named_parameters()):
+        return range(len(transport.clients))
+    return (None,)
+
+
+def _score(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
+    clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
+    for owner in _owners(transport):
+        method = transport.restore(shared, owner)
+        for question in desk.asked:
+            score = evaluate(method, clip, question.examples, name=question.name, batch_size=batch_size)
+            space = question.examples.space
+            desk.run.append(describe.score_line(trial, round_number, question.split, score, space, client=owner))
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:
