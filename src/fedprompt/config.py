@@ -119,6 +119,9 @@ class Recipe(Table):
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()
+    grid: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict, description="values of keys of [train] to try for every method, each a trial of its own"
+    )
     evaluate: EvaluateTable = EvaluateTable()
 
     def to_toml(self) -> str:
