@@ -37,7 +37,7 @@ own.
 
 def jobs(base: Job) -> Iterator[Job]:
     """Training steps and evaluation passes of every method in every mode, then evaluation with many classes."""
-    for name in methods.names():
+    for name in (name for name in methods.names() if not methods.missing(methods.load(name))):
         for task in ("train", "evaluate"):
             for mode in MODES:
                 yield dataclasses.replace(base, method=name, mode=mode, task=task)

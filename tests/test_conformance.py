@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import Pictures
 from fedprompt import methods
-from fedprompt.clip.model import Clip
+from fedprompt.clip.model import Clip, Encoded
 from fedprompt.clip.prompts import Prompts
 from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
@@ -50,7 +50,7 @@ VALUES: dict[Any, tuple[Any, ...]] = {
 def others(kind: type[Method], option: str) -> tuple[Any, ...]:
     """Values of an option that differ from its default."""
     annotation = get_type_hints(kind.__init__)[option]
-    default = SPACE.names if option == "classes" else methods.options(kind)[option].default
+    default = methods.told(kind, SPACE.names).get(option, methods.options(kind)[option].default)
     values = get_args(annotation) if get_origin(annotation) is Literal else VALUES[annotation]
     return tuple(value for value in values if value != default)
 
@@ -63,9 +63,7 @@ each_kind = pytest.mark.parametrize("kind", ["single", "multi"])
 
 def build(name: str, clip: Clip, *, seed: int = SETTINGS.seed, **options: object) -> Method:
     kind = methods.load(name)
-    if "classes" in methods.options(kind):  # a run tells such a method its training classes
-        options = {"classes": SPACE.names} | options
-    return kind(clip, **options, generator=stream(seed, "method"))
+    return kind(clip, **methods.told(kind, SPACE.names) | options, generator=stream(seed, "method"))
 
 
 def examples(rows: Sequence[int], classes: Sequence[int], *, kind: str = "single") -> Examples:
@@ -308,6 +306,28 @@ def test_frozen_texts_are_encoded_once(name: str, tiny_parts: tuple[Any, ...], m
     classify(data.images.take((2, 3)))
     again = [prompts for prompts, _ in calls[len(known) :]]
     assert not any(torch.equal(old, new) for old in known for new in again), "a text was encoded again for images"
+
+
+@each_method
+@each_kind
+def test_frozen_pictures_are_encoded_once(
+    name: str, kind: str, tiny_parts: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second pass over the pictures on, the image tower runs for gradients only."""
+    clip, live = Clip(*tiny_parts, batch=4), []
+    encode = clip.encode_image
+
+    def watched(tokens: Tensor, **edits: Any) -> Encoded:
+        encoded = encode(tokens, **edits)
+        live.append(encoded.tokens.requires_grad)
+        return encoded
+
+    monkeypatch.setattr(clip, "encode_image", watched)
+    method, data = build(name, clip), examples(range(6), (0, 1, 2, 3), kind=kind)
+    step(method, clip, data, 1)
+    live.clear()
+    step(method, clip, data, 1)
+    assert all(live), "a frozen picture was encoded again"
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)

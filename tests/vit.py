@@ -1,22 +1,12 @@
-"""The sizes of ViT-B/16 without its weights, to count a method's parameters with."""
+"""Counting what methods train at the sizes of ViT-B/16, where the papers count."""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
-import torch
 from torch import nn
 
-VIT = SimpleNamespace(
-    image_width=768,
-    text_width=512,
-    dim=512,
-    image_blocks=12,
-    text_blocks=12,
-    patches=196,
-    scale=100.0,
-    words=lambda phrase: torch.zeros(len(phrase.split()), 512),
-)
+from fedprompt.clip.sizes import VIT_B_16 as VIT
+
+__all__ = ["VIT", "shared_size", "size"]
 
 
 def size(method: nn.Module) -> int:

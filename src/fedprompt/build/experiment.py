@@ -120,7 +120,7 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
-    trials = tuple(_told_classes(trial, dataset) for trial in trials)
+    trials = tuple(_told(trial, dataset) for trial in trials)
     partition = make_partition(recipe, dataset)
     clip = load_backbone(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local)
@@ -204,12 +204,11 @@ def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), **server)
 
 
-def _told_classes(trial: Trial, dataset: Dataset) -> Trial:
-    """A method that keeps something for every training class, by its option `classes`, is told which they are."""
-    if "classes" not in methods.options(methods.load(trial.method)) or trial.options.get("classes"):
-        return trial
-    names = tuple(dataset.space.names[label] for label in dataset.base)
-    return replace(trial, options={**trial.options, "classes": names})
+def _told(trial: Trial, dataset: Dataset) -> Trial:
+    """The trial with what its method wants to know of the data; a recipe that says so itself is believed."""
+    names = [dataset.space.names[label] for label in dataset.base]
+    said = {name: value for name, value in trial.options.items() if value}
+    return replace(trial, options={**trial.options, **methods.told(methods.load(trial.method), names), **said})
 
 
 def load_backbone(table: BackboneTable) -> Clip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -47,6 +47,11 @@ def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
         for name, parameter in parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "generator"
     }
+
+
+def told(method: type[Method], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What a run tells a method that asks by the option `classes`: the names of all classes that anyone trains on."""
+    return {"classes": tuple(classes)} if "classes" in options(method) else {}
 
 
 def _import(name: str) -> ModuleType:
