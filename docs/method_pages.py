@@ -145,9 +145,9 @@ def picture(name: str) -> str:
     step, method = watch(name), build(name, VIT_B_16)
     boxes = [
         _box(10, 10, 130, "class names", FROZEN),
-        _box(180, 10, 200, "text tower" + _live(step.text), LIVE if step.text else FROZEN),
+        _box(180, 10, 200, "text tower, " + ("live" if step.text else "frozen"), LIVE if step.text else FROZEN),
         _box(10, 110, 130, "pictures", FROZEN),
-        _box(180, 110, 200, "image tower" + _live(step.image), LIVE if step.image else FROZEN),
+        _box(180, 110, 200, "image tower, " + ("live" if step.image else "frozen"), LIVE if step.image else FROZEN),
         _box(430, 60, 130, "regions" if step.regions else "cosine", FROZEN),
     ]
     arrows = [(140, 35, 180, 35), (140, 135, 180, 135), (380, 35, 430, 75), (380, 135, 430, 95)]
@@ -168,10 +168,6 @@ def picture(name: str) -> str:
         + "\n".join([*lines, *boxes, *labels])
         + "\n</svg>\n"
     )
-
-
-def _live(live: bool) -> str:
-    return ", live" if live else ", frozen"
 
 
 def _box(x: int, y: int, width: int, text: str, colour: str) -> str:

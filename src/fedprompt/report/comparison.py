@@ -154,9 +154,8 @@ def as_csv(compared: Comparison) -> str:
     for run in compared.runs:
         for trial in run.trials:
             costs = {"sent_bytes": uploaded(trial), "seconds": seconds(trial), "parameters": trial.about.trainable}
-            for column, value in {**trial.figures, **costs}.items():
-                if value is not None:
-                    write.writerow([run.header.seed, trial.name, column, value])
+            known = {**trial.figures, **{name: value for name, value in costs.items() if value is not None}}
+            write.writerows([run.header.seed, trial.name, column, value] for column, value in known.items())
     return file.getvalue()
 
 
