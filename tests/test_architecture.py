@@ -33,6 +33,7 @@ RANKS = {
     **dict.fromkeys(("runtimes", "demo", "language", "report", "config", "adapter"), 6),
     "build": 7,
     "terminal": 8,
+    "cli_config": 8,
     "cli_compare": 9,
     "cli": 10,
 }

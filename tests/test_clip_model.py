@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity, pad
+from transformers import CLIPModel
+from transformers.activations import QuickGELUActivation
 
 from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.clip.model import Clip, Prompts
 from fedprompt.clip.store import Store
+from fedprompt.clip.towers import LeanQuickGELU
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
 
@@ -41,21 +44,21 @@ def build(sizes: dict[str, Any], **options: Any) -> Clip:
 
 
 def reference(clip: Clip, images: Images, texts: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """What transformers' own forward passes say, with texts padded to the whole context."""
+    """What transformers' own forward passes say, on a model of its own, with texts padded to the whole context."""
+    model = CLIPModel(clip.model.config).eval()
+    model.load_state_dict(clip.model.state_dict())
     with torch.no_grad():
         pixels = clip.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        vision = clip.model.vision_model(pixels, output_hidden_states=True)
+        vision = model.vision_model(pixels, output_hidden_states=True)
         ids = clip.lexicon.tokenizer(
             list(texts), padding="max_length", max_length=clip.context_length, truncation=True, return_tensors="pt"
         )
         return {
-            "image": clip.model.get_image_features(pixels).pooler_output,
-            "text": clip.model.get_text_features(**ids).pooler_output,
+            "image": model.get_image_features(pixels).pooler_output,
+            "text": model.get_text_features(**ids).pooler_output,
             "tokens": vision.hidden_states[0],
             "last": vision.hidden_states[-2],
-            "patches": clip.model.visual_projection(
-                clip.model.vision_model.post_layernorm(vision.last_hidden_state[:, 1:])
-            ),
+            "patches": model.visual_projection(model.vision_model.post_layernorm(vision.last_hidden_state[:, 1:])),
         }
 
 
@@ -264,3 +267,35 @@ def test_value_tokens_keep_patches_to_themselves(tiny_parts: tuple[Any, ...], ti
         tokens = block(tokens, None)
     torch.testing.assert_close(clip.value_tokens(images, 2), Clip(*tiny_parts, batch=4).value_tokens(images, 2))
     assert torch.equal(clip.image_tokens(images, 2), Clip(*tiny_parts).image_tokens(images, 2))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> None:
+    """Features and gradients, whatever the members have in common: words, one of them all, or the start alone."""
+    names = ("dog", "cat which is a car", "dog of the tree", "the", "a photo", "four legs")
+    texts = [f"<own> {'photo' if place < 3 else 'the car'} <common> {name}." for place, name in enumerate(names)]
+    draws = torch.Generator().manual_seed(0)
+    own = torch.randn(6 // size, 3, tiny_clip.text_width, generator=draws)
+    common = torch.randn(2, tiny_clip.text_width, generator=draws)
+    results = []
+    for encode in (tiny_clip.encode_text, lambda prompts: tiny_clip.encode_families(prompts, size)):
+        first, second = own.clone().requires_grad_(), common.clone().requires_grad_()
+        features = encode(tiny_clip.fill(texts, own=first.repeat_interleave(size, dim=0), common=second))
+        features.square().sum().backward()
+        results.append((features.detach(), first.grad, second.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    for words in (["dog"] * 6, ["dog", "cat"] * 3):
+        prompts = tiny_clip.fill(words)
+        torch.testing.assert_close(tiny_clip.encode_families(prompts, 2), tiny_clip.encode_text(prompts))
+
+
+def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:
+    """Same values and gradients as transformers' own, which keeps two tensors of the feed-forward's width."""
+    x, kept = torch.linspace(-9, 9, 400, dtype=torch.float64, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        lean = LeanQuickGELU()(x)
+    assert sum(count for count in kept if count > 1) == x.numel()
+    whole = QuickGELUActivation()(x)
+    torch.testing.assert_close(lean, whole)
+    torch.testing.assert_close(torch.autograd.grad(lean.sum(), x), torch.autograd.grad(whole.sum(), x))

@@ -44,9 +44,9 @@ def test_an_atomic_write_replaces_a_whole_file_or_nothing(tmp_path: Path, monkey
     assert os.listdir(path.parent) == ["file.txt"]
 
 
-def test_other_failures_keep_their_own_error(tmp_path: Path) -> None:
+def test_any_other_failure_names_the_folder_too(tmp_path: Path) -> None:
     (tmp_path / "file").mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(UserError, match=r"Cannot write to .*directory"):
         write_atomic(tmp_path / "file", "x")
 
 
@@ -209,3 +209,9 @@ def test_rewinding_forgets_one_trials_later_rounds(tmp_path: Path) -> None:
         assert list(folder.events()) == [events[0], events[1], events[3]]
         folder.append({"event": "end"})
     assert json.loads(folder.log.read_text().splitlines()[-1]) == {"event": "end"}
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UserError, match=r"Cannot write to .*taken: .* choose another folder"):
+        RunFolder.create(tmp_path / "taken")

@@ -6,18 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import fedprompt
 from fedprompt.cli_compare import compare, tuned
+from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
     from rich.console import Console
-
-    from fedprompt.config import Recipe
 
 
 class Door(typer.core.TyperGroup):
@@ -42,17 +41,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )
-recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 app.add_typer(recipes, name="config")
 app.command()(compare)
 app.command()(tuned)
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
-]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -69,13 +61,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 
 
 def _console() -> Console:
@@ -85,19 +75,17 @@ def _console() -> Console:
     return Console(markup=False, highlight=False)
 
 
-def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
-    """The recipe with every default written out, and what to call it in messages."""
-    from fedprompt.build.experiment import resolve
-    from fedprompt.config import find_recipe, load_recipe
-
-    path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name), path.name
-
-
 @app.command()
-def demo(out: Out = None, settings: Settings = None, quiet: Quiet = False) -> None:
-    """Train FedMVP by ten clients on embedded pictures with an embedded CLIP, beside its baselines; offline."""
-    run("demo", settings, out, quiet)
+def demo(
+    task: Annotated[
+        Literal["single", "multi-label"], typer.Option(help="One label a picture (FedMVP) or many (FedMPT).")
+    ] = "single",
+    out: Out = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on embedded pictures with an embedded CLIP, beside baselines; offline."""
+    run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
@@ -105,7 +93,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
     """Run a recipe: train, score, and write records, adapters and a report into a folder."""
     from fedprompt.build import runs
 
-    loaded, origin = _load(recipe, settings)
+    loaded, origin = load(recipe, settings)
     folder = out or runs.free_folder(Path("runs") / loaded.name)
     with _watched(folder, quiet=quiet) as watch:
         runs.start(loaded, folder, watch=watch, origin=origin)
@@ -142,17 +130,17 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 def _tell(folder: Path, *, quiet: bool) -> None:
     from fedprompt.report import read_run
-    from fedprompt.terminal import run_table
+    from fedprompt.terminal import run_tables
 
     if quiet:
         return
     finished, console = read_run(folder), _console()
-    console.print(run_table(finished))
+    for table in run_tables(finished):
+        console.print(table)
     for column in finished.columns:
         if column in finished.header.splits:
             console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
-    typer.echo(f"Report: {folder / 'report.html'}")
-    typer.echo(f"Adapters: {folder / 'adapters'}")
+    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
 @app.command()
@@ -178,7 +166,7 @@ def partition(
     from fedprompt.report import partition_figure
     from fedprompt.terminal import rows_table
 
-    loaded, _ = _load(recipe, settings)
+    loaded, _ = load(recipe, settings)
     dataset = load_dataset(loaded.data)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
@@ -198,7 +186,7 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     from fedprompt.data.check import check as find_problems
     from fedprompt.terminal import counting
 
-    dataset = load_dataset(_load(recipe, settings)[0].data)
+    dataset = load_dataset(load(recipe, settings)[0].data)
     with counting(_console(), "opening pictures") as on_image:
         problems = find_problems(dataset, on_image=on_image)
     for problem in problems:
@@ -240,20 +228,21 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")
     ] = None,
+    page: Annotated[Path | None, typer.Option(help="Also draw where the method looks into this HTML file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recognise pictures with what a run has learned, among its own classes or any that you name."""
     from fedprompt.build.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone)
+    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
     if as_json:
-        typer.echo(
-            json.dumps([{"picture": one.picture, "top": one.top} for one in found], indent=2, ensure_ascii=False)
-        )
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
+        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
         return
     for one in found:
-        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top))
+        there = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
+        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top) + there)
 
 
 @app.command()
@@ -269,30 +258,6 @@ def doctor(
     _console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)
-
-
-@recipes.command()
-def show(recipe: RecipeName, settings: Settings = None) -> None:
-    """Print a recipe with every default written out."""
-    typer.echo(_load(recipe, settings)[0].to_toml(), nl=False)
-
-
-@recipes.command()
-def validate(recipe: RecipeName, settings: Settings = None) -> None:
-    """Check a recipe's keys, options and names without opening its data."""
-    from fedprompt.build.experiment import make_trials
-
-    loaded, origin = _load(recipe, settings)
-    trials = make_trials(loaded, origin=origin)
-    typer.echo(f"{origin} is valid: {', '.join(trial.name for trial in trials)} on {loaded.data.source}.")
-
-
-@recipes.command()
-def schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
-    from fedprompt.build.schema import recipe_schema
-
-    typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 if __name__ == "__main__":

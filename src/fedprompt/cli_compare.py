@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedprompt.cli_config import Settings
 from fedprompt.errors import UserError
 
 DEMO = ("compare_single", "compare_multi")
@@ -21,9 +22,7 @@ def compare(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/compare by default.")] = None,
     processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
     quick: Annotated[bool, typer.Option(help="One seed, two rounds and few pictures: does everything work?")] = False,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key.")
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Train every method of the recipes under every seed and write tables and figures; go on with what was begun."""
     from rich.console import Console

@@ -41,9 +41,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _CURES:
-            raise
-        raise UserError(f"Cannot write to {folder}: {_CURES[error.errno]}. Nothing written before is lost.") from error
+        cure = _CURES.get(error.errno or 0, f"the system says '{error.strerror or error}'; choose another folder")
+        raise UserError(f"Cannot write to {folder}: {cure}. Nothing written before is lost.") from error
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:

@@ -55,9 +55,18 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
 
 
 def save_trial_adapter(
-    run: RunFolder, experiment: Experiment, trial: Trial, shared: State, *, exports: Mapping[str, str | bytes]
+    run: RunFolder,
+    experiment: Experiment,
+    trial: Trial,
+    shared: State,
+    *,
+    exports: Mapping[str, str | bytes],
+    threshold: float | None = None,
 ) -> None:
-    """Write the adapter of a trial whose scores are recorded; `exports` are its method's further files."""
+    """Write the adapter of a trial whose scores are recorded.
+
+    `exports` are its method's further files; `threshold` is when a label of many counts as present.
+    """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
     space = experiment.dataset.space
@@ -70,6 +79,7 @@ def save_trial_adapter(
         class_names=names,
         templates=(space.template,),
         params=dict(trial.options),
+        thresholds=None if threshold is None else (threshold,) * len(names),
     )
     provenance = {
         "run": experiment.recipe.name,
@@ -89,7 +99,7 @@ def save_trial_adapter(
         adapter_folder(run.path, trial.name),
         card,
         shared,
-        attributes=space.attributes,
+        space=space,
         files={
             **exports,
             "README.md": _model_card(experiment, trial, recorded, record),
@@ -112,7 +122,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         base_model=recipe.backbone.path,
         tags=["federated-learning", "clip", "prompt-tuning"],
         model_name=f"{recipe.name}-{trial.name}",
-        eval_results=[_result(dataset.name, column, value) for column, value in record.figures.items()],
+        eval_results=[_result(dataset.name, run, column, value) for column, value in record.figures.items()],
     )
     body = CARD.format(
         title=f"{recipe.name}: {trial.name}",
@@ -130,12 +140,12 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
-def _result(dataset: str, column: str, value: float) -> EvalResult:
+def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
     return EvalResult(
         task_type="zero-shot-image-classification",
         dataset_type=dataset,
         dataset_name=dataset,
-        metric_type="accuracy",
+        metric_type=column.partition(":")[2] or run.header.metric,
         metric_name=column,
         metric_value=round(value, 6),
     )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
-from fedprompt.build.evaluation import Question, questions
+from fedprompt.build.evaluation import Question, likeliest, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
 from fedprompt.config import Recipe, load_recipe
@@ -18,11 +23,12 @@ from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
-from fedprompt.federated.evaluate import evaluate
+from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
+from fedprompt.metrics import best_threshold
 from fedprompt.ops.averaging import State
-from fedprompt.records import Checkpoint, RunFolder, write_atomic
+from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 
@@ -74,7 +80,12 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
+        if experiment.hidden is not None:
+            save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked))
+        for question in asked:
+            if question.examples.space.kind == "multi":
+                run.append(describe.company_line(question, question.examples.targets == 1))
         return _conduct(Desk(run, experiment, asked, watch))
 
 
@@ -173,11 +184,13 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         shared = _train(desk, trial, transport, checkpoint=checkpoint, rounds=rounds)
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
-        _score(desk, trial, transport, shared, round_number=rounds)
-        _show(desk, trial, transport.restore(shared, _owners(transport)[0]))
+        owners = _owners(transport)
+        decisions = {owner: _decide(desk, transport.restore(shared, owner)) for owner in {*owners, None}}
+        _score(desk, trial, transport, shared, round_number=rounds, decisions=decisions)
+        _show(desk, trial, transport.restore(shared, owners[0]))
         if trial.sharing != "local":  # which leaves nothing that all clients could use
             exports = method.exports(experiment.recipe.backbone.path)
-            save_trial_adapter(run, experiment, trial, shared, exports=exports)
+            save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
 
 
 def _train(desk: Desk, trial: Trial, transport: Simulator, *, checkpoint: Checkpoint, rounds: int) -> State:
@@ -219,8 +232,8 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
         transport = Simulator(transport.method, desk.experiment.clip, clients, trial.settings, personal=everyone)
     tested = [client for client in clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
-    for client, score in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
+    for client, found in zip(tested, scores, strict=True):
+        desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
 
 
 def _owners(transport: Simulator) -> Sequence[int | None]:
@@ -231,14 +244,41 @@ def _owners(transport: Simulator) -> Sequence[int | None]:
     return (None,)
 
 
-def _score(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
+def _decide(desk: Desk, method: Method) -> Decision:
+    """When a label counts as present: the threshold that is best on held-out training pictures, if there are any."""
+    recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
+    if held is None or held.space.kind == "single":
+        return Decision(oracle=recipe.oracle)
+    logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+    tuned = best_threshold(logits.sigmoid(), held.targets)
+    return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+
+
+def _score(
+    desk: Desk,
+    trial: Trial,
+    transport: Simulator,
+    shared: State,
+    *,
+    round_number: int,
+    decisions: Mapping[int | None, Decision] = MappingProxyType({}),
+) -> None:
+    """Ask every owner's model every question; with `decisions`, by owner, also which labels it sees together."""
     clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
+    present: dict[str, list[Tensor]] = {}  # by split, a tensor an owner
     for owner in _owners(transport):
         method = transport.restore(shared, owner)
         for question in desk.asked:
-            score = evaluate(method, clip, question.examples, name=question.name, batch_size=batch_size)
-            space = question.examples.space
-            desk.run.append(describe.score_line(trial, round_number, question.split, score, space, client=owner))
+            asked, space = question.examples, question.examples.space
+            logits = predict(method, clip, asked.images, space, batch_size=batch_size)
+            figures = score(logits, asked.targets, space, name=question.name, decision=decisions.get(owner))
+            desk.run.append(describe.score_line(trial, round_number, question.split, figures, space, client=owner))
+            if decisions and space.kind == "multi":
+                present.setdefault(question.split, []).append(likeliest(logits, asked.targets))
+    for question in desk.asked:
+        if question.split in present:
+            shown = torch.cat(present[question.split])
+            desk.run.append(describe.company_line(question, shown, trial=trial.name))
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:

@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, walk
-from fedprompt.clip.weights import fingerprint, open_parts
+from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
+from fedprompt.clip.weights import arithmetic, fingerprint, open_parts
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import unit
@@ -33,9 +32,8 @@ class Clip(nn.Module):
     Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `Store`. They are computed
     in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what the
     store forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
-    processor; more rows fill an accelerator, but there is no promise that a row's last bits are the same at every place
-    in a batch (at 768 wide and two threads they were not). Verbs (`fill`, `encode_text`, `encode_image`) run at the
-    shape of what they are given, and gradients flow to it.
+    processor; more rows fill an accelerator, but a row's last bits may then depend on its place in the batch. Verbs
+    (`fill`, `encode_text`, `encode_image`) run at the shape of what they are given, and gradients flow to it.
     """
 
     def __init__(
@@ -45,6 +43,7 @@ class Clip(nn.Module):
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
+        slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
         for weight in model.parameters():
             # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
             weight.data = weight.data.clone()
@@ -162,8 +161,7 @@ class Clip(nn.Module):
 
     def words(self, phrase: str) -> Tensor:
         """[n, W] token embeddings of a phrase, to initialise a context with."""
-        ids = torch.tensor(self.lexicon.pieces([phrase])[0], device=self.device)
-        return self._embed(ids).clone()
+        return self._embed(torch.tensor(self.lexicon.pieces([phrase])[0], device=self.device)).clone()
 
     def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
         """Put vectors in the places `<name>` of the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
@@ -190,6 +188,17 @@ class Clip(nn.Module):
         tokens = edit(last, tokens) if edit else tokens
         end = prompts.end + (tokens.shape[1] - length)  # tokens that an edit added stand before the end
         state = read_at(blocks[last], tokens, end)
+        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
+        return features
+
+    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+        """`encode_text` for texts of which every `size` in a row begin alike: a beginning runs through the tower once.
+
+        The tower is causal, so what texts end with changes nothing about how they begin; equal up to rounding.
+        """
+        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
+        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
+        state = walk_families(blocks, tokens, prompts.end, size)  # [N, W]
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
@@ -231,7 +240,7 @@ class Clip(nn.Module):
     def _origin(self, source: str) -> str:
         """All that the bits of a noun depend on besides its key."""
         assert not self._changed, "an adapted tower must not be remembered as the frozen one"
-        return f"{self.fingerprint} {self.batch} {_arithmetic(self.device)} {source}"
+        return f"{self.fingerprint} {self.batch} {arithmetic(self.device)} {source}"
 
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
@@ -289,11 +298,3 @@ class Clip(nn.Module):
     def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
         rows = self.lexicon.sentences(texts)
         return rows, row_keys(rows)
-
-
-def _arithmetic(device: torch.device) -> str:
-    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
-    versions = f"{torch.__version__} {PIL.__version__}"
-    if device.type == "cuda":
-        return f"{versions} {torch.cuda.get_device_name(device)}"
-    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
