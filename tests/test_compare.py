@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 from typer.testing import CliRunner
 
-from fedprompt.build.experiment import make_trials
+from fedprompt import methods
+from fedprompt.build.experiment import make_trials, resolve
+from fedprompt.build.tuning import search
 from fedprompt.cli import app
+from fedprompt.cli_compare import DEMO
 from fedprompt.config import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
-from fedprompt.report.comparison import chosen, comparison, latex, markdown, uploaded
+from fedprompt.report.comparison import comparison, latex, markdown, uploaded
 from test_sharing import RECIPE
 
 TINY = (
@@ -24,6 +26,9 @@ TINY = (
     .replace("rounds = 2", "rounds = 1")
     .replace("train = 1\n", "train = 1\nseed = 0\n")
 )
+
+
+GRID = "tuning = { seed = 7, grid = { lr = [0.03, 0.01] } }\n"
 
 
 def call(*words: object, code: int = 0) -> str:
@@ -95,24 +100,37 @@ def test_runs_of_different_recipes_are_refused(folder: Path) -> None:
         comparison([run, run])
 
 
-def test_a_grid_is_a_trial_a_point_and_the_best_is_chosen(folder: Path) -> None:
-    recipe = parse_recipe(TINY.replace("[evaluate]", "[grid]\nlr = [0.1, 0.01]\n[evaluate]"), ["compare=[]"])
-    assert [(trial.name, trial.settings.lr) for trial in make_trials(recipe)] == [
-        ("promptfl-lr-0.1", 0.1),
-        ("promptfl-lr-0.01", 0.01),
+def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
+    recipe = parse_recipe(GRID + TINY, ["compare=[{ name = 'zeroshot' }]"])
+    assert [(trial.name, trial.settings.lr, trial.settings.seed) for trial in make_trials(search(recipe))] == [
+        ("promptfl-lr-0.03", 0.03, 7),
+        ("promptfl-lr-0.01", 0.01, 7),
+        ("zeroshot-lr-0.03", 0.03, 7),
+        ("zeroshot-lr-0.01", 0.01, 7),
     ]
-    run = read_run(folder / "out" / "few-1")  # three trials are of one method with the same options
-    best = chosen(run)
-    of_promptfl = {trial.name: trial.figures["hm"] for trial in run.trials if trial.about.method == "promptfl"}
-    assert set(best) == {max(of_promptfl, key=of_promptfl.__getitem__), "fedpgp"}
-    assert "no [grid]" in call("tuned", folder / "out" / "few-1", code=2)
+    with pytest.raises(UserError, match="has no grid"):
+        search(parse_recipe(TINY))
 
 
-@pytest.mark.parametrize("kind", ["single", "multi"])
-def test_the_grid_is_the_comparisons_own(kind: str) -> None:
-    """The same methods with the same options on the same data, but for the seed."""
-    compared, tuned = (load_recipe(find_recipe(f"{name}_{kind}")) for name in ("compare", "tuning"))
-    assert tuned.data == compared.data and tuned.partition == compared.partition and tuned.seed != compared.seed
-    federated = [table for table in compared.compare if "sharing" not in table.train]
-    assert [(table.name, table.options) for table in federated] == [(t.name, t.options) for t in tuned.compare]
-    assert set(tuned.grid) == {"lr"} and re.match(r"tuning_", tuned.name)
+def test_what_a_search_finds_best_is_written_and_compared(folder: Path) -> None:
+    (folder / "grid.toml").write_text(GRID + TINY.replace('"few"', '"grid"'), encoding="utf-8")
+    said = call(
+        "compare", folder / "grid.toml", "--tune", "--seeds", "1", "--out", folder / "tuned", *memory(folder),
+        "-s", "compare=[]", "-s", "evaluate.local=false",
+    )  # fmt: skip
+    written = load_recipe(folder / "tuned" / "grid.toml")
+    found = {trial.name: trial.figures["base"] for trial in read_run(folder / "tuned" / "grid-tuning").trials}
+    assert set(found) == {"promptfl-lr-0.03", "promptfl-lr-0.01"}
+    assert found[f"promptfl-lr-{written.method.train['lr']}"] == max(found.values())
+    (trial,) = read_run(folder / "tuned" / "grid-1").trials
+    assert trial.about.settings["lr"] == written.method.train["lr"] and "Written:" in said
+    assert written.tuning.seed == 7 != written.seed
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    make_trials(resolve(recipe))
+    assert recipe.tuning.seed not in (1, 2, 3) and set(recipe.tuning.grid) == {"lr"}
+    left_out = set(methods.names()) - {table.name for table in (recipe.method, *recipe.compare)}
+    assert left_out == ({"dualcoop", "fedmpt", "fedmvp_regions"} if name == "compare_single" else set())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import fedprompt
-from fedprompt.cli_compare import compare, tuned
+from fedprompt.cli_compare import compare
 from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.errors import UserError
 
@@ -43,7 +43,6 @@ app = typer.Typer(
 )
 app.add_typer(recipes, name="config")
 app.command()(compare)
-app.command()(tuned)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -210,24 +209,12 @@ def _absolute(value: object) -> object:
 def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
     """The main method and those beside it; each may override parts of [train]."""
     tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
-    trials = tuple(
-        _make_trial(recipe, point, f"{origin}: [{place}.train]")
-        for place, table in tables.items()
-        for point in _on_grid(table, recipe.grid)
-    )
+    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}.train]") for place, table in tables.items())
     names = [trial.name for trial in trials]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{origin}: two methods of the run are called {twice!r}; give one of them a label of its own.")
     return trials
-
-
-def _on_grid(table: MethodTable, grid: Mapping[str, Sequence[Any]]) -> Iterator[MethodTable]:
-    """The method at every point of the grid, labelled by it; the method itself where there is no grid."""
-    for values in itertools.product(*grid.values()):
-        point = dict(zip(grid, values, strict=True))
-        label = table.title + "".join(f"-{key}-{value}" for key, value in point.items())
-        yield table.model_copy(update={"label": label, "train": table.train | point}) if grid else table
 
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:

@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 
 from fedprompt.errors import UserError
 from fedprompt.report.ink import INK, MAIN, MUTED, REFERENCE, draw_svg, short, size_text
-from fedprompt.report.reading import Run, Trial
+from fedprompt.report.reading import NATURAL, Run, Trial
 
-HEADLINES = ("hm", "base")  # the figure that one number stands for, the first that a run has
+HEADLINES = ("hm", "base", NATURAL)  # the figure that one number stands for, the first that a run has
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ class Comparison:
     @property
     def headline(self) -> str:
         """The column that stands for all."""
-        columns = self.runs[0].columns
-        return next((column for column in HEADLINES if column in columns), columns[-1])
+        return headline(self.runs[0])
 
     def values(self, name: str, column: str) -> list[float]:
         """A trial's figure in percent, one a seed; empty if some run lacks it."""
@@ -57,6 +56,11 @@ class Comparison:
     def trial(run: Run, name: str) -> Trial:
         """The trial of that name."""
         return next(trial for trial in run.trials if trial.name == name)
+
+
+def headline(run: Run) -> str:
+    """The column of a run that stands for all."""
+    return next((column for column in HEADLINES if column in run.columns), run.columns[0])
 
 
 def comparison(runs: Sequence[Run]) -> Comparison:
@@ -183,14 +187,3 @@ def cost_figure(compared: Comparison, cost: Callable[[Trial], float | None], uni
         axes.set_ylabel(f"{run.title(compared.headline)} (%)")
 
     return draw_svg(f"cost {unit}", (760, 520), paint)
-
-
-def chosen(run: Run) -> dict[str, Trial]:
-    """The best trial of each method and its options in a run over a grid: what to write into a recipe."""
-    found: dict[str, Trial] = {}
-    headline = Comparison((run,)).headline
-    for trial in run.trials:
-        key = str((trial.about.method, sorted(trial.about.options.items())))
-        if key not in found or trial.figures.get(headline, 0) > found[key].figures.get(headline, 0):
-            found[key] = trial
-    return {trial.name: trial for trial in found.values()}
