@@ -44,6 +44,21 @@ def test_logits_are_the_papers_formula(tiny_clip: Clip) -> None:
         torch.testing.assert_close(logits[row], expected, rtol=1e-5, atol=1e-4)
 
 
+def test_what_a_step_keeps_does_not_grow_with_its_texts(tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, kept = FedCoCoOp(tiny_clip, generator=stream(0)), {}
+    for texts_at_once in (256, 3):
+        monkeypatch.setattr(fedcocoop, "TEXTS_AT_ONCE", texts_at_once)
+        kept[texts_at_once] = 0
+
+        def keep(tensor: torch.Tensor, at_once: int = texts_at_once) -> torch.Tensor:
+            kept[at_once] += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            method.loss(tiny_clip, IMAGES, torch.tensor([0, 1, 2, 0, 1]), SPACE, stream=stream(0))
+    assert kept[3] < kept[256] / 10
+
+
 def test_groups_change_nothing(tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
     method = FedCoCoOp(tiny_clip, generator=stream(0))
     results = []

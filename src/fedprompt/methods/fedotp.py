@@ -52,12 +52,16 @@ class FedOTP(Method):
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode both texts of every class once; what is left is a transport for each image and class."""
         text = torch.stack([prompted_texts(clip, space, context) for context in (self.context, self.own)])  # [2, C, D]
-        against = text if space.kind == "single" else text - clip.text_features((NOTHING,))
+        nothing = clip.text_features((NOTHING,))[0]  # [D]
 
         def classify(images: Images) -> Tensor:
             patches = clip.patch_features(images)  # [B, P, D]
-            plan = self.plan(torch.einsum("bpd,jcd->bcpj", patches, text))  # [B, C, P, 2]
-            return clip.scale * torch.einsum("bcpj,bpd,jcd->bc", plan, patches, against)  # [B, C]
+            # Patches lie next to each other in memory: the transport's sums over two contexts would crawl otherwise.
+            cosines = torch.einsum("bpd,jcd->bcjp", patches, text).mT  # [B, C, P, 2]
+            plan = self.plan(cosines)
+            if space.kind == "multi":
+                cosines = cosines - (patches @ nothing)[:, None, :, None]
+            return clip.scale * (plan * cosines).sum(dim=(-1, -2))  # [B, C]
 
         return classify
 

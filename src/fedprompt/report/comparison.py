@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from fedprompt.errors import UserError
 from fedprompt.report.ink import INK, MAIN, MUTED, REFERENCE, draw_svg, short, size_text
-from fedprompt.report.reading import NATURAL, Run, Trial
+from fedprompt.report.reading import GAP, NATURAL, Run, Trial
 
 HEADLINES = ("hm", "base", NATURAL)  # the figure that one number stands for, the first that a run has
 
@@ -104,10 +104,11 @@ def table(compared: Comparison) -> tuple[list[str], list[list[Cell]]]:
 
 
 def _best(compared: Comparison, column: str) -> set[str]:
-    """The trials whose mean is the largest once it is rounded as the table shows it."""
+    """The trials whose mean, rounded as the table shows it, is the largest, or of the gap the smallest."""
     found = {trial.name: compared.values(trial.name, column) for trial in compared.trials}
     means = {name: round(fmean(values), 1) for name, values in found.items() if values}
-    return {name for name, mean in means.items() if mean == max(means.values())}
+    best = (min if column == GAP else max)(means.values(), default=0.0)
+    return {name for name, mean in means.items() if mean == best}
 
 
 def _spread(values: Sequence[float], *, sign: str = "") -> str:
