@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Classifier, Method, after_context, at_least, cosine_classifier, word_vectors
-from fedprompt.ops.layers import linear, unit
+from fedprompt.ops.layers import linear, recomputed, unit
 
 TEXTS_AT_ONCE = 256  # texts encoded together; at ViT-B/16 their activations are about a gigabyte
 
@@ -62,10 +61,7 @@ class FedCoCoOp(Method):
             logits = []
             for group in map(images.take, groups):
                 contexts = self.context + self.shift(clip.image_features(group))[:, None]  # [B, n, W]
-                if again:
-                    text = checkpoint(encode, contexts, use_reentrant=False, preserve_rng_state=False)
-                else:
-                    text = encode(contexts)
+                text = recomputed(encode, contexts) if again else encode(contexts)
                 logits.append(cosine_classifier(clip, text, space.kind)(group))
             return torch.cat(logits)  # [B, C]
 
