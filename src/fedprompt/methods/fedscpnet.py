@@ -34,7 +34,6 @@ class FedSCPNet(Method):
     """
 
     # differs: in FedMPT's comparison W1 to W3 stay at random values, others at every client; here they train
-    # differs: SCPNet's self-training on weak and strong views is left out, as in FedMPT's comparison; the loss is the task's
     # differs: W3 starts at zero, so that training starts from the prompts
 
     def __init__(
