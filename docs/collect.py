@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import method_pages as pages_of  # beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "fedprompt"
@@ -20,9 +23,12 @@ This page is made from those comments by `python docs/collect.py`; edit the comm
 
 METHODS = """# Methods
 
-What each method is, its equation and its options, as its file says it (made by `python docs/collect.py`).
-How they are compared is in [protocols.md](protocols.md), where they differ from papers and releases in
-[deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
+Each has a page with its equation, what is implemented and what differs, its parameters and options (made by
+`python docs/collect.py` from its file). How they are compared is in [protocols.md](protocols.md), where they differ
+from papers and releases in [deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
+
+| method | what it is | trained at ViT-B/16 |
+| --- | --- | --- |
 """
 
 
@@ -57,20 +63,23 @@ def first_sentence(path: Path) -> str:
 
 
 def methods() -> str:
-    """The text of docs/methods.md: module and class docstrings of every method file."""
-    parts = [METHODS]
+    """The text of docs/methods.md: a row a method."""
+    rows = []
     for path in sorted((SOURCE / "methods").glob("*.py")):
-        if path.stem in {"__init__", "base"}:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        kind = next(node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node))
-        body = inspect.cleandoc(ast.get_docstring(kind) or "")
-        named = "|".join(
-            option.arg for node in kind.body if isinstance(node, ast.FunctionDef) for option in node.args.kwonlyargs
-        )
-        listed = re.sub(rf"^({named}): ", r"- `\1`: ", body, flags=re.MULTILINE) if named else body
-        parts.append(f"\n## `{path.stem}`\n\n{first_sentence(path)}\n\n{listed}\n")
-    return "".join(parts)
+        if path.stem in pages_of.available():
+            count = f"{pages_of.parameters(path.stem):,}"
+            rows.append(f"| [`{path.stem}`](methods/{path.stem}.md) | {first_sentence(path)} | {count} |\n")
+    return METHODS + "".join(rows)
+
+
+def method_pages() -> dict[Path, str]:
+    """docs/methods/: a page and a picture a method."""
+    found = {}
+    for name in pages_of.available():
+        said = remarks((SOURCE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
+        found[pages_of.FOLDER / f"{name}.md"] = pages_of.page(name, said)
+        found[pages_of.FOLDER / f"{name}.svg"] = pages_of.picture(name)
+    return found
 
 
 def tree() -> str:
@@ -88,7 +97,8 @@ def pages() -> dict[Path, str]:
     """Every generated page with the text it should have."""
     readme = ROOT / "README.md"
     mapped = MAP.sub(lambda found: found[1] + tree() + found[2], readme.read_text(encoding="utf-8"))
-    return {ROOT / "docs" / "deviations.md": deviations(), ROOT / "docs" / "methods.md": methods(), readme: mapped}
+    listed = {ROOT / "docs" / "deviations.md": deviations(), ROOT / "docs" / "methods.md": methods(), readme: mapped}
+    return listed | method_pages()
 
 
 def stale() -> list[str]:
@@ -101,4 +111,5 @@ if __name__ == "__main__":
     if "--check" in sys.argv:
         sys.exit(f"Stale: {', '.join(stale())}; run `python docs/collect.py`." if stale() else 0)
     for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import fedprompt
+from fedprompt.cli_compare import compare
+from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
     from rich.console import Console
-
-    from fedprompt.config import Recipe
 
 
 class Door(typer.core.TyperGroup):
@@ -41,15 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )
-recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 app.add_typer(recipes, name="config")
+app.command()(compare)
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
-]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
@@ -80,15 +74,6 @@ def _console() -> Console:
     return Console(markup=False, highlight=False)
 
 
-def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
-    """The recipe with every default written out, and what to call it in messages."""
-    from fedprompt.build.experiment import resolve
-    from fedprompt.config import find_recipe, load_recipe
-
-    path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name), path.name
-
-
 @app.command()
 def demo(
     task: Annotated[
@@ -107,7 +92,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
     """Run a recipe: train, score, and write records, adapters and a report into a folder."""
     from fedprompt.build import runs
 
-    loaded, origin = _load(recipe, settings)
+    loaded, origin = load(recipe, settings)
     folder = out or runs.free_folder(Path("runs") / loaded.name)
     with _watched(folder, quiet=quiet) as watch:
         runs.start(loaded, folder, watch=watch, origin=origin)
@@ -180,7 +165,7 @@ def partition(
     from fedprompt.report import partition_figure
     from fedprompt.terminal import rows_table
 
-    loaded, _ = _load(recipe, settings)
+    loaded, _ = load(recipe, settings)
     dataset = load_dataset(loaded.data)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
@@ -200,7 +185,7 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     from fedprompt.data.check import check as find_problems
     from fedprompt.terminal import counting
 
-    dataset = load_dataset(_load(recipe, settings)[0].data)
+    dataset = load_dataset(load(recipe, settings)[0].data)
     with counting(_console(), "opening pictures") as on_image:
         problems = find_problems(dataset, on_image=on_image)
     for problem in problems:
@@ -223,6 +208,9 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
     for name in catalog.names():
         kind = catalog.load(name)
         console.print(f"{name}: {idea(kind)}")
+        if absent := catalog.missing(kind):
+            console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
+            continue
         console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
         if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))
@@ -269,30 +257,6 @@ def doctor(
     _console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)
-
-
-@recipes.command()
-def show(recipe: RecipeName, settings: Settings = None) -> None:
-    """Print a recipe with every default written out."""
-    typer.echo(_load(recipe, settings)[0].to_toml(), nl=False)
-
-
-@recipes.command()
-def validate(recipe: RecipeName, settings: Settings = None) -> None:
-    """Check a recipe's keys, options and names without opening its data."""
-    from fedprompt.build.experiment import make_trials
-
-    loaded, origin = _load(recipe, settings)
-    trials = make_trials(loaded, origin=origin)
-    typer.echo(f"{origin} is valid: {', '.join(trial.name for trial in trials)} on {loaded.data.source}.")
-
-
-@recipes.command()
-def schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
-    from fedprompt.build.schema import recipe_schema
-
-    typer.echo(json.dumps(recipe_schema(), indent=2))
 
 
 if __name__ == "__main__":

@@ -83,6 +83,10 @@ class TrainTable(Table):
     schedule: Literal["cosine", "constant"] = "cosine"
     fraction: float = Field(1.0, gt=0, le=1, description="share of the clients that take part in a round")
     weighting: Literal["uniform", "examples"] = "uniform"
+    sharing: Literal["federated", "local", "pooled"] = Field(
+        "federated",
+        description='the two ends of the scale: "local", every client alone; "pooled", one client has all pictures',
+    )
 
 
 class MethodTable(Choice):
@@ -118,6 +122,13 @@ class EvaluateTable(Table):
     samples: int = Field(8, ge=0, description="test pictures kept in the record with their top predictions")
 
 
+class TuningTable(Table):
+    """What `compare --tune` tries for every method before it compares them."""
+
+    seed: int = Field(100, ge=0, description="of the search; one that no comparison uses")
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values of keys of [train]")
+
+
 class Recipe(Table):
     """One experiment: a main method and those beside it, on the same data, partition and seed."""
 
@@ -135,10 +146,11 @@ class Recipe(Table):
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
+    tuning: TuningTable = TuningTable()
 
-    def to_toml(self) -> str:
-        """The recipe with every default written out; parsing it gives the same recipe."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+    def to_toml(self, *, defaults: bool = True) -> str:
+        """The recipe with every default written out, or with what it sets itself; parsing gives the same recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))
 
 
 def find_recipe(name: str) -> Path:

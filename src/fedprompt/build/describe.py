@@ -132,7 +132,7 @@ def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
         "method": trial.method,
         "idea": idea(type(method)),
         "options": dict(trial.options),
-        "settings": settings | {"fraction": trial.fraction, "weighting": trial.weighting},
+        "settings": settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")},
         "trainable": parameters(method),
         "rounds": rounds,
     }
@@ -158,7 +158,8 @@ def round_line(trial: Trial, record: Round) -> Line:
         "clients": list(record.clients),
         "loss": fmean(losses.values()) if losses else None,
         "losses": losses,
-        "bytes_up": {str(update.client): update.bytes for update in record.updates},
+        # Where pictures were pooled, it is they that travelled.
+        "bytes_up": {str(update.client): update.bytes for update in record.updates if trial.sharing != "pooled"},
         "bytes_down": sum(tensor.nbytes for tensor in record.shared.values()),
         "seconds": record.seconds,
     }

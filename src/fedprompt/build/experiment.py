@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from fedprompt.config import (
 )
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.multilabel import hide, missing
-from fedprompt.data.partition import Partition, Shard
+from fedprompt.data.partition import Partition, Shard, pooled
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -51,6 +51,7 @@ class Trial:
     settings: Settings
     fraction: float
     weighting: Weighting
+    sharing: Literal["federated", "local", "pooled"] = "federated"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Experiment:
     clients: Clients
     trials: tuple[Trial, ...]
     hidden: Tensor | None = None
+
+    def trainers(self, trial: Trial) -> Sequence[Client]:
+        """Who trains in a trial: the clients, or one that holds everything they have."""
+        if trial.sharing != "pooled":
+            return self.clients
+        return self.clients.pooled()
 
 
 class Clients(Sequence[Client]):
@@ -109,6 +116,14 @@ class Clients(Sequence[Client]):
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
 
+    def pooled(self) -> Clients:
+        """One client alone, who trains on all that these train on."""
+        shards = (
+            replace(shard, rows=tuple(self._split(number)[1].tolist()))
+            for number, shard in enumerate(self.partition.shards)
+        )
+        return Clients(self.dataset, pooled(replace(self.partition, shards=tuple(shards)), self.dataset), test=False)
+
     def _split(self, number: int) -> tuple[Tensor, Tensor]:
         """A client's rows that are held out and those it trains on, both in the order of its shard."""
         rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
@@ -134,6 +149,7 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
+    trials = tuple(_told(trial, dataset) for trial in trials)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
     dataset, hidden = hide_labels(recipe, dataset)
@@ -203,8 +219,15 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
-    fraction, weighting = train.pop("fraction"), train.pop("weighting")
-    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+    server = {name: train.pop(name) for name in ("fraction", "weighting", "sharing")}
+    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), **server)
+
+
+def _told(trial: Trial, dataset: Dataset) -> Trial:
+    """The trial with what its method wants to know of the data; a recipe that says so itself is believed."""
+    names = [dataset.space.names[label] for label in dataset.base]
+    said = {name: value for name, value in trial.options.items() if value}
+    return replace(trial, options={**trial.options, **methods.told(methods.load(trial.method), names), **said})
 
 
 def load_backbone(table: BackboneTable) -> Clip:
@@ -243,5 +266,7 @@ def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | Non
 def make_method(trial: Trial, clip: Clip) -> Method:
     """A fresh method: the same seed draws the same initial state, whatever else the run holds."""
     kind = methods.load(trial.method)
+    if trial.sharing == "local":  # every tensor is personal: nothing leaves a client
+        kind = type(kind.__name__, (kind,), {"personal": ("",), "__module__": kind.__module__})
     options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
     return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

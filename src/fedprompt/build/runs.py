@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
@@ -160,9 +164,9 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
     """Train from where the trial stands, score, show samples, and write the adapter."""
     experiment, run = desk.experiment, desk.run
     method = make_method(trial, experiment.clip)
-    shared, personal = initial_state(method)
-    rounds = trial.settings.rounds if shared else 0  # a method without parameters is scored as it is
-    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, shared, {})
+    trains = any(True for _ in method.parameters())
+    rounds = trial.settings.rounds if trains else 0  # a method without parameters is scored as it is
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
         run.append({"event": "resume", "trial": trial.name, "round": checkpoint.round_number})
@@ -172,38 +176,37 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         transport = Simulator(
             method,
             experiment.clip,
-            experiment.clients,
+            experiment.trainers(trial),
             trial.settings,
             personal=checkpoint.personal,
             on_client=desk.watch.client,
         )
-        shared = _train(desk, trial, transport, personal, checkpoint=checkpoint, rounds=rounds)
+        shared = _train(desk, trial, transport, checkpoint=checkpoint, rounds=rounds)
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
-        method.load_state_dict({**shared, **personal})
-        decision = _decide(desk, method)
-        _score(desk, trial, method, round_number=rounds, decision=decision)
-        _show(desk, trial, method)
-        save_trial_adapter(run, experiment, trial, shared, threshold=decision.tuned)
+        owners = _owners(transport)
+        decisions = {owner: _decide(desk, transport.restore(shared, owner)) for owner in {*owners, None}}
+        _score(desk, trial, transport, shared, round_number=rounds, decisions=decisions)
+        _show(desk, trial, transport.restore(shared, owners[0]))
+        if trial.sharing != "local":  # which leaves nothing that all clients could use
+            exports = method.exports(experiment.recipe.backbone.path)
+            save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
 
 
-def _train(
-    desk: Desk, trial: Trial, transport: Simulator, personal: State, *, checkpoint: Checkpoint, rounds: int
-) -> State:
+def _train(desk: Desk, trial: Trial, transport: Simulator, *, checkpoint: Checkpoint, rounds: int) -> State:
     """Record and keep every round; return the last shared state."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            transport.method.load_state_dict({**shared, **personal})
-            _score(desk, trial, transport.method, round_number=number)
+            _score(desk, trial, transport, shared, round_number=number)
 
     if not checkpoint.round_number:
         score_now(0)
     for record in federate(
         transport.method,
         transport,
-        clients=range(len(desk.experiment.clients)),
+        clients=range(len(transport.clients)),
         rounds=rounds,
         fraction=trial.fraction,
         seed=trial.settings.seed,
@@ -223,10 +226,22 @@ def _train(
 def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State, *, round_number: int) -> None:
     if not desk.experiment.recipe.evaluate.local:
         return
-    tested = [client for client in desk.experiment.clients if client.test is not None]
+    clients = desk.experiment.clients
+    if trial.sharing == "pooled":  # one client has trained for all
+        everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
+        transport = Simulator(transport.method, desk.experiment.clip, clients, trial.settings, personal=everyone)
+    tested = [client for client in clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
     for client, found in zip(tested, scores, strict=True):
         desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
+
+
+def _owners(transport: Simulator) -> Sequence[int | None]:
+    """Whose models are to be scored: every client's where some parameters are personal, else the one all share."""
+    method = transport.method
+    if any(name.startswith(method.personal) for name, _ in method.named_parameters()):
+        return range(len(transport.clients))
+    return (None,)
 
 
 def _decide(desk: Desk, method: Method) -> Decision:
@@ -239,16 +254,31 @@ def _decide(desk: Desk, method: Method) -> Decision:
     return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
 
 
-def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decision: Decision | None = None) -> None:
+def _score(
+    desk: Desk,
+    trial: Trial,
+    transport: Simulator,
+    shared: State,
+    *,
+    round_number: int,
+    decisions: Mapping[int | None, Decision] = MappingProxyType({}),
+) -> None:
+    """Ask every owner's model every question; with `decisions`, by owner, also which labels it sees together."""
     clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
+    present: dict[str, list[Tensor]] = {}  # by split, a tensor an owner
+    for owner in _owners(transport):
+        method = transport.restore(shared, owner)
+        for question in desk.asked:
+            asked, space = question.examples, question.examples.space
+            logits = predict(method, clip, asked.images, space, batch_size=batch_size)
+            figures = score(logits, asked.targets, space, name=question.name, decision=decisions.get(owner))
+            desk.run.append(describe.score_line(trial, round_number, question.split, figures, space, client=owner))
+            if decisions and space.kind == "multi":
+                present.setdefault(question.split, []).append(likeliest(logits, asked.targets))
     for question in desk.asked:
-        asked, space = question.examples, question.examples.space
-        logits = predict(method, clip, asked.images, space, batch_size=batch_size)
-        figures = score(logits, asked.targets, space, name=question.name, decision=decision)
-        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space))
-        if decision is not None and space.kind == "multi":
-            present = likeliest(logits, asked.targets)
-            desk.run.append(describe.company_line(question, present, trial=trial.name))
+        if question.split in present:
+            shown = torch.cat(present[question.split])
+            desk.run.append(describe.company_line(question, shown, trial=trial.name))
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
@@ -61,6 +62,14 @@ def fingerprint(model: torch.nn.Module, processor: Any) -> str:
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
     return digest.hexdigest()
+
+
+def arithmetic(device: torch.device) -> str:
+    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    versions = f"{torch.__version__} {PIL.__version__}"
+    if device.type == "cuda":
+        return f"{versions} {torch.cuda.get_device_name(device)}"
+    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
 
 
 @contextmanager

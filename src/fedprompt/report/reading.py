@@ -188,7 +188,7 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
 def _scores(lines: tuple[Raw, ...], header: Header) -> list[ScoreLine]:
     """A score a figure that the header names: what one line says of many becomes many."""
     found = [line for line in lines if line.get("event") == "score"]
-    shared = [line for line in found if "client" not in line]  # a client's own figures are too many to stand beside
+    shared = [line for line in found if line.get("split") != "local"]  # those of clients' own pictures are too many
     further = [{**line, "value": line[key], "measure": key} for line in shared for key in header.further if key in line]
     return _all(ScoreLine, [*({**line, "value": line.get(header.metric)} for line in found), *further], "score")
 

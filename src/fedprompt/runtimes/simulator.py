@@ -63,12 +63,18 @@ class Simulator:
         for done, number in enumerate(clients, start=1):
             client = self.clients[number]
             if client.test is not None:
-                self.method.load_state_dict({**shared, **self.personal.get(number, self._personal_start)})
+                self.restore(shared, number)
                 scores.append(
                     evaluate(self.method, self.clip, client.test, name=client.name, batch_size=self.settings.batch_size)
                 )
             self._tell(done, len(clients))
         return scores
+
+    def restore(self, shared: State, client: int | None = None) -> Method:
+        """The method with the shared state and a client's personal one, or the one that a new client starts from."""
+        personal = self._personal_start if client is None else self.personal.get(client, self._personal_start)
+        self.method.load_state_dict({**shared, **personal})
+        return self.method
 
     def _tell(self, done: int, total: int) -> None:
         if self.on_client is not None:
