@@ -61,6 +61,15 @@ class PartitionTable(Choice):
     rule: str
 
 
+class AnnotationTable(Table):
+    """Labels that annotators of training pictures missed; many labels a picture only."""
+
+    missing: float = Field(0.0, ge=0, lt=1, description="share of the labels that are missing, drawn once")
+    form: Literal["drop_positive", "unknown"] = Field(
+        "drop_positive", description="a missing positive label is absent, or any missing label is unknown"
+    )
+
+
 class TrainTable(Table):
     """How clients train and how the server combines them."""
 
@@ -97,6 +106,15 @@ class EvaluateTable(Table):
     )
     batch_size: int = Field(128, ge=1)
     local: bool = Field(default=True, description="also score every client on its own classes; slow for thousands")
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="many labels: share of a client's training pictures kept for fitting a decision threshold",
+    )
+    oracle: bool = Field(
+        default=False, description="many labels: also score at the threshold that is best on the test pictures"
+    )
     samples: int = Field(8, ge=0, description="test pictures kept in the record with their top predictions")
 
 
@@ -112,6 +130,7 @@ class Recipe(Table):
     backbone: BackboneTable = BackboneTable()
     data: DataTable
     partition: PartitionTable
+    annotation: AnnotationTable = AnnotationTable()
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()

@@ -18,6 +18,7 @@ RULES: Mapping[str, str] = {
     "iid": "fedprompt.data.partition:iid",
     "dirichlet": "fedprompt.data.partition:dirichlet",
     "by_domain": "fedprompt.data.partition:by_domain",
+    "label_clusters": "fedprompt.data.multilabel:label_clusters",
 }
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.labels import Kind
+from fedprompt.report.reading import BROKEN, NATURAL
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ LOCAL = "each client's test pictures, among that client's classes only; unweight
 def questions(dataset: Dataset) -> tuple[Question, ...]:
     """The questions a data set allows, in table order; those without a test picture are left out."""
     every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
+    word, meaning = _first(dataset)
     asked = [
-        _ask(dataset, "base", "test pictures of the base classes, among all base classes", dataset.base, seen),
+        _ask(dataset, word, meaning, dataset.base, seen),
         _ask(
             dataset,
             "new",
@@ -46,6 +48,15 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
             meaning = f"pictures of the further test set {word!r}, among all base classes"
             asked.append(_ask(dataset, word, meaning, dataset.base, seen, rows_of=word))
     return tuple(question for question in asked if question is not None and len(question.examples))
+
+
+def _first(dataset: Dataset) -> tuple[str, str]:
+    """The column of the test pictures over the base classes, and what it means."""
+    if dataset.space.kind == "single" or dataset.new:
+        return "base", "test pictures of the base classes, among all base classes"
+    if BROKEN in dataset.splits:
+        return NATURAL, "test pictures, whose labels keep their usual company, among all classes"
+    return "test", "test pictures, among all classes"
 
 
 def _ask(  # noqa: PLR0913  (one row of a table)

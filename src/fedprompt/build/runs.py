@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +19,12 @@ from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
-from fedprompt.federated.evaluate import evaluate
+from fedprompt.federated.evaluate import Decision, evaluate, predict
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
+from fedprompt.metrics import best_threshold
 from fedprompt.ops.averaging import State
-from fedprompt.records import Checkpoint, RunFolder, write_atomic
+from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 
@@ -74,6 +76,8 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
+        if experiment.hidden is not None:
+            save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked))
         return _conduct(Desk(run, experiment, asked, watch))
 
@@ -174,9 +178,10 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
         method.load_state_dict({**shared, **personal})
-        _score(desk, trial, method, round_number=rounds)
+        decision = _decide(desk, method)
+        _score(desk, trial, method, round_number=rounds, decision=decision)
         _show(desk, trial, method)
-        save_trial_adapter(run, experiment, trial, shared)
+        save_trial_adapter(run, experiment, trial, shared, threshold=decision.tuned)
 
 
 def _train(
@@ -221,10 +226,20 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
         desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
 
 
-def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> None:
-    batch_size = desk.experiment.recipe.evaluate.batch_size
+def _decide(desk: Desk, method: Method) -> Decision:
+    """When a label counts as present: the threshold that is best on held-out training pictures, if there are any."""
+    recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
+    if held is None or held.space.kind == "single":
+        return Decision(oracle=recipe.oracle)
+    logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+    tuned = best_threshold(logits.sigmoid(), held.targets)
+    return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+
+
+def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decision: Decision | None = None) -> None:
+    clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
     for question in desk.asked:
-        score = evaluate(method, desk.experiment.clip, question.examples, name=question.name, batch_size=batch_size)
+        score = evaluate(method, clip, question.examples, name=question.name, batch_size=batch_size, decision=decision)
         desk.run.append(describe.score_line(trial, round_number, question.split, score, question.examples.space))
 
 

@@ -43,6 +43,7 @@ class Header(Line):
     seed: int | None = None
     main: str = ""  # the trial the run is about; the others are compared with it
     metric: str = "accuracy"  # the key of the headline figure in score lines
+    further: tuple[str, ...] = ()  # keys of figures that stand beside it
     recipe: dict[str, JsonValue] = {}
     versions: dict[str, JsonValue] = {}
     backbone: dict[str, JsonValue] = {}
@@ -89,6 +90,7 @@ class ScoreLine(Line):
     name: str = "all"
     client: int | None = None
     model: str = "global"
+    measure: str = ""  # which further figure `value` is; the headline one if empty
     num_examples: int = 0
     value: float | None = None
     classes: tuple[str, ...] = ()
@@ -97,7 +99,8 @@ class ScoreLine(Line):
     @property
     def column(self) -> str:
         """The column this score belongs to."""
-        return self.split if self.model == "global" else f"{self.split} ({self.model})"
+        column = self.split if self.model == "global" else f"{self.split} ({self.model})"
+        return f"{column}:{self.measure}" if self.measure else column
 
 
 class Attribute(Line):

@@ -23,6 +23,12 @@ MEANING = {
     "new": "test pictures of classes no client has seen, all of them to choose from",
     "hm": "harmonic mean of local, base and new",
     "unseen": "test pictures of domains no client has seen; mean over the domains",
+    "gap": "natural mAP less broken mAP: what was learned of the company that labels keep instead of the labels",
+}
+MEASURED = {
+    "mean_average_precision": ("mAP", "mean over classes of the average precision of the ranked pictures"),
+    "cf1_macro": ("CF1", "mean F1 of the classes, a label being there from probability 0.5"),
+    "of1": ("OF1", "F1 of all decisions together, a label being there from probability 0.5"),
 }
 
 
@@ -53,8 +59,11 @@ def page(run: Run) -> str:
         metric=figures.metric_name(run),
         marks={name: (VARIABLES[colour], marker) for name, (colour, marker) in figures.looks_of(run).items()},
         meanings=[
-            (run.title(column), run.header.splits.get(column) or MEANING.get(column, "")) for column in run.columns
+            (run.title(column), run.header.splits.get(column) or MEANING.get(column, ""))
+            for column in run.columns
+            if ":" not in column
         ],
+        measures=[MEASURED[key] for key in (run.header.metric, *run.header.further) if key in MEASURED],
         headline=headline_rows(run),
         clients=client_rows(run),
         population=population(run),
@@ -74,10 +83,10 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
     """Every figure the records allow, by section of the page."""
     held = run.header.partition
     sections: dict[str, dict[str, str | None]] = {
-        "results": {"Headline figures as dots": figures.headline_figure(run) if run.columns else None},
+        "results": {"Headline figures as dots": figures.headline_figure(run) if run.headlines else None},
         "training": {
             "Training loss by round": figures.loss_figure(run),
-            **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.columns},
+            **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
             "Bytes sent up by round": figures.bytes_figure(run),
         },
         "partition": {
@@ -92,7 +101,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         },
         "classes": {
             f"Score of every class, {run.title(column)}": figures.class_figure(run, column)
-            for column in run.columns
+            for column in run.headlines
             if all(len(trial.final(column)) == 1 for trial in run.trials if column in trial.figures)
         },
     }
