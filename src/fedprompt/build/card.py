@@ -90,7 +90,7 @@ def save_trial_adapter(
         adapter_folder(run.path, trial.name),
         card,
         shared,
-        attributes=space.attributes,
+        space=space,
         texts={
             "README.md": _model_card(experiment, trial, recorded, record),
             "metrics.json": to_json(metrics),

@@ -12,6 +12,7 @@ SOURCES: Mapping[str, str] = {
     "pictograms": "fedprompt.demo.world:pictograms",
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
+    "table": "fedprompt.data.tables:label_table",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
