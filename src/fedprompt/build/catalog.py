@@ -13,6 +13,12 @@ SOURCES: Mapping[str, str] = {
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
     "table": "fedprompt.data.tables:label_table",
+    "class_table": "fedprompt.data.formats.manifest:class_table",
+    "coco": "fedprompt.data.formats.coco:coco",
+    "webdataset": "fedprompt.data.formats.tars:webdataset",
+    "hub": "fedprompt.data.formats.hub:hub",
+    "named": "fedprompt.data.named:named_set",
+    "suite": "fedprompt.data.suite:suite",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",

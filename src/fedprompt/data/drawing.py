@@ -31,7 +31,9 @@ def draw_splits(
     return splits
 
 
-def draw_validation(files: Sequence[str], groups: Sequence[Hashable], official: Sequence[str], *, seed: int) -> list[str]:
+def draw_validation(
+    files: Sequence[str], groups: Sequence[Hashable], official: Sequence[str], *, seed: int
+) -> list[str]:
     """Keep the official test part and move a fifth of every group's training part to val."""
     splits = list(official)
     training = [row for row, word in enumerate(official) if word == "train"]

@@ -94,7 +94,9 @@ def _write(file: Path, listing: Listing, root: Path) -> None:
     import pyarrow.parquet as pq
 
     targets = listing.targets.numpy()
-    labels = pa.array(targets) if targets.ndim == 1 else pa.FixedSizeListArray.from_arrays(targets.ravel(), targets.shape[1])
+    labels = (
+        pa.array(targets) if targets.ndim == 1 else pa.FixedSizeListArray.from_arrays(targets.ravel(), targets.shape[1])
+    )
     sizes = [_size(root / path) for path in listing.files]
     table = pa.table(
         {

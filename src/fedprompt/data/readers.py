@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Window, decode
+from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
@@ -36,8 +36,10 @@ class FileSource:
     """Pictures in files below a folder, decoded by `decode` with its `window` for deep greys."""
 
     root: Path
-    files: tuple[str, ...]  # relative, "/" between folders
+    files: Sequence[str]  # relative, "/" between folders
     window: Window | None = None
+    index: str = ""  # fingerprint of the index that lists these files with their sizes; it then stands for them
+    bands: Bands | None = None  # of TIFFs that have more than three
 
     @cached_property
     def fingerprint(self) -> str:
@@ -46,11 +48,13 @@ class FileSource:
         It is computed once. A large data set restored with other times has another one, and a change that keeps a
         large data set's sizes and times is not seen. Raises UserError for a file that is not there.
         """
+        if self.index:
+            return hashlib.sha256(self.index.encode() + self._seen_as()).hexdigest()[:32]
         try:
             paths = [os.path.join(self.root, file) for file in self.files]  # a Path a file would double the time
             stats = [os.stat(path) for path in paths]
             total = sum(stat.st_size for stat in stats)
-            digest = hashlib.sha256(json.dumps(self.window).encode())
+            digest = hashlib.sha256(self._seen_as())
             for file, path, stat in zip(self.files, paths, stats, strict=True):
                 content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
                 digest.update(json.dumps([file, stat.st_size, content or stat.st_mtime_ns]).encode())
@@ -58,12 +62,15 @@ class FileSource:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
         return digest.hexdigest()[:32]
 
+    def _seen_as(self) -> bytes:
+        return json.dumps([self.window, self.bands] if self.bands else self.window).encode()
+
     def __len__(self) -> int:
         return len(self.files)
 
     def open(self, row: int) -> Image.Image:
         """Decode one file to RGB; UserError naming it if that fails."""
-        return decode(self.root / self.files[row], window=self.window)
+        return decode(self.root / self.files[row], window=self.window, bands=self.bands)
 
     def describe(self, row: int) -> str:
         """The path below the folder."""
@@ -80,6 +87,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
     window: Window | None = None,
+    bands: Bands | None = None,
 ) -> Dataset:
     """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also below `train` and `test` (or `val`) folders.
 
@@ -105,7 +113,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     known = _base(labels, base)
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, tuple("/".join(parts) for parts in pictures), window),
+        source=FileSource(root, tuple("/".join(parts) for parts in pictures), window, bands=bands),
         space=LabelSpace(names, template=template, attributes=read_attributes(root, names)),
         targets=torch.tensor([labels[name] for name in classes]),
         splits=tuple(splits or draw_splits(pictures, domains, classes, fraction=test_fraction, seed=seed)),
@@ -216,9 +224,14 @@ def draw_splits(
     return splits
 
 
+def first_half(classes: int) -> tuple[int, ...]:
+    """The label ids of the base classes, the larger half."""
+    return tuple(range(-(-classes // 2)))
+
+
 def _base(labels: Mapping[str, int], base: Literal["half", "all"] | Sequence[str]) -> tuple[int, ...]:
     if isinstance(base, str):
-        return tuple(range(-(-len(labels) // 2) if base == "half" else len(labels)))
+        return first_half(len(labels)) if base == "half" else tuple(range(len(labels)))
     return tuple(labels[_known(name, labels, "base")] for name in base)
 
 

@@ -30,7 +30,9 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
     A class is present if a region of it is annotated; crowd regions count only with `crowds`. `min_labels` leaves
     pictures of the training split with fewer classes out; `exclude` are annotated files that no copy has.
     """
-    tables = {word: _Table(folder, folder.find(files, f"The annotations of {word}")) for word, files in annotations.items()}
+    tables = {
+        word: _Table(folder, folder.find(files, f"The annotations of {word}")) for word, files in annotations.items()
+    }
     names = _one_order(folder, tables)
     label = {key: number for number, key in enumerate(names)}
     files: list[str] = []
@@ -42,8 +44,8 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
         least = max(min_labels if word == "train" else 0, 0 if include_unlabelled else 1)
         for key, file in table.files():
             # differs: the FedMPT release keeps pictures of five classes or more in training and in testing
-            if file not in exclude and len(shown[key]) >= least:
-                files.append(f"{place}/{file}")
+            if file.rpartition("/")[2] not in exclude and len(shown[key]) >= least:
+                files.append(f"{place}/{file}".removeprefix("./"))
                 splits.append(word)
                 target = torch.zeros(len(names), dtype=torch.int8)
                 target[list(shown[key])] = 1
@@ -63,7 +65,7 @@ class _Table:
         )
 
     def names(self) -> dict[int, str]:
-        return {number: name for number, name in sorted((int(str(row["id"])), str(row["name"]).strip()) for row in self.categories)}
+        return dict(sorted((int(str(row["id"])), str(row["name"]).strip()) for row in self.categories))
 
     def files(self) -> Iterator[tuple[object, str]]:
         return ((row["id"], str(row["file_name"])) for row in self.images)

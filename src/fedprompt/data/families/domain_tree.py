@@ -1,8 +1,8 @@
-"""Data sets of several domains (DomainBed's and Dassl's layouts): `<domain>/<class>/<picture>`, each under many names."""
+"""Data sets of several domains, in DomainBed's and Dassl's layouts: `<domain>/<class>/<picture>`, under many names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,11 @@ from fedprompt.data.folder import Folder, Listing
 from fedprompt.errors import UserError
 
 LISTS = {"train": "train", "crossval": "val", "test": "test"}
+# DomainNet's own lists leave out case, "_" and "-" when sorting; FedMVP's files and DomainBed do not.
+ORDERS: Mapping[str, Callable[[str], str]] = {
+    "bytewise": lambda name: name,
+    "official": lambda name: name.lower().replace("_", "").replace("-", ""),
+}
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ def read(  # noqa: PLR0913  (five data sets come in three layouts each)
     a split JSON a domain (`json`, FedMVP's), official lists (`lists`, with {domain} and {split}), or the folders, of
     which each class of each domain is split by `fractions` from the seed. Labels come from a path's class folder;
     integers in a list are only compared (`first_label`, `order`). `classes` are those of the data set where its
-    folders may lack some or, `numbered`, are called 0, 1, .... `inner` is a folder between domain and classes.
+    folders may lack some or, `numbered`, may be called 0, 1, .... `inner` is a folder between domain and classes.
     `traps` are annotation files of camera traps that stand in for a missing tree, with locations for domains.
     """
     places = {name: next((alias for alias in aliases if folder.has(alias)), "") for name, aliases in domains.items()}
@@ -58,27 +63,27 @@ def read(  # noqa: PLR0913  (five data sets come in three layouts each)
     if lost:
         tried = ", ".join(domains[lost[0]])
         raise UserError(f"{folder.path} has no folder for the domain {lost[0]!r} (looked for {tried}).")
-    files = {name: json.format(domain=name, folder=place.rpartition("/")[2]) for name, place in places.items()}
+    files = {
+        name: json.format(plain=name.replace("_", ""), folder=place.rpartition("/")[2])
+        for name, place in places.items()
+    }
     if json and all(folder.has(f"{places[name]}/{file}") for name, file in files.items()):
         return _from_json(folder, places, files, inner)
-    wanted = {str(number): name for number, name in enumerate(classes)} if numbered else {name: name for name in classes}
+    wanted = {name: name for name in classes}
+    if numbered:  # in one layout of two
+        wanted |= {str(number): name for number, name in enumerate(classes)}
     pictures = list(_listed(folder, places, lists)) if lists and _all_there(folder, places, lists) else []
     walked = not pictures
     if walked:
         pictures = list(_walked(folder, places, inner))
     pictures = [picture for picture in pictures if picture.file not in exclude]
-    names = tuple(classes) or tuple(sorted({picture.key for picture in pictures}, key=_order(order)))
+    names = tuple(classes) or tuple(sorted({picture.key for picture in pictures}, key=ORDERS[order]))
     if foreign := next((one for one in pictures if wanted and one.key not in wanted), None):
         raise UserError(f"{folder.path / foreign.file} lies in {foreign.key!r}, which is none of the classes {names}.")
     if not walked:
         _compare(folder, places, lists, names, first_label=first_label)
     found = [Picture(one.file, one.domain, wanted.get(one.key, one.key), one.split) for one in pictures]
     return _listing(folder, found, names, fractions=fractions, seed=seed, walked=walked)
-
-
-def _order(order: str) -> object:
-    # differs: DomainNet's own lists leave out case, "_" and "-" when sorting, FedMVP's files and DomainBed do not
-    return (lambda name: name.lower().replace("_", "").replace("-", "")) if order == "official" else None
 
 
 def _walked(folder: Folder, places: Mapping[str, str], inner: Sequence[str]) -> Iterable[Picture]:
@@ -123,7 +128,7 @@ def _compare(
     folder: Folder, places: Mapping[str, str], lists: Sequence[str], names: Sequence[str], *, first_label: int
 ) -> None:
     """A list's integers must be consistent with one order of the classes, the bytewise or the official one."""
-    orders = [list(names), sorted(names), sorted(names, key=_order("official"))]  # type: ignore[arg-type]
+    orders = [list(names), sorted(names), sorted(names, key=ORDERS["official"])]
     seen: dict[str, set[int]] = {}
     for place in places.values():
         for _, path, number in _lines(folder, place, lists):
@@ -145,7 +150,9 @@ def _from_json(folder: Folder, places: Mapping[str, str], files: Mapping[str, st
     for name, table in tables.items():
         place = next((path for path in (_join(places[name], part) for part in inner) if folder.has(path)), places[name])
         found += [
-            Picture(f"{place}/{path}", name, names[label], word) for word, rows in table.items() for path, label, _ in rows
+            Picture(f"{place}/{path}", name, names[label], word)
+            for word, rows in table.items()
+            for path, label, _ in rows
         ]
     return _listing(folder, found, names, fractions=FRACTIONS, seed=0, walked=False)
 
@@ -158,7 +165,13 @@ def _from_sights(
 
 
 def _listing(
-    folder: Folder, found: Sequence[Picture], names: tuple[str, ...], *, fractions: tuple[float, float], seed: int, walked: bool
+    folder: Folder,
+    found: Sequence[Picture],
+    names: tuple[str, ...],
+    *,
+    fractions: tuple[float, float],
+    seed: int,
+    walked: bool,
 ) -> Listing:
     label = {name: number for number, name in enumerate(names)}
     splits = [picture.split for picture in found]

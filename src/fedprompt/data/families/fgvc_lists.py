@@ -22,7 +22,9 @@ def read(folder: Folder, *, images: Sequence[str] = ("images",), level: str = "v
         for line in folder.lines(f"images_{level}_{word}.txt"):
             key, _, name = line.partition(" ")  # names have spaces and slashes of their own
             if name not in label:
-                raise UserError(f"images_{level}_{word}.txt in {folder.path} names {name!r}, which no list of classes has.")
+                raise UserError(
+                    f"images_{level}_{word}.txt in {folder.path} names {name!r}, which no list of classes has."
+                )
             rows.append((f"{place}/{key}.jpg", label[name], word))
     return Listing(
         names=names,

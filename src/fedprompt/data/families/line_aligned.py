@@ -41,7 +41,7 @@ def read(
         files += [f"{place}/{file}" for file, kept in zip(own, keep.tolist(), strict=True) if kept]
         splits += [word] * int(keep.sum())
         targets.append(table[keep])
-    return Listing(names, tuple(files), torch.cat(targets), splits, ("",) * len(files), folder.stamps)
+    return Listing(names, tuple(files), torch.cat(targets), tuple(splits), ("",) * len(files), folder.stamps)
 
 
 def _column(folder: Folder, labels: Sequence[str], word: str, concept: str, length: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import cast
 
 import torch
 from pydantic import JsonValue
@@ -60,15 +61,13 @@ def read(  # noqa: PLR0913  (what differs between nine data sets)
 
 def items(folder: Folder, name: str) -> dict[str, Items]:
     """The three parts of a split file, paths with forward slashes; UserError if it is of another form."""
-    table = folder.json(name)
+    table = cast(Mapping[str, Sequence[tuple[str, int, str]]], folder.json(name))
     try:
-        if not isinstance(table, dict):
-            raise TypeError("not an object")
         return {
-            word: [(str(path).replace("\\", "/"), int(label), str(title)) for path, label, title in table[word]]  # type: ignore[misc, arg-type, union-attr]
+            word: [(path.replace("\\", "/"), int(label), str(title)) for path, label, title in table[word]]
             for word in SPLITS
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder.path / name} is not a split: it should hold train, val and test, each a list of "
             f"[path, label, class name] ({error!r})."
@@ -91,6 +90,8 @@ def draw(found: Found, *, seed: int) -> dict[str, Items]:
     """A split of our own in CoOp's proportions: 50/20/30 of every class, or the official test part and a val fifth."""
     files, labels = [path for path, _, _ in found.pictures], [label for _, label, _ in found.pictures]
     official = [word for _, _, word in found.pictures]
-    words = draw_validation(files, labels, official, seed=seed) if any(official) else draw_splits(files, labels, seed=seed)
+    words = (
+        draw_validation(files, labels, official, seed=seed) if any(official) else draw_splits(files, labels, seed=seed)
+    )
     rows = sorted(zip(words, labels, files, strict=True))
     return {word: [(file, label, found.names[label]) for own, label, file in rows if own == word] for word in SPLITS}

@@ -40,9 +40,8 @@ def read(
         files += [f"{place}/JPEGImages/{key}.jpg" for key in ids]
         splits += [word] * len(ids)
         targets += [list(row) for row in zip(*columns, strict=True)]
-    return Listing(
-        tuple(classes), tuple(files), torch.tensor(targets, dtype=torch.int8), splits, ("",) * len(files), folder.stamps
-    )
+    marks = torch.tensor(targets, dtype=torch.int8)
+    return Listing(tuple(classes), tuple(files), marks, tuple(splits), ("",) * len(files), folder.stamps)
 
 
 def _column(folder: Folder, file: str, ids: Sequence[str], value: dict[str, int]) -> list[int]:

@@ -48,7 +48,9 @@ def read(  # noqa: PLR0913  (where two data sets keep what, and how ours is spli
     for file, word, category in parts:
         header, own, table = _table(folder, file)
         if names and header != names:
-            raise UserError(f"{folder.path / file} has other classes than the tables before it; one is another version.")
+            raise UserError(
+                f"{folder.path / file} has other classes than the tables before it; one is another version."
+            )
         names = header
         files += [_path(folder, place, category, name) for name in own]
         splits += [word] * len(own)
@@ -58,7 +60,9 @@ def read(  # noqa: PLR0913  (where two data sets keep what, and how ours is spli
     if tables is None and partition == "drawn":
         # differs: the release tests MLRSNet on its training half
         splits = draw_splits(files, groups, seed=seed, fractions=fractions)
-    keep = [word != "train" or enough for word, enough in zip(splits, (joined.sum(1) >= min_labels).tolist(), strict=True)]
+    keep = [
+        word != "train" or enough for word, enough in zip(splits, (joined.sum(1) >= min_labels).tolist(), strict=True)
+    ]
     rows = [row for row, kept in enumerate(keep) if kept]
     return Listing(
         names,
@@ -81,10 +85,15 @@ def _path(folder: Folder, place: str, category: str, name: str) -> str:
 
 def _table(folder: Folder, file: str) -> tuple[tuple[str, ...], list[str], Tensor]:
     rows = list(csv.reader(folder.lines(file)))
-    if not rows or any(len(row) != len(rows[0]) for row in rows) or not set().union(*(row[1:] for row in rows[1:])) <= {
-        "0",
-        "1",
-    }:
+    if (
+        not rows
+        or any(len(row) != len(rows[0]) for row in rows)
+        or not set().union(*(row[1:] for row in rows[1:]))
+        <= {
+            "0",
+            "1",
+        }
+    ):
         raise UserError(f"{folder.path / file} is no table of a picture and 0/1 columns; download it again.")
     values = torch.tensor([[int(cell) for cell in row[1:]] for row in rows[1:]], dtype=torch.int8)
     return tuple(rows[0][1:]), [row[0] for row in rows[1:]], values.reshape(len(rows) - 1, len(rows[0]) - 1)

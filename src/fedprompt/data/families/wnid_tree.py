@@ -44,9 +44,9 @@ def read(
     targets = torch.tensor(labels, dtype=torch.int64)
     if subset:
         # differs: the release scores A and R over a table of 200 classes; here the 200 are those that have a folder
-        kept = targets.unique()  # ascending: the order of the 1000
+        kept = torch.tensor(sorted(set(labels)))  # ascending: the order of the 1000
         names, targets = tuple(names[number] for number in kept.tolist()), torch.searchsorted(kept, targets)
-    return Listing(names, tuple(files), targets, splits, ("",) * len(files), folder.stamps, walked=True)
+    return Listing(names, tuple(files), targets, tuple(splits), ("",) * len(files), folder.stamps, walked=True)
 
 
 def read_names(folder: Folder, file: str, distinct: Mapping[str, str]) -> tuple[dict[str, int], tuple[str, ...]]:

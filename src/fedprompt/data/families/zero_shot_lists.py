@@ -41,7 +41,9 @@ def read(folder: Folder, *, lists: Mapping[str, Sequence[str]], images: Sequence
     if not files:
         raise UserError(f"None of the listed pictures is in {folder.path}; look at the expected tree.")
     first, *others = tables
-    candidates = {word: tuple(label[str(name)] for name in dict.fromkeys(table["classes"])) for word, table in tables.items()}
+    candidates = {
+        word: tuple(label[str(name)] for name in dict.fromkeys(table["classes"])) for word, table in tables.items()
+    }
     return Listing(
         names=names,
         files=tuple(files),
