@@ -221,3 +221,13 @@ def test_spaces_that_cannot_be_scored_are_refused(tiny_clip: Clip) -> None:
     with pytest.raises(UserError, match=r"n_conditions = 4 .* only 3: photo, the tree, car"):
         FedMPT(tiny_clip, n_conditions=4).classifier(tiny_clip, SPACE)
     assert FedMPT(tiny_clip).conditions(LabelSpace(("dog", "cat"))) == PUBLISHED_CONDITIONS
+
+
+@pytest.mark.parametrize("transport", [True, False])
+def test_classes_that_cannot_be_told_apart_share_the_evidence(tiny_clip: Clip, transport: bool) -> None:
+    """Costs are the same everywhere, so the plan is even and every label has its share."""
+    method = FedMPT(tiny_clip, n_conditions=1, transport=transport)
+    text = tiny_clip.text_features(["dog"]).expand(1, 4, -1)
+    evidence, plans = method.evidence(tiny_clip, tiny_clip.patch_features(IMAGES), text)
+    close(evidence.detach(), torch.full((3, 1, 4), 0.25))
+    close(plans, plans[..., :1].expand_as(plans))

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import fedprompt
 from fedprompt.build.evaluation import LOCAL, Question
@@ -23,14 +24,15 @@ from fedprompt.data.partition import Partition, counts
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
 from fedprompt.methods.base import Method
+from fedprompt.report.reading import TUNED
 
 LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # the headline figure of a kind of task
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # what stands beside it
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",
-    "multi": "A label counts as present from probability 0.5. Unknown labels count nowhere, and classes without a "
-    "positive picture not in mAP.",
+    "multi": "A label counts as present from probability 0.5 on, or from a threshold fitted on training pictures that "
+    "nobody trains on. Unknown labels count nowhere, and classes without a positive picture not in mAP.",
 }
 
 Line = dict[str, Any]
@@ -50,7 +52,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         "seed": recipe.seed,
         "main": recipe.method.title,
         "metric": METRICS[dataset.space.kind],
-        "further": FURTHER[dataset.space.kind],
+        "further": [name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
         "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
         "backbone": {
@@ -177,4 +179,16 @@ def score_line(
         **score.figures,
         "classes": list(space.names),
         "per_class": list(score.per_class),
+    }
+
+
+def company_line(question: Question, present: Tensor, *, trial: str = "") -> Line:
+    """How often labels stand together in pictures, [C, C], from which are there [N, C]: in truth, or by a trial."""
+    shown = present.long()
+    return {
+        "event": "company",
+        "trial": trial,
+        "split": question.split,
+        "classes": list(question.examples.space.names),
+        "counts": (shown.T @ shown).tolist(),
     }

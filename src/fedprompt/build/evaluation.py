@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,3 +81,10 @@ def _ask(  # noqa: PLR0913  (one row of a table)
 def chances(logits: Tensor, kind: Kind) -> Tensor:
     """Logits [..., C] as probabilities: they sum to one, or each stands alone where a picture may show many classes."""
     return logits.softmax(dim=-1) if kind == "single" else logits.sigmoid()
+
+
+def likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+    """[N, C] the labels a model would name if told how many a picture has: no threshold decides for it."""
+    asked = (targets == 1).sum(dim=1, keepdim=True)  # [N, 1]
+    known = logits.masked_fill(targets == -1, -math.inf)
+    return known.argsort(dim=1, descending=True, stable=True).argsort(dim=1) < asked

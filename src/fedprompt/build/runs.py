@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
-from fedprompt.build.evaluation import Question, questions
+from fedprompt.build.evaluation import Question, likeliest, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
 from fedprompt.config import Recipe, load_recipe
@@ -19,7 +19,7 @@ from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
-from fedprompt.federated.evaluate import Decision, evaluate, predict
+from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.metrics import best_threshold
@@ -79,6 +79,9 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked))
+        for question in asked:
+            if question.examples.space.kind == "multi":
+                run.append(describe.company_line(question, question.examples.targets == 1))
         return _conduct(Desk(run, experiment, asked, watch))
 
 
@@ -222,8 +225,8 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
         return
     tested = [client for client in desk.experiment.clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
-    for client, score in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
+    for client, found in zip(tested, scores, strict=True):
+        desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
 
 
 def _decide(desk: Desk, method: Method) -> Decision:
@@ -239,8 +242,13 @@ def _decide(desk: Desk, method: Method) -> Decision:
 def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decision: Decision | None = None) -> None:
     clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
     for question in desk.asked:
-        score = evaluate(method, clip, question.examples, name=question.name, batch_size=batch_size, decision=decision)
-        desk.run.append(describe.score_line(trial, round_number, question.split, score, question.examples.space))
+        asked, space = question.examples, question.examples.space
+        logits = predict(method, clip, asked.images, space, batch_size=batch_size)
+        figures = score(logits, asked.targets, space, name=question.name, decision=decision)
+        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space))
+        if decision is not None and space.kind == "multi":
+            present = likeliest(logits, asked.targets)
+            desk.run.append(describe.company_line(question, present, trial=trial.name))
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,20 +11,11 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, words
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NOTHING, Classifier, Method, at_least, one_of
+from fedprompt.methods.base import NOTHING, Classifier, Explanation, Method, at_least, one_of
 from fedprompt.ops.layers import linear, normal, unit
 from fedprompt.ops.sinkhorn import sinkhorn
 
 PUBLISHED_CONDITIONS = ("spatial layout", "object pose", "background", "lighting and weather", "object scale")
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Why images got their labels: which of K conditions counted, and where a label was found under each of them."""
-
-    gate: Tensor  # [B, K], how much each condition holds for an image; rows sum to one
-    evidence: Tensor  # [B, K, C], probability of each label under each condition
-    plans: Tensor  # [B, K, P, C], mass that patches send to labels; each label receives 1/C
 
 
 class FedMPT(Method):
@@ -89,10 +79,10 @@ class FedMPT(Method):
         """Word every class under every condition. The logits are those of p; for single-label tasks they are log p."""
         if len(space) == 1 and self.squash is None:
             raise UserError('A softmax over one label is always 1; add labels or set evidence = "similarity".')
-        text = self.texts(clip, space)
+        text, conditions = self.texts(clip, space), self.conditions(space)
 
         def classify(images: Images) -> Tensor:
-            view = self._view(clip, images, text)
+            view = self._view(clip, images, text, conditions)
             present = (view.gate[..., None] * view.evidence).sum(dim=1).clamp(1e-30, 1 - 1e-7)  # [B, C]
             return present.log() if space.kind == "single" else present.logit()
 
@@ -101,7 +91,7 @@ class FedMPT(Method):
     @torch.no_grad()
     def explain(self, clip: Clip, images: Images, space: LabelSpace) -> Explanation:
         """What the classifier goes by for these images; a plan's column is the heat map of a label."""
-        return self._view(clip, images, self.texts(clip, space))
+        return self._view(clip, images, self.texts(clip, space), self.conditions(space))
 
     def conditions(self, space: LabelSpace) -> tuple[str, ...]:
         """The K conditions under which this space's labels are looked for."""
@@ -131,12 +121,12 @@ class FedMPT(Method):
         similarity = classes * (plans * (cosines - self._cosines(patches, nothing))).sum(dim=-2)  # [B, K, C]
         return (self.squash[0].exp() * similarity + self.squash[1]).sigmoid(), plans
 
-    def _view(self, clip: Clip, images: Images, text: Tensor) -> Explanation:
+    def _view(self, clip: Clip, images: Images, text: Tensor, conditions: tuple[str, ...]) -> Explanation:
         patches = clip.patch_features(images)
         evidence, plans = self.evidence(clip, patches, text)
         read = clip.image_features(images) if self.gate_input == "image" else patches.mean(dim=1)  # [B, D]
         gate = read.new_zeros(len(read), len(text)) if self.gate is None else self.gate(read)
-        return Explanation(gate.softmax(dim=-1), evidence, plans)
+        return Explanation(conditions, gate.softmax(dim=-1), evidence, plans)
 
     def _cosines(self, patches: Tensor, text: Tensor) -> Tensor:
         """Cosines [B, K, P, C] of unit texts with the adapted patches, which are never made: [B, K, P, D] is large."""

@@ -1,7 +1,8 @@
 """The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
 
 `header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`end` -> `EndLine`. Every field with a default may be absent; unknown events and keys are ignored.
+`company` -> `CompanyLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events and keys are
+ignored.
 """
 
 from __future__ import annotations
@@ -124,6 +125,47 @@ class Attention(Line):
         return self
 
 
+class Reason(Line):
+    """One label of a picture under every condition: how sure, and where, in multiples of an even spread."""
+
+    name: str
+    found: tuple[float, ...]
+    lifts: tuple[tuple[float, ...], ...]  # [conditions, patches]
+
+
+class Explanation(Line):
+    """By what a picture got its labels: the weight of every condition, and labels under each of them."""
+
+    grid: tuple[int, int]
+    conditions: tuple[str, ...]
+    gate: tuple[float, ...]
+    labels: tuple[Reason, ...]
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        conditions, patches = len(self.conditions), self.grid[0] * self.grid[1]
+        for label in self.labels:
+            sizes = {len(lifts) for lifts in label.lifts}
+            if not len(self.gate) == len(label.found) == len(label.lifts) == conditions or sizes != {patches}:
+                raise ValueError("lifts must be [conditions, patches]")
+        return self
+
+
+class CompanyLine(Line):
+    """How often labels stand together, [classes, classes], in truth (no trial) or as a trial predicts them."""
+
+    trial: str = ""
+    split: str
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        if {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
+            raise ValueError("counts must be [classes, classes]")
+        return self
+
+
 class SampleLine(Line):
     """One test picture (PNG, base64) with the strongest predictions of a trial."""
 
@@ -135,6 +177,7 @@ class SampleLine(Line):
     truth: tuple[str, ...] = ()
     top: tuple[tuple[str, float], ...] = ()
     attention: Attention | None = None
+    explanation: Explanation | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -14,10 +14,11 @@ from pydantic import JsonValue, ValidationError
 from fedprompt.errors import UserError
 from fedprompt.metrics import harmonic_mean
 from fedprompt.records import read_events
-from fedprompt.report.events import EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
+from fedprompt.report.events import CompanyLine, EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
+TUNED = "_tuned"  # ends the name of a figure whose threshold was fitted on held-out training pictures
 NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # labels in their usual company, in any, and what that costs
 AVERAGED = ("local", "base", "new")  # the columns whose harmonic mean is the field's headline
 
@@ -81,6 +82,7 @@ class Run:
     trials: tuple[Trial, ...]
     end: EndLine | None
     resumed: tuple[int, ...] = ()
+    company: tuple[CompanyLine, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -123,7 +125,13 @@ class Run:
         split, _, measure = column.partition(":")
         name = TITLES.get(split, split[:1].upper() + split[1:])
         measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
-        return f"{name} {MEASURES.get(measure, measure)}".strip()
+        return f"{name} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
+
+    @property
+    def threshold(self) -> str:
+        """From which probability on a label counts as present in the further figures."""
+        tuned = any(measure.endswith(TUNED) for measure in self.header.further)
+        return "a threshold fitted on held-out training pictures" if tuned else "probability 0.5"
 
 
 def _taking_part(line: RoundLine) -> object:
@@ -148,7 +156,8 @@ def read_run(run_folder: Path) -> Run:
     resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
     trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
-    return Run(header, tuple(trials), end, resumed)
+    company = {(line.trial, line.split): line for line in _all(CompanyLine, lines, "company")}
+    return Run(header, tuple(trials), end, resumed, tuple(company.values()))
 
 
 L = TypeVar("L", bound=Line)
@@ -179,7 +188,8 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
 def _scores(lines: tuple[Raw, ...], header: Header) -> list[ScoreLine]:
     """A score a figure that the header names: what one line says of many becomes many."""
     found = [line for line in lines if line.get("event") == "score"]
-    further = [{**line, "value": line[key], "measure": key} for line in found for key in header.further if key in line]
+    shared = [line for line in found if "client" not in line]  # a client's own figures are too many to stand beside
+    further = [{**line, "value": line[key], "measure": key} for line in shared for key in header.further if key in line]
     return _all(ScoreLine, [*({**line, "value": line.get(header.metric)} for line in found), *further], "score")
 
 

@@ -19,6 +19,7 @@ class Cell:
 
     text: str = DASH
     change: str = ""
+    tone: str = ""  # "up" for a better number, "down" for a worse one
     best: bool = False
 
 
@@ -32,7 +33,7 @@ class Row:
 
 
 def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> tuple[Cell, ...]:
-    """One cell a trial, for one value a trial; with `lower` the lowest is best, and no change is praised."""
+    """One cell a trial, for one value a trial; with `lower` the lowest is best."""
     start = next((value for trial, value in zip(run.trials, values, strict=True) if trial == run.reference), None)
     known = [round(100 * value, 1) for value in values if value is not None]
     best = min(known, default=0.0) if lower else max(known, default=0.0)
@@ -41,9 +42,12 @@ def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> 
         if value is None:
             cells.append(Cell())
             continue
-        points = None if start is None or trial == run.reference or lower else 100 * (value - start)
-        change = "" if points is None else f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
-        cells.append(Cell(f"{100 * value:.1f}", change, round(100 * value, 1) == best and len(set(known)) > 1))
+        points = 0.0 if start is None else 100 * (value - start)
+        known_change = start is not None and trial != run.reference
+        change = f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
+        tone = ("up" if (points > 0) != lower else "down") if change != "±0.0" else ""
+        is_best = round(100 * value, 1) == best and len(set(known)) > 1
+        cells.append(Cell(f"{100 * value:.1f}", change if known_change else "", tone, is_best))
     return tuple(cells)
 
 
