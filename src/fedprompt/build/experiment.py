@@ -30,6 +30,7 @@ from fedprompt.config import (
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition, Shard
+from fedprompt.data.suite import Joined
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -99,10 +100,16 @@ class Clients(Sequence[Client]):
         return Client(
             id=number,
             name=shard.name,
-            train=self.dataset.examples(self._split(number)[1], shard.classes),
-            test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
+            train=self.dataset.examples(self._split(number)[1], shard.classes, domain=shard.domain),
+            test=self.dataset.examples(rows, shard.classes, domain=shard.domain) if len(rows) else None,
             domain=shard.domain,
         )
+
+    def part(self, number: int) -> str:
+        """The name of the data set that a client's pictures are from, where there are several; else ""."""
+        if not isinstance(self.dataset, Joined):
+            return ""
+        return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
 
     def held_out(self) -> Examples | None:
         """The pictures of all clients that none trains on, over all base classes; None if there are none."""
@@ -227,6 +234,8 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     """Deal the training pictures out to clients by the rule that [partition] names."""
     builder = _rule(recipe)
     options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
+    if isinstance(dataset, Joined):
+        return dataset.dealt(lambda part: builder(part, **options))
     partition: Partition = builder(dataset, **options)
     return partition
 

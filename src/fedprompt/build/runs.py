@@ -87,7 +87,9 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
 
 def _inspect(dataset: Dataset, watch: Watch) -> None:
     """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    if not isinstance(dataset.source, FileSource):
+    for note in dataset.notes:
+        watch.warn(note)
+    if not all(isinstance(part.source, FileSource) for part in dataset.parts):
         return
     watch.step("Opening every picture")
     problems = check(dataset, on_image=watch.client)
@@ -226,7 +228,9 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
     tested = [client for client in desk.experiment.clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
     for client, found in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
+        part, space = desk.experiment.clients.part(client.id), client.train.space
+        line = describe.score_line(trial, round_number, "local", found, space, client=client.id, part=part)
+        desk.run.append(line)
 
 
 def _decide(desk: Desk, method: Method) -> Decision:
@@ -245,7 +249,7 @@ def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decis
         asked, space = question.examples, question.examples.space
         logits = predict(method, clip, asked.images, space, batch_size=batch_size)
         figures = score(logits, asked.targets, space, name=question.name, decision=decision)
-        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space))
+        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space, part=question.part))
         if decision is not None and space.kind == "multi":
             present = likeliest(logits, asked.targets)
             desk.run.append(describe.company_line(question, present, trial=trial.name))

@@ -91,6 +91,11 @@ class Dataset:
         return keep.nonzero().flatten()
 
     @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The data sets it is made of: itself alone, unless several were joined."""
+        return (self,)
+
+    @property
     def trains(self) -> bool:
         """Whether it has pictures to train on; one that has none is for testing alone."""
         return bool(len(self.rows(split="train", domains=self.seen_domains)))

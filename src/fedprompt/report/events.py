@@ -90,6 +90,7 @@ class ScoreLine(Line):
     split: str
     name: str = "all"
     client: int | None = None
+    part: str = ""  # the data set, where there are several
     model: str = "global"
     measure: str = ""  # which further figure `value` is; the headline one if empty
     num_examples: int = 0
