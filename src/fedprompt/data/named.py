@@ -20,7 +20,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.folder import Folder, Listing, OnStep, absent
 from fedprompt.data.index import indexed
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import LabelSpace, words
 from fedprompt.data.readers import FileSource, first_half
 from fedprompt.errors import UserError, did_you_mean
 
@@ -117,7 +117,7 @@ def list_set(
     """Folder, listing and index fingerprint of a data set; UserError for a wrong option or a picture not there."""
     about, path = row(name), find_folder(name, root)
     read = reader(about)
-    known = [option for option in inspect.signature(read).parameters if option != "folder"]
+    known = [*inspect.signature(read).parameters][1:]  # the first is where to read
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known)
@@ -170,6 +170,7 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
     domain_templates: bool = False,
     missing: Literal["refuse", "skip"] = "refuse",
     options: Mapping[str, JsonValue] | None = None,
+    attributes: Path | None = None,
     train: bool = True,
     window: Window | None = None,
     bands: Bands | None = None,
@@ -179,9 +180,10 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
 
     `base` are the classes seen in training, the first ceil(C/2) label ids or all; with unseen domains, or without
     training pictures, always all. `template` replaces the data set's own, `domain_templates` uses those of domains.
-    `options` are its family's (`fedprompt data info NAME`). Without `train` it is for testing alone.
-    `missing` "skip" leaves listed pictures out that are not there. Raises UserError for a download that is not there,
-    incomplete or wrong, saying what to do.
+    `options` are its family's (`fedprompt data info NAME`), `attributes` a folder with a file NAME.json of visual
+    phrases by class, names with spaces for underscores (the form of FedMVP's files). Without `train` it is for testing
+    alone. `missing` "skip" leaves listed pictures out that are not there. Raises UserError for a download that is not
+    there, incomplete or wrong, saying what to do.
     """
     about = row(name)
     path, listing, fingerprint = list_set(name, root, options or {}, skip_missing=missing == "skip", seed=seed)
@@ -199,6 +201,7 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
             prompts={key: text for key, text in about.prompts.items() if key in names},
             synonyms={key: own for key, own in about.synonyms.items() if key in names},
             ensemble=about.ensemble,
+            attributes=_attributes(attributes, name, names),
         ),
         targets=listing.targets,
         splits=splits,
@@ -220,6 +223,21 @@ def distinct(names: Sequence[str], origin: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _attributes(folder: Path | None, name: str, names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """Phrases by our names; UserError unless every class has some: a class without would be told by its name alone."""
+    if folder is None:
+        return {}
+    file = Path(folder).expanduser() / f"{name}.json"
+    table = Folder(file.parent).json(file.name)
+    phrases = table if isinstance(table, dict) else {}
+    found = {own: phrases.get(words(own), phrases.get(own)) for own in names}
+    # differs: the FedMVP release follows the order of the file and drops a class without a word
+    for own, said in found.items():
+        if not isinstance(said, list) or not said or not all(isinstance(one, str) and one.strip() for one in said):
+            raise UserError(f'{file} has no phrases for {words(own)!r}; write {{"{words(own)}": ["...", "..."]}}.')
+    return {own: tuple(map(str, said or ())) for own, said in found.items()}  # type: ignore[arg-type]
+
+
 def _base(classes: int, listing: Listing, *, whole: bool) -> tuple[int, ...]:
     if listing.base is not None:
         return listing.base
@@ -233,7 +251,7 @@ def odd_counts(name: str, listing: Listing) -> tuple[str, ...]:
     if about.classes and len(listing.names) != about.classes:
         found.append(f"{about.title} has {about.classes} classes, but {len(listing.names)} were found.")
     counts = Counter(listing.splits)
-    if about.counts and not listing.tests:
+    if about.counts:
         wrong = [
             f"{word} {counts[word]:,} instead of {count:,}"
             for word, count in about.counts.items()

@@ -133,11 +133,13 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
     base: Literal["half", "all"] = "half",
     missing: Literal["refuse", "skip"] = "refuse",
     options: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    attributes: Path | None = None,
     seed: int = 1,
 ) -> Joined:
     """Read `sets`, whose classes are dealt out to clients set by set, and `targets`, all classes, for testing alone.
 
-    `options` are a data set's own by its name. Raises UserError for a set that is named twice or not there.
+    `options` are a data set's own by its name, `attributes` a folder with a file of phrases for each.
+    Raises UserError for a set that is named twice or not there.
     """
     every = (*sets, *targets)
     if not sets or len(set(every)) < len(every):
@@ -154,6 +156,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
                 train=name in sets,
                 missing=missing,
                 options=own.get(name),
+                attributes=attributes,
                 seed=seed,
             )
             for name in every

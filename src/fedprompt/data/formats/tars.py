@@ -135,11 +135,12 @@ def _samples(root: Path, train: str) -> Iterator[tuple[str, Member, Member]]:
 def _members(root: Path, path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path) as shard:
-            for member in shard:
-                if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
-                    yield Member(str(path.relative_to(root)), member.name, member.offset_data, member.size)
+            members = [member for member in shard if member.isfile()]
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"The shard {path} cannot be read ({error}); download it again.") from error
+    for member in members:
+        if not member.name.rpartition("/")[2].startswith("."):
+            yield Member(str(path.relative_to(root)), member.name, member.offset_data, member.size)
 
 
 def _bytes(root: Path, member: Member) -> bytes:
