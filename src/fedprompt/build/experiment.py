@@ -220,7 +220,7 @@ def load_backbone(table: BackboneTable) -> Clip:
     folder = Path(table.disk).expanduser() if table.disk else None
     store = Store(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, store=store, device=device, batch=table.batch)
+    return Clip.load(path, store=store, device=device, batch=table.batch, workers=table.workers)
 
 
 def load_dataset(table: DataTable) -> Dataset:

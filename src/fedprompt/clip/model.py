@@ -6,12 +6,13 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import PIL
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPModel
 
@@ -19,7 +20,8 @@ from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
 from fedprompt.clip.towers import Edit, Encoded, read_at, slim, walk
 from fedprompt.clip.weights import fingerprint, open_parts
-from fedprompt.data.images import Images
+from fedprompt.data.images import Images, ImageSource
+from fedprompt.data.workers import Pixels, Workers
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import unit
 
@@ -38,7 +40,14 @@ class Clip(nn.Module):
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: Any, processor: Any, *, store: Store | None = None, batch: int = 1
+        self,
+        model: CLIPModel,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        store: Store | None = None,
+        batch: int = 1,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
@@ -49,6 +58,8 @@ class Clip(nn.Module):
             # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
             weight.data = weight.data.clone()
         self.processor = processor
+        self.workers = workers  # processes that decode pictures; 0 decodes them here
+        self._decoders: tuple[ImageSource, Workers] | None = None
         self.store = Store() if store is None else store
         self.batch = batch
         text, vision = model.config.text_config, model.config.vision_config
@@ -72,10 +83,16 @@ class Clip(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, store: Store | None = None, device: str | torch.device = "cpu", batch: int = 1
+        cls,
+        path: str | Path,
+        *,
+        store: Store | None = None,
+        device: str | torch.device = "cpu",
+        batch: int = 1,
+        workers: int = 0,
     ) -> Clip:
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
-        return cls(*open_parts(path), store=store, batch=batch).to(device)
+        return cls(*open_parts(path), store=store, batch=batch, workers=workers).to(device)
 
     def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
@@ -206,17 +223,28 @@ class Clip(nn.Module):
         if not len(images):
             vision = self.model.config.vision_config
             return torch.empty(0, vision.num_channels, vision.image_size, vision.image_size)
-        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels
+        return torch.from_numpy(_prepared(self.processor, list(images)))
+
+    def _loaded(self, parts: Sequence[Images], load: Callable[[Images], Tensor]) -> Iterator[Tensor]:
+        """What `load` makes of each part; pixels of more than one are decoded by the workers, if there are any."""
+        if load != self._pixels or not self.workers or len(parts) == 1:
+            return map(load, parts)
+        source = parts[0].source
+        if self._decoders is None or self._decoders[0] is not source:
+            if self._decoders is not None:
+                self._decoders[1].close()
+            prepare = functools.partial(_prepared, self.processor)
+            self._decoders = (source, Workers(self.workers, source, prepare))
+        return map(torch.from_numpy, self._decoders[1].map(parts))
 
     def _padded(
         self, images: Images, load: Callable[[Images], Tensor], run: Callable[[Images, Tensor], Tensor]
     ) -> Tensor:
         """Run on exactly `batch` rows at a time; the rows that fill the last batch up are zeros and are dropped."""
         results = []
-        for start in range(0, max(len(images), 1), self.batch):
-            part = images.take(range(start, min(start + self.batch, len(images))))
-            values = load(part)
+        starts = range(0, max(len(images), 1), self.batch)
+        parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
+        for part, values in zip(parts, self._loaded(parts, load), strict=True):
             filler = values.new_zeros(self.batch - len(part), *values.shape[1:])
             results.append(run(part, torch.cat([values, filler]).to(self.device))[: len(part)].cpu())  # [batch, ...]
         return torch.cat(results)  # [B, ...]
@@ -243,6 +271,12 @@ class Clip(nn.Module):
     def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
         rows = self.lexicon.sentences(texts)
         return rows, row_keys(rows)
+
+
+def _prepared(processor: Any, images: Sequence[Image.Image]) -> Pixels:
+    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
+    return pixels
 
 
 def _arithmetic(device: torch.device) -> str:
