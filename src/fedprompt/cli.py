@@ -15,8 +15,6 @@ from fedprompt.cli_data import data, reproduce
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
-    from rich.console import Console
-
     from fedprompt.config import Recipe
 
 
@@ -76,13 +74,6 @@ VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Prin
 def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    # Names of classes and clients are not ours: square brackets in them are no markup.
-    return Console(markup=False, highlight=False)
-
-
 def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
     """The recipe with every default written out, and what to call it in messages."""
     from fedprompt.build.experiment import resolve
@@ -129,10 +120,10 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
 
 @contextmanager
 def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
-    from fedprompt.terminal import watching
+    from fedprompt.terminal import plain_console, watching
 
     try:
-        with watching(_console(), quiet=quiet) as watch:
+        with watching(plain_console(), quiet=quiet) as watch:
             yield watch
     except KeyboardInterrupt as error:
         begun = (folder / "run.jsonl").exists()
@@ -147,11 +138,11 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 def _tell(folder: Path, *, quiet: bool) -> None:
     from fedprompt.report import read_run
-    from fedprompt.terminal import run_tables
+    from fedprompt.terminal import plain_console, run_tables
 
     if quiet:
         return
-    finished, console = read_run(folder), _console()
+    finished, console = read_run(folder), plain_console()
     for table in run_tables(finished):
         console.print(table)
     for column in finished.columns:
@@ -181,13 +172,13 @@ def partition(
     from fedprompt.data.partition import table
     from fedprompt.records import write_atomic
     from fedprompt.report import partition_figure
-    from fedprompt.terminal import rows_table
+    from fedprompt.terminal import plain_console, rows_table
 
     loaded, _ = _load(recipe, settings)
     dataset = load_dataset(loaded.data)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
-    _console().print(
+    plain_console().print(
         rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
     )
     if plot:
@@ -201,10 +192,10 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.build.experiment import load_dataset
     from fedprompt.data.check import check as find_problems
-    from fedprompt.terminal import counting
+    from fedprompt.terminal import counting, plain_console
 
     dataset = load_dataset(_load(recipe, settings)[0].data)
-    with counting(_console(), "opening pictures") as on_image:
+    with counting(plain_console(), "opening pictures") as on_image:
         problems = find_problems(dataset, on_image=on_image)
     for problem in problems:
         typer.echo(problem.message, err=True)
@@ -220,9 +211,9 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
     from fedprompt.build.describe import idea, parameters
     from fedprompt.build.experiment import load_backbone
     from fedprompt.config import BackboneTable
-    from fedprompt.terminal import option_rows, rows_table
+    from fedprompt.terminal import option_rows, plain_console, rows_table
 
-    clip, console = load_backbone(BackboneTable(path=backbone)), _console()
+    clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
         console.print(f"{name}: {idea(kind)}")
@@ -266,10 +257,10 @@ def doctor(
 ) -> None:
     """Check that everything a run needs is there; exit code 2 if something is not."""
     from fedprompt.build.doctor import examine
-    from fedprompt.terminal import findings_table
+    from fedprompt.terminal import findings_table, plain_console
 
     findings = examine(out, backbone)
-    _console().print(findings_table(findings))
+    plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)
 

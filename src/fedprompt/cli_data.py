@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fedprompt.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 data = typer.Typer(no_args_is_help=True, help="Published data sets: what they are, and whether a copy is right.")
 
@@ -26,10 +23,10 @@ PICTURES = 300.0  # a second with gradients, a GPU of some years ago; what a mac
 def list_() -> None:
     """List the data sets with their sizes and licences."""
     from fedprompt.data.named import rows
-    from fedprompt.terminal import rows_table
+    from fedprompt.terminal import plain_console, rows_table
 
     lines = [(name, about.title, f"{about.classes}", about.size, about.licence) for name, about in rows().items()]
-    _console().print(rows_table(("name", "title", "classes", "size", "licence"), lines))
+    plain_console().print(rows_table(("name", "title", "classes", "size", "licence"), lines))
 
 
 @data.command()
@@ -55,9 +52,9 @@ def info(name: Name) -> None:
 def check(name: Name, root: Root) -> None:
     """Say whether a copy is complete and right, without opening pictures; exit code 2 if it is not."""
     from fedprompt.data.examine import examine
-    from fedprompt.terminal import counting
+    from fedprompt.terminal import counting, plain_console
 
-    with counting(_console(), f"listing {name}") as on_step:
+    with counting(plain_console(), f"listing {name}") as on_step:
         found = examine(name, root, on_step=on_step)
     typer.echo(f"{name} in {found.folder}: {found.classes} classes")
     for words in (found.splits, found.domains):
@@ -88,21 +85,21 @@ def reproduce(
         return
     from fedprompt.build import reproduce as published
     from fedprompt.build.published import experiment
-    from fedprompt.terminal import rows_table, watching
+    from fedprompt.terminal import plain_console, rows_table, watching
 
     about = experiment(name)
     if root is None:
         raise UserError(f"Where are the data sets? Type: {about.command}")
     folder = out or Path("runs") / "reproduce" / name
     todo = published.jobs(about, root=root, out=folder, seeds=_numbers(seeds), settings=settings or ())
-    with watching(_console(), quiet=quiet) as watch:
+    with watching(plain_console(), quiet=quiet) as watch:
         for done, left in published.conduct(todo, watch=watch):
             if not quiet:
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
                 typer.echo(f"{done} of {len(todo)} runs are done{after}.")
     found = published.differences(about, todo)
     if found:
-        _console().print(rows_table(published.head(), published.lines(found), title=name))
+        plain_console().print(rows_table(published.head(), published.lines(found), title=name))
         typer.echo(f"Written: {published.write(about, found, folder)}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
@@ -128,12 +125,6 @@ def _list_experiments(rate: float) -> None:
                 typer.echo(f"  to reach: {row} {text} ({reach.table})")
         if about.remark:
             typer.echo(f"  mind: {about.remark}")
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(markup=False, highlight=False)
 
 
 def _numbers(text: str) -> list[int]:

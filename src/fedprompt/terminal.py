@@ -16,6 +16,11 @@ from fedprompt.build.runs import Watch
 from fedprompt.report import Run, Trial
 
 
+def plain_console() -> Console:
+    """Where to print: names of classes and clients are not ours, so square brackets in them are no markup."""
+    return Console(markup=False, highlight=False)
+
+
 @contextmanager
 def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
     """One bar that goes away when done; it is moved by calling with (done, total)."""

@@ -103,14 +103,18 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     seeds = dict.fromkeys(job.seed for job, _ in found)
     by_seed = [{job.label: run for job, run in found if job.seed == seed} for seed in seeds]
     rows = []
+    for reach, trial, cell in _cells(about):
+        ours = [_ours(reach, cell, trial, by_label, about) for by_label in by_seed]
+        if known := tuple(100 * value for value in ours if value is not None):
+            rows.append(Difference(cell, trial, known))
+    return rows
+
+
+def _cells(about: Published) -> Iterator[tuple[Reach, str, Cell]]:
+    """Every published cell that a trial of ours is to be compared with."""
     for reach in about.reach:
         for trial, row in reach.rows.items():
-            for cell in (cell for cell in table(reach.table) if cell.row == row):
-                ours = [_ours(reach, cell, trial, by_label, about) for by_label in by_seed]
-                known = tuple(100 * value for value in ours if value is not None)
-                if known:
-                    rows.append(Difference(cell, trial, known))
-    return rows
+            yield from ((reach, trial, cell) for cell in table(reach.table) if cell.row == row)
 
 
 def _ours(reach: Reach, cell: Cell, trial: str, by_label: Mapping[str, Run], about: Published) -> float | None:
@@ -149,7 +153,7 @@ def _figure(reach: Reach, cell: Cell, trial: Trial | None, run: Run) -> float | 
 
 def head() -> tuple[str, ...]:
     """The columns of `lines`."""
-    return ("method", "table", "column", "published", "ours", "difference", "seeds", "source")
+    return ("method", "published in", "column", "published", "ours", "difference", "seeds", "source")
 
 
 def lines(found: Sequence[Difference]) -> list[tuple[str, ...]]:

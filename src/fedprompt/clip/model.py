@@ -6,10 +6,11 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL
 import torch
 from PIL import Image
@@ -20,8 +21,8 @@ from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
 from fedprompt.clip.towers import Edit, Encoded, family_mask, read_at, slim, walk
 from fedprompt.clip.weights import fingerprint, open_parts
-from fedprompt.data.images import Images, ImageSource
-from fedprompt.data.workers import Pixels, Workers
+from fedprompt.data.images import Images
+from fedprompt.data.workers import Decoder, Pixels
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import unit
 
@@ -58,8 +59,6 @@ class Clip(nn.Module):
             # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
             weight.data = weight.data.clone()
         self.processor = processor
-        self.workers = workers  # processes that decode pictures; 0 decodes them here
-        self._decoders: tuple[ImageSource, Workers] | None = None
         self.store = Store() if store is None else store
         self.batch = batch
         text, vision = model.config.text_config, model.config.vision_config
@@ -67,6 +66,7 @@ class Clip(nn.Module):
         self.text_width: int = text.hidden_size
         self.dim: int = model.config.projection_dim
         self.scale = float(model.logit_scale.exp())
+        self._decoder = Decoder(functools.partial(_prepared, processor, vision.image_size), workers=workers)
         self.patches: int = model.vision_model.embeddings.num_patches
         self.context_length: int = text.max_position_embeddings
         self.lexicon = Lexicon(
@@ -227,44 +227,30 @@ class Clip(nn.Module):
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             # Remembered embeddings spare the decoding; those made on the way are not kept, being larger than features.
-            return self._padded(images.take(positions), functools.partial(self._embeddings, keep=False), read)
+            embed = functools.partial(self._embeddings, keep=False)
+            return self._padded(images.take(positions), functools.partial(map, embed), read)
 
         return self.store.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             embed = self.model.vision_model.embeddings
-            return self._padded(images.take(positions), self._pixels, lambda _, pixels: embed(pixels))
+            return self._padded(images.take(positions), self._decoder.map, lambda _, pixels: embed(pixels))
 
         origin = self._origin(images.source.fingerprint)
         return self.store.fetch("image_embeddings", origin, images.keys, compute, keep=keep)
 
-    def _pixels(self, images: Images) -> Tensor:
-        if not len(images):
-            vision = self.model.config.vision_config
-            return torch.empty(0, vision.num_channels, vision.image_size, vision.image_size)
-        return torch.from_numpy(_prepared(self.processor, list(images)))
-
-    def _loaded(self, parts: Sequence[Images], load: Callable[[Images], Tensor]) -> Iterator[Tensor]:
-        """What `load` makes of each part; pixels of more than one are decoded by the workers, if there are any."""
-        if load != self._pixels or not self.workers or len(parts) == 1:
-            return map(load, parts)
-        source = parts[0].source
-        if self._decoders is None or self._decoders[0] is not source:
-            if self._decoders is not None:
-                self._decoders[1].close()
-            prepare = functools.partial(_prepared, self.processor)
-            self._decoders = (source, Workers(self.workers, source, prepare))
-        return map(torch.from_numpy, self._decoders[1].map(parts))
-
     def _padded(
-        self, images: Images, load: Callable[[Images], Tensor], run: Callable[[Images, Tensor], Tensor]
+        self,
+        images: Images,
+        load: Callable[[Sequence[Images]], Iterable[Tensor]],
+        run: Callable[[Images, Tensor], Tensor],
     ) -> Tensor:
         """Run on exactly `batch` rows at a time; the rows that fill the last batch up are zeros and are dropped."""
         results = []
         starts = range(0, max(len(images), 1), self.batch)
         parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
-        for part, values in zip(parts, self._loaded(parts, load), strict=True):
+        for part, values in zip(parts, load(parts), strict=True):
             filler = values.new_zeros(self.batch - len(part), *values.shape[1:])
             results.append(run(part, torch.cat([values, filler]).to(self.device))[: len(part)].cpu())  # [batch, ...]
         return torch.cat(results)  # [B, ...]
@@ -293,8 +279,10 @@ class Clip(nn.Module):
         return rows, row_keys(rows)
 
 
-def _prepared(processor: Any, images: Sequence[Image.Image]) -> Pixels:
+def _prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
     """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    if not images:
+        return np.empty((0, 3, size, size), np.float32)
     pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
     return pixels
 

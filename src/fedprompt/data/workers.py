@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from fedprompt.data.images import Images, ImageSource
 
@@ -20,11 +22,32 @@ _source: ImageSource
 _prepare: Prepare
 
 
+class Decoder:
+    """Pictures as tensors, in order: by worker processes where there are several batches and workers, else here."""
+
+    def __init__(self, prepare: Prepare, *, workers: int = 0) -> None:
+        self.prepare = prepare
+        self.workers = workers
+        self._pool: Workers | None = None
+
+    def map(self, batches: Sequence[Images]) -> Iterator[Tensor]:
+        """What `prepare` makes of each batch of one source."""
+        if not self.workers or len(batches) == 1:
+            return (torch.from_numpy(self.prepare(list(batch))) for batch in batches)
+        source = batches[0].source
+        if self._pool is None or self._pool.source is not source:
+            if self._pool is not None:
+                self._pool.close()
+            self._pool = Workers(self.workers, source, self.prepare)
+        return map(torch.from_numpy, self._pool.map(batches))
+
+
 class Workers:
     """`count` processes that open pictures of a source and prepare them; the source travels to each of them once."""
 
     def __init__(self, count: int, source: ImageSource, prepare: Prepare) -> None:
         self.count = count
+        self.source = source
         # A copy of this process would inherit locks of threads that it does not have.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
