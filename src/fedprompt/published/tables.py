@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from fedprompt.errors import UserError, did_you_mean
 
@@ -27,11 +28,16 @@ class Cell:
 
 
 @cache
+def _printed() -> tuple[Mapping[str, Any], ...]:
+    text = (files("fedprompt.published") / "tables.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(text)["printed"])
+
+
+@cache
 def cells() -> Mapping[str, tuple[Cell, ...]]:
     """Every published figure, by table."""
-    text = (files("fedprompt.published") / "tables.toml").read_text(encoding="utf-8")
     found: dict[str, tuple[Cell, ...]] = {}
-    for table in tomllib.loads(text)["table"]:
+    for table in _printed():
         found[table["name"]] = tuple(
             Cell(
                 table=table["name"],
@@ -53,8 +59,7 @@ def cells() -> Mapping[str, tuple[Cell, ...]]:
 @cache
 def remarks() -> Mapping[str, str]:
     """What to know before comparing with a table, by table."""
-    text = (files("fedprompt.published") / "tables.toml").read_text(encoding="utf-8")
-    return {table["name"]: table.get("note", "") for table in tomllib.loads(text)["table"]}
+    return {table["name"]: table.get("note", "") for table in _printed()}
 
 
 def table(name: str) -> tuple[Cell, ...]:
