@@ -108,21 +108,16 @@ def reproduce(
 
 
 def _list_experiments(rate: float) -> None:
-    from fedprompt.build.published import HARDWARE, experiments, pictures, source
-    from fedprompt.published.tables import table
+    from fedprompt.build.published import HARDWARE, experiments, pictures, source, targets
 
     typer.echo(f"Hardware: {HARDWARE}.\nTimes are estimates at {rate:g} pictures a second; give yours with --rate.\n")
     for name, about in experiments().items():
         count = pictures(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
-        typer.echo(f"{name}: {number} runs, {count:,.0f} pictures, about {_duration(count / rate)}")
+        typer.echo(f"{name}: {number} runs, at most {count:,.0f} pictures, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
-        for reach in about.reach:
-            for row in reach.rows.values():
-                cells = [cell for cell in table(reach.table) if cell.row == row and reach.column in ("", cell.column)]
-                shown = cells[-1:] if reach.axis in ("part", "run") else cells
-                text = ", ".join(" ".join(filter(None, (c.column, c.measure, f"{c.value:.2f}"))) for c in shown)
-                typer.echo(f"  to reach: {row} {text} ({reach.table})")
+        for sentence in targets(about):
+            typer.echo(f"  to reach: {sentence}")
         if about.remark:
             typer.echo(f"  mind: {about.remark}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +16,12 @@ from fedprompt.config import Recipe, Toml, parse_recipe
 from fedprompt.data.named import Row, row
 from fedprompt.data.readers import first_half
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.published.tables import Cell, table
 
 SEEDS = (1, 2, 3)
 BACKBONE = "openai/clip-vit-base-patch16"
 HARDWARE = "one GPU that holds ViT-B/16 with its gradients at the batch size, or a patient CPU"
+MEAN = "mean"  # the column of a published table that stands for its others
 TEST_SHARE = 1 / 3  # of a training picture's work: forward, without backward
 Settings = Mapping[str, JsonValue]
 
@@ -120,6 +122,24 @@ def source(about: Published) -> str:
     return str(_pieces()["block"][about.block]["source"])
 
 
+def targets(about: Published) -> list[str]:
+    """What each trial is to reach, a sentence a row of a published table."""
+    found = []
+    for reach, _, cells in expected(about):
+        one = reach.column or MEAN
+        shown = [cell for cell in cells if cell.column == one] or cells
+        text = ", ".join(" ".join(filter(None, (c.column, c.measure, f"{c.value:.2f}"))) for c in shown)
+        found.append(f"{cells[0].row} {text} ({reach.table})")
+    return found
+
+
+def expected(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
+    """For every trial that has a row in a published table, that row's cells."""
+    for reach in about.reach:
+        for trial, row in reach.rows.items():
+            yield reach, trial, [cell for cell in table(reach.table) if cell.row == row]
+
+
 def pictures(about: Published) -> float:
     """Pictures that pass through the image tower with gradients in all runs of one seed; tests count a third each.
 
@@ -148,7 +168,7 @@ def _tests(about: Row) -> int:
 def _held(about: Row, shots: object, data: Mapping[str, object]) -> int:
     """Training pictures that all clients hold together."""
     if not isinstance(shots, int):
-        return about.counts.get("train", 0)
+        return about.counts.get("train", sum(about.domains.values()))
     unseen = data.get("unseen_domains")
     places = max(1, len(about.domains) - (len(unseen) if isinstance(unseen, list) else 0))
     classes = about.classes if data.get("base") == "all" else len(first_half(about.classes))

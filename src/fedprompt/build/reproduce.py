@@ -10,16 +10,15 @@ from statistics import fmean, stdev
 
 from fedprompt.build import runs
 from fedprompt.build.experiment import resolve
-from fedprompt.build.published import Published, Reach, recipe
+from fedprompt.build.published import MEAN, Published, Reach, expected, recipe
 from fedprompt.build.runs import RECIPE, SILENT, Watch
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
-from fedprompt.published.tables import Cell, table
+from fedprompt.published.tables import Cell
 from fedprompt.records import write_atomic
 from fedprompt.report import read_run
 from fedprompt.report.reading import MEASURES, TUNED, Run, Trial
 
-MEAN = "mean"
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
 HEADLINE = "mAP"
 
@@ -103,18 +102,11 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     seeds = dict.fromkeys(job.seed for job, _ in found)
     by_seed = [{job.label: run for job, run in found if job.seed == seed} for seed in seeds]
     rows = []
-    for reach, trial, cell in _cells(about):
+    for reach, trial, cell in ((reach, trial, cell) for reach, trial, cells in expected(about) for cell in cells):
         ours = [_ours(reach, cell, trial, by_label, about) for by_label in by_seed]
         if known := tuple(100 * value for value in ours if value is not None):
             rows.append(Difference(cell, trial, known))
     return rows
-
-
-def _cells(about: Published) -> Iterator[tuple[Reach, str, Cell]]:
-    """Every published cell that a trial of ours is to be compared with."""
-    for reach in about.reach:
-        for trial, row in reach.rows.items():
-            yield from ((reach, trial, cell) for cell in table(reach.table) if cell.row == row)
 
 
 def _ours(reach: Reach, cell: Cell, trial: str, by_label: Mapping[str, Run], about: Published) -> float | None:
