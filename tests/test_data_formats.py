@@ -26,7 +26,9 @@ def test_a_table_of_one_label_takes_names_or_numbers(tmp_path):
     pictures(tmp_path / "p", *"abcd")
     text(tmp_path / "classes.txt", ["dog", "cat"])
     text(tmp_path / "t.csv", ["image,label,split,domain", "p/a,dog,train,x", "p\\b,1,train,y", "p/c,cat,test,x"])
-    data = class_table(path=tmp_path / "t.csv")
+    told = []
+    data = class_table(path=tmp_path / "t.csv", on_step=lambda *step: told.append(step))
+    assert told == [(1, 1)]
     assert data.space.names == ("dog", "cat") and data.targets.tolist() == [0, 1, 1]
     assert data.splits == ("train", "train", "test") and data.domains == ("x", "y", "x")
     assert data.source.open(1).mode == "RGB" and (data.base, data.new) == ((0,), (1,))
@@ -112,6 +114,9 @@ def test_shards_of_one_label_are_read_in_place(tmp_path):
     text(tmp_path / "zeroshot_classification_templates.txt", ["a photo of a {c}.", "art of a {c}."])
     data = webdataset(path=tmp_path)
     assert data.splits == ("test", "train", "train") and data.targets.tolist() == [1, 1, 0]
+    told = []
+    webdataset(path=tmp_path, on_step=lambda *step: told.append(step))
+    assert told == [(1, 2), (2, 2)]
     assert data.source.open(0).getpixel((4, 4))[1] > 200
     assert data.space.ensemble == ("art of a {}.",) and len(data.source.fingerprint) == 32
 

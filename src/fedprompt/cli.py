@@ -172,10 +172,11 @@ def partition(
     from fedprompt.data.partition import table
     from fedprompt.records import write_atomic
     from fedprompt.report import partition_figure
-    from fedprompt.terminal import plain_console, rows_table
+    from fedprompt.terminal import counting, plain_console, rows_table
 
     loaded, _ = _load(recipe, settings)
-    dataset = load_dataset(loaded.data)
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(loaded.data, on_step=on_step)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
     plain_console().print(
@@ -194,7 +195,8 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     from fedprompt.data.check import check as find_problems
     from fedprompt.terminal import counting, plain_console
 
-    dataset = load_dataset(_load(recipe, settings)[0].data)
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(_load(recipe, settings)[0].data, on_step=on_step)
     with counting(plain_console(), "opening pictures") as on_image:
         problems = find_problems(dataset, on_image=on_image)
     for problem in problems:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from fedprompt.build.doctor import Finding
@@ -38,6 +38,7 @@ class Bars(Watch):
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
         self.progress = Progress(*columns, console=console)
@@ -55,6 +56,10 @@ class Bars(Watch):
         """Name what is being done; the bar of clients has no meaning then."""
         self.progress.update(self._rounds, description=text)
         self.progress.update(self._clients, visible=False)
+
+    def moved(self, done: int, total: int) -> None:
+        """Move a bar of the step's own."""
+        self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
 
     def warn(self, text: str) -> None:
         """Say it above the bars."""

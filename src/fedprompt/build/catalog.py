@@ -29,6 +29,9 @@ RULES: Mapping[str, str] = {
 }
 
 
+SUPPLIED = ("generator", "on_step")  # keywords that the assembly fills in itself, hence no options
+
+
 def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., Any]:
     """Import the function a word stands for; `package.module:function` reaches code of one's own."""
     address = table.get(word, word)

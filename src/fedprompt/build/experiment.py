@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -30,6 +30,7 @@ from fedprompt.config import (
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition, Shard
+from fedprompt.data.readers import OnStep
 from fedprompt.data.suite import Joined
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
@@ -136,11 +137,14 @@ class Clients(Sequence[Client]):
         return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
 
 
-def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
-    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written."""
+def assemble(recipe: Recipe, *, origin: str = "recipe", on_step: OnStep | None = None) -> Experiment:
+    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written.
+
+    `on_step(done, total)` is told how far the listing of pictures has come.
+    """
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
-    dataset = load_dataset(recipe.data)
+    dataset = load_dataset(recipe.data, on_step=on_step)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
     dataset, hidden = hide_labels(recipe, dataset)
@@ -175,13 +179,11 @@ def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choi
     options = table.options
     if "seed" in inspect.signature(builder).parameters:
         options.setdefault("seed", seed)
-    return _with_options(table, check_options(builder, options, place=place))
+    return _with_options(table, check_options(builder, options, place=place, supplied=SUPPLIED))
 
 
 def _resolved_method(table: MethodTable, place: str) -> Choice:
-    options = check_options(
-        methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=("generator",)
-    )
+    options = check_options(methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=SUPPLIED)
     return _with_options(table, options)
 
 
@@ -223,10 +225,13 @@ def load_backbone(table: BackboneTable) -> Clip:
     return Clip.load(path, store=store, device=device, batch=table.batch, workers=table.workers)
 
 
-def load_dataset(table: DataTable) -> Dataset:
-    """The data set that [data] names."""
+def load_dataset(table: DataTable, *, on_step: OnStep | None = None) -> Dataset:
+    """The data set that [data] names; a reader that lists many files tells `on_step` how far it is."""
     builder = _source(table)
-    dataset: Dataset = builder(**check_options(builder, table.options, place="recipe: [data]"))
+    options = check_options(builder, table.options, place="recipe: [data]", supplied=SUPPLIED)
+    if "on_step" in inspect.signature(builder).parameters:
+        options["on_step"] = on_step
+    dataset: Dataset = builder(**options)
     return dataset
 
 
@@ -252,5 +257,5 @@ def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | Non
 def make_method(trial: Trial, clip: Clip) -> Method:
     """A fresh method: the same seed draws the same initial state, whatever else the run holds."""
     kind = methods.load(trial.method)
-    options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
+    options = check_options(kind, trial.options, place=trial.name, supplied=SUPPLIED)
     return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

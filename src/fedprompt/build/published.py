@@ -136,8 +136,8 @@ def targets(about: Published) -> list[str]:
 def expected(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
     """For every trial that has a row in a published table, that row's cells."""
     for reach in about.reach:
-        for trial, row in reach.rows.items():
-            yield reach, trial, [cell for cell in table(reach.table) if cell.row == row]
+        for trial, printed in reach.rows.items():
+            yield reach, trial, [cell for cell in table(reach.table) if cell.row == printed]
 
 
 def pictures(about: Published) -> float:

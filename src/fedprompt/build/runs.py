@@ -40,6 +40,9 @@ class Watch:
     def warn(self, text: str) -> None:
         """Something is odd, but the run goes on."""
 
+    def moved(self, done: int, total: int) -> None:
+        """How far a step has come, if it can tell."""
+
     def trial(self, name: str, rounds: int, done: int) -> None:
         """A trial begins, or goes on after `done` rounds."""
 
@@ -69,7 +72,9 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
     On an interruption or an error the folder says so and `resume` goes on from the last finished round.
     """
     watch.step("Opening backbone and data")
-    experiment = assemble(recipe, origin=origin)
+    experiment = assemble(recipe, origin=origin, on_step=watch.moved)
+    for note in experiment.dataset.notes:
+        watch.warn(note)
     if experiment.recipe.check:
         _inspect(experiment.dataset, watch)
     asked = questions(experiment.dataset)
@@ -87,12 +92,10 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
 
 def _inspect(dataset: Dataset, watch: Watch) -> None:
     """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    for note in dataset.notes:
-        watch.warn(note)
     if not all(isinstance(part.source, FileSource) for part in dataset.parts):
         return
     watch.step("Opening every picture")
-    problems = check(dataset, on_image=watch.client)
+    problems = check(dataset, on_image=watch.moved)
     unreadable = [problem for problem in problems if problem.kind == "unreadable"]
     if unreadable:
         more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
@@ -108,7 +111,7 @@ def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
+        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE, on_step=watch.moved)
         _check_same(run, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch))
 

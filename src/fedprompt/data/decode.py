@@ -63,6 +63,7 @@ def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in 
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
         raise UserError(f"The picture {name} has {size} pixels, more than {MAX_PIXELS:,}; scale it down.")
+    # differs: published pipelines of this field leave pictures as they lie, whatever their EXIF says
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from fedprompt.data.families.natives import NATIVES
-from fedprompt.data.folder import Folder, Listing, OnStep
+from fedprompt.data.folder import Folder, Listing
 from fedprompt.data.named import list_set, odd_counts, reader, row, tally
+from fedprompt.data.readers import OnStep
 from fedprompt.errors import UserError
 
 FEW = 3

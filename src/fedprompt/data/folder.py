@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +12,9 @@ import numpy as np
 from pydantic import JsonValue
 from torch import Tensor
 
-from fedprompt.data.readers import SUFFIXES
+from fedprompt.data.readers import SUFFIXES, OnStep
 from fedprompt.errors import UserError
 
-OnStep = Callable[[int, int], None]
 Cells = np.ndarray[tuple[int, ...], np.dtype[np.object_]]
 
 
@@ -138,7 +137,7 @@ def absent(folder: Folder, files: Sequence[str]) -> set[int]:
         places.setdefault(file.rpartition("/")[0] or ".", []).append(row)
     lost: set[int] = set()
     for number, (place, rows) in enumerate(places.items(), start=1):
-        there = set(os.listdir(folder.path / place)) if folder.has(place) else set()
+        there = set(os.listdir(folder.path / place)) if folder.has(place) and (folder.path / place).is_dir() else set()
         lost |= {row for row in rows if files[row].rpartition("/")[2] not in there}
         if folder.on_step is not None:
             folder.on_step(number, len(places))

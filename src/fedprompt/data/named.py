@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
-from fedprompt.data.folder import Folder, Listing, OnStep, absent
+from fedprompt.data.folder import Folder, Listing, absent
 from fedprompt.data.index import indexed
 from fedprompt.data.labels import LabelSpace, words
-from fedprompt.data.readers import FileSource, first_half
+from fedprompt.data.readers import FileSource, OnStep, first_half
 from fedprompt.errors import UserError, did_you_mean
 
 Options = Mapping[str, JsonValue]
@@ -175,6 +175,7 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
     window: Window | None = None,
     bands: Bands | None = None,
     seed: int = 1,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read a published data set from the folder `root` that holds its download, in the layout it comes in.
 
@@ -186,7 +187,9 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
     there, incomplete or wrong, saying what to do.
     """
     about = row(name)
-    path, listing, fingerprint = list_set(name, root, options or {}, skip_missing=missing == "skip", seed=seed)
+    path, listing, fingerprint = list_set(
+        name, root, options or {}, skip_missing=missing == "skip", seed=seed, on_step=on_step
+    )
     names = distinct([about.rename.get(own, own) for own in listing.names], name)
     splits: Sequence[str] = listing.splits if train else ["val" if word == "train" else word for word in listing.splits]
     some = "train" in splits

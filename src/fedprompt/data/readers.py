@@ -7,7 +7,7 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of a picture below the root (or below a split folder)
 HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once a process
 
+OnStep = Callable[[int, int], None]  # told how many of how many are done, as far as that is known
 Parts = tuple[str, ...]  # a path below the root
 Layout = Literal["auto", "classes", "domains"]
 
@@ -88,6 +89,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     template: str = "a photo of a {}.",
     window: Window | None = None,
     bands: Bands | None = None,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also below `train` and `test` (or `val`) folders.
 
@@ -101,7 +103,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     root = Path(path).expanduser()
     if not 0 <= test_fraction < 1:
         raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
-    pictures, empty = _walk(root)
+    pictures, empty = _walk(root, on_step)
     splits = _split_folders(root, pictures)
     places = [parts[1:] for parts in pictures] if splits else pictures
     depth = _depth(root, places, layout)
@@ -133,13 +135,15 @@ def _visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _walk(root: Path) -> tuple[list[Parts], list[Parts]]:
+def _walk(root: Path, on_step: OnStep | None) -> tuple[list[Parts], list[Parts]]:
     """All pictures, sorted, and all folders that hold neither pictures nor folders."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}; give the folder that holds one folder of pictures a class.")
     pictures: list[Parts] = []
     empty: list[Parts] = []
-    for folder, folders, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
+    known = 1  # folders
+    walk = os.walk(root, onerror=_refuse_unreadable, followlinks=True)
+    for number, (folder, folders, files) in enumerate(walk, start=1):
         parts = Path(folder).relative_to(root).parts
         # No layout is deeper, and a link to a folder above would lead round in circles.
         folders[:] = [name for name in folders if _visible(name)] if len(parts) <= DEPTHS["domains"] else []
@@ -147,6 +151,9 @@ def _walk(root: Path) -> tuple[list[Parts], list[Parts]]:
         pictures += found
         if not found and not folders:
             empty.append(parts)
+        known += len(folders)
+        if on_step is not None:
+            on_step(number, known)
     if not pictures:
         raise UserError(f"{root} holds no pictures ({' '.join(SUFFIXES)}); give it one folder of them a class.")
     for parts in pictures:

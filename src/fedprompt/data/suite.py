@@ -20,6 +20,7 @@ from fedprompt.data.images import ImageSource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.named import Options, named_set
 from fedprompt.data.partition import Partition, Shard
+from fedprompt.data.readers import OnStep
 from fedprompt.errors import UserError
 
 
@@ -135,6 +136,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
     options: Mapping[str, Mapping[str, JsonValue]] | None = None,
     attributes: Path | None = None,
     seed: int = 1,
+    on_step: OnStep | None = None,
 ) -> Joined:
     """Read `sets`, whose classes are dealt out to clients set by set, and `targets`, all classes, for testing alone.
 
@@ -158,6 +160,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
                 options=own.get(name),
                 attributes=attributes,
                 seed=seed,
+                on_step=on_step,
             )
             for name in every
         ]

@@ -11,7 +11,7 @@ from fedprompt.data.families.coco_json import read
 from fedprompt.data.folder import Folder, absent
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.named import distinct
-from fedprompt.data.readers import FileSource
+from fedprompt.data.readers import FileSource, OnStep
 from fedprompt.errors import UserError
 
 
@@ -28,6 +28,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     window: Window | None = None,
     bands: Bands | None = None,
     seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read annotation files below the folder `path` as many labels a picture: those with a region in it.
 
@@ -37,7 +38,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     root = Path(path).expanduser()
     splits = {"train": train, **({"test": test} if test else {})}
     images = {"train": train_images, "test": test_images or train_images}
-    folder = Folder(root)
+    folder = Folder(root, on_step=on_step)
     listing = read(
         folder,
         annotations={word: (file,) for word, file in splits.items()},

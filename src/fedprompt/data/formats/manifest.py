@@ -12,8 +12,9 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
+from fedprompt.data.folder import Folder, absent
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.readers import SPLITS, FileSource, draw_splits, first_half, read_attributes
+from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, first_half, read_attributes
 from fedprompt.errors import UserError, did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -33,6 +34,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     window: Window | None = None,
     bands: Bands | None = None,
     seed: int = 0,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read rows of `image` and `label`, and `split` and `domain` if they are there, from `.csv`, `.tsv` or `.jsonl`.
 
@@ -51,9 +53,9 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     splits = _splits(path, rows, fraction=test_fraction, seed=seed)
     names = _names(listed) if classes or listed.exists() else _found(path, rows, splits)
     labels = {name: number for number, name in enumerate(names)}
-    for line, row in rows:
-        if not (folder / row["image"]).is_file():
-            raise UserError(f"{path}, line {line}: there is no file {folder / row['image']}; correct the path.")
+    if lost := absent(Folder(folder, on_step=on_step), [row["image"] for _, row in rows]):
+        line, row = rows[min(lost)]
+        raise UserError(f"{path}, line {line}: there is no file {folder / row['image']}; correct the path.")
     known = tuple(range(len(names))) if base == "all" else first_half(len(names))
     return Dataset(
         name=path.stem,

@@ -19,7 +19,7 @@ from PIL import Image
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.readers import SPLITS, SUFFIXES, first_half
+from fedprompt.data.readers import SPLITS, SUFFIXES, OnStep, first_half
 from fedprompt.errors import UserError
 
 LABELS = ("cls", "npy", "json")
@@ -76,6 +76,7 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     train: str = "train",
     window: Window | None = None,
     bands: Bands | None = None,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read `path/{train,test}/*.tar`, or `path/*.tar` as the split `train`, in CLIP-benchmark's layout.
 
@@ -87,7 +88,7 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     names = tuple(classes) or tuple(_lines(root / "classnames.txt"))
     if not names:
         raise UserError(f"{root} has no classnames.txt; write one class a line in label order, or set `classes`.")
-    rows = list(_samples(root, train))
+    rows = list(_samples(root, train, on_step))
     if not rows:
         raise UserError(f"{root} has no tar files with pictures and labels, neither in train and test nor by itself.")
     templates = [line.replace("{c}", "{}") for line in _lines(root / "zeroshot_classification_templates.txt")]
@@ -113,10 +114,11 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     )
 
 
-def _samples(root: Path, train: str) -> Iterator[tuple[str, Member, Member]]:
+def _samples(root: Path, train: str, on_step: OnStep | None) -> Iterator[tuple[str, Member, Member]]:
     """Split, picture and label of every sample, shard by shard."""
     shards = [*root.glob("*/*.tar"), *root.glob("*.tar")]
-    for path in sorted(shards, key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdigit() else 0, path)):
+    shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdigit() else 0, path))
+    for number, path in enumerate(shards, start=1):
         split = SPLITS.get("train" if path.parent.name == train else path.parent.name, "train")
         samples: dict[str, dict[str, Member]] = {}
         for member in _members(root, path):
@@ -130,6 +132,8 @@ def _samples(root: Path, train: str) -> Iterator[tuple[str, Member, Member]]:
                     f"{path}: the sample {key.lstrip('/')!r} has {', '.join(parts)}, no picture with a label."
                 )
             yield split, pictures[0], labels[0]
+        if on_step is not None:
+            on_step(number, len(shards))
 
 
 def _members(root: Path, path: Path) -> Iterator[Member]:
