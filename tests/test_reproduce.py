@@ -182,8 +182,10 @@ def test_the_command_prints_ours_beside_the_published(tmp_path):
     assert done.exit_code == 0, done.output
     assert "2 of 2 runs are done." in done.output and "left." in done.output
     page = (tmp_path / "out/published.md").read_text()
-    assert "| zeroshot | base-to-new | new | 75.78 |" in page and " ± 0.00 |" in page
-    assert "| 2 | CoCoOp's paper, with its templates (recalled) |" in page
+    assert "| zeroshot | new | 75.78 |" in page and " ± 0.00 |" in page and "Not with the published settings" in page
+    assert "## zero-shot/base-to-new-sets: CoCoOp's paper, with its templates (recalled)" in page
+    report = (tmp_path / "out/seed-2/all/report.html").read_text()
+    assert "Beside the published table base-to-new" in report and "<td>75.78</td>" in report
 
 
 def test_the_list_says_command_cost_and_target():

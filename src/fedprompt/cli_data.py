@@ -98,13 +98,14 @@ def reproduce(
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
                 typer.echo(f"{done} of {len(todo)} runs are done{after}.")
     found = published.differences(about, todo)
+    for title, rows in published.tables(found):
+        plain_console().print(rows_table(published.HEAD, rows, title=title))
     if found:
-        plain_console().print(rows_table(published.head(), published.lines(found), title=name))
-        typer.echo(f"Written: {published.write(about, found, folder)}")
+        typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
-    if about.remark:
-        typer.echo(f"Mind: {about.remark}")
+    for caution in published.cautions(about, settings or ()):
+        typer.echo(f"Mind: {caution}")
 
 
 def _list_experiments(rate: float) -> None:

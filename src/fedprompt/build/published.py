@@ -125,7 +125,7 @@ def source(about: Published) -> str:
 def targets(about: Published) -> list[str]:
     """What each trial is to reach, a sentence a row of a published table."""
     found = []
-    for reach, _, cells in expected(about):
+    for reach, _, cells in expected_cells(about):
         one = reach.column or MEAN
         shown = [cell for cell in cells if cell.column == one] or cells
         text = ", ".join(" ".join(filter(None, (c.column, c.measure, f"{c.value:.2f}"))) for c in shown)
@@ -133,7 +133,7 @@ def targets(about: Published) -> list[str]:
     return found
 
 
-def expected(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
+def expected_cells(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
     """For every trial that has a row in a published table, that row's cells."""
     for reach in about.reach:
         for trial, printed in reach.rows.items():

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
 from fedprompt.build import runs
 from fedprompt.build.experiment import resolve
-from fedprompt.build.published import MEAN, Published, Reach, expected, recipe
+from fedprompt.build.published import MEAN, Published, Reach, expected_cells, recipe
 from fedprompt.build.runs import RECIPE, SILENT, Watch
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.published.tables import Cell
 from fedprompt.records import write_atomic
-from fedprompt.report import read_run
-from fedprompt.report.reading import MEASURES, TUNED, Run, Trial
+from fedprompt.report import ours, read_run
+from fedprompt.report.events import Expected
+from fedprompt.report.reading import MEASURES, TUNED
 
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
 HEADLINE = "mAP"
+UNSEEN = "unseen"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Job:
     seed: int
     recipe: Recipe
     folder: Path
+    expected: tuple[Expected, ...] = ()  # published figures that this run has by itself
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,22 @@ def jobs(
     about: Published, *, root: Path, out: Path, seeds: Sequence[int] = (), settings: Sequence[str] = ()
 ) -> list[Job]:
     """Every run of an experiment, seed by seed."""
+    alone = {
+        label: tuple(
+            _expectation(reach, trial, cell)
+            for reach, trial, cell in _cells(about)
+            if _runs(reach, cell, about) == [label]
+        )
+        for label in about.variants
+    }
     return [
-        Job(label, seed, recipe(about, label, root=root, seed=seed, settings=settings), out / f"seed-{seed}" / label)
+        Job(
+            label,
+            seed,
+            recipe(about, label, root=root, seed=seed, settings=settings),
+            out / f"seed-{seed}" / label,
+            alone[label],
+        )
         for seed in seeds or about.seeds
         for label in about.variants
     ]
@@ -85,7 +102,7 @@ def conduct(todo: Sequence[Job], *, watch: Watch = SILENT) -> Iterator[tuple[int
 def _conduct(job: Job, watch: Watch) -> bool:
     """Whether there was anything to do."""
     if not (job.folder / "run.jsonl").exists():
-        runs.start(job.recipe, job.folder, watch=watch, origin=job.recipe.name)
+        runs.start(job.recipe, job.folder, watch=watch, origin=job.recipe.name, expected=job.expected)
         return True
     if load_recipe(job.folder / RECIPE).to_toml() != resolve(job.recipe).to_toml():
         raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
@@ -99,76 +116,85 @@ def _conduct(job: Job, watch: Watch) -> bool:
 def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     """Ours minus published for every cell that finished runs have a figure for."""
     found = [(job, read_run(job.folder)) for job in todo if (job.folder / "run.jsonl").exists()]
-    seeds = dict.fromkeys(job.seed for job, _ in found)
-    by_seed = [{job.label: run for job, run in found if job.seed == seed} for seed in seeds]
+    by_seed = [
+        {job.label: run for job, run in found if job.seed == seed} for seed in dict.fromkeys(j.seed for j in todo)
+    ]
     rows = []
-    for reach, trial, cell in ((reach, trial, cell) for reach, trial, cells in expected(about) for cell in cells):
-        ours = [_ours(reach, cell, trial, by_label, about) for by_label in by_seed]
-        if known := tuple(100 * value for value in ours if value is not None):
+    for reach, trial, cell in _cells(about):
+        expected = _expectation(reach, trial, cell)
+        means = [
+            _mean(
+                [ours(by_label[label], expected) if label in by_label else None for label in _runs(reach, cell, about)]
+            )
+            for by_label in by_seed
+        ]
+        if known := tuple(value for value in means if value is not None):
             rows.append(Difference(cell, trial, known))
     return rows
 
 
-def _ours(reach: Reach, cell: Cell, trial: str, by_label: Mapping[str, Run], about: Published) -> float | None:
-    """Our figure for a published cell, a share of one; None if its runs are not all there."""
-    wanted = [cell.column] if reach.axis == "run" and cell.column != MEAN else list(about.variants)
-    if (reach.axis == "column" and cell.column != reach.column) or not set(wanted) <= by_label.keys():
-        return None
-    values = [_figure(reach, cell, _trial(by_label[label], trial), by_label[label]) for label in wanted]
+def _cells(about: Published) -> Iterator[tuple[Reach, str, Cell]]:
+    """Every published cell that a trial of ours belongs beside, which may be one column of its table alone."""
+    for reach, trial, cells in expected_cells(about):
+        yield from ((reach, trial, cell) for cell in cells if reach.axis != "column" or cell.column == reach.column)
+
+
+def _runs(reach: Reach, cell: Cell, about: Published) -> list[str]:
+    """Labels of the runs that a cell is the mean of."""
+    return [cell.column] if reach.axis == "run" and cell.column != MEAN else list(about.variants)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean, if all are known: that of some runs is no figure of the table."""
     known = [value for value in values if value is not None]
-    return fmean(known) if len(known) == len(wanted) else None
+    return fmean(known) if known and len(known) == len(values) else None
 
 
-def _trial(run: Run, name: str) -> Trial | None:
-    return next((trial for trial in run.trials if trial.name == name), None)
-
-
-def _figure(reach: Reach, cell: Cell, trial: Trial | None, run: Run) -> float | None:
-    if trial is None:
-        return None
+def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
+    """Which figure of a run's trial belongs beside a cell."""
+    column, part = reach.figure or cell.measure, ""
+    columns: tuple[str, ...] = (column,)
     if reach.axis == "figure":
-        return trial.figures.get(cell.column)
-    column = reach.figure or cell.measure
-    if reach.axis == "part":
-        # ImageNet itself is where training was: its figure stands under "base".
-        parts = trial.by_part(column)
-        return (
-            trial.figures.get(column)
-            if cell.column == MEAN
-            else parts.get(cell.column, trial.by_part("base").get(cell.column))
-        )
-    if cell.measure in ("", HEADLINE):
-        return trial.figures.get(column)
-    name = f"{column}:{SCALE[cell.measure]}"
-    return trial.figures.get(name + TUNED, trial.figures.get(name))
+        columns = (cell.column,)
+    elif reach.axis == "part" and cell.column != MEAN:
+        # A set that was trained on itself has its figure under "base".
+        part, columns = cell.column, (column, "base") if column == UNSEEN else (column,)
+    elif reach.axis != "part" and cell.measure not in ("", HEADLINE):
+        columns = (f"{column}:{SCALE[cell.measure]}{TUNED}", f"{column}:{SCALE[cell.measure]}")
+    source = f"{cell.source} ({cell.certainty})"
+    name = " ".join(filter(None, (cell.column, cell.measure)))
+    return Expected(
+        trial=trial, table=cell.table, name=name, value=cell.value, source=source, columns=columns, part=part
+    )
 
 
-def head() -> tuple[str, ...]:
-    """The columns of `lines`."""
-    return ("method", "published in", "column", "published", "ours", "difference", "seeds", "source")
+HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
 
 
-def lines(found: Sequence[Difference]) -> list[tuple[str, ...]]:
-    """A row a cell, for tables."""
-    return [
-        (
-            one.trial,
-            one.cell.table,
-            " ".join(filter(None, (one.cell.column, one.cell.measure))),
-            f"{one.cell.value:.2f}",
-            f"{one.mean:.2f}" + ("" if one.spread is None else f" ± {one.spread:.2f}"),
-            f"{one.difference:+.2f}",
-            str(len(one.ours)),
-            f"{one.cell.source} ({one.cell.certainty})",
-        )
-        for one in found
-    ]
+def tables(found: Sequence[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
+    """For each published table its name with its source, and a row as `HEAD` says for each of its cells."""
+    grouped: dict[str, list[Sequence[str]]] = {}
+    for one in found:
+        title = f"{one.cell.table}: {one.cell.source} ({one.cell.certainty})"
+        figure = " ".join(filter(None, (one.cell.column, one.cell.measure)))
+        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
+        values = (f"{one.cell.value:.2f}", f"{one.mean:.2f}{spread}", f"{one.difference:+.2f}", str(len(one.ours)))
+        grouped.setdefault(title, []).append((one.trial, figure, *values))
+    return list(grouped.items())
 
 
-def write(about: Published, found: Sequence[Difference], out: Path) -> Path:
-    """Ours minus published as a Markdown page, rounds and seeds as they were run."""
-    rows = [head(), ("---",) * len(head()), *lines(found)]
-    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def cautions(about: Published, settings: Sequence[str]) -> list[str]:
+    """What to know before comparing; `settings` are those that are not the published ones."""
+    changed = f"Not with the published settings: {', '.join(settings)}." if settings else ""
+    return [caution for caution in (about.remark, changed) if caution]
+
+
+def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
+    """Ours minus published as a Markdown page, with what to know above."""
+    said = [f"# {about.name}", "In percent; the difference is ours minus published.", *cautions(about, settings)]
+    for title, rows in tables(found):
+        lines = [HEAD, ("---",) * len(HEAD), *rows]
+        said += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
     page = out / "published.md"
-    write_atomic(page, f"# {about.name}\n\nIn percent, ours minus published. {about.remark}\n\n{body}\n")
+    write_atomic(page, "\n\n".join(said) + "\n")
     return page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from fedprompt.metrics import best_threshold
 from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
+from fedprompt.report.events import Expected
 from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
@@ -66,10 +67,18 @@ class Desk:
     watch: Watch
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe") -> Path:
+def start(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    watch: Watch = SILENT,
+    origin: str = "recipe",
+    expected: Sequence[Expected] = (),
+) -> Path:
     """Run a recipe into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    On an interruption or an error the folder says so and `resume` goes on from the last finished round.
+    `expected` are published figures that the report shows ours beside. On an interruption or an error the folder says
+    so and `resume` goes on from the last finished round.
     """
     watch.step("Opening backbone and data")
     experiment = assemble(recipe, origin=origin, on_step=watch.moved)
@@ -83,7 +92,7 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(describe.header(experiment, asked))
+        run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
         for question in asked:
             if question.examples.space.kind == "multi":
                 run.append(describe.company_line(question, question.examples.targets == 1))

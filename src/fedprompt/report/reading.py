@@ -74,6 +74,10 @@ class Trial:
         parts = dict.fromkeys(score.part for score in final)
         return {part: mean_of(score.value for score in final if score.part == part) for part in parts}
 
+    def figure(self, column: str, part: str = "") -> float | None:
+        """One figure, on one data set if `part` names it; None if it was not recorded."""
+        return self.by_part(column).get(part) if part else self.figures.get(column)
+
     @property
     def bytes_up(self) -> float | None:
         """Bytes a client uploads in a round, mean over all uploads; None if nothing was sent."""
