@@ -206,6 +206,20 @@ def test_saved_tables_of_many_labels(tmp_path):
     assert hub(path=str(tmp_path / "b")).targets.tolist() == [[0, 1], [1, 1]]
 
 
+def test_webdataset_copies_have_columns_of_their_own(tmp_path):
+    features = datasets.Features(
+        {"webp": datasets.Image(), "cls": datasets.Value("int64"), "__key__": datasets.Value("string")}
+    )
+    for split, label in (("train", 1), ("test", 0)):
+        rows = {"webp": [{"bytes": jpeg("red"), "path": None}] * 2, "cls": [0, label], "__key__": ["0", "1"]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    data = hub(path=str(tmp_path), classes=("cat", "dog"))
+    assert data.targets[[word == "train" for word in data.splits]].tolist() == [0, 1]
+    assert data.source.open(0).getpixel((4, 4))[0] > 200
+    with pytest.raises(UserError, match="no names for them"):
+        hub(path=str(tmp_path), like="fgvc_aircraft")
+
+
 def test_hub_mistakes_are_explained(tmp_path):
     table(tmp_path / "train-0.parquet")
     with pytest.raises(UserError, match=r"no column 'labl'; did you mean 'label'"):

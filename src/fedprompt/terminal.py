@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
@@ -14,6 +15,8 @@ from rich.table import Table
 from fedprompt.build.doctor import Finding
 from fedprompt.build.runs import Watch
 from fedprompt.report import Run, Trial
+
+NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
 
 def plain_console() -> Console:
@@ -158,7 +161,7 @@ def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
     """A plain table of words; a column of numbers is set to the right."""
     table = Table(title=title)
     for place, name in enumerate(head):
-        numeric = bool(rows) and all(row[place].replace(",", "").isdigit() for row in rows)
+        numeric = bool(rows) and all(NUMBER.fullmatch(row[place]) for row in rows)
         table.add_column(name, justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*row)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import datasets
 
 Names = tuple[str, ...]
+LABELS = ("label", "labels", "objects", "cls", "npy")  # columns that usually hold them
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TableSource:
 def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: str,
-    image_column: str = "image",
+    image_column: str = "",
     label_column: str = "",
     domain_column: str = "",
     classes: tuple[str, ...] = (),
@@ -76,15 +77,18 @@ def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them 
 ) -> Dataset:
     """Read a Hub id, a folder from `save_to_disk`, or a folder of Parquet files called `<split>-*.parquet`.
 
-    A label column may hold class numbers, names, lists of either, or 0/1 vectors; `classes` names them where the table
-    does not. `like` is one of our data sets of which this is a copy: its names, order of classes and template are
-    taken, mapped by name. Where there is one split only, ours is drawn from the seed. Raises UserError for columns
-    that are not there, scripts (which no longer run) and label names that fit no class.
+    Pictures are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
+    WebDataset copies have it, unless columns are named. A label column may hold class numbers, names, lists of either,
+    or 0/1 vectors; `classes` names them where the table does not. `like` is one of our data sets of which this is a
+    copy: its names, order of classes and template are taken, mapped by name. Where there is one split only, ours is
+    drawn from the seed. Raises UserError for columns that are not there, scripts (which no longer run) and label names
+    that fit no class.
     """
     about = row(like) if like else None
     rules = about.hub if about else None
     table, splits = _load(path, revision, rules)
-    label_column = label_column or (rules.label if rules else _one_of(table, ("label", "labels", "objects")))
+    image_column = image_column or picture_column(table.features)
+    label_column = label_column or find_label_column(table.features, rules)
     for column in (image_column, label_column, *filter(None, (domain_column,))):
         if column not in table.column_names:
             hint = did_you_mean(column, table.column_names)
@@ -165,8 +169,18 @@ def _parquet(folder: Path) -> Mapping[str, list[str]]:
     return found
 
 
-def _one_of(table: datasets.Dataset, names: Sequence[str]) -> str:
-    return next((name for name in names if name in table.column_names), names[0])
+def picture_column(features: Mapping[str, object]) -> str:
+    """The first column that holds pictures; `image` if the table does not say which one does."""
+    import datasets
+
+    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    return "image" if "image" in features or not pictures else pictures[0]
+
+
+def find_label_column(features: Mapping[str, object], rules: Hub | None = None) -> str:
+    """The column with the labels: what our table says of a known copy, else the first of the usual ones."""
+    usual = (rules.label,) if rules and rules.label in features else LABELS
+    return next((name for name in usual if name in features), usual[0])
 
 
 def _undecoded(table: datasets.Dataset, column: str) -> datasets.Dataset:
