@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import string
 
 import pytest
@@ -412,3 +413,64 @@ def test_wordings_join_templates_and_synonyms(tmp_path):
     assert space.wordings()[space.names.index("sofa")] == ("a photo of a sofa.", "a photo of a couch.")
     TREES["imagenet"](tmp_path)
     assert len(named_set(name="imagenet", root=tmp_path).space.wordings()[0]) == 8
+
+
+MOVED = {
+    "fgvc_aircraft": {"fgvc_aircraft": "fgvc-aircraft-2013b/data"},
+    "eurosat": {"eurosat/2750": "eurosat/EuroSAT_RGB"},
+    "imagenetv2": {
+        "imagenetv2/imagenetv2-matched-frequency-format-val": "imagenetv2/imagenetv2-matched-frequency",
+        "imagenetv2/classnames.txt": "imagenet/classnames.txt",
+    },
+    "imagenet_sketch": {"imagenet-sketch/sketch": "imagenet-sketch/images"},
+    "pacs": {"pacs": "PACS/kfold"},
+    "officehome": {"OfficeHomeDataset_10072016": "officehome", "officehome/Real World": "officehome/realworld"},
+    "domainnet": {"domainnet": "domain_net"},
+    "terraincognita": {"terra_incognita": "terraincognita"},
+    "mlrsnet": {"MLRSNet/labels": "MLRSNet/Labels"},
+    "voc2007": {"VOCdevkit/VOC2007": "VOC2007"},
+    "nuswide": {
+        "NUSWIDE/raw/TrainTestLabels": "NUSWIDE/Groundtruth/TrainTestLabels",
+        "NUSWIDE/raw/Concepts81.txt": "NUSWIDE/ConceptsList/Concepts81.txt",
+        "NUSWIDE/raw/ImageList": "NUSWIDE/ImageList",
+        "NUSWIDE/raw/Flickr": "NUSWIDE/Flickr",
+    },
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_other_layouts_in_circulation_hold_the_same(name, tmp_path):
+    TREES[name](tmp_path)
+    found = listing(name, tmp_path)
+    for old, new in MOVED[name].items():
+        (tmp_path / new).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / old).rename(tmp_path / new)
+    moved = listing(name, tmp_path)
+    assert moved.names == found.names and moved.domains == found.domains
+    assert [os.path.basename(file) for file in moved.files] == [os.path.basename(file) for file in found.files]
+    assert torch.equal(moved.targets, found.targets)
+
+
+def test_voc_is_read_from_two_trees_too(tmp_path):
+    TREES["voc2007"](tmp_path)
+    found = listing("voc2007", tmp_path)
+    for part in ("VOCtrainval2007", "VOCtest2007"):
+        shutil.copytree(tmp_path / "VOCdevkit", tmp_path / "two/VOC2007" / part / "VOCdevkit")
+    two = listing("voc2007", tmp_path / "two")
+    assert torch.equal(two.targets, found.targets) and two.splits == found.splits
+    assert two.files[0].startswith("VOCtrainval2007/") and two.files[-1].startswith("VOCtest2007/")
+
+
+def test_the_second_objects365_has_folders_in_its_names_and_lacks_three_files(tmp_path):
+    folder = tmp_path / "objects365"
+    names = ("v1/patch6/objects365_v1_00320532.jpg", "v2/patch9/objects365_v2_00420917.jpg")
+    for part in ("train", "val"):
+        table = {
+            "images": [{"id": number, "file_name": f"images/{name}"} for number, name in enumerate(names)],
+            "annotations": [{"image_id": 1, "category_id": 2, "iscrowd": 0}],
+            "categories": [{"id": 2, "name": "Bread"}, {"id": 1, "name": "bread"}],
+        }
+        as_json(folder / f"zhiyuan_objv2_{part}.json", table)
+    picture(folder / "images" / names[1])
+    found = listing("objects365", tmp_path)
+    assert found.names == ("bread", "Bread") and found.files == (f"images/{names[1]}",) * 2
