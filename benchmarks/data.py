@@ -1,4 +1,4 @@
-"""A data set of ImageNet's size listed, indexed and opened again, and pictures decoded a second, alone and by workers."""
+"""A data set of ImageNet's size listed, indexed and opened again; pictures decoded a second, alone and by workers."""
 
 from __future__ import annotations
 
