@@ -91,7 +91,7 @@ def rows(found: Mapping[Job, Result]) -> Iterator[str]:
     for job, result in found.items():
         ours = found[dataclasses.replace(job, mode="ours")].seconds
         floor = f"{result.seconds * result.macs_per_second / result.macs:.2f}" if result.macs else ""
-        share = f"{100 * result.transport / result.seconds:.0f}%" if result.transport else ""
+        share = f"{100 * result.transport / result.seconds:.1f}%" if result.transport else ""
         task = job.task if job.kind == "single" else f"{job.task}, many labels"
         yield (
             f"| {job.method} | {task}, {job.batch} | {job.classes} x {job.attributes} | {job.mode} | "
