@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -118,6 +118,14 @@ class Dataset:
         targets = position[self.targets[rows]]
         assert bool((targets >= 0).all()), "a row's class is not among the candidates"
         return Examples(images, targets, space.take(classes))
+
+
+def multi_hot(labels: Sequence[Collection[int]], classes: int) -> Tensor:
+    """[N, C] int8: 1 where a row's labels name the class, else 0."""
+    targets = torch.zeros(len(labels), classes, dtype=torch.int8)
+    rows = [row for row, own in enumerate(labels) for _ in own]
+    targets[rows, [label for own in labels for label in own]] = 1
+    return targets
 
 
 def _encode(words: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:

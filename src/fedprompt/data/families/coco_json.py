@@ -6,9 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-import torch
-from torch import Tensor
-
+from fedprompt.data.dataset import multi_hot
 from fedprompt.data.folder import Folder, Listing
 from fedprompt.errors import UserError
 
@@ -37,7 +35,7 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
     label = {key: number for number, key in enumerate(names)}
     files: list[str] = []
     splits: list[str] = []
-    targets: list[Tensor] = []
+    labels: list[set[int]] = []
     for word, table in tables.items():
         place = folder.find(images[word], f"The folder of {word} pictures")
         shown = table.shown(label, crowds=crowds)
@@ -47,12 +45,9 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
             if file.rpartition("/")[2] not in exclude and len(shown[key]) >= least:
                 files.append(f"{place}/{file}".removeprefix("./"))
                 splits.append(word)
-                target = torch.zeros(len(names), dtype=torch.int8)
-                target[list(shown[key])] = 1
-                targets.append(target)
-    return Listing(
-        tuple(names.values()), tuple(files), torch.stack(targets), tuple(splits), ("",) * len(files), folder.stamps
-    )
+                labels.append(shown[key])
+    targets = multi_hot(labels, len(names))
+    return Listing(tuple(names.values()), tuple(files), targets, tuple(splits), ("",) * len(files), folder.stamps)
 
 
 class _Table:

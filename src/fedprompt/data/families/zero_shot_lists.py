@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
-from torch import Tensor
-
+from fedprompt.data.dataset import multi_hot
 from fedprompt.data.folder import Folder, Listing
 from fedprompt.errors import UserError
 
@@ -24,7 +22,7 @@ def read(folder: Folder, *, lists: Mapping[str, Sequence[str]], images: Sequence
     where = _places(folder, images)
     files: list[str] = []
     splits: list[str] = []
-    targets: list[Tensor] = []
+    labels: list[list[int]] = []
     lost = 0
     for word, table in tables.items():
         own = set(map(str, table["classes"]))
@@ -35,9 +33,7 @@ def read(folder: Folder, *, lists: Mapping[str, Sequence[str]], images: Sequence
                 continue
             files.append(file)
             splits.append(word)
-            target = torch.zeros(len(names), dtype=torch.int8)
-            target[[label[name] for name in shown if name in own]] = 1
-            targets.append(target)
+            labels.append([label[name] for name in shown if name in own])
     if not files:
         raise UserError(f"None of the listed pictures is in {folder.path}; look at the expected tree.")
     first, *others = tables
@@ -47,7 +43,7 @@ def read(folder: Folder, *, lists: Mapping[str, Sequence[str]], images: Sequence
     return Listing(
         names=names,
         files=tuple(files),
-        targets=torch.stack(targets),
+        targets=multi_hot(labels, len(names)),
         splits=tuple(splits),
         domains=("",) * len(files),
         stamps=folder.stamps,

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedprompt.data.dataset import Dataset
+from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.drawing import draw_splits
 from fedprompt.data.labels import LabelSpace
@@ -219,7 +219,7 @@ def _targets(column: Sequence[object], names: Names, path: str, *, numbers: bool
     rows = [cast(Sequence[object], value) for value in values]
     if not numbers and all(len(value) == len(names) and set(value) <= {0, 1} for value in rows):
         return names, torch.tensor(rows, dtype=torch.int8)
-    return names, torch.stack([_multi_hot([number(one) for one in value], len(names)) for value in rows])
+    return names, multi_hot([[number(one) for one in value] for value in rows], len(names))
 
 
 def _numbering(names: Names, path: str) -> Callable[[object], int]:
@@ -232,12 +232,6 @@ def _numbering(names: Names, path: str) -> Callable[[object], int]:
         return label
 
     return number
-
-
-def _multi_hot(labels: Sequence[int], classes: int) -> Tensor:
-    target = torch.zeros(classes, dtype=torch.int8)
-    target[list(labels)] = 1
-    return target
 
 
 def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor]:
