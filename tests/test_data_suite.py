@@ -121,3 +121,11 @@ def test_a_suite_reads_sets_and_targets(tmp_path):
     TREES["voc2007"](tmp_path)
     with pytest.raises(UserError, match="many labels"):
         suite(root=tmp_path, sets=("voc2007",))
+
+
+def test_all_sets_that_are_not_there_are_named_at_once(tmp_path):
+    TREES["dtd"](tmp_path)
+    with pytest.raises(UserError, match=r"2 of 3 data sets are not in(.|\n)*food101: http(.|\n)*imagenet: http"):
+        suite(root=tmp_path, sets=("dtd", "food101"), targets=("imagenet",))
+    with pytest.raises(UserError, match=r"(?s)Food101 is not in.*Expected tree"):
+        suite(root=tmp_path, sets=("dtd", "food101"))

@@ -230,8 +230,22 @@ def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
     assert "train 6, test 3" in found.output and "Complete and as published." in found.output
 
 
-def test_data_list_and_info(tmp_path):
+def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
+    TREES["pacs"](tmp_path)
+    about = row("pacs").model_copy(update={"classes": 0, "others": {"the first one": 32}})
+    monkeypatch.setattr("fedprompt.data.named.rows", lambda: {"pacs": about})
+    monkeypatch.setattr("fedprompt.data.examine._bare", lambda listing: [])
+    found = run("data", "check", "pacs", "--root", tmp_path)
+    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
+
+
+def test_data_list_and_info(tmp_path, monkeypatch):
     assert "terraincognita" in run("data", "list").output
+    TREES["dtd"](tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    there = run("data", "list", "--root", tmp_path).output
+    assert str(tmp_path / "dtd") in there and there.count("not there") == len(TREES) - 1
     shown = run("data", "info", "voc2007").output
     assert "difficult" in shown and "Options" in shown and row("voc2007").traps[0] in shown
 

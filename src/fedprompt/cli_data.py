@@ -20,13 +20,18 @@ PICTURES = 300.0  # a second with gradients, a GPU of some years ago; what a mac
 
 
 @data.command("list")
-def list_() -> None:
-    """List the data sets with their sizes and licences."""
-    from fedprompt.data.named import rows
+def list_(
+    root: Annotated[Path | None, typer.Option("--root", help="Also say which of them are in this folder.")] = None,
+) -> None:
+    """List the data sets with their sizes and licences, and which of them are there."""
+    from fedprompt.data.named import folder_of, rows
     from fedprompt.terminal import plain_console, rows_table
 
-    lines = [(name, about.title, f"{about.classes}", about.size, about.licence) for name, about in rows().items()]
-    plain_console().print(rows_table(("name", "title", "classes", "size", "licence"), lines))
+    head = ["name", "title", "classes", "size", "licence"] + ["folder"] * (root is not None)
+    lines = [[name, about.title, f"{about.classes}", about.size, about.licence] for name, about in rows().items()]
+    for line in lines if root else []:
+        line.append(str(folder_of(line[0], root) or "not there"))  # type: ignore[arg-type]
+    plain_console().print(rows_table(head, lines))
 
 
 @data.command()

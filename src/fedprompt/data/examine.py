@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from fedprompt.data.families.natives import NATIVES
 from fedprompt.data.folder import Folder, Listing
-from fedprompt.data.named import list_set, odd_counts, reader, row, tally
+from fedprompt.data.named import list_set, odd_counts, other_version, reader, row, tally
 from fedprompt.data.readers import OnStep
 from fedprompt.errors import UserError
 
@@ -41,6 +41,7 @@ def examine(
     without pictures, and an order of classes other than the download's own lists have.
     """
     path, listing, _ = list_set(name, root, options or {}, skip_missing=True, on_step=on_step)
+    odd = odd_counts(name, listing)
     lost = [note for note in listing.notes if "are not there" in note]
     return Examination(
         name=name,
@@ -53,14 +54,12 @@ def examine(
                 f"{note} Unpack the archive again; runs can go on without them by data.missing = 'skip'."
                 for note in lost
             ),
-            *(
-                f"{note} Another version or an incomplete copy: get it from {row(name).origin}."
-                for note in odd_counts(name, listing)
-            ),
+            *odd,
+            *([f"This is another version or an incomplete copy: get it from {row(name).origin}."] if odd else []),
             *_bare(listing),
             *_other_order(name, path, listing),
         ),
-        remarks=tuple(note for note in listing.notes if note not in lost),
+        remarks=(*(note for note in listing.notes if note not in lost), *other_version(name, listing)),
     )
 
 

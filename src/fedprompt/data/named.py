@@ -91,14 +91,18 @@ def row(name: str) -> Row:
     return rows()[name]
 
 
+def folder_of(name: str, root: Path) -> Path | None:
+    """The data set's folder below `root`, or `root` itself if it is called so; None if neither is there."""
+    folders, root = row(name).folders, Path(root).expanduser()
+    places = [*(root / choice for choice in folders), *([root] if root.name in folders else [])]
+    return next((place for place in places if place.is_dir()), None)
+
+
 def find_folder(name: str, root: Path) -> Path:
-    """The data set's folder below `root`, or `root` itself if it is called so; UserError saying where to get it."""
+    """What `folder_of` finds; UserError saying where to get the data set."""
     about, root = row(name), Path(root).expanduser()
-    for choice in about.folders:
-        if (root / choice).is_dir():
-            return root / choice
-    if root.name in about.folders and root.is_dir():
-        return root
+    if found := folder_of(name, root):
+        return found
     raise UserError(
         f"{about.title} is not in {root} (looked for {', '.join(about.folders)}).\n"
         f"Get it: {about.origin}\nLicence: {about.licence}\nSize: {about.size}\nExpected tree:\n{about.tree.rstrip()}"
@@ -214,7 +218,7 @@ def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names
         unseen_domains=unseen_domains,
         templates=about.templates if domain_templates else {},
         tests=listing.tests or {},
-        notes=(*listing.notes, *odd_counts(name, listing)),
+        notes=(*listing.notes, *odd_counts(name, listing), *other_version(name, listing)),
     )
 
 
@@ -264,15 +268,18 @@ def odd_counts(name: str, listing: Listing) -> tuple[str, ...]:
     if about.halves is not None and (halves := _test_halves(listing)) != about.halves:
         found.append(f"{about.title} has {halves} test pictures of base and new classes instead of {about.halves}.")
     held = Counter(listing.domains)
-    versions = {"the published one": sum(about.domains.values()), **about.others}
     total = len(listing.files)
-    if about.domains and total not in versions.values():
+    if about.domains and total not in (sum(about.domains.values()), *about.others.values()):
         wrong = [f"{word} {held[word]:,} ({count:,})" for word, count in about.domains.items() if held[word] != count]
         found.append(f"{about.title} has {total:,} pictures, as no version known: {', '.join(wrong)}.")
-    elif about.others and total != sum(about.domains.values()):
-        which = next(word for word, count in versions.items() if count == total)
-        found.append(f"{about.title} is {which} with {total:,} pictures; say so beside results.")
     return tuple(found)
+
+
+def other_version(name: str, listing: Listing) -> tuple[str, ...]:
+    """A sentence that says which known version a copy is, if it is not the published one."""
+    about, total = row(name), len(listing.files)
+    which = next((word for word, count in about.others.items() if count == total), "")
+    return (f"{about.title} is {which} with {total:,} pictures; say so beside results.",) if which else ()
 
 
 def _test_halves(listing: Listing) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.images import ImageSource
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.named import Options, named_set
+from fedprompt.data.named import Options, folder_of, named_set, row
 from fedprompt.data.partition import Partition, Shard
 from fedprompt.data.readers import OnStep
 from fedprompt.errors import UserError
@@ -126,6 +126,17 @@ def join(parts: Sequence[Dataset]) -> Joined:
     )
 
 
+def _all_there(names: Sequence[str], root: Path) -> None:
+    """Before the first one is listed, which may take long, look for all; UserError naming every one that is lost."""
+    lost = [name for name in names if folder_of(name, root) is None]
+    if len(lost) > 1:
+        where = "".join(f"\n  {name}: {row(name).origin} ({row(name).size}; {row(name).licence})" for name in lost)
+        raise UserError(
+            f"{len(lost)} of {len(names)} data sets are not in {root}. `fedprompt data info NAME` has the tree that is "
+            f"expected; get them:{where}"
+        )
+
+
 def suite(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     root: Path,
@@ -149,6 +160,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
     own: Mapping[str, Options] = options or {}
     if foreign := sorted(set(own) - set(every)):
         raise UserError(f"The options name {foreign[0]!r}, which is not in the suite; it has {', '.join(every)}.")
+    _all_there(every, root)
     return join(
         [
             named_set(
