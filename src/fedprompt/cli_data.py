@@ -27,7 +27,7 @@ def list_(
     from fedprompt.data.named import folder_of, rows
     from fedprompt.terminal import plain_console, rows_table
 
-    head = ["name", "title", "classes", "size", "licence"] + ["folder"] * (root is not None)
+    head = ["name", "title", "classes", "size", "licence"] + ["where"] * (root is not None)
     lines = [[name, about.title, f"{about.classes}", about.size, about.licence] for name, about in rows().items()]
     for line in lines if root else []:
         line.append(str(folder_of(line[0], root) or "not there"))  # type: ignore[arg-type]
