@@ -218,6 +218,8 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
     assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
     assert row("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
+    every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
+    assert every.exit_code == 2 and all(row(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
 
 
 def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -122,6 +122,17 @@ def source(about: Published) -> str:
     return str(_pieces()["block"][about.block]["source"])
 
 
+def sets(about: Published) -> tuple[str, ...]:
+    """Names of the data sets that its runs need, each once."""
+    plans = [recipe(about, label, root=Path("."), seed=1).data.options for label in about.variants]
+    return tuple(dict.fromkeys(name for data in plans for name in _named(data, "sets") + _named(data, "targets")))
+
+
+def _named(data: Mapping[str, Any], word: str) -> list[str]:
+    alone = [data["name"]] if word == "sets" and "name" in data else []
+    return [*data.get(word, ()), *alone]
+
+
 def targets(about: Published) -> list[str]:
     """What each trial is to reach, a sentence a row of a published table."""
     found = []
@@ -150,9 +161,9 @@ def pictures(about: Published) -> float:
 
 def _pictures(plan: Recipe) -> float:
     data, shots = plan.data.options, plan.partition.options.get("shots")
-    sets = [row(name) for name in data.get("sets", [data.get("name")])]
-    tested = [*sets, *(row(name) for name in data.get("targets", ()))]
-    seen = sum(_held(about, shots, data) for about in sets)
+    trained_on = [row(name) for name in _named(data, "sets")]
+    tested = [*trained_on, *(row(name) for name in _named(data, "targets"))]
+    seen = sum(_held(about, shots, data) for about in trained_on)
     trained = [method for method in (plan.method, *plan.compare) if "rounds" not in method.train]
     passes = seen * plan.train.rounds * plan.train.local_epochs * plan.train.fraction * len(trained)
     tests = sum(_tests(about) for about in tested)
