@@ -205,6 +205,16 @@ def test_mistakes_at_the_command_line(tmp_path):
     assert missing.exit_code == 2 and row("pacs").licence in missing.output
 
 
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(todo, *, watch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedprompt.build.reproduce.conduct", stop)
+    stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
+    assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
+
+
 def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["food101"](tmp_path)

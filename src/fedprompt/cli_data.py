@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from fedprompt.build.reproduce import Job
 
 data = typer.Typer(no_args_is_help=True, help="Published data sets: what they are, and whether a copy is right.")
 
@@ -108,18 +111,16 @@ def reproduce(
         return
     from fedprompt.build import reproduce as published
     from fedprompt.build.published import experiment
-    from fedprompt.terminal import plain_console, rows_table, watching
+    from fedprompt.terminal import plain_console, rows_table
 
     about = experiment(name)
     if root is None:
         raise UserError(f"Where are the data sets? Type: {about.command}")
     folder = out or Path("runs") / "reproduce" / name
     todo = published.jobs(about, root=root, out=folder, seeds=_numbers(seeds), settings=settings or ())
-    with watching(plain_console(), quiet=quiet) as watch:
-        for done, left in published.conduct(todo, watch=watch):
-            if not quiet:
-                after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                typer.echo(f"{done} of {len(todo)} runs are done{after}.")
+    for caution in published.cautions(about, settings or ()):
+        typer.echo(f"Mind: {caution}")
+    _conduct(todo, quiet=quiet)
     found = published.differences(about, todo)
     for title, rows in published.tables(found):
         plain_console().print(rows_table(published.HEAD, rows, title=title))
@@ -127,8 +128,21 @@ def reproduce(
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
-    for caution in published.cautions(about, settings or ()):
-        typer.echo(f"Mind: {caution}")
+
+
+def _conduct(todo: list[Job], *, quiet: bool) -> None:
+    from fedprompt.build.reproduce import conduct
+    from fedprompt.terminal import plain_console, watching
+
+    try:
+        with watching(plain_console(), quiet=quiet) as watch:
+            for done, left in conduct(todo, watch=watch):
+                if not quiet:
+                    after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
+                    typer.echo(f"{done} of {len(todo)} runs are done{after}.")
+    except KeyboardInterrupt as error:
+        typer.echo("Interrupted; the same command goes on from here.", err=True)
+        raise typer.Exit(130) from error
 
 
 def _list_experiments(rate: float) -> None:
