@@ -75,7 +75,7 @@ def decoding(count: int, workers: tuple[int, ...]) -> dict[str, float]:
         alone, _ = timed(lambda: [prepare(list(batch)) for batch in batches])
         found = {"decoded by one process (pictures/s)": count / alone}
         for number in workers:
-            pool = Workers(number, source, prepare)
+            pool = Workers(number, prepare)
             list(pool.map(batches[:1] * number))  # processes that have begun
             before = memory()
             spent, _ = timed(lambda pool=pool: sum(1 for _ in pool.map(batches)))

@@ -137,9 +137,8 @@ def _conduct(todo: list[Job], *, quiet: bool) -> None:
     try:
         with watching(plain_console(), quiet=quiet) as watch:
             for done, left in conduct(todo, watch=watch):
-                if not quiet:
-                    after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                    typer.echo(f"{done} of {len(todo)} runs are done{after}.")
+                after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
+                watch.said(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command goes on from here.", err=True)
         raise typer.Exit(130) from error

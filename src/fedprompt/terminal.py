@@ -64,6 +64,10 @@ class Bars(Watch):
         """Move a bar of the step's own."""
         self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
 
+    def said(self, text: str) -> None:
+        """Say it above the bars."""
+        self.progress.print(text)
+
     def warn(self, text: str) -> None:
         """Say it above the bars."""
         self.progress.print(f"Warning: {text}")
@@ -91,6 +95,10 @@ class Lines(Watch):
     def step(self, text: str) -> None:
         """Say what is being done."""
         self.console.print(f"{text} ...", highlight=False)
+
+    def said(self, text: str) -> None:
+        """Say it."""
+        self.console.print(text, highlight=False)
 
     def warn(self, text: str) -> None:
         """Say it."""

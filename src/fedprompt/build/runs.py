@@ -38,6 +38,9 @@ class Watch:
     def step(self, text: str) -> None:
         """Something that takes a while begins."""
 
+    def said(self, text: str) -> None:
+        """Something that is good to know."""
+
     def warn(self, text: str) -> None:
         """Something is odd, but the run goes on."""
 

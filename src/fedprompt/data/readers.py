@@ -8,7 +8,7 @@ import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,10 @@ class FileSource:
     def open(self, row: int) -> Image.Image:
         """Decode one file to RGB; UserError naming it if that fails."""
         return decode(self.root / self.files[row], window=self.window, bands=self.bands)
+
+    def take(self, rows: Sequence[int]) -> FileSource:
+        """A source of these pictures alone, small enough to send to another process."""
+        return replace(self, files=tuple(self.files[row] for row in rows), index="")
 
     def describe(self, row: int) -> str:
         """The path below the folder."""

@@ -12,13 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedprompt.data.images import Images, ImageSource
+from fedprompt.data.images import Images
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Prepare = Callable[[Sequence[Image.Image]], Pixels]
 AHEAD = 4  # batches a worker that are decoded before they are asked for
 
-_source: ImageSource
 _prepare: Prepare
 
 
@@ -31,33 +30,29 @@ class Decoder:
         self._pool: Workers | None = None
 
     def map(self, batches: Sequence[Images]) -> Iterator[Tensor]:
-        """What `prepare` makes of each batch of one source."""
+        """What `prepare` makes of each batch."""
         if not self.workers or len(batches) == 1:
             return (torch.from_numpy(self.prepare(list(batch))) for batch in batches)
-        source = batches[0].source
-        if self._pool is None or self._pool.source is not source:
-            if self._pool is not None:
-                self._pool.close()
-            self._pool = Workers(self.workers, source, self.prepare)
+        if self._pool is None:
+            self._pool = Workers(self.workers, self.prepare)
         return map(torch.from_numpy, self._pool.map(batches))
 
 
 class Workers:
-    """`count` processes that open pictures of a source and prepare them; the source travels to each of them once."""
+    """`count` processes that open pictures of any source and prepare them."""
 
-    def __init__(self, count: int, source: ImageSource, prepare: Prepare) -> None:
+    def __init__(self, count: int, prepare: Prepare) -> None:
         self.count = count
-        self.source = source
         # A copy of this process would inherit locks of threads that it does not have.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
-        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(source, prepare))
+        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(prepare,))
 
     def map(self, batches: Iterable[Images]) -> Iterator[Pixels]:
         """What `prepare` makes of each batch, in order; an error in a worker is raised here."""
         waiting: deque[Future[Pixels]] = deque()
         for batch in batches:
-            waiting.append(self._pool.submit(_work, batch.rows, batch.mirrored))
+            waiting.append(self._pool.submit(_work, _portable(batch)))
             if len(waiting) > AHEAD * self.count:
                 yield waiting.popleft().result()
         while waiting:
@@ -68,10 +63,16 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _begin(source: ImageSource, prepare: Prepare) -> None:
-    global _source, _prepare
-    _source, _prepare = source, prepare
+def _portable(batch: Images) -> Images:
+    """The batch without the rest of its source, if that can be left behind: a million paths are much to send."""
+    take = getattr(batch.source, "take", None)
+    return batch if take is None else Images(take(batch.rows), tuple(range(len(batch))), batch.mirrored)
 
 
-def _work(rows: tuple[int, ...], mirrored: tuple[bool, ...]) -> Pixels:
-    return _prepare(list(Images(_source, rows, mirrored)))
+def _begin(prepare: Prepare) -> None:
+    global _prepare
+    _prepare = prepare
+
+
+def _work(batch: Images) -> Pixels:
+    return _prepare(list(batch))

@@ -7,7 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -61,6 +61,10 @@ class TarSource:
         """Decode one picture to RGB."""
         name = self.describe(row)
         return decode(name, content=_bytes(self.root, self.members[row]), window=self.window, bands=self.bands)
+
+    def take(self, rows: Sequence[int]) -> TarSource:
+        """A source of these pictures alone, small enough to send to another process."""
+        return replace(self, members=tuple(self.members[row] for row in rows))
 
     def describe(self, row: int) -> str:
         """Shard and name."""
