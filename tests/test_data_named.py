@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedprompt.data import folder as folders
+from fedprompt.data.examine import examine
 from fedprompt.data.families.split_json import draw
 from fedprompt.data.named import list_set, named_set, row, rows
 from fedprompt.errors import UserError
@@ -58,6 +59,8 @@ def test_every_set_reads_its_layout(name, tmp_path, monkeypatch):
     else:
         assert data.targets.shape == (len(data.source), len(data.space)) and data.targets.dtype == torch.int8
     assert data.source.open(0).mode == "RGB"
+    looked = examine(name, tmp_path)
+    assert (looked.classes, sum(looked.splits.values())) == (len(data.space), len(data.source)) and looked.problems
     assert any(word.startswith("t") or word == "zsl" for word in data.splits)
     # The order in which a disk lists its folders changes nothing.
     scan = os.scandir
