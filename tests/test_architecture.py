@@ -26,7 +26,7 @@ METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
 RANKS = {
     **dict.fromkeys(("__init__", "errors", "seeding"), 0),
     **dict.fromkeys(("ops", "metrics"), 1),
-    **dict.fromkeys(("data", "records"), 2),
+    **dict.fromkeys(("data", "records", "published"), 2),
     "clip": 3,
     "methods": 4,
     "federated": 5,
@@ -35,6 +35,7 @@ RANKS = {
     "terminal": 8,
     "cli_config": 8,
     "cli_compare": 9,
+    "cli_data": 9,
     "cli": 10,
 }
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
@@ -165,7 +166,7 @@ def test_classes_and_functions_take_plain_arguments(path: Path) -> None:
     for function in functions(TREES[path]):
         for node in ast.walk(function.args):
             if isinstance(node, ast.arg):
-                assembly = package(path) in {"build", "cli", "cli_compare"}
+                assembly = package(path) in {"build", "cli", "cli_compare", "cli_data"}
                 assert assembly or node.arg not in {"cfg", "config", "args", "kwargs"}, f"{function.name}({node.arg})"
                 assert "dict[str, Any]" not in ast.unparse(node.annotation or ast.Constant(0)), function.name
         assert "dict[str, Any]" not in ast.unparse(function.returns or ast.Constant(0)), function.name

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
+from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
 
 from fedprompt import methods
@@ -55,6 +56,12 @@ def test_micro_batches_are_measured_at_the_papers_batch():
         ("fedcocoop", 32, 20),
         ("fedcocoop", 128, 20),
     ]
+
+
+def test_an_index_is_made_and_opened_and_pictures_are_decoded(monkeypatch):
+    monkeypatch.setattr("fedprompt.data.index.FIRST", 0)  # small ones are not worth it otherwise
+    found = index(12, classes=4) | decoding(2, ())
+    assert len(found) == 5 and all(value >= 0 for value in found.values())
 
 
 def test_a_section_replaces_only_itself():

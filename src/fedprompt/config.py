@@ -44,6 +44,7 @@ class BackboneTable(Table):
         ge=1,
         description="pictures or texts of a frozen pass; only 1 is exact to the last bit, a GPU is faster with 32",
     )
+    workers: int = Field(0, ge=0, description="processes that decode pictures; 0 decodes them in the main one")
     memory_gb: float = Field(2.0, ge=0, description="memory for frozen features; 0 switches the memory off")
     disk: str | None = Field(None, description="folder for frozen features that outlive the process")
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')

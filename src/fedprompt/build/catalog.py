@@ -13,6 +13,12 @@ SOURCES: Mapping[str, str] = {
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
     "table": "fedprompt.data.tables:label_table",
+    "class_table": "fedprompt.data.formats.manifest:class_table",
+    "coco": "fedprompt.data.formats.coco:coco",
+    "webdataset": "fedprompt.data.formats.tars:webdataset",
+    "hub": "fedprompt.data.formats.hub:hub",
+    "named": "fedprompt.data.named:named_set",
+    "suite": "fedprompt.data.suite:suite",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
@@ -21,6 +27,9 @@ RULES: Mapping[str, str] = {
     "by_domain": "fedprompt.data.partition:by_domain",
     "label_clusters": "fedprompt.data.multilabel:label_clusters",
 }
+
+
+SUPPLIED = ("generator", "on_step")  # keywords that the assembly fills in itself, hence no options
 
 
 def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., Any]:

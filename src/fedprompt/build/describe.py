@@ -86,6 +86,7 @@ def _data(dataset: Dataset) -> Line:
         "new": [names[label] for label in dataset.new],
         "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
         "unseen_domains": list(dataset.unseen_domains),
+        "notes": list(dataset.notes),
     }
 
 
@@ -165,10 +166,17 @@ def round_line(trial: Trial, record: Round) -> Line:
     }
 
 
-def score_line(
-    trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None
+def score_line(  # noqa: PLR0913  (a line of the record has as many fields)
+    trial: Trial,
+    round_number: int,
+    split: str,
+    score: Score,
+    space: LabelSpace,
+    *,
+    client: int | None = None,
+    part: str = "",
 ) -> Line:
-    """One score over the candidates of `space`."""
+    """One score over the candidates of `space`; `part` is the data set where there are several."""
     return {
         "event": "score",
         "trial": trial.name,
@@ -176,6 +184,7 @@ def score_line(
         "split": split,
         "name": score.name,
         **({} if client is None else {"client": client}),
+        **({"part": part} if part else {}),
         "num_examples": score.num_examples,
         **score.figures,
         "classes": list(space.names),

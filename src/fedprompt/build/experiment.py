@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -30,6 +30,8 @@ from fedprompt.config import (
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition, Shard, pooled
+from fedprompt.data.readers import OnStep
+from fedprompt.data.suite import Joined
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -106,10 +108,16 @@ class Clients(Sequence[Client]):
         return Client(
             id=number,
             name=shard.name,
-            train=self.dataset.examples(self._split(number)[1], shard.classes),
-            test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
+            train=self.dataset.examples(self._split(number)[1], shard.classes, domain=shard.domain),
+            test=self.dataset.examples(rows, shard.classes, domain=shard.domain) if len(rows) else None,
             domain=shard.domain,
         )
+
+    def part(self, number: int) -> str:
+        """The name of the data set that a client's pictures are from, where there are several; else ""."""
+        if not isinstance(self.dataset, Joined):
+            return ""
+        return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
 
     def held_out(self) -> Examples | None:
         """The pictures of all clients that none trains on, over all base classes; None if there are none."""
@@ -144,11 +152,14 @@ class Clients(Sequence[Client]):
         return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
 
 
-def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
-    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written."""
+def assemble(recipe: Recipe, *, origin: str = "recipe", on_step: OnStep | None = None) -> Experiment:
+    """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written.
+
+    `on_step(done, total)` is told how far the listing of pictures has come.
+    """
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
-    dataset = load_dataset(recipe.data)
+    dataset = load_dataset(recipe.data, on_step=on_step)
     trials = tuple(_told(trial, dataset) for trial in trials)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
@@ -184,13 +195,11 @@ def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choi
     options = table.options
     if "seed" in inspect.signature(builder).parameters:
         options.setdefault("seed", seed)
-    return _with_options(table, check_options(builder, options, place=place))
+    return _with_options(table, check_options(builder, options, place=place, supplied=SUPPLIED))
 
 
 def _resolved_method(table: MethodTable, place: str) -> Choice:
-    options = check_options(
-        methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=("generator",)
-    )
+    options = check_options(methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=SUPPLIED)
     return _with_options(table, options)
 
 
@@ -236,13 +245,16 @@ def load_backbone(table: BackboneTable) -> Clip:
     folder = Path(table.disk).expanduser() if table.disk else None
     store = Store(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, store=store, device=device, batch=table.batch)
+    return Clip.load(path, store=store, device=device, batch=table.batch, workers=table.workers)
 
 
-def load_dataset(table: DataTable) -> Dataset:
-    """The data set that [data] names."""
+def load_dataset(table: DataTable, *, on_step: OnStep | None = None) -> Dataset:
+    """The data set that [data] names; a reader that lists many files tells `on_step` how far it is."""
     builder = _source(table)
-    dataset: Dataset = builder(**check_options(builder, table.options, place="recipe: [data]"))
+    options = check_options(builder, table.options, place="recipe: [data]", supplied=SUPPLIED)
+    if "on_step" in inspect.signature(builder).parameters:
+        options["on_step"] = on_step
+    dataset: Dataset = builder(**options)
     return dataset
 
 
@@ -250,6 +262,8 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     """Deal the training pictures out to clients by the rule that [partition] names."""
     builder = _rule(recipe)
     options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
+    if isinstance(dataset, Joined):
+        return dataset.dealt(lambda part: builder(part, **options))
     partition: Partition = builder(dataset, **options)
     return partition
 
@@ -268,5 +282,5 @@ def make_method(trial: Trial, clip: Clip) -> Method:
     kind = methods.load(trial.method)
     if trial.sharing == "local":  # every tensor is personal: nothing leaves a client
         kind = type(kind.__name__, (kind,), {"personal": ("",), "__module__": kind.__module__})
-    options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
+    options = check_options(kind, trial.options, place=trial.name, supplied=SUPPLIED)
     return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

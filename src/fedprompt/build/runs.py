@@ -30,6 +30,7 @@ from fedprompt.metrics import best_threshold
 from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
+from fedprompt.report.events import Expected
 from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
@@ -41,8 +42,14 @@ class Watch:
     def step(self, text: str) -> None:
         """Something that takes a while begins."""
 
+    def said(self, text: str) -> None:
+        """Something that is good to know."""
+
     def warn(self, text: str) -> None:
         """Something is odd, but the run goes on."""
+
+    def moved(self, done: int, total: int) -> None:
+        """How far a step has come, if it can tell."""
 
     def trial(self, name: str, rounds: int, done: int) -> None:
         """A trial begins, or goes on after `done` rounds."""
@@ -67,13 +74,23 @@ class Desk:
     watch: Watch
 
 
-def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe") -> Path:
+def start(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    watch: Watch = SILENT,
+    origin: str = "recipe",
+    expected: Sequence[Expected] = (),
+) -> Path:
     """Run a recipe into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    On an interruption or an error the folder says so and `resume` goes on from the last finished round.
+    `expected` are published figures that the report shows ours beside. On an interruption or an error the folder says
+    so and `resume` goes on from the last finished round.
     """
     watch.step("Opening backbone and data")
-    experiment = assemble(recipe, origin=origin)
+    experiment = assemble(recipe, origin=origin, on_step=watch.moved)
+    for note in experiment.dataset.notes:
+        watch.warn(note)
     if experiment.recipe.check:
         _inspect(experiment.dataset, watch)
     asked = questions(experiment.dataset)
@@ -82,7 +99,7 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(describe.header(experiment, asked))
+        run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
         for question in asked:
             if question.examples.space.kind == "multi":
                 run.append(describe.company_line(question, question.examples.targets == 1))
@@ -91,10 +108,10 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
 
 def _inspect(dataset: Dataset, watch: Watch) -> None:
     """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    if not isinstance(dataset.source, FileSource):
+    if not all(isinstance(part.source, FileSource) for part in dataset.parts):
         return
     watch.step("Opening every picture")
-    problems = check(dataset, on_image=watch.client)
+    problems = check(dataset, on_image=watch.moved)
     unreadable = [problem for problem in problems if problem.kind == "unreadable"]
     if unreadable:
         more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
@@ -110,7 +127,7 @@ def resume(folder: Path, *, watch: Watch = SILENT) -> Path:
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
+        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE, on_step=watch.moved)
         _check_same(run, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch))
 
@@ -233,7 +250,9 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
     tested = [client for client in clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
     for client, found in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
+        part, space = desk.experiment.clients.part(client.id), client.train.space
+        line = describe.score_line(trial, round_number, "local", found, space, client=client.id, part=part)
+        desk.run.append(line)
 
 
 def _owners(transport: Simulator) -> Sequence[int | None]:
@@ -272,7 +291,10 @@ def _score(
             asked, space = question.examples, question.examples.space
             logits = predict(method, clip, asked.images, space, batch_size=batch_size)
             figures = score(logits, asked.targets, space, name=question.name, decision=decisions.get(owner))
-            desk.run.append(describe.score_line(trial, round_number, question.split, figures, space, client=owner))
+            line = describe.score_line(
+                trial, round_number, question.split, figures, space, client=owner, part=question.part
+            )
+            desk.run.append(line)
             if decisions and space.kind == "multi":
                 present.setdefault(question.split, []).append(likeliest(logits, asked.targets))
     for question in desk.asked:

@@ -6,12 +6,14 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPModel
 
@@ -20,6 +22,7 @@ from fedprompt.clip.store import Store
 from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
 from fedprompt.clip.weights import arithmetic, fingerprint, open_parts
 from fedprompt.data.images import Images
+from fedprompt.data.workers import Decoder, Pixels
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import unit
 
@@ -37,7 +40,14 @@ class Clip(nn.Module):
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: Any, processor: Any, *, store: Store | None = None, batch: int = 1
+        self,
+        model: CLIPModel,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        store: Store | None = None,
+        batch: int = 1,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
@@ -55,6 +65,7 @@ class Clip(nn.Module):
         self.text_width: int = text.hidden_size
         self.dim: int = model.config.projection_dim
         self.scale = float(model.logit_scale.exp())
+        self._decoder = Decoder(functools.partial(_prepared, processor, vision.image_size), workers=workers)
         self.patches: int = model.vision_model.embeddings.num_patches
         self.image_blocks: int = vision.num_hidden_layers
         self.text_blocks: int = text.num_hidden_layers
@@ -74,10 +85,16 @@ class Clip(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, *, store: Store | None = None, device: str | torch.device = "cpu", batch: int = 1
+        cls,
+        path: str | Path,
+        *,
+        store: Store | None = None,
+        device: str | torch.device = "cpu",
+        batch: int = 1,
+        workers: int = 0,
     ) -> Clip:
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
-        return cls(*open_parts(path), store=store, batch=batch).to(device)
+        return cls(*open_parts(path), store=store, batch=batch, workers=workers).to(device)
 
     def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
@@ -245,33 +262,30 @@ class Clip(nn.Module):
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             # Remembered embeddings spare the decoding; those made on the way are not kept, being larger than features.
-            return self._padded(images.take(positions), functools.partial(self._embeddings, keep=False), read)
+            embed = functools.partial(self._embeddings, keep=False)
+            return self._padded(images.take(positions), functools.partial(map, embed), read)
 
         return self.store.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             embed = self.model.vision_model.embeddings
-            return self._padded(images.take(positions), self._pixels, lambda _, pixels: embed(pixels))
+            return self._padded(images.take(positions), self._decoder.map, lambda _, pixels: embed(pixels))
 
         origin = self._origin(images.source.fingerprint)
         return self.store.fetch("image_embeddings", origin, images.keys, compute, keep=keep)
 
-    def _pixels(self, images: Images) -> Tensor:
-        if not len(images):
-            vision = self.model.config.vision_config
-            return torch.empty(0, vision.num_channels, vision.image_size, vision.image_size)
-        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels
-
     def _padded(
-        self, images: Images, load: Callable[[Images], Tensor], run: Callable[[Images, Tensor], Tensor]
+        self,
+        images: Images,
+        load: Callable[[Sequence[Images]], Iterable[Tensor]],
+        run: Callable[[Images, Tensor], Tensor],
     ) -> Tensor:
         """Run on exactly `batch` rows at a time; the rows that fill the last batch up are zeros and are dropped."""
         results = []
-        for start in range(0, max(len(images), 1), self.batch):
-            part = images.take(range(start, min(start + self.batch, len(images))))
-            values = load(part)
+        starts = range(0, max(len(images), 1), self.batch)
+        parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
+        for part, values in zip(parts, load(parts), strict=True):
             filler = values.new_zeros(self.batch - len(part), *values.shape[1:])
             results.append(run(part, torch.cat([values, filler]).to(self.device))[: len(part)].cpu())  # [batch, ...]
         return torch.cat(results)  # [B, ...]
@@ -298,3 +312,11 @@ class Clip(nn.Module):
     def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
         rows = self.lexicon.sentences(texts)
         return rows, row_keys(rows)
+
+
+def _prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
+    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    if not images:
+        return np.empty((0, 3, size, size), np.float32)
+    pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
+    return pixels
