@@ -33,7 +33,8 @@ RANKS = {
     **dict.fromkeys(("runtimes", "demo", "language", "report", "config", "adapter"), 6),
     "build": 7,
     "terminal": 8,
-    "cli": 9,
+    "cli_describe": 9,
+    "cli": 10,
 }
 BLOCKS = (ast.For, ast.AsyncFor, ast.While, ast.If, ast.With, ast.AsyncWith, ast.Try, ast.Match)
 

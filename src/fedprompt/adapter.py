@@ -55,6 +55,7 @@ class Words:
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
     attributes: dict[str, tuple[str, ...]]
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def save_adapter(
     shared: Mapping[str, Tensor],
     *,
     attributes: Mapping[str, tuple[str, ...]],
+    conditions: tuple[str, ...] = (),
     texts: Mapping[str, str],
 ) -> None:
     """Write the folder; `texts` are its further files by name (README.md, metrics.json, provenance.json).
@@ -81,7 +83,7 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
     write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    words = Words(card.class_names, card.templates, dict(attributes))
+    words = Words(card.class_names, card.templates, dict(attributes), conditions)
     write_atomic(folder / "attributes.json", to_json(asdict(words)))
     for name, text in texts.items():
         write_atomic(folder / name, text)
@@ -104,7 +106,7 @@ def load_adapter(folder: Path) -> Adapter:
     words = _read(folder / "attributes.json", Words)
     if card.task not in KINDS or not card.templates:
         raise UserError(f"{folder / 'adapter_config.json'} names no known task or no template; copy the adapter again.")
-    space = LabelSpace(card.class_names, KINDS[card.task], card.templates[0], words.attributes)
+    space = LabelSpace(card.class_names, KINDS[card.task], card.templates[0], words.attributes, words.conditions)
     return Adapter(folder, card, space)
 
 

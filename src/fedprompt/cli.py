@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import fedprompt
+from fedprompt.cli_describe import describe
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 app.add_typer(recipes, name="config")
+app.add_typer(describe, name="describe")
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")

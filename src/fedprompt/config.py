@@ -61,6 +61,14 @@ class PartitionTable(Choice):
     rule: str
 
 
+class WordsTable(Table):
+    """What the classes are described with; the data set's own words where nothing is said."""
+
+    attributes: str = Field("", description='a words file, one that comes with fedprompt by its name, or "none"')
+    conditions: str | tuple[str, ...] = Field("", description="a words file, one by its name, or a list of phrases")
+    shuffled: bool = Field(default=False, description="a control: give every class the attributes of another one")
+
+
 class TrainTable(Table):
     """How clients train and how the server combines them."""
 
@@ -77,11 +85,12 @@ class TrainTable(Table):
 
 
 class MethodTable(Choice):
-    """One method of a run: a module name, its options, and what of [train] is different for it."""
+    """One method of a run: a module name, its options, and what of [train] and [words] is different."""
 
     name: str
     label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="what the run calls it; the name if empty")
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method alone")
+    words: Toml = Field(default_factory=dict, description="overrides of [words] for this method alone")
 
     @property
     def title(self) -> str:
@@ -112,6 +121,7 @@ class Recipe(Table):
     backbone: BackboneTable = BackboneTable()
     data: DataTable
     partition: PartitionTable
+    words: WordsTable = WordsTable()
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()
@@ -131,6 +141,19 @@ def find_recipe(name: str) -> Path:
     if not Path(name).is_file():
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
+        )
+    return Path(name)
+
+
+def find_words(name: str) -> Path:
+    """A words file: a path, or the name of one that comes with the package."""
+    own = Path(str(files("fedprompt") / "demo" / "words"))
+    known = {path.stem: path for path in sorted(own.glob("*.json"))}
+    if name in known and not Path(name).is_file():
+        return known[name]
+    if not Path(name).is_file():
+        raise UserError(
+            f"There is no words file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
         )
     return Path(name)
 

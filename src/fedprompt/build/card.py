@@ -88,6 +88,7 @@ def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, sha
         card,
         shared,
         attributes=space.attributes,
+        conditions=space.conditions,
         texts={
             "README.md": _model_card(experiment, trial, recorded, record),
             "metrics.json": to_json(metrics),

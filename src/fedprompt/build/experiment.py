@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.wording import absolute, worded
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -24,10 +26,12 @@ from fedprompt.config import (
     Recipe,
     Toml,
     TrainTable,
+    WordsTable,
     check_options,
     checked,
 )
 from fedprompt.data.dataset import Dataset
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition import Partition
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
@@ -50,18 +54,28 @@ class Trial:
     settings: Settings
     fraction: float
     weighting: Weighting
+    words: WordsTable = field(default_factory=WordsTable)
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that a run needs. `recipe` has every default written out; `trials` starts with the main one."""
+    """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
+
+    `spaces` has the words of each trial by its name; `of` is the experiment as a trial sees it.
+    """
 
     recipe: Recipe
     clip: Clip
     dataset: Dataset
     partition: Partition
-    clients: Sequence[Client]
+    clients: Clients
     trials: tuple[Trial, ...]
+    spaces: Mapping[str, LabelSpace]
+
+    def of(self, trial: Trial) -> Experiment:
+        """The same pictures and clients under the trial's own words."""
+        dataset = replace(self.dataset, space=self.spaces[trial.name])
+        return replace(self, dataset=dataset, clients=self.clients.over(dataset))
 
 
 class Clients(Sequence[Client]):
@@ -97,6 +111,12 @@ class Clients(Sequence[Client]):
             domain=shard.domain,
         )
 
+    def over(self, dataset: Dataset) -> Clients:
+        """The same clients over the same pictures in other words."""
+        other = copy.copy(self)
+        other.dataset = dataset
+        return other
+
     def _rows_of(self, domain: str, classes: Sequence[int]) -> Tensor:
         rows = self._test_rows(domain)
         if self.dataset.space.kind == "multi":
@@ -113,9 +133,10 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
     partition = make_partition(recipe, dataset)
+    spaces = {trial.name: worded(dataset.space, trial.words, seed=recipe.seed) for trial in trials}
     clip = load_backbone(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local)
-    return Experiment(recipe, clip, dataset, partition, clients, trials)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, spaces)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
@@ -125,6 +146,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
         update={
             "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
             "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
+            "words": absolute(recipe.words),
             "method": _resolved_method(recipe.method, f"{origin}: [method]"),
             "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
         }
@@ -151,7 +173,9 @@ def _resolved_method(table: MethodTable, place: str) -> Choice:
     options = check_options(
         methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=("generator",)
     )
-    return _with_options(table, options)
+    own = checked(WordsTable, table.words, origin=f"{place}.words")
+    words = absolute(own).model_dump(mode="json", include=set(table.words))
+    return _with_options(table.model_copy(update={"words": words}), options)
 
 
 def _with_options(table: Choice, options: Toml) -> Choice:
@@ -169,7 +193,7 @@ def _absolute(value: object) -> object:
 def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
     """The main method and those beside it; each may override parts of [train]."""
     tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
-    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}.train]") for place, table in tables.items())
+    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}") for place, table in tables.items())
     names = [trial.name for trial in trials]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -178,9 +202,11 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
-    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]").model_dump()
+    words = checked(WordsTable, recipe.words.model_dump() | table.words, origin=f"{place}.words]")
     fraction, weighting = train.pop("fraction"), train.pop("weighting")
-    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), fraction, weighting)
+    settings = Settings(seed=recipe.seed, **train)
+    return Trial(table.title, table.name, table.options, settings, fraction, weighting, words)
 
 
 def load_backbone(table: BackboneTable) -> Clip:
