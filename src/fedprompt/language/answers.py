@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 
 LONGEST_ANSWER = 50_000  # characters that are looked at
 MOST_STRINGS = 500
+MOST_TRIES = 50  # places where JSON may begin: a wall of brackets must not take forever
 LONGEST_NAME = 100  # of a class, in a question
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_BRACKET = re.compile(r"[{\[]")
 _STRING = re.compile(r'"((?:[^"\\\n]|\\.){1,400})"')
 _BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\d{1,3}[.):]|\([0-9a-z]\))\s*")
 _TAG = re.compile(r"<[^<>]{0,200}>")
-_LINK = re.compile(r"\]\([^()]{0,500}\)|\b(?:https?://|www\.)\S+")
+_LINK = re.compile(r"\]\([^()]{0,100}(?:\([^()]{0,100}\))?[^()]{0,100}\)|\b(?:https?://|www\.)\S+")
 _MARK = re.compile(r"[*_`#~|\[\]{}<>\\]+")
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
 _REFUSAL = re.compile(
@@ -41,12 +43,15 @@ def strings(text: str, key: str) -> list[str]:
 def _objects(text: str) -> Iterator[object]:
     """Every whole JSON object or list in a text, outermost first."""
     decoder, place = json.JSONDecoder(), 0
-    while starts := [start for start in (text.find("{", place), text.find("[", place)) if start >= 0]:
+    for _ in range(MOST_TRIES):
+        start = _BRACKET.search(text, place)
+        if start is None:
+            return
         try:
-            found, place = decoder.raw_decode(text, min(starts))
+            found, place = decoder.raw_decode(text, start.start())
             yield found
         except (ValueError, RecursionError):
-            place = min(starts) + 1
+            place = start.end()
 
 
 def _listed(found: object, key: str) -> list[str]:

@@ -55,7 +55,7 @@ class Correspondence:
 
     def ask(self, request: Request) -> Answer:
         """The kept answer, or a new one that is kept; UserError once the attempts are used up."""
-        key = request.key(self.endpoint.name)
+        key = request.key(self.endpoint.model)
         if kept := self.exchanges.find(key):
             return kept
         reason = ""

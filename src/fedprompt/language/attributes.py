@@ -104,7 +104,7 @@ def describe_classes(
     attributes = unify({name: found.phrases for name, found in zip(names, described, strict=True)})
     complaints = {name: found.complaints for name, found in zip(names, described, strict=True) if found.complaints}
     provenance = Provenance(
-        model=correspondence.endpoint.name,
+        model=correspondence.endpoint.model,
         prompts=prompts_fingerprint(SYSTEM, QUESTION, *EXAMPLE, AGAIN),
         parameters={
             "count": wish.count,

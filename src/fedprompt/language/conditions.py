@@ -155,7 +155,7 @@ def describe_conditions(
     ordered = [s.sentences[turn] for turn in range(plan.sentences) for s in scenes if turn < len(s.sentences)]
     conditions, complaints = distil(ordered, names, correspondence, plan)
     provenance = Provenance(
-        model=correspondence.endpoint.name,
+        model=correspondence.endpoint.model,
         prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN),
         parameters={
             "combinations": len(company),

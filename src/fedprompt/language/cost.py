@@ -43,10 +43,10 @@ def tokens(request: Request) -> int:
     return sum(TURN + int(len(message.text) / CHARACTERS_A_TOKEN) for message in request.messages)
 
 
-def estimate(requests: Iterable[Request], exchanges: Exchanges, endpoint: str) -> Estimate:
+def estimate(requests: Iterable[Request], exchanges: Exchanges, model: str) -> Estimate:
     """The cost of those first questions that have no kept answer."""
     every = list(requests)
-    asked = [request for request in every if exchanges.find(request.key(endpoint)) is None]
+    asked = [request for request in every if exchanges.find(request.key(model)) is None]
     out = sum(request.max_tokens for request in asked)
     return Estimate(len(asked), len(every) - len(asked), sum(map(tokens, asked)), out)
 

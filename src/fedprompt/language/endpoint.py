@@ -10,7 +10,7 @@ import ipaddress
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
@@ -43,9 +43,9 @@ class Request:
     max_tokens: int = 400
     seed: int = 0
 
-    def key(self, endpoint: str) -> str:
+    def key(self, model: str) -> str:
         """What an answer is kept under: the same question to the same model costs nothing the second time."""
-        return hashlib.sha256(json.dumps([endpoint, asdict(self)]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([model, asdict(self)]).encode()).hexdigest()[:32]
 
     @property
     def schema(self) -> JsonValue:
@@ -79,11 +79,15 @@ class Passing(Exception):  # noqa: N818  (a condition that passes, not an error)
 
 
 class Endpoint(Protocol):
-    """Someone who answers. `name` identifies the model in records; `parallel` caps simultaneous questions."""
+    """Someone who answers."""
+
+    @property
+    def model(self) -> str:
+        """Which model: answers are kept by it, wherever it runs."""
 
     @property
     def name(self) -> str:
-        """Where and which model, without any secret."""
+        """Which model and where, for people and records, without any secret."""
 
     @property
     def parallel(self) -> int:
@@ -139,15 +143,10 @@ class ChatServer:
         """Status, body, and the seconds that the server asks to wait."""
         messages = [{"role": message.role, "content": message.text} for message in request.messages]
         question = {"model": self.model, "messages": messages, **sent}
-        body, deadline = b"", time.monotonic() + self.timeout
+        deadline = time.monotonic() + self.timeout
         try:
             with self._client.stream("POST", f"{self._url}/chat/completions", json=question) as response:
-                for piece in response.iter_bytes():
-                    body += piece
-                    if len(body) > LARGEST_ANSWER:
-                        raise Passing(f"an answer of more than {LARGEST_ANSWER >> 20} MiB")
-                    if time.monotonic() > deadline:  # httpx counts from the last byte: a trickle would never end
-                        raise Passing(f"no whole answer within {self.timeout:g} s")
+                body = _collect(response.iter_bytes(), deadline)
         except self._httpx.TimeoutException as error:
             raise Passing(f"no answer within {self.timeout:g} s") from error
         except self._httpx.HTTPError as error:
@@ -181,6 +180,18 @@ class ChatServer:
             raise Passing("a completion without text")
         tokens_in, tokens_out = (count if isinstance(count, int) else None for count in counts)
         return Answer(text, tokens_in, tokens_out, sent)
+
+
+def _collect(pieces: Iterable[bytes], deadline: float) -> bytes:
+    """All pieces, if they end in time: httpx counts from the last byte, and a server may trickle."""
+    body = b""
+    for piece in pieces:
+        body += piece
+        if len(body) > LARGEST_ANSWER:
+            raise Passing(f"an answer of more than {LARGEST_ANSWER >> 20} MiB")
+        if time.monotonic() > deadline:
+            raise Passing("no whole answer in time")
+    return body
 
 
 def checked_url(url: str, *, secret: bool) -> str:

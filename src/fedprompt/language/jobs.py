@@ -106,4 +106,4 @@ def _present(job: Job, other: str) -> Words:
 
 
 def _agreed(job: Job, requests: Sequence[Request], exchanges: Exchanges) -> bool:
-    return job.agree(estimate(requests, exchanges, job.endpoint.name))
+    return job.agree(estimate(requests, exchanges, job.endpoint.model))

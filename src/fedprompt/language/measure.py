@@ -84,7 +84,7 @@ def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Sep
     found = None
     if examples is not None and space.kind == "single":
         logits = cosine_classifier(clip, text, space.kind)(examples.images)
-        found = accuracy(logits.cpu(), examples.targets)
+        found = accuracy(logits.argmax(dim=1).cpu(), examples.targets)
     return Separation(float(nearest.mean()), float(nearest[worst]), pair, found)
 
 

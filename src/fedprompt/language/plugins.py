@@ -34,7 +34,8 @@ class PluginModel:
         self._errors: tuple[type[Exception], ...] = (llm.ModelError, OSError, RuntimeError, ValueError)
         self._key = self._find_key()
         self._guard = threading.Lock()
-        self.name = f"{self._model.model_id} through llm"
+        self.model = str(self._model.model_id)
+        self.name = f"{self.model} through llm"
         self.parallel = 8 if self._key else 1
 
     def _find_key(self) -> str | None:

@@ -37,7 +37,6 @@ class Provenance(Part):
     """Where the words come from. `written` has the fingerprint of every list as the model wrote it."""
 
     model: str = ""
-    endpoint: str = ""
     prompts: str = ""  # fingerprint of the questions' wording
     parameters: dict[str, JsonValue] = {}
     source: str = ""  # of converted files: the name of the file
