@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -397,3 +400,37 @@ def test_the_commands_on_a_recipes_data(tmp_path: Path) -> None:
     assert re.search(r"template alone \| -?\d\.\d+ \| -?\d\.\d+ \(.+\) \| \d+\.\d % \|", page)
     found = read_words(tmp_path / "c.json")
     assert found.conditions == ("background", "spatial layout") and len(found.scenes) == 4
+
+
+def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
+    names = [f"thing {number}" for number in range(30)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    reached = threading.Event()
+
+    def script(question: dict[str, Any], number: int) -> Reply:
+        if number >= 12:
+            reached.set()
+        return Reply(listed("attributes", "wheels", f"a {asked_class(question)[6:]} side"), delay=0.02)
+
+    with chat_server(script) as chat:
+        words = ("attributes", "--classes", tmp_path / "names.txt", "-o", tmp_path / "a.json", "--llm", "toy")
+        command = [
+            sys.executable,
+            "-m",
+            "fedprompt.cli",
+            "describe",
+            *map(str, words),
+            "--url",
+            chat.url,
+            "--count",
+            "2",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert reached.wait(60)
+        process.kill()
+        process.wait(60)
+        before = len(chat.asked)
+        assert not (tmp_path / "a.json").exists()
+        call(*words, "--url", chat.url, "--count", 2)
+        assert before >= 12 and len(chat.asked) <= 30 + 4  # at most the questions in flight are asked twice
+    assert list(read_words(tmp_path / "a.json").attributes) == names
