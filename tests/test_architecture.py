@@ -82,10 +82,13 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
             assert name.startswith(tuple(f"fedprompt.{part}." for part in allowed)), f"{path} imports {name}"
 
 
-def test_an_optional_package_is_imported_in_one_module() -> None:
-    assert {path for path in TREES if any(name.split(".")[0] == "flwr" for name in imports(path))} <= {
-        Path("runtimes/flower.py")
-    }
+OPTIONAL = {"flwr": "runtimes/flower.py", "httpx": "language/endpoint.py", "llm": "language/plugins.py"}
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_optional_package_is_imported_in_one_module(name: str) -> None:
+    importers = {path for path in TREES if name in {found.split(".")[0] for found in imports(path)}}
+    assert importers <= {Path(OPTIONAL[name])}
 
 
 @each_file()

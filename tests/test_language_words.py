@@ -84,6 +84,9 @@ def test_markup_links_and_hidden_signs_go() -> None:
         ("made of metal", "is made of metal", "which is made of metal"),
         ("they can fly", "can fly", "which can fly"),
         ("usually worn", "typically worn", "which typically worn"),
+        ("Tail: a long thing that it wags", "tail", "which has tail"),
+        ("Colour: mostly brown, with some white parts", "mostly brown", "which has mostly brown"),
+        ("Surface: soft fur", "soft fur", "which has soft fur"),
         ("The dog has fur", "fur", "which has fur"),
     ],
 )
@@ -102,11 +105,12 @@ def test_what_cannot_stand_for_a_class_is_told() -> None:
         "四条腿",
         "",
         "furs",
+        "the colour",
     ]
     kept, complaints = choose(raw, "dog")
     assert kept == ("fur", "is covered in fur")
-    reasons = ("class name", "refusal", "not English", "not English", "empty", "repeats 'fur'")
-    assert [reason in complaint for reason, complaint in zip(reasons, complaints, strict=True)] == [True] * 6
+    reasons = ("class name", "refusal", "not English", "not English", "empty", "repeats 'fur'", "names a property")
+    assert [reason in complaint for reason, complaint in zip(reasons, complaints, strict=True)] == [True] * 7
 
 
 def test_names_are_compared_by_whole_words() -> None:

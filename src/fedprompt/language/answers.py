@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
+from fedprompt.data.labels import words
+
 LONGEST_ANSWER = 50_000  # characters that are looked at
 MOST_STRINGS = 500
 MOST_TRIES = 50  # places where JSON may begin: a wall of brackets must not take forever
@@ -100,7 +102,11 @@ def foreign(text: str) -> bool:
     return bool(_FOREIGN.search(text.lower()))
 
 
+def line(name: str) -> str:
+    """A class name on one line, cut: nothing in it can begin a new turn or paragraph of a question."""
+    return " ".join(_HIDDEN.sub(" ", words(name)).split())[:LONGEST_NAME]
+
+
 def quoted(names: Sequence[str]) -> str:
     """Names as JSON strings on one line: whatever stands in a name, it cannot end the quotation or begin a line."""
-    lines = (" ".join(_HIDDEN.sub(" ", name).split())[:LONGEST_NAME] for name in names)
-    return " and ".join(json.dumps(line, ensure_ascii=False) for line in lines)
+    return " and ".join(json.dumps(line(name), ensure_ascii=False) for name in names)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fedprompt.language.answers import quoted, refuses, strings
+from fedprompt.language.answers import line, quoted, refuses, strings
 from fedprompt.language.asking import Correspondence, OnDone
 from fedprompt.language.endpoint import Message, Request
 from fedprompt.language.phrases import choose, unify
@@ -30,19 +30,26 @@ EXAMPLE = (
 )
 AGAIN = """Only {good} of {count} attributes can be used: {complaints}
 Answer again in the same form with {count} different short attributes, in English."""
+# A model of a hundred million weights follows neither rules nor forms, and quotation marks make it spell.
+BRIEF = "List {count} visual attributes of a {name}."
+BRIEF_AGAIN = " Answer with other ones than these: {kept}."
 NOTHING = "no list of attributes was found in the answer"
 REFUSED = "the answer was a refusal; describing how a thing looks is harmless"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What to ask for: phrases a class, repairs of an answer that has fewer, and the model's parameters."""
+    """What to ask for: phrases a class, repairs of an answer that has fewer, and the model's parameters.
+
+    `brief` asks in one line, for models too small for rules, examples and JSON.
+    """
 
     count: int = 5
     repairs: int = 2
     temperature: float = 0.3
     max_tokens: int = 400
     seed: int = 0
+    brief: bool = False
 
     def request(self, *messages: Message, listed: str) -> Request:
         """A question with these parameters."""
@@ -69,15 +76,23 @@ def describe_class(name: str, correspondence: Correspondence, wish: Wish) -> Des
         if len(kept) >= wish.count:
             return Described(kept[: wish.count])
         reasons = complaints or ((REFUSED if refuses(text) else NOTHING if not found else "they are too few"),)
-        told = AGAIN.format(good=len(kept), count=wish.count, complaints="; ".join(reasons[:10]) + ".")
-        # The model's own words go back to it cut: an answer of any length must not grow the next question.
-        turns = (Message("assistant", text[:2000]), Message("user", told))
-        request = replace(first_request(name, wish), messages=(*first_request(name, wish).messages, *turns))
+        request = _repair(first_request(name, wish), text, kept, reasons, wish)
     return Described(kept, complaints or (NOTHING,))
+
+
+def _repair(first: Request, text: str, kept: Sequence[str], reasons: Sequence[str], wish: Wish) -> Request:
+    if wish.brief:
+        told = first.messages[0].text + BRIEF_AGAIN.format(kept=", ".join(kept) or "none")
+        return replace(first, messages=(Message("user", told),))
+    told = AGAIN.format(good=len(kept), count=wish.count, complaints="; ".join(reasons[:10]) + ".")
+    # The model's own words go back to it cut: an answer of any length must not grow the next question.
+    return replace(first, messages=(*first.messages, Message("assistant", text[:2000]), Message("user", told)))
 
 
 def first_request(name: str, wish: Wish) -> Request:
     """The question about one class: an example, then the class. Nothing but its name leaves the machine."""
+    if wish.brief:
+        return wish.request(Message("user", BRIEF.format(count=wish.count, name=line(name))), listed="attributes")
     example, answer = EXAMPLE
     return wish.request(
         Message("system", SYSTEM),
@@ -105,13 +120,14 @@ def describe_classes(
     complaints = {name: found.complaints for name, found in zip(names, described, strict=True) if found.complaints}
     provenance = Provenance(
         model=correspondence.endpoint.model,
-        prompts=prompts_fingerprint(SYSTEM, QUESTION, *EXAMPLE, AGAIN),
+        prompts=prompts_fingerprint(SYSTEM, QUESTION, *EXAMPLE, AGAIN, BRIEF, BRIEF_AGAIN),
         parameters={
             "count": wish.count,
             "repairs": wish.repairs,
             "temperature": wish.temperature,
             "max_tokens": wish.max_tokens,
             "seed": wish.seed,
+            "brief": wish.brief,
         },
     )
     return generated(Words(attributes=attributes, provenance=provenance)), complaints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,7 +39,7 @@ def combinations(counts: Tensor, *, most: int, sizes: tuple[int, ...] = (2, 3, 4
     return list(found)
 
 
-def _company(label: int, weights: NDArray[np.float64], *, size: int, draws: np.random.Generator) -> Combination:
+def _company(label: int, weights: NDArray[np.float64], *, size: int, draws: Generator) -> Combination:
     chosen = [label]
     while len(chosen) < size:
         together = np.exp(np.log(weights[chosen] + 1e-300).mean(axis=0))

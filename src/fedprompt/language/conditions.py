@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fedprompt.errors import UserError
-from fedprompt.language.answers import foreign, plain, quoted, refuses, strings
+from fedprompt.language.answers import foreign, line, plain, quoted, refuses, strings
 from fedprompt.language.asking import Correspondence, OnDone
 from fedprompt.language.attributes import Wish, prompts_fingerprint
 from fedprompt.language.endpoint import Message, Request
@@ -31,6 +31,8 @@ MERGE = """These conditions of photos were found in several places:
 {sentences}
 Think step by step in "reasoning" about which of them mean the same. Then name the {count} most general ones that do not
 overlap, of one to three words each, in this form: {{"reasoning": "...", "conditions": ["...", "..."]}}"""
+BRIEF_SCENES = "Write {count} different sentences about photos that show {labels} together."
+BRIEF_DISTIL = "Photos:\n{sentences}\nList {count} properties in which such photos differ, in one or two words each."
 AGAIN = """Only {good} of {count} conditions can be used: {complaints}
 Answer again in the same form with {count} different conditions, abstract, short, in English."""
 
@@ -54,6 +56,9 @@ class Plan:
 
 def scene_request(labels: Sequence[str], plan: Plan) -> Request:
     """The question about one combination of labels."""
+    if plan.wish.brief:
+        brief = BRIEF_SCENES.format(labels=" and ".join(f"a {line(label)}" for label in labels), count=plan.sentences)
+        return plan.wish.request(Message("user", brief), listed="sentences")
     question = SCENES.format(labels=quoted(labels), count=plan.sentences)
     return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="sentences")
 
@@ -111,7 +116,7 @@ def distil(
         if len(kept) >= plan.conditions:
             return kept[: plan.conditions], ()
         told = AGAIN.format(good=len(kept), count=plan.conditions, complaints="; ".join(complaints[:10]) or "too few.")
-        turns = (Message("assistant", text[:2000]), Message("user", told))
+        turns = (Message("assistant", text[: 200 if plan.wish.brief else 2000]), Message("user", told))
         request = replace(first, messages=(*first.messages, *turns))
     return kept, complaints or ("the model named too few conditions",)
 
@@ -119,6 +124,9 @@ def distil(
 def distil_request(sentences: Sequence[str], plan: Plan, *, form: str = DISTIL) -> Request:
     """The question that distils; sentences are quoted, for a model wrote them."""
     listed = "\n".join(quoted([sentence[:100]]) if form == MERGE else _line(sentence) for sentence in sentences)
+    if plan.wish.brief:
+        brief = BRIEF_DISTIL.format(sentences=listed, count=plan.conditions)
+        return plan.wish.request(Message("user", brief), listed="conditions")
     question = form.format(sentences=listed, count=plan.conditions)
     return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="conditions")
 
@@ -156,13 +164,14 @@ def describe_conditions(
     conditions, complaints = distil(ordered, names, correspondence, plan)
     provenance = Provenance(
         model=correspondence.endpoint.model,
-        prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN),
+        prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN, BRIEF_SCENES, BRIEF_DISTIL),
         parameters={
             "combinations": len(company),
             "sentences": plan.sentences,
             "conditions": plan.conditions,
             "temperature": plan.wish.temperature,
             "seed": plan.wish.seed,
+            "brief": plan.wish.brief,
         },
     )
     return generated(Words(conditions=conditions, scenes=tuple(scenes), provenance=provenance)), complaints

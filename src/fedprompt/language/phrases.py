@@ -18,12 +18,16 @@ MOST_WORDS = 12
 _NUMBERS = {"2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "8": "eight"}
 _SUBJECT = re.compile(r"^(?:it|they|this|these|which|that|the \w+|an? \w+) (?=(?:has|have|is|are|can|may)\b)")
 _DONE = ("made", "worn", "shaped", "covered", "found", "held", "kept", "seen", "carried", "filled", "painted", "driven")
+_PROPERTY = re.compile(
+    r"colou?r(?:ed|ing|ful)?|shape|size|appearance|texture|material|design|style|look|pattern|form|visual|attribute"
+    r"|feature|unique|distinctive|function|functionality|purpose|detail|overall|general|specific|sensory|type"
+)
 _SMALL = re.compile(r"an?|the|of|in|on|for|with|to|and|or|its|is|are|has|have|can|may|often|typically")
 
 
 def normal(phrase: str) -> str:
     """The phrase in normal form, lower case but for names; empty if it is too long or nothing is left of it."""
-    text = plain(phrase, 2 * LONGEST)
+    text = _label(plain(phrase, 3 * LONGEST))
     text = text[:1].lower() + text[1:]
     text = _SUBJECT.sub("", text)
     for old, new in (
@@ -39,6 +43,15 @@ def normal(phrase: str) -> str:
         text = re.sub(old, new, text)
     text = " ".join(_NUMBERS.get(word, word) for word in text.split())
     return text if len(text) <= LONGEST and len(text.split()) <= MOST_WORDS else ""
+
+
+def _label(text: str) -> str:
+    """Of "Tail: long and furry, which it wags" the name; of "colour: brown, mostly" what it says."""
+    name, colon, said = text.partition(": ")
+    if not colon:
+        return text
+    brief = said.split(",")[0]
+    return brief if hollow(name) or len(said.split()) <= 3 else name
 
 
 def stem(word: str) -> str:
@@ -59,6 +72,11 @@ def core(phrase: str) -> frozenset[str]:
     """What a phrase says, whatever its grammar: the stems of its words but the small ones."""
     found = frozenset(stems(phrase))
     return frozenset(word for word in found if not _SMALL.fullmatch(word)) or found
+
+
+def hollow(phrase: str) -> bool:
+    """Whether a phrase names properties and gives them no value: "a colour", "size and shape"."""
+    return all(_PROPERTY.fullmatch(word) for word in core(phrase))
 
 
 def names_class(phrase: str, name: str) -> bool:
@@ -82,6 +100,8 @@ def trouble(phrase: str, name: str) -> str:
         return "is a refusal"
     if foreign(phrase):
         return "is not English"
+    if hollow(phrase):
+        return "names a property and not its value"
     if names_class(phrase, name):
         return "contains the class name"
     return "" if any(letter.isalpha() for letter in phrase) else "has no word in it"
