@@ -82,6 +82,7 @@ def test_markup_links_and_hidden_signs_go() -> None:
         ("is used for writing", "used for writing", "which is used for writing"),
         ("is round", "is round", "which is round"),
         ("made of metal", "is made of metal", "which is made of metal"),
+        ("is often made of metal", "is often made of metal", "which is often made of metal"),
         ("they can fly", "can fly", "which can fly"),
         ("usually worn", "typically worn", "which typically worn"),
         ("Tail: a long thing that it wags", "tail", "which has tail"),

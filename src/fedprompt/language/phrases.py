@@ -33,8 +33,8 @@ def normal(phrase: str) -> str:
     for old, new in (
         (r"^(?:have|having|with|possess\w*|features?|contains?|includes?|shows?) ", "has "),
         (r"^are ", "is "),
-        (r"^(?:usually|commonly|generally|mostly|normally) ", "typically "),
-        (r"^(?:is|has) (?=(?:often|typically|used|an?) )(?!an? )", ""),
+        (r"^(?:usually|commonly|generally|normally) ", "typically "),
+        (r"^(?:is|has) used ", "used "),
         (r"^is (?=an? )", ""),
         (rf"^(?={'|'.join(_DONE)}\b)", "is "),
         (r"^has (?!an? )(?:the )?", ""),
