@@ -37,6 +37,7 @@ Timeout = Annotated[float, typer.Option(min=1, help="Seconds a server has for an
 Attempts = Annotated[int, typer.Option(min=1, max=20, help="Attempts at a question before giving up.")]
 Temperature = Annotated[float, typer.Option(min=0, max=2)]
 Seed = Annotated[int, typer.Option(help="Goes with every question, and draws combinations of labels.")]
+Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further questions about a bad answer.")]
 Brief = Annotated[bool, typer.Option("--brief", help="One-line questions, for very small models.")]
 PriceIn = Annotated[float, typer.Option(min=0, help="Price of a million tokens out, for the estimate.")]
 PriceOut = Annotated[float, typer.Option(min=0, help="Price of a million tokens back, for the estimate.")]
@@ -63,6 +64,7 @@ def attributes(
     attempts: Attempts = 5,
     temperature: Temperature = 0.3,
     seed: Seed = 0,
+    repairs: Repairs = 2,
     brief: Brief = False,
     price_in: PriceIn = 0.0,
     price_out: PriceOut = 0.0,
@@ -80,7 +82,7 @@ def attributes(
     pace = Pace(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
     with _asking(out, "describing classes") as on_done:
         job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
-        made = make_attributes(known.names, job, Wish(count=count, temperature=temperature, seed=seed, brief=brief))
+        made = make_attributes(known.names, job, Wish(count, repairs, temperature, seed=seed, brief=brief))
     if made is not None:
         _tell(out, made, known, backbone)
 
@@ -104,6 +106,7 @@ def conditions(
     attempts: Attempts = 5,
     temperature: Temperature = 0.3,
     seed: Seed = 0,
+    repairs: Repairs = 2,
     brief: Brief = False,
     price_in: PriceIn = 0.0,
     price_out: PriceOut = 0.0,
@@ -121,7 +124,7 @@ def conditions(
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     pace = Pace(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
-    plan = Plan(sentences, count, context, Wish(temperature=temperature, max_tokens=600, seed=seed, brief=brief))
+    plan = Plan(sentences, count, context, Wish(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief))
     with _asking(out, "describing scenes") as on_done:
         job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
         made = make_conditions(known.names, chosen, job, plan)
