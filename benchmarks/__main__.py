@@ -1,4 +1,4 @@
-"""Run everything and write RESULTS.md: `python -m benchmarks` (half an hour on two cores; `--quick` is small)."""
+"""Measure and write RESULTS.md: `python -m benchmarks [SECTION ...]`; a section replaces only itself on the page."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import dataclasses
 import json
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -19,36 +20,56 @@ from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
 
 PAGE = Path(__file__).parent / "RESULTS.md"
-EVALUATED = 32  # pictures in a batch of an evaluation
 NOTES = """# Benchmarks
 
-Made by `python -m benchmarks{quick}` on {machine}; matrix products of the tower's shapes ran at up to
-{rate:.0f} GMAC/s. Medians of {job.repeats} after one warm-up; a backbone of size {job.size} with random weights.
-A training step has batch {job.batch}; an evaluation takes {job.batches} batches of {evaluated} (2 where classes are
-many). Every measurement is a process of its own.
+Every measurement is a process of its own: the median of some repeats after one warm-up, on a backbone with random
+weights (speed does not depend on them). Rows of one section were measured in one run; machines are noisy, compare rows
+within a section.
 
 - *ours*: frozen features remembered. *store off*: nothing remembered. *as released*: nothing remembered, every text at
   the full context length, class texts encoded anew for every batch, as published code does (it still profits from our
   shortcut in each tower's last block).
 - *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate seen
   in the same process (tower forward and backward to its inputs, PromptFormer forward and full backward).
-
+- *transport*: the share of the step that optimal transport takes. *Many labels*: every picture shows three.
 """
 
 
-def jobs(base: Job) -> Iterator[Job]:
+def every_method(base: Job) -> Iterator[Job]:
     """Training steps and evaluation passes of every method in every mode."""
     for name in methods.names():
         for mode in MODES:
-            yield dataclasses.replace(base, method=name, mode=mode)
-            yield dataclasses.replace(base, method=name, mode=mode, task="evaluate", batch=min(base.batch, EVALUATED))
+            for task in ("train", "evaluate"):
+                yield dataclasses.replace(base, method=name, mode=mode, task=task)
 
 
-def wide_jobs(base: Job, classes: int) -> Iterator[Job]:
-    """Evaluation over a long candidate list, of the method that writes most text per class."""
-    for mode in ("ours", "as released"):
-        batch = min(base.batch, EVALUATED)
-        yield dataclasses.replace(base, mode=mode, task="evaluate", classes=classes, batch=batch, batches=2, repeats=1)
+def large_batch(base: Job) -> Iterator[Job]:
+    """FedMVP's training step at the paper's batch of 128, four times the others'."""
+    for mode in MODES:
+        yield dataclasses.replace(base, method="fedmvp", mode=mode, batch=4 * base.batch)
+
+
+def many_classes(base: Job) -> Iterator[Job]:
+    """Evaluation over long candidate lists, of the method that writes most text per class."""
+    for classes in (100, 1000):
+        for mode in ("ours", "as released"):
+            job = dataclasses.replace(base, method="fedmvp", mode=mode, task="evaluate")
+            yield dataclasses.replace(job, classes=classes, batches=1, repeats=1)
+
+
+def many_labels(base: Job) -> Iterator[Job]:
+    """Training steps on pictures with many labels, of the method that looks for them under conditions."""
+    for classes in (20, 80):
+        for mode in MODES:
+            yield dataclasses.replace(base, method="fedmpt", mode=mode, classes=classes, kind="multi")
+
+
+SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
+    "methods": every_method,
+    "large-batch": large_batch,
+    "many-classes": many_classes,
+    "many-labels": many_labels,
+}
 
 
 def run(job: Job) -> Result:
@@ -57,60 +78,72 @@ def run(job: Job) -> Result:
     return Result(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
 
 
-def rows(found: dict[Job, Result]) -> Iterator[str]:
+def rows(found: Mapping[Job, Result]) -> Iterator[str]:
     """A line a measurement: seconds, how many times slower than ours, fraction of the floor, memory."""
-    yield "| method | task, batch | classes | mode | seconds | against ours | against the floor | peak memory |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| method | task, batch | classes | mode | seconds | against ours | against the floor | transport | memory |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for job, result in found.items():
-        ours = found[dataclasses.replace(job, mode="ours")]
+        ours = found[dataclasses.replace(job, mode="ours")].seconds
         floor = f"{result.seconds * result.macs_per_second / result.macs:.2f}" if result.macs else ""
+        share = f"{100 * result.transport / result.seconds:.0f}%" if result.transport else ""
+        task = job.task if job.kind == "single" else f"{job.task}, many labels"
         yield (
-            f"| {job.method} | {job.task}, {job.batch} | {job.classes} x {job.attributes} | {job.mode} | "
-            f"{result.seconds:.3f} | {result.seconds / ours.seconds:.2f} | {floor} | {result.peak_gb:.1f} GB |"
+            f"| {job.method} | {task}, {job.batch} | {job.classes} x {job.attributes} | {job.mode} | "
+            f"{result.seconds:.3f} | {result.seconds / ours:.2f} | {floor} | {share} | {result.peak_gb:.1f} GB |"
         )
+
+
+def measured(name: str, base: Job) -> str:
+    """The text of a section, its jobs run one after another."""
+    found: dict[Job, Result] = {}
+    todo = list(SECTIONS[name](base))
+    for number, job in enumerate(todo, start=1):
+        found[job] = run(job)
+        what = f"{job.method} {job.task} {job.mode}, {job.classes} classes: {found[job].seconds:.3f} s"
+        print(f"[{name} {number}/{len(todo)}] {what}", flush=True)
+    rate = max(result.macs_per_second for result in found.values()) / 1e9
+    return "\n".join([*_made(name, f"size {base.size}; matrix products at up to {rate:.0f} GMAC/s"), *rows(found)])
+
+
+def scaled() -> str:
+    """The text of the section on scale."""
+    figures = [f"| {name} | {value:.3g} |" for name, value in (scale() | import_seconds()).items()]
+    made = _made("scale", "ten thousand clients, two pictures each")
+    return "\n".join([*made, "| figure | value |", "|---|---|", *figures])
+
+
+def _made(name: str, what: str) -> list[str]:
+    machine = f"{torch.get_num_threads()} thread(s) of {platform.machine()}, torch {torch.__version__}, float32"
+    title = name.replace("-", " ").capitalize()
+    return [f"## {title}", "", f"`python -m benchmarks {name}` on {machine}; {what}.", ""]
+
+
+def put(page: str, name: str, text: str) -> str:
+    """The page with a section of that name replaced, or added at its end."""
+    section = f"<!-- {name} -->\n{text}\n<!-- end of {name} -->\n"
+    old = re.compile(rf"<!-- {name} -->\n.*?<!-- end of {name} -->\n", re.DOTALL)
+    return old.sub(lambda _: section, page) if old.search(page) else f"{page}\n{section}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="batch 8, one repeat")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}, scale; all if none is named")
     parser.add_argument("--size", default="vit-b-16")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--wide", type=int, nargs="*", default=[100, 1000], help="numbers of classes for evaluation")
-    parser.add_argument("--main", default="fedmvp", help="the method measured over many classes")
+    parser.add_argument("--out", type=Path, default=PAGE, help="the page to write")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.job:
         print(json.dumps(dataclasses.asdict(measure(Job(**json.loads(given.job))))))
         return
-    base = Job(given.main, "ours", "train", size=given.size, batch=given.batch, repeats=given.repeats)
-    if given.quick:
-        base = dataclasses.replace(base, batch=min(given.batch, 8), repeats=1)
-    todo = [*jobs(base), *(job for classes in given.wide for job in wide_jobs(base, classes))]
-    found: dict[Job, Result] = {}
-    for number, job in enumerate(todo, start=1):
-        found[job] = run(job)
-        print(
-            f"[{number}/{len(todo)}] {job.method} {job.task} {job.mode}, {job.classes} classes: "
-            f"{found[job].seconds:.3f} s",
-            flush=True,
-        )
-    PAGE.write_text(page(base, found, scale() | import_seconds()), encoding="utf-8")
-    print(f"Written: {PAGE}")
-
-
-def page(base: Job, found: dict[Job, Result], other: dict[str, float]) -> str:
-    """The text of RESULTS.md."""
-    rate = max(result.macs_per_second for result in found.values()) / 1e9
-    notes = NOTES.format(
-        quick=" --quick" if base.repeats == 1 else "",
-        machine=f"{torch.get_num_threads()} threads of {platform.machine()}, torch {torch.__version__}, float32",
-        rate=rate,
-        job=base,
-        evaluated=min(base.batch, EVALUATED),
-    )
-    figures = "".join(f"| {name} | {value:.3g} |\n" for name, value in other.items())
-    return notes + "\n".join(rows(found)) + f"\n\n## Scale\n\n| figure | value |\n|---|---|\n{figures}"
+    if unknown := set(given.sections) - {*SECTIONS, "scale"}:
+        parser.error(f"there is no section {sorted(unknown)[0]!r}")
+    base = Job("fedmvp", "ours", "train", size=given.size, batch=given.batch, repeats=given.repeats)
+    for name in given.sections or (*SECTIONS, "scale"):
+        text = scaled() if name == "scale" else measured(name, base)
+        page = given.out.read_text(encoding="utf-8") if given.out.exists() else NOTES
+        given.out.write_text(put(page, name, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

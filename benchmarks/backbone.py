@@ -15,7 +15,7 @@ from fedprompt.clip.prompts import Layout
 from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.demo import weights_folder
 
 SIZES = {
@@ -86,8 +86,11 @@ class Grey:
 
 
 @functools.cache
-def make_examples(images: int, classes: int, attributes: int, pixels: int) -> Examples:
-    """That many pictures over that many classes with attributes of their own, a third of them shared."""
+def make_examples(images: int, classes: int, attributes: int, pixels: int, *, kind: Kind = "single") -> Examples:
+    """That many pictures over that many classes with attributes of their own, a third of them shared.
+
+    Of many labels a picture has three.
+    """
     names = tuple(f"thing number {label}" for label in range(classes))
     phrases = {
         name: tuple(
@@ -97,4 +100,7 @@ def make_examples(images: int, classes: int, attributes: int, pixels: int) -> Ex
     }
     rows = tuple(range(images))
     targets = torch.arange(images) % classes
-    return Examples(Images(Grey(images, pixels), rows), targets, LabelSpace(names, attributes=phrases))
+    if kind == "multi":
+        targets = torch.stack([(targets + shift) % classes for shift in range(3)])  # [3, B]
+        targets = torch.nn.functional.one_hot(targets, classes).amax(dim=0)
+    return Examples(Images(Grey(images, pixels), rows), targets, LabelSpace(names, kind, attributes=phrases))

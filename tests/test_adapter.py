@@ -14,9 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedprompt.adapter import Adapter, AdapterCard, load_adapter, load_tensors, save_adapter
+from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 
 STATE = {"prompt.context": torch.arange(6.0).reshape(2, 3), "former.weight": torch.ones(4)}
+SPACE = LabelSpace(("dog", "cat"), attributes={"dog": ("four legs",)}, conditions=("light", "place"))
 FINGERPRINT = "f" * 64
 FILES = {"adapter_config.json", "adapter_model.safetensors", "attributes.json", "README.md", "metrics.json"}
 
@@ -32,7 +34,7 @@ def written(folder: Path) -> Adapter:
         params={"n_ctx": 4, "init": "a photo of"},
     )
     texts = {"README.md": "# card", "metrics.json": "{}"}
-    save_adapter(folder, card, STATE, attributes={"dog": ("four legs",)}, texts=texts)
+    save_adapter(folder, card, STATE, space=SPACE, texts=texts)
     return load_adapter(folder)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from benchmarks.__main__ import jobs, rows
+from benchmarks.__main__ import every_method, many_labels, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.measure import Job, measure
 
@@ -21,7 +21,7 @@ def test_every_mode_measures_something(mode, task):
 
 
 def test_jobs_cover_every_method_in_every_mode():
-    found = list(jobs(TINY))
+    found = list(every_method(TINY))
     assert len(found) == len(set(found)) == len(methods.names()) * 2 * len(MODES)
 
 
@@ -41,3 +41,15 @@ def test_table_has_a_row_a_measurement_with_its_ratio():
     found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="store off"))}
     lines = list(rows(found))
     assert len(lines) == 4 and "| 1.00 |" in lines[2]
+
+
+def test_many_labels_are_measured_with_their_transport():
+    found = {job: measure(job) for job in many_labels(TINY) if job.classes == 20}
+    assert {job.mode for job in found} == set(MODES)
+    assert all(0 < result.transport < result.seconds for result in found.values())
+    assert all("train, many labels, 2 | 20 x 2" in line and "% |" in line for line in list(rows(found))[2:])
+
+
+def test_a_section_replaces_only_itself():
+    page = put(put("# Title\n", "one", "old"), "two", "kept")
+    assert put(page, "one", "new \\1") == page.replace("old", "new \\1")

@@ -192,9 +192,8 @@ def test_iid_deals_out_scenes_with_many_labels():
     assert sorted(row for shard in partition.shards for row in shard.rows) == many.rows(split="train").tolist()
     held = [list(shard.rows) for shard in partition.shards]
     assert counts(partition, many).tolist() == [(many.targets[rows] == 1).sum(dim=0).tolist() for rows in held]
-    for rule in (class_chunks, dirichlet):
-        with pytest.raises(UserError, match="use the rule 'iid'"):
-            rule(many)
+    with pytest.raises(UserError, match="use the rule 'label_clusters'"):
+        class_chunks(many)
     with pytest.raises(UserError, match="leave the option out"):
         iid(many, shots=2)
 

@@ -44,24 +44,24 @@ def test_a_score_uses_its_own_candidates() -> None:
     logits = predict(Toy(), fake_clip(), examples.images, SPACE)[:, [3, 1]]
     right = (logits.argmax(dim=1) == examples.targets).double()
     assert (result.name, result.num_examples, len(result.per_class)) == ("site", 12, 2)
-    assert result.accuracy == pytest.approx(right.mean().item())
+    assert result.figures["accuracy"] == pytest.approx(right.mean().item())
     assert result.per_class[1] == pytest.approx(right[examples.targets == 1].mean().item())
 
 
 def test_a_perfect_and_a_wrong_answer() -> None:
     targets = torch.tensor([0, 1, 1, 2])
     perfect = score(10.0 * torch.nn.functional.one_hot(targets, 4), targets, SPACE, name="x")
-    assert (perfect.accuracy, perfect.macro_f1, perfect.per_class[:3]) == (1.0, 1.0, (1.0, 1.0, 1.0))
+    assert perfect.figures == {"accuracy": 1.0, "macro_f1": 1.0} and perfect.per_class[:3] == (1.0, 1.0, 1.0)
     assert math.isnan(perfect.per_class[3]), "no example, no figure"
     always_zero = score(torch.tensor([[1.0, 0, 0, 0]] * 4), targets, SPACE, name="x")
-    assert always_zero.accuracy == 0.25
-    assert always_zero.macro_f1 == pytest.approx((2 * 1 / 5) / 3)
+    assert always_zero.figures["accuracy"] == 0.25
+    assert always_zero.figures["macro_f1"] == pytest.approx((2 * 1 / 5) / 3)
 
 
 def test_many_labels_are_decided_at_one_half_and_ranked() -> None:
     space = LabelSpace(("dog", "cat"), kind="multi")
     logits = torch.tensor([[2.0, -1.0], [-3.0, 0.5], [-0.5, 0.4]])
     result = score(logits, torch.tensor([[1, 0], [0, 1], [1, -1]]), space, name="x")
-    assert result.accuracy == pytest.approx(4 / 5)
+    assert result.figures["accuracy"] == pytest.approx(4 / 5)
     assert result.per_class == (1.0, 1.0)
-    assert result.macro_f1 == pytest.approx((2 / 3 + 1) / 2)
+    assert result.figures["cf1_macro"] == pytest.approx((2 / 3 + 1) / 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, recall_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
 from fedprompt import metrics
 
@@ -67,10 +67,68 @@ def test_average_precision_equals_scikit_learn_without_ties(order: list[int], tr
     assert ours == pytest.approx(average_precision_score(truth, order))
 
 
+decided = st.integers(1, 25).flatmap(
+    lambda rows: st.lists(
+        st.lists(st.tuples(st.sampled_from([1, 0, -1]), st.integers(0, 9)), min_size=3, max_size=3),
+        min_size=rows,
+        max_size=rows,
+    )
+)
+
+
+@settings(deadline=None)
+@given(decided)
+def test_decisions_equal_scikit_learn_on_what_is_known(rows: list[list[tuple[int, int]]]) -> None:
+    table = torch.tensor(rows)
+    truth, scores = table[..., 0], table[..., 1]
+    guess = scores >= 5
+    known = truth != -1
+    flat = truth[known].numpy(), guess[known].int().numpy()
+    if flat[0].any() or flat[1].any():
+        assert metrics.micro_f1(guess, truth) == pytest.approx(f1_score(*flat))
+    else:
+        assert math.isnan(metrics.micro_f1(guess, truth))
+    asked = [label for label in range(3) if (truth[:, label] == 1).any()]
+    pairs = [(truth[known[:, c], c].numpy(), guess[known[:, c], c].int().numpy()) for c in asked]
+    if not asked:
+        assert math.isnan(metrics.f1_of_means(guess, truth))
+        return
+    precision = np.mean([precision_score(*pair, zero_division=0) for pair in pairs])
+    recall = np.mean([recall_score(*pair) for pair in pairs])
+    expected = 2 * precision * recall / (precision + recall) if precision * recall else 0
+    assert metrics.f1_of_means(guess, truth) == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(decided)
+def test_no_threshold_decides_better_than_the_best(rows: list[list[tuple[int, int]]]) -> None:
+    table = torch.tensor(rows)
+    truth, scores = table[..., 0], table[..., 1]
+    best = metrics.best_threshold(scores, truth)
+    if not (truth == 1).any():
+        assert math.isnan(best)
+        return
+    reached = metrics.micro_f1(scores >= best, truth)
+    others = [metrics.micro_f1(scores >= place, truth) for place in range(10)]
+    assert reached == pytest.approx(max(other for other in others if not math.isnan(other)))
+
+
+def test_the_top_labels_are_taken_from_the_known_ones() -> None:
+    scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.1, 0.3]])
+    targets = torch.tensor([[-1, 0, 1], [1, 0, 0]])
+    assert metrics.top(scores, targets, 2).tolist() == [[0, 1, 1], [1, 0, 1]]
+    assert metrics.top(scores, targets, 9).tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert metrics.micro_f1(metrics.top(scores, targets, 2), targets) == pytest.approx(2 * 2 / (4 + 2))
+
+
 def test_mean_average_precision_leaves_out_and_counts_classes_without_positives() -> None:
     scores, truth = torch.rand(4, 3), torch.tensor([[1, 0, -1], [1, 0, 0], [1, 0, 0], [1, 0, -1]])
     assert metrics.mean_average_precision(scores, truth) == (1.0, 2)
-    value, excluded = metrics.mean_average_precision(scores, torch.zeros(4, 3))
+
+
+def test_a_mean_leaves_out_and_counts_what_is_not_known() -> None:
+    assert metrics.mean_of_known([1.0, math.nan, 0.5]) == (0.75, 1)
+    value, excluded = metrics.mean_of_known([math.nan] * 3)
     assert math.isnan(value) and excluded == 3
 
 
@@ -85,3 +143,5 @@ def test_nothing_to_score_is_nan_not_a_crash() -> None:
         nothing = torch.full((3,), -1)
         assert math.isnan(metrics.accuracy(torch.zeros(3), nothing))
         assert math.isnan(metrics.average_precision(torch.zeros(3), nothing))
+        assert math.isnan(metrics.f1_of_means(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
+        assert math.isnan(metrics.best_threshold(torch.zeros(3), nothing))

@@ -72,18 +72,19 @@ def save_adapter(
     card: AdapterCard,
     shared: Mapping[str, Tensor],
     *,
-    attributes: Mapping[str, tuple[str, ...]],
-    conditions: tuple[str, ...] = (),
+    space: LabelSpace,
     texts: Mapping[str, str],
 ) -> None:
-    """Write the folder; `texts` are its further files by name (README.md, metrics.json, provenance.json).
+    """Write the folder with the language of `space`.
+
+    `texts` are its further files by name (README.md, metrics.json, provenance.json).
 
     The configuration is written last, so a folder that has one is a whole adapter.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
     write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    words = Words(card.class_names, card.templates, dict(attributes), conditions)
+    words = Words(card.class_names, card.templates, dict(space.attributes), space.conditions)
     write_atomic(folder / "attributes.json", to_json(asdict(words)))
     for name, text in texts.items():
         write_atomic(folder / name, text)

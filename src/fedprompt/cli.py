@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -68,13 +68,11 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 
 
 def _console() -> Console:
@@ -94,9 +92,16 @@ def _load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
 
 
 @app.command()
-def demo(out: Out = None, settings: Settings = None, quiet: Quiet = False) -> None:
-    """Train FedMVP by ten clients on embedded pictures with an embedded CLIP, beside its baselines; offline."""
-    run("demo", settings, out, quiet)
+def demo(
+    task: Annotated[
+        Literal["single", "multi-label"], typer.Option(help="One label a picture (FedMVP) or many (FedMPT).")
+    ] = "single",
+    out: Out = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on embedded pictures with an embedded CLIP, beside baselines; offline."""
+    run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
@@ -141,17 +146,17 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 def _tell(folder: Path, *, quiet: bool) -> None:
     from fedprompt.report import read_run
-    from fedprompt.terminal import run_table
+    from fedprompt.terminal import run_tables
 
     if quiet:
         return
     finished, console = read_run(folder), _console()
-    console.print(run_table(finished))
+    for table in run_tables(finished):
+        console.print(table)
     for column in finished.columns:
         if column in finished.header.splits:
             console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
-    typer.echo(f"Report: {folder / 'report.html'}")
-    typer.echo(f"Adapters: {folder / 'adapters'}")
+    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
 @app.command()
@@ -236,20 +241,21 @@ def predict(
     backbone: Annotated[
         str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")
     ] = None,
+    page: Annotated[Path | None, typer.Option(help="Also draw where the method looks into this HTML file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Recognise pictures with what a run has learned, among its own classes or any that you name."""
     from fedprompt.build.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone)
+    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
     if as_json:
-        typer.echo(
-            json.dumps([{"picture": one.picture, "top": one.top} for one in found], indent=2, ensure_ascii=False)
-        )
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
+        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
         return
     for one in found:
-        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top))
+        there = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
+        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top) + there)
 
 
 @app.command()

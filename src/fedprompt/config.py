@@ -61,6 +61,15 @@ class PartitionTable(Choice):
     rule: str
 
 
+class AnnotationTable(Table):
+    """Labels that annotators of training pictures missed; many labels a picture only."""
+
+    missing: float = Field(0.0, ge=0, lt=1, description="share of the labels that are missing, drawn once")
+    form: Literal["drop_positive", "unknown"] = Field(
+        "drop_positive", description="a missing positive label is absent, or any missing label is unknown"
+    )
+
+
 class WordsTable(Table):
     """What the classes are described with; the data set's own words where nothing is said."""
 
@@ -106,6 +115,15 @@ class EvaluateTable(Table):
     )
     batch_size: int = Field(128, ge=1)
     local: bool = Field(default=True, description="also score every client on its own classes; slow for thousands")
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="many labels: share of a client's training pictures kept for fitting a decision threshold",
+    )
+    oracle: bool = Field(
+        default=False, description="many labels: also score at the threshold that is best on the test pictures"
+    )
     samples: int = Field(8, ge=0, description="test pictures kept in the record with their top predictions")
 
 
@@ -121,6 +139,7 @@ class Recipe(Table):
     backbone: BackboneTable = BackboneTable()
     data: DataTable
     partition: PartitionTable
+    annotation: AnnotationTable = AnnotationTable()
     words: WordsTable = WordsTable()
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
@@ -141,19 +160,6 @@ def find_recipe(name: str) -> Path:
     if not Path(name).is_file():
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
-        )
-    return Path(name)
-
-
-def find_words(name: str) -> Path:
-    """A words file: a path, or the name of one that comes with the package."""
-    own = Path(str(files("fedprompt") / "demo" / "words"))
-    known = {path.stem: path for path in sorted(own.glob("*.json"))}
-    if name in known and not Path(name).is_file():
-        return known[name]
-    if not Path(name).is_file():
-        raise UserError(
-            f"There is no words file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
         )
     return Path(name)
 

@@ -6,6 +6,7 @@ Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unk
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -29,12 +30,54 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 
 
 def macro_f1(predicted: Tensor, targets: Tensor) -> float:
-    """Mean F1 of the classes that occur in targets or predictions; both are [N, C] in {0, 1} (targets also -1)."""
+    """Mean F1 of the classes that occur in targets or predictions; both are [N, C] in {0, 1} (targets also -1).
+
+    For many labels it is CF1 as FedMPT's comparison has it.
+    """
+    hit, guessed, true = _counts(predicted, targets)
+    seen = guessed + true > 0
+    return float((2 * hit[seen] / (guessed + true)[seen]).mean())
+
+
+def f1_of_means(predicted: Tensor, targets: Tensor) -> float:
+    """CF1 as most of the literature has it: 2 CP CR / (CP + CR), means of precision and recall over classes [N, C].
+
+    Classes without a positive are left out; the precision of a class that is never predicted is zero.
+    """
+    hit, guessed, true = _counts(predicted, targets)
+    asked = true > 0
+    precision = float((hit[asked] / guessed[asked].clamp(min=1)).mean())
+    recall = float((hit[asked] / true[asked]).mean())
+    return math.nan if math.isnan(recall) else harmonic_mean(precision, recall)
+
+
+def micro_f1(predicted: Tensor, targets: Tensor) -> float:
+    """OF1: F1 of all decisions [N, C] together, 2 tp / (2 tp + fp + fn); NaN if nothing is positive or predicted."""
+    hit, guessed, true = _counts(predicted, targets)
+    return _ratio(2 * float(hit.sum()), float((guessed + true).sum()))
+
+
+def top(scores: Tensor, targets: Tensor, count: int) -> Tensor:
+    """Decisions [N, C] of {0, 1}: the `count` highest scores of every row among its known labels."""
     known = targets != -1
-    hit = ((predicted == 1) & (targets == 1)).sum(dim=0)
-    occurrences = ((predicted == 1) & known).sum(dim=0) + (targets == 1).sum(dim=0)
-    seen = occurrences > 0
-    return float((2 * hit[seen] / occurrences[seen].double()).mean())
+    best = scores.masked_fill(~known, -math.inf).topk(min(count, scores.shape[1]), dim=1).indices
+    return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, best, 1) * known
+
+
+def best_threshold(scores: Tensor, targets: Tensor) -> float:
+    """The score from which on a label should count as present for the highest OF1 on these [N, C]; NaN if none is.
+
+    To be fitted on held-out training pictures: on test pictures it is an oracle. The highest of equally good scores.
+    """
+    known = targets != -1
+    flat, truth = scores[known], (targets == 1)[known]
+    if not truth.any():
+        return math.nan
+    values, order = flat.sort(descending=True, stable=True)
+    hits = truth[order].cumsum(0).double()
+    f1 = 2 * hits / (torch.arange(1, len(hits) + 1) + truth.sum())
+    f1[:-1].masked_fill_(values[1:] == values[:-1], 0.0)  # equal scores are decided alike
+    return float(values[f1.argmax()])
 
 
 def harmonic_mean(*values: float) -> float:
@@ -54,12 +97,27 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
     return float((torch.arange(1, len(ranks) + 1) / ranks.double()).mean())
 
 
+def average_precisions(scores: Tensor, targets: Tensor) -> tuple[float, ...]:
+    """The average precision of each class of [N, C]; NaN for one without a known positive."""
+    return tuple(average_precision(scores[:, label], targets[:, label]) for label in range(scores.shape[1]))
+
+
 def mean_average_precision(scores: Tensor, targets: Tensor) -> tuple[float, int]:
     """Mean AP over the classes of [N, C] that have a positive, and how many classes were left out for having none."""
+    return mean_of_known(average_precisions(scores, targets))
+
+
+def mean_of_known(values: Sequence[float]) -> tuple[float, int]:
+    """The mean of the values that are not NaN, and how many were left out."""
     # differs: the FedMPT release counts classes without positives as zero
-    values = [average_precision(scores[:, label], targets[:, label]) for label in range(scores.shape[1])]
     found = [value for value in values if not math.isnan(value)]
     return _ratio(sum(found), len(found)), len(values) - len(found)
+
+
+def _counts(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each class, how often it was found, predicted, and there, [C] float64; unknown labels count nowhere."""
+    guessed, true = (predicted == 1) & (targets != -1), targets == 1
+    return (guessed & true).double().sum(dim=0), guessed.double().sum(dim=0), true.double().sum(dim=0)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from fedprompt.build.doctor import Finding
 from fedprompt.build.runs import Watch
-from fedprompt.report import Run
+from fedprompt.report import Run, Trial
 
 
 @contextmanager
@@ -107,20 +107,33 @@ def watching(console: Console, *, quiet: bool) -> Iterator[Watch]:
         yield Lines(console)
 
 
-def run_table(run: Run) -> Table:
-    """One row a trial: its figures in percent, what it trains and what a client sends in a round."""
-    table = Table(title=run.header.title or None)
-    table.add_column("method")
-    for column in run.columns:
-        table.add_column(run.title(column), justify="right")
-    table.add_column("trainable", justify="right")
-    table.add_column("sent / client / round", justify="right")
+def run_tables(run: Run) -> Iterator[Table]:
+    """One row a trial: its headline figures in percent, what it trains and a client sends; then further ones."""
+    shown = [column for column in run.columns if ":" not in column]
+    table = _figures_table(run, shown, title=run.header.title or None)
+    for heading in ("trainable", "sent / client / round"):
+        table.add_column(heading, justify="right")
     for trial in run.trials:
-        figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in run.columns]
         sent = "-" if trial.bytes_up is None else size(trial.bytes_up)
-        style = "bold" if trial is run.main else None
-        table.add_row(trial.label, *figures, f"{trial.about.trainable or 0:,}", sent, style=style)
+        _add(table, run, trial, shown, f"{trial.about.trainable or 0:,}", sent)
+    yield table
+    if further := [column for column in run.columns if ":" in column]:
+        table = _figures_table(run, further, title=f"Decisions at {run.threshold}")
+        for trial in run.trials:
+            _add(table, run, trial, further)
+        yield table
+
+
+def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Table:
+    table = Table("method", title=title)
+    for column in columns:
+        table.add_column(run.title(column), justify="right")
     return table
+
+
+def _add(table: Table, run: Run, trial: Trial, columns: Sequence[str], *words: str) -> None:
+    figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in columns]
+    table.add_row(trial.label, *figures, *words, style="bold" if trial is run.main else None)
 
 
 def size(count: float) -> str:

@@ -54,8 +54,10 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
     return run_folder / ADAPTERS / trial
 
 
-def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, shared: State) -> None:
-    """Write the adapter of a trial whose scores are recorded."""
+def save_trial_adapter(
+    run: RunFolder, experiment: Experiment, trial: Trial, shared: State, *, threshold: float | None = None
+) -> None:
+    """Write the adapter of a trial whose scores are recorded; `threshold` is when a label of many counts as present."""
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
     space = experiment.dataset.space
@@ -68,6 +70,7 @@ def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, sha
         class_names=names,
         templates=(space.template,),
         params=dict(trial.options),
+        thresholds=None if threshold is None else (threshold,) * len(names),
     )
     provenance = {
         "run": experiment.recipe.name,
@@ -87,8 +90,7 @@ def save_trial_adapter(run: RunFolder, experiment: Experiment, trial: Trial, sha
         adapter_folder(run.path, trial.name),
         card,
         shared,
-        attributes=space.attributes,
-        conditions=space.conditions,
+        space=space,
         texts={
             "README.md": _model_card(experiment, trial, recorded, record),
             "metrics.json": to_json(metrics),

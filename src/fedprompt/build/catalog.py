@@ -12,12 +12,14 @@ SOURCES: Mapping[str, str] = {
     "pictograms": "fedprompt.demo.world:pictograms",
     "scenes": "fedprompt.demo.world:scenes",
     "folder": "fedprompt.data.readers:image_folder",
+    "table": "fedprompt.data.tables:label_table",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
     "iid": "fedprompt.data.partition:iid",
     "dirichlet": "fedprompt.data.partition:dirichlet",
     "by_domain": "fedprompt.data.partition:by_domain",
+    "label_clusters": "fedprompt.data.multilabel:label_clusters",
 }
 
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import fedprompt
 from fedprompt.build.evaluation import LOCAL, Question
@@ -24,9 +25,16 @@ from fedprompt.data.partition import Partition, counts
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
 from fedprompt.methods.base import Method
+from fedprompt.report.reading import TUNED
 
 LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # the headline figure of a kind of task
+FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # what stands beside it
+REMARKS = {
+    "single": "HM is the harmonic mean of Local, Base and New.",
+    "multi": "A label counts as present from probability 0.5 on, or from a threshold fitted on training pictures that "
+    "nobody trains on. Unknown labels count nowhere, and classes without a positive picture not in mAP.",
+}
 
 Line = dict[str, Any]
 
@@ -45,6 +53,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         "seed": recipe.seed,
         "main": recipe.method.title,
         "metric": METRICS[dataset.space.kind],
+        "further": [name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
         "recipe": recipe.model_dump(mode="json"),
         "versions": versions(),
         "backbone": {
@@ -97,7 +106,7 @@ def protocol(experiment: Experiment) -> str:
         f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes the {train.weighting} mean of "
         "what they send. A method's own table may override this; its settings are in its row.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
-        "HM is the harmonic mean of Local, Base and New."
+        f"{REMARKS[experiment.dataset.space.kind]}"
     )
 
 
@@ -161,8 +170,7 @@ def round_line(trial: Trial, record: Round) -> Line:
 def score_line(
     trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None
 ) -> Line:
-    """One score over the candidates of `space`; a multi-label one has the mean AP over classes with a positive."""
-    known = [value for value in score.per_class if not math.isnan(value)]
+    """One score over the candidates of `space`."""
     return {
         "event": "score",
         "trial": trial.name,
@@ -171,9 +179,19 @@ def score_line(
         "name": score.name,
         **({} if client is None else {"client": client}),
         "num_examples": score.num_examples,
-        "accuracy": score.accuracy,
-        "macro_f1": score.macro_f1,
-        **({METRICS["multi"]: fmean(known)} if space.kind == "multi" and known else {}),
+        **score.figures,
         "classes": list(space.names),
         "per_class": list(score.per_class),
+    }
+
+
+def company_line(question: Question, present: Tensor, *, trial: str = "") -> Line:
+    """How often labels stand together in pictures, [C, C], from which are there [N, C]: in truth, or by a trial."""
+    shown = present.long()
+    return {
+        "event": "company",
+        "trial": trial,
+        "split": question.split,
+        "classes": list(question.examples.space.names),
+        "counts": (shown.T @ shown).tolist(),
     }

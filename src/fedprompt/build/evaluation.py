@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.labels import Kind
+from fedprompt.report.reading import BROKEN, NATURAL
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ LOCAL = "each client's test pictures, among that client's classes only; unweight
 def questions(dataset: Dataset) -> tuple[Question, ...]:
     """The questions a data set allows, in table order; those without a test picture are left out."""
     every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
+    word, meaning = _first(dataset)
     asked = [
-        _ask(dataset, "base", "test pictures of the base classes, among all base classes", dataset.base, seen),
+        _ask(dataset, word, meaning, dataset.base, seen),
         _ask(
             dataset,
             "new",
@@ -46,6 +49,15 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
             meaning = f"pictures of the further test set {word!r}, among all base classes"
             asked.append(_ask(dataset, word, meaning, dataset.base, seen, rows_of=word))
     return tuple(question for question in asked if question is not None and len(question.examples))
+
+
+def _first(dataset: Dataset) -> tuple[str, str]:
+    """The column of the test pictures over the base classes, and what it means."""
+    if dataset.space.kind == "single" or dataset.new:
+        return "base", "test pictures of the base classes, among all base classes"
+    if BROKEN in dataset.splits:
+        return NATURAL, "test pictures, whose labels keep their usual company, among all classes"
+    return "test", "test pictures, among all classes"
 
 
 def _ask(  # noqa: PLR0913  (one row of a table)
@@ -69,3 +81,10 @@ def _ask(  # noqa: PLR0913  (one row of a table)
 def chances(logits: Tensor, kind: Kind) -> Tensor:
     """Logits [..., C] as probabilities: they sum to one, or each stands alone where a picture may show many classes."""
     return logits.softmax(dim=-1) if kind == "single" else logits.sigmoid()
+
+
+def likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+    """[N, C] the labels a model would name if told how many a picture has: no threshold decides for it."""
+    asked = (targets == 1).sum(dim=1, keepdim=True)  # [N, 1]
+    known = logits.masked_fill(targets == -1, -math.inf)
+    return known.argsort(dim=1, descending=True, stable=True).argsort(dim=1) < asked

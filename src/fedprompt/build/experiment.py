@@ -30,9 +30,10 @@ from fedprompt.config import (
     check_options,
     checked,
 )
-from fedprompt.data.dataset import Dataset
+from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition import Partition
+from fedprompt.data.multilabel import hide, missing
+from fedprompt.data.partition import Partition, Shard
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -62,6 +63,7 @@ class Experiment:
     """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
 
     `spaces` has the words of each trial by its name; `of` is the experiment as a trial sees it.
+    `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
     """
 
     recipe: Recipe
@@ -71,6 +73,7 @@ class Experiment:
     clients: Clients
     trials: tuple[Trial, ...]
     spaces: Mapping[str, LabelSpace]
+    hidden: Tensor | None = None
 
     def of(self, trial: Trial) -> Experiment:
         """The same pictures and clients under the trial's own words."""
@@ -81,13 +84,15 @@ class Experiment:
 class Clients(Sequence[Client]):
     """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
 
-    With `test`, a client's test pictures are those of its classes, from its domain or else all seen ones.
+    With `test`, a client's test pictures are those its shard names, else those of its classes, from its domain or all
+    seen ones. Nobody trains on a share of `held_out` of each client's pictures: they are for fitting a threshold.
     """
 
-    def __init__(self, dataset: Dataset, partition: Partition, *, test: bool) -> None:
+    def __init__(self, dataset: Dataset, partition: Partition, *, test: bool, held_out: float = 0.0) -> None:
         self.dataset = dataset
         self.partition = partition
         self.test = test
+        self.share = held_out
         self._test_rows = functools.cache(self._find_test_rows)
 
     def __len__(self) -> int:
@@ -102,11 +107,11 @@ class Clients(Sequence[Client]):
             return [self[number] for number in range(len(self))[index]]
         number = range(len(self))[index]
         shard = self.partition.shards[number]
-        rows = self._rows_of(shard.domain, shard.classes) if self.test else torch.empty(0)
+        rows = self._rows_of(shard) if self.test else torch.empty(0)
         return Client(
             id=number,
             name=shard.name,
-            train=self.dataset.examples(torch.tensor(shard.rows), shard.classes),
+            train=self.dataset.examples(self._split(number)[1], shard.classes),
             test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
             domain=shard.domain,
         )
@@ -117,11 +122,26 @@ class Clients(Sequence[Client]):
         other.dataset = dataset
         return other
 
-    def _rows_of(self, domain: str, classes: Sequence[int]) -> Tensor:
-        rows = self._test_rows(domain)
+    def held_out(self) -> Examples | None:
+        """The pictures of all clients that none trains on, over all base classes; None if there are none."""
+        rows = torch.cat([self._split(number)[0] for number in range(len(self))])
+        return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
+
+    def _split(self, number: int) -> tuple[Tensor, Tensor]:
+        """A client's rows that are held out and those it trains on, both in the order of its shard."""
+        rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
+        held = torch.zeros(len(rows), dtype=torch.bool)
+        order = torch.randperm(len(rows), generator=stream(self.partition.seed, "held out", number))
+        held[order[: int(self.share * len(rows))]] = True
+        return rows[held], rows[~held]
+
+    def _rows_of(self, shard: Shard) -> Tensor:
+        if shard.test is not None:
+            return torch.tensor(shard.test, dtype=torch.int64)
+        rows = self._test_rows(shard.domain)
         if self.dataset.space.kind == "multi":
             return rows
-        return rows[torch.isin(self.dataset.targets[rows], torch.tensor(classes))]
+        return rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
 
     def _find_test_rows(self, domain: str) -> Tensor:
         return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
@@ -132,11 +152,13 @@ def assemble(recipe: Recipe, *, origin: str = "recipe") -> Experiment:
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
     dataset = load_dataset(recipe.data)
+    # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
+    dataset, hidden = hide_labels(recipe, dataset)
     spaces = {trial.name: worded(dataset.space, trial.words, seed=recipe.seed) for trial in trials}
     clip = load_backbone(recipe.backbone)
-    clients = Clients(dataset, partition, test=recipe.evaluate.local)
-    return Experiment(recipe, clip, dataset, partition, clients, trials, spaces)
+    clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, spaces, hidden)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
@@ -231,6 +253,15 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
     partition: Partition = builder(dataset, **options)
     return partition
+
+
+def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | None]:
+    """The data set as [annotation] leaves it, and which labels that hides."""
+    form, rate = recipe.annotation.form, recipe.annotation.missing
+    if not rate:
+        return dataset, None
+    hidden = missing(dataset, form=form, rate=rate, seed=recipe.seed)
+    return hide(dataset, hidden, form=form), hidden
 
 
 def make_method(trial: Trial, clip: Clip) -> Method:

@@ -10,6 +10,7 @@ from fedprompt.adapter import Adapter, load_adapter, load_tensors
 from fedprompt.build.card import adapter_folder
 from fedprompt.build.evaluation import chances
 from fedprompt.build.experiment import Trial, load_backbone, make_method
+from fedprompt.build.samples import TOP, png, recognised
 from fedprompt.clip.model import Clip
 from fedprompt.config import BackboneTable
 from fedprompt.data.images import Images
@@ -20,17 +21,20 @@ from fedprompt.federated.client import Settings
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.base import Method
-from fedprompt.report import read_run
-
-TOP = 5
+from fedprompt.records import write_atomic
+from fedprompt.report import predictions_page, read_run
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's strongest classes with their probabilities, best first."""
+    """One picture's strongest classes with their probabilities, best first.
+
+    `present` are the labels of many that count as there; None where a picture has one label.
+    """
 
     picture: str
     top: tuple[tuple[str, float], ...]
+    present: tuple[str, ...] | None
 
 
 def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
@@ -81,17 +85,42 @@ def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
 
 
 def predict_files(
-    adapter: Adapter, pictures: Sequence[Path], *, classes: Sequence[str] = (), backbone: str | None = None
+    adapter: Adapter,
+    pictures: Sequence[Path],
+    *,
+    classes: Sequence[str] = (),
+    backbone: str | None = None,
+    page: Path | None = None,
 ) -> list[Prediction]:
-    """Recognise pictures; UserError names the one that cannot be read."""
+    """Recognise pictures; UserError names the one that cannot be read.
+
+    `page` is an HTML file to draw, with every picture, its strongest classes and where the method looks.
+    """
     method, clip = restore(adapter, backbone=backbone)
     space = candidates(adapter, classes)
     images = Images(FileSource(Path(), tuple(str(picture) for picture in pictures)), tuple(range(len(pictures))))
     probabilities = chances(predict(method, clip, images, space), space.kind)  # [B, C]
     top = probabilities.topk(min(TOP, len(space)))
+    if page is not None:
+        singly = [images.take([place]) for place in range(len(images))]
+        lines = [recognised(method, clip, one, space) | {"picture": png(one.decode(0))} for one in singly]
+        write_atomic(page, predictions_page(adapter.card.method, lines))
     return [
         Prediction(
-            str(picture), tuple((space.names[label], chance) for label, chance in zip(labels, values, strict=True))
+            str(picture),
+            tuple((space.names[label], chance) for label, chance in zip(labels, values, strict=True)),
+            _present(every, space, adapter),
         )
-        for picture, labels, values in zip(pictures, top.indices.tolist(), top.values.tolist(), strict=True)
+        for picture, labels, values, every in zip(
+            pictures, top.indices.tolist(), top.values.tolist(), probabilities.tolist(), strict=True
+        )
     ]
+
+
+def _present(probabilities: Sequence[float], space: LabelSpace, adapter: Adapter) -> tuple[str, ...] | None:
+    """The labels that reach the adapter's threshold, 0.5 if it has none or does not know the label."""
+    if space.kind == "single":
+        return None
+    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
+    pairs = zip(space.names, probabilities, strict=True)
+    return tuple(name for name, chance in pairs if chance >= fitted.get(name, 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
-from fedprompt.build.evaluation import Question, questions
+from fedprompt.build.evaluation import Question, likeliest, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
 from fedprompt.build.wording import fingerprint
@@ -19,11 +20,12 @@ from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
-from fedprompt.federated.evaluate import evaluate
+from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
+from fedprompt.metrics import best_threshold
 from fedprompt.ops.averaging import State
-from fedprompt.records import Checkpoint, RunFolder, write_atomic
+from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 
@@ -75,7 +77,12 @@ def start(recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = 
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
+        if experiment.hidden is not None:
+            save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked))
+        for question in asked:
+            if question.examples.space.kind == "multi":
+                run.append(describe.company_line(question, question.examples.targets == 1))
         return _conduct(Desk(run, experiment, asked, watch))
 
 
@@ -185,9 +192,10 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         desk.watch.step(f"Scoring {trial.name}")
         _score_clients(desk, trial, transport, shared, round_number=rounds)
         method.load_state_dict({**shared, **personal})
-        _score(desk, trial, method, round_number=rounds)
+        decision = _decide(desk, method)
+        _score(desk, trial, method, round_number=rounds, decision=decision)
         _show(desk, trial, method)
-        save_trial_adapter(run, experiment, trial, shared)
+        save_trial_adapter(run, experiment, trial, shared, threshold=decision.tuned)
 
 
 def _train(
@@ -228,15 +236,30 @@ def _score_clients(desk: Desk, trial: Trial, transport: Simulator, shared: State
         return
     tested = [client for client in desk.experiment.clients if client.test is not None]
     scores = transport.evaluate(round_number, shared, [client.id for client in tested])
-    for client, score in zip(tested, scores, strict=True):
-        desk.run.append(describe.score_line(trial, round_number, "local", score, client.train.space, client=client.id))
+    for client, found in zip(tested, scores, strict=True):
+        desk.run.append(describe.score_line(trial, round_number, "local", found, client.train.space, client=client.id))
 
 
-def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int) -> None:
-    batch_size = desk.experiment.recipe.evaluate.batch_size
+def _decide(desk: Desk, method: Method) -> Decision:
+    """When a label counts as present: the threshold that is best on held-out training pictures, if there are any."""
+    recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
+    if held is None or held.space.kind == "single":
+        return Decision(oracle=recipe.oracle)
+    logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+    tuned = best_threshold(logits.sigmoid(), held.targets)
+    return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+
+
+def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decision: Decision | None = None) -> None:
+    clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
     for question in desk.asked:
-        score = evaluate(method, desk.experiment.clip, question.examples, name=question.name, batch_size=batch_size)
-        desk.run.append(describe.score_line(trial, round_number, question.split, score, question.examples.space))
+        asked, space = question.examples, question.examples.space
+        logits = predict(method, clip, asked.images, space, batch_size=batch_size)
+        figures = score(logits, asked.targets, space, name=question.name, decision=decision)
+        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space))
+        if decision is not None and space.kind == "multi":
+            present = likeliest(logits, asked.targets)
+            desk.run.append(describe.company_line(question, present, trial=trial.name))
 
 
 def _show(desk: Desk, trial: Trial, method: Method) -> None:

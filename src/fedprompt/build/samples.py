@@ -12,13 +12,16 @@ from PIL import Image
 
 from fedprompt.build.evaluation import Question, chances
 from fedprompt.clip.model import Clip
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
 from fedprompt.federated.evaluate import predict
-from fedprompt.methods.base import Attention, Method
+from fedprompt.methods.base import Attention, Explanation, Method
 from fedprompt.seeding import stream
 
 LARGEST_SIDE = 128  # pixels of a picture kept in the record
 TOP = 5  # predictions kept of a picture
 ATTRIBUTES = 5  # attention maps kept of a picture
+LABELS = 4  # labels of a picture, true or likely, whose places are kept
 
 Line = dict[str, Any]
 
@@ -44,17 +47,20 @@ def sample_lines(
     `pictures` also keeps the pixels; one trial of a run is enough for that.
     """
     for number, (question, position) in enumerate(chosen):
+        target = question.examples.targets[position]
+        truth = [int(target)] if target.ndim == 0 else (target == 1).nonzero().flatten().tolist()
         yield {
             "event": "sample",
             "trial": trial,
             "sample": str(number),
             "split": question.split,
-            **({"picture": _png(question.examples.images.decode(position))} if pictures else {}),
-            **_recognised(method, clip, question, position),
+            **({"picture": png(question.examples.images.decode(position))} if pictures else {}),
+            **recognised(method, clip, question.examples.images.take([position]), question.examples.space, truth=truth),
         }
 
 
-def _png(image: Image.Image) -> str:
+def png(image: Image.Image) -> str:
+    """A small copy of a picture, PNG in base64."""
     small = image.copy()
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     file = io.BytesIO()
@@ -62,11 +68,10 @@ def _png(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _recognised(method: Method, clip: Clip, question: Question, position: int) -> Line:
-    images, space = question.examples.images.take([position]), question.examples.space
-    target = question.examples.targets[position]
-    truth = [int(target)] if target.ndim == 0 else (target == 1).nonzero().flatten().tolist()
-    top = chances(predict(method, clip, images, space)[0], space.kind).topk(min(TOP, len(space)))
+def recognised(method: Method, clip: Clip, images: Images, space: LabelSpace, *, truth: Sequence[int] = ()) -> Line:
+    """What a method sees in one picture, and by what it goes: attention maps, or labels under conditions."""
+    probabilities = chances(predict(method, clip, images, space)[0], space.kind)  # [C]
+    top = probabilities.topk(min(TOP, len(space)))
     line: Line = {
         "name": images.describe(0),
         "truth": [space.names[label] for label in truth],
@@ -77,7 +82,36 @@ def _recognised(method: Method, clip: Clip, question: Question, position: int) -
     }
     with torch.no_grad():
         attention = method.attention(clip, images, space)
-    return line if attention is None else line | {"attention": _maps(attention, clip)}
+        explanation = method.explain(clip, images, space)
+    if attention is not None:
+        line["attention"] = _maps(attention, clip)
+    if explanation is not None:
+        labels = list(dict.fromkeys([*truth, *top.indices.tolist()]))[: max(LABELS, len(truth))]
+        line["explanation"] = _reasons(explanation, labels, space, clip)
+    return line
+
+
+def _grid(clip: Clip) -> list[int]:
+    side = round(clip.patches**0.5)
+    return [side, clip.patches // side]
+
+
+def _reasons(explanation: Explanation, labels: Sequence[int], space: LabelSpace, clip: Clip) -> Line:
+    """For these labels and every condition, how sure the method is and where it looks, in multiples of even mass."""
+    lifts = explanation.plans[0] * len(space) * clip.patches  # [K, P, C]
+    return {
+        "grid": _grid(clip),
+        "conditions": list(explanation.conditions),
+        "gate": [round(weight, 4) for weight in explanation.gate[0].tolist()],
+        "labels": [
+            {
+                "name": space.names[label],
+                "found": [round(chance, 4) for chance in explanation.evidence[0, :, label].tolist()],
+                "lifts": [[round(lift, 2) for lift in lifts[k, :, label].tolist()] for k in range(len(lifts))],
+            }
+            for label in labels
+        ],
+    }
 
 
 def _maps(attention: Attention, clip: Clip) -> Line:
@@ -88,9 +122,8 @@ def _maps(attention: Attention, clip: Clip) -> Line:
     for column in strongest:
         kept.setdefault(attention.attributes[column][0], column)
     columns = list(kept.values())[:ATTRIBUTES]
-    side = round(clip.patches**0.5)
     return {
-        "grid": [side, clip.patches // side],
+        "grid": _grid(clip),
         "total": len(attention.attributes),
         "attributes": [
             {

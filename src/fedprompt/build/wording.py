@@ -6,8 +6,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
-from fedprompt.config import WordsTable, find_words
+from fedprompt.config import WordsTable
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.language.words import read_words
@@ -15,6 +17,19 @@ from fedprompt.seeding import numpy_stream
 
 NONE = "none"
 Attributes = Mapping[str, tuple[str, ...]]
+
+
+def find_words(name: str) -> Path:
+    """A words file: a path, or the name of one that comes with the package."""
+    own = Path(str(files("fedprompt") / "demo" / "words"))
+    known = {path.stem: path for path in sorted(own.glob("*.json"))}
+    if name in known and not Path(name).is_file():
+        return known[name]
+    if not Path(name).is_file():
+        raise UserError(
+            f"There is no words file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
+        )
+    return Path(name)
 
 
 def absolute(table: WordsTable) -> WordsTable:

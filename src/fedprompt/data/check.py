@@ -16,7 +16,7 @@ from fedprompt.errors import UserError
 class Problem:
     """Something `check` found: a sentence for the user, and the rows it is about."""
 
-    kind: Literal["unreadable", "leak", "attributes"]
+    kind: Literal["unreadable", "leak", "attributes", "labels"]
     rows: tuple[int, ...]
     message: str
 
@@ -25,7 +25,8 @@ def check(dataset: Dataset, *, on_image: Callable[[int, int], None] | None = Non
     """Open every picture once and list all that is wrong before a run finds out.
 
     Found are pictures that cannot be read, pictures (equal after decoding) that are both in the training split and in
-    another, and classes without attributes where others have them. `on_image(done, total)` is told of progress.
+    another, classes without attributes where others have them, and, where pictures have many labels, those of which
+    none is known and classes that no training picture shows. `on_image(done, total)` is told of progress.
     """
     total, problems = len(dataset.source), []
     twins = defaultdict(list)
@@ -45,4 +46,19 @@ def check(dataset: Dataset, *, on_image: Callable[[int, int], None] | None = Non
     if dataset.space.attributes and bare:
         some = f"{len(bare)} of {len(dataset.space)} classes have no attributes, {bare[0]!r} for one"
         problems.append(Problem("attributes", (), f"{some}; add phrases for them or go without attributes."))
+    return problems + (_label_problems(dataset) if dataset.space.kind == "multi" else [])
+
+
+def _label_problems(dataset: Dataset) -> list[Problem]:
+    """Pictures that teach nothing, and classes that nothing teaches."""
+    problems = []
+    dumb = (dataset.targets == -1).all(dim=1).nonzero().flatten().tolist()
+    if dumb:
+        some = f"{len(dumb)} pictures have no known label, {dataset.source.describe(dumb[0])} for one"
+        problems.append(Problem("labels", tuple(dumb), f"{some}; nothing is learned or scored on them."))
+    shown = (dataset.targets[dataset.rows(split="train")] == 1).any(dim=0)
+    unseen = [dataset.space.names[label] for label in dataset.base if not shown[label]]
+    if unseen:
+        some = f"{len(unseen)} of {len(dataset.base)} classes are on no training picture, {unseen[0]!r} for one"
+        problems.append(Problem("labels", (), f"{some}; they are learned as absent, always."))
     return problems

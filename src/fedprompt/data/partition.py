@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,12 +25,16 @@ SHOWN = 50  # clients that `table` lists
 
 @dataclass(frozen=True)
 class Shard:
-    """What one client holds: training rows, the classes it chooses between, and its domain where the rule has one."""
+    """What one client holds: training rows, the classes it chooses between, and its domain where the rule has one.
+
+    `test` are its test rows where the rule deals them out too; else they follow from its classes and its domain.
+    """
 
     name: str
     rows: tuple[int, ...]
     classes: tuple[int, ...]
     domain: str = ""
+    test: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,15 @@ class Partition:
         """Read what `to_json` wrote; raises UserError if it is something else."""
         try:
             table = json.loads(text)
-            shards = tuple(
-                Shard(shard["name"], tuple(shard["rows"]), tuple(shard["classes"]), shard["domain"])
-                for shard in table["shards"]
-            )
+            shards = tuple(_read_shard(shard) for shard in table["shards"])
             return cls(table["rule"], table["seed"], shards)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"The partition cannot be read ({error!r}); draw it again with `fedprompt run`.") from error
+
+
+def _read_shard(shard: Mapping[str, Any]) -> Shard:
+    test = None if shard["test"] is None else tuple(shard["test"])
+    return Shard(shard["name"], tuple(shard["rows"]), tuple(shard["classes"]), shard["domain"], test)
 
 
 def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
@@ -68,7 +74,7 @@ def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots
     chunks = _chunks(dataset, classes_per_client)
     drawn = _draw(dataset, dataset.seen_domains, shots, seed)
     shards = (Shard(f"client-{number}", _joined(drawn, chunk), chunk) for number, chunk in enumerate(chunks))
-    return _checked(Partition("class_chunks", seed, tuple(shards)), dataset)
+    return checked(Partition("class_chunks", seed, tuple(shards)), dataset)
 
 
 def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
@@ -87,17 +93,14 @@ def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 
         shards += [
             Shard(f"{domain}-{number}", _joined(drawn, chunk), chunk, domain) for number, chunk in enumerate(chunks)
         ]
-    return _checked(Partition("by_domain", seed, tuple(shard for shard in shards if shard.rows)), dataset)
+    return checked(Partition("by_domain", seed, tuple(shard for shard in shards if shard.rows)), dataset)
 
 
 def iid(dataset: Dataset, *, clients: int = 10, shots: Shots = "all", seed: int = 1) -> Partition:
     """Pictures dealt out at random in numbers equal but for one; every client chooses between all base classes."""
-    if dataset.space.kind == "single":
-        rows = torch.cat(list(_draw(dataset, dataset.seen_domains, shots, seed).values())).sort().values
-    elif shots == "all":
-        rows = dataset.rows(split="train", domains=dataset.seen_domains)
-    else:
-        raise UserError("shots count pictures of one class each; leave the option out for a multi-label data set.")
+    single = dataset.space.kind == "single"
+    drawn = _draw(dataset, dataset.seen_domains, shots, seed) if single else _by_one_label(dataset, shots, seed)
+    rows = torch.cat(list(drawn.values())).sort().values
     _enough(clients, len(rows), dataset)
     order = torch.randperm(len(rows), generator=stream(seed, "partition"))
     return _dealt("iid", rows[order].tensor_split(clients), dataset, seed)
@@ -108,12 +111,13 @@ def dirichlet(
 ) -> Partition:
     """Each class is dealt out in shares drawn from Dirichlet(alpha) (Hsu et al., 2019): small alpha, unlike clients.
 
-    Every client chooses between all base classes and has one picture at least. Single label only.
+    Every client chooses between all base classes and has one picture at least. A picture of many labels is dealt out
+    by one of them, drawn at random; those without any are dealt out together.
     """
-    _single(dataset, "dirichlet")
     if alpha <= 0:
         raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 makes clients very unlike, 100 nearly alike.")
-    drawn = _draw(dataset, dataset.seen_domains, shots, seed)
+    single = dataset.space.kind == "single"
+    drawn = _draw(dataset, dataset.seen_domains, shots, seed) if single else _by_one_label(dataset, shots, seed)
     rows = torch.cat(list(drawn.values()))
     _enough(clients, len(rows), dataset)
     owners = []
@@ -190,6 +194,17 @@ def _draw(dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int) -> 
     return drawn
 
 
+def _by_one_label(dataset: Dataset, shots: Shots, seed: int) -> dict[int, Tensor]:
+    """Training rows by one of their base labels, drawn at random; -1 has those that show none."""
+    if shots != "all":
+        raise UserError("shots count pictures of one class each; leave the option out for a multi-label data set.")
+    rows = dataset.rows(split="train", domains=dataset.seen_domains)
+    shown = (dataset.targets[rows] == 1)[:, list(dataset.base)]  # [N, K]
+    draws = torch.rand(shown.shape, generator=stream(seed, "one label"))
+    labels = torch.where(shown.any(dim=1), (draws * shown).argmax(dim=1), -1)
+    return {label: rows[labels == label] for label in sorted(set(labels.tolist()))}
+
+
 def _joined(drawn: Mapping[int, Tensor], classes: Sequence[int]) -> tuple[int, ...]:
     return tuple(torch.cat([drawn[label] for label in classes]).tolist())
 
@@ -212,10 +227,11 @@ def _dealt(rule: str, parts: Sequence[Tensor], dataset: Dataset, seed: int) -> P
     shards = (
         Shard(f"client-{number}", tuple(part.sort().values.tolist()), dataset.base) for number, part in enumerate(parts)
     )
-    return _checked(Partition(rule, seed, tuple(shards)), dataset)
+    return checked(Partition(rule, seed, tuple(shards)), dataset)
 
 
-def _checked(partition: Partition, dataset: Dataset) -> Partition:
+def checked(partition: Partition, dataset: Dataset) -> Partition:
+    """The partition, or a UserError if a client went away with nothing."""
     empty = next((shard for shard in partition.shards if not shard.rows), None)
     if empty is not None or not partition.shards:
         classes = ", ".join(dataset.space.names[label] for label in (empty.classes if empty else dataset.base)[:5])
@@ -236,5 +252,6 @@ def _enough(clients: int, pictures: int, dataset: Dataset) -> None:
 def _single(dataset: Dataset, rule: str) -> None:
     if dataset.space.kind != "single":
         raise UserError(
-            f"{rule} deal out classes, but a picture of {dataset.name!r} may show several; use the rule 'iid'."
+            f"{rule} deal out classes, but a picture of {dataset.name!r} may show several; use the rule "
+            "'label_clusters'."
         )

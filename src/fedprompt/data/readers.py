@@ -106,9 +106,9 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     return Dataset(
         name=root.resolve().name,
         source=FileSource(root, tuple("/".join(parts) for parts in pictures), window),
-        space=LabelSpace(names, template=template, attributes=_attributes(root, names)),
+        space=LabelSpace(names, template=template, attributes=read_attributes(root, names)),
         targets=torch.tensor([labels[name] for name in classes]),
-        splits=tuple(splits or _draw_splits(pictures, domains, classes, fraction=test_fraction, seed=seed)),
+        splits=tuple(splits or draw_splits(pictures, domains, classes, fraction=test_fraction, seed=seed)),
         domains=tuple(domains),
         base=known,
         new=tuple(sorted(set(labels.values()) - set(known))),
@@ -199,7 +199,7 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
     return depth
 
 
-def _draw_splits(
+def draw_splits(
     pictures: Sequence[Parts], domains: Sequence[str], classes: Sequence[str], *, fraction: float, seed: int
 ) -> list[str]:
     """Draw each picture's split from its own path; what two have in common is that no class goes without."""
@@ -230,7 +230,8 @@ def _known(name: str, names: Iterable[str], place: str) -> str:
     return spelled
 
 
-def _attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The phrases of the folder's `attributes.json`, if it has one; UserError for another form or an unknown class."""
     file = root / "attributes.json"
     if not file.exists():
         return {}

@@ -1,4 +1,4 @@
-"""What the demo world is about: concepts, their attributes, glyphs, colours and contexts (read from lexicon.json)."""
+"""What the demo world is about: concepts, their attributes, glyphs, colours and contexts (from JSON files)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
+from fedprompt.data.conditions import read_conditions
 from fedprompt.demo import fonts
 
+CONDITIONS = Path(str(files("fedprompt.demo") / "conditions.json"))
 SEEN = ("material", "fontawesome", "remix")  # the hands that pretraining looks at
 UNSEEN = ("phosphor-light", "phosphor-regular", "phosphor-bold", "phosphor-fill")
 DOMAINS = SEEN + UNSEEN
@@ -40,7 +43,7 @@ class Lexicon:
     attributes: Mapping[str, tuple[str, ...]]  # attribute phrase -> concepts
     colours: Mapping[str, tuple[int, int, int]]
     contexts: Mapping[str, Context]
-    conditions: tuple[str, ...]  # under which labels of `scenes` go together
+    conditions: tuple[str, ...]  # under which labels of `scenes` go together, from conditions.json
     variants: Mapping[str, Mapping[str, tuple[str, ...]]]  # family -> concept -> further glyphs of the concept
 
     @property
@@ -69,7 +72,7 @@ def lexicon() -> Lexicon:
         attributes={phrase: tuple(concepts) for phrase, concepts in raw["attributes"].items()},
         colours={name: (red, green, blue) for name, (red, green, blue) in raw["colours"].items()},
         contexts={name: _context(entry) for name, entry in raw["contexts"].items()},
-        conditions=tuple(raw["conditions"]),
+        conditions=read_conditions(CONDITIONS),
         variants={
             family: {name: tuple(more) for name, more in table.items()} for family, table in raw["variants"].items()
         },

@@ -36,6 +36,16 @@ class Attention:
     attributes: tuple[tuple[str, str], ...]  # N pairs (text, class name)
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """Why some images got their labels: which of K conditions counted, and where a label was found under each."""
+
+    conditions: tuple[str, ...]
+    gate: Tensor  # [B, K], how much each condition holds for an image; rows sum to one
+    evidence: Tensor  # [B, K, C], probability of each label under each condition
+    plans: Tensor  # [B, K, P, C], mass that patches send to labels; each label receives 1/C
+
+
 class Method(nn.Module, ABC):
     """Holds only what is trained; the backbone is handed to every call and never kept.
 
@@ -65,6 +75,10 @@ class Method(nn.Module, ABC):
 
     def attention(self, clip: Clip, images: Images, space: LabelSpace) -> Attention | None:
         """Where the patches look, for methods in which patches look at words."""
+        return None
+
+    def explain(self, clip: Clip, images: Images, space: LabelSpace) -> Explanation | None:
+        """Where labels were found, for methods that look for them under conditions."""
         return None
 
 

@@ -3,7 +3,17 @@
 from fedprompt.report.figures import headline_figure, save_headline
 from fedprompt.report.grids import partition_figure
 from fedprompt.report.ink import size_text
-from fedprompt.report.page import render
+from fedprompt.report.page import predictions_page, render
 from fedprompt.report.reading import Run, Trial, read_run
 
-__all__ = ["Run", "Trial", "headline_figure", "partition_figure", "read_run", "render", "save_headline", "size_text"]
+__all__ = [
+    "Run",
+    "Trial",
+    "headline_figure",
+    "partition_figure",
+    "predictions_page",
+    "read_run",
+    "render",
+    "save_headline",
+    "size_text",
+]

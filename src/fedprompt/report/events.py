@@ -1,7 +1,8 @@
 """The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
 
 `header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`end` -> `EndLine`. Every field with a default may be absent; unknown events and keys are ignored.
+`company` -> `CompanyLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events and keys are
+ignored.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Header(Line):
     seed: int | None = None
     main: str = ""  # the trial the run is about; the others are compared with it
     metric: str = "accuracy"  # the key of the headline figure in score lines
+    further: tuple[str, ...] = ()  # keys of figures that stand beside it
     recipe: dict[str, JsonValue] = {}
     versions: dict[str, JsonValue] = {}
     backbone: dict[str, JsonValue] = {}
@@ -89,6 +91,7 @@ class ScoreLine(Line):
     name: str = "all"
     client: int | None = None
     model: str = "global"
+    measure: str = ""  # which further figure `value` is; the headline one if empty
     num_examples: int = 0
     value: float | None = None
     classes: tuple[str, ...] = ()
@@ -97,7 +100,8 @@ class ScoreLine(Line):
     @property
     def column(self) -> str:
         """The column this score belongs to."""
-        return self.split if self.model == "global" else f"{self.split} ({self.model})"
+        column = self.split if self.model == "global" else f"{self.split} ({self.model})"
+        return f"{column}:{self.measure}" if self.measure else column
 
 
 class Attribute(Line):
@@ -121,6 +125,47 @@ class Attention(Line):
         return self
 
 
+class Reason(Line):
+    """One label of a picture under every condition: how sure, and where, in multiples of an even spread."""
+
+    name: str
+    found: tuple[float, ...]
+    lifts: tuple[tuple[float, ...], ...]  # [conditions, patches]
+
+
+class Explanation(Line):
+    """By what a picture got its labels: the weight of every condition, and labels under each of them."""
+
+    grid: tuple[int, int]
+    conditions: tuple[str, ...]
+    gate: tuple[float, ...]
+    labels: tuple[Reason, ...]
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        conditions, patches = len(self.conditions), self.grid[0] * self.grid[1]
+        for label in self.labels:
+            sizes = {len(lifts) for lifts in label.lifts}
+            if not len(self.gate) == len(label.found) == len(label.lifts) == conditions or sizes != {patches}:
+                raise ValueError("lifts must be [conditions, patches]")
+        return self
+
+
+class CompanyLine(Line):
+    """How often labels stand together, [classes, classes], in truth (no trial) or as a trial predicts them."""
+
+    trial: str = ""
+    split: str
+    classes: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        if {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
+            raise ValueError("counts must be [classes, classes]")
+        return self
+
+
 class SampleLine(Line):
     """One test picture (PNG, base64) with the strongest predictions of a trial."""
 
@@ -132,6 +177,7 @@ class SampleLine(Line):
     truth: tuple[str, ...] = ()
     top: tuple[tuple[str, float], ...] = ()
     attention: Attention | None = None
+    explanation: Explanation | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -25,7 +25,7 @@ from fedprompt.report.ink import (
     size_text,
     spread,
 )
-from fedprompt.report.reading import Run, Trial, mean_of
+from fedprompt.report.reading import MEASURES, Run, Trial, mean_of
 
 MOST_CLASSES = 60  # rows of a class figure
 LEAST_SPAN = 5  # points a curve of percentages covers at least
@@ -60,7 +60,7 @@ def _dots(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]
 
 def metric_name(run: Run) -> str:
     """The headline figure's name in words."""
-    return run.header.metric.replace("_", " ")
+    return MEASURES.get(run.header.metric) or run.header.metric.replace("_", " ")
 
 
 def headline_figure(run: Run) -> str:
@@ -75,12 +75,12 @@ def save_headline(run: Run, path: Path) -> None:
 
 
 def _headline_size(run: Run) -> tuple[float, float]:
-    return FULL, 84 + 46 * len(run.columns)
+    return FULL, 84 + 46 * len(run.headlines)
 
 
 def _headline(axes: Axes, run: Run) -> None:
     main = run.main
-    for row, column in enumerate(run.columns):
+    for row, column in enumerate(run.headlines):
         values = [100 * trial.figures[column] for trial in run.trials if column in trial.figures]
         axes.plot([min(values), max(values)], [row, row], color=RULE, linewidth=5, solid_capstyle="round")
         if main and column in main.figures:
@@ -88,13 +88,15 @@ def _headline(axes: Axes, run: Run) -> None:
             text = axes.annotate(f"{shown:.1f}", (shown, row), (0, 11), textcoords="offset points")
             text.set(color=MAIN, fontweight="bold", ha="center")
     points = {
-        trial.name: [(100 * trial.figures[name], row) for row, name in enumerate(run.columns) if name in trial.figures]
+        trial.name: [
+            (100 * trial.figures[name], row) for row, name in enumerate(run.headlines) if name in trial.figures
+        ]
         for trial in run.trials
     }
     _dots(axes, run, points, size=10)
-    axes.set_yticks(range(len(run.columns)), [run.title(column) for column in run.columns])
+    axes.set_yticks(range(len(run.headlines)), [run.title(column) for column in run.headlines])
     axes.tick_params(axis="y", labelsize=13, labelcolor=INK)
-    axes.set_ylim(len(run.columns) - 0.5, -0.75)
+    axes.set_ylim(len(run.headlines) - 0.5, -0.75)
     axes.margins(x=0.06)
     axes.grid(axis="x")
     axes.set_xlabel(f"{metric_name(run)} (%)")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import JsonValue
 
 from fedprompt.records import write_atomic
 from fedprompt.report import figures
+from fedprompt.report.company import company_matrices
+from fedprompt.report.events import Header, SampleLine, TrialLine
 from fedprompt.report.grids import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.ink import VARIABLES, inline, size_text
-from fedprompt.report.pictures import attention_maps, sample_pictures
-from fedprompt.report.reading import Run, Trial, read_run
+from fedprompt.report.pictures import attention_maps, label_reasons, sample_pictures
+from fedprompt.report.reading import NATURAL, TUNED, Run, Trial, read_run
 from fedprompt.report.tables import client_rows, domain_tables, failure_rows, headline_rows, selection_rows
 
 MEANING = {
@@ -23,6 +25,12 @@ MEANING = {
     "new": "test pictures of classes no client has seen, all of them to choose from",
     "hm": "harmonic mean of local, base and new",
     "unseen": "test pictures of domains no client has seen; mean over the domains",
+    "gap": "natural mAP less broken mAP: what was learned of the company that labels keep instead of the labels",
+}
+MEASURED = {
+    "mean_average_precision": ("mAP", "mean over classes of the average precision of the ranked pictures"),
+    "cf1_macro": ("CF1", "mean F1 of the classes, a label being there from {} on"),
+    "of1": ("OF1", "F1 of all decisions together, a label being there from {} on"),
 }
 
 
@@ -36,8 +44,27 @@ def render(run_folder: Path) -> Path:
     return path
 
 
-def page(run: Run) -> str:
-    """The whole report as HTML; every text of the run is escaped, and nothing in it refers outside."""
+def measures(run: Run) -> list[tuple[str, str]]:
+    """The short names of the figures in the table with what they mean, where there is more than one kind."""
+    shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
+    return [(name, meaning.format(run.threshold)) for key, (name, meaning) in MEASURED.items() if key in shown]
+
+
+def predictions_page(method: str, lines: Sequence[Mapping[str, JsonValue]]) -> str:
+    """Pictures of one's own (sample lines without a truth) with what a method sees in them, as HTML."""
+    samples = [SampleLine.model_validate({"trial": method, "sample": str(n), **line}) for n, line in enumerate(lines)]
+    trial = Trial(TrialLine(trial=method), (), (), tuple(samples))
+    run = Run(Header(main=method), (trial,), None)
+    return _template("predictions.html.j2").render(
+        run=run,
+        marks=_marks(run),
+        pictures=sample_pictures(run),
+        maps=attention_maps(run),
+        reasons=label_reasons(run),
+    )
+
+
+def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -45,16 +72,28 @@ def page(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.j2").render(
+    return environment.get_template(name)
+
+
+def _marks(run: Run) -> dict[str, tuple[str, str]]:
+    return {name: (VARIABLES[colour], marker) for name, (colour, marker) in figures.looks_of(run).items()}
+
+
+def page(run: Run) -> str:
+    """The whole report as HTML; every text of the run is escaped, and nothing in it refers outside."""
+    return _template("template.html.j2").render(
         run=run,
         title=title(run),
         summary=summary(run),
         status=status(run),
         metric=figures.metric_name(run),
-        marks={name: (VARIABLES[colour], marker) for name, (colour, marker) in figures.looks_of(run).items()},
+        marks=_marks(run),
         meanings=[
-            (run.title(column), run.header.splits.get(column) or MEANING.get(column, "")) for column in run.columns
+            (run.title(column), run.header.splits.get(column) or MEANING.get(column, ""))
+            for column in run.columns
+            if ":" not in column
         ],
+        measures=measures(run),
         headline=headline_rows(run),
         clients=client_rows(run),
         population=population(run),
@@ -63,6 +102,11 @@ def page(run: Run) -> str:
         domains=domain_tables(run),
         pictures=sample_pictures(run),
         maps=attention_maps(run),
+        reasons=label_reasons(run),
+        companies=[
+            (matrix.title, matrix.pull, Markup(inline(matrix.drawing, matrix.title)))
+            for matrix in company_matrices(run)
+        ],
         failures=failure_rows(run),
         fingerprints=fingerprints(run),
         facts=facts(run),
@@ -74,10 +118,10 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
     """Every figure the records allow, by section of the page."""
     held = run.header.partition
     sections: dict[str, dict[str, str | None]] = {
-        "results": {"Headline figures as dots": figures.headline_figure(run) if run.columns else None},
+        "results": {"Headline figures as dots": figures.headline_figure(run) if run.headlines else None},
         "training": {
             "Training loss by round": figures.loss_figure(run),
-            **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.columns},
+            **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
             "Bytes sent up by round": figures.bytes_figure(run),
         },
         "partition": {
@@ -92,7 +136,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         },
         "classes": {
             f"Score of every class, {run.title(column)}": figures.class_figure(run, column)
-            for column in run.columns
+            for column in run.headlines
             if all(len(trial.final(column)) == 1 for trial in run.trials if column in trial.figures)
         },
     }
@@ -118,9 +162,10 @@ def summary(run: Run) -> str:
         f"{f'{clients:,} clients' if clients else 'Clients'} trained {main.label} together for "
         f"{rounds} round{'s' * (rounds > 1)} without sharing a picture"
     )
-    column = next((column for column in ("hm", *run.columns) if column in main.figures), "")
+    # A client's own pictures, among its own classes, say least of what all learned together.
+    column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")
     if column:
-        word = "harmonic mean" if column == "hm" else f"{run.title(column).lower()} {figures.metric_name(run)}"
+        word = "harmonic mean" if column == "hm" else f"{column} {figures.metric_name(run)}"
         said += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
         said += f". A client sends {size_text(main.bytes_up)} a round on average"

@@ -1,16 +1,16 @@
-"""Sample pictures with what each method saw in them, and where patches attend to which attributes."""
+"""Sample pictures with what each method saw in them, and by what it went: attention maps, labels under conditions."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from fedprompt.report.events import Attention, SampleLine
+from fedprompt.report.events import Attention, Explanation, SampleLine
 from fedprompt.report.reading import Run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -72,6 +72,24 @@ class Look:
     maps: tuple[Map, ...]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One label under one condition: how sure, and a tiny picture of where to lay over."""
+
+    found: float
+    address: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """One sample picture with the weight of each condition, and a row of cells a label."""
+
+    picture: Picture
+    conditions: tuple[tuple[str, float], ...]
+    rows: tuple[tuple[str, bool, tuple[Cell, ...]], ...]  # label, whether it is true, a cell a condition
+
+
 def sample_pictures(run: Run) -> list[Picture]:
     """The sample pictures in file order with the answers of all trials; one without a readable picture is left out."""
     lines = [(trial, sample) for trial in run.trials for sample in trial.samples]
@@ -101,19 +119,46 @@ def png_address(picture: str) -> str:
 
 def attention_maps(run: Run) -> list[Look]:
     """The attention maps of the main trial, or of the first trial that recorded any, beside their pictures."""
-    candidates = [
-        trial for trial in (run.main, *run.trials) if trial and any(sample.attention for sample in trial.samples)
+    return [
+        Look(picture, _maps(sample.attention))
+        for picture, sample in _explained(run, lambda sample: bool(sample.attention and sample.attention.attributes))
+        if sample.attention
     ]
-    if not candidates:
-        return []
-    trial = candidates[0]
+
+
+def label_reasons(run: Run) -> list[Reasons]:
+    """Labels under conditions, of the main trial or of the first that recorded any, beside their pictures."""
+    return [
+        _reasons(picture, sample.explanation)
+        for picture, sample in _explained(run, lambda sample: sample.explanation is not None)
+        if sample.explanation
+    ]
+
+
+def _explained(run: Run, explains: Callable[[SampleLine], bool]) -> list[tuple[Picture, SampleLine]]:
+    """The samples that explain themselves with their pictures, of the first trial that has any, main trial first."""
+    candidates = [trial for trial in (run.main, *run.trials) if trial and any(map(explains, trial.samples))]
     shown = {picture.sample: picture for picture in sample_pictures(run)}
-    found = []
-    for sample in trial.samples:
-        picture = shown.get(sample.sample)
-        if picture and sample.attention and sample.attention.attributes:
-            found.append(Look(picture, _maps(sample.attention)))
-    return found
+    samples = candidates[0].samples if candidates else ()
+    return [(shown[line.sample], line) for line in samples if line.sample in shown and explains(line)]
+
+
+def _reasons(picture: Picture, explanation: Explanation) -> Reasons:
+    """All maps of a picture share their scale."""
+    strongest = max((max(lifts) for label in explanation.labels for lifts in label.lifts), default=1.0)
+    true = picture.truth.split(" + ")
+    rows = tuple(
+        (
+            label.name,
+            label.name in true,
+            tuple(
+                Cell(found, heat(lifts, explanation.grid, strongest), f"{max(lifts):.0f}")
+                for found, lifts in zip(label.found, label.lifts, strict=True)
+            ),
+        )
+        for label in explanation.labels
+    )
+    return Reasons(picture, tuple(zip(explanation.conditions, explanation.gate, strict=True)), rows)
 
 
 def _maps(attention: Attention) -> tuple[Map, ...]:

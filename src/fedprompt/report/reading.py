@@ -14,9 +14,12 @@ from pydantic import JsonValue, ValidationError
 from fedprompt.errors import UserError
 from fedprompt.metrics import harmonic_mean
 from fedprompt.records import read_events
-from fedprompt.report.events import EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
+from fedprompt.report.events import CompanyLine, EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen"}
+MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
+TUNED = "_tuned"  # ends the name of a figure whose threshold was fitted on held-out training pictures
+NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # labels in their usual company, in any, and what that costs
 AVERAGED = ("local", "base", "new")  # the columns whose harmonic mean is the field's headline
 
 
@@ -52,12 +55,17 @@ class Trial:
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
-        """Column -> unweighted mean of its last scores (over clients, or domains), and `hm` of local, base and new."""
+        """Column -> unweighted mean of its last scores (over clients, or domains).
+
+        Also `hm` of local, base and new, and `gap`, what labels in any company lose against their usual one.
+        """
         columns = dict.fromkeys(score.column for score in self.scores)
         means = {column: mean_of(score.value for score in self.final(column)) for column in columns}
         known = {column: value for column, value in means.items() if value is not None}
         if all(column in known for column in AVERAGED):
             known["hm"] = harmonic_mean(*(known[column] for column in AVERAGED))
+        if NATURAL in known and BROKEN in known:
+            known[GAP] = known[NATURAL] - known[BROKEN]
         return known
 
     @property
@@ -74,16 +82,24 @@ class Run:
     trials: tuple[Trial, ...]
     end: EndLine | None
     resumed: tuple[int, ...] = ()
+    company: tuple[CompanyLine, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The figures the trials have, in the order of a table; `hm` follows what it is the mean of."""
+        """The figures the trials have, in the order of a table; `hm` follows what it is the mean of, `gap` is last."""
         known = dict.fromkeys(column for trial in self.trials for column in trial.figures)
-        order = dict.fromkeys([*self.header.splits, *AVERAGED, *known])
-        columns = [column for column in order if column in known and column != "hm"]
+        measured = ("", *(f":{measure}" for measure in self.header.further))
+        splits = [*self.header.splits, *AVERAGED]
+        order = dict.fromkeys([*(split + measure for split in splits for measure in measured), *known])
+        columns = [column for column in order if column in known and column not in ("hm", GAP)]
         if "hm" in known:
             columns.insert(1 + max(columns.index(column) for column in AVERAGED), "hm")
-        return tuple(columns)
+        return (*columns, GAP) if GAP in known else tuple(columns)
+
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The columns of the headline figure: those that share an axis."""
+        return tuple(column for column in self.columns if ":" not in column and column != GAP)
 
     @property
     def main(self) -> Trial | None:
@@ -106,7 +122,16 @@ class Run:
 
     def title(self, column: str) -> str:
         """A column's name for readers."""
-        return TITLES.get(column, column[:1].upper() + column[1:])
+        split, _, measure = column.partition(":")
+        name = TITLES.get(split, split[:1].upper() + split[1:])
+        measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
+        return f"{name} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
+
+    @property
+    def threshold(self) -> str:
+        """From which probability on a label counts as present in the further figures."""
+        tuned = any(measure.endswith(TUNED) for measure in self.header.further)
+        return "a threshold fitted on held-out training pictures" if tuned else "probability 0.5"
 
 
 def _taking_part(line: RoundLine) -> object:
@@ -130,8 +155,9 @@ def read_run(run_folder: Path) -> Run:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
     resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
-    trials = sorted(_trials(lines, header.metric), key=lambda trial: (trial.trains, trial.name == header.main))
-    return Run(header, tuple(trials), end, resumed)
+    trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
+    company = {(line.trial, line.split): line for line in _all(CompanyLine, lines, "company")}
+    return Run(header, tuple(trials), end, resumed, tuple(company.values()))
 
 
 L = TypeVar("L", bound=Line)
@@ -159,7 +185,15 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
     return next(reversed(_all(kind, lines, event)), None)
 
 
-def _trials(lines: tuple[Raw, ...], metric: str) -> list[Trial]:
+def _scores(lines: tuple[Raw, ...], header: Header) -> list[ScoreLine]:
+    """A score a figure that the header names: what one line says of many becomes many."""
+    found = [line for line in lines if line.get("event") == "score"]
+    shared = [line for line in found if "client" not in line]  # a client's own figures are too many to stand beside
+    further = [{**line, "value": line[key], "measure": key} for line in shared for key in header.further if key in line]
+    return _all(ScoreLine, [*({**line, "value": line.get(header.metric)} for line in found), *further], "score")
+
+
+def _trials(lines: tuple[Raw, ...], header: Header) -> list[Trial]:
     """Group the lines by trial, in file order; what a trial says at its end is merged with what it said before."""
     abouts: dict[str, TrialLine] = {}
     for about in _all(TrialLine, lines, "trial"):
@@ -167,7 +201,7 @@ def _trials(lines: tuple[Raw, ...], metric: str) -> list[Trial]:
         said = {key: getattr(about, key) for key in about.model_fields_set}
         abouts[about.trial] = before.model_copy(update={"message": "", **said})
     rounds = {(line.trial, line.round): line for line in _all(RoundLine, lines, "round")}
-    scored = _all(ScoreLine, ({**line, "value": line.get(metric)} for line in lines), "score")
+    scored = _scores(lines, header)
     scores = {(line.trial, line.round, line.column, line.client, line.name): line for line in scored}
     samples = {(line.trial, line.sample): line for line in _all(SampleLine, lines, "sample")}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])

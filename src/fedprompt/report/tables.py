@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedprompt.report.ink import size_text
-from fedprompt.report.reading import Run, Trial, mean_of
+from fedprompt.report.reading import GAP, Run, Trial, mean_of
 
 MOST_CLIENTS = 200  # rows of the table of clients
 DASH = "–"  # noqa: RUF001, the typographer's dash for "no value"
@@ -19,6 +19,7 @@ class Cell:
 
     text: str = DASH
     change: str = ""
+    tone: str = ""  # "up" for a better number, "down" for a worse one
     best: bool = False
 
 
@@ -31,24 +32,30 @@ class Row:
     words: tuple[str, ...] = ()
 
 
-def _cells(run: Run, values: Sequence[float | None]) -> tuple[Cell, ...]:
-    """One cell a trial, for one value a trial."""
+def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> tuple[Cell, ...]:
+    """One cell a trial, for one value a trial; with `lower` the lowest is best."""
     start = next((value for trial, value in zip(run.trials, values, strict=True) if trial == run.reference), None)
     known = [round(100 * value, 1) for value in values if value is not None]
+    best = min(known, default=0.0) if lower else max(known, default=0.0)
     cells = []
     for trial, value in zip(run.trials, values, strict=True):
         if value is None:
             cells.append(Cell())
             continue
-        points = None if start is None or trial == run.reference else 100 * (value - start)
-        change = "" if points is None else f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
-        cells.append(Cell(f"{100 * value:.1f}", change, round(100 * value, 1) == max(known) > min(known)))
+        points = 0.0 if start is None else 100 * (value - start)
+        known_change = start is not None and trial != run.reference
+        change = f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
+        tone = ("up" if (points > 0) != lower else "down") if change != "±0.0" else ""
+        is_best = round(100 * value, 1) == best and len(set(known)) > 1
+        cells.append(Cell(f"{100 * value:.1f}", change if known_change else "", tone, is_best))
     return tuple(cells)
 
 
 def headline_rows(run: Run) -> list[Row]:
     """One row a method: its figure in every column, then trained parameters and bytes sent (mean, first to last)."""
-    columns = [_cells(run, [trial.figures.get(column) for trial in run.trials]) for column in run.columns]
+    columns = [
+        _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
+    ]
     return [
         Row(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
         for place, trial in enumerate(run.trials)

@@ -1,0 +1,44 @@
+"""DualCoOp (Sun et al., 2022), averaged by a server: region by region, a prompt for "there" against one for "not"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace, words
+from fedprompt.methods.base import Classifier, Method, at_least
+from fedprompt.ops.layers import normal, unit
+from fedprompt.ops.scoring import region_scores
+
+
+class DualCoOp(Method):
+    """logit_c = z+_c - z-_c: region scores of t+_c = g(V+, name of c) and t-_c, both weighed by t+ (Sun et al., 2022).
+
+    V+ and V- [n_ctx, W] serve all classes, so p_c = exp(z+_c) / (exp(z+_c) + exp(z-_c)); 16,384 parameters at W = 512,
+    all shared. Single-label tasks compare the image feature instead of the tokens.
+
+    n_ctx: number of learned word vectors in each of the two contexts.
+    """
+
+    def __init__(self, clip: Clip, *, n_ctx: int = 16, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        at_least(1, n_ctx=n_ctx)
+        self.present = normal(n_ctx, clip.text_width, generator=generator)
+        self.absent = normal(n_ctx, clip.text_width, generator=generator)
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """Word every class both ways and let images choose."""
+        texts = [f"<ctx> {words(name)}." for name in space.names]
+        both = torch.stack([self.present, self.absent]).repeat_interleave(len(space), dim=0)  # [2*C, n_ctx, W]
+        present, absent = unit(clip.encode_text(clip.fill(texts * 2, ctx=both))).chunk(2)  # 2 x [C, D]
+
+        def classify(images: Images) -> Tensor:
+            if space.kind == "single":
+                return clip.scale * clip.image_features(images) @ (present - absent).T  # [B, C]
+            patches, image = clip.patch_features(images), clip.image_features(images)
+            tokens = torch.cat([image[:, None], patches], dim=1)  # [B, 1+P, D]
+            return region_scores(tokens, present - absent, focus=present)
+
+        return classify

@@ -1,0 +1,122 @@
+"""Many labels as a user meets them: a table of one's own from check to predictions, and data that is odd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedprompt.adapter import load_adapter
+from fedprompt.data.multilabel import missing
+from fedprompt.demo.world import scenes
+from fedprompt.records import load_tensors
+from test_cli import call, sentence
+
+SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")
+
+
+def own_table(folder: Path, *, kind: str = "columns") -> Path:
+    """Twenty scenes as files with a table; one picture shows nothing, of one nothing is known."""
+    data = scenes(seed=5, train=4, test=1)
+    rows, names = range(20), data.space.names
+    (folder / "pictures").mkdir(parents=True)
+    for row in rows:
+        data.source.open(row).save(folder / "pictures" / f"{row}.png")
+    marks = [["1" if label == 1 else "0" for label in data.targets[row].tolist()] for row in rows]
+    marks[3], marks[7] = ["0"] * len(names), [""] * len(names)
+    if kind == "columns":
+        lines = [",".join(("image", *names)), *(",".join((f"{row}.png", *marks[row])) for row in rows)]
+    else:
+        shown = [[name for name, mark in zip(names, marks[row], strict=True) if mark == "1"] for row in rows]
+        lines = [json.dumps({"image": f"{row}.png", "labels": labels}) for row, labels in zip(rows, shown, strict=True)]
+    table = folder / ("labels.csv" if kind == "columns" else "labels.jsonl")
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def settings(table: Path, *more: str) -> tuple[str, ...]:
+    pairs = (f"data.path={table}", f"data.images={table.parent / 'pictures'}", *more)
+    return tuple(word for pair in pairs for word in ("-s", pair))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    more = ("evaluate.held_out=0.3", "annotation.missing=0.2", "annotation.form=unknown", "partition.heterogeneity=0.1")
+    call("run", "own_table", *settings(own_table(folder), *more), *SMALL, "--out", folder / "run")
+    return folder
+
+
+def test_a_table_is_checked_and_shared_out(finished: Path) -> None:
+    own = settings(finished / "labels.csv")
+    said = call("check", "own_table", *own, code=2)
+    assert "1 pictures have no known label, 7.png for one" in said
+    assert "all 4" in call("partition", "own_table", *own)
+
+
+def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:
+    run = finished / "run"
+    assert "Labels under conditions" in (run / "report.html").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in (run / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    score = next(line for line in lines if line["event"] == "score" and line["split"] == "test")
+    assert {"mean_average_precision", "cf1_macro", "cf1_hm", "of1", "of1_tuned", "top3_of1"} <= score.keys()
+    assert not any(key.endswith("_oracle") for key in score), "an oracle speaks only when asked"
+    hidden = load_tensors(run / "annotation.safetensors")[0]["hidden"]
+    assert hidden.any() and hidden.shape[0] == 20
+    card = load_adapter(run / "adapters" / "fedmpt").card
+    assert card.thresholds and len(set(card.thresholds)) == 1 and 0 < card.thresholds[0] < 1
+
+
+def test_predictions_name_what_is_present_and_show_where(finished: Path, tmp_path: Path) -> None:
+    pictures = [finished / "pictures" / f"{row}.png" for row in (0, 9)]
+    found = json.loads(call("predict", finished / "run", *pictures, "--json", "--page", tmp_path / "seen.html"))
+    card = load_adapter(finished / "run" / "adapters" / "fedmpt").card
+    for one in found:
+        top = dict(one["top"])
+        assert all((name in one["present"]) == (chance >= card.thresholds[0]) for name, chance in top.items())
+    page = (tmp_path / "seen.html").read_text(encoding="utf-8")
+    assert page.count("<article") == 2 * 2 and "Labels under conditions" in page
+    assert " -> " in call("predict", finished / "run", pictures[0], "--classes", "car,horse,boat")
+
+
+def test_the_same_labels_as_a_list_of_names(tmp_path: Path) -> None:
+    assert "all 4" in call("partition", "own_table", *settings(own_table(tmp_path, kind="list")))
+
+
+@pytest.mark.parametrize("more", ["partition.heterogeneity=0.01", "partition.rule=iid"])
+def test_one_client_and_labels_that_it_never_sees(finished: Path, more: str, tmp_path: Path) -> None:
+    own = settings(finished / "labels.csv", "partition={rule='iid',clients=1}" if "iid" in more else more)
+    call("run", "own_table", *own, *SMALL, "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "adapters" / "fedmpt" / "adapter_config.json").exists()
+
+
+def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> None:
+    table = finished / "one.csv"
+    table.write_text("image,car\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)), encoding="utf-8")
+    own = settings(table, "partition={rule='iid',clients=1}")
+    assert 'set evidence = "similarity"' in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "a")
+    call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b")
+
+
+def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
+    table = finished / "wrong.csv"
+    for text, words in (("image,car,car\n", "'car' stands 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
+        table.write_text(text, encoding="utf-8")
+        assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
+    conditions = tmp_path / "conditions.json"
+    file = {"format_version": 1, "conditions": ["light", ""], "model": "me", "prompts": [], "sentences": []}
+    conditions.write_text(json.dumps(file), encoding="utf-8")
+    own = settings(finished / "labels.csv", f"data.conditions={conditions}")
+    assert "Condition 2 of" in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_labels_are_the_same_for_every_trial_and_again() -> None:
+    data = scenes(seed=5, train=4, test=1)
+    first, second = (missing(data, form="drop_positive", rate=0.5, seed=3) for _ in range(2))
+    assert first.equal(second)
+
+
+def test_the_demo_of_many_labels_is_a_valid_recipe() -> None:
+    assert "multilabel.toml is valid: fedmpt, zeroshot" in call("config", "validate", "multilabel")

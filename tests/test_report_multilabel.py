@@ -1,0 +1,111 @@
+"""Pages of runs with many labels: further figures, the gap, labels under conditions, company, predictions."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedprompt.report import predictions_page, read_run, render
+from fedprompt.report.company import pull, shares
+from fedprompt.report.events import CompanyLine
+from test_report import picture, write
+
+SPLITS = {"natural": "usual company", "broken": "any company"}
+CLASSES = ["cat", "dog", "sea"]
+COMPANY = {"natural": [[4, 4, 0], [4, 4, 0], [0, 0, 4]], "broken": [[4, 2, 2], [2, 4, 2], [2, 2, 4]]}
+FIGURES = {"ours": (0.8, 0.75), "zero": (0.6, 0.5)}
+EXPLANATION = {
+    "grid": [2, 2],
+    "conditions": ["light", "<place>"],
+    "gate": [0.75, 0.25],
+    "labels": [{"name": "cat", "found": [0.9, 0.1], "lifts": [[4, 0, 0, 0], [1, 1, 1, 1]]}],
+}
+
+
+def company(split: str, counts: list[list[int]], trial: str = "") -> dict[str, Any]:
+    return {"event": "company", "trial": trial, "split": split, "classes": CLASSES, "counts": counts}
+
+
+def trial(name: str, *, tuned: str) -> list[dict[str, Any]]:
+    figures = {"cf1_macro" + tuned: 0.41, "of1" + tuned: 0.42}
+    pulled = COMPANY["natural" if name == "ours" else "broken"]
+    sample = {"event": "sample", "trial": name, "sample": "0", "truth": ["cat"], "top": [["cat", 0.9], ["dog", 0.2]]}
+    own = {"picture": picture(), "explanation": EXPLANATION} if name == "ours" else {}
+    return [
+        {"event": "trial", "trial": name, "method": name, "trainable": 3 if name == "ours" else 0, "rounds": 1},
+        *([{"event": "round", "trial": name, "round": 1, "clients": [0]}] if name == "ours" else []),
+        *(
+            {"event": "score", "trial": name, "round": 1, "split": split, "name": "all", "value": None}
+            | {"mean_average_precision": value, **figures}
+            for split, value in zip(SPLITS, FIGURES[name], strict=True)
+        ),
+        {"event": "score", "trial": name, "round": 1, "split": "local", "client": 0}
+        | {"mean_average_precision": 0.9, **figures},
+        company("broken", pulled, name),
+        sample | own,
+    ]
+
+
+def events(*, tuned: str = "") -> list[dict[str, Any]]:
+    header = {
+        "event": "header",
+        "main": "ours",
+        "metric": "mean_average_precision",
+        "further": ["cf1_macro" + tuned, "of1" + tuned],
+        "splits": {"local": "each client", **SPLITS},
+    }
+    truths = [company(split, counts) for split, counts in COMPANY.items()]
+    return [header, *truths, *trial("ours", tuned=tuned), *trial("zero", tuned=tuned)]
+
+
+@pytest.mark.parametrize("tuned", ["", "_tuned"])
+def test_further_figures_stand_beside_the_headline_and_the_gap_comes_last(tmp_path: Path, tuned: str) -> None:
+    run = read_run(write(tmp_path, events(tuned=tuned)))
+    titles = [run.title(column) for column in run.columns]
+    figures = ["Natural mAP", "Natural CF1", "Natural OF1", "Broken mAP", "Broken CF1", "Broken OF1"]
+    assert titles == ["Local mAP", *figures, "Gap"]
+    assert run.headlines == ("local", "natural", "broken")
+    assert run.main and run.main.figures["gap"] == pytest.approx(0.05)
+    assert run.main.figures["natural:of1" + tuned] == 0.42
+    assert ("held-out" in run.threshold) == bool(tuned)
+
+
+def test_the_page_shows_labels_under_conditions_and_company(tmp_path: Path) -> None:
+    html = render(write(tmp_path, events())).read_text(encoding="utf-8")
+    assert 'id="reasons"' in html and 'id="company"' in html
+    assert "&lt;place&gt;" in html and "<place>" not in html, "conditions are escaped"
+    assert "75%" in html and "90%" in html and "≤ 4\u00a0\u00d7" in html
+    assert "pull 100%" in html and "pull 0%" in html
+    assert "its natural mAP is 80.0%, 20.0 points above" in html
+    best = [part for part in html.split("<td>") if 'class="best"' in part and ">5.0<" in part]
+    assert best, "the smallest gap is the best"
+
+
+def test_an_explanation_of_the_wrong_shape_is_left_out(tmp_path: Path) -> None:
+    for change in ({"gate": [1.0]}, {"grid": [3, 3]}, {"conditions": ["light"]}):
+        lines = copy.deepcopy(events())
+        next(line for line in lines if "explanation" in line)["explanation"] |= change
+        assert 'id="reasons"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
+    lines = [line for line in events() if line["event"] != "company"] + [company("broken", [[1]])]
+    assert 'id="company"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
+
+
+def test_pull_is_where_predicted_company_lies_between_the_true_and_the_natural() -> None:
+    natural, true = (CompanyLine.model_validate(company(split, counts)) for split, counts in COMPANY.items())
+    assert shares(natural.counts)[0] == [1, 1, 0] and shares([[0, 0], [0, 2]])[0] == [0, 0]
+    halfway = [[4, 3, 1], [3, 4, 1], [1, 1, 4]]
+    for counts, expected in ((COMPANY["natural"], 1), (COMPANY["broken"], 0), (halfway, 0.5)):
+        predicted = CompanyLine.model_validate(company("broken", counts))
+        assert pull(predicted, true, natural) == pytest.approx(expected)
+    assert pull(natural, true, true) is None
+
+
+def test_predictions_have_no_truth_to_be_right_about() -> None:
+    top = [["cat", 0.9], ["dog", 0.2]]
+    html = predictions_page("ours", [{"name": "my <own>.jpg", "picture": picture(), "top": top}])
+    assert "my &lt;own&gt;.jpg" in html and "✓" not in html and "✗" not in html
+    explained = {"name": "a.jpg", "picture": picture(), "top": top, "explanation": EXPLANATION}
+    assert "Labels under conditions" in predictions_page("ours", [explained])
