@@ -46,9 +46,7 @@ recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without runnin
 app.add_typer(recipes, name="config")
 app.add_typer(describe, name="describe")
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
-]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or a bundled recipe by its name.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]

@@ -62,7 +62,7 @@ class PluginModel:
         if self._model.supports_schema:
             asked["schema"] = request.schema
         try:
-            response = self._model.prompt(_flat(request), system=_system(request), stream=False, **asked)
+            response = self._model.prompt(_flat(request), system=_system(request) or None, stream=False, **asked)
             text, usage = response.text(), response.usage()
         except self._errors as error:  # plugins raise what they like
             raise Passing(f"{type(error).__name__}: {_hide(str(error), self._key)[:200]}") from error
