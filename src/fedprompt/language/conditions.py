@@ -33,6 +33,8 @@ Think step by step in "reasoning" about which of them mean the same. Then name t
 overlap, of one to three words each, in this form: {{"reasoning": "...", "conditions": ["...", "..."]}}"""
 BRIEF_SCENES = "Write {count} different sentences about photos that show {labels} together."
 BRIEF_DISTIL = "Photos:\n{sentences}\nList {count} properties in which such photos differ, in one or two words each."
+# Where sentences are too much for a model, the question alone has to do.
+BRIEF_AGAIN = "List {count} things that differ between photos of the same objects."
 AGAIN = """Only {good} of {count} conditions can be used: {complaints}
 Answer again in the same form with {count} different conditions, abstract, short, in English."""
 
@@ -104,9 +106,11 @@ def distil(
         return (), ("no scene was written",)
     parts = portions(sentences, plan.budget)
     if len(parts) > 1:
-        found = [distil(part, names, correspondence, plan, form=form)[0] for part in parts]
-        pool = list(dict.fromkeys(condition for conditions in found for condition in conditions))
-        return distil(pool, names, correspondence, plan, form=MERGE)
+        found = [distil(part, names, correspondence, plan, form=form) for part in parts]
+        pool, _ = choose([condition for conditions, _ in found for condition in conditions], names)
+        if len(pool) > plan.conditions:
+            return distil(pool, names, correspondence, plan, form=MERGE)
+        return pool, tuple(complaint for _, complaints in found for complaint in complaints)
     request = first = distil_request(sentences, plan, form=form)
     kept: tuple[str, ...] = ()
     complaints: tuple[str, ...] = ()
@@ -115,10 +119,15 @@ def distil(
         kept, complaints = choose([*kept, *strings(text, "conditions")], names)
         if len(kept) >= plan.conditions:
             return kept[: plan.conditions], ()
-        told = AGAIN.format(good=len(kept), count=plan.conditions, complaints="; ".join(complaints[:10]) or "too few.")
-        turns = (Message("assistant", text[: 200 if plan.wish.brief else 2000]), Message("user", told))
-        request = replace(first, messages=(*first.messages, *turns))
+        request = _repair(first, text, kept, complaints, plan)
     return kept, complaints or ("the model named too few conditions",)
+
+
+def _repair(first: Request, text: str, kept: Sequence[str], complaints: Sequence[str], plan: Plan) -> Request:
+    if plan.wish.brief:
+        return replace(first, messages=(Message("user", BRIEF_AGAIN.format(count=plan.conditions)),))
+    told = AGAIN.format(good=len(kept), count=plan.conditions, complaints="; ".join(complaints[:10]) or "too few.")
+    return replace(first, messages=(*first.messages, Message("assistant", text[:2000]), Message("user", told)))
 
 
 def distil_request(sentences: Sequence[str], plan: Plan, *, form: str = DISTIL) -> Request:
@@ -164,7 +173,7 @@ def describe_conditions(
     conditions, complaints = distil(ordered, names, correspondence, plan)
     provenance = Provenance(
         model=correspondence.endpoint.model,
-        prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN, BRIEF_SCENES, BRIEF_DISTIL),
+        prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN, BRIEF_SCENES, BRIEF_DISTIL, BRIEF_AGAIN),
         parameters={
             "combinations": len(company),
             "sentences": plan.sentences,
