@@ -85,7 +85,7 @@ def rows(found: Mapping[Job, Result]) -> Iterator[str]:
     for job, result in found.items():
         ours = found[dataclasses.replace(job, mode="ours")].seconds
         floor = f"{result.seconds * result.macs_per_second / result.macs:.2f}" if result.macs else ""
-        share = f"{100 * result.transport / result.seconds:.0f}%" if result.transport else ""
+        share = f"{100 * result.transport / result.seconds:.1f}%" if result.transport else ""
         task = job.task if job.kind == "single" else f"{job.task}, many labels"
         yield (
             f"| {job.method} | {task}, {job.batch} | {job.classes} x {job.attributes} | {job.mode} | "
@@ -102,7 +102,12 @@ def measured(name: str, base: Job) -> str:
         what = f"{job.method} {job.task} {job.mode}, {job.classes} classes: {found[job].seconds:.3f} s"
         print(f"[{name} {number}/{len(todo)}] {what}", flush=True)
     rate = max(result.macs_per_second for result in found.values()) / 1e9
-    return "\n".join([*_made(name, f"size {base.size}; matrix products at up to {rate:.0f} GMAC/s"), *rows(found)])
+    return "\n".join(
+        [
+            *_made(name, f"size {base.size}, {base.repeats} repeat(s); matrix products at up to {rate:.0f} GMAC/s"),
+            *rows(found),
+        ]
+    )
 
 
 def scaled() -> str:

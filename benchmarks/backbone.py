@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from fedprompt.clip.model import Clip
-from fedprompt.clip.prompts import Layout
+from fedprompt.clip.prompts import Layout, Prompts
 from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -40,6 +40,9 @@ class AsReleased(Clip):
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         filler = [self.lexicon.end] * self.context_length
         return super()._text_rows([[*row, *filler][: self.context_length] for row in rows])
+
+    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+        return self.encode_text(prompts)
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         layout = super()._compute_layout(texts, lengths)

@@ -246,6 +246,27 @@ def test_preprocessing_of_another_size_is_refused(tiny_parts: Any) -> None:
         Clip(model, tokenizer, tiny_processor(48))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> None:
+    """Features and gradients, whatever the members have in common: words, one of them all, or the start alone."""
+    names = ("dog", "cat which is a car", "dog of the tree", "the", "a photo", "four legs")
+    texts = [f"<own> {'photo' if place < 3 else 'the car'} <common> {name}." for place, name in enumerate(names)]
+    draws = torch.Generator().manual_seed(0)
+    own = torch.randn(6 // size, 3, tiny_clip.text_width, generator=draws)
+    common = torch.randn(2, tiny_clip.text_width, generator=draws)
+    results = []
+    for encode in (tiny_clip.encode_text, lambda prompts: tiny_clip.encode_families(prompts, size)):
+        first, second = own.clone().requires_grad_(), common.clone().requires_grad_()
+        features = encode(tiny_clip.fill(texts, own=first.repeat_interleave(size, dim=0), common=second))
+        features.square().sum().backward()
+        results.append((features.detach(), first.grad, second.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    for words in (["dog"] * 6, ["dog", "cat"] * 3):
+        prompts = tiny_clip.fill(words)
+        torch.testing.assert_close(tiny_clip.encode_families(prompts, 2), tiny_clip.encode_text(prompts))
+
+
 def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:
     """Same values and gradients as transformers' own, which keeps two tensors of the feed-forward's width."""
     x, kept = torch.linspace(-9, 9, 400, dtype=torch.float64, requires_grad=True), []

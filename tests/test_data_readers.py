@@ -113,13 +113,13 @@ def test_adding_files_moves_no_other(tmp_path):
 def test_every_class_is_trained_and_tested_where_it_can_be(counts, fraction, seed):
     pictures = [(f"class {label}", f"{number}.png") for label, count in enumerate(counts) for number in range(count)]
     classes = [folder for folder, _ in pictures]
-    splits = readers._draw_splits(pictures, [""] * len(pictures), classes, fraction=fraction, seed=seed)
+    splits = readers.draw_splits(pictures, [""] * len(pictures), classes, fraction=fraction, seed=seed)
     for name, count in Counter(classes).items():
         words = {split for split, own in zip(splits, classes, strict=True) if own == name}
         assert "train" in words
         assert ("test" in words) == (count > 1 and fraction > 0)
     shuffled = pictures[::-1]
-    again = readers._draw_splits(shuffled, [""] * len(pictures), classes[::-1], fraction=fraction, seed=seed)
+    again = readers.draw_splits(shuffled, [""] * len(pictures), classes[::-1], fraction=fraction, seed=seed)
     assert again[::-1] == splits
 
 

@@ -112,7 +112,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         base_model=recipe.backbone.path,
         tags=["federated-learning", "clip", "prompt-tuning"],
         model_name=f"{recipe.name}-{trial.name}",
-        eval_results=[_result(dataset.name, column, value) for column, value in record.figures.items()],
+        eval_results=[_result(dataset.name, run, column, value) for column, value in record.figures.items()],
     )
     body = CARD.format(
         title=f"{recipe.name}: {trial.name}",
@@ -130,12 +130,12 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
-def _result(dataset: str, column: str, value: float) -> EvalResult:
+def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
     return EvalResult(
         task_type="zero-shot-image-classification",
         dataset_type=dataset,
         dataset_name=dataset,
-        metric_type="accuracy",
+        metric_type=column.partition(":")[2] or run.header.metric,
         metric_name=column,
         metric_value=round(value, 6),
     )

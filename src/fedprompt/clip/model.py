@@ -17,7 +17,7 @@ from transformers import CLIPModel
 
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, read_at, slim, walk
+from fedprompt.clip.towers import Edit, Encoded, family_mask, read_at, slim, walk
 from fedprompt.clip.weights import fingerprint, open_parts
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
@@ -165,6 +165,26 @@ class Clip(nn.Module):
         end = prompts.end + (tokens.shape[1] - length)  # tokens that an edit added stand before the end
         state = read_at(blocks[last], tokens, end)
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
+        return features
+
+    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+        """`encode_text` for texts of which every `size` in a row begin alike: a beginning runs through the tower once.
+
+        The tower is causal, so what texts end with changes nothing about how they begin; equal up to rounding.
+        """
+        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
+        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
+        families = tokens.unflatten(0, (-1, size))  # [F, size, T, W]
+        alike = (families == families[:, :1]).all(dim=3).all(dim=1).all(dim=0)  # [T]
+        shared = min(int(alike.long().cumprod(dim=0).sum()), int(prompts.end.min()))
+        own = families[:, :, shared:]  # [F, size, S, W]
+        packed = torch.cat([families[:, 0, :shared], own.flatten(1, 2)], dim=1)  # [F, shared + size * S, W]
+        mask = family_mask(shared, size, own.shape[2], device=self.device)
+        for block in blocks:
+            packed = block(packed, mask)
+        ends = prompts.end.view(-1, size) - shared + own.shape[2] * torch.arange(size, device=self.device) + shared
+        state = packed[torch.arange(len(families), device=self.device)[:, None], ends]  # [F, size, W]
+        features: Tensor = self.model.text_projection(tower.final_layer_norm(state)).flatten(0, 1)
         return features
 
     def encode_image(self, tokens: Tensor, *, start: int = 0, edit: Edit | None = None) -> Encoded:

@@ -56,6 +56,14 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
     return result
 
 
+def family_mask(shared: int, size: int, own: int, *, device: torch.device) -> Tensor:
+    """[1, 1, L, L] who sees whom where `size` texts of `own` tokens each follow a beginning of `shared` tokens."""
+    place = torch.arange(shared + size * own, device=device)
+    member = (place - shared).div(own, rounding_mode="floor").clamp(min=-1)  # [L], -1 is the beginning
+    seen = (place[:, None] >= place) & ((member == -1) | (member == member[:, None]))  # [L, L]
+    return seen[None, None]
+
+
 class LeanQuickGELU(nn.Module):
     """x sigmoid(1.702 x), OpenAI's activation, as one fused kernel that keeps one tensor for its gradient, not two.
 
