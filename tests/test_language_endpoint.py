@@ -51,6 +51,7 @@ FAULTS = {
     "shape": Reply(body='{"choices": []}'),
     "list": Reply(body="[1, 2]"),
     "number": Reply(body='{"choices": [{"message": {"content": 3}}]}'),
+    "depth": Reply(body="[" * 100_000),
     "bytes": Reply(body="\ufffd\x00"),
     "hang up": Reply(hang_up=True),
     "flood": Reply(body="x" * (2 << 20)),
@@ -72,7 +73,7 @@ def test_attempts_are_bounded_and_waits_grow(tmp_path: Path) -> None:
     error, chat, slept = ask(lambda question, number: FAULTS["status"], tmp_path, pace=Pace(attempts=4))
     assert len(chat.asked) == 4 and len(slept) == 3
     assert all(0.5 * 2**n <= wait <= 1.5 * 2**n for n, wait in enumerate(slept))
-    assert "gave no answer in 4 attempts (the last: status 503)" in str(error) and "same command" in str(error)
+    assert "gave no answer in 4 attempts (the last: status 503 (busy))" in str(error) and "same command" in str(error)
 
 
 @pytest.mark.parametrize(("header", "least", "most"), [("7", 7, 7), ("1e9", 60, 60), ("-3", 0, 2), ("soon", 0.5, 2)])
@@ -106,13 +107,34 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(tmp_path: Path) 
 
     with chat_server(picky) as chat:
         endpoint = ChatServer(chat.url, "toy")
-        assert endpoint.ask(QUESTION).sent == {} and endpoint.ask(QUESTION).text == GOOD.text
+        assert (
+            set(endpoint.ask(QUESTION).sent) == {"max_completion_tokens"} and endpoint.ask(QUESTION).text == GOOD.text
+        )
     assert [sorted(set(question) & {"seed", "response_format"}) for question in chat.asked] == [
         ["response_format", "seed"],
         ["seed"],
         [],
         [],
     ]
+
+
+def test_a_limit_by_another_word_and_a_question_that_is_wrong_anyway(tmp_path: Path) -> None:
+    def newer(question: dict[str, Any], number: int) -> Reply:
+        if question["messages"][-1]["content"] == "too long":
+            return Reply(status=400, body="the prompt has too many tokens")
+        return Reply(status=400, body="use max_completion_tokens, not max_tokens") if "max_tokens" in question else GOOD
+
+    with chat_server(newer) as chat:
+        endpoint = ChatServer(chat.url, "toy")
+        with pytest.raises(UserError, match="status 400"):
+            endpoint.ask(Request((Message("user", "too long"),), "x"))
+        answer = endpoint.ask(QUESTION)  # what was left out in vain is sent again
+    assert sorted(answer.sent) == ["max_completion_tokens", "response_format", "seed", "temperature"]
+
+
+def test_a_refusal_in_a_field_of_its_own_is_heard(tmp_path: Path) -> None:
+    body = json.dumps({"choices": [{"message": {"content": None, "refusal": "I cannot help."}}]})
+    assert ask(lambda question, number: Reply(body=body), tmp_path)[0].text == "I cannot help."
 
 
 def test_nobody_there(tmp_path: Path) -> None:

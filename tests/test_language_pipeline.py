@@ -25,10 +25,10 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.language import measure
 from fedprompt.language.asking import Pace
-from fedprompt.language.attributes import Wish
 from fedprompt.language.company import co_occurrence, combinations
 from fedprompt.language.conditions import Plan, portions
 from fedprompt.language.endpoint import ChatServer
+from fedprompt.language.interview import Wish
 from fedprompt.language.jobs import Job, Made, make_attributes, make_conditions, read_names
 from fedprompt.language.review import markdown, review, write_pages
 from fedprompt.language.words import Scene, Words, generated, read_words, write_words
@@ -169,6 +169,13 @@ def test_a_hand_edit_is_neither_asked_about_nor_lost(tmp_path: Path) -> None:
         assert made and made.words.attributes["dog"] == ("four legs", "fur")
 
 
+@pytest.mark.parametrize("name", ["words.md", "words.html", "words"])
+def test_a_file_that_its_pages_would_overwrite_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ends in \.json"):
+        make(tmp_path / name, answers)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_estimate_comes_before_the_first_question_and_may_end_it(tmp_path: Path) -> None:
     found = []
     with chat_server(answers) as chat:
@@ -191,10 +198,10 @@ def scenes(question: dict[str, Any], number: int) -> Reply:
     return Reply(listed("conditions", *found))
 
 
-def make_scenes(out: Path, script: Script, **plan: Any) -> tuple[Made | None, Chat]:
+def make_scenes(out: Path, script: Script, *, count: int = 3, **plan: Any) -> tuple[Made | None, Chat]:
     with chat_server(script) as chat:
         job = Job(out, ChatServer(chat.url, "toy"), Pace(first_wait=0.001, concurrent=1))
-        return make_conditions(SCENE_NAMES, PAIRS, job, Plan(**{"sentences": 2, "conditions": 3, **plan})), chat
+        return make_conditions(SCENE_NAMES, PAIRS, job, Plan(wish=Wish(count), **{"sentences": 2, **plan})), chat
 
 
 def test_scenes_become_conditions_and_are_kept(tmp_path: Path) -> None:
@@ -208,7 +215,7 @@ def test_scenes_become_conditions_and_are_kept(tmp_path: Path) -> None:
 
 
 def test_conditions_that_name_things_or_overlap_are_asked_again(tmp_path: Path) -> None:
-    made, chat = make_scenes(tmp_path / "c.json", scenes, conditions=6)
+    made, chat = make_scenes(tmp_path / "c.json", scenes, count=6)
     assert made and made.words.conditions == ("background", "spatial layout", "lighting", "object scale")
     told = chat.asked[3]["messages"][-1]["content"]
     assert "names the thing 'cat'" in told and "overlaps 'background'" in told and len(chat.asked) == 5
@@ -230,6 +237,32 @@ def test_a_model_that_writes_no_scene_is_told_of(tmp_path: Path) -> None:
     made, _ = make_scenes(tmp_path / "c.json", lambda *_: Reply("As an AI I cannot do that."))
     assert made and not made.words.conditions and made.complaints["conditions"] == ("no scene was written",)
     assert [flag.entry for flag in review(made.words, title="x").flags] == ["conditions"]
+
+
+def test_conditions_edited_by_hand_stay_and_nothing_is_asked(tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    make_scenes(out, scenes)
+    out.write_text(out.read_text().replace('"lighting"', '"weather"'))
+    made, chat = make_scenes(out, scenes, count=2)
+    assert made and made.kept == ("the conditions",) and not chat.asked
+    assert read_words(out).conditions == ("background", "spatial layout", "weather")
+
+
+@pytest.mark.parametrize(("count", "budget"), [(5, 999), (20, 1999)])
+def test_parts_that_could_not_shrink_are_refused(count: int, budget: int) -> None:
+    with pytest.raises(UserError, match="needs room for"):
+        Plan(budget=budget, wish=Wish(count))
+
+
+def test_merging_ends_whatever_a_model_invents(tmp_path: Path) -> None:
+    def script(question: dict[str, Any], number: int) -> Reply:
+        if question["messages"][1]["content"].startswith("One photo"):
+            return Reply(listed("sentences", *(f"{number} {n} " + "word " * 30 for n in range(20))))
+        letters = "abcdefghijklmnopqrst"
+        return Reply(listed("conditions", *(f"{3 * one}{number} {9 * one}{number}{7 * one}" for one in letters)))
+
+    made, chat = make_scenes(tmp_path / "c.json", script, count=20, sentences=20, budget=2000)
+    assert made and len(made.words.conditions) == 20 and len(chat.asked) < 20
 
 
 def test_a_file_with_other_words_is_not_overwritten(tmp_path: Path) -> None:
@@ -414,23 +447,16 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
 
     with chat_server(script) as chat:
         words = ("attributes", "--classes", tmp_path / "names.txt", "-o", tmp_path / "a.json", "--llm", "toy")
-        command = [
-            sys.executable,
-            "-m",
-            "fedprompt.cli",
-            "describe",
-            *map(str, words),
-            "--url",
-            chat.url,
-            "--count",
-            "2",
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        command = [*"-m fedprompt.cli describe".split(), *map(str, words), "--url", chat.url, "--count", "2"]
+        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert reached.wait(60)
         process.kill()
         process.wait(60)
         before = len(chat.asked)
-        assert not (tmp_path / "a.json").exists()
+        kept = (tmp_path / "a.exchanges.jsonl").read_text().splitlines()[:-1]  # the last line may be torn
+        answered = {json.loads(line)["request"]["messages"][-1]["text"] for line in kept}
+        assert not (tmp_path / "a.json").exists() and len(answered) >= 7
         call(*words, "--url", chat.url, "--count", 2)
-        assert before >= 12 and len(chat.asked) <= 30 + 4  # at most the questions in flight are asked twice
+        again = {question["messages"][-1]["content"] for question in chat.asked[before:]}
+        assert not again & answered and len(chat.asked) <= 30 + 4  # at most the four in flight are asked twice
     assert list(read_words(tmp_path / "a.json").attributes) == names

@@ -74,7 +74,7 @@ def attributes(
 ) -> None:
     """Ask a language model for visual attributes of every class. Only class names leave this machine."""
     from fedprompt.language.asking import Pace
-    from fedprompt.language.attributes import Wish
+    from fedprompt.language.interview import Wish
     from fedprompt.language.jobs import Job, make_attributes, open_endpoint
 
     known = _vocabulary(classes, data, settings)
@@ -116,15 +116,15 @@ def conditions(
 ) -> None:
     """Ask a language model for conditions in which labels go together. Only class names leave this machine."""
     from fedprompt.language.asking import Pace
-    from fedprompt.language.attributes import Wish
     from fedprompt.language.conditions import Plan
+    from fedprompt.language.interview import Wish
     from fedprompt.language.jobs import Job, make_conditions, open_endpoint
 
     known = _vocabulary(classes, data, settings)
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     pace = Pace(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
-    plan = Plan(sentences, count, context, Wish(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief))
+    plan = Plan(sentences, context, Wish(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief))
     with _asking(out, "describing scenes") as on_done:
         job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
         made = make_conditions(known.names, chosen, job, plan)

@@ -88,9 +88,9 @@ def refuses(text: str) -> bool:
 
 # Frequent short words of other languages that are no English words: two thirds of French or German phrases have one.
 _FOREIGN = re.compile(
-    r"\b(?:avec|des|les|une|est|sur|dans|pour|qui|du|aux|quatre|und|mit|der|das|ein|eine|ist|einen|einem|den|dem|aus|von"
-    r"|auf|vier|el|los|las|una|del|para|por|muy|como|uno|cuatro|il|gli|della|delle|degli|dello|nel|che|quattro|um|uma"
-    r"|com|dos|nao|quatro|het|een|van)\b"
+    r"\b(?:avec|des|les|une|est|dans|qui|du|aux|quatre|und|mit|der|das|ein|eine|ist|einen|einem|dem|aus|von|auf|vier"
+    r"|el|los|las|una|del|para|por|muy|uno|cuatro|il|gli|della|delle|degli|dello|nel|che|quattro|uma|dois|duas|nao"
+    r"|quatro|het|een)\b"
 )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict
+from functools import partial
 
-from fedprompt.language.answers import line, quoted, refuses, strings
+from fedprompt.language.answers import line, quoted
 from fedprompt.language.asking import Correspondence, OnDone
 from fedprompt.language.endpoint import Message, Request
+from fedprompt.language.interview import Outcome, Wish, insist, wording
 from fedprompt.language.phrases import choose, unify
 from fedprompt.language.words import Provenance, Words, generated
 
@@ -28,65 +28,15 @@ EXAMPLE = (
     '{"reasoning": "A vessel of ceramic from which one pours.", "attributes": ["has a spout", "has a handle", '
     '"is made of ceramic", "is round", "used for hot drinks"]}',
 )
-AGAIN = """Only {good} of {count} attributes can be used: {complaints}
-Answer again in the same form with {count} different short attributes, in English."""
 # A model of a hundred million weights follows neither rules nor forms, and quotation marks make it spell.
 BRIEF = "List {count} visual attributes of a {name}."
-BRIEF_AGAIN = " Answer with other ones than these: {kept}."
-NOTHING = "no list of attributes was found in the answer"
-REFUSED = "the answer was a refusal; describing how a thing looks is harmless"
+BRIEF_AGAIN = "{first} Answer with other ones than these: {kept}."
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What to ask for: phrases a class, repairs of an answer that has fewer, and the model's parameters.
-
-    `brief` asks in one line, for models too small for rules, examples and JSON.
-    """
-
-    count: int = 5
-    repairs: int = 2
-    temperature: float = 0.3
-    max_tokens: int = 400
-    seed: int = 0
-    brief: bool = False
-
-    def request(self, *messages: Message, listed: str) -> Request:
-        """A question with these parameters."""
-        return Request(messages, listed, self.temperature, self.max_tokens, self.seed)
-
-
-@dataclass(frozen=True)
-class Described:
-    """What became of a class: its phrases, and why there are not more."""
-
-    phrases: tuple[str, ...]
-    complaints: tuple[str, ...] = ()
-
-
-def describe_class(name: str, correspondence: Correspondence, wish: Wish) -> Described:
-    """Ask, check, and ask again with the reasons until there are enough phrases or the repairs are used up."""
-    request = first_request(name, wish)
-    kept: tuple[str, ...] = ()
-    complaints: tuple[str, ...] = ()
-    for _ in range(1 + wish.repairs):
-        text = correspondence.ask(request).text
-        found = strings(text, "attributes")
-        kept, complaints = choose([*kept, *found], name)
-        if len(kept) >= wish.count:
-            return Described(kept[: wish.count])
-        reasons = complaints or ((REFUSED if refuses(text) else NOTHING if not found else "they are too few"),)
-        request = _repair(first_request(name, wish), text, kept, reasons, wish)
-    return Described(kept, complaints or (NOTHING,))
-
-
-def _repair(first: Request, text: str, kept: Sequence[str], reasons: Sequence[str], wish: Wish) -> Request:
-    if wish.brief:
-        told = first.messages[0].text + BRIEF_AGAIN.format(kept=", ".join(kept) or "none")
-        return replace(first, messages=(Message("user", told),))
-    told = AGAIN.format(good=len(kept), count=wish.count, complaints="; ".join(reasons[:10]) + ".")
-    # The model's own words go back to it cut: an answer of any length must not grow the next question.
-    return replace(first, messages=(*first.messages, Message("assistant", text[:2000]), Message("user", told)))
+def describe_class(name: str, correspondence: Correspondence, wish: Wish) -> Outcome:
+    """The attributes of one class."""
+    first = first_request(name, wish)
+    return insist(first, correspondence, wish, choose=partial(choose, name=name), brief_again=BRIEF_AGAIN)
 
 
 def first_request(name: str, wish: Wish) -> Request:
@@ -103,11 +53,6 @@ def first_request(name: str, wish: Wish) -> Request:
     )
 
 
-def prompts_fingerprint(*texts: str) -> str:
-    """Which wording of the questions made a file."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
-
-
 def describe_classes(
     names: Sequence[str], correspondence: Correspondence, wish: Wish, *, on_done: OnDone
 ) -> tuple[Words, dict[str, tuple[str, ...]]]:
@@ -120,14 +65,7 @@ def describe_classes(
     complaints = {name: found.complaints for name, found in zip(names, described, strict=True) if found.complaints}
     provenance = Provenance(
         model=correspondence.endpoint.model,
-        prompts=prompts_fingerprint(SYSTEM, QUESTION, *EXAMPLE, AGAIN, BRIEF, BRIEF_AGAIN),
-        parameters={
-            "count": wish.count,
-            "repairs": wish.repairs,
-            "temperature": wish.temperature,
-            "max_tokens": wish.max_tokens,
-            "seed": wish.seed,
-            "brief": wish.brief,
-        },
+        prompts=wording(SYSTEM, QUESTION, *EXAMPLE, BRIEF, BRIEF_AGAIN),
+        parameters=asdict(wish),
     )
     return generated(Words(attributes=attributes, provenance=provenance)), complaints

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 from fedprompt.errors import UserError
 from fedprompt.language.answers import foreign, line, plain, quoted, refuses, strings
 from fedprompt.language.asking import Correspondence, OnDone
-from fedprompt.language.attributes import Wish, prompts_fingerprint
 from fedprompt.language.endpoint import Message, Request
+from fedprompt.language.interview import Outcome, Wish, insist, wording
 from fedprompt.language.phrases import names_class, near
 from fedprompt.language.words import Provenance, Scene, Words, generated
 
@@ -35,24 +36,23 @@ BRIEF_SCENES = "Write {count} different sentences about photos that show {labels
 BRIEF_DISTIL = "Photos:\n{sentences}\nList {count} properties in which such photos differ, in one or two words each."
 # Where sentences are too much for a model, the question alone has to do.
 BRIEF_AGAIN = "List {count} things that differ between photos of the same objects."
-AGAIN = """Only {good} of {count} conditions can be used: {complaints}
-Answer again in the same form with {count} different conditions, abstract, short, in English."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is asked: sentences a combination, conditions in the end, characters of sentences in one question."""
+    """How much is asked: sentences a combination, characters of sentences in one question, conditions as a wish."""
 
     sentences: int = 3
-    conditions: int = 5
     budget: int = 6000
     wish: Wish = field(default_factory=lambda: Wish(max_tokens=600))
 
     def __post_init__(self) -> None:
-        if self.budget < 1000 or not 1 <= self.conditions <= 20:
+        # With less room than that, conditions of parts could come back from merging as many as they went in.
+        least = max(1000, 100 * self.wish.count)
+        if self.budget < least:
             raise UserError(
-                f"A question needs room for 1000 characters and 1 to 20 conditions, not {self.budget} and "
-                f"{self.conditions}; change the options."
+                f"A question needs room for {least} characters to tell {self.wish.count} conditions, not "
+                f"{self.budget}; give it more, or ask for fewer conditions."
             )
 
 
@@ -100,43 +100,29 @@ def choose(found: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...],
 
 def distil(
     sentences: Sequence[str], names: Sequence[str], correspondence: Correspondence, plan: Plan, *, form: str = DISTIL
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Conditions from sentences, repaired like attributes; what does not fit one question is distilled in parts."""
+) -> Outcome:
+    """Conditions from sentences; what does not fit one question is distilled in parts that are merged."""
     if not sentences:
-        return (), ("no scene was written",)
+        return Outcome((), ("no scene was written",))
     parts = portions(sentences, plan.budget)
-    if len(parts) > 1:
-        found = [distil(part, names, correspondence, plan, form=form) for part in parts]
-        pool, _ = choose([condition for conditions, _ in found for condition in conditions], names)
-        if len(pool) > plan.conditions:
-            return distil(pool, names, correspondence, plan, form=MERGE)
-        return pool, tuple(complaint for _, complaints in found for complaint in complaints)
-    request = first = distil_request(sentences, plan, form=form)
-    kept: tuple[str, ...] = ()
-    complaints: tuple[str, ...] = ()
-    for _ in range(1 + plan.wish.repairs):
-        text = correspondence.ask(request).text
-        kept, complaints = choose([*kept, *strings(text, "conditions")], names)
-        if len(kept) >= plan.conditions:
-            return kept[: plan.conditions], ()
-        request = _repair(first, text, kept, complaints, plan)
-    return kept, complaints or ("the model named too few conditions",)
-
-
-def _repair(first: Request, text: str, kept: Sequence[str], complaints: Sequence[str], plan: Plan) -> Request:
-    if plan.wish.brief:
-        return replace(first, messages=(Message("user", BRIEF_AGAIN.format(count=plan.conditions)),))
-    told = AGAIN.format(good=len(kept), count=plan.conditions, complaints="; ".join(complaints[:10]) or "too few.")
-    return replace(first, messages=(*first.messages, Message("assistant", text[:2000]), Message("user", told)))
+    if len(parts) == 1:
+        first = distil_request(sentences, plan, form=form)
+        chosen = partial(choose, names=names)
+        return insist(first, correspondence, plan.wish, choose=chosen, brief_again=BRIEF_AGAIN)
+    found = [distil(part, names, correspondence, plan, form=form) for part in parts]
+    pool, _ = choose([condition for outcome in found for condition in outcome.phrases], names)
+    if len(pool) > plan.wish.count:
+        return distil(pool, names, correspondence, plan, form=MERGE)
+    return Outcome(pool, tuple(complaint for outcome in found for complaint in outcome.complaints))
 
 
 def distil_request(sentences: Sequence[str], plan: Plan, *, form: str = DISTIL) -> Request:
     """The question that distils; sentences are quoted, for a model wrote them."""
     listed = "\n".join(quoted([sentence[:100]]) if form == MERGE else _line(sentence) for sentence in sentences)
     if plan.wish.brief:
-        brief = BRIEF_DISTIL.format(sentences=listed, count=plan.conditions)
+        brief = BRIEF_DISTIL.format(sentences=listed, count=plan.wish.count)
         return plan.wish.request(Message("user", brief), listed="conditions")
-    question = form.format(sentences=listed, count=plan.conditions)
+    question = form.format(sentences=listed, count=plan.wish.count)
     return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="conditions")
 
 
@@ -170,17 +156,16 @@ def describe_conditions(
     scenes = correspondence.each(lambda chosen: describe_scene(chosen, correspondence, plan), labels, on_done)
     # One sentence of every scene, then the next of each: a portion holds as many different scenes as it can.
     ordered = [s.sentences[turn] for turn in range(plan.sentences) for s in scenes if turn < len(s.sentences)]
-    conditions, complaints = distil(ordered, names, correspondence, plan)
+    found = distil(ordered, names, correspondence, plan)
     provenance = Provenance(
         model=correspondence.endpoint.model,
-        prompts=prompts_fingerprint(SYSTEM, SCENES, DISTIL, MERGE, AGAIN, BRIEF_SCENES, BRIEF_DISTIL, BRIEF_AGAIN),
+        prompts=wording(SYSTEM, SCENES, DISTIL, MERGE, BRIEF_SCENES, BRIEF_DISTIL, BRIEF_AGAIN),
         parameters={
             "combinations": len(company),
             "sentences": plan.sentences,
-            "conditions": plan.conditions,
-            "temperature": plan.wish.temperature,
-            "seed": plan.wish.seed,
-            "brief": plan.wish.brief,
+            "budget": plan.budget,
+            **asdict(plan.wish),
         },
     )
-    return generated(Words(conditions=conditions, scenes=tuple(scenes), provenance=provenance)), complaints
+    words = Words(conditions=found.phrases, scenes=tuple(scenes), provenance=provenance)
+    return generated(words), found.complaints

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from fedprompt.language.attributes import Wish, first_request
+from fedprompt.language.attributes import first_request
 from fedprompt.language.conditions import LONGEST_SENTENCE, Plan, distil_request, scene_request
 from fedprompt.language.endpoint import Request
 from fedprompt.language.exchanges import Exchanges
+from fedprompt.language.interview import Wish
 
 CHARACTERS_A_TOKEN = 3.5  # of English prose under current tokenizers, on the high side
 TURN = 8  # tokens around a message

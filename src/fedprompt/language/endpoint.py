@@ -21,7 +21,7 @@ from fedprompt.errors import UserError
 
 LARGEST_ANSWER = 1 << 20  # bytes read of one answer, whatever the server sends
 TRANSIENT = frozenset({408, 409, 425, 429})
-OPTIONAL = ("response_format", "temperature", "seed", "max_tokens")  # what a server may refuse to be told
+REFUSING = frozenset({400, 422})  # of a parameter, perhaps
 MISSING = "Asking a server needs the package httpx; install it with: pip install 'fedprompt[llm]'."
 
 
@@ -97,6 +97,15 @@ class Endpoint(Protocol):
         """Answer, or raise Passing if asking again may help, or UserError if it cannot."""
 
 
+@dataclass(frozen=True)
+class _Reply:
+    """What a server sent back; `wait` are the seconds that it asks to wait."""
+
+    status: int
+    body: str
+    wait: float | None
+
+
 class ChatServer:
     """A server at `url` (".../v1") that speaks chat completions; `key_env` names the variable with its key, if any."""
 
@@ -121,28 +130,19 @@ class ChatServer:
         return f"{self.model} at {urlsplit(self._url).netloc}"
 
     def ask(self, request: Request) -> Answer:
-        """Ask once; parameters that the server refuses are left out from then on."""
+        """Ask once; parameters without which the server does answer are left out from then on."""
+        refused = self._refused
         while True:
-            sent = {name: value for name, value in self._optional(request).items() if name not in self._refused}
-            status, body, wait = self._post(request, sent)
-            if status in (400, 422) and sent:
-                named = {name for name in sent if name in body}
-                self._refused |= named or set(sent)
-                continue
-            self._check(status, body, wait)
-            return self._read(body, sent)
+            sent = _optional(request, refused)
+            reply = self._post({"model": self.model, "messages": _turns(request), **sent})
+            if reply.status not in REFUSING or not sent:
+                break
+            refused |= {name for name in sent if name in reply.body} or frozenset(sent)
+        self._check(reply)
+        self._refused |= refused
+        return _answer(reply.body, sent)
 
-    def _optional(self, request: Request) -> dict[str, JsonValue]:
-        form: JsonValue = {
-            "type": "json_schema",
-            "json_schema": {"name": "answer", "strict": True, "schema": request.schema},
-        }
-        return dict(zip(OPTIONAL, (form, request.temperature, request.seed, request.max_tokens), strict=True))
-
-    def _post(self, request: Request, sent: Mapping[str, JsonValue]) -> tuple[int, str, float | None]:
-        """Status, body, and the seconds that the server asks to wait."""
-        messages = [{"role": message.role, "content": message.text} for message in request.messages]
-        question = {"model": self.model, "messages": messages, **sent}
+    def _post(self, question: Mapping[str, JsonValue]) -> _Reply:
         deadline = time.monotonic() + self.timeout
         try:
             with self._client.stream("POST", f"{self._url}/chat/completions", json=question) as response:
@@ -151,35 +151,57 @@ class ChatServer:
             raise Passing(f"no answer within {self.timeout:g} s") from error
         except self._httpx.HTTPError as error:
             raise Passing(f"{type(error).__name__}: {error}") from error
-        return response.status_code, body.decode(errors="replace"), _seconds(response.headers.get("retry-after"))
+        wait = _seconds(response.headers.get("retry-after"))
+        return _Reply(response.status_code, body.decode(errors="replace"), wait)
 
-    def _check(self, status: int, body: str, wait: float | None) -> None:
-        if status == 200:
+    def _check(self, reply: _Reply) -> None:
+        """Passing or UserError unless there is an answer, with what the server says about it."""
+        if reply.status == 200:
             return
-        if status in TRANSIENT or status >= 500:
-            raise Passing(f"status {status}", wait)
-        said = " ".join(body[:200].split())
+        said = " ".join(reply.body[:200].split())
         if self._key:
             said = said.replace(self._key, "***")
+        if reply.status in TRANSIENT or reply.status >= 500:
+            raise Passing(f"status {reply.status} ({said})", reply.wait)
         cure = {
             401: f"set {self.key_env} to a valid key",
             403: f"set {self.key_env} to a key that may use the model",
             404: "check the model's name and that the URL ends in /v1",
-        }.get(status, "check the URL and the model")
-        raise UserError(f"{self.name} refuses the question with status {status} ({said}); {cure}.")
+        }.get(reply.status, "check the URL and the model")
+        raise UserError(f"{self.name} refuses the question with status {reply.status} ({said}); {cure}.")
 
-    def _read(self, body: str, sent: Mapping[str, JsonValue]) -> Answer:
-        try:
-            found = json.loads(body)
-            text = found["choices"][0]["message"]["content"] or ""
-            usage = found.get("usage") or {}
-            counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Passing("a body that is not a chat completion") from error
-        if not isinstance(text, str):
-            raise Passing("a completion without text")
-        tokens_in, tokens_out = (count if isinstance(count, int) else None for count in counts)
-        return Answer(text, tokens_in, tokens_out, sent)
+
+def _turns(request: Request) -> JsonValue:
+    return [{"role": message.role, "content": message.text} for message in request.messages]
+
+
+def _optional(request: Request, refused: frozenset[str]) -> dict[str, JsonValue]:
+    """The parameters that a server may refuse to be told, without those that it did."""
+    schema: JsonValue = {"name": "answer", "strict": True, "schema": request.schema}
+    wanted: dict[str, JsonValue] = {
+        "response_format": {"type": "json_schema", "json_schema": schema},
+        "temperature": request.temperature,
+        "seed": request.seed,
+        "max_tokens": request.max_tokens,
+    }
+    if "max_tokens" in refused:  # newer models have another word for it
+        wanted["max_completion_tokens"] = request.max_tokens
+    return {name: value for name, value in wanted.items() if name not in refused}
+
+
+def _answer(body: str, sent: Mapping[str, JsonValue]) -> Answer:
+    try:
+        found = json.loads(body)
+        message = found["choices"][0]["message"]
+        text = message.get("content") or message.get("refusal") or ""
+        usage = found.get("usage") or {}
+        counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise Passing("a body that is not a chat completion") from error
+    if not isinstance(text, str):
+        raise Passing("a completion without text")
+    tokens_in, tokens_out = (count if isinstance(count, int) else None for count in counts)
+    return Answer(text, tokens_in, tokens_out, sent)
 
 
 def _collect(pieces: Iterable[bytes], deadline: float) -> bytes:

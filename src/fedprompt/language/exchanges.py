@@ -15,6 +15,7 @@ import filelock
 
 from fedprompt.errors import UserError
 from fedprompt.language.endpoint import Answer, Request
+from fedprompt.records import writing
 
 
 class Exchanges:
@@ -27,14 +28,16 @@ class Exchanges:
         self.path = path
         self._answers: dict[str, Answer] = {}
         self._guard = threading.Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
 
     def __enter__(self) -> Self:
-        try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UserError(f"{self.path} is in use by another process; wait for it or write elsewhere.") from error
+        with writing(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout as error:
+                message = f"{self.path} is in use by another process; wait for it or write elsewhere."
+                raise UserError(message) from error
         self._load()
         return self
 
@@ -62,13 +65,10 @@ class Exchanges:
     def _append(self, line: dict[str, object]) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         content = (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode()
-        try:
-            with self._guard, self.path.open("ab") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"Cannot write to {self.path} ({error.strerror}); write elsewhere.") from error
+        with writing(self.path.parent), self._guard, self.path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _load(self) -> None:
         if not self.path.exists():

@@ -9,13 +9,14 @@ from pathlib import Path
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.language.asking import Correspondence, OnDone, Pace
-from fedprompt.language.attributes import Wish, describe_classes
+from fedprompt.language.attributes import describe_classes
 from fedprompt.language.conditions import Plan, describe_conditions
 from fedprompt.language.cost import Estimate, attribute_requests, condition_requests, estimate
 from fedprompt.language.endpoint import ChatServer, Endpoint, Request
 from fedprompt.language.exchanges import Exchanges
+from fedprompt.language.interview import Wish
 from fedprompt.language.plugins import PluginModel
-from fedprompt.language.words import Words, keep_edits, read_words, write_words
+from fedprompt.language.words import Words, check_path, keep_edits, read_words, write_words
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Job:
     overwrite: bool = False  # hand edits too
     agree: Callable[[Estimate], bool] = lambda estimate: True
     on_done: OnDone = lambda done, total: None
+
+    def __post_init__(self) -> None:
+        check_path(self.out)
 
     @property
     def exchanges(self) -> Path:
@@ -83,16 +87,20 @@ def make_attributes(names: Sequence[str], job: Job, wish: Wish) -> Made | None:
 
 
 def make_conditions(names: Sequence[str], company: Sequence[Sequence[int]], job: Job, plan: Plan) -> Made | None:
-    """Write the conditions of a data set from combinations of its labels; None if the estimate was not agreed to."""
+    """Write the conditions of a data set from combinations of its labels; None if the estimate was not agreed to.
+
+    Conditions that a person has edited stay as they are, and nothing is asked, unless the job overwrites.
+    """
     old = _present(job, "attributes")
+    if old.conditions_edited:
+        return Made(old, ("the conditions",), {})
     with Exchanges(job.exchanges) as exchanges:
         if not _agreed(job, condition_requests(names, company, plan), exchanges):
             return None
         correspondence = Correspondence(job.endpoint, exchanges, pace=job.pace)
         new, complaints = describe_conditions(names, company, correspondence, plan, on_done=job.on_done)
-    words, kept = keep_edits(old, new)
-    write_words(job.out, words)
-    return Made(words, kept, {"conditions": complaints} if complaints else {})
+    write_words(job.out, new)
+    return Made(new, (), {"conditions": complaints} if complaints else {})
 
 
 def _present(job: Job, other: str) -> Words:

@@ -55,12 +55,14 @@ def _label(text: str) -> str:
 
 
 def stem(word: str) -> str:
-    """A word without its plural ending, good enough to compare by."""
+    """A word without its plural ending, good enough to compare by; "horse" loses its e, so "buses" are a "bus"."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("ches", "shes", "xes", "sses")):
         return word[:-2]
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return word[:-1] if word.endswith("se") else word
 
 
 def stems(text: str) -> tuple[str, ...]:
@@ -104,7 +106,7 @@ def trouble(phrase: str, name: str) -> str:
         return "names a property and not its value"
     if names_class(phrase, name):
         return "contains the class name"
-    return "" if any(letter.isalpha() for letter in phrase) else "has no word in it"
+    return "" if re.search(r"[^\W\d_]{2}", phrase) else "has no word in it"
 
 
 def choose(found: Iterable[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

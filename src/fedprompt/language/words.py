@@ -78,13 +78,17 @@ def generated(words: Words) -> Words:
 
 
 def keep_edits(old: Words, new: Words) -> tuple[Words, tuple[str, ...]]:
-    """New words with the lists that a person has changed, or added, in the old ones; and which those are."""
+    """New words with the attributes that a person has changed, or added, in the old ones; and of which classes."""
     kept = old.edited()
-    attributes: Mapping[str, Phrases] = {**new.attributes, **{name: old.attributes[name] for name in kept}}
-    words = new.model_copy(update={"attributes": attributes})
-    if old.conditions_edited and new.conditions:
-        return words.model_copy(update={"conditions": old.conditions}), (*kept, "the conditions")
-    return words, kept
+    attributes = {**new.attributes, **{name: old.attributes[name] for name in kept}}
+    return new.model_copy(update={"attributes": attributes}), kept
+
+
+def check_path(path: Path) -> Path:
+    """The path if a words file may be written there; its pages are NAME.md and NAME.html, so it is NAME.json."""
+    if path.suffix != ".json":
+        raise UserError(f"A words file ends in .json, which {path.name!r} does not; write to {path.stem}.json.")
+    return path
 
 
 def read_words(path: Path) -> Words:
@@ -115,7 +119,8 @@ def read_words(path: Path) -> Words:
 
 def write_words(path: Path, words: Words) -> None:
     """Write a words file, whole or not at all: one line a class, so that it is pleasant to edit and to compare."""
-    write_atomic(path, _layout(words.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_words": FORMAT}))
+    tables = words.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_words": FORMAT}
+    write_atomic(check_path(path), _layout(tables))
 
 
 def _layout(tables: Mapping[str, JsonValue]) -> str:
