@@ -194,7 +194,8 @@ def scenes(question: dict[str, Any], number: int) -> Reply:
     text = question["messages"][1]["content"]
     if text.startswith("One photo"):
         return Reply(listed("sentences", f"It is scene {number} here.", "<b>They</b> rest in the sun."))
-    found = ("Background", "spatial layout", "the cat's place", "backgrounds", "lighting", "object scale")
+    told = ("**Background**: what is behind", "spatial layout", "the cat's place", "backgrounds")
+    found = (*told, "lighting", "object scale")
     return Reply(listed("conditions", *found))
 
 
@@ -447,7 +448,7 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
 
     with chat_server(script) as chat:
         words = ("attributes", "--classes", tmp_path / "names.txt", "-o", tmp_path / "a.json", "--llm", "toy")
-        command = [*"-m fedprompt.cli describe".split(), *map(str, words), "--url", chat.url, "--count", "2"]
+        command = ["-m", "fedprompt.cli", "describe", *map(str, words), "--url", chat.url, "--count", "2"]
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert reached.wait(60)
         process.kill()

@@ -87,6 +87,8 @@ def test_markup_links_and_hidden_signs_go() -> None:
         ("usually worn", "typically worn", "which typically worn"),
         ("Tail: a long thing that it wags", "tail", "which has tail"),
         ("Colour: mostly brown, with some white parts", "mostly brown", "which has mostly brown"),
+        ("Shape: a Small, Round Body", "a small, round body", "which is a small, round body"),
+        ("RAM", "ram", "which has ram"),
         ("Surface: soft fur", "soft fur", "which has soft fur"),
         ("The dog has fur", "fur", "which has fur"),
     ],
@@ -107,11 +109,21 @@ def test_what_cannot_stand_for_a_class_is_told() -> None:
         "",
         "furs",
         "the colour",
+        "Number: 4",
     ]
     kept, complaints = choose(raw, "dog")
     assert kept == ("fur", "is covered in fur")
-    reasons = ("class name", "refusal", "not English", "not English", "empty", "repeats 'fur'", "names a property")
-    assert [reason in complaint for reason, complaint in zip(reasons, complaints, strict=True)] == [True] * 7
+    reasons = (
+        "class name",
+        "refusal",
+        "not English",
+        "not English",
+        "empty",
+        "repeats 'fur'",
+        "names a property",
+        "no word",
+    )
+    assert [reason in complaint for reason, complaint in zip(reasons, complaints, strict=True)] == [True] * 8
 
 
 def test_names_are_compared_by_whole_words() -> None:

@@ -81,6 +81,11 @@ def plain(text: str, longest: int) -> str:
     return text if len(text) <= longest else ""  # a cut phrase is worse than none
 
 
+def excerpt(text: str, longest: int) -> str:
+    """The beginning of a text, plain, for telling what is wrong with it."""
+    return plain(text[:longest], longest)
+
+
 def refuses(text: str) -> bool:
     """Whether a text says that the model will not answer."""
     return bool(_REFUSAL.search(text[:2000].lower().replace("\u2019", "'")))

@@ -63,7 +63,7 @@ def insist(first: Request, correspondence: Correspondence, wish: Wish, *, choose
         kept, complaints = choose([*kept, *found])
         if len(kept) >= wish.count:
             return Outcome(kept[: wish.count])
-        reasons = complaints or (_reason(text, found),)
+        reasons = complaints[:MOST_REASONS] or (_reason(text, found),)
         if wish.brief:
             told = brief_again.format(first=first.messages[-1].text, kept=", ".join(kept) or "none", count=wish.count)
             request = replace(first, messages=(Message("user", told),))
@@ -79,8 +79,7 @@ def _reason(text: str, found: Sequence[str]) -> str:
 
 
 def _with_reasons(first: Request, text: str, reasons: Sequence[str], *, good: int, count: int) -> Request:
-    listed = "; ".join(reasons[:MOST_REASONS])
-    told = AGAIN.format(good=good, count=count, listed=first.listed, reasons=listed)
+    told = AGAIN.format(good=good, count=count, listed=first.listed, reasons="; ".join(reasons))
     turns = (Message("assistant", text[:LONGEST_ECHO]), Message("user", told))
     return replace(first, messages=(*first.messages, *turns))
 

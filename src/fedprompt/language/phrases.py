@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedprompt.data.labels import words
-from fedprompt.language.answers import foreign, plain, refuses
+from fedprompt.language.answers import excerpt, foreign, plain, refuses
 
 LONGEST = 80  # characters; "typically found in large bodies of water like lakes and rivers" has 63
 MOST_WORDS = 12
@@ -26,10 +26,8 @@ _SMALL = re.compile(r"an?|the|of|in|on|for|with|to|and|or|its|is|are|has|have|ca
 
 
 def normal(phrase: str) -> str:
-    """The phrase in normal form, lower case but for names; empty if it is too long or nothing is left of it."""
-    text = _label(plain(phrase, 3 * LONGEST))
-    text = text[:1].lower() + text[1:]
-    text = _SUBJECT.sub("", text)
+    """The phrase in normal form, lower case as CLIP reads it; empty if it is too long or nothing is left of it."""
+    text = _SUBJECT.sub("", _label(plain(phrase, 3 * LONGEST)).lower())
     for old, new in (
         (r"^(?:have|having|with|possess\w*|features?|contains?|includes?|shows?) ", "has "),
         (r"^are ", "is "),
@@ -51,6 +49,8 @@ def _label(text: str) -> str:
     if not colon:
         return text
     brief = said.split(",")[0]
+    if re.search(r"\ban? \w+$", brief):  # "a small, round body" is one thing
+        brief = said
     return brief if hollow(name) or len(said.split()) <= 3 else name
 
 
@@ -106,7 +106,8 @@ def trouble(phrase: str, name: str) -> str:
         return "names a property and not its value"
     if names_class(phrase, name):
         return "contains the class name"
-    return "" if re.search(r"[^\W\d_]{2}", phrase) else "has no word in it"
+    said = core(phrase) - frozenset(_NUMBERS.values())
+    return "" if any(re.search(r"[^\W\d_]{2}", word) for word in said) else "has no word in it"
 
 
 def choose(found: Iterable[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -117,10 +118,10 @@ def choose(found: Iterable[str], name: str) -> tuple[tuple[str, ...], tuple[str,
         phrase = normal(raw)
         reason = trouble(phrase, name) or next((f"repeats {other!r}" for other in kept if near(phrase, other)), "")
         if reason:
-            complaints.append(f"{plain(raw, 200)[:LONGEST]!r} {reason}")
+            complaints.append(f"{excerpt(raw, LONGEST)!r} {reason}")
         else:
             kept.append(phrase)
-    return tuple(kept), tuple(complaints)
+    return tuple(kept), tuple(dict.fromkeys(complaints))
 
 
 def unify(attributes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
