@@ -16,9 +16,10 @@ from fedprompt.build.experiment import assemble, load_dataset
 from fedprompt.build.wording import fingerprint, shuffled, worded
 from fedprompt.config import DataTable, WordsTable, parse_recipe
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import Words, read_words
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.errors import UserError
-from fedprompt.language.words import Words, read_words, write_words
+from fedprompt.language.edits import write_words
 
 SPACE = LabelSpace(("dog", "cat", "car"), attributes={"dog": ("fur",), "car": ("wheels",)}, conditions=("pose",))
 RECIPE = """

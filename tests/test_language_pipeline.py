@@ -22,16 +22,17 @@ from chatserver import Chat, Reply, asked_class, chat_server, listed
 from fedprompt.cli import app
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import Scene, Words, read_words
 from fedprompt.errors import UserError
 from fedprompt.language import measure
 from fedprompt.language.asking import Pace
 from fedprompt.language.company import co_occurrence, combinations
 from fedprompt.language.conditions import Plan, portions
+from fedprompt.language.edits import generated, write_words
 from fedprompt.language.endpoint import ChatServer
 from fedprompt.language.interview import Wish
 from fedprompt.language.jobs import Job, Made, make_attributes, make_conditions, read_names
 from fedprompt.language.review import markdown, review, write_pages
-from fedprompt.language.words import Scene, Words, generated, read_words, write_words
 
 NAMES = ("dog", "cat", "car")
 GOOD = {"dog": ("four legs", "fur"), "cat": ("has 4 legs", "whiskers"), "car": ("four wheels", "is shiny")}

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprompt.data.labels import describe
+from fedprompt.data.words import Scene, Words, read_words
 from fedprompt.errors import UserError
 from fedprompt.language.answers import foreign, plain, quoted, refuses, strings
 from fedprompt.language.convert import convert
+from fedprompt.language.edits import generated, keep_edits, write_words
 from fedprompt.language.phrases import choose, core, names_class, near, normal, unify
-from fedprompt.language.words import Scene, Words, generated, keep_edits, read_words, write_words
 
 LIST = ["has four legs", "is round"]
 
@@ -207,7 +208,9 @@ def test_any_names_survive_the_file(attributes: dict[str, list[str]], tmp_path_f
     [
         ("{", "not valid JSON"),
         ("[]", "not a words file"),
-        ('{"dog": ["legs"]}', "describe convert"),
+        ('{"dog": "legs, fur"}', "wrong at attributes.dog: .*describe convert"),
+        ('{"fedprompt_words": 1, "conditions": ["light", "pose", "Light"]}', "condition 3 repeats condition 1"),
+        ('{"fedprompt_words": 1, "conditions": ["light", " "]}', "wrong at conditions.1"),
         ('{"fedprompt_words": 2}', "format 2"),
         ('{"fedprompt_words": 1, "attributes": {"dog": "legs"}}', "wrong at attributes.dog"),
         ('{"fedprompt_words": 1, "attributs": {}}', "wrong at attributs"),
@@ -219,6 +222,15 @@ def test_damaged_files_are_named(text: str, said: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         read_words(path)
+
+
+def test_a_file_by_hand_needs_no_more_than_names_and_phrases(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    path.write_text('{"dog": ["four legs"], "car": []}')
+    found = read_words(path)
+    assert found.attributes == {"dog": ("four legs",), "car": ()} and found.edited() == ("dog", "car")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_words(tmp_path / "no.json")
 
 
 @pytest.mark.parametrize(

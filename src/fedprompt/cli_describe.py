@@ -13,10 +13,10 @@ from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
     from fedprompt.build.vocabulary import Vocabulary
+    from fedprompt.data.words import Words
     from fedprompt.language.cost import Estimate
     from fedprompt.language.endpoint import Endpoint
     from fedprompt.language.jobs import Made
-    from fedprompt.language.words import Words
 
 describe = typer.Typer(no_args_is_help=True, help="Make, convert and review attributes and conditions.")
 
@@ -144,8 +144,8 @@ def convert(
     """Make a words file of attributes you already have; says which classes are missing and which keys are no class."""
     from fedprompt.build.vocabulary import vocabulary
     from fedprompt.language.convert import convert as read
+    from fedprompt.language.edits import write_words
     from fedprompt.language.jobs import Made
-    from fedprompt.language.words import write_words
 
     known = vocabulary(classes, data, settings or ())
     if out.exists():
@@ -169,7 +169,7 @@ def review(
 ) -> None:
     """Write the review pages of a words file again, after editing it; exit code 2 if anything is flagged."""
     from fedprompt.build.vocabulary import vocabulary
-    from fedprompt.language.words import read_words
+    from fedprompt.data.words import read_words
 
     known = vocabulary(classes, data, settings or ())
     if _pages(words, read_words(words), {}, known, backbone):

@@ -13,12 +13,12 @@ from fedprompt.build.experiment import load_backbone, load_dataset, resolve
 from fedprompt.config import BackboneTable, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import Words
 from fedprompt.errors import UserError
 from fedprompt.language import measure
 from fedprompt.language.company import Combination, co_occurrence, combinations
 from fedprompt.language.jobs import read_names
 from fedprompt.language.review import Overlaps
-from fedprompt.language.words import Words
 
 MOST_PICTURES = 2000  # training pictures on which zero-shot accuracy is measured
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fedprompt.config import WordsTable
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import read_conditions, read_words
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.language.words import read_words
 from fedprompt.seeding import numpy_stream
 
 NONE = "none"
@@ -77,10 +77,7 @@ def _conditions(space: LabelSpace, named: str | tuple[str, ...]) -> tuple[str, .
         return named
     if named == NONE:
         return ()
-    found = read_words(find_words(named)).conditions
-    if not found:
-        raise UserError(f"The words file {named} has no conditions; make some with: fedprompt describe conditions.")
-    return found
+    return read_conditions(find_words(named))
 
 
 def shuffled(attributes: Attributes, names: tuple[str, ...], *, seed: int) -> Attributes:

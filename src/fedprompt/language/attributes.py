@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
+from fedprompt.data.words import Provenance, Words
 from fedprompt.language.answers import line, quoted
 from fedprompt.language.asking import Correspondence, OnDone
+from fedprompt.language.edits import generated
 from fedprompt.language.endpoint import Message, Request
 from fedprompt.language.interview import Outcome, Wish, insist, wording
 from fedprompt.language.phrases import choose, unify
-from fedprompt.language.words import Provenance, Words, generated
 
 SYSTEM = (
     "You describe how things look, for a computer that recognises them in photos. Names between quotation marks are "

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
+from fedprompt.data.words import Provenance, Scene, Words
 from fedprompt.errors import UserError
 from fedprompt.language.answers import excerpt, foreign, line, plain, quoted, refuses, strings
 from fedprompt.language.asking import Correspondence, OnDone
+from fedprompt.language.edits import generated
 from fedprompt.language.endpoint import Message, Request
 from fedprompt.language.interview import Outcome, Wish, insist, wording
 from fedprompt.language.phrases import names_class, near
-from fedprompt.language.words import Provenance, Scene, Words, generated
 
 LONGEST_SENTENCE, LONGEST_CONDITION, MOST_WORDS = 200, 40, 4
 _EXPLAINED = re.compile(r": | [-\u2013\u2014] ")  # "Lighting: how bright it is"

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedprompt.data.words import LARGEST, Provenance, Words, fingerprint
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.language.phrases import choose, normal, stems
-from fedprompt.language.words import LARGEST, Provenance, Words, fingerprint
 
 _ARTICLE = frozenset(("a", "an", "the"))
 

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import Words, read_words
 from fedprompt.errors import UserError
 from fedprompt.language.asking import Correspondence, OnDone, Pace
 from fedprompt.language.attributes import describe_classes
 from fedprompt.language.conditions import Plan, describe_conditions
 from fedprompt.language.cost import Estimate, attribute_requests, condition_requests, estimate
+from fedprompt.language.edits import check_path, keep_edits, write_words
 from fedprompt.language.endpoint import ChatServer, Endpoint, Request
 from fedprompt.language.exchanges import Exchanges
 from fedprompt.language.interview import Wish
 from fedprompt.language.plugins import PluginModel
-from fedprompt.language.words import Words, check_path, keep_edits, read_words, write_words
 
 
 @dataclass(frozen=True)

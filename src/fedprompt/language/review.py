@@ -10,11 +10,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fedprompt.data.words import Words
 from fedprompt.language.answers import plain
 from fedprompt.language.conditions import trouble
 from fedprompt.language.measure import Separation, Sharing, sharing
 from fedprompt.language.phrases import core, names_class, near
-from fedprompt.language.words import Words
 from fedprompt.records import write_atomic
 
 Overlaps = Callable[[Sequence[str]], Sequence[tuple[str, str, float]]]

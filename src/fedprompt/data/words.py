@@ -1,17 +1,16 @@
-"""The words file: attributes of classes, conditions of a data set, and what a person changed after the model wrote."""
+"""The words file: attributes of classes, conditions of a data set, and what a person changed after a model wrote."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
 
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
 
 FORMAT = 1
 LARGEST = 16 << 20  # bytes; a thousand classes with their scenes need a tenth of it
@@ -53,6 +52,15 @@ class Words(Part):
     scenes: tuple[Scene, ...] = ()
     provenance: Provenance = Provenance()
 
+    @field_validator("conditions")
+    @classmethod
+    def _differ(cls, conditions: Phrases) -> Phrases:
+        known: dict[str, int] = {}
+        for number, condition in enumerate(conditions, start=1):
+            if (before := known.setdefault(condition.lower(), number)) != number:
+                raise ValueError(f"condition {number} repeats condition {before}, {condition!r}")
+        return conditions
+
     def edited(self) -> tuple[str, ...]:
         """Classes whose list is no longer, or never was, what a model wrote."""
         written = self.provenance.written
@@ -69,42 +77,23 @@ def fingerprint(phrases: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def generated(words: Words) -> Words:
-    """The words with a fingerprint of every list: from here on, what differs from it was edited by hand."""
-    written = {name: fingerprint(phrases) for name, phrases in words.attributes.items()}
-    conditions = fingerprint(words.conditions) if words.conditions else ""
-    provenance = words.provenance.model_copy(update={"written": written, "written_conditions": conditions})
-    return words.model_copy(update={"provenance": provenance})
-
-
-def keep_edits(old: Words, new: Words) -> tuple[Words, tuple[str, ...]]:
-    """New words with the attributes that a person has changed, or added, in the old ones; and of which classes."""
-    kept = old.edited()
-    attributes = {**new.attributes, **{name: old.attributes[name] for name in kept}}
-    return new.model_copy(update={"attributes": attributes}), kept
-
-
-def check_path(path: Path) -> Path:
-    """The path if a words file may be written there; its pages are NAME.md and NAME.html, so it is NAME.json."""
-    if path.suffix != ".json":
-        raise UserError(f"A words file ends in .json, which {path.name!r} does not; write to {path.stem}.json.")
-    return path
-
-
 def read_words(path: Path) -> Words:
-    """Read a words file; UserError when it cannot be read, is none, or is damaged."""
+    """Read a words file, or a plain object of class names with lists of phrases, written by hand.
+
+    Raises UserError when it cannot be read, is neither, or is damaged.
+    """
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path} is larger than {LARGEST >> 20} MiB, which no words file needs; check the path.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The words file {path} cannot be read ({error}); check the path.") from error
-    try:
-        tables = json.loads(text)
+        tables = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"The words file {path} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:
         raise UserError(f"The words file {path} is not valid JSON ({error}); correct that place.") from error
-    if not isinstance(tables, dict) or "fedprompt_words" not in tables:
+    if not isinstance(tables, dict):
         raise UserError(f"{path} is not a words file; make one of it with: fedprompt describe convert {path} ...")
+    if "fedprompt_words" not in tables:
+        tables = {"fedprompt_words": FORMAT, "attributes": tables}
     if tables["fedprompt_words"] != FORMAT:
         raise UserError(
             f"The words file {path} has format {tables['fedprompt_words']!r}, and this version reads {FORMAT}."
@@ -114,28 +103,16 @@ def read_words(path: Path) -> Words:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
-        raise UserError(f"The words file {path} is wrong at {place}: {first['msg']}; correct it.") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"The words file {path} is wrong at {place}: {said}; correct it (fedprompt describe convert makes a words "
+            "file of other JSON)."
+        ) from error
 
 
-def write_words(path: Path, words: Words) -> None:
-    """Write a words file, whole or not at all: one line a class, so that it is pleasant to edit and to compare."""
-    tables = words.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_words": FORMAT}
-    write_atomic(check_path(path), _layout(tables))
-
-
-def _layout(tables: Mapping[str, JsonValue]) -> str:
-    order = [name for name in Words.model_fields if name in tables]
-    return "{\n" + ",\n".join(f' "{name}": {_part(tables[name])}' for name in order) + "\n}\n"
-
-
-def _part(value: JsonValue) -> str:
-    if isinstance(value, dict) and value:
-        rows = (f"  {_line(key)}: {_line(entry)}" for key, entry in value.items())
-        return "{\n" + ",\n".join(rows) + "\n }"
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[\n" + ",\n".join(f"  {_line(entry)}" for entry in value) + "\n ]"
-    return _line(value)
-
-
-def _line(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def read_conditions(path: Path) -> tuple[str, ...]:
+    """The conditions of a words file; UserError if it has none."""
+    found = read_words(path).conditions
+    if not found:
+        raise UserError(f"The words file {path} has no conditions; make some with: fedprompt describe conditions.")
+    return found
