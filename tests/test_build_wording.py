@@ -14,7 +14,7 @@ from fedprompt.adapter import load_adapter
 from fedprompt.build import runs
 from fedprompt.build.experiment import assemble, load_dataset
 from fedprompt.build.wording import fingerprint, shuffled, worded
-from fedprompt.config import DataTable, WordsTable, parse_recipe
+from fedprompt.config import DataTable, WordsTable, find_recipe, load_recipe, parse_recipe
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.words import Words, read_words
 from fedprompt.demo.world import pictograms, scenes
@@ -61,6 +61,16 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
         (scenes(train=0, test=1), WordsTable(attributes="scenes", conditions="scenes")),
     ):
         assert worded(dataset.space, table, seed=0) == dataset.space
+
+
+@pytest.mark.parametrize(("name", "different"), [("words_attributes", 4), ("words_conditions", 3)])
+def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
+    experiment = assemble(load_recipe(find_recipe(name)))
+    trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
+    assert len({fingerprint(experiment.spaces[trial.name]) for trial in trials}) == different
+    assert len({str(trial.settings) for trial in trials}) == 1
+    counted = [dict(trial.options) for trial in trials]
+    assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:

@@ -359,6 +359,14 @@ def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
     assert all("<b>red" not in page and "<y>" not in page and "&lt;y&gt;" in page for page in pages)
 
 
+def test_pairs_that_a_backbone_confuses_are_one_flag_an_entry() -> None:
+    pairs = [("a", f"b{number}", 1.0) for number in range(5)]
+    words = Words(attributes={"dog": ("a",), "conditions": ("a",)}, conditions=("a",))
+    found = review(words, title="x", overlaps=lambda phrases: pairs)
+    assert [flag.entry for flag in found.flags if "backbone" in flag.text] == ["dog", "conditions", "conditions"]
+    assert "'a' and 'b2' (1.00) and 2 pairs more" in found.flags[-1].text and "b3" not in found.flags[-1].text
+
+
 def test_markdown_is_escaped() -> None:
     assert markdown("a|b *c* <d>\n# e") == r"a\|b \*c\* &lt;d&gt; \# e"
 

@@ -17,6 +17,7 @@ from fedprompt.language.measure import Separation, Sharing, sharing
 from fedprompt.language.phrases import core, names_class, near
 from fedprompt.records import write_atomic
 
+MOST_PAIRS = 3  # of phrases, in one flag
 Overlaps = Callable[[Sequence[str]], Sequence[tuple[str, str, float]]]
 
 
@@ -110,9 +111,12 @@ def _condition_flags(words: Words, names: Sequence[str]) -> Iterator[Flag]:
 
 
 def _backbone_flags(words: Words, overlaps: Overlaps) -> Iterator[Flag]:
-    for name, phrases in {**words.attributes, "conditions": words.conditions}.items():
-        for one, other, cosine in overlaps(phrases):
-            yield Flag(name, f"{one!r} and {other!r} are nearly the same to the backbone (cosine {cosine:.2f})")
+    """One flag an entry with its nearest pairs: to a backbone that knows none of the words all are the same."""
+    for name, phrases in (*words.attributes.items(), ("conditions", words.conditions)):
+        if pairs := overlaps(phrases):
+            told = ", ".join(f"{one!r} and {other!r} ({cosine:.2f})" for one, other, cosine in pairs[:MOST_PAIRS])
+            more = f" and {len(pairs) - MOST_PAIRS} pairs more" if len(pairs) > MOST_PAIRS else ""
+            yield Flag(name, f"says to the backbone nearly the same by {told}{more}")
 
 
 def markdown(text: str) -> str:
