@@ -130,6 +130,7 @@ def test_what_cannot_stand_for_a_class_is_told() -> None:
 def test_names_are_compared_by_whole_words() -> None:
     assert names_class("two dogs", "dog") and names_class("a Golden retriever's coat", "golden_retriever")
     assert names_class("wheels of buses", "bus") and names_class("shaped like a horse", "horses")
+    assert names_class("like type two", "type_2")
     assert not names_class("cathedral windows", "cat") and not names_class("golden light", "golden retriever")
 
 

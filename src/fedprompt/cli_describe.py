@@ -236,7 +236,7 @@ def _pages(
     compared = compare(words, known, backbone)
     found = examine(
         words,
-        title=path.stem,
+        title=f"Words in {path.name}",
         names=known.names,
         complaints=complaints,
         separations=compared.separations,

@@ -66,8 +66,8 @@ def stem(word: str) -> str:
 
 
 def stems(text: str) -> tuple[str, ...]:
-    """The stems of a text's words, in order."""
-    return tuple(stem(word) for word in re.findall(r"[^\W_]+", text.lower()))
+    """The stems of a text's words, in order; "4" and "four" are one word."""
+    return tuple(stem(_NUMBERS.get(word, word)) for word in re.findall(r"[^\W_]+", text.lower()))
 
 
 def core(phrase: str) -> frozenset[str]:
