@@ -17,7 +17,8 @@ from fedprompt.methods.base import class_texts, cosine_classifier
 from fedprompt.metrics import accuracy
 from fedprompt.ops.layers import unit
 
-CLOSE = 0.99  # phrases nearer to each other than this share of all pairs of class names are near-duplicates
+CLOSE = 0.99  # near-duplicates are nearer to each other than this share of all pairs of class names,
+LEAST = 0.95  # and no farther than this: a small backbone keeps class names further apart than phrases
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def yardstick(clip: Clip, names: Sequence[str]) -> float:
     """The cosine above which two texts are the same to this backbone: nearly all pairs of class names are below it."""
     cosines = _cosines(clip, [spoken(name) for name in names])
     pairs = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
-    return float(pairs.double().quantile(CLOSE)) if len(pairs) else 1.0
+    return max(LEAST, float(pairs.double().quantile(CLOSE))) if len(pairs) else 1.0
 
 
 def overlaps(clip: Clip, phrases: Sequence[str], limit: float) -> list[tuple[str, str, float]]:

@@ -116,7 +116,7 @@ def _backbone_flags(words: Words, overlaps: Overlaps) -> Iterator[Flag]:
         if pairs := overlaps(phrases):
             told = ", ".join(f"{one!r} and {other!r} ({cosine:.2f})" for one, other, cosine in pairs[:MOST_PAIRS])
             more = f" and {len(pairs) - MOST_PAIRS} pairs more" if len(pairs) > MOST_PAIRS else ""
-            yield Flag(name, f"says to the backbone nearly the same by {told}{more}")
+            yield Flag(name, f"says nearly the same twice, to the backbone: {told}{more}")
 
 
 def markdown(text: str) -> str:
