@@ -113,8 +113,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 @each_method
 def test_the_memory_may_forget(name: str, tiny_parts: tuple[Any, ...], forgetful_store: Store) -> None:
     remembering, forgetful, without = (
-        outcome(name, Clip(*tiny_parts, store=store))
-        for store in (Store(), forgetful_store, Store(memory_bytes=0))
+        outcome(name, Clip(*tiny_parts, store=store)) for store in (Store(), forgetful_store, Store(memory_bytes=0))
     )
     assert same(remembering, forgetful) and same(remembering, without)
 
