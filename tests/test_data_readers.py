@@ -139,10 +139,10 @@ def test_attributes_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "not of the form"),
-        ('{"cat": "furry"}', "not of the form"),
-        ('{"cat": [" "]}', "not of the form"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a words file"),
+        ('{"cat": "furry"}', "is wrong at attributes.cat"),
+        ('{"cat": [" "]}', "is wrong at attributes.cat.0"),
         ('{"cats": ["furry"]}', "names the class 'cats'.*did you mean 'cat'"),
     ],
 )

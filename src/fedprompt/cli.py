@@ -14,6 +14,7 @@ import fedprompt
 from fedprompt.cli_compare import compare
 from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.cli_data import data, reproduce
+from fedprompt.cli_describe import describe
 from fedprompt.errors import UserError
 
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(recipes, name="config")
 app.command()(compare)
 app.add_typer(data, name="data")
+app.add_typer(describe, name="describe")
 app.command()(reproduce)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]

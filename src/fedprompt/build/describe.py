@@ -18,6 +18,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt.build.evaluation import LOCAL, Question
 from fedprompt.build.experiment import Experiment, Trial
+from fedprompt.build.wording import fingerprint
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition import Partition, counts
@@ -63,6 +64,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         },
         "data": _data(dataset),
         "protocol": protocol(experiment),
+        "words": {name: fingerprint(space) for name, space in experiment.spaces.items()},
         "splits": splits,
         "partition": partition_counts(experiment.partition, dataset),
     }
@@ -134,6 +136,7 @@ def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
         "idea": idea(type(method)),
         "options": dict(trial.options),
         "settings": settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")},
+        "words": trial.words.model_dump(mode="json"),
         "trainable": parameters(method),
         "rounds": rounds,
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
+from fedprompt.build.wording import absolute, worded
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -24,10 +26,12 @@ from fedprompt.config import (
     Recipe,
     Toml,
     TrainTable,
+    WordsTable,
     check_options,
     checked,
 )
 from fedprompt.data.dataset import Dataset, Examples
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition, Shard, pooled
 from fedprompt.data.readers import OnStep
@@ -54,12 +58,14 @@ class Trial:
     fraction: float
     weighting: Weighting
     sharing: Literal["federated", "local", "pooled"] = "federated"
+    words: WordsTable = field(default_factory=WordsTable)
 
 
 @dataclass(frozen=True)
 class Experiment:
     """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
 
+    `spaces` has the words of each trial by its name; `of` is the experiment as a trial sees it.
     `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
     """
 
@@ -69,6 +75,7 @@ class Experiment:
     partition: Partition
     clients: Clients
     trials: tuple[Trial, ...]
+    spaces: Mapping[str, LabelSpace]
     hidden: Tensor | None = None
 
     def trainers(self, trial: Trial) -> Sequence[Client]:
@@ -76,6 +83,11 @@ class Experiment:
         if trial.sharing != "pooled":
             return self.clients
         return self.clients.pooled()
+
+    def of(self, trial: Trial) -> Experiment:
+        """The same pictures and clients under the trial's own words."""
+        dataset = replace(self.dataset, space=self.spaces[trial.name])
+        return replace(self, dataset=dataset, clients=self.clients.over(dataset))
 
 
 class Clients(Sequence[Client]):
@@ -118,6 +130,12 @@ class Clients(Sequence[Client]):
         if not isinstance(self.dataset, Joined):
             return ""
         return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
+
+    def over(self, dataset: Dataset) -> Clients:
+        """The same clients over the same pictures in other words."""
+        other = copy.copy(self)
+        other.dataset = dataset
+        return other
 
     def held_out(self) -> Examples | None:
         """The pictures of all clients that none trains on, over all base classes; None if there are none."""
@@ -164,9 +182,10 @@ def assemble(recipe: Recipe, *, origin: str = "recipe", on_step: OnStep | None =
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
     dataset, hidden = hide_labels(recipe, dataset)
+    spaces = {trial.name: worded(dataset.space, trial.words, seed=recipe.seed) for trial in trials}
     clip = load_backbone(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(recipe, clip, dataset, partition, clients, trials, hidden)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, spaces, hidden)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
@@ -176,6 +195,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
         update={
             "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
             "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
+            "words": absolute(recipe.words),
             "method": _resolved_method(recipe.method, f"{origin}: [method]"),
             "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
         }
@@ -200,7 +220,9 @@ def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choi
 
 def _resolved_method(table: MethodTable, place: str) -> Choice:
     options = check_options(methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=SUPPLIED)
-    return _with_options(table, options)
+    own = checked(WordsTable, table.words, origin=f"{place}.words")
+    words = absolute(own).model_dump(mode="json", include=set(table.words))
+    return _with_options(table.model_copy(update={"words": words}), options)
 
 
 def _with_options(table: Choice, options: Toml) -> Choice:
@@ -218,7 +240,7 @@ def _absolute(value: object) -> object:
 def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
     """The main method and those beside it; each may override parts of [train]."""
     tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
-    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}.train]") for place, table in tables.items())
+    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}") for place, table in tables.items())
     names = [trial.name for trial in trials]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -227,9 +249,11 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
-    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place).model_dump()
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]").model_dump()
+    words = checked(WordsTable, recipe.words.model_dump() | table.words, origin=f"{place}.words]")
     server = {name: train.pop(name) for name in ("fraction", "weighting", "sharing")}
-    return Trial(table.title, table.name, table.options, Settings(seed=recipe.seed, **train), **server)
+    settings = Settings(seed=recipe.seed, **train)
+    return Trial(table.title, table.name, table.options, settings, words=words, **server)
 
 
 def _told(trial: Trial, dataset: Dataset) -> Trial:

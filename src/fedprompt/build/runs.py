@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from fedprompt.build.card import save_trial_adapter
 from fedprompt.build.evaluation import Question, likeliest, questions
 from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
 from fedprompt.build.samples import choose, sample_lines
+from fedprompt.build.wording import fingerprint
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
@@ -142,6 +143,10 @@ def _check_same(run: RunFolder, experiment: Experiment) -> None:
     for what, before, now in (
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
         ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
+        *(
+            ("words file", before, fingerprint(experiment.spaces[name]))
+            for name, before in header.get("words", {}).items()
+        ),
     ):
         if before != now:
             raise UserError(
@@ -157,9 +162,15 @@ def _conduct(desk: Desk) -> Path:
     with _end_recorded(desk.run):
         for trial in desk.experiment.trials:
             if trial.name not in finished:
-                _conduct_trial(desk, trial)
+                _conduct_trial(_in_words(desk, trial), trial)
         desk.watch.step("Drawing the report")
     return render(desk.run.path)
+
+
+def _in_words(desk: Desk, trial: Trial) -> Desk:
+    """The desk with the trial's own words on it."""
+    experiment = desk.experiment.of(trial)
+    return replace(desk, experiment=experiment, asked=questions(experiment.dataset))
 
 
 @contextmanager

@@ -80,11 +80,12 @@ def words(name: str) -> str:
 
 def clause(attribute: str) -> str:
     """Turn an attribute phrase into a relative clause (FedMVP's rule, with a test on whole words)."""
-    # differs: the FedMVP release tests the first letter, which makes "arched windows" read "which is arched windows"
+    # differs: the FedMVP release tests the first letter, which makes "arched windows" read "which is arched windows",
+    # and knows no phrase that begins with "is"
     first = attribute.split(maxsplit=1)[0].lower() if attribute.strip() else ""
     if first in {"a", "an", "used"}:
         return f"which is {attribute}"
-    if first in {"has", "often", "typically", "may", "can"}:
+    if first in {"has", "is", "often", "typically", "may", "can"}:
         return f"which {attribute}"
     return f"which has {attribute}"
 

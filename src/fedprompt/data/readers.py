@@ -19,6 +19,7 @@ from PIL import Image
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import read_words
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
 
@@ -259,14 +260,4 @@ def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ..
     file = root / "attributes.json"
     if not file.exists():
         return {}
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); correct or remove it.") from error
-    if not isinstance(table, dict) or not all(map(_are_phrases, table.values())):
-        raise UserError(f'{file} is not of the form {{"class name": ["phrase", "phrase"], ...}}; correct or remove it.')
-    return {_known(name, names, str(file)): tuple(phrases) for name, phrases in table.items()}
-
-
-def _are_phrases(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(phrase, str) and phrase.strip() for phrase in value)
+    return {_known(name, names, str(file)): phrases for name, phrases in read_words(file).attributes.items()}

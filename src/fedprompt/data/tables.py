@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.data.conditions import read_conditions
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.folder import Folder, absent
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, read_attributes
+from fedprompt.data.words import read_conditions
 from fedprompt.errors import UserError, did_you_mean
 
 VALUES = {"1": 1, "0": 0, "": -1}  # a blank is unknown
@@ -44,7 +44,6 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     test_fraction: float = 0.25,
     new: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
-    conditions: Path | None = None,
     window: Window | None = None,
     bands: Bands | None = None,
     on_step: OnStep | None = None,
@@ -56,8 +55,8 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     `{"image": "a.jpg", "labels": ["dog"]}` or, where some are unknown, `{"image": "a.jpg", "labels": {"dog": 1}}`.
     Columns `split` (train, val or test) and `domain` may stand beside. Without `split`, each picture is drawn for
     testing with probability `test_fraction` from the seed and its own path. `new` are classes that nobody trains on.
-    `attributes.json` and `conditions.json` beside the table are read too, another conditions file if named. Raises
-    UserError naming file, line and column for whatever is not of this form.
+    `attributes.json` and `conditions.json` beside the table are read too. Raises UserError naming file, line and
+    column for whatever is not of this form.
     """
     path = Path(path).expanduser()
     if not 0 <= test_fraction < 1:
@@ -67,7 +66,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     _check_files(path, Folder(folder, on_step=on_step), rows)
     targets = torch.tensor([[row.marks.get(name, 0 if row.listed else -1) for name in names] for row in rows])
     beside = path.parent / "conditions.json"
-    words = read_conditions(conditions or beside) if conditions or beside.exists() else ()
+    words = read_conditions(beside) if beside.exists() else ()
     attributes = read_attributes(path.parent, names)
     held = tuple(names.index(_known(name, names)) for name in new)
     return Dataset(
