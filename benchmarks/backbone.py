@@ -34,15 +34,19 @@ SIZES = {
 }
 
 
-class AsReleased(Clip):
+class WholeTexts(Clip):
+    """Texts that begin alike go through the tower one by one, each from its first token."""
+
+    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+        return self.encode_text(prompts)
+
+
+class AsReleased(WholeTexts):
     """The published pattern: nothing is remembered, and every text runs at the full context length."""
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         filler = [self.lexicon.end] * self.context_length
         return super()._text_rows([[*row, *filler][: self.context_length] for row in rows])
-
-    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
-        return self.encode_text(prompts)
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         layout = super()._compute_layout(texts, lengths)
@@ -52,6 +56,7 @@ class AsReleased(Clip):
 
 MODES = {
     "ours": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=8 << 30), batch=batch),
+    "whole texts": lambda parts, batch: WholeTexts(*parts, store=Store(memory_bytes=8 << 30), batch=batch),
     "store off": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=0), batch=batch),
     "as released": lambda parts, batch: AsReleased(*parts, store=Store(memory_bytes=0), batch=batch),
 }

@@ -1,9 +1,14 @@
-"""Average runs of one recipe over seeds into a Markdown table: `python docs/tables.py runs/study-1 runs/study-2`."""
+"""Average runs over seeds into a Markdown table: `python docs/tables.py runs/study-1 runs/study-2 runs/study-3`.
+
+Folders are named SETTING-SEED. Runs of one setting give a row a method with all its figures; runs of several settings
+give a row a setting, with the main figures of each method in it.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -29,6 +34,22 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def settings(groups: Mapping[str, Sequence[Run]]) -> str:
+    """One row a setting: the main figures of every method, mean and standard deviation over the setting's runs."""
+    some = next(iter(groups.values()))[0]
+    columns = [column for column in some.columns if ":" not in column]
+    names = [trial.name for trial in some.trials]
+    titles = " / ".join(some.title(column) for column in columns)
+    lines = [[f"setting: {titles}", *(f"`{name}`" for name in names)], ["---"] * (1 + len(names))]
+    for setting, runs in groups.items():
+        cells = []
+        for number in range(len(names)):
+            found = [[100 * run.trials[number].figures[column] for run in runs] for column in columns]
+            cells.append(" / ".join(_spread(values) for values in found))
+        lines.append([f"`{setting}`", *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
@@ -39,4 +60,8 @@ def _bytes(trial: Trial) -> str:
 
 
 if __name__ == "__main__":
-    print(table([read_run(Path(folder)) for folder in sys.argv[1:]]))
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for folder in sys.argv[1:]:
+        groups[Path(folder).name.rpartition("-")[0]].append(read_run(Path(folder)))
+    first = next(iter(groups.values()))
+    print(table(first) if len(groups) == 1 else settings(groups))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from benchmarks.__main__ import every_method, many_labels, micro_batches, put, rows
+from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.measure import Job, measure
 
@@ -22,7 +22,7 @@ def test_every_mode_measures_something(mode, task):
 
 def test_jobs_cover_every_method_in_every_mode():
     found = list(every_method(TINY))
-    assert len(found) == len(set(found)) == len(methods.names()) * 2 * len(MODES)
+    assert len(found) == len(set(found)) == len(methods.names()) * 2 * len(WAYS)
 
 
 def test_as_released_reads_every_text_at_full_length():
