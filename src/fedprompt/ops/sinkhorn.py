@@ -53,10 +53,9 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
     problem = (cost, rows, columns) if unroll else (cost.detach(), rows.detach(), columns.detach())
     cost, rows, columns = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in problem)
     kernel = (cost / -entropy).reshape(-1, *cost.shape[-2:])  # [N, M, C]
-    log_rows, log_columns = (
-        mass.clamp(min=torch.finfo(mass.dtype).tiny).log().expand(*cost.shape[:-2], -1).reshape(len(kernel), -1)
-        for mass in (rows, columns)
-    )  # [N, M] and [N, C]; scalings are logarithms too
+    masses = (mass.expand(*cost.shape[:-2], -1).reshape(len(kernel), -1) for mass in (rows, columns))  # [N, M], [N, C]
+    # Scalings are logarithms too.
+    log_rows, log_columns = (mass.clamp(min=torch.finfo(mass.dtype).tiny).log() for mass in masses)
 
     def answer(part: Part, row_scale: Tensor) -> Tensor:
         reached = (part.kernel + row_scale[:, :, None]).logsumexp(dim=1)  # [n, C]
