@@ -26,7 +26,7 @@ METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
 RANKS = {
     **dict.fromkeys(("__init__", "errors", "seeding"), 0),
     **dict.fromkeys(("ops", "metrics"), 1),
-    **dict.fromkeys(("data", "records", "published"), 2),
+    **dict.fromkeys(("data", "records", "published", "config_tables"), 2),
     "clip": 3,
     "methods": 4,
     "federated": 5,

@@ -12,27 +12,10 @@ from typing import Any, Literal, TypeVar, get_type_hints
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from fedprompt.config_tables import Choice, Table, Toml
 from fedprompt.errors import UserError, did_you_mean
 
-Toml = dict[str, Any]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Table(BaseModel):
-    """A recipe table whose keys are all known."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Choice(BaseModel):
-    """A recipe table that names a piece; its other keys are that piece's keyword arguments, by its signature."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    @property
-    def options(self) -> Toml:
-        """The keys that belong to the named piece."""
-        return dict(self.model_extra or {})
 
 
 class BackboneTable(Table):

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedprompt.build.desk import Watch
 from fedprompt.build.doctor import Finding
-from fedprompt.build.runs import Watch
 from fedprompt.report import Run, Trial
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")

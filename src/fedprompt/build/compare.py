@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.build import runs
+from fedprompt.build.desk import SILENT, Watch
 from fedprompt.build.experiment import make_trials, resolve
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
@@ -56,7 +57,7 @@ def check(job: Job) -> Recipe:
     return recipe
 
 
-def conduct(job: Job, *, watch: runs.Watch = runs.SILENT) -> None:
+def conduct(job: Job, *, watch: Watch = SILENT) -> None:
     """Begin a run, or go on with it."""
     recipe = check(job)
     if job.folder.exists():

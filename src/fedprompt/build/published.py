@@ -12,7 +12,8 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from fedprompt.config import Recipe, Toml, parse_recipe
+from fedprompt.config import Recipe, parse_recipe
+from fedprompt.config_tables import Toml
 from fedprompt.data.named import Row, row
 from fedprompt.data.readers import first_half
 from fedprompt.errors import UserError, did_you_mean

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from fedprompt.build import runs
+from fedprompt.build.desk import SILENT, Watch
 from fedprompt.build.experiment import resolve
 from fedprompt.build.published import MEAN, Published, Reach, expected_cells, recipe
-from fedprompt.build.runs import RECIPE, SILENT, Watch
+from fedprompt.build.runs import RECIPE
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.published.tables import Cell

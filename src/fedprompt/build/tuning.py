@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from fedprompt.config import MethodTable, Recipe, Toml
+from fedprompt.config import MethodTable, Recipe
+from fedprompt.config_tables import Toml
 from fedprompt.errors import UserError
 from fedprompt.report import Run
 from fedprompt.report.comparison import headline

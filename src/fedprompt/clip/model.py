@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
+from fedprompt.clip.prompts import Layout, Lexicon, Prompts
 from fedprompt.clip.store import Store
 from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
-from fedprompt.clip.weights import arithmetic, fingerprint, open_parts
+from fedprompt.clip.weights import align, arithmetic, check_size, fingerprint, open_parts, prepared
 from fedprompt.data.images import Images
-from fedprompt.data.workers import Decoder, Pixels
-from fedprompt.errors import UserError
+from fedprompt.data.workers import Decoder
 from fedprompt.ops.layers import unit
 
 __all__ = ["Clip", "Edit", "Encoded", "Prompts"]
@@ -54,9 +51,7 @@ class Clip(nn.Module):
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
         slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
-        for weight in model.parameters():
-            # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
-            weight.data = weight.data.clone()
+        align(model)
         self.processor = processor
         self.store = Store() if store is None else store
         self.batch = batch
@@ -65,7 +60,7 @@ class Clip(nn.Module):
         self.text_width: int = text.hidden_size
         self.dim: int = model.config.projection_dim
         self.scale = float(model.logit_scale.exp())
-        self._decoder = Decoder(functools.partial(_prepared, processor, vision.image_size), workers=workers)
+        self._decoder = Decoder(functools.partial(prepared, processor, vision.image_size), workers=workers)
         self.patches: int = model.vision_model.embeddings.num_patches
         self.image_blocks: int = vision.num_hidden_layers
         self.text_blocks: int = text.num_hidden_layers
@@ -75,13 +70,8 @@ class Clip(nn.Module):
         )
         self._changed = False  # whether `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
-        self._sentences = functools.lru_cache(maxsize=64)(self._compute_sentences)
-        made = dict(processor.crop_size if processor.do_center_crop else processor.size)
-        if {made.get("height"), made.get("width")} != {vision.image_size}:
-            raise UserError(
-                f"The preprocessing makes pictures of {made} but the image tower reads {vision.image_size}x"
-                f"{vision.image_size} pixels; correct crop_size in preprocessor_config.json."
-            )
+        self._sentences = functools.lru_cache(maxsize=64)(self.lexicon.keyed_sentences)
+        check_size(processor, vision.image_size)
 
     @classmethod
     def load(
@@ -308,15 +298,3 @@ class Clip(nn.Module):
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         return self.lexicon.layout(texts, dict(lengths))
-
-    def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
-        rows = self.lexicon.sentences(texts)
-        return rows, row_keys(rows)
-
-
-def _prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
-    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
-    if not images:
-        return np.empty((0, 3, size, size), np.float32)
-    pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
-    return pixels
