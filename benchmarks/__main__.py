@@ -50,6 +50,13 @@ def large_batch(base: Job) -> Iterator[Job]:
         yield dataclasses.replace(base, method="fedmvp", mode=mode, batch=4 * base.batch)
 
 
+def text_alone(base: Job) -> Iterator[Job]:
+    """Training steps of methods that learn nothing but text: with remembered features no image is looked at."""
+    for name in ("promptfl", "fedtpg"):
+        for mode in WAYS:
+            yield dataclasses.replace(base, method=name, mode=mode)
+
+
 def many_classes(base: Job) -> Iterator[Job]:
     """Evaluation over long candidate lists, of the method that writes most text per class."""
     for classes in (100, 1000):
@@ -74,6 +81,7 @@ def micro_batches(base: Job) -> Iterator[Job]:
 SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
     "methods": every_method,
     "large-batch": large_batch,
+    "text-alone": text_alone,
     "many-classes": many_classes,
     "many-labels": many_labels,
     "micro-batches": micro_batches,
