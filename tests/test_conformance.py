@@ -35,6 +35,7 @@ from fedprompt.seeding import stream
 SPACE = LabelSpace(
     ("dog", "cat", "car", "tree"),
     attributes={"dog": ("four legs", "round"), "cat": ("four legs",), "car": ("a photo", "is round")},
+    synonyms={"dog": ("horse",)},
 )
 SETTINGS = Settings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5)
 # What an option is tried at besides its default: the first values that its type allows and its default is not.
@@ -94,6 +95,11 @@ def outcome(name: str, clip: Clip, **options: object) -> State:
     method = build(name, clip, **options)
     simulator = Simulator(method, clip, clients(), SETTINGS)
     return flat(rounds_of(method, simulator)[-1].shared, simulator.personal)
+
+
+def untrained(name: str, clip: Clip, **options: object) -> Tensor:
+    """What a method answers as it is built."""
+    return predict(build(name, clip, **options), clip, Images(Pictures(), (0, 1)), SPACE)
 
 
 @functools.cache
@@ -331,7 +337,7 @@ def test_frozen_pictures_are_encoded_once(
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_every_option_does_something(name: str, option: str, tiny_clip: Clip) -> None:
-    """Other values change what training leaves behind, or are refused in a sentence about the option."""
+    """Other values change what training leaves behind or what is answered, or are refused in a sentence about them."""
     kind, changes, refusals = methods.load(name), 0, ""
     for value in others(kind, option):
         try:
@@ -342,6 +348,7 @@ def test_every_option_does_something(name: str, option: str, tiny_clip: Clip) ->
         else:
             assert all(tensor.isfinite().all() for tensor in changed.values())
             changes += not same(changed, default_outcome(name, tiny_clip))
+            changes += not torch.equal(untrained(name, tiny_clip, **{option: value}), untrained(name, tiny_clip))
     # An option that cannot be changed alone is refused with the name of the one that must go along.
     assert changes or any(other in refusals for other in methods.options(kind) if other != option)
 
