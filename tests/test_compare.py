@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -18,7 +19,7 @@ from fedprompt.cli_compare import DEMO
 from fedprompt.config import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
-from fedprompt.report.comparison import comparison, latex, markdown, uploaded
+from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
 from test_sharing import RECIPE
 
 TINY = (
@@ -48,6 +49,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def memory(folder: Path) -> tuple[str, str]:
     """Both seeds see the same pictures, which are read once."""
     return "--set", f"backbone.disk={folder / 'features'}"
+
+
+def test_runs_that_are_there_become_a_table(folder: Path) -> None:
+    there = [folder / "out" / f"few-{seed}" for seed in (1, 2)]
+    said = call("compare", *there, there[0], "--out", folder / "again")
+    assert (folder / "again" / "runs.csv").read_text() == (folder / "out" / "few.csv").read_text()
+    assert str(folder / "again" / "runs.tex") in said
+    assert "not both" in call("compare", there[0], folder / "few.toml", code=2)
+    first = read_run(there[0])
+    other = replace(first, trials=tuple(replace(trial, scores=trial.scores[:-1]) for trial in first.trials))
+    with pytest.raises(UserError, match="give one of them a label"):
+        by_seed([first, other])
+    elsewhere = replace(first, header=first.header.model_copy(update={"data": {"fingerprint": "another"}}))
+    with pytest.raises(UserError, match="on different data"):
+        by_seed([first, elsewhere])
 
 
 def test_every_number_is_in_the_csv_and_their_means_in_the_table(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -16,7 +16,7 @@ from fedprompt.build.experiment import make_trials, resolve
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
-from fedprompt.report import read_run
+from fedprompt.report import Run, read_run
 from fedprompt.report.comparison import as_csv, comparison, cost_figure, latex, markdown, seconds, uploaded
 
 
@@ -78,10 +78,10 @@ def conduct_together(todo: Sequence[Job], *, processes: int, told: Callable[[Job
             told(asked[finished])
 
 
-def write_tables(todo: Sequence[Job], out: Path) -> Iterator[Path]:
-    """Write each recipe's table (Markdown, LaTeX, CSV) and figures from its finished runs; yields what was written."""
-    for name in dict.fromkeys(job.recipe.name for job in todo):
-        found = comparison([read_run(job.folder) for job in todo if job.recipe.name == name])
+def write_tables(tables: Mapping[str, Sequence[Run]], out: Path) -> Iterator[Path]:
+    """Write each named table (Markdown, LaTeX, CSV) and figures from its finished runs; yields what was written."""
+    for name, finished in tables.items():
+        found = comparison(finished)
         for ending, text in {
             ".md": markdown(found),
             ".tex": latex(found),

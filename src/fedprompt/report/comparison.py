@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
@@ -61,6 +61,30 @@ class Comparison:
 def headline(run: Run) -> str:
     """The column of a run that stands for all."""
     return next((column for column in HEADLINES if column in run.columns), run.columns[0])
+
+
+def by_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """A run a seed with the trials of all its runs, as if they had been one; the first has the main trial.
+
+    Raises UserError for runs of one seed on other data, or with two trials of one name that ended unlike.
+    """
+    groups: dict[int | None, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.header.seed, []).append(run)
+    return tuple(_joined(seed, own) for seed, own in groups.items())
+
+
+def _joined(seed: int | None, runs: Sequence[Run]) -> Run:
+    trials: dict[str, Trial] = {}
+    if len({str(run.header.data.get("fingerprint")) for run in runs}) > 1:
+        raise UserError(f"The runs with seed {seed} are on different data; what they say cannot stand in one table.")
+    for trial in (trial for run in runs for trial in run.trials):
+        if trials.setdefault(trial.name, trial).figures != trial.figures:
+            raise UserError(
+                f"Two runs with seed {seed} have a trial called {trial.name!r} and figures of their own; give one of "
+                "them a label."
+            )
+    return replace(runs[0], trials=tuple(trials.values()))
 
 
 def comparison(runs: Sequence[Run]) -> Comparison:
