@@ -20,6 +20,8 @@ from fedprompt.config import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.report.events import Expected
+from fedprompt.report.printed import differences
 from test_sharing import RECIPE
 
 TINY = (
@@ -93,6 +95,25 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     assert labels[best] in [name.strip("*") for name in bold]
     assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
     assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
+
+
+def test_ours_stands_beside_what_was_published(folder: Path) -> None:
+    runs = [read_run(folder / "out" / f"few-{seed}") for seed in (1, 2)]
+    one = Expected(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
+    told = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
+    (found,) = differences(told)
+    values = [100 * trial.figures["new"] for run in runs for trial in run.trials if trial.name == "alone"]
+    assert sorted(found.ours) == sorted(values) and found.difference == pytest.approx(fmean(values) - 50)
+    compared = comparison(by_seed(told))
+    line = f"| 50.00 | {fmean(values):.2f} ± {stdev(values):.2f} | {fmean(values) - 50:+.2f} | 2 |"
+    assert "\nt: a page." in markdown(compared) and line in markdown(compared)
+    assert latex(compared).count(r"\begin{tabular}") == 2 and "published" not in markdown(comparison(runs))
+    # Runs of one seed are joined, and what each of them expects with them.
+    other = Expected(trial="alone", table="t", name="base", value=1.0, columns=("base",))
+    (joined,) = by_seed(
+        [told[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
+    )
+    assert joined.header.expected == (one, other)
 
 
 def test_what_is_done_is_left_alone_and_other_settings_are_refused(folder: Path) -> None:

@@ -111,7 +111,7 @@ def reproduce(
         return
     from fedprompt.build import reproduce as published
     from fedprompt.build.published import experiment
-    from fedprompt.terminal import plain_console, rows_table
+    from fedprompt.terminal import plain_console, published_tables
 
     about = experiment(name)
     if root is None:
@@ -122,8 +122,8 @@ def reproduce(
         typer.echo(f"Mind: {caution}")
     _conduct(todo, quiet=quiet)
     found = published.differences(about, todo)
-    for title, rows in published.tables(found):
-        plain_console().print(rows_table(published.HEAD, rows, title=title))
+    for table in published_tables(found):
+        plain_console().print(table)
     if found:
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:

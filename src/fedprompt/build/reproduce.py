@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
 from fedprompt.build import runs
 from fedprompt.build.desk import SILENT, Watch
@@ -19,6 +19,7 @@ from fedprompt.published.tables import Cell
 from fedprompt.records import write_atomic
 from fedprompt.report import ours, read_run
 from fedprompt.report.events import Expected
+from fedprompt.report.printed import HEAD, Difference, as_markdown, printed_tables
 from fedprompt.report.reading import MEASURES, TUNED
 
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
@@ -35,30 +36,6 @@ class Job:
     recipe: Recipe
     folder: Path
     expected: tuple[Expected, ...] = ()  # published figures that this run has by itself
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Ours beside a published figure, both in percent; `ours` has a value a seed that has been run."""
-
-    cell: Cell
-    trial: str
-    ours: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return fmean(self.ours)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds; None of one."""
-        return stdev(self.ours) if len(self.ours) > 1 else None
-
-    @property
-    def difference(self) -> float:
-        """Ours minus published."""
-        return self.mean - self.cell.value
 
 
 def jobs(
@@ -130,7 +107,7 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
             for by_label in by_seed
         ]
         if known := tuple(value for value in means if value is not None):
-            rows.append(Difference(cell, trial, known))
+            rows.append(Difference(expected, trial, known))
     return rows
 
 
@@ -169,21 +146,6 @@ def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
     )
 
 
-HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
-
-
-def tables(found: Sequence[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
-    """For each published table its name with its source, and a row as `HEAD` says for each of its cells."""
-    grouped: dict[str, list[Sequence[str]]] = {}
-    for one in found:
-        title = f"{one.cell.table}: {one.cell.source} ({one.cell.certainty})"
-        figure = " ".join(filter(None, (one.cell.column, one.cell.measure)))
-        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
-        values = (f"{one.cell.value:.2f}", f"{one.mean:.2f}{spread}", f"{one.difference:+.2f}", str(len(one.ours)))
-        grouped.setdefault(title, []).append((one.trial, figure, *values))
-    return list(grouped.items())
-
-
 def cautions(about: Published, settings: Sequence[str]) -> list[str]:
     """What to know before comparing; `settings` are those that are not the published ones."""
     changed = f"Not with the published settings: {', '.join(settings)}." if settings else ""
@@ -193,9 +155,8 @@ def cautions(about: Published, settings: Sequence[str]) -> list[str]:
 def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
     """Ours minus published as a Markdown page, with what to know above."""
     said = [f"# {about.name}", "In percent; the difference is ours minus published.", *cautions(about, settings)]
-    for title, rows in tables(found):
-        lines = [HEAD, ("---",) * len(HEAD), *rows]
-        said += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+    for title, rows in printed_tables(found):
+        said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]
     page = out / "published.md"
     write_atomic(page, "\n\n".join(said) + "\n")
     return page
