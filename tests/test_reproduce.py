@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from fedprompt import methods
 from fedprompt.build.experiment import make_trials, resolve
+from fedprompt.build.jobs import conduct_all
 from fedprompt.build.published import experiment, experiments, pictures, recipe
-from fedprompt.build.reproduce import conduct, differences, jobs
+from fedprompt.build.reproduce import differences, jobs
 from fedprompt.cli import app
 from fedprompt.data.named import row
 from fedprompt.errors import UserError
@@ -39,7 +40,7 @@ def only(name, root, out, *settings, count=1):
     about = experiment(name)
     todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
     with patch("fedprompt.build.runs.render"):  # drawing takes longer than everything else here
-        assert [number for number, _ in conduct(todo)] == list(range(1, len(todo) + 1))
+        assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
     return about, todo, [read_run(job.folder) for job in todo]
 
 
@@ -103,9 +104,11 @@ def test_base_to_new_over_nine_sets(tmp_path):
     (difference, *_) = differences(about, todo)
     assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
     assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
-    list(conduct(todo))  # nothing is left to do
+    list(conduct_all(todo))  # nothing is left to do
     with pytest.raises(UserError, match="other settings"):
-        list(conduct(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"])))
+        list(
+            conduct_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"]))
+        )
 
 
 @pytest.mark.parametrize("name", ["fedtpg/cross-dataset", "fedtpg/imagenet-ssmt"])
@@ -209,7 +212,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def stop(todo, *, watch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedprompt.build.reproduce.conduct", stop)
+    monkeypatch.setattr("fedprompt.build.jobs.conduct_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after

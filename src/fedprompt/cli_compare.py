@@ -12,7 +12,7 @@ from fedprompt.cli_config import Settings
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprompt.build.compare import Job
+    from fedprompt.build.jobs import Job
     from fedprompt.config import Recipe
     from fedprompt.report import Run
 
@@ -82,7 +82,7 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
     """Bring runs to their ends, those that have begun already too."""
     from rich.console import Console
 
-    from fedprompt.build.compare import check, conduct, conduct_together
+    from fedprompt.build.jobs import check, conduct, conduct_together
     from fedprompt.terminal import watching
 
     for job in todo:
@@ -100,7 +100,7 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
 
 def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:
     """The recipes with the settings that a search chooses for each method; each is also written as a file."""
-    from fedprompt.build.compare import Job
+    from fedprompt.build.jobs import Job
     from fedprompt.build.tuning import search, tuned
     from fedprompt.records import write_atomic
     from fedprompt.report import read_run
