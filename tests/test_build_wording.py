@@ -12,14 +12,17 @@ from hypothesis import strategies as st
 
 from fedprompt.adapter import load_adapter
 from fedprompt.build import runs
+from fedprompt.build.evaluation import questions
 from fedprompt.build.experiment import assemble, load_dataset
 from fedprompt.build.wording import fingerprint, shuffled, worded
 from fedprompt.config import DataTable, WordsTable, find_recipe, load_recipe, parse_recipe
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.named import named_set
 from fedprompt.data.words import Words, read_words
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.errors import UserError
 from fedprompt.language.edits import write_words
+from trees import TREES
 
 SPACE = LabelSpace(("dog", "cat", "car"), attributes={"dog": ("fur",), "car": ("wheels",)}, conditions=("pose",))
 RECIPE = """
@@ -67,7 +70,7 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(load_recipe(find_recipe(name)))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
-    assert len({fingerprint(experiment.spaces[trial.name]) for trial in trials}) == different
+    assert len({fingerprint(experiment.worded[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
     assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
@@ -112,9 +115,35 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
     client = file.clients[0].train
     assert client.space.attributes[client.space.names[0]] == (f"a {client.space.names[0][::-1]} part",)
     assert client.space.conditions == ("a", "b") and client.images.rows == experiment.clients[0].train.images.rows
-    assert len({fingerprint(space) for space in experiment.spaces.values()}) == 4
+    assert len({fingerprint(dataset) for dataset in experiment.worded.values()}) == 4
     assert experiment.recipe.compare[2].words == {"attributes": str(words_file), "conditions": ["a", "b"]}
     assert experiment.recipe.compare[1].words == {"shuffled": True}
+
+
+def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path: Path) -> None:
+    for name in ("dtd", "eurosat"):
+        TREES[name](tmp_path)
+    names = {name: named_set(name=name, root=tmp_path).space.names for name in ("dtd", "eurosat")}
+    write_words(words_file, Words(attributes={one: (f"a {one[::-1]} part",) for own in names.values() for one in own}))
+    data = f"data={{source='suite', root='{tmp_path}', sets=['dtd'], targets=['eurosat']}}"
+    told = f"words={{attributes='{words_file}'}}"
+    others = (
+        f"{{name='zeroshot', label='{key[0]}', words={{{key}}}}}" for key in ("shuffled=true", "attributes='none'")
+    )
+    experiment = assemble(parse_recipe(RECIPE, [data, told, f"compare=[{','.join(others)}]"]))
+    main, shuffled, without = (experiment.of(trial) for trial in experiment.trials)
+    first = main.clients[0].train.space
+    assert first.attributes == {name: (f"a {name[::-1]} part",) for name in first.names}
+    for question in questions(main.dataset):
+        assert question.examples.space.attributes.keys() == set(question.examples.space.names)
+    for part, own in zip(shuffled.dataset.parts, names.values(), strict=True):
+        assert all(part.space.attributes[name] != (f"a {name[::-1]} part",) for name in own)
+        assert {reverse for (reverse,) in part.space.attributes.values()} == {f"a {name[::-1]} part" for name in own}
+    assert not any(part.space.attributes for part in without.dataset.parts)
+    assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
+    write_words(words_file, Words(attributes=dict.fromkeys(names["dtd"], ())))
+    with pytest.raises(UserError, match="no attributes for the class"):
+        assemble(parse_recipe(RECIPE, [data, told, "compare=[]"]))
 
 
 def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(words_file: Path, tmp_path: Path) -> None:

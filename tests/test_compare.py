@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -18,7 +19,9 @@ from fedprompt.cli_compare import DEMO
 from fedprompt.config import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
-from fedprompt.report.comparison import comparison, latex, markdown, uploaded
+from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.report.events import Expected
+from fedprompt.report.printed import differences
 from test_sharing import RECIPE
 
 TINY = (
@@ -50,6 +53,21 @@ def memory(folder: Path) -> tuple[str, str]:
     return "--set", f"backbone.disk={folder / 'features'}"
 
 
+def test_runs_that_are_there_become_a_table(folder: Path) -> None:
+    there = [folder / "out" / f"few-{seed}" for seed in (1, 2)]
+    said = call("compare", *there, there[0], "--out", folder / "again")
+    assert (folder / "again" / "runs.csv").read_text() == (folder / "out" / "few.csv").read_text()
+    assert str(folder / "again" / "runs.tex") in said
+    assert "not both" in call("compare", there[0], folder / "few.toml", code=2)
+    first = read_run(there[0])
+    other = replace(first, trials=tuple(replace(trial, scores=trial.scores[:-1]) for trial in first.trials))
+    with pytest.raises(UserError, match="give one of them a label"):
+        by_seed([first, other])
+    elsewhere = replace(first, header=first.header.model_copy(update={"data": {"fingerprint": "another"}}))
+    with pytest.raises(UserError, match="on different data"):
+        by_seed([first, elsewhere])
+
+
 def test_every_number_is_in_the_csv_and_their_means_in_the_table(folder: Path) -> None:
     lines = list(csv.DictReader(io.StringIO((folder / "out" / "few.csv").read_text())))
     table = (folder / "out" / "few.md").read_text(encoding="utf-8")
@@ -77,6 +95,25 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     assert labels[best] in [name.strip("*") for name in bold]
     assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
     assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
+
+
+def test_ours_stands_beside_what_was_published(folder: Path) -> None:
+    runs = [read_run(folder / "out" / f"few-{seed}") for seed in (1, 2)]
+    one = Expected(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
+    told = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
+    (found,) = differences(told)
+    values = [100 * trial.figures["new"] for run in runs for trial in run.trials if trial.name == "alone"]
+    assert sorted(found.ours) == sorted(values) and found.difference == pytest.approx(fmean(values) - 50)
+    compared = comparison(by_seed(told))
+    line = f"| 50.00 | {fmean(values):.2f} ± {stdev(values):.2f} | {fmean(values) - 50:+.2f} | 2 |"
+    assert "\nt: a page." in markdown(compared) and line in markdown(compared)
+    assert latex(compared).count(r"\begin{tabular}") == 2 and "published" not in markdown(comparison(runs))
+    # Runs of one seed are joined, and what each of them expects with them.
+    other = Expected(trial="alone", table="t", name="base", value=1.0, columns=("base",))
+    (joined,) = by_seed(
+        [told[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
+    )
+    assert joined.header.expected == (one, other)
 
 
 def test_what_is_done_is_left_alone_and_other_settings_are_refused(folder: Path) -> None:

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from fedprompt import methods
 from fedprompt.build.experiment import make_trials, resolve
+from fedprompt.build.jobs import conduct_all
 from fedprompt.build.published import experiment, experiments, pictures, recipe
-from fedprompt.build.reproduce import conduct, differences, jobs
+from fedprompt.build.reproduce import differences, jobs
 from fedprompt.cli import app
 from fedprompt.data.named import row
 from fedprompt.errors import UserError
@@ -39,7 +40,7 @@ def only(name, root, out, *settings, count=1):
     about = experiment(name)
     todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
     with patch("fedprompt.build.runs.render"):  # drawing takes longer than everything else here
-        assert [number for number, _ in conduct(todo)] == list(range(1, len(todo) + 1))
+        assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
     return about, todo, [read_run(job.folder) for job in todo]
 
 
@@ -101,11 +102,13 @@ def test_base_to_new_over_nine_sets(tmp_path):
     assert {"local", "base", "new", "hm"} <= found.trials[0].figures.keys()
     assert "DTD has 47 classes, but 3 were found." in found.header.data["notes"]
     (difference, *_) = differences(about, todo)
-    assert difference.cell.row == "FedMVP" and difference.spread is None
-    assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.cell.value)
-    list(conduct(todo))  # nothing is left to do
+    assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
+    assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
+    list(conduct_all(todo))  # nothing is left to do
     with pytest.raises(UserError, match="other settings"):
-        list(conduct(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"])))
+        list(
+            conduct_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"]))
+        )
 
 
 @pytest.mark.parametrize("name", ["fedtpg/cross-dataset", "fedtpg/imagenet-ssmt"])
@@ -115,7 +118,7 @@ def test_imagenet_is_trained_on_and_others_are_tested(name, tmp_path):
         TREES[one](tmp_path)
     about, todo, (found,) = only(name, tmp_path, tmp_path / "out", *CHEAP, "method.label='fedtpg'")
     assert set(found.trials[0].by_part("unseen")) == set(options["targets"])
-    columns = {one.cell.column for one in differences(about, todo)}
+    columns = {one.expected.name for one in differences(about, todo)}
     assert {*options["targets"], "mean"} <= columns and ("imagenet" in columns) == (name == "fedtpg/imagenet-ssmt")
 
 
@@ -159,8 +162,8 @@ def test_protocols_of_many_labels(name, tmp_path):
     columns = set(found[0].columns)
     assert ({"zsl", "gzsl"} if name.endswith("zero-shot") else {"test"}) <= columns
     if name == "fedmpt/partial-voc2007":
-        measures = [(one.cell.column, one.cell.measure) for one in differences(about, todo)]
-        assert measures == [("0.1", "mAP"), ("0.1", "CF1"), ("0.1", "OF1")]
+        measures = [one.expected.name for one in differences(about, todo)]
+        assert measures == ["0.1 mAP", "0.1 CF1", "0.1 OF1"]
         assert (todo[0].folder / "annotation.safetensors").exists()
 
 
@@ -187,7 +190,7 @@ def test_the_command_prints_ours_beside_the_published(tmp_path):
     assert "| zeroshot | new | 75.78 |" in page and " ± 0.00 |" in page and "Not with the published settings" in page
     assert "## zero-shot/base-to-new-sets: CoCoOp's paper, with its templates (recalled)" in page
     report = (tmp_path / "out/seed-2/all/report.html").read_text()
-    assert "Beside the published table base-to-new" in report and "<td>75.78</td>" in report
+    assert "base-to-new: FedTPG" in report and "<td>75.78</td>" in report
 
 
 def test_the_list_says_command_cost_and_target():
@@ -209,7 +212,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def stop(todo, *, watch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedprompt.build.reproduce.conduct", stop)
+    monkeypatch.setattr("fedprompt.build.jobs.conduct_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after

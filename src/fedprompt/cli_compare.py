@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,15 +12,19 @@ from fedprompt.cli_config import Settings
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprompt.build.compare import Job
+    from fedprompt.build.jobs import Job
     from fedprompt.config import Recipe
+    from fedprompt.report import Run
 
 DEMO = ("compare_single", "compare_multi")
 QUICK = ("train.rounds=2", "evaluate.local=false", "data.train=8", "data.test=4")
 
 
 def compare(
-    recipes: Annotated[list[str] | None, typer.Argument(metavar="RECIPE...", help="Recipes to compare over.")] = None,
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE... | RUN...", help="Recipes to train under every seed, or folders of runs."),
+    ] = None,
     demo: Annotated[bool, typer.Option(help="Every method on the embedded pictures, single and many labels.")] = False,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/compare by default.")] = None,
@@ -29,21 +33,46 @@ def compare(
     tune: Annotated[bool, typer.Option(help="First try every method at every point of the recipe's grid.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Train every method of the recipes under every seed and write tables and figures; go on with what was begun."""
-    from fedprompt.build.compare import jobs, write_tables
+    """Train every method of the recipes under every seed and write tables and figures; go on with what was begun.
+
+    Of runs that are there already, of one seed or many, only the table is made.
+    """
+    from fedprompt.build.compare import jobs
     from fedprompt.config import find_recipe, load_recipe
+    from fedprompt.report import read_run
 
     names = [*(recipes or ()), *(DEMO if demo else ())]
     if not names:
         raise UserError("Name recipes to compare over, or give --demo for the embedded pictures.")
     folder = out or Path("runs") / ("compare-quick" if quick else "compare")
+    if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
+        if len(finished) < len(names):
+            raise UserError("Name recipes or folders of runs, not both; a table is of one or the other.")
+        _write({"runs": _joined(finished)}, folder)
+        return
     numbers = [1] if quick else _numbers(seeds)
     found = [load_recipe(find_recipe(name), [*(QUICK if quick else ()), *(settings or ())]) for name in names]
     if tune:
         found = _tuned(found, folder, processes)
     todo = jobs(found, numbers, folder)
     _conduct(todo, processes)
-    for path in write_tables(todo, folder):
+    _write(
+        {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
+        folder,
+    )
+
+
+def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:
+    from fedprompt.report import read_run
+    from fedprompt.report.comparison import by_seed
+
+    return by_seed([read_run(folder) for folder in folders])
+
+
+def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
+    from fedprompt.build.compare import write_tables
+
+    for path in write_tables(tables, folder):
         typer.echo(f"Written: {path}")
         if path.suffix == ".md":
             typer.echo(path.read_text(encoding="utf-8"))
@@ -53,7 +82,7 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
     """Bring runs to their ends, those that have begun already too."""
     from rich.console import Console
 
-    from fedprompt.build.compare import check, conduct, conduct_together
+    from fedprompt.build.jobs import check, conduct, conduct_together
     from fedprompt.terminal import watching
 
     for job in todo:
@@ -71,7 +100,7 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
 
 def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:
     """The recipes with the settings that a search chooses for each method; each is also written as a file."""
-    from fedprompt.build.compare import Job
+    from fedprompt.build.jobs import Job
     from fedprompt.build.tuning import search, tuned
     from fedprompt.records import write_atomic
     from fedprompt.report import read_run

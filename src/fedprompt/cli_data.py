@@ -10,7 +10,7 @@ import typer
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprompt.build.reproduce import Job
+    from fedprompt.build.jobs import Job
 
 data = typer.Typer(no_args_is_help=True, help="Published data sets: what they are, and whether a copy is right.")
 
@@ -111,7 +111,7 @@ def reproduce(
         return
     from fedprompt.build import reproduce as published
     from fedprompt.build.published import experiment
-    from fedprompt.terminal import plain_console, rows_table
+    from fedprompt.terminal import plain_console, published_tables
 
     about = experiment(name)
     if root is None:
@@ -122,8 +122,8 @@ def reproduce(
         typer.echo(f"Mind: {caution}")
     _conduct(todo, quiet=quiet)
     found = published.differences(about, todo)
-    for title, rows in published.tables(found):
-        plain_console().print(rows_table(published.HEAD, rows, title=title))
+    for table in published_tables(found):
+        plain_console().print(table)
     if found:
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
@@ -131,12 +131,12 @@ def reproduce(
 
 
 def _conduct(todo: list[Job], *, quiet: bool) -> None:
-    from fedprompt.build.reproduce import conduct
+    from fedprompt.build.jobs import conduct_all
     from fedprompt.terminal import plain_console, watching
 
     try:
         with watching(plain_console(), quiet=quiet) as watch:
-            for done, left in conduct(todo, watch=watch):
+            for done, left in conduct_all(todo, watch=watch):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
                 watch.said(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:

@@ -15,6 +15,7 @@ from rich.table import Table
 from fedprompt.build.desk import Watch
 from fedprompt.build.doctor import Finding
 from fedprompt.report import Run, Trial
+from fedprompt.report.printed import HEAD, Difference, differences, printed_tables
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
@@ -143,6 +144,13 @@ def run_tables(run: Run) -> Iterator[Table]:
         for trial in run.trials:
             _add(table, run, trial, further)
         yield table
+    yield from published_tables(differences([run]))
+
+
+def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
+    """Ours beside each published table."""
+    for title, rows in printed_tables(found):
+        yield rows_table(HEAD, rows, title=title)
 
 
 def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Table:

@@ -38,7 +38,7 @@ def check_same(run: RunFolder, experiment: Experiment) -> None:
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
         ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
         *(
-            ("words file", before, fingerprint(experiment.spaces[name]))
+            ("words file", before, fingerprint(experiment.worded[name]))
             for name, before in header.get("words", {}).items()
         ),
     ):

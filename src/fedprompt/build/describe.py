@@ -64,7 +64,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         },
         "data": _data(dataset),
         "protocol": protocol(experiment),
-        "words": {name: fingerprint(space) for name, space in experiment.spaces.items()},
+        "words": {name: fingerprint(dataset) for name, dataset in experiment.worded.items()},
         "splits": splits,
         "partition": partition_counts(experiment.partition, dataset),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,6 @@ from fedprompt.config import (
 )
 from fedprompt.config_tables import Choice, Toml
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.labels import LabelSpace
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition
 from fedprompt.data.readers import OnStep
@@ -63,7 +63,7 @@ class Trial:
 class Experiment:
     """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
 
-    `spaces` has the words of each trial by its name; `of` is the experiment as a trial sees it.
+    `worded` is the data set in the words of each trial, by its name; `of` is the experiment as a trial sees it.
     `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
     """
 
@@ -73,7 +73,7 @@ class Experiment:
     partition: Partition
     clients: Clients
     trials: tuple[Trial, ...]
-    spaces: Mapping[str, LabelSpace]
+    worded: Mapping[str, Dataset]
     hidden: Tensor | None = None
 
     def trainers(self, trial: Trial) -> Sequence[Client]:
@@ -84,7 +84,7 @@ class Experiment:
 
     def of(self, trial: Trial) -> Experiment:
         """The same pictures and clients under the trial's own words."""
-        dataset = replace(self.dataset, space=self.spaces[trial.name])
+        dataset = self.worded[trial.name]
         return replace(self, dataset=dataset, clients=self.clients.over(dataset))
 
 
@@ -100,10 +100,11 @@ def assemble(recipe: Recipe, *, origin: str = "recipe", on_step: OnStep | None =
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
     dataset, hidden = hide_labels(recipe, dataset)
-    spaces = {trial.name: worded(dataset.space, trial.words, seed=recipe.seed) for trial in trials}
+    spoken = {trial.name: partial(worded, table=trial.words, seed=recipe.seed) for trial in trials}
+    in_words = {name: dataset.reworded(reword) for name, reword in spoken.items()}
     clip = load_backbone(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(recipe, clip, dataset, partition, clients, trials, spaces, hidden)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, in_words, hidden)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:

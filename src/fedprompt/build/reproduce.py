@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 
-from fedprompt.build import runs
-from fedprompt.build.desk import SILENT, Watch
-from fedprompt.build.experiment import resolve
+from fedprompt.build.jobs import Job
 from fedprompt.build.published import MEAN, Published, Reach, expected_cells, recipe
-from fedprompt.build.runs import RECIPE
-from fedprompt.config import Recipe, load_recipe
-from fedprompt.errors import UserError
 from fedprompt.published.tables import Cell
 from fedprompt.records import write_atomic
-from fedprompt.report import ours, read_run
+from fedprompt.report import Run, ours
 from fedprompt.report.events import Expected
+from fedprompt.report.printed import HEAD, Difference, as_markdown, printed_tables
 from fedprompt.report.reading import MEASURES, TUNED
 
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
 HEADLINE = "mAP"
 UNSEEN = "unseen"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of an experiment: a label of what it differs in, and a seed."""
-
-    label: str
-    seed: int
-    recipe: Recipe
-    folder: Path
-    expected: tuple[Expected, ...] = ()  # published figures that this run has by itself
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Ours beside a published figure, both in percent; `ours` has a value a seed that has been run."""
-
-    cell: Cell
-    trial: str
-    ours: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return fmean(self.ours)
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation over seeds; None of one."""
-        return stdev(self.ours) if len(self.ours) > 1 else None
-
-    @property
-    def difference(self) -> float:
-        """Ours minus published."""
-        return self.mean - self.cell.value
 
 
 def jobs(
@@ -75,10 +34,9 @@ def jobs(
     }
     return [
         Job(
-            label,
-            seed,
             recipe(about, label, root=root, seed=seed, settings=settings),
             out / f"seed-{seed}" / label,
+            label,
             alone[label],
         )
         for seed in seeds or about.seeds
@@ -86,40 +44,12 @@ def jobs(
     ]
 
 
-def conduct(todo: Sequence[Job], *, watch: Watch = SILENT) -> Iterator[tuple[int, float | None]]:
-    """Do what is not done yet and go on with what was begun; yields how many are done and the seconds that are left.
-
-    Raises UserError for a folder that holds a run with other settings.
-    """
-    spent: list[float] = []
-    for number, job in enumerate(todo, start=1):
-        started = time.perf_counter()
-        worked = _conduct(job, watch)
-        if worked:
-            spent.append(time.perf_counter() - started)
-        yield number, fmean(spent) * (len(todo) - number) if spent else None
-
-
-def _conduct(job: Job, watch: Watch) -> bool:
-    """Whether there was anything to do."""
-    if not (job.folder / "run.jsonl").exists():
-        runs.start(job.recipe, job.folder, watch=watch, origin=job.recipe.name, expected=job.expected)
-        return True
-    if load_recipe(job.folder / RECIPE).to_toml() != resolve(job.recipe).to_toml():
-        raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
-    end = read_run(job.folder).end
-    if end is not None and end.status == "done":
-        return False
-    runs.resume(job.folder, watch=watch)
-    return True
-
-
 def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     """Ours minus published for every cell that finished runs have a figure for."""
-    found = [(job, read_run(job.folder)) for job in todo if (job.folder / "run.jsonl").exists()]
-    by_seed = [
-        {job.label: run for job, run in found if job.seed == seed} for seed in dict.fromkeys(j.seed for j in todo)
-    ]
+    by_seed: dict[int, dict[str, Run]] = {}
+    for job in todo:
+        if run := job.run:
+            by_seed.setdefault(job.recipe.seed, {})[job.label] = run
     rows = []
     for reach, trial, cell in _cells(about):
         expected = _expectation(reach, trial, cell)
@@ -127,10 +57,10 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
             _mean(
                 [ours(by_label[label], expected) if label in by_label else None for label in _runs(reach, cell, about)]
             )
-            for by_label in by_seed
+            for by_label in by_seed.values()
         ]
         if known := tuple(value for value in means if value is not None):
-            rows.append(Difference(cell, trial, known))
+            rows.append(Difference(expected, trial, known))
     return rows
 
 
@@ -169,21 +99,6 @@ def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
     )
 
 
-HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
-
-
-def tables(found: Sequence[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
-    """For each published table its name with its source, and a row as `HEAD` says for each of its cells."""
-    grouped: dict[str, list[Sequence[str]]] = {}
-    for one in found:
-        title = f"{one.cell.table}: {one.cell.source} ({one.cell.certainty})"
-        figure = " ".join(filter(None, (one.cell.column, one.cell.measure)))
-        spread = "" if one.spread is None else f" ± {one.spread:.2f}"
-        values = (f"{one.cell.value:.2f}", f"{one.mean:.2f}{spread}", f"{one.difference:+.2f}", str(len(one.ours)))
-        grouped.setdefault(title, []).append((one.trial, figure, *values))
-    return list(grouped.items())
-
-
 def cautions(about: Published, settings: Sequence[str]) -> list[str]:
     """What to know before comparing; `settings` are those that are not the published ones."""
     changed = f"Not with the published settings: {', '.join(settings)}." if settings else ""
@@ -193,9 +108,8 @@ def cautions(about: Published, settings: Sequence[str]) -> list[str]:
 def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
     """Ours minus published as a Markdown page, with what to know above."""
     said = [f"# {about.name}", "In percent; the difference is ours minus published.", *cautions(about, settings)]
-    for title, rows in tables(found):
-        lines = [HEAD, ("---",) * len(HEAD), *rows]
-        said += [f"## {title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
+    for title, rows in printed_tables(found):
+        said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]
     page = out / "published.md"
     write_atomic(page, "\n\n".join(said) + "\n")
     return page

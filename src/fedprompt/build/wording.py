@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedprompt.config import WordsTable
+from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.words import read_conditions, read_words
 from fedprompt.errors import UserError, did_you_mean
@@ -90,7 +91,8 @@ def shuffled(attributes: Attributes, names: tuple[str, ...], *, seed: int) -> At
     return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
 
 
-def fingerprint(space: LabelSpace) -> str:
-    """A hash of all the words of a label space."""
-    parts = [space.names, space.template, sorted(space.attributes.items()), space.conditions]
+def fingerprint(dataset: Dataset) -> str:
+    """A hash of all the words of a data set."""
+    spaces = [part.space for part in dataset.parts]
+    parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -94,6 +95,10 @@ class Dataset:
     def parts(self) -> tuple[Dataset, ...]:
         """The data sets it is made of: itself alone, unless several were joined."""
         return (self,)
+
+    def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
+        """The same pictures in other words; of several data sets, each in its own."""
+        return replace(self, space=reword(self.space))
 
     @property
     def trains(self) -> bool:

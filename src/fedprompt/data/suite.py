@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from PIL import Image
@@ -67,6 +67,10 @@ class Joined(Dataset):
     def parts(self) -> tuple[Dataset, ...]:
         """The data sets that were joined."""
         return self.members
+
+    def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
+        """The same pictures, each part in other words: examples are those of a part, and so are their words."""
+        return replace(self, members=tuple(part.reworded(reword) for part in self.members))
 
     def part_of(self, row: int) -> int:
         """Which part a row belongs to."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from matplotlib.axes import Axes
 
 from fedprompt.errors import UserError
 from fedprompt.report.ink import INK, MAIN, MUTED, REFERENCE, draw_svg, short, size_text
+from fedprompt.report.printed import HEAD, as_markdown, differences, printed_tables
 from fedprompt.report.reading import GAP, NATURAL, Run, Trial
 
 HEADLINES = ("hm", "base", NATURAL)  # the figure that one number stands for, the first that a run has
@@ -61,6 +62,32 @@ class Comparison:
 def headline(run: Run) -> str:
     """The column of a run that stands for all."""
     return next((column for column in HEADLINES if column in run.columns), run.columns[0])
+
+
+def by_seed(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """A run a seed with the trials of all its runs, as if they had been one; the first has the main trial.
+
+    Raises UserError for runs of one seed on other data, or with two trials of one name that ended unlike.
+    """
+    groups: dict[int | None, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.header.seed, []).append(run)
+    return tuple(_joined(seed, own) for seed, own in groups.items())
+
+
+def _joined(seed: int | None, runs: Sequence[Run]) -> Run:
+    trials: dict[str, Trial] = {}
+    if len({str(run.header.data.get("fingerprint")) for run in runs}) > 1:
+        raise UserError(f"The runs with seed {seed} are on different data; what they say cannot stand in one table.")
+    for trial in (trial for run in runs for trial in run.trials):
+        if trials.setdefault(trial.name, trial).figures != trial.figures:
+            raise UserError(
+                f"Two runs with seed {seed} have a trial called {trial.name!r} and figures of their own; give one of "
+                "them a label."
+            )
+    expected = tuple(dict.fromkeys(one for run in runs for one in run.header.expected))
+    header = runs[0].header.model_copy(update={"expected": expected})
+    return replace(runs[0], header=header, trials=tuple(trials.values()))
 
 
 def comparison(runs: Sequence[Run]) -> Comparison:
@@ -130,17 +157,30 @@ def _over_seeds(compared: Comparison, trial: Trial, read: Callable[[Trial], floa
 
 
 def markdown(compared: Comparison) -> str:
-    """The table for a README."""
+    """The table for a README, and under it ours beside each published table that the runs expect."""
     head, rows = table(compared)
-    lines = [head, ["---"] * len(head), *([f"**{c.text}**" if c.best else c.text for c in row] for row in rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    found = as_markdown(head, [[f"**{c.text}**" if c.best else c.text for c in row] for row in rows])
+    for title, lines in published(compared):
+        found += f"\n{title}. In percent; the difference is ours minus published.\n\n{as_markdown(HEAD, lines)}"
+    return found
+
+
+def published(compared: Comparison) -> list[tuple[str, list[Sequence[str]]]]:
+    """Each published table's name with its source, and its rows."""
+    return printed_tables(differences(compared.runs))
 
 
 def latex(compared: Comparison) -> str:
-    """The table for a paper (package booktabs)."""
+    """The table for a paper (package booktabs), and under it one for each published table that the runs expect."""
     head, rows = table(compared)
-    marked = [[rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row] for row in rows]
-    body = "".join(" & ".join(line) + " \\\\\n" for line in marked)
+    found = _tabular(head, [[rf"\textbf{{{_tex(c.text)}}}" if c.best else _tex(c.text) for c in row] for row in rows])
+    for title, lines in published(compared):
+        found += f"\n% {title}\n{_tabular(HEAD, [[*map(_tex, line)] for line in lines])}"
+    return found
+
+
+def _tabular(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    body = "".join(" & ".join(line) + " \\\\\n" for line in rows)
     top = f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}\n\\toprule\n" + " & ".join(map(_tex, head))
     return f"{top} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
 

@@ -1,12 +1,46 @@
-"""Published figures beside a run's own: how far each method is from what was printed of it."""
+"""Published figures beside our own, over seeds: how far each method is from what was printed of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
 
 from fedprompt.report.events import Expected
 from fedprompt.report.reading import Run
-from fedprompt.report.tables import MINUS
+
+HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Ours beside a published figure, both in percent; `ours` has a value a seed that has been run."""
+
+    expected: Expected
+    method: str
+    ours: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return fmean(self.ours)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation over seeds; None of one."""
+        return stdev(self.ours) if len(self.ours) > 1 else None
+
+    @property
+    def difference(self) -> float:
+        """Ours minus published."""
+        return self.mean - self.expected.value
+
+    @property
+    def row(self) -> Sequence[str]:
+        """As `HEAD` says."""
+        spread = "" if self.spread is None else f" ± {self.spread:.2f}"
+        values = (f"{self.expected.value:.2f}", f"{self.mean:.2f}{spread}", f"{self.difference:+.2f}")
+        return (self.method, self.expected.name, *values, str(len(self.ours)))
 
 
 def ours(run: Run, expected: Expected) -> float | None:
@@ -19,18 +53,25 @@ def ours(run: Run, expected: Expected) -> float | None:
     return None
 
 
-def printed_tables(run: Run) -> list[tuple[str, str, list[Sequence[str]]]]:
-    """A published table, its source, and a row (method, figure, published, ours, difference) each that the run has."""
-    labels = {trial.name: trial.label for trial in run.trials}
-    found: dict[tuple[str, str], list[Sequence[str]]] = {}
-    for one in run.header.expected:
-        value = ours(run, one)
-        if value is not None:
-            row = (labels[one.trial], one.name, f"{one.value:.2f}", f"{value:.2f}", signed(value - one.value))
-            found.setdefault((one.table, one.source), []).append(row)
-    return [(table, source, rows) for (table, source), rows in found.items()]
+def differences(runs: Sequence[Run]) -> list[Difference]:
+    """Ours minus published for what the headers of runs, one a seed, expect and the runs have."""
+    labels = {trial.name: trial.label for run in runs for trial in run.trials}
+    found = []
+    for one in dict.fromkeys(one for run in runs for one in run.header.expected):
+        values = tuple(value for run in runs if (value := ours(run, one)) is not None)
+        if values:
+            found.append(Difference(one, labels[one.trial], values))
+    return found
 
 
-def signed(difference: float) -> str:
-    """Points with their sign, as wide for less as for more."""
-    return f"{difference:+.2f}".replace("-", MINUS)
+def printed_tables(found: Iterable[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
+    """For each published table its name with its source, and a row as `HEAD` says for each of its figures."""
+    grouped: dict[str, list[Sequence[str]]] = {}
+    for one in found:
+        grouped.setdefault(f"{one.expected.table}: {one.expected.source}", []).append(one.row)
+    return list(grouped.items())
+
+
+def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of words."""
+    return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *rows))
