@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.data import data
 from benchmarks.measure import Job, Result, measure
 from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
@@ -37,7 +38,7 @@ within a section.
 
 def every_method(base: Job) -> Iterator[Job]:
     """Training steps and evaluation passes of every method in every mode."""
-    for name in methods.names():
+    for name in (name for name in methods.names() if not methods.missing(methods.load(name))):
         for mode in WAYS:
             for task in ("train", "evaluate"):
                 yield dataclasses.replace(base, method=name, mode=mode, task=task)
@@ -47,6 +48,13 @@ def large_batch(base: Job) -> Iterator[Job]:
     """FedMVP's training step at the paper's batch of 128, four times the others'."""
     for mode in WAYS:
         yield dataclasses.replace(base, method="fedmvp", mode=mode, batch=4 * base.batch)
+
+
+def text_alone(base: Job) -> Iterator[Job]:
+    """Training steps of methods that learn nothing but text: with remembered features no image is looked at."""
+    for name in ("promptfl", "fedtpg"):
+        for mode in WAYS:
+            yield dataclasses.replace(base, method=name, mode=mode)
 
 
 def many_classes(base: Job) -> Iterator[Job]:
@@ -64,11 +72,24 @@ def many_labels(base: Job) -> Iterator[Job]:
             yield dataclasses.replace(base, method="fedmpt", mode=mode, classes=classes, kind="multi")
 
 
+def micro_batches(base: Job) -> Iterator[Job]:
+    """FedCoCoOp's training step, which encodes a text for each picture and class; the larger one in four gigabytes."""
+    for batch in (base.batch, 4 * base.batch):
+        yield dataclasses.replace(base, method="fedcocoop", batch=batch, repeats=1)
+
+
 SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
     "methods": every_method,
     "large-batch": large_batch,
+    "text-alone": text_alone,
     "many-classes": many_classes,
     "many-labels": many_labels,
+    "micro-batches": micro_batches,
+}
+
+FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
+    "scale": ("ten thousand clients, two pictures each", lambda: scale() | import_seconds()),
+    "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 made ready for the tower", data),
 }
 
 
@@ -110,11 +131,11 @@ def measured(name: str, base: Job) -> str:
     )
 
 
-def scaled() -> str:
-    """The text of the section on scale."""
-    figures = [f"| {name} | {value:.3g} |" for name, value in (scale() | import_seconds()).items()]
-    made = _made("scale", "ten thousand clients, two pictures each")
-    return "\n".join([*made, "| figure | value |", "|---|---|", *figures])
+def figured(name: str) -> str:
+    """The text of a section of single figures."""
+    what, measure_all = FIGURES[name]
+    figures = [f"| {figure} | {value:.3g} |" for figure, value in measure_all().items()]
+    return "\n".join([*_made(name, what), "| figure | value |", "|---|---|", *figures])
 
 
 def _made(name: str, what: str) -> list[str]:
@@ -132,7 +153,7 @@ def put(page: str, name: str, text: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}, scale; all if none is named")
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join((*SECTIONS, *FIGURES))}; all if none is named")
     parser.add_argument("--size", default="vit-b-16")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
@@ -142,11 +163,11 @@ def main() -> None:
     if given.job:
         print(json.dumps(dataclasses.asdict(measure(Job(**json.loads(given.job))))))
         return
-    if unknown := set(given.sections) - {*SECTIONS, "scale"}:
+    if unknown := set(given.sections) - {*SECTIONS, *FIGURES}:
         parser.error(f"there is no section {sorted(unknown)[0]!r}")
     base = Job("fedmvp", "ours", "train", size=given.size, batch=given.batch, repeats=given.repeats)
-    for name in given.sections or (*SECTIONS, "scale"):
-        text = scaled() if name == "scale" else measured(name, base)
+    for name in given.sections or (*SECTIONS, *FIGURES):
+        text = figured(name) if name in FIGURES else measured(name, base)
         page = given.out.read_text(encoding="utf-8") if given.out.exists() else NOTES
         given.out.write_text(put(page, name, text), encoding="utf-8")
 

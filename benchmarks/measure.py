@@ -72,11 +72,12 @@ class Stopwatch:
 def measure(job: Job) -> Result:
     """Run a job: one warm-up, in which features are remembered where the mode remembers, then the timed repeats."""
     clip = make_clip(job.size, job.mode, batch=job.batch)
-    method = methods.load(job.method)(clip, generator=stream(1, "method"))
     pixels = SIZES[job.size][1]
     count = job.batch if job.task == "train" else job.batch * job.batches
     examples = make_examples(count, job.classes, job.attributes, pixels, kind=job.kind)
-    module = sys.modules[type(method).__module__]
+    kind = methods.load(job.method)
+    method = kind(clip, **methods.told(kind, examples.space.names), generator=stream(1, "method"))
+    module = sys.modules[kind.__module__]
     watch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
     work = _step(method, clip, examples) if job.task == "train" else _pass(method, clip, examples, job)
     work()

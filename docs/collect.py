@@ -1,4 +1,4 @@
-"""Make the pages that come from the code: deviations, methods, and the README's map (`--check` only compares)."""
+"""Make what comes from the code: deviations, methods, data sets, experiments, the README's map (`--check` compares)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ import re
 import sys
 from pathlib import Path
 
+from fedprompt.build import published
+from fedprompt.data.named import Row, reader, rows
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import method_pages as pages_of  # beside this file
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "fedprompt"
-MAP = re.compile(r"(<!-- map -->\n).*?(<!-- end of map -->)", re.DOTALL)
 
 DEVIATIONS = """# Where we differ, and why
 
@@ -20,9 +26,12 @@ This page is made from those comments by `python docs/collect.py`; edit the comm
 
 METHODS = """# Methods
 
-What each method is, its equation and its options, as its file says it (made by `python docs/collect.py`).
-How they are compared is in [protocols.md](protocols.md), where they differ from papers and releases in
-[deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
+Each has a page with its equation, what is implemented and what differs, its parameters and options (made by
+`python docs/collect.py` from its file). How they are compared is in [protocols.md](protocols.md), where they differ
+from papers and releases in [deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
+
+| method | what it is | trained at ViT-B/16 |
+| --- | --- | --- |
 """
 
 
@@ -57,20 +66,23 @@ def first_sentence(path: Path) -> str:
 
 
 def methods() -> str:
-    """The text of docs/methods.md: module and class docstrings of every method file."""
-    parts = [METHODS]
+    """The text of docs/methods.md: a row a method."""
+    rows = []
     for path in sorted((SOURCE / "methods").glob("*.py")):
-        if path.stem in {"__init__", "base"}:
-            continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        kind = next(node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node))
-        body = inspect.cleandoc(ast.get_docstring(kind) or "")
-        named = "|".join(
-            option.arg for node in kind.body if isinstance(node, ast.FunctionDef) for option in node.args.kwonlyargs
-        )
-        listed = re.sub(rf"^({named}): ", r"- `\1`: ", body, flags=re.MULTILINE) if named else body
-        parts.append(f"\n## `{path.stem}`\n\n{first_sentence(path)}\n\n{listed}\n")
-    return "".join(parts)
+        if path.stem in pages_of.available():
+            count = f"{pages_of.parameters(path.stem):,}"
+            rows.append(f"| [`{path.stem}`](methods/{path.stem}.md) | {first_sentence(path)} | {count} |\n")
+    return METHODS + "".join(rows)
+
+
+def method_pages() -> dict[Path, str]:
+    """docs/methods/: a page and a picture a method."""
+    found = {}
+    for name in pages_of.available():
+        said = remarks((SOURCE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
+        found[pages_of.FOLDER / f"{name}.md"] = pages_of.page(name, said)
+        found[pages_of.FOLDER / f"{name}.svg"] = pages_of.picture(name)
+    return found
 
 
 def tree() -> str:
@@ -84,11 +96,74 @@ def tree() -> str:
     return "".join([*lines, "```\n"])
 
 
+def overview() -> str:
+    """A row a data set: what it is, how large, and on which terms."""
+    lines = ["| name | data set | classes | train / val / test | on disk | licence |", "|---|---|---|---|---|---|"]
+    for name, row in rows().items():
+        kind = ", many labels" * (row.kind == "multi")
+        cells = (f"[`{name}`](#{name})", row.title, f"{row.classes:,}{kind}", numbers(row), row.size, row.licence)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def numbers(row: Row) -> str:
+    """Pictures by split, or by domain where no split was published."""
+    if row.counts and set(row.counts) <= {"train", "val", "test"}:
+        return " / ".join(f"{row.counts[word]:,}" if word in row.counts else "-" for word in ("train", "val", "test"))
+    parts = row.counts or row.domains
+    said = ", ".join(f"{word} {count:,}" for word, count in parts.items() if word)
+    return said or (f"{sum(parts.values()):,}" if parts else "not published")
+
+
+def datasets() -> str:
+    """A section a data set: where it is from, how it lies on disk, how it is asked about, and what to mind."""
+    return "\n".join(section(name, row) for name, row in rows().items())
+
+
+def section(name: str, row: Row) -> str:
+    """One data set's row of the table, in words."""
+    spoken = f"Prompt: `{row.template}`"
+    spoken += "".join(f"; {domain}: `{text}`" for domain, text in row.templates.items())
+    spoken += "".join(f"; for {key} `{text}`" for key, text in row.prompts.items())
+    own = [option for option in [*inspect.signature(reader(row)).parameters][1:] if option not in row.options]
+    lines = [
+        f"### {name}\n\n{row.title}. Get it: {row.origin}. Licence: {row.licence}.\n",
+        f"```\n{row.tree.rstrip()}\n```\n",
+        *(f"- {trap}" for trap in row.traps),
+        *([f"- On the Hub: `{row.hub.id}`. {row.hub.caution}"] if row.hub else []),
+        f"\n{spoken}{'.' * (not spoken.endswith('`'))} Options: {', '.join(f'`{one}`' for one in own) or 'none'}.",
+        f"{row.sources}\n",
+    ]
+    return "\n".join(lines)
+
+
+def experiments() -> str:
+    """A row an experiment: its command, its size, and what it is to reach."""
+    lines = ["| experiment | runs | pictures at most | to reach | mind |", "|---|---|---|---|---|"]
+    for name, about in published.experiments().items():
+        runs, each = len(about.variants) * len(about.seeds), published.pictures(about) * len(about.seeds)
+        goals = "<br>".join(published.targets(about)) or "no figure was recovered"
+        lines.append(f"| `{name}` | {runs} | {each:,.0f} | {goals} | {about.remark} |")
+    return "\n".join(lines) + "\n"
+
+
+PARTS = {
+    ("README.md", "map"): tree,
+    ("docs/datasets.md", "overview"): overview,
+    ("docs/datasets.md", "data sets"): datasets,
+    ("docs/reproducing.md", "experiments"): experiments,
+}
+
+
 def pages() -> dict[Path, str]:
-    """Every generated page with the text it should have."""
-    readme = ROOT / "README.md"
-    mapped = MAP.sub(lambda found: found[1] + tree() + found[2], readme.read_text(encoding="utf-8"))
-    return {ROOT / "docs" / "deviations.md": deviations(), ROOT / "docs" / "methods.md": methods(), readme: mapped}
+    """Every generated page with the text it should have; of some only the parts between marks come from here."""
+    found = {ROOT / "docs" / "deviations.md": deviations(), ROOT / "docs" / "methods.md": methods()}
+    for (name, part), make in PARTS.items():
+        page = ROOT / name
+        text = found.get(page) or page.read_text(encoding="utf-8")
+        marks = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
+        found[page] = marks.sub(lambda old, make=make: old[1] + make() + old[2], text)
+    return found | method_pages()
 
 
 def stale() -> list[str]:
@@ -101,4 +176,5 @@ if __name__ == "__main__":
     if "--check" in sys.argv:
         sys.exit(f"Stale: {', '.join(stale())}; run `python docs/collect.py`." if stale() else 0)
     for path, text in pages().items():
+        path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")

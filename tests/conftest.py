@@ -119,6 +119,12 @@ class ForgetfulStore(Store):
         return super().fetch(*request, **options)
 
 
+@pytest.fixture(autouse=True)
+def threads(request: pytest.FixtureRequest) -> None:
+    """Small tensors are faster on one thread; what has real dimensions uses what there is."""
+    torch.set_num_threads(os.cpu_count() or 1 if request.node.get_closest_marker("large") else 1)
+
+
 @pytest.fixture(scope="session")
 def tiny_parts() -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
     """What `Clip` is made of, to build one with another store or batch."""

@@ -33,8 +33,8 @@ def written(folder: Path) -> Adapter:
         templates=("a photo of a {}.",),
         params={"n_ctx": 4, "init": "a photo of"},
     )
-    texts = {"README.md": "# card", "metrics.json": "{}"}
-    save_adapter(folder, card, STATE, space=SPACE, texts=texts)
+    files = {"README.md": "# card", "metrics.json": "{}"}
+    save_adapter(folder, card, STATE, space=SPACE, files=files)
     return load_adapter(folder)
 
 

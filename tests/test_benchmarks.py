@@ -3,8 +3,9 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from benchmarks.__main__ import WAYS, every_method, many_labels, put, rows
+from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
+from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
 
 from fedprompt import methods
@@ -48,6 +49,19 @@ def test_many_labels_are_measured_with_their_transport():
     assert {job.mode for job in found} == set(MODES)
     assert all(0 < result.transport < result.seconds for result in found.values())
     assert all("train, many labels, 2 | 20 x 2" in line and "% |" in line for line in list(rows(found))[2:])
+
+
+def test_micro_batches_are_measured_at_the_papers_batch():
+    assert [(job.method, job.batch, job.classes) for job in micro_batches(Job("fedmvp", "ours", "train"))] == [
+        ("fedcocoop", 32, 20),
+        ("fedcocoop", 128, 20),
+    ]
+
+
+def test_an_index_is_made_and_opened_and_pictures_are_decoded(monkeypatch):
+    monkeypatch.setattr("fedprompt.data.index.FIRST", 0)  # small ones are not worth it otherwise
+    found = index(12, classes=4) | decoding(2, ())
+    assert len(found) == 5 and all(value >= 0 for value in found.values())
 
 
 def test_a_section_replaces_only_itself():

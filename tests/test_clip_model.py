@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -244,6 +245,28 @@ def test_preprocessing_of_another_size_is_refused(tiny_parts: Any) -> None:
     model, tokenizer, _ = tiny_parts
     with pytest.raises(UserError, match="the image tower reads 32x32 pixels"):
         Clip(model, tokenizer, tiny_processor(48))
+
+
+def test_projections_are_features_of_their_own_length(tiny_clip: Clip, tiny_images: Pictures) -> None:
+    images = Images(tiny_images, (0, 1))
+    projections = tiny_clip.image_projections(images)
+    torch.testing.assert_close(torch.nn.functional.normalize(projections, dim=1), tiny_clip.image_features(images))
+    assert (projections.norm(dim=1) - 1).abs().min() > 0.1
+
+
+def test_value_tokens_keep_patches_to_themselves(tiny_parts: tuple[Any, ...], tiny_images: Pictures) -> None:
+    """What the values say, written out with transformers' attention given values for queries and keys."""
+    clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1))
+    vision = clip.model.vision_model
+    tokens = values = vision.pre_layrnorm(clip.image_embeddings(images))
+    for number, block in enumerate(vision.encoder.layers):
+        attention = copy.deepcopy(block.self_attn)
+        attention.q_proj, attention.k_proj = attention.v_proj, attention.v_proj
+        values = values + attention(block.layer_norm1(tokens))[0]
+        torch.testing.assert_close(values, clip.value_tokens(images, number + 1), rtol=1e-4, atol=1e-5)
+        tokens = block(tokens, None)
+    torch.testing.assert_close(clip.value_tokens(images, 2), Clip(*tiny_parts, batch=4).value_tokens(images, 2))
+    assert torch.equal(clip.image_tokens(images, 2), Clip(*tiny_parts).image_tokens(images, 2))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])

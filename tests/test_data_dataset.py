@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedprompt.data.dataset import Dataset
+from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, clause, describe
 from fedprompt.errors import UserError
@@ -154,3 +154,10 @@ def test_names_fill_the_template_as_they_are():
 def test_wrong_label_spaces_are_named(names, template, message):
     with pytest.raises(UserError, match=message):
         LabelSpace(names, template=template)
+
+
+@given(st.lists(st.sets(st.integers(0, 4)), max_size=6))
+def test_labels_become_rows_of_ones(labels):
+    found = multi_hot(labels, 5)
+    assert found.shape == (len(labels), 5) and found.dtype == torch.int8
+    assert [set(row.nonzero().flatten().tolist()) for row in found] == labels

@@ -184,3 +184,26 @@ def test_damaged_bytes_give_a_picture_or_a_user_error(tmp_path_factory, kind, da
         assert decode(path).mode == "RGB"
     except UserError as error:
         assert str(path) in str(error)
+
+
+def test_a_picture_may_be_its_own_window(tmp_path):
+    path = saved(Image.fromarray(np.array([[1000, 1500, 2000]], dtype=np.uint16)), tmp_path / "a.png")
+    assert grey(decode(path, window="picture")).tolist() == [[0, 128, 255]]
+    flat = saved(Image.fromarray(np.full((1, 2), 7.0, dtype=np.float32)), tmp_path / "b.tif")
+    assert grey(decode(flat, window="picture")).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_bands_of_a_satellite_picture_are_chosen(tmp_path, planar):
+    tifffile = pytest.importorskip("tifffile")
+    levels = np.arange(13, dtype=np.uint16)[:, None, None] * 5000 * np.ones((1, 4, 6), np.uint16)
+    pixels = np.moveaxis(levels, 0, -1) if planar == "contig" else levels
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", planarconfig=planar)
+    seen = decode(tmp_path / "a.tif", bands=(4, 3, 2))
+    assert seen.size == (6, 4) and seen.getpixel((0, 0)) == tuple(round(255 * n * 5000 / 65535) for n in (3, 2, 1))
+    assert decode(tmp_path / "a.tif", bands=(4, 3, 2), window=(5000, 15000)).getpixel((0, 0)) == (255, 128, 0)
+    with pytest.raises(UserError, match=r"no bands \(14, 1, 2\)"):
+        decode(tmp_path / "a.tif", bands=(14, 1, 2))
+    tifffile.imwrite(tmp_path / "b.tif", levels.astype(np.float32), photometric="minisblack")
+    with pytest.raises(UserError, match="no fixed range"):
+        decode(tmp_path / "b.tif", bands=(1, 2, 3))

@@ -139,10 +139,10 @@ def test_attributes_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read as JSON"),
-        ("[]", "not of the form"),
-        ('{"cat": "furry"}', "not of the form"),
-        ('{"cat": [" "]}', "not of the form"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a words file"),
+        ('{"cat": "furry"}', "is wrong at attributes.cat"),
+        ('{"cat": [" "]}', "is wrong at attributes.cat.0"),
         ('{"cats": ["furry"]}', "names the class 'cats'.*did you mean 'cat'"),
     ],
 )
@@ -265,3 +265,10 @@ def test_deep_greys_are_seen_through_the_window(tmp_path):
     Image.new("I;16", (2, 2), 600).save(tmp_path / "scan" / "0.png")
     for window, level in ((None, 2), ((500, 700), 128)):
         assert image_folder(path=tmp_path, window=window).source.open(0).getpixel((0, 0)) == (level,) * 3
+
+
+def test_listing_says_how_far_it_is(tmp_path):
+    fill(tmp_path, "a", "b")
+    told = []
+    image_folder(path=tmp_path, on_step=lambda done, total: told.append((done, total)))
+    assert told == [(1, 3), (2, 3), (3, 3)]

@@ -59,12 +59,14 @@ def test_drawn_splits_leave_something_to_train_and_to_test(tmp_path_factory, cou
 def test_words_beside_the_table_are_read(tmp_path):
     text = "image,dog,cat\n0.ppm,1,0\n1.ppm,0,1\n"
     (tmp_path / "attributes.json").write_text('{"dog": ["four legs"]}')
-    file = {"format_version": 1, "conditions": ["light"], "model": "me", "prompts": [], "sentences": []}
-    (tmp_path / "conditions.json").write_text(json.dumps(file))
+    conditions = tmp_path / "conditions.json"
+    conditions.write_text('{"fedprompt_words": 1, "conditions": ["light", "size "]}')
     space = table(tmp_path, text).space
-    assert space.attributes == {"dog": ("four legs",)} and space.conditions == ("light",)
-    (tmp_path / "other.json").write_text(json.dumps(file | {"conditions": ["place", "size "]}))
-    assert table(tmp_path, text, conditions=tmp_path / "other.json").space.conditions == ("place", "size")
+    assert space.attributes == {"dog": ("four legs",)} and space.conditions == ("light", "size")
+    conditions.write_text('{"fedprompt_words": 1}')
+    with pytest.raises(UserError, match="has no conditions"):
+        table(tmp_path, text)
+    conditions.unlink()
     assert table(tmp_path, text, new=("cat",)).new == (1,)
 
 

@@ -80,7 +80,7 @@ def test_logits_are_the_papers_formula(tiny_clip: Clip, attribute_text: str, n_t
         ["a photo of a cat, which has four legs."],
         [
             "a photo of a car, which has round.",
-            "a photo of a car, which has is a photo.",
+            "a photo of a car, which is a photo.",
             "a photo of a car, which has the legs.",
         ],
         ["a photo of a tree."],

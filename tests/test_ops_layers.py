@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, LowRank, linear, normal, unit
+from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, LowRank, linear, normal, recomputed, unit
 from fedprompt.seeding import stream
 
 
@@ -112,3 +112,17 @@ def test_gradients_reach_every_parameter() -> None:
     block = CrossBlock(8, generator=stream(0, "b"))
     block(draw(2, 3, 8), draw(5, 8, address="c")).pow(2).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in block.parameters())
+
+
+def test_what_is_recomputed_has_the_same_value_and_gradient() -> None:
+    x, weight, runs = torch.randn(3, 4, generator=stream(0)), torch.randn(4, 5, generator=stream(1)), []
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        runs.append(torch.is_grad_enabled())
+        return (x @ weight).tanh()
+
+    first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
+    found, expected = recomputed(run, first), (second @ weight).tanh()
+    assert runs == [False] and torch.equal(found, expected)
+    gradients = torch.autograd.grad(found.square().sum(), first), torch.autograd.grad(expected.square().sum(), second)
+    assert runs == [False, True] and torch.equal(*gradients[0], *gradients[1])

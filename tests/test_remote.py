@@ -46,7 +46,7 @@ class Post:
 
 
 def remote(post: Post, **terms: object) -> Remote:
-    return Remote(post, Terms(SITES, **terms), {"run": "r", "trial": "t"})
+    return Remote(Toy(), post, Terms(SITES, **terms), {"run": "r", "trial": "t"})
 
 
 def reworded(**words: object) -> Callable[[Parcel], Parcel]:

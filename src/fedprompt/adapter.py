@@ -73,11 +73,11 @@ def save_adapter(
     shared: Mapping[str, Tensor],
     *,
     space: LabelSpace,
-    texts: Mapping[str, str],
+    files: Mapping[str, str | bytes],
 ) -> None:
     """Write the folder with the language of `space`.
 
-    `texts` are its further files by name (README.md, metrics.json, provenance.json).
+    `files` are its further files by path (README.md, metrics.json, provenance.json).
 
     The configuration is written last, so a folder that has one is a whole adapter.
     """
@@ -86,8 +86,8 @@ def save_adapter(
     write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
     words = Words(card.class_names, card.templates, dict(space.attributes), space.conditions)
     write_atomic(folder / "attributes.json", to_json(asdict(words)))
-    for name, text in texts.items():
-        write_atomic(folder / name, text)
+    for name, content in files.items():
+        write_atomic(folder / name, content)
     write_atomic(folder / "adapter_config.json", to_json(asdict(card)))
 
 

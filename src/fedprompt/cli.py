@@ -6,17 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 import fedprompt
+from fedprompt.cli_compare import compare
 from fedprompt.cli_config import RecipeName, Settings, load, recipes
+from fedprompt.cli_data import data, reproduce
 from fedprompt.cli_deploy import mount, resume_over, run_over
+from fedprompt.cli_describe import describe
 from fedprompt.errors import UserError
-
-if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
-    from rich.console import Console
 
 
 class Door(typer.core.TyperGroup):
@@ -42,6 +42,10 @@ app = typer.Typer(
     help="Federated prompt tuning of CLIP-like models.",
 )
 app.add_typer(recipes, name="config")
+app.command()(compare)
+app.add_typer(data, name="data")
+app.add_typer(describe, name="describe")
+app.command()(reproduce)
 mount(app)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
@@ -66,13 +70,6 @@ VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Prin
 
 @app.callback()
 def _options(version: Annotated[bool, VERSION] = False) -> None: ...
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    # Names of classes and clients are not ours: square brackets in them are no markup.
-    return Console(markup=False, highlight=False)
 
 
 @app.command()
@@ -116,10 +113,10 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
 
 @contextmanager
 def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
-    from fedprompt.terminal import watching
+    from fedprompt.terminal import plain_console, watching
 
     try:
-        with watching(_console(), quiet=quiet) as watch:
+        with watching(plain_console(), quiet=quiet) as watch:
             yield watch
     except KeyboardInterrupt as error:
         begun = (folder / "run.jsonl").exists()
@@ -134,11 +131,11 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 def _tell(folder: Path, *, quiet: bool) -> None:
     from fedprompt.report import read_run
-    from fedprompt.terminal import run_tables
+    from fedprompt.terminal import plain_console, run_tables
 
     if quiet:
         return
-    finished, console = read_run(folder), _console()
+    finished, console = read_run(folder), plain_console()
     for table in run_tables(finished):
         console.print(table)
     for column in finished.columns:
@@ -168,13 +165,14 @@ def partition(
     from fedprompt.data.partition import table
     from fedprompt.records import write_atomic
     from fedprompt.report import partition_figure
-    from fedprompt.terminal import rows_table
+    from fedprompt.terminal import counting, plain_console, rows_table
 
     loaded, _ = load(recipe, settings)
-    dataset = load_dataset(loaded.data)
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(loaded.data, on_step=on_step)
     shards = make_partition(loaded, dataset)
     head, *rows = table(shards, dataset)
-    _console().print(
+    plain_console().print(
         rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
     )
     if plot:
@@ -188,10 +186,11 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.build.experiment import load_dataset
     from fedprompt.data.check import check as find_problems
-    from fedprompt.terminal import counting
+    from fedprompt.terminal import counting, plain_console
 
-    dataset = load_dataset(load(recipe, settings)[0].data)
-    with counting(_console(), "opening pictures") as on_image:
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(load(recipe, settings)[0].data, on_step=on_step)
+    with counting(plain_console(), "opening pictures") as on_image:
         problems = find_problems(dataset, on_image=on_image)
     for problem in problems:
         typer.echo(problem.message, err=True)
@@ -207,12 +206,15 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
     from fedprompt.build.describe import idea, parameters
     from fedprompt.build.experiment import load_backbone
     from fedprompt.config import BackboneTable
-    from fedprompt.terminal import option_rows, rows_table
+    from fedprompt.terminal import option_rows, plain_console, rows_table
 
-    clip, console = load_backbone(BackboneTable(path=backbone)), _console()
+    clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
         console.print(f"{name}: {idea(kind)}")
+        if absent := catalog.missing(kind):
+            console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
+            continue
         console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
         if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))
@@ -253,10 +255,10 @@ def doctor(
 ) -> None:
     """Check that everything a run needs is there; exit code 2 if something is not."""
     from fedprompt.build.doctor import examine
-    from fedprompt.terminal import findings_table
+    from fedprompt.terminal import findings_table, plain_console
 
     findings = examine(out, backbone)
-    _console().print(findings_table(findings))
+    plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)
 

@@ -11,7 +11,7 @@ import typer
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
-    from fedprompt.build.runs import Watch
+    from fedprompt.build.desk import Watch
     from fedprompt.config import Recipe
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the deployment, or of the site.")]

@@ -27,6 +27,7 @@ class BackboneTable(Table):
         ge=1,
         description="pictures or texts of a frozen pass; only 1 is exact to the last bit, a GPU is faster with 32",
     )
+    workers: int = Field(0, ge=0, description="processes that decode pictures; 0 decodes them in the main one")
     memory_gb: float = Field(2.0, ge=0, description="memory for frozen features; 0 switches the memory off")
     disk: str | None = Field(None, description="folder for frozen features that outlive the process")
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
@@ -53,6 +54,14 @@ class AnnotationTable(Table):
     )
 
 
+class WordsTable(Table):
+    """What the classes are described with; the data set's own words where nothing is said."""
+
+    attributes: str = Field("", description='a words file, one that comes with fedprompt by its name, or "none"')
+    conditions: str | tuple[str, ...] = Field("", description="a words file, one by its name, or a list of phrases")
+    shuffled: bool = Field(default=False, description="a control: give every class the attributes of another one")
+
+
 class TrainTable(Table):
     """How clients train and how the server combines them."""
 
@@ -68,14 +77,19 @@ class TrainTable(Table):
     weighting: Literal["uniform", "examples"] = "uniform"
     proximal: float = Field(0.0, ge=0, description="FedProx: weight of the pull towards what a client received")
     server: ServerTable = ServerTable()
+    sharing: Literal["federated", "local", "pooled"] = Field(
+        "federated",
+        description='the two ends of the scale: "local", every client alone; "pooled", one client has all pictures',
+    )
 
 
 class MethodTable(Choice):
-    """One method of a run: a module name, its options, and what of [train] is different for it."""
+    """One method of a run: a module name, its options, and what of [train] and [words] is different."""
 
     name: str
     label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="what the run calls it; the name if empty")
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method alone")
+    words: Toml = Field(default_factory=dict, description="overrides of [words] for this method alone")
 
     @property
     def title(self) -> str:
@@ -103,6 +117,13 @@ class EvaluateTable(Table):
     samples: int = Field(8, ge=0, description="test pictures kept in the record with their top predictions")
 
 
+class TuningTable(Table):
+    """What `compare --tune` tries for every method before it compares them."""
+
+    seed: int = Field(100, ge=0, description="of the search; one that no comparison uses")
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values of keys of [train]")
+
+
 class Recipe(Table):
     """One experiment: a main method and those beside it, on the same data, partition and seed."""
 
@@ -116,14 +137,16 @@ class Recipe(Table):
     data: DataTable
     partition: PartitionTable
     annotation: AnnotationTable = AnnotationTable()
+    words: WordsTable = WordsTable()
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
+    tuning: TuningTable = TuningTable()
 
-    def to_toml(self) -> str:
-        """The recipe with every default written out; parsing it gives the same recipe."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+    def to_toml(self, *, defaults: bool = True) -> str:
+        """The recipe with every default written out, or with what it sets itself; parsing gives the same recipe."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))
 
 
 def find_recipe(name: str) -> Path:

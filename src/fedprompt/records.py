@@ -37,7 +37,8 @@ _CURES = {
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong inside is a UserError that names the folder and a cure."""
     try:
         yield
     except OSError as error:
@@ -51,7 +52,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     Raises UserError naming the folder when it cannot be written, for instance because the disk is full.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with _writing(path.parent):
+    with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("wb") as file:
@@ -124,7 +125,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = path / "run.jsonl"
-        with _writing(path):
+        with writing(path):
             path.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(path / ".lock")
             try:
@@ -173,7 +174,7 @@ class RunFolder:
     def append(self, event: Event) -> None:
         """Add one event; it is on the disk when this returns. NaN and infinity, which JSON lacks, become null."""
         line = json.dumps(_plain(event), allow_nan=False).encode() + b"\n"
-        with _writing(self.path), self.log.open("ab", buffering=0) as file:
+        with writing(self.path), self.log.open("ab", buffering=0) as file:
             size = file.tell()
             try:
                 rest = memoryview(line)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedprompt.build.desk import Watch
 from fedprompt.build.doctor import Finding
-from fedprompt.build.runs import Watch
 from fedprompt.report import Run, Trial
+from fedprompt.report.printed import HEAD, Difference, differences, printed_tables
+
+NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
+
+
+def plain_console() -> Console:
+    """Where to print: names of classes and clients are not ours, so square brackets in them are no markup."""
+    return Console(markup=False, highlight=False)
 
 
 @contextmanager
@@ -33,6 +42,7 @@ class Bars(Watch):
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
         self.progress = Progress(*columns, console=console)
@@ -50,6 +60,14 @@ class Bars(Watch):
         """Name what is being done; the bar of clients has no meaning then."""
         self.progress.update(self._rounds, description=text)
         self.progress.update(self._clients, visible=False)
+
+    def moved(self, done: int, total: int) -> None:
+        """Move a bar of the step's own."""
+        self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
+
+    def said(self, text: str) -> None:
+        """Say it above the bars."""
+        self.progress.print(text)
 
     def warn(self, text: str) -> None:
         """Say it above the bars."""
@@ -78,6 +96,10 @@ class Lines(Watch):
     def step(self, text: str) -> None:
         """Say what is being done."""
         self.console.print(f"{text} ...", highlight=False)
+
+    def said(self, text: str) -> None:
+        """Say it."""
+        self.console.print(text, highlight=False)
 
     def warn(self, text: str) -> None:
         """Say it."""
@@ -122,6 +144,13 @@ def run_tables(run: Run) -> Iterator[Table]:
         for trial in run.trials:
             _add(table, run, trial, further)
         yield table
+    yield from published_tables(differences([run]))
+
+
+def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
+    """Ours beside each published table."""
+    for title, rows in printed_tables(found):
+        yield rows_table(HEAD, rows, title=title)
 
 
 def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Table:
@@ -148,7 +177,7 @@ def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
     """A plain table of words; a column of numbers is set to the right."""
     table = Table(title=title)
     for place, name in enumerate(head):
-        numeric = bool(rows) and all(row[place].replace(",", "").isdigit() for row in rows)
+        numeric = bool(rows) and all(NUMBER.fullmatch(row[place]) for row in rows)
         table.add_column(name, justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -56,9 +56,18 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
 
 
 def save_trial_adapter(
-    run: RunFolder, experiment: Experiment, trial: Trial, shared: State, *, threshold: float | None = None
+    run: RunFolder,
+    experiment: Experiment,
+    trial: Trial,
+    shared: State,
+    *,
+    exports: Mapping[str, str | bytes],
+    threshold: float | None = None,
 ) -> None:
-    """Write the adapter of a trial whose scores are recorded; `threshold` is when a label of many counts as present."""
+    """Write the adapter of a trial whose scores are recorded.
+
+    `exports` are its method's further files; `threshold` is when a label of many counts as present.
+    """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
     space = experiment.dataset.space
@@ -92,7 +101,8 @@ def save_trial_adapter(
         card,
         shared,
         space=space,
-        texts={
+        files={
+            **exports,
             "README.md": _model_card(experiment, trial, recorded, record),
             "metrics.json": to_json(metrics),
             "provenance.json": to_json(provenance),

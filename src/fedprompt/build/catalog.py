@@ -14,6 +14,12 @@ SOURCES: Mapping[str, str] = {
     "folder": "fedprompt.data.readers:image_folder",
     "federation": "fedprompt.data.sites:federation",
     "table": "fedprompt.data.tables:label_table",
+    "class_table": "fedprompt.data.formats.manifest:class_table",
+    "coco": "fedprompt.data.formats.coco:coco",
+    "webdataset": "fedprompt.data.formats.tars:webdataset",
+    "hub": "fedprompt.data.formats.hub:hub",
+    "named": "fedprompt.data.named:named_set",
+    "suite": "fedprompt.data.suite:suite",
 }
 RULES: Mapping[str, str] = {
     "class_chunks": "fedprompt.data.partition:class_chunks",
@@ -53,6 +59,9 @@ ATTACKS: Mapping[str, str] = {
     "inner_product": "fedprompt.federated.attacks:inner_product",
     "broken": "fedprompt.federated.attacks:broken",
 }
+
+
+SUPPLIED = ("generator", "on_step")  # keywords that the assembly fills in itself, hence no options
 
 
 def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., Any]:

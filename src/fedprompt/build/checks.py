@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from fedprompt.build.desk import Watch
 from fedprompt.build.experiment import Experiment
+from fedprompt.build.wording import fingerprint
 from fedprompt.data.check import check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
 from fedprompt.records import RunFolder
 
-if TYPE_CHECKING:
-    from fedprompt.build.runs import Watch
-
 
 def inspect(dataset: Dataset, watch: Watch) -> None:
     """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    if not isinstance(dataset.source, FileSource):
+    if not all(isinstance(part.source, FileSource) for part in dataset.parts):
         return
     watch.step("Opening every picture")
-    problems = check(dataset, on_image=watch.client)
+    problems = check(dataset, on_image=watch.moved)
     unreadable = [problem for problem in problems if problem.kind == "unreadable"]
     if unreadable:
         more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
@@ -30,7 +27,7 @@ def inspect(dataset: Dataset, watch: Watch) -> None:
 
 
 def check_same(run: RunFolder, experiment: Experiment) -> None:
-    """UserError if backbone or data are no longer those that the run began with."""
+    """UserError if backbone, data or words are no longer those that the run began with."""
     header = next((event for event in run.events() if event["event"] == "header"), None)
     if header is None:
         raise UserError(
@@ -40,6 +37,10 @@ def check_same(run: RunFolder, experiment: Experiment) -> None:
     for what, before, now in (
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
         ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
+        *(
+            ("words file", before, fingerprint(experiment.worded[name]))
+            for name, before in header.get("words", {}).items()
+        ),
     ):
         if before != now:
             raise UserError(

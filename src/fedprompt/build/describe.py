@@ -19,6 +19,7 @@ import fedprompt
 from fedprompt.build.evaluation import LOCAL, Question
 from fedprompt.build.experiment import Experiment, Trial
 from fedprompt.build.serving import in_words
+from fedprompt.build.wording import fingerprint
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition import Partition, counts
@@ -65,6 +66,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         },
         "data": _data(dataset),
         "protocol": protocol(experiment),
+        "words": {name: fingerprint(dataset) for name, dataset in experiment.worded.items()},
         "splits": splits,
         "partition": partition_counts(experiment.partition, dataset),
     }
@@ -88,6 +90,7 @@ def _data(dataset: Dataset) -> Line:
         "new": [names[label] for label in dataset.new],
         "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
         "unseen_domains": list(dataset.unseen_domains),
+        "notes": list(dataset.notes),
     }
 
 
@@ -135,7 +138,10 @@ def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
         "method": trial.method,
         "idea": idea(type(method)),
         "options": dict(trial.options),
-        "settings": settings | {"fraction": trial.fraction, "weighting": trial.weighting} | _server(trial),
+        "settings": settings
+        | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")}
+        | _server(trial),
+        "words": trial.words.model_dump(mode="json"),
         "trainable": parameters(method),
         "rounds": rounds,
     }
@@ -173,7 +179,8 @@ def round_line(trial: Trial, record: Round, notes: Mapping[str, Any] | None = No
         "clients": list(record.clients),
         "loss": fmean(update.loss for update in record.updates) if record.updates else None,
         "losses": losses,
-        "bytes_up": {str(update.client): update.bytes for update in seen},
+        # Where pictures were pooled, it is they that travelled.
+        "bytes_up": {str(update.client): update.bytes for update in seen if trial.sharing != "pooled"},
         "bytes_down": sum(tensor.nbytes for tensor in record.shared.values()),
         "seconds": record.seconds,
     }
@@ -181,10 +188,17 @@ def round_line(trial: Trial, record: Round, notes: Mapping[str, Any] | None = No
     return line | {key: value for key, value in extras.items() if value} | notes
 
 
-def score_line(
-    trial: Trial, round_number: int, split: str, score: Score, space: LabelSpace, *, client: int | None = None
+def score_line(  # noqa: PLR0913  (a line of the record has as many fields)
+    trial: Trial,
+    round_number: int,
+    split: str,
+    score: Score,
+    space: LabelSpace,
+    *,
+    client: int | None = None,
+    part: str = "",
 ) -> Line:
-    """One score over the candidates of `space`."""
+    """One score over the candidates of `space`; `part` is the data set where there are several."""
     return {
         **score.figures,  # first: what a site calls a figure never takes the place of a word of ours
         "event": "score",
@@ -193,6 +207,7 @@ def score_line(
         "split": split,
         "name": score.name,
         **({} if client is None else {"client": client}),
+        **({"part": part} if part else {}),
         "num_examples": score.num_examples,
         "classes": list(space.names),
         "per_class": list(score.per_class),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -21,13 +21,32 @@ class Question:
     name: str
     meaning: str
     examples: Examples
+    part: str = ""  # the data set, where there are several
 
 
 LOCAL = "each client's test pictures, among that client's classes only; unweighted mean over clients"
 
 
+UNSEEN_SETS = "test pictures of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
+
+
 def questions(dataset: Dataset) -> tuple[Question, ...]:
-    """The questions a data set allows, in table order; those without a test picture are left out."""
+    """The questions a data set allows, in table order; those without a test picture are left out.
+
+    Of several data sets that are trained on together, each is asked by itself, and a table has the mean over them.
+    """
+    if len(dataset.parts) == 1:
+        return _questions(dataset)
+    return tuple(
+        replace(question, name=part.name, part=part.name)
+        if part.trains
+        else replace(question, split="unseen", name=part.name, part=part.name, meaning=UNSEEN_SETS)
+        for part in dataset.parts
+        for question in _questions(part)
+    )
+
+
+def _questions(dataset: Dataset) -> tuple[Question, ...]:
     every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
     word, meaning = _first(dataset)
     asked = [
@@ -46,8 +65,10 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
     # A data set may bring further test sets, e.g. the same classes without their usual company.
     for word in dict.fromkeys(dataset.splits):
         if word not in ("train", "val", "test"):
-            meaning = f"pictures of the further test set {word!r}, among all base classes"
-            asked.append(_ask(dataset, word, meaning, dataset.base, seen, rows_of=word))
+            classes = dataset.tests.get(word, dataset.base)
+            among = "all base classes" if classes == dataset.base else f"{len(classes)} classes"
+            meaning = f"pictures of the further test set {word!r}, among {among}"
+            asked.append(_ask(dataset, word, meaning, classes, seen, rows_of=word))
     return tuple(question for question in asked if question is not None and len(question.examples))
 
 
@@ -75,7 +96,9 @@ def _ask(  # noqa: PLR0913  (one row of a table)
     # A picture of a multi-label set shows many classes: its columns are chosen, never its rows.
     wanted = classes if dataset.space.kind == "single" else None
     rows = dataset.rows(split=rows_of, classes=wanted, domains=domains)
-    return Question(split, name, meaning, dataset.examples(rows, classes))
+    return Question(
+        split, name, meaning, dataset.examples(rows, classes, domain=domains[0] if len(domains) == 1 else "")
+    )
 
 
 def chances(logits: Tensor, kind: Kind) -> Tensor:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
+from fedprompt.build.clients import Clients
 from fedprompt.build.serving import make_server, resolve_server, sample_privacy
+from fedprompt.build.wording import absolute, worded
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
 from fedprompt.config import (
@@ -23,13 +25,16 @@ from fedprompt.config import (
     MethodTable,
     Recipe,
     TrainTable,
+    WordsTable,
     check_options,
     checked,
 )
 from fedprompt.config_tables import Choice, ServerTable, Toml
-from fedprompt.data.dataset import Dataset, Examples
+from fedprompt.data.dataset import Dataset
 from fedprompt.data.multilabel import hide, missing
-from fedprompt.data.partition import Partition, Shard
+from fedprompt.data.partition import Partition
+from fedprompt.data.readers import OnStep
+from fedprompt.data.suite import Joined
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregate import Weighting
@@ -51,6 +56,8 @@ class Trial:
     settings: Settings
     fraction: float
     weighting: Weighting
+    sharing: Literal["federated", "local", "pooled"] = "federated"
+    words: WordsTable = field(default_factory=WordsTable)
     server: ServerTable = field(default_factory=ServerTable)
 
 
@@ -58,6 +65,7 @@ class Trial:
 class Experiment:
     """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
 
+    `worded` is the data set in the words of each trial, by its name; `of` is the experiment as a trial sees it.
     `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
     """
 
@@ -67,85 +75,45 @@ class Experiment:
     partition: Partition
     clients: Clients
     trials: tuple[Trial, ...]
+    worded: Mapping[str, Dataset]
     hidden: Tensor | None = None
 
+    def trainers(self, trial: Trial) -> Sequence[Client]:
+        """Who trains in a trial: the clients, or one that holds everything they have."""
+        if trial.sharing != "pooled":
+            return self.clients
+        return self.clients.pooled()
 
-class Clients(Sequence[Client]):
-    """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
-
-    With `test`, a client's test pictures are those its shard names, else those of its classes, from its domain or all
-    seen ones. Nobody trains on a share of `held_out` of each client's pictures: they are for fitting a threshold.
-    """
-
-    def __init__(self, dataset: Dataset, partition: Partition, *, test: bool, held_out: float = 0.0) -> None:
-        self.dataset = dataset
-        self.partition = partition
-        self.test = test
-        self.share = held_out
-        self._test_rows = functools.cache(self._find_test_rows)
-
-    def __len__(self) -> int:
-        return len(self.partition.shards)
-
-    @overload
-    def __getitem__(self, index: int) -> Client: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Client]: ...
-    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
-        number = range(len(self))[index]
-        shard = self.partition.shards[number]
-        rows = self._rows_of(shard) if self.test else torch.empty(0)
-        return Client(
-            id=number,
-            name=shard.name,
-            train=self.dataset.examples(self._split(number)[1], shard.classes),
-            test=self.dataset.examples(rows, shard.classes) if len(rows) else None,
-            domain=shard.domain,
-        )
-
-    def held_out(self) -> Examples | None:
-        """The pictures of all clients that none trains on, over all base classes; None if there are none."""
-        rows = torch.cat([self._split(number)[0] for number in range(len(self))])
-        return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
-
-    def _split(self, number: int) -> tuple[Tensor, Tensor]:
-        """A client's rows that are held out and those it trains on, both in the order of its shard."""
-        rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
-        held = torch.zeros(len(rows), dtype=torch.bool)
-        order = torch.randperm(len(rows), generator=stream(self.partition.seed, "held out", number))
-        held[order[: int(self.share * len(rows))]] = True
-        return rows[held], rows[~held]
-
-    def _rows_of(self, shard: Shard) -> Tensor:
-        if shard.test is not None:
-            return torch.tensor(shard.test, dtype=torch.int64)
-        rows = self._test_rows(shard.domain)
-        if self.dataset.space.kind == "multi":
-            return rows
-        return rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
-
-    def _find_test_rows(self, domain: str) -> Tensor:
-        return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
+    def of(self, trial: Trial) -> Experiment:
+        """The same pictures and clients under the trial's own words."""
+        dataset = self.worded[trial.name]
+        return replace(self, dataset=dataset, clients=self.clients.over(dataset))
 
 
 def assemble(
-    recipe: Recipe, *, origin: str = "recipe", backbone: Callable[[BackboneTable], Clip] | None = None
+    recipe: Recipe,
+    *,
+    origin: str = "recipe",
+    on_step: OnStep | None = None,
+    backbone: Callable[[BackboneTable], Clip] | None = None,
 ) -> Experiment:
     """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written.
 
-    `backbone` opens the CLIP, for a process that keeps one over many experiments.
+    `on_step(done, total)` is told how far the listing of pictures has come. `backbone` opens the CLIP, for a process
+    that keeps one over many experiments.
     """
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
-    dataset = load_dataset(recipe.data)
+    dataset = load_dataset(recipe.data, on_step=on_step)
+    trials = tuple(_told(trial, dataset) for trial in trials)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
     dataset, hidden = hide_labels(recipe, dataset)
+    spoken = {trial.name: partial(worded, table=trial.words, seed=recipe.seed) for trial in trials}
+    in_words = {name: dataset.reworded(reword) for name, reword in spoken.items()}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(recipe, clip, dataset, partition, clients, trials, hidden)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, in_words, hidden)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
@@ -155,6 +123,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
         update={
             "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
             "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
+            "words": absolute(recipe.words),
             "method": _resolved_method(recipe.method, f"{origin}: [method]"),
             "train": _resolved_train(recipe.train, f"{origin}: [train]"),
             "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
@@ -175,14 +144,14 @@ def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choi
     options = table.options
     if "seed" in inspect.signature(builder).parameters:
         options.setdefault("seed", seed)
-    return _with_options(table, check_options(builder, options, place=place))
+    return _with_options(table, check_options(builder, options, place=place, supplied=SUPPLIED))
 
 
 def _resolved_method(table: MethodTable, place: str) -> Choice:
-    options = check_options(
-        methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=("generator",)
-    )
-    return _with_options(table, options)
+    options = check_options(methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=SUPPLIED)
+    own = checked(WordsTable, table.words, origin=f"{place}.words")
+    words = absolute(own).model_dump(mode="json", include=set(table.words))
+    return _with_options(table.model_copy(update={"words": words}), options)
 
 
 def _resolved_train(train: TrainTable, place: str) -> TrainTable:
@@ -206,7 +175,7 @@ def _absolute(value: object) -> object:
 def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
     """The main method and those beside it; each may override parts of [train]."""
     tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
-    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}.train]") for place, table in tables.items())
+    trials = tuple(_make_trial(recipe, table, f"{origin}: [{place}") for place, table in tables.items())
     names = [trial.name for trial in trials]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -215,13 +184,28 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
-    tables = checked(TrainTable, recipe.train.model_dump() | table.train, origin=place)
-    server = resolve_server(tables.server, place=f"{place} server")
-    make_server(server, table.name, weighting=tables.weighting)  # parts that exclude each other are refused here
-    train = tables.model_dump(exclude={"server"}) | {"privacy": sample_privacy(server)}
-    fraction, weighting = train.pop("fraction"), train.pop("weighting")
-    settings = Settings(seed=recipe.seed, **train)
-    return Trial(table.title, table.name, table.options, settings, fraction, weighting, server)
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]")
+    words = checked(WordsTable, recipe.words.model_dump() | table.words, origin=f"{place}.words]")
+    server = resolve_server(train.server, place=f"{place}.train.server]")
+    make_server(server, table.name, weighting=train.weighting)  # parts that exclude each other are refused here
+    loop = {"fraction", "weighting", "sharing"}
+    settings = Settings(seed=recipe.seed, privacy=sample_privacy(server), **train.model_dump(exclude={*loop, "server"}))
+    return Trial(
+        table.title,
+        table.name,
+        table.options,
+        settings,
+        words=words,
+        server=server,
+        **train.model_dump(include=loop),
+    )
+
+
+def _told(trial: Trial, dataset: Dataset) -> Trial:
+    """The trial with what its method wants to know of the data; a recipe that says so itself is believed."""
+    names = [dataset.space.names[label] for label in dataset.base]
+    said = {name: value for name, value in trial.options.items() if value}
+    return replace(trial, options={**trial.options, **methods.told(methods.load(trial.method), names), **said})
 
 
 def load_backbone(table: BackboneTable) -> Clip:
@@ -230,13 +214,16 @@ def load_backbone(table: BackboneTable) -> Clip:
     folder = Path(table.disk).expanduser() if table.disk else None
     store = Store(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, store=store, device=device, batch=table.batch)
+    return Clip.load(path, store=store, device=device, batch=table.batch, workers=table.workers)
 
 
-def load_dataset(table: DataTable) -> Dataset:
-    """The data set that [data] names."""
+def load_dataset(table: DataTable, *, on_step: OnStep | None = None) -> Dataset:
+    """The data set that [data] names; a reader that lists many files tells `on_step` how far it is."""
     builder = _source(table)
-    dataset: Dataset = builder(**check_options(builder, table.options, place="recipe: [data]"))
+    options = check_options(builder, table.options, place="recipe: [data]", supplied=SUPPLIED)
+    if "on_step" in inspect.signature(builder).parameters:
+        options["on_step"] = on_step
+    dataset: Dataset = builder(**options)
     return dataset
 
 
@@ -244,6 +231,8 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     """Deal the training pictures out to clients by the rule that [partition] names."""
     builder = _rule(recipe)
     options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
+    if isinstance(dataset, Joined):
+        return dataset.dealt(lambda part: builder(part, **options))
     partition: Partition = builder(dataset, **options)
     return partition
 
@@ -260,5 +249,7 @@ def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | Non
 def make_method(trial: Trial, clip: Clip) -> Method:
     """A fresh method: the same seed draws the same initial state, whatever else the run holds."""
     kind = methods.load(trial.method)
-    options = check_options(kind, trial.options, place=trial.name, supplied=("generator",))
+    if trial.sharing == "local":  # every tensor is personal: nothing leaves a client
+        kind = type(kind.__name__, (kind,), {"personal": ("",), "__module__": kind.__module__})
+    options = check_options(kind, trial.options, place=trial.name, supplied=SUPPLIED)
     return kind(clip, **options, generator=stream(trial.settings.seed, "method")).to(clip.device)

@@ -2,106 +2,65 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
 from fedprompt.build.checks import check_same, inspect
-from fedprompt.build.evaluation import Question, likeliest, questions
-from fedprompt.build.experiment import Experiment, Trial, assemble, make_method
-from fedprompt.build.samples import choose, sample_lines
+from fedprompt.build.desk import SILENT, Carrier, Carry, Desk, Watch
+from fedprompt.build.evaluation import questions
+from fedprompt.build.experiment import Trial, assemble, make_method
+from fedprompt.build.scoring import decide, score_all, score_clients, show_samples
 from fedprompt.build.serving import make_liars, make_server, open_ledger, secure_sum, spent
 from fedprompt.config import Recipe, load_recipe
 from fedprompt.errors import UserError
-from fedprompt.federated.evaluate import Decision, predict, score
-from fedprompt.federated.rounds import Start, Transport, federate, initial_state
+from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
-from fedprompt.metrics import best_threshold
-from fedprompt.ops.averaging import State
 from fedprompt.records import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
+from fedprompt.report.events import Expected
 from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
 
 
-class Watch:
-    """Whoever looks on while a run goes: every step is told here. This one does nothing."""
-
-    def step(self, text: str) -> None:
-        """Something that takes a while begins."""
-
-    def warn(self, text: str) -> None:
-        """Something is odd, but the run goes on."""
-
-    def trial(self, name: str, rounds: int, done: int) -> None:
-        """A trial begins, or goes on after `done` rounds."""
-
-    def client(self, done: int, total: int) -> None:
-        """A client of the round has answered."""
-
-    def round(self, number: int, loss: float | None) -> None:
-        """A round is recorded and kept."""
-
-
-SILENT = Watch()
-
-
-class Carrier(Transport, Protocol):
-    """A transport that can be kept and told of in a run's folder."""
-
-    personal: dict[int, State]  # those that the server's side holds
-    notes: Mapping[str, Any]  # what the line of the last round says besides the usual
-
-    def pictures(self, client: int) -> int:
-        """How many training pictures a client has, at least."""
-        ...
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What every step of a run works with."""
-
-    run: RunFolder
-    experiment: Experiment
-    asked: tuple[Question, ...]
-    watch: Watch
-    carry: Carry
-
-
-# How a trial reaches its clients, going on from a checkpoint: the clients of this process, or sites elsewhere.
-Carry = Callable[[Desk, Trial, Method, Checkpoint], Carrier]
-
-
 def simulate(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
     """All clients in this process."""
+    clients = desk.experiment.trainers(trial)
     return Simulator(
         method,
         desk.experiment.clip,
-        desk.experiment.clients,
+        clients,
         trial.settings,
         personal=checkpoint.personal,
         on_client=desk.watch.client,
-        liars=make_liars(trial.server, clients=len(desk.experiment.clients), seed=trial.settings.seed),
+        liars=make_liars(trial.server, clients=len(clients), seed=trial.settings.seed),
         secure=secure_sum(trial.server, weighting=trial.weighting),
     )
 
 
 def start(
-    recipe: Recipe, folder: Path, *, watch: Watch = SILENT, origin: str = "recipe", carry: Carry = simulate
+    recipe: Recipe,
+    folder: Path,
+    *,
+    watch: Watch = SILENT,
+    origin: str = "recipe",
+    expected: Sequence[Expected] = (),
+    carry: Carry = simulate,
 ) -> Path:
     """Run a recipe into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    On an interruption or an error the folder says so and `resume` goes on from the last finished round.
+    `expected` are published figures that the report shows ours beside. On an interruption or an error the folder says
+    so and `resume` goes on from the last finished round.
     """
     watch.step("Opening backbone and data")
-    experiment = assemble(recipe, origin=origin)
+    experiment = assemble(recipe, origin=origin, on_step=watch.moved)
+    for note in experiment.dataset.notes:
+        watch.warn(note)
     if experiment.recipe.check:
         inspect(experiment.dataset, watch)
     asked = questions(experiment.dataset)
@@ -110,7 +69,7 @@ def start(
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(describe.header(experiment, asked))
+        run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
         for question in asked:
             if question.examples.space.kind == "multi":
                 run.append(describe.company_line(question, question.examples.targets == 1))
@@ -124,7 +83,7 @@ def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> P
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE)
+        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE, on_step=watch.moved)
         check_same(run, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch, carry))
 
@@ -136,9 +95,15 @@ def _conduct(desk: Desk) -> Path:
     with _end_recorded(desk.run):
         for trial in desk.experiment.trials:
             if trial.name not in finished:
-                _conduct_trial(desk, trial)
+                _conduct_trial(_in_words(desk, trial), trial)
         desk.watch.step("Drawing the report")
     return render(desk.run.path)
+
+
+def _in_words(desk: Desk, trial: Trial) -> Desk:
+    """The desk with the trial's own words on it."""
+    experiment = desk.experiment.of(trial)
+    return replace(desk, experiment=experiment, asked=questions(experiment.dataset))
 
 
 @contextmanager
@@ -160,9 +125,9 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
     """Train from where the trial stands, score, show samples, and write the adapter."""
     experiment, run = desk.experiment, desk.run
     method = make_method(trial, experiment.clip)
-    shared, personal = initial_state(method)
-    rounds = _rounds(trial, shared)
-    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, shared, {})
+    trains = any(True for _ in method.parameters())
+    rounds = trial.settings.rounds if trains else 0  # a method without parameters is scored as it is
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
         run.append({"event": "resume", "trial": trial.name, "round": checkpoint.round_number})
@@ -170,42 +135,35 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         run.append(describe.trial_line(trial, method, rounds=rounds))
         desk.watch.trial(trial.name, rounds, checkpoint.round_number)
         transport = desk.carry(desk, trial, method, checkpoint)
-        last = _train(desk, trial, method, transport, checkpoint=checkpoint, personal=personal)
+        last = _train(desk, trial, transport, checkpoint=checkpoint, rounds=rounds)
         shared, rounds = last.shared, last.round_number
         desk.watch.step(f"Scoring {trial.name}")
-        _score_clients(desk, trial, transport, shared, round_number=rounds)
-        method.load_state_dict({**shared, **personal})
-        decision = _decide(desk, method)
-        _score(desk, trial, method, round_number=rounds, decision=decision)
-        _show(desk, trial, method)
-        save_trial_adapter(run, experiment, trial, shared, threshold=decision.tuned)
+        score_clients(desk, trial, transport, shared, round_number=rounds)
+        owners = transport.owners
+        decisions = {owner: decide(desk, transport.restore(shared, owner)) for owner in {*owners, None}}
+        score_all(desk, trial, transport, shared, round_number=rounds, decisions=decisions)
+        show_samples(desk, trial, transport.restore(shared, owners[0]))
+        if trial.sharing != "local":  # which leaves nothing that all clients could use
+            exports = method.exports(experiment.recipe.backbone.path)
+            save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
 
 
-def _rounds(trial: Trial, shared: State) -> int:
-    """A method without parameters is scored as it is."""
-    return trial.settings.rounds if shared else 0
-
-
-def _train(
-    desk: Desk, trial: Trial, method: Method, transport: Carrier, *, checkpoint: Checkpoint, personal: State
-) -> Start:
+def _train(desk: Desk, trial: Trial, transport: Carrier, *, checkpoint: Checkpoint, rounds: int) -> Start:
     """Record and keep every round; return the last one, which a privacy budget may bring early."""
     every, shared = desk.experiment.recipe.evaluate.every, checkpoint.shared
-    rounds = _rounds(trial, shared)
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            method.load_state_dict({**shared, **personal})
-            _score(desk, trial, method, round_number=number)
+            score_all(desk, trial, transport, shared, round_number=number)
 
     if not checkpoint.round_number:
         score_now(0)
     last = Start(checkpoint.round_number, shared, checkpoint.memory)
     ledger = open_ledger(desk.run, trial.name, trial.server, trial.settings, transport.pictures)
     for record in federate(
-        method,
+        transport.method,
         transport,
-        clients=range(len(desk.experiment.clients)),
+        clients=range(len(desk.experiment.trainers(trial))),
         rounds=rounds,
         fraction=trial.fraction,
         seed=trial.settings.seed,
@@ -223,47 +181,6 @@ def _train(
     if last.round_number < rounds:
         desk.watch.warn(f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget.")
     return last
-
-
-def _score_clients(desk: Desk, trial: Trial, transport: Carrier, shared: State, *, round_number: int) -> None:
-    if not desk.experiment.recipe.evaluate.local:
-        return
-    clients = desk.experiment.clients
-    numbers = {shard.name: number for number, shard in enumerate(desk.experiment.partition.shards)}
-    for found in transport.evaluate(round_number, shared, range(len(clients))):
-        number = numbers[found.name]
-        space = clients[number].train.space
-        desk.run.append(describe.score_line(trial, round_number, "local", found, space, client=number))
-
-
-def _decide(desk: Desk, method: Method) -> Decision:
-    """When a label counts as present: the threshold that is best on held-out training pictures, if there are any."""
-    recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
-    if held is None or held.space.kind == "single":
-        return Decision(oracle=recipe.oracle)
-    logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
-    tuned = best_threshold(logits.sigmoid(), held.targets)
-    return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
-
-
-def _score(desk: Desk, trial: Trial, method: Method, *, round_number: int, decision: Decision | None = None) -> None:
-    clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
-    for question in desk.asked:
-        asked, space = question.examples, question.examples.space
-        logits = predict(method, clip, asked.images, space, batch_size=batch_size)
-        figures = score(logits, asked.targets, space, name=question.name, decision=decision)
-        desk.run.append(describe.score_line(trial, round_number, question.split, figures, space))
-        if decision is not None and space.kind == "multi":
-            present = likeliest(logits, asked.targets)
-            desk.run.append(describe.company_line(question, present, trial=trial.name))
-
-
-def _show(desk: Desk, trial: Trial, method: Method) -> None:
-    recipe, clip = desk.experiment.recipe, desk.experiment.clip
-    chosen = choose(desk.asked, count=recipe.evaluate.samples, seed=recipe.seed)
-    main = trial == desk.experiment.trials[0]
-    for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
-        desk.run.append(line)
 
 
 def free_folder(wanted: Path) -> Path:

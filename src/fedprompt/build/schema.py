@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from fedprompt import methods
-from fedprompt.build.catalog import RULES, SOURCES, find
+from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
 from fedprompt.config import Recipe, options_model
 
 
@@ -29,5 +29,5 @@ def _add(table: MutableMapping[str, Any], key: str, pieces: Iterable[tuple[str, 
 
 
 def _properties(piece: Callable[..., object]) -> Mapping[str, Any]:
-    properties: Mapping[str, Any] = options_model(piece, supplied=("generator",)).model_json_schema()["properties"]
+    properties: Mapping[str, Any] = options_model(piece, supplied=SUPPLIED).model_json_schema()["properties"]
     return properties

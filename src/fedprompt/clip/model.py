@@ -6,21 +6,21 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import PIL
 import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from fedprompt.clip.prompts import Layout, Lexicon, Prompts, row_keys
+from fedprompt.clip.prompts import Layout, Lexicon, Prompts
 from fedprompt.clip.store import Store
-from fedprompt.clip.towers import Edit, Encoded, family_mask, read_at, slim, walk
-from fedprompt.clip.weights import fingerprint, open_parts
+from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
+from fedprompt.clip.weights import align, arithmetic, check_size, fingerprint, open_parts, prepared
 from fedprompt.data.images import Images
-from fedprompt.errors import UserError
+from fedprompt.data.workers import Decoder
 from fedprompt.ops.layers import unit
 
 __all__ = ["Clip", "Edit", "Encoded", "Prompts"]
@@ -32,22 +32,26 @@ class Clip(nn.Module):
     Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `Store`. They are computed
     in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what the
     store forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
-    processor; more rows fill an accelerator, but there is no promise that a row's last bits are the same at every place
-    in a batch (at 768 wide and two threads they were not). Verbs (`fill`, `encode_text`, `encode_image`) run at the
-    shape of what they are given, and gradients flow to it.
+    processor; more rows fill an accelerator, but a row's last bits may then depend on its place in the batch. Verbs
+    (`fill`, `encode_text`, `encode_image`) run at the shape of what they are given, and gradients flow to it.
     """
 
     def __init__(
-        self, model: CLIPModel, tokenizer: Any, processor: Any, *, store: Store | None = None, batch: int = 1
+        self,
+        model: CLIPModel,
+        tokenizer: Any,
+        processor: Any,
+        *,
+        store: Store | None = None,
+        batch: int = 1,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
         slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
-        for weight in model.parameters():
-            # A file's tensors begin at any byte, and matrix products round differently where memory is not aligned.
-            weight.data = weight.data.clone()
+        align(model)
         self.processor = processor
         self.store = Store() if store is None else store
         self.batch = batch
@@ -56,28 +60,33 @@ class Clip(nn.Module):
         self.text_width: int = text.hidden_size
         self.dim: int = model.config.projection_dim
         self.scale = float(model.logit_scale.exp())
+        self._decoder = Decoder(functools.partial(prepared, processor, vision.image_size), workers=workers)
         self.patches: int = model.vision_model.embeddings.num_patches
+        self.image_blocks: int = vision.num_hidden_layers
+        self.text_blocks: int = text.num_hidden_layers
         self.context_length: int = text.max_position_embeddings
         self.lexicon = Lexicon(
             tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
         )
+        self._changed = False  # whether `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
-        self._sentences = functools.lru_cache(maxsize=64)(self._compute_sentences)
-        made = dict(processor.crop_size if processor.do_center_crop else processor.size)
-        if {made.get("height"), made.get("width")} != {vision.image_size}:
-            raise UserError(
-                f"The preprocessing makes pictures of {made} but the image tower reads {vision.image_size}x"
-                f"{vision.image_size} pixels; correct crop_size in preprocessor_config.json."
-            )
+        self._sentences = functools.lru_cache(maxsize=64)(self.lexicon.keyed_sentences)
+        check_size(processor, vision.image_size)
 
     @classmethod
     def load(
-        cls, path: str | Path, *, store: Store | None = None, device: str | torch.device = "cpu", batch: int = 1
+        cls,
+        path: str | Path,
+        *,
+        store: Store | None = None,
+        device: str | torch.device = "cpu",
+        batch: int = 1,
+        workers: int = 0,
     ) -> Clip:
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
-        return cls(*open_parts(path), store=store, batch=batch).to(device)
+        return cls(*open_parts(path), store=store, batch=batch, workers=workers).to(device)
 
-    def train(self, mode: bool = True) -> Clip:
+    def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
         return super().train(mode=False)
 
@@ -97,6 +106,10 @@ class Clip(nn.Module):
     def image_features(self, images: Images) -> Tensor:
         """[B, D] unit features of the pictures."""
         return self._image_noun("image_features", images, lambda _, tokens: unit(self.encode_image(tokens).image))
+
+    def image_projections(self, images: Images) -> Tensor:
+        """[B, D] features as the tower leaves them, before they are scaled to length one."""
+        return self._image_noun("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
 
     def patch_features(self, images: Images) -> Tensor:
         """[B, P, D] unit features of every patch: the last block's tokens through CLIP's own norm and projection."""
@@ -123,6 +136,25 @@ class Clip(nn.Module):
             f"image_tokens.{depth}", images, lambda _, tokens: walk(blocks, vision.pre_layrnorm(tokens))
         )
 
+    def value_tokens(self, images: Images, depth: int) -> Tensor:
+        """[B, 1 + P, W] the first norm's tokens plus what `value_attention` says of them in the first `depth` blocks.
+
+        Patches keep to themselves here, where the tower mixes them; `project_image` turns the result into features.
+        """
+        vision = self.model.vision_model
+
+        def read(part: Images, tokens: Tensor) -> Tensor:
+            tokens = values = vision.pre_layrnorm(tokens)
+            for block in vision.encoder.layers[:depth]:
+                values, tokens = values + look_at_values(block, tokens), walk((block,), tokens)
+            if depth < self.image_blocks:  # who follows the patches from here on usually follows the tower too
+                origin = self._origin(part.source.fingerprint)
+                self.store.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
+            found: Tensor = values
+            return found
+
+        return self._image_noun(f"value_tokens.{depth}", images, read)
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit features of plain sentences; what exceeds the context length is cut, in tokens."""
         rows, keys = self._sentences(tuple(texts))
@@ -136,8 +168,7 @@ class Clip(nn.Module):
 
     def words(self, phrase: str) -> Tensor:
         """[n, W] token embeddings of a phrase, to initialise a context with."""
-        ids = torch.tensor(self.lexicon.pieces([phrase])[0], device=self.device)
-        return self._embed(ids).clone()
+        return self._embed(torch.tensor(self.lexicon.pieces([phrase])[0], device=self.device)).clone()
 
     def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
         """Put vectors in the places `<name>` of the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
@@ -174,17 +205,8 @@ class Clip(nn.Module):
         """
         tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
         tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
-        families = tokens.unflatten(0, (-1, size))  # [F, size, T, W]
-        alike = (families == families[:, :1]).all(dim=3).all(dim=1).all(dim=0)  # [T]
-        shared = min(int(alike.long().cumprod(dim=0).sum()), int(prompts.end.min()))
-        own = families[:, :, shared:]  # [F, size, S, W]
-        packed = torch.cat([families[:, 0, :shared], own.flatten(1, 2)], dim=1)  # [F, shared + size * S, W]
-        mask = family_mask(shared, size, own.shape[2], device=self.device)
-        for block in blocks:
-            packed = block(packed, mask)
-        ends = prompts.end.view(-1, size) - shared + own.shape[2] * torch.arange(size, device=self.device) + shared
-        state = packed[torch.arange(len(families), device=self.device)[:, None], ends]  # [F, size, W]
-        features: Tensor = self.model.text_projection(tower.final_layer_norm(state)).flatten(0, 1)
+        state = walk_families(blocks, tokens, prompts.end, size)  # [N, W]
+        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
     def encode_image(self, tokens: Tensor, *, start: int = 0, edit: Edit | None = None) -> Encoded:
@@ -201,42 +223,59 @@ class Clip(nn.Module):
         tokens = edit(last, tokens) if edit else tokens
         return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
 
+    @contextmanager
+    def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+        """While open, verbs add `changes[name](x)` to what layer `name` makes of x; read an `Encoded` inside."""
+        self._changed = True
+        try:
+            with adding(self.model, changes):
+                yield
+        finally:
+            self._changed = False
+
+    def value_attention(self, block: int, tokens: Tensor) -> Tensor:
+        """[B, T, W] what image block `block` adds to tokens [B, T, W] when it attends from values to values."""
+        return look_at_values(self.model.vision_model.encoder.layers[block], tokens)
+
+    def project_image(self, tokens: Tensor) -> Tensor:
+        """[B, T, D] the image tower's last norm and projection of tokens [B, T, W], not normalised."""
+        features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
+        return features
+
     # How nouns are computed
 
     def _origin(self, source: str) -> str:
         """All that the bits of a noun depend on besides its key."""
-        return f"{self.fingerprint} {self.batch} {_arithmetic(self.device)} {source}"
+        assert not self._changed, "an adapted tower must not be remembered as the frozen one"
+        return f"{self.fingerprint} {self.batch} {arithmetic(self.device)} {source}"
 
     def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             # Remembered embeddings spare the decoding; those made on the way are not kept, being larger than features.
-            return self._padded(images.take(positions), functools.partial(self._embeddings, keep=False), read)
+            embed = functools.partial(self._embeddings, keep=False)
+            return self._padded(images.take(positions), functools.partial(map, embed), read)
 
         return self.store.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             embed = self.model.vision_model.embeddings
-            return self._padded(images.take(positions), self._pixels, lambda _, pixels: embed(pixels))
+            return self._padded(images.take(positions), self._decoder.map, lambda _, pixels: embed(pixels))
 
         origin = self._origin(images.source.fingerprint)
         return self.store.fetch("image_embeddings", origin, images.keys, compute, keep=keep)
 
-    def _pixels(self, images: Images) -> Tensor:
-        if not len(images):
-            vision = self.model.config.vision_config
-            return torch.empty(0, vision.num_channels, vision.image_size, vision.image_size)
-        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels
-
     def _padded(
-        self, images: Images, load: Callable[[Images], Tensor], run: Callable[[Images, Tensor], Tensor]
+        self,
+        images: Images,
+        load: Callable[[Sequence[Images]], Iterable[Tensor]],
+        run: Callable[[Images, Tensor], Tensor],
     ) -> Tensor:
         """Run on exactly `batch` rows at a time; the rows that fill the last batch up are zeros and are dropped."""
         results = []
-        for start in range(0, max(len(images), 1), self.batch):
-            part = images.take(range(start, min(start + self.batch, len(images))))
-            values = load(part)
+        starts = range(0, max(len(images), 1), self.batch)
+        parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
+        for part, values in zip(parts, load(parts), strict=True):
             filler = values.new_zeros(self.batch - len(part), *values.shape[1:])
             results.append(run(part, torch.cat([values, filler]).to(self.device))[: len(part)].cpu())  # [batch, ...]
         return torch.cat(results)  # [B, ...]
@@ -259,15 +298,3 @@ class Clip(nn.Module):
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         return self.lexicon.layout(texts, dict(lengths))
-
-    def _compute_sentences(self, texts: tuple[str, ...]) -> tuple[list[list[int]], Tensor]:
-        rows = self.lexicon.sentences(texts)
-        return rows, row_keys(rows)
-
-
-def _arithmetic(device: torch.device) -> str:
-    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
-    versions = f"{torch.__version__} {PIL.__version__}"
-    if device.type == "cuda":
-        return f"{versions} {torch.cuda.get_device_name(device)}"
-    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"

@@ -73,6 +73,11 @@ class Lexicon:
         room = self.context_length - 2
         return [[self.start, *ids[:room], self.end] for ids in self.pieces(texts)]
 
+    def keyed_sentences(self, texts: Sequence[str]) -> tuple[list[list[int]], Tensor]:
+        """`sentences` and a key [N] int64 of each."""
+        rows = self.sentences(texts)
+        return rows, row_keys(rows)
+
     def layout(self, texts: Sequence[str], lengths: Mapping[str, int]) -> Layout:
         """Tokenise texts that hold each place `<name>` once, keeping `lengths[name]` positions for it.
 

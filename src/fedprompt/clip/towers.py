@@ -6,7 +6,8 @@ Legend: B images or texts, T tokens, W tower width, H heads, D joint width.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -56,12 +57,47 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
     return result
 
 
-def family_mask(shared: int, size: int, own: int, *, device: torch.device) -> Tensor:
-    """[1, 1, L, L] who sees whom where `size` texts of `own` tokens each follow a beginning of `shared` tokens."""
-    place = torch.arange(shared + size * own, device=device)
+@contextmanager
+def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    """While open, `changes[name](x)` is added to what the layer `name` of the model makes of x."""
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _, x, y, change=change: y + change(*x))
+        for name, change in changes.items()
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def look_at_values(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
+    """[B, T, W] what a block's attention adds when values are compared with values (Li et al., 2023, CLIP Surgery)."""
+    attention = block.self_attn
+    value = attention.v_proj(block.layer_norm1(tokens)).unflatten(-1, (attention.num_heads, -1))  # [B, T, H, W / H]
+    value = value.transpose(1, 2)
+    found = scaled_dot_product_attention(value, value, value, scale=attention.scale)
+    result: Tensor = attention.out_proj(found.transpose(1, 2).flatten(2))
+    return result
+
+
+def walk_families(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
+    """[N, W] what causal blocks make of tokens [N, T, W] at `end` [N], where every `size` rows in turn begin alike.
+
+    A family of rows is packed into one: its beginning once, then the rest of each member, which sees no other member.
+    """
+    families = tokens.view(-1, size, *tokens.shape[1:])  # [F, size, T, W]
+    alike = (families == families[:, :1]).all(dim=3).all(dim=1).all(dim=0)  # [T]
+    shared = min(int(alike.long().cumprod(dim=0).sum()), int(end.min()))
+    own = families.shape[2] - shared
+    packed = torch.cat([families[:, 0, :shared], families[:, :, shared:].flatten(1, 2)], dim=1)  # [F, L, W]
+    place = torch.arange(packed.shape[1], device=tokens.device)
     member = (place - shared).div(own, rounding_mode="floor").clamp(min=-1)  # [L], -1 is the beginning
     seen = (place[:, None] >= place) & ((member == -1) | (member == member[:, None]))  # [L, L]
-    return seen[None, None]
+    for block in blocks:
+        packed = block(packed, seen[None, None])
+    ends = end.view(-1, size) + own * torch.arange(size, device=tokens.device)  # [F, size]
+    return packed[torch.arange(len(packed), device=tokens.device)[:, None], ends].flatten(0, 1)
 
 
 class LeanQuickGELU(nn.Module):

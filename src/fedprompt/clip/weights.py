@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
+from fedprompt.data.workers import Pixels
 from fedprompt.errors import UserError
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -63,6 +67,14 @@ def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     return digest.hexdigest()
 
 
+def arithmetic(device: torch.device) -> str:
+    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    versions = f"{torch.__version__} {PIL.__version__}"
+    if device.type == "cuda":
+        return f"{versions} {torch.cuda.get_device_name(device)}"
+    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bar for what takes a moment; a download keeps its own."""
@@ -84,3 +96,27 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
+
+
+def align(model: CLIPModel) -> None:
+    """Give every weight memory of its own: a file's tensors begin at any byte, and products round differently there."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+
+
+def check_size(processor: Any, size: int) -> None:
+    """UserError unless the preprocessing makes pictures of `size` x `size` pixels, which the image tower reads."""
+    made = dict(processor.crop_size if processor.do_center_crop else processor.size)
+    if {made.get("height"), made.get("width")} != {size}:
+        raise UserError(
+            f"The preprocessing makes pictures of {made} but the image tower reads {size}x{size} pixels; "
+            "correct crop_size in preprocessor_config.json."
+        )
+
+
+def prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
+    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    if not images:
+        return np.empty((0, 3, size, size), np.float32)
+    pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
+    return pixels

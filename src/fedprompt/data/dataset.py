@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ class Examples:
 class Dataset:
     """All pictures of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
 
+    `templates` are sentences for domains that have their own, `tests` the candidates of further test splits (all base
+    classes if not named), and `notes` what its reader found odd, for whoever starts a run.
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -37,11 +40,14 @@ class Dataset:
     source: ImageSource
     space: LabelSpace
     targets: Tensor  # [N] int64, or [N, C] int8 in {1, 0, -1}
-    splits: tuple[str, ...]  # [N] "train", "test", ... one word a row
-    domains: tuple[str, ...]  # [N] one word a row; all "" where the data set has no domains
+    splits: Sequence[str]  # [N] "train", "test", ... one word a row
+    domains: Sequence[str]  # [N] one word a row; all "" where the data set has no domains
     base: tuple[int, ...]
     new: tuple[int, ...] = ()
     unseen_domains: tuple[str, ...] = ()  # domains that no client may train on
+    templates: Mapping[str, str] = field(default_factory=dict)  # domain -> template
+    tests: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
@@ -85,22 +91,46 @@ class Dataset:
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
 
-    def examples(self, rows: Tensor, classes: Sequence[int] | None = None) -> Examples:
+    @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The data sets it is made of: itself alone, unless several were joined."""
+        return (self,)
+
+    def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
+        """The same pictures in other words; of several data sets, each in its own."""
+        return replace(self, space=reword(self.space))
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has pictures to train on; one that has none is for testing alone."""
+        return bool(len(self.rows(split="train", domains=self.seen_domains)))
+
+    def examples(self, rows: Tensor, classes: Sequence[int] | None = None, *, domain: str = "") -> Examples:
         """The rows over the sub-space of `classes` (all classes if None), targets re-indexed to that candidate list.
 
-        Single label: every row's class must be among `classes`. Multi label: target columns are selected.
+        Single label: every row's class must be among `classes`. Multi label: target columns are selected. The space
+        has the template of `domain`, if that domain has one of its own.
         """
         images = Images(self.source, tuple(rows.tolist()))
+        space = replace(self.space, template=self.templates.get(domain, self.space.template))
         if classes is None:
-            return Examples(images, self.targets[rows], self.space)
+            return Examples(images, self.targets[rows], space)
         order = torch.tensor(list(classes), dtype=torch.int64)
         if self.space.kind == "multi":
-            return Examples(images, self.targets[rows][:, order], self.space.take(classes))
+            return Examples(images, self.targets[rows][:, order], space.take(classes))
         position = torch.full((len(self.space),), -1, dtype=torch.int64)
         position[order] = torch.arange(len(order))
         targets = position[self.targets[rows]]
         assert bool((targets >= 0).all()), "a row's class is not among the candidates"
-        return Examples(images, targets, self.space.take(classes))
+        return Examples(images, targets, space.take(classes))
+
+
+def multi_hot(labels: Sequence[Collection[int]], classes: int) -> Tensor:
+    """[N, C] int8: 1 where a row's labels name the class, else 0."""
+    targets = torch.zeros(len(labels), classes, dtype=torch.int8)
+    rows = [row for row, own in enumerate(labels) for _ in own]
+    targets[rows, [label for own in labels for label in own]] = 1
+    return targets
 
 
 def _encode(words: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:

@@ -133,6 +133,14 @@ def dirichlet(
     return _dealt("dirichlet", torch.split(rows[owner.argsort(stable=True)], sizes.tolist()), dataset, seed)
 
 
+def pooled(partition: Partition, dataset: Dataset) -> Partition:
+    """All that the clients hold in the hands of one, who chooses between all their classes: no federation at all."""
+    held = {label for shard in partition.shards for label in shard.classes}
+    rows = tuple(sorted(chain.from_iterable(shard.rows for shard in partition.shards)))
+    shard = Shard("all clients", rows, tuple(label for label in dataset.base if label in held))
+    return Partition(partition.rule, partition.seed, (shard,))
+
+
 def counts(partition: Partition, dataset: Dataset) -> Tensor:
     """[clients, K] training pictures of each base class; for many labels, pictures that show it."""
     owner = torch.arange(len(partition.shards)).repeat_interleave(torch.tensor(_sizes(partition)))

@@ -7,8 +7,8 @@ import json
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Window, decode
+from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.words import read_words
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
 
@@ -27,6 +28,7 @@ SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of a picture below the root (or below a split folder)
 HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once a process
 
+OnStep = Callable[[int, int], None]  # told how many of how many are done, as far as that is known
 Parts = tuple[str, ...]  # a path below the root
 Layout = Literal["auto", "classes", "domains"]
 
@@ -36,8 +38,10 @@ class FileSource:
     """Pictures in files below a folder, decoded by `decode` with its `window` for deep greys."""
 
     root: Path
-    files: tuple[str, ...]  # relative, "/" between folders
+    files: Sequence[str]  # relative, "/" between folders
     window: Window | None = None
+    index: str = ""  # fingerprint of the index that lists these files with their sizes; it then stands for them
+    bands: Bands | None = None  # of TIFFs that have more than three
 
     @cached_property
     def fingerprint(self) -> str:
@@ -46,11 +50,13 @@ class FileSource:
         It is computed once. A large data set restored with other times has another one, and a change that keeps a
         large data set's sizes and times is not seen. Raises UserError for a file that is not there.
         """
+        if self.index:
+            return hashlib.sha256(self.index.encode() + self._seen_as()).hexdigest()[:32]
         try:
             paths = [os.path.join(self.root, file) for file in self.files]  # a Path a file would double the time
             stats = [os.stat(path) for path in paths]
             total = sum(stat.st_size for stat in stats)
-            digest = hashlib.sha256(json.dumps(self.window).encode())
+            digest = hashlib.sha256(self._seen_as())
             for file, path, stat in zip(self.files, paths, stats, strict=True):
                 content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
                 digest.update(json.dumps([file, stat.st_size, content or stat.st_mtime_ns]).encode())
@@ -58,12 +64,19 @@ class FileSource:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
         return digest.hexdigest()[:32]
 
+    def _seen_as(self) -> bytes:
+        return json.dumps([self.window, self.bands] if self.bands else self.window).encode()
+
     def __len__(self) -> int:
         return len(self.files)
 
     def open(self, row: int) -> Image.Image:
         """Decode one file to RGB; UserError naming it if that fails."""
-        return decode(self.root / self.files[row], window=self.window)
+        return decode(self.root / self.files[row], window=self.window, bands=self.bands)
+
+    def take(self, rows: Sequence[int]) -> FileSource:
+        """A source of these pictures alone, small enough to send to another process."""
+        return replace(self, files=tuple(self.files[row] for row in rows), index="")
 
     def describe(self, row: int) -> str:
         """The path below the folder."""
@@ -80,6 +93,8 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
     window: Window | None = None,
+    bands: Bands | None = None,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also below `train` and `test` (or `val`) folders.
 
@@ -93,7 +108,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     root = Path(path).expanduser()
     if not 0 <= test_fraction < 1:
         raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
-    pictures, empty = _walk(root)
+    pictures, empty = _walk(root, on_step)
     splits = _split_folders(root, pictures)
     places = [parts[1:] for parts in pictures] if splits else pictures
     depth = _depth(root, places, layout)
@@ -105,7 +120,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     known = _base(labels, base)
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, tuple("/".join(parts) for parts in pictures), window),
+        source=FileSource(root, tuple("/".join(parts) for parts in pictures), window, bands=bands),
         space=LabelSpace(names, template=template, attributes=read_attributes(root, names)),
         targets=torch.tensor([labels[name] for name in classes]),
         splits=tuple(splits or draw_splits(pictures, domains, classes, fraction=test_fraction, seed=seed)),
@@ -125,13 +140,15 @@ def _visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _walk(root: Path) -> tuple[list[Parts], list[Parts]]:
+def _walk(root: Path, on_step: OnStep | None) -> tuple[list[Parts], list[Parts]]:
     """All pictures, sorted, and all folders that hold neither pictures nor folders."""
     if not root.is_dir():
         raise UserError(f"There is no folder {root}; give the folder that holds one folder of pictures a class.")
     pictures: list[Parts] = []
     empty: list[Parts] = []
-    for folder, folders, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
+    known = 1  # folders
+    walk = os.walk(root, onerror=_refuse_unreadable, followlinks=True)
+    for number, (folder, folders, files) in enumerate(walk, start=1):
         parts = Path(folder).relative_to(root).parts
         # No layout is deeper, and a link to a folder above would lead round in circles.
         folders[:] = [name for name in folders if _visible(name)] if len(parts) <= DEPTHS["domains"] else []
@@ -139,6 +156,9 @@ def _walk(root: Path) -> tuple[list[Parts], list[Parts]]:
         pictures += found
         if not found and not folders:
             empty.append(parts)
+        known += len(folders)
+        if on_step is not None:
+            on_step(number, known)
     if not pictures:
         raise UserError(f"{root} holds no pictures ({' '.join(SUFFIXES)}); give it one folder of them a class.")
     for parts in pictures:
@@ -216,9 +236,14 @@ def draw_splits(
     return splits
 
 
+def first_half(classes: int) -> tuple[int, ...]:
+    """The label ids of the base classes, the larger half."""
+    return tuple(range(-(-classes // 2)))
+
+
 def _base(labels: Mapping[str, int], base: Literal["half", "all"] | Sequence[str]) -> tuple[int, ...]:
     if isinstance(base, str):
-        return tuple(range(-(-len(labels) // 2) if base == "half" else len(labels)))
+        return first_half(len(labels)) if base == "half" else tuple(range(len(labels)))
     return tuple(labels[_known(name, labels, "base")] for name in base)
 
 
@@ -235,14 +260,4 @@ def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ..
     file = root / "attributes.json"
     if not file.exists():
         return {}
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}); correct or remove it.") from error
-    if not isinstance(table, dict) or not all(map(_are_phrases, table.values())):
-        raise UserError(f'{file} is not of the form {{"class name": ["phrase", "phrase"], ...}}; correct or remove it.')
-    return {_known(name, names, str(file)): tuple(phrases) for name, phrases in table.items()}
-
-
-def _are_phrases(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(phrase, str) and phrase.strip() for phrase in value)
+    return {_known(name, names, str(file)): phrases for name, phrases in read_words(file).attributes.items()}

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.data.conditions import read_conditions
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Window
+from fedprompt.data.decode import Bands, Window
+from fedprompt.data.folder import Folder, absent
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.readers import SPLITS, FileSource, draw_splits, read_attributes
+from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, read_attributes
+from fedprompt.data.words import read_conditions
 from fedprompt.errors import UserError, did_you_mean
 
 VALUES = {"1": 1, "0": 0, "": -1}  # a blank is unknown
@@ -43,8 +44,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     test_fraction: float = 0.25,
     new: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
-    conditions: Path | None = None,
     window: Window | None = None,
+    bands: Bands | None = None,
+    on_step: OnStep | None = None,
 ) -> Dataset:
     """Read a table of pictures below the folder `images`, which is the table's own unless named.
 
@@ -53,23 +55,23 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     `{"image": "a.jpg", "labels": ["dog"]}` or, where some are unknown, `{"image": "a.jpg", "labels": {"dog": 1}}`.
     Columns `split` (train, val or test) and `domain` may stand beside. Without `split`, each picture is drawn for
     testing with probability `test_fraction` from the seed and its own path. `new` are classes that nobody trains on.
-    `attributes.json` and `conditions.json` beside the table are read too, another conditions file if named. Raises
-    UserError naming file, line and column for whatever is not of this form.
+    `attributes.json` and `conditions.json` beside the table are read too. Raises UserError naming file, line and
+    column for whatever is not of this form.
     """
     path = Path(path).expanduser()
     if not 0 <= test_fraction < 1:
         raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
     names, rows = _read(path)
     folder = path.parent if images is None else Path(images).expanduser()
-    _check_files(path, folder, rows)
+    _check_files(path, Folder(folder, on_step=on_step), rows)
     targets = torch.tensor([[row.marks.get(name, 0 if row.listed else -1) for name in names] for row in rows])
     beside = path.parent / "conditions.json"
-    words = read_conditions(conditions or beside) if conditions or beside.exists() else ()
+    words = read_conditions(beside) if beside.exists() else ()
     attributes = read_attributes(path.parent, names)
     held = tuple(names.index(_known(name, names)) for name in new)
     return Dataset(
         name=path.stem,
-        source=FileSource(folder, tuple(row.image for row in rows), window),
+        source=FileSource(folder, tuple(row.image for row in rows), window, bands=bands),
         space=LabelSpace(names, kind="multi", template=template, attributes=attributes, conditions=words),
         targets=targets.to(torch.int8),
         splits=_splits(path, rows, fraction=test_fraction, seed=seed),
@@ -185,14 +187,15 @@ def _wrong(path: Path, line: int, column: str, what: str) -> UserError:
     return UserError(f"{path}, line {line}, column {column!r}: {what}; correct that cell.")
 
 
-def _check_files(path: Path, folder: Path, rows: Sequence[Row]) -> None:
+def _check_files(path: Path, folder: Folder, rows: Sequence[Row]) -> None:
     """Every picture is there, and there once."""
     lines: dict[str, int] = {}
     for row in rows:
         if (before := lines.setdefault(row.image, row.line)) != row.line:
             raise _wrong(path, row.line, "image", f"{row.image!r} already stands in line {before}")
-        if not (folder / row.image).is_file():
-            raise _wrong(path, row.line, "image", f"there is no file {folder / row.image}")
+    if lost := absent(folder, [row.image for row in rows]):
+        row = rows[min(lost)]
+        raise _wrong(path, row.line, "image", f"there is no file {folder.path / row.image}")
 
 
 def _splits(path: Path, rows: Sequence[Row], *, fraction: float, seed: int) -> tuple[str, ...]:

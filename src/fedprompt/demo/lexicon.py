@@ -9,10 +9,10 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 
-from fedprompt.data.conditions import read_conditions
+from fedprompt.data.words import read_conditions
 from fedprompt.demo import fonts
 
-CONDITIONS = Path(str(files("fedprompt.demo") / "conditions.json"))
+SCENES = Path(str(files("fedprompt.demo") / "words" / "scenes.json"))
 SEEN = ("material", "fontawesome", "remix")  # the hands that pretraining looks at
 UNSEEN = ("phosphor-light", "phosphor-regular", "phosphor-bold", "phosphor-fill")
 DOMAINS = SEEN + UNSEEN
@@ -43,7 +43,7 @@ class Lexicon:
     attributes: Mapping[str, tuple[str, ...]]  # attribute phrase -> concepts
     colours: Mapping[str, tuple[int, int, int]]
     contexts: Mapping[str, Context]
-    conditions: tuple[str, ...]  # under which labels of `scenes` go together, from conditions.json
+    conditions: tuple[str, ...]  # under which labels of `scenes` go together, from words/scenes.json
     variants: Mapping[str, Mapping[str, tuple[str, ...]]]  # family -> concept -> further glyphs of the concept
 
     @property
@@ -72,7 +72,7 @@ def lexicon() -> Lexicon:
         attributes={phrase: tuple(concepts) for phrase, concepts in raw["attributes"].items()},
         colours={name: (red, green, blue) for name, (red, green, blue) in raw["colours"].items()},
         contexts={name: _context(entry) for name, entry in raw["contexts"].items()},
-        conditions=read_conditions(CONDITIONS),
+        conditions=read_conditions(SCENES),
         variants={
             family: {name: tuple(more) for name, more in table.items()} for family, table in raw["variants"].items()
         },

@@ -6,18 +6,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from fedprompt.data.conditions import read_conditions
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.drawing import Dice, Look, Pixels, Thing, paint, readable
 from fedprompt.demo.lessons import place
-from fedprompt.demo.lexicon import CONDITIONS, DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
+from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
 from fedprompt.errors import UserError
 
 BASE = 39  # the first classes in the lexicon's order; the other 38 are new
@@ -122,12 +120,12 @@ def _icon(dice: Dice, concept: str, hand: str, ground: str, at: tuple[float, flo
     return Thing(concept, family, glyph, colour, x, y, size, dice.uniform(-0.45, 0.45), dice.uniform(0.8, 1.25))
 
 
-def scenes(*, seed: int = 0, train: int = 120, test: int = 80, conditions: Path = CONDITIONS) -> Dataset:
+def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
     """Two to four icons a picture, 20 classes; a context decides company, place, size, ground and light.
 
     `train` and `test` pictures per context. Split `test` keeps the contexts' company ("natural"); split `broken` keeps
-    place, size, ground and light, but puts anything with anything. Domains are the contexts. `conditions` names another
-    file of conditions. Raises UserError if that leaves nothing to test on.
+    place, size, ground and light, but puts anything with anything. Domains are the contexts. Raises
+    UserError if that leaves nothing to test on.
     """
     _check("scenes", train, test)
     names = lexicon().things
@@ -147,7 +145,7 @@ def scenes(*, seed: int = 0, train: int = 120, test: int = 80, conditions: Path 
             names,
             kind="multi",
             attributes={name: lexicon().attributes_of(name)[:5] for name in names},
-            conditions=read_conditions(conditions),
+            conditions=lexicon().conditions,
         ),
         targets=targets,
         splits=tuple(row.split for row in rows),

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from fedprompt.build import runs
 from fedprompt.build.catalog import RULES, find
+from fedprompt.build.desk import Carrier, Carry, Desk
 from fedprompt.build.experiment import Trial, resolve
-from fedprompt.build.runs import Carrier, Carry, Desk
 from fedprompt.build.serving import secure_sum
 from fedprompt.config import Recipe, parse_recipe
 from fedprompt.data.sites import by_site
@@ -103,6 +103,7 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
         }
         secure = secure_sum(trial.server, weighting=trial.weighting)
         return Remote(
+            method,
             mailbox,
             deployment.terms(names),
             job,

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from fedprompt.build import runs
-from fedprompt.build.runs import Watch
+from fedprompt.build.desk import Watch
 from fedprompt.config import Recipe
 from fedprompt.deploy.conduct import enlisted, events_of
 from fedprompt.deploy.line import ADDRESS, BUSY

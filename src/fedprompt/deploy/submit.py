@@ -10,7 +10,8 @@ from pathlib import Path
 
 import tomli_w
 
-from fedprompt.build.runs import RECIPE, Watch
+from fedprompt.build.desk import Watch
+from fedprompt.build.runs import RECIPE
 from fedprompt.config import Recipe
 from fedprompt.deploy.conduct import Federation, events_of
 from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, load_deployment

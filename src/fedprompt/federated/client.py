@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,7 +85,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
             names = wanted
             # differs: the releases keep a client's momentum over rounds although its weights are overwritten
             trained = _require_grad(method, names)
-            optimizer = _optimizer(trained, settings, settings.lr_at(round_number)) if trained else None
+            optimizer = _optimizer(method, trained, settings, settings.lr_at(round_number)) if trained else None
             sent.update(name for name in names if not name.startswith(method.personal))
         lesson = Lesson(method, clip, client, settings, (round_number, epoch), shared)
         losses += _train_epoch(lesson, optimizer)
@@ -107,18 +107,21 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     )
 
 
-def _require_grad(method: Method, names: Sequence[str]) -> list[Tensor]:
+def _require_grad(method: Method, names: Sequence[str]) -> dict[str, Tensor]:
     parameters = dict(method.named_parameters())
     for name, parameter in parameters.items():
         parameter.grad = None
         parameter.requires_grad_(name in names)
-    return [parameters[name] for name in names]
+    return {name: parameters[name] for name in names}
 
 
-def _optimizer(parameters: Sequence[Tensor], settings: Settings, lr: float) -> torch.optim.Optimizer:
+def _optimizer(
+    method: Method, parameters: Mapping[str, Tensor], settings: Settings, lr: float
+) -> torch.optim.Optimizer:
+    groups = [{"params": [parameter], "lr": lr * method.rate(name)} for name, parameter in parameters.items()]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(parameters, lr=lr, weight_decay=settings.weight_decay)
+        return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 from fedprompt.errors import UserError, did_you_mean
@@ -33,6 +34,11 @@ def load(name: str) -> type[Method]:
     return found[0]
 
 
+def missing(method: type[Method]) -> tuple[str, ...]:
+    """The packages that a method needs and that are not installed."""
+    return tuple(package for package in method.needs if find_spec(package) is None)
+
+
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
     """What a recipe's [method] table may set: the constructor's keywords, without the generator of initial draws."""
     parameters = inspect.signature(method).parameters
@@ -41,6 +47,11 @@ def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
         for name, parameter in parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "generator"
     }
+
+
+def told(method: type[Method], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """What a run tells a method that asks by the option `classes`: the names of all classes that anyone trains on."""
+    return {"classes": tuple(classes)} if "classes" in options(method) else {}
 
 
 def _import(name: str) -> ModuleType:

@@ -6,8 +6,9 @@ Legend for methods: B images, P patches, C classes, N texts, T tokens, D joint w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
-from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.data.labels import Kind, LabelSpace, words
 from fedprompt.errors import UserError
 from fedprompt.ops.averaging import Aggregate, weighted_mean
-from fedprompt.ops.layers import unit
+from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
 
@@ -55,6 +56,7 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[Aggregate] = staticmethod(weighted_mean)  # the server's half
+    needs: ClassVar[tuple[str, ...]] = ()  # packages beyond fedprompt's own; each is also the extra that installs it
 
     @abstractmethod
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
@@ -69,6 +71,14 @@ class Method(nn.Module, ABC):
     def trainable(self) -> tuple[str, ...]:
         """Names of the parameters to train, and to send, now; asked before every local epoch."""
         return tuple(name for name, _ in self.named_parameters())
+
+    def rate(self, name: str) -> float:
+        """What multiplies the learning rate for a parameter."""
+        return 1.0
+
+    def exports(self, backbone: str) -> Mapping[str, str | bytes]:
+        """Further files of an adapter's folder, path -> content, for those who read it with other libraries."""
+        return {}
 
     def end_epoch(self, epoch: int) -> None:
         """Called after a local epoch, counted from 0 in every round; a change of mind belongs in a personal buffer."""
@@ -91,29 +101,75 @@ def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
 
 
 def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
-    """Compare frozen image features with class texts [C, D]."""
+    """Compare frozen image features with class texts [C, D], or [B, C, D] that each image has of its own."""
     if kind == "single":
-        return lambda images: clip.scale * clip.image_features(images) @ text.T  # [B, C]
-
-    def regions(images: Images) -> Tensor:
-        patches = clip.patch_features(images)  # first: the pass that makes them leaves the image features behind
-        return _region_logits(clip, clip.image_features(images), patches, text)
-
-    return regions
+        return lambda images: clip.scale * cosines(clip.image_features(images), text)  # [B, C]
+    text, nothing = unit(text), clip.text_features((NOTHING,))
+    return lambda images: pair_logits(frozen_tokens(clip, images), text, nothing)
 
 
 def cosine_logits(clip: Clip, encoded: Encoded, text: Tensor, kind: Kind) -> Tensor:
-    """Compare freshly encoded images with class texts [C, D]: logits [B, C]."""
+    """Compare freshly encoded images with class texts [C, D]: logits [B, C]; regions include appended tokens."""
     if kind == "single":
-        return clip.scale * unit(encoded.image) @ text.T  # [B, C]
-    return _region_logits(clip, unit(encoded.image), unit(encoded.patches), text)
+        return clip.scale * cosines(unit(encoded.image), text)
+    tokens = torch.cat([unit(encoded.image)[:, None], unit(encoded.patches)], dim=1)  # [B, 1+P, D]
+    return pair_logits(tokens, unit(text), clip.text_features((NOTHING,)))
 
 
-def _region_logits(clip: Clip, image: Tensor, patches: Tensor, text: Tensor) -> Tensor:
-    """Multi-label logits [B, C] over all tokens, CLS and appended ones included: a pair head against NOTHING."""
+def cosines(image: Tensor, text: Tensor) -> Tensor:
+    """Unit image features [B, D] times texts [C, D], or [B, C, D] with a list for each image: [B, C]."""
+    return image @ text.T if text.ndim == 2 else (text @ image[:, :, None]).squeeze(-1)
+
+
+def frozen_tokens(clip: Clip, images: Images) -> Tensor:
+    """[B, 1+P, D] unit features of all tokens, the class token first, from one remembered pass."""
+    patches = clip.patch_features(images)  # first: the pass that makes them leaves the image features behind
+    return torch.cat([clip.image_features(images)[:, None], patches], dim=1)  # [B, 1+P, D]
+
+
+def pair_logits(tokens: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """[B, C] logits of a pair head (DualCoOp, 2022): z+ - z-, both read where the positive text looks.
+
+    Unit tokens [B, T, D]; unit texts [C, D], [1, D] or, one list an image, [B, C, D].
+    """
     # differs: FedMPT's comparison takes the sigmoid of the positive scores alone, which starts near 1 for every class
-    tokens, text = torch.cat([image[:, None], patches], dim=1), unit(text)  # [B, 1+P, D], [C, D]
-    return region_scores(tokens, text - clip.text_features((NOTHING,)), focus=text)
+    return region_scores(tokens, positive - negative, focus=positive)
+
+
+def word_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Generator | None) -> nn.Parameter:
+    """Context vectors [n_ctx, W]: the embeddings of the words `init`, or for "" drawn from N(0, 0.02^2).
+
+    Raises UserError when there are not exactly n_ctx words.
+    """
+    at_least(1, n_ctx=n_ctx)
+    if not init:
+        return normal(n_ctx, clip.text_width, generator=generator)
+    embeddings = clip.words(init)  # [n, W]
+    if len(embeddings) != n_ctx:
+        raise UserError(
+            f'The option init = "{init}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; '
+            'make them equal, or write init = "" for a random start.'
+        )
+    return nn.Parameter(embeddings.clone())
+
+
+def after_context(space: LabelSpace) -> tuple[str, ...]:
+    """A text a class with a place `<ctx>` for learned vectors in front of its name."""
+    return tuple(f"<ctx> {words(name)}." for name in space.names)
+
+
+def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor) -> Tensor:
+    """[C, D] unit features of the class names behind a learned context [n, W] or, one a class, [C, n, W]."""
+    return unit(clip.encode_text(clip.fill(after_context(space), ctx=context)))
+
+
+def need(method: type[Method]) -> None:
+    """Raise a UserError when a package that a method needs is missing; its constructor asks, before anything trains."""
+    for package in method.needs:
+        if find_spec(package) is None:
+            raise UserError(
+                f"{method.__name__} needs the package {package}; install it with: pip install 'fedprompt[{package}]'."
+            )
 
 
 def at_least(least: float, **options: float) -> None:
@@ -121,6 +177,13 @@ def at_least(least: float, **options: float) -> None:
     for name, value in options.items():
         if not value >= least:
             raise UserError(f"The option {name} = {value} is too small; give at least {least}.")
+
+
+def at_most(most: float, **options: float) -> None:
+    """Raise a UserError naming the first option above the largest value that makes sense."""
+    for name, value in options.items():
+        if not value <= most:
+            raise UserError(f"The option {name} = {value} is too large; give at most {most}.")
 
 
 def one_of(choices: tuple[str, ...], **options: str) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from fedprompt.clip.model import Clip
-from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace, words
-from fedprompt.methods.base import Classifier, Method, at_least
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import Classifier, Method, after_context, at_least, frozen_tokens, pair_logits
 from fedprompt.ops.layers import normal, unit
-from fedprompt.ops.scoring import region_scores
 
 
 class DualCoOp(Method):
@@ -30,15 +27,9 @@ class DualCoOp(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Word every class both ways and let images choose."""
-        texts = [f"<ctx> {words(name)}." for name in space.names]
         both = torch.stack([self.present, self.absent]).repeat_interleave(len(space), dim=0)  # [2*C, n_ctx, W]
-        present, absent = unit(clip.encode_text(clip.fill(texts * 2, ctx=both))).chunk(2)  # 2 x [C, D]
-
-        def classify(images: Images) -> Tensor:
-            if space.kind == "single":
-                return clip.scale * clip.image_features(images) @ (present - absent).T  # [B, C]
-            patches, image = clip.patch_features(images), clip.image_features(images)
-            tokens = torch.cat([image[:, None], patches], dim=1)  # [B, 1+P, D]
-            return region_scores(tokens, present - absent, focus=present)
-
-        return classify
+        prompts = clip.fill(after_context(space) * 2, ctx=both)
+        present, absent = unit(clip.encode_text(prompts)).chunk(2)  # 2 x [C, D]
+        if space.kind == "single":
+            return lambda images: clip.scale * clip.image_features(images) @ (present - absent).T  # [B, C]
+        return lambda images: pair_logits(frozen_tokens(clip, images), present, absent)

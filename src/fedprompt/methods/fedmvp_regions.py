@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace, words
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits
-from fedprompt.ops.layers import CrossAttention, linear, normal, unit
-from fedprompt.ops.losses import objective
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits, prompted_texts
+from fedprompt.ops.layers import CrossAttention, linear, normal
+from fedprompt.ops.losses import drift, objective
 
 
 class FedMVPRegions(Method):
@@ -52,7 +52,7 @@ class FedMVPRegions(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Word the classes; every image then takes a pass through the tower."""
-        text = self._texts(clip, space)
+        text = prompted_texts(clip, space, self.ctx)
         encode = self._encoder(clip, text)
         return lambda images: cosine_logits(clip, encode(images), text, space.kind)
 
@@ -60,15 +60,9 @@ class FedMVPRegions(Method):
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
         """The task's objective plus the mean distance of the texts from those of the template."""
-        text = self._texts(clip, space)
+        text = prompted_texts(clip, space, self.ctx)
         logits = cosine_logits(clip, self._encoder(clip, text)(images), text, space.kind)
-        drift = 1 - (text * clip.text_features(space.texts())).sum(dim=-1).mean()
-        return objective(space.kind)(logits, targets) + self.anchor * drift
-
-    def _texts(self, clip: Clip, space: LabelSpace) -> Tensor:
-        """Unit features [C, D] of the learned context before every name."""
-        prompts = clip.fill([f"<ctx> {words(name)}." for name in space.names], ctx=self.ctx)
-        return unit(clip.encode_text(prompts))
+        return objective(space.kind)(logits, targets) + self.anchor * drift(text, clip.text_features(space.texts()))
 
     def _encoder(self, clip: Clip, text: Tensor) -> Callable[[Images], Encoded]:
         # differs: the release takes features as long as CLIP makes them; here all have the length of a normalised layer

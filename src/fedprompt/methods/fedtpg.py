@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace, words
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier
-from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal, unit
+from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier, prompted_texts
+from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal
 
 
 class FedTPG(Method):
@@ -51,8 +51,7 @@ class FedTPG(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Write one context for the whole candidate list and score images against its prompts."""
-        prompts = clip.fill([f"<ctx> {words(name)}." for name in space.names], ctx=self.context(clip, space))
-        return cosine_classifier(clip, unit(clip.encode_text(prompts)), space.kind)  # text is [C, D]
+        return cosine_classifier(clip, prompted_texts(clip, space, self.context(clip, space)), space.kind)
 
 
 class SelfBlock(nn.Module):

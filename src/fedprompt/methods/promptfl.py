@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
-from fedprompt.data.labels import LabelSpace, words
-from fedprompt.errors import UserError
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier
-from fedprompt.ops.layers import normal, unit
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import Classifier, Method, cosine_classifier, prompted_texts, word_vectors
 
 
 class PromptFL(Method):
@@ -25,20 +22,8 @@ class PromptFL(Method):
         self, clip: Clip, *, n_ctx: int = 4, init: str = "a photo of a", generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx)
-        self.context = _embedded(clip, init, n_ctx) if init else normal(n_ctx, clip.text_width, generator=generator)
+        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Put the context in front of the class names and score images against these prompts."""
-        prompts = clip.fill([f"<ctx> {words(name)}." for name in space.names], ctx=self.context)
-        return cosine_classifier(clip, unit(clip.encode_text(prompts)), space.kind)  # text is [C, D]
-
-
-def _embedded(clip: Clip, phrase: str, n_ctx: int) -> Tensor:
-    embeddings = clip.words(phrase)  # [n, W]
-    if len(embeddings) != n_ctx:
-        raise UserError(
-            f'The option init = "{phrase}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; '
-            'make them equal, or write init = "" for a random start.'
-        )
-    return nn.Parameter(embeddings.clone())
+        return cosine_classifier(clip, prompted_texts(clip, space, self.context), space.kind)

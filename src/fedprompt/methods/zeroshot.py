@@ -7,14 +7,24 @@ import torch
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Classifier, Method, cosine_classifier
+from fedprompt.ops.layers import unit
 
 
 class ZeroShot(Method):
-    """logit_c = s <v, t_c>, with t_c the text feature of the class's template (Radford et al., 2021)."""
+    """logit_c = s <v, t_c>, with t_c the text feature of the class's template (Radford et al., 2021).
 
-    def __init__(self, clip: Clip, *, generator: torch.Generator | None = None) -> None:
+    ensemble: take the mean of unit text features over all wordings of a class (further templates, synonyms) instead
+    """
+
+    def __init__(self, clip: Clip, *, ensemble: bool = False, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        self.ensemble = ensemble
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Score images against the templates of the classes."""
-        return cosine_classifier(clip, clip.text_features(space.texts()), space.kind)
+        if not self.ensemble:
+            return cosine_classifier(clip, clip.text_features(space.texts()), space.kind)
+        wordings = space.wordings()
+        features = clip.text_features([text for own in wordings for text in own])  # [N, D]
+        groups = torch.split(features, [len(own) for own in wordings])
+        return cosine_classifier(clip, unit(torch.stack([own.mean(dim=0) for own in groups])), space.kind)

@@ -6,6 +6,7 @@ Legend: B images, T queries, N context entries, W width, H heads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everyone reads)
@@ -32,6 +33,39 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
     return layer
+
+
+def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
+    """A convolution without bias that keeps the picture's size, with PyTorch's default initial distribution."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(device="cpu")
+    bound = (inputs * size**2) ** -0.5
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    return layer
+
+
+def recomputed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x), of which nothing is kept: when its gradient to x is asked for, it runs again.
+
+    `run` must not depend on anything else that is trained. `torch.utils.checkpoint` would keep the nodes of the graph,
+    small blocks in the midst of freed large ones, so that memory still grows with every call.
+    """
+    result: Tensor = _Recomputed.apply(run, x)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(x)
+        return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        with torch.enable_grad():
+            x = ctx.saved_tensors[0].detach().requires_grad_()
+            result = ctx.run(x)
+        return None, torch.autograd.grad(result, x, gradients)[0]
 
 
 class CrossAttention(nn.Module):

@@ -35,3 +35,18 @@ def asymmetric_loss(
     focus = torch.where(targets == 1, (1 - present) ** positive_focus, (1 - absent) ** negative_focus).detach()
     likelihood = torch.where(targets == 1, present, absent).clamp(min=1e-6).log()
     return -weight * (focus * likelihood * (targets != -1)).sum()
+
+
+def drift(text: Tensor, anchor: Tensor) -> Tensor:
+    """How far unit class texts [C, D] have gone from their anchors [C, D]: the mean of 1 - cosine (KgCoOp, 2023)."""
+    return 1 - (text * anchor).sum(dim=-1).mean()
+
+
+def matching(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean over true pairs of -log softmax over all pairs of the batch (RAM, 2025): scores [B, C], targets {1, 0, -1}.
+
+    Unknown pairs are neither; without a true pair the loss is zero.
+    """
+    chances = scores.masked_fill(targets == -1, -torch.inf).flatten().log_softmax(dim=0)  # [B*C]
+    pairs = chances[targets.flatten() == 1]
+    return -pairs.sum() / max(len(pairs), 1)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
 def region_scores(
     patches: Tensor, text: Tensor, *, focus: Tensor | None = None, alpha: float = 20.0, beta: float = 5.0
 ) -> Tensor:
-    """Multi-label scores [B, C] of unit-norm tokens [B, T, D] against unit-norm texts [C, D] (DualCoOp, 2022).
+    """Multi-label scores [B, C] of unit-norm tokens [B, T, D] against unit-norm texts [C, D] or [B, C, D].
 
-    Every class looks where it is likeliest: softmax over tokens of alpha * cosine, then beta times the weighted mean.
-    A pair head scores its negative texts with the positive ones' weights: pass the positive texts as `focus`.
+    Every class looks where it is likeliest (DualCoOp, 2022): softmax over tokens of alpha * cosine, then beta times the
+    weighted mean. A pair head scores its negative texts with the positive ones' weights: pass those as `focus`.
     """
     # differs: most of the FedMPT release normalises over the tokens; callers hand in tokens normalised over channels
-    scores = alpha * torch.einsum("btd,cd->btc", patches, text)  # [B, T, C]
-    attention = scores if focus is None else alpha * torch.einsum("btd,cd->btc", patches, focus)  # [B, T, C]
+    scores = alpha * patches @ text.mT  # [B, T, C]
+    attention = scores if focus is None else alpha * patches @ focus.mT  # [B, T, C]
     return beta * (attention.softmax(dim=1) * scores).sum(dim=1)

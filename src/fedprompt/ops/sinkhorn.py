@@ -1,11 +1,12 @@
 """Entropic optimal transport (Cuturi, 2013), many problems at once and in logarithms: balanced, partial, unbalanced.
 
-Legend: M rows, C columns, ... independent problems.
+Legend: M rows, C columns, ... or N independent problems, n of them not yet solved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,28 +46,53 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
 
     It moves the masses `rows` to `columns`, which have the same total unless a rule lets them differ. Column sums obey
     their rule exactly; row sums are off by at most `tolerance` in total, or less well after `iterations`. A problem
-    that is done waits for the others unchanged, so its plan does not depend on them. Everything is computed, and
+    that is done stays as it is, so its plan does not depend on the others. Everything is computed, and
     returned, in float32 at least. The plan is a constant to gradients and takes the memory of a few plans; `unroll`
     differentiates through the iterations and keeps them all.
     """
     problem = (cost, rows, columns) if unroll else (cost.detach(), rows.detach(), columns.detach())
     cost, rows, columns = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in problem)
-    kernel = cost / -entropy  # [..., M, C]
-    log_rows, log_columns = (mass.clamp(min=torch.finfo(mass.dtype).tiny).log() for mass in (rows, columns))
+    kernel = (cost / -entropy).reshape(-1, *cost.shape[-2:])  # [N, M, C]
+    masses = (mass.expand(*cost.shape[:-2], -1).reshape(len(kernel), -1) for mass in (rows, columns))  # [N, M], [N, C]
+    # Scalings are logarithms too.
+    log_rows, log_columns = (mass.clamp(min=torch.finfo(mass.dtype).tiny).log() for mass in masses)
 
-    def answer(row_scale: Tensor) -> Tensor:
-        reached = (kernel + row_scale[..., None]).logsumexp(dim=-2)  # [..., C]
-        return column_rule(log_columns - reached, entropy)
+    def answer(part: Part, row_scale: Tensor) -> Tensor:
+        reached = (part.kernel + row_scale[:, :, None]).logsumexp(dim=1)  # [n, C]
+        return column_rule(part.columns - reached, entropy)
 
-    row_scale = torch.zeros_like(log_rows)  # [..., M], scalings are logarithms too
-    column_scale = answer(row_scale)  # [..., C]
+    part, left = Part(kernel, log_rows, log_columns), torch.arange(len(kernel), device=kernel.device)
+    row_scale = torch.zeros_like(log_rows)
+    column_scale = answer(part, row_scale)
+    scales = row_scale, column_scale  # of all problems, as they were when some of them last left
     for _ in range(iterations):
-        reached = (kernel + column_scale[..., None, :]).logsumexp(dim=-1)  # [..., M]
-        better = row_rule(log_rows - reached, entropy)
+        reached = (part.kernel + column_scale[:, None, :]).logsumexp(dim=2)  # [n, M]
+        better = row_rule(part.rows - reached, entropy)
         moved = (better + reached).exp() - (row_scale + reached).exp()  # for `exactly`, what the row sums lack
-        done = moved.abs().sum(dim=-1, keepdim=True) <= tolerance  # [..., 1]
+        done = moved.abs().sum(dim=1) <= tolerance  # [n]
         if done.all():
             break
-        row_scale = torch.where(done, row_scale, better)
-        column_scale = answer(row_scale)
-    return (kernel + row_scale[..., None] + column_scale[..., None, :]).exp()  # [..., M, C]
+        row_scale = torch.where(done[:, None], row_scale, better)
+        column_scale = answer(part, row_scale)
+        if 2 * int(done.sum()) > len(done):  # a few problems take many more iterations than the rest
+            scales = _put(scales, left, (row_scale, column_scale))
+            part, left = part.take(~done), left[~done]
+            row_scale, column_scale = row_scale[~done], column_scale[~done]
+    row_scale, column_scale = _put(scales, left, (row_scale, column_scale))
+    return (kernel + row_scale[:, :, None] + column_scale[:, None, :]).exp().reshape(cost.shape)  # [..., M, C]
+
+
+class Part(NamedTuple):
+    """Some of the problems: kernels [n, M, C] and logarithms of the marginals [n, M], [n, C]."""
+
+    kernel: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    def take(self, which: Tensor) -> Part:
+        """Those that the mask [n] names; rows lie next to each other in memory, which sums over few columns need."""
+        return Part(self.kernel.mT[which].mT, self.rows[which], self.columns[which])
+
+
+def _put(scales: tuple[Tensor, Tensor], places: Tensor, newer: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return scales[0].index_copy(0, places, newer[0]), scales[1].index_copy(0, places, newer[1])

@@ -36,6 +36,18 @@ class Partition(Line):
         return self
 
 
+class Expected(Line):
+    """A published figure in percent, and which of a trial's own belongs beside it: the first of `columns` it has."""
+
+    trial: str
+    table: str
+    name: str
+    value: float
+    source: str = ""
+    columns: tuple[str, ...]
+    part: str = ""
+
+
 class Header(Line):
     """What was fixed before the run began."""
 
@@ -52,6 +64,7 @@ class Header(Line):
     protocol: str = ""
     splits: dict[str, str] = {}  # split -> what it means; also the order of the columns
     partition: Partition | None = None
+    expected: tuple[Expected, ...] = ()  # what was published of the same experiment
 
 
 class TrialLine(Line):
@@ -98,6 +111,7 @@ class ScoreLine(Line):
     split: str
     name: str = "all"
     client: int | None = None
+    part: str = ""  # the data set, where there are several
     model: str = "global"
     measure: str = ""  # which further figure `value` is; the headline one if empty
     num_examples: int = 0

@@ -16,6 +16,7 @@ from fedprompt.report.events import Header, SampleLine, TrialLine
 from fedprompt.report.grids import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.ink import VARIABLES, inline, size_text
 from fedprompt.report.pictures import attention_maps, label_reasons, sample_pictures
+from fedprompt.report.printed import differences, printed_tables
 from fedprompt.report.reading import NATURAL, TUNED, Run, Trial, read_run
 from fedprompt.report.tables import (
     client_rows,
@@ -107,6 +108,8 @@ def page(run: Run) -> str:
         drawn_clients=MOST_CLIENTS,
         selections=selection_rows(run),
         domains=domain_tables(run),
+        kind_of_part="data set" if any(score.part for trial in run.trials for score in trial.scores) else "domain",
+        printed=printed_tables(differences([run])),
         pictures=sample_pictures(run),
         maps=attention_maps(run),
         reasons=label_reasons(run),

@@ -16,7 +16,7 @@ from fedprompt.metrics import harmonic_mean
 from fedprompt.records import read_events
 from fedprompt.report.events import CompanyLine, EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
 
-TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen"}
+TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
 TUNED = "_tuned"  # ends the name of a figure whose threshold was fitted on held-out training pictures
 NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # labels in their usual company, in any, and what that costs
@@ -55,18 +55,28 @@ class Trial:
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
-        """Column -> unweighted mean of its last scores (over clients, or domains).
+        """Column -> unweighted mean of its last scores (over clients, or domains), of several data sets set by set.
 
         Also `hm` of local, base and new, and `gap`, what labels in any company lose against their usual one.
         """
         columns = dict.fromkeys(score.column for score in self.scores)
-        means = {column: mean_of(score.value for score in self.final(column)) for column in columns}
+        means = {column: mean_of(self.by_part(column).values()) for column in columns}
         known = {column: value for column, value in means.items() if value is not None}
         if all(column in known for column in AVERAGED):
             known["hm"] = harmonic_mean(*(known[column] for column in AVERAGED))
         if NATURAL in known and BROKEN in known:
             known[GAP] = known[NATURAL] - known[BROKEN]
         return known
+
+    def by_part(self, column: str) -> Mapping[str, float | None]:
+        """Data set (or "", if there is one) -> unweighted mean of a column's last scores on it."""
+        final = self.final(column)
+        parts = dict.fromkeys(score.part for score in final)
+        return {part: mean_of(score.value for score in final if score.part == part) for part in parts}
+
+    def figure(self, column: str, part: str = "") -> float | None:
+        """One figure, on one data set if `part` names it; None if it was not recorded."""
+        return self.by_part(column).get(part) if part else self.figures.get(column)
 
     @property
     def bytes_up(self) -> float | None:
@@ -188,7 +198,7 @@ def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
 def _scores(lines: tuple[Raw, ...], header: Header) -> list[ScoreLine]:
     """A score a figure that the header names: what one line says of many becomes many."""
     found = [line for line in lines if line.get("event") == "score"]
-    shared = [line for line in found if "client" not in line]  # a client's own figures are too many to stand beside
+    shared = [line for line in found if line.get("split") != "local"]  # those of clients' own pictures are too many
     further = [{**line, "value": line[key], "measure": key} for line in shared for key in header.further if key in line]
     return _all(ScoreLine, [*({**line, "value": line.get(header.metric)} for line in found), *further], "score")
 

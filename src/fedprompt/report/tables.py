@@ -121,10 +121,12 @@ def domain_tables(run: Run) -> list[tuple[str, list[Row]]]:
     """For every column that is a mean over named parts (domains), its title and a row a part."""
     tables = []
     for column in run.columns:
+        finals = [[] if column == "local" else trial.final(column) for trial in run.trials]
+        names = dict.fromkeys(score.name for lines in finals for score in lines)
+        # Methods with personal tensors have a score for each client.
         parts = [
-            {score.name: score.value for score in trial.final(column) if score.client is None} for trial in run.trials
+            {name: mean_of(score.value for score in lines if score.name == name) for name in names} for lines in finals
         ]
-        names = dict.fromkeys(name for found in parts for name in found)
         if len(names) > 1:
             rows = [Row(name, _cells(run, [found.get(name) for found in parts])) for name in names]
             tables.append((run.title(column), rows))

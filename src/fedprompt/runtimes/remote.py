@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
+from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.sanitise import check_raw, check_update
 from fedprompt.federated.secure.rehearsal import SecureSum
+from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State, Update
 from fedprompt.runtimes.masked import MaskedRound
 from fedprompt.runtimes.tensors import Upload, decode_change, encode
@@ -46,12 +48,14 @@ class Terms:
 class Remote:
     """A transport to sites that hold their pictures and personal states themselves.
 
-    `job` is what a site must know to rebuild the trial. `accepted` gives, for each client, the last round whose update
-    counted: its personal state after that round is where the client goes on, so a round that was lost leaves no trace.
+    `method` must be fresh, `job` is what a site must know to rebuild the trial. `accepted` gives, for each client, the
+    last round whose update counted: its personal state after that round is where the client goes on, so a round that
+    was lost leaves no trace.
     """
 
     def __init__(  # noqa: PLR0913  (the parts of a federation, the last four optional)
         self,
+        method: Method,
         mailbox: Mailbox,
         terms: Terms,
         job: Words,
@@ -61,6 +65,7 @@ class Remote:
         secure: SecureSum | None = None,
         on_client: Callable[[int, int], None] | None = None,
     ) -> None:
+        self.method = method
         self.mailbox = mailbox
         self.terms = terms
         self.job = job
@@ -71,6 +76,18 @@ class Remote:
         self.personal: dict[int, State] = {}  # it never leaves a site
         self.notes: Mapping[str, Any] = {}  # what the record of the last round says besides the usual
         self._missed = 0
+        self._personal_start = initial_state(method)[1]
+
+    @property
+    def owners(self) -> Sequence[int | None]:
+        """None alone, whose model all share: those of the sites can be scored by the sites only."""
+        return (None,)
+
+    def restore(self, shared: State, client: int | None = None) -> Method:
+        """The method with the shared state and the personal one that a new client starts from."""
+        assert client is None
+        self.method.load_state_dict({**shared, **self._personal_start})
+        return self.method
 
     def pictures(self, client: int) -> int:
         """How many training pictures a client has, at least; one, if it has not said."""

@@ -77,12 +77,25 @@ class Simulator:
         for done, number in enumerate(clients, start=1):
             client = self.clients[number]
             if client.test is not None:
-                self.method.load_state_dict({**shared, **self.personal.get(number, self._personal_start)})
+                self.restore(shared, number)
                 scores.append(
                     evaluate(self.method, self.clip, client.test, name=client.name, batch_size=self.settings.batch_size)
                 )
             self._tell(done, len(clients))
         return scores
+
+    def restore(self, shared: State, client: int | None = None) -> Method:
+        """The method with the shared state and a client's personal one, or the one that a new client starts from."""
+        personal = self._personal_start if client is None else self.personal.get(client, self._personal_start)
+        self.method.load_state_dict({**shared, **personal})
+        return self.method
+
+    @property
+    def owners(self) -> Sequence[int | None]:
+        """Whose models can be scored: every client's where tensors are personal, else None: the one all share."""
+        named = self.method.named_parameters()
+        personal = any(name.startswith(self.method.personal) for name, _ in named)
+        return range(len(self.clients)) if personal else (None,)
 
     def pictures(self, client: int) -> int:
         """How many training pictures a client has."""

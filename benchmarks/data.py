@@ -1,0 +1,119 @@
+"""A data set of ImageNet's size listed, indexed and opened again; pictures decoded a second, alone and by workers."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from unittest.mock import patch
+
+import numpy as np
+import psutil
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from fedprompt.data.images import Images
+from fedprompt.data.named import list_set
+from fedprompt.data.readers import FileSource
+from fedprompt.data.workers import Pixels, Workers
+
+IMAGENET = 1_281_167
+CLASSES = 1000
+SIZE = (500, 375)  # of a usual photograph in ImageNet
+BATCH = 32
+
+Made = TypeVar("Made")
+
+
+def data(*, pictures: int = IMAGENET, decoded: int = 1000) -> dict[str, float]:
+    """Both, with worker processes in powers of two up to the number of cores."""
+    cores = len(os.sched_getaffinity(0))
+    return index(pictures) | decoding(decoded, tuple(2**power for power in range(1, cores.bit_length())))
+
+
+def index(pictures: int, *, classes: int = CLASSES) -> dict[str, float]:
+    """Seconds to list and index a tree of so many training pictures and to open it again, and memory it takes then."""
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FEDPROMPT_CACHE=f"{folder}/cache"):
+        root = Path(folder)
+        make_tree(root, pictures, classes)
+        built, _ = timed(lambda: list_set("imagenet", root, {}))
+        before = memory()
+        opened, (_, kept, _) = timed(lambda: list_set("imagenet", root, {}))
+        assert len(kept.files) == pictures + classes
+        size = next((root / "cache/indexes").iterdir()).stat().st_size / 2**20
+        return {
+            f"list and index {pictures:,} pictures (s)": built,
+            "open the index again (s)": opened,
+            "index on disk (MiB)": size,
+            "memory of the opened index (MiB)": memory() - before,
+        }
+
+
+def make_tree(root: Path, pictures: int, classes: int) -> None:
+    """ImageNet's layout with empty files: listing opens none."""
+    ids = [f"n{number:08d}" for number in range(classes)]
+    (root / "imagenet").mkdir()
+    (root / "imagenet/classnames.txt").write_text("".join(f"{wnid} thing {wnid}\n" for wnid in ids))
+    for split, count in (("train", pictures), ("val", classes)):
+        for number, wnid in enumerate(ids):
+            folder = root / f"imagenet/images/{split}/{wnid}"
+            folder.mkdir(parents=True)
+            for picture in range(number, count, classes):
+                os.close(os.open(folder / f"{wnid}_{picture}.JPEG", os.O_CREAT | os.O_WRONLY))
+
+
+def decoding(count: int, workers: tuple[int, ...]) -> dict[str, float]:
+    """Pictures a second from JPEG files to what the tower takes, and by how much the main process has grown."""
+    prepare = Prepare()
+    with jpegs(count) as source:
+        batches = [Images(source, tuple(range(start, min(start + BATCH, count)))) for start in range(0, count, BATCH)]
+        prepare(list(batches[0]))
+        alone, _ = timed(lambda: [prepare(list(batch)) for batch in batches])
+        found = {"decoded by one process (pictures/s)": count / alone}
+        for number in workers:
+            pool = Workers(number, prepare)
+            list(pool.map(batches[:1] * number))  # processes that have begun
+            before = memory()
+            spent, _ = timed(lambda pool=pool: sum(1 for _ in pool.map(batches)))
+            found[f"decoded by {number} workers (pictures/s)"] = count / spent
+            found[f"memory grown meanwhile, {number} workers (MiB)"] = memory() - before
+            pool.close()
+    return found
+
+
+class Prepare:
+    """CLIP's preprocessing; a class, so that workers can be sent it."""
+
+    def __init__(self) -> None:
+        size = {"height": 224, "width": 224}
+        self.processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=size)
+
+    def __call__(self, images: list[Image.Image]) -> Pixels:
+        return self.processor(images=images, return_tensors="np")["pixel_values"]
+
+
+@contextmanager
+def jpegs(count: int) -> Iterator[FileSource]:
+    """So many photograph-sized JPEG files of drawn clouds."""
+    draws = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(count):
+            small = draws.integers(0, 255, (SIZE[1] // 8, SIZE[0] // 8, 3), dtype=np.uint8)
+            Image.fromarray(small).resize(SIZE).save(Path(folder) / f"{number}.jpg", quality=90)
+        yield FileSource(Path(folder), tuple(f"{number}.jpg" for number in range(count)))
+
+
+def timed(work: Callable[[], Made]) -> tuple[float, Made]:
+    """Seconds that some work took, and what it made."""
+    started = time.perf_counter()
+    made = work()
+    return time.perf_counter() - started, made
+
+
+def memory() -> float:
+    """MiB that this process has."""
+    return float(psutil.Process().memory_info().rss / 2**20)

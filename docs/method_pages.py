@@ -1,0 +1,184 @@
+"""A page and a picture for every method, made from its file, its constructor and one training step that is watched."""
+
+from __future__ import annotations
+
+import functools
+import html
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedprompt import methods
+from fedprompt.clip.model import Clip
+from fedprompt.clip.sizes import VIT_B_16
+from fedprompt.demo import weights_folder
+from fedprompt.demo.world import pictograms
+from fedprompt.methods.base import Method
+from fedprompt.seeding import stream
+
+FOLDER = Path(__file__).resolve().parent / "methods"
+MADE = "<!-- Made by `python docs/collect.py` from the code; edit the docstrings and comments there. -->\n"
+CLASSES = ("anchor", "apple")
+FROZEN, LIVE, SHARED, OWN = "#f0f2f5", "#d3e5f4", "#0072b2", "#d55e00"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step did with the backbone."""
+
+    text: bool  # gradients went through the text tower
+    image: bool
+    regions: bool  # patches were compared, not only the whole picture
+
+
+@functools.cache
+def backbone() -> tuple[Clip, object]:
+    """The embedded CLIP and the demo's pictures."""
+    return Clip.load(weights_folder()), pictograms(train=1, test=1)
+
+
+def build(name: str, clip: object) -> Method:
+    """A fresh method on a backbone or on the sizes of one."""
+    kind = methods.load(name)
+    return kind(clip, **methods.told(kind, CLASSES), generator=stream(0))
+
+
+def watch(name: str) -> Step:
+    """Take one step on two pictures and see which towers were live."""
+    clip, dataset = backbone()
+    patches = ("patch_features", "value_tokens")
+    seen = dict.fromkeys(("encode_text", "encode_families", "encode_image", *patches), False)
+
+    def watched(verb: str):
+        plain = getattr(Clip, verb)
+
+        def run(self: Clip, *given, **named):
+            found = plain(self, *given, **named)
+            tensor = found.tokens if verb == "encode_image" else found
+            seen[verb] |= tensor.requires_grad or verb in patches
+            return found
+
+        return run
+
+    class Watched(Clip):
+        pass
+
+    for verb in seen:
+        setattr(Watched, verb, watched(verb))
+    clip.__class__ = Watched
+    try:
+        method = build(name, clip)
+        rows = dataset.rows(split="train", classes=dataset.base[:2])[:2]
+        examples = dataset.examples(rows, dataset.base[:2])
+        method.loss(clip, examples.images, examples.targets, examples.space, stream=stream(0))
+    finally:
+        clip.__class__ = Clip
+    return Step(
+        seen["encode_text"] or seen["encode_families"], seen["encode_image"], any(seen[verb] for verb in patches)
+    )
+
+
+def tensors(method: Method) -> list[tuple[str, tuple[int, ...], bool]]:
+    """(name, shape, stays with the client) of everything that is trained."""
+    return [(name, tuple(p.shape), name.startswith(method.personal)) for name, p in method.named_parameters()]
+
+
+def parameters(name: str) -> int:
+    """How many numbers a method trains at ViT-B/16."""
+    return sum(tensor.numel() for tensor in build(name, VIT_B_16).parameters())
+
+
+def page(name: str, remarks: list[str]) -> str:
+    """The text of docs/methods/<name>.md."""
+    kind, step = methods.load(name), watch(name)
+    equation, _, body = inspect.cleandoc(kind.__doc__ or "").partition("\n")
+    options = methods.options(kind)
+    meanings = dict(re.findall(r"^(\w+): ((?:.|\n(?= ))+)", body, re.MULTILINE))
+    prose = re.split(r"^(?:" + "|".join(options) + r"): ", body, maxsplit=1, flags=re.MULTILINE)[0] if options else body
+    rows = [f"| `{key}` | `{p.default!r}` | {_line(meanings.get(key, ''))} |\n" for key, p in options.items()]
+    shapes = [
+        f"| `{key}` | {' x '.join(map(str, shape)) or '1'} | {'the client' if own else 'the server, averaged'} |\n"
+        for key, shape, own in tensors(build(name, VIT_B_16))
+    ]
+    parts = [
+        f"{MADE}# {name}\n\n{_first(kind)}\n\n![what is learned where]({name}.svg)\n",
+        f"\n## Equation\n\n{equation}\n",
+        f"\n## What is implemented\n\n{prose.strip()}\n\n{_towers(step)}\n"
+        if prose.strip()
+        else f"\n{_towers(step)}\n",
+        "\n## What differs from papers and releases\n\n" + "".join(f"- {text}\n" for text in remarks)
+        if remarks
+        else "",
+        f"\n## Parameters\n\n{parameters(name):,} at ViT-B/16{_note(options)}.\n",
+        "\n| tensor | shape | kept by |\n| --- | --- | --- |\n" + "".join(_folded(shapes)) if shapes else "",
+        "\n## Options\n\n| option | default | meaning |\n| --- | --- | --- |\n" + "".join(rows) if rows else "",
+        f"\n## Source\n\n[src/fedprompt/methods/{name}.py](../../src/fedprompt/methods/{name}.py)\n",
+    ]
+    return "".join(parts)
+
+
+def _first(kind: type[Method]) -> str:
+    return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _note(options) -> str:
+    return f", with {len(CLASSES)} classes" if "classes" in options else ""
+
+
+def _folded(rows: list[str], most: int = 12) -> list[str]:
+    return rows if len(rows) <= most else [*rows[:most], f"| and {len(rows) - most} more | | |\n"]
+
+
+def _towers(step: Step) -> str:
+    said = {True: "gradients pass through it in every step", False: "frozen and remembered: it runs once"}
+    reads = "patches as well as the whole picture" if step.regions else "the whole picture for single-label tasks"
+    return f"Text tower: {said[step.text]}. Image tower: {said[step.image]}. It reads {reads}."
+
+
+def picture(name: str) -> str:
+    """An SVG of both towers, which of them are live, and the tensors that are trained."""
+    step, method = watch(name), build(name, VIT_B_16)
+    boxes = [
+        _box(10, 10, 130, "class names", FROZEN),
+        _box(180, 10, 200, "text tower, " + ("live" if step.text else "frozen"), LIVE if step.text else FROZEN),
+        _box(10, 110, 130, "pictures", FROZEN),
+        _box(180, 110, 200, "image tower, " + ("live" if step.image else "frozen"), LIVE if step.image else FROZEN),
+        _box(430, 60, 130, "regions" if step.regions else "cosine", FROZEN),
+    ]
+    arrows = [(140, 35, 180, 35), (140, 135, 180, 135), (380, 35, 430, 75), (380, 135, 430, 95)]
+    lines = [f'<path d="M{a} {b}L{c} {d}" stroke="#5f6873" stroke-width="1.5"/>' for a, b, c, d in arrows]
+    found: dict[str, tuple[int, bool]] = {}
+    for key, shape, own in tensors(method):
+        top = key.split(".")[0]
+        found[top] = (found.get(top, (0, own))[0] + torch.Size(shape).numel(), own)
+    labels = [
+        f'<text x="10" y="{190 + 20 * place}" fill="{OWN if own else SHARED}">{html.escape(key)}: {count:,} numbers, '
+        f"{'stays with the client' if own else 'averaged by the server'}</text>"
+        for place, (key, (count, own)) in enumerate(found.items())
+    ] or ['<text x="10" y="190" fill="#5f6873">nothing is trained</text>']
+    height = 200 + 20 * len(labels)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 570 {height}" font-family="system-ui, sans-serif" '
+        f'font-size="13">\n<rect width="570" height="{height}" fill="#ffffff"/>\n'
+        + "\n".join([*lines, *boxes, *labels])
+        + "\n</svg>\n"
+    )
+
+
+def _box(x: int, y: int, width: int, text: str, colour: str) -> str:
+    return (
+        f'<rect x="{x}" y="{y}" width="{width}" height="50" rx="6" fill="{colour}"/>'
+        f'<text x="{x + width / 2:g}" y="{y + 30}" text-anchor="middle" fill="#1c2128">{text}</text>'
+    )
+
+
+def available() -> list[str]:
+    """The methods whose packages are installed: the pages of others stay as they are."""
+    return [name for name in methods.names() if not methods.missing(methods.load(name))]

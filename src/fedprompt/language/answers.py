@@ -1,0 +1,117 @@
+"""What a model said, as data: lists of strings found in JSON, in half of it, or in plain lines, and stripped of markup.
+
+Nothing in an answer is ever executed, followed or trusted: text goes in, short plain strings come out.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from fedprompt.data.labels import words
+
+LONGEST_ANSWER = 50_000  # characters that are looked at
+MOST_STRINGS = 500
+MOST_TRIES = 50  # places where JSON may begin: a wall of brackets must not take forever
+LONGEST_NAME = 100  # of a class, in a question
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_BRACKET = re.compile(r"[{\[]")
+_STRING = re.compile(r'"((?:[^"\\\n]|\\.){1,400})"')
+_BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\d{1,3}[.):]|\([0-9a-z]\))\s*")
+_TAG = re.compile(r"<[^<>]{0,200}>")
+_LINK = re.compile(r"\]\([^()]{0,100}(?:\([^()]{0,100}\))?[^()]{0,100}\)|\b(?:https?://|www\.)\S+")
+_MARK = re.compile(r"[*_`#~|\[\]{}<>\\]+")
+_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]+")
+_REFUSAL = re.compile(
+    r"\b(?:sorry|apologi[sz]e|as an ai|language model|(?:can(?:no|')t|unable to|not able to) "
+    r"(?:help|assist|provide|comply|answer|generate|fulfill|do that))\b"
+)
+
+
+def strings(text: str, key: str) -> list[str]:
+    """The list that an answer holds: of whole JSON, else of torn JSON, else of a bulleted or numbered list."""
+    text = _THOUGHT.sub("", text[:LONGEST_ANSWER])
+    for found in _objects(text):
+        listed = _listed(found, key)
+        if listed:
+            return listed[:MOST_STRINGS]
+    if f'"{key}"' in text:
+        return _torn(text.rpartition(f'"{key}"')[2])[:MOST_STRINGS]
+    return [_BULLET.sub("", line) for line in text.splitlines() if _BULLET.match(line)][:MOST_STRINGS]
+
+
+def _objects(text: str) -> Iterator[object]:
+    """Every whole JSON object or list in a text, outermost first."""
+    decoder, place = json.JSONDecoder(), 0
+    for _ in range(MOST_TRIES):
+        start = _BRACKET.search(text, place)
+        if start is None:
+            return
+        try:
+            found, place = decoder.raw_decode(text, start.start())
+            yield found
+        except (ValueError, RecursionError):
+            place = start.end()
+
+
+def _listed(found: object, key: str) -> list[str]:
+    """The strings under the key; without the key, those of the only list there is."""
+    if isinstance(found, dict):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = found.get(key, lists[0] if len(lists) == 1 else [])
+    if not isinstance(found, list):
+        return []
+    flat = [next(iter(item.values()), "") if isinstance(item, dict) else item for item in found]
+    return [item for item in flat if isinstance(item, str)]
+
+
+def _torn(text: str) -> list[str]:
+    """The whole strings of a list that breaks off."""
+    inside = text.partition("[")[2].partition("]")[0]
+    return [match[1].replace('\\"', '"') for match in _STRING.finditer(inside)]
+
+
+def plain(text: str, longest: int) -> str:
+    """One line of at most `longest` characters without markup, links, controls or quotation marks around it."""
+    text = html.unescape(text[: 4 * longest + 200])
+    text = _MARK.sub(" ", _LINK.sub(" ", _TAG.sub(" ", _HIDDEN.sub(" ", text))))
+    text = " ".join(text.split()).strip(" \"'\u201c\u201d\u2018\u2019.,;:-")
+    return text if len(text) <= longest else ""  # a cut phrase is worse than none
+
+
+def excerpt(text: str, longest: int) -> str:
+    """The beginning of a text, plain, for telling what is wrong with it."""
+    return plain(text[:longest], longest)
+
+
+def refuses(text: str) -> bool:
+    """Whether a text says that the model will not answer."""
+    return bool(_REFUSAL.search(text[:2000].lower().replace("\u2019", "'")))
+
+
+# Frequent short words of other languages that are no English words: two thirds of French or German phrases have one.
+_FOREIGN = re.compile(
+    r"\b(?:avec|des|les|une|est|dans|qui|du|aux|quatre|und|mit|der|das|ein|eine|ist|einen|einem|dem|aus|von|auf|vier"
+    r"|el|los|las|una|del|para|por|muy|uno|cuatro|il|gli|della|delle|degli|dello|nel|che|quattro|uma|dois|duas|nao"
+    r"|quatro|het|een)\b"
+)
+
+
+def foreign(text: str) -> bool:
+    """Whether a phrase is not English, by its letters and its short words: CLIP read English captions."""
+    letters = [letter for letter in text if letter.isalpha()]
+    if sum(not letter.isascii() for letter in letters) > 0.2 * len(letters):
+        return True
+    return bool(_FOREIGN.search(text.lower()))
+
+
+def line(name: str) -> str:
+    """A class name on one line, cut: nothing in it can begin a new turn or paragraph of a question."""
+    return " ".join(_HIDDEN.sub(" ", words(name)).split())[:LONGEST_NAME]
+
+
+def quoted(names: Sequence[str]) -> str:
+    """Names as JSON strings on one line: whatever stands in a name, it cannot end the quotation or begin a line."""
+    return " and ".join(json.dumps(line(name), ensure_ascii=False) for name in names)

@@ -1,0 +1,115 @@
+"""FedLoRA (LoRA: Hu et al., 2022; on CLIP: Zanella and Ben Ayed, 2024): low-rank changes in both towers, for PEFT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import NOTHING, Classifier, Method, at_least, cosine_classifier, need, one_of, pair_logits
+from fedprompt.ops.layers import unit
+
+PROJECTIONS = ("q_proj", "v_proj")
+TOWERS = {"image": "vision_model", "text": "text_model"}
+
+
+class FedLoRA(Method):
+    """W x becomes W x + alpha / rank B A x for the queries and values of every block (LoRA: Hu et al., 2022).
+
+    Prompts are the template's. A [rank, W] is drawn, B [W, rank] starts at zero; both are trained and shared, 245,760
+    parameters at ViT-B/16, and averaged one by one, not their product. No image feature can be remembered unless the
+    towers are "text". The adapter's folder has a folder `peft` that `peft.PeftModel.from_pretrained` opens.
+
+    rank: rank of the changes.
+    alpha: their scale, times the rank.
+    towers: which towers change, "both", "image" or "text".
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("peft",)
+
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        rank: int = 4,
+        alpha: int = 8,
+        towers: Literal["both", "image", "text"] = "both",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        need(FedLoRA)
+        at_least(1, rank=rank, alpha=alpha)
+        one_of(("both", "image", "text"), towers=towers)
+        self.rank, self.alpha = rank, alpha
+        sizes = {"image": (clip.image_blocks, clip.image_width), "text": (clip.text_blocks, clip.text_width)}
+        self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
+        for tower, (blocks, width) in sizes.items():
+            if towers in ("both", tower):
+                drawn = torch.empty(blocks, len(PROJECTIONS), rank, width)
+                nn.init.uniform_(drawn, -(width**-0.5), width**-0.5, generator=generator)  # as PEFT draws
+                self.down[tower] = drawn
+                self.up[tower] = torch.zeros(blocks, len(PROJECTIONS), width, rank)
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """Encode the template's texts with the changes; what is left runs the changed image tower."""
+        text, nothing = clip.text_features(space.texts()), clip.text_features((NOTHING,))
+        if "text" in self.down:
+            with clip.adapted(self._changes("text")):
+                text = unit(clip.encode_text(clip.fill(space.texts())))  # [C, D]
+        if "image" not in self.down:
+            return cosine_classifier(clip, text, space.kind)
+
+        def classify(images: Images) -> Tensor:
+            embeddings = clip.image_embeddings(images)
+            with clip.adapted(self._changes("image")):
+                encoded = clip.encode_image(embeddings)
+                image = unit(encoded.image)
+                if space.kind == "single":
+                    return clip.scale * image @ text.T  # [B, C]
+                tokens = torch.cat([image[:, None], unit(encoded.patches)], dim=1)  # [B, 1 + P, D]
+            return pair_logits(tokens, text, nothing)
+
+        return classify
+
+    def exports(self, backbone: str) -> Mapping[str, str | bytes]:
+        """A PEFT adapter of the same changes."""
+        from peft import LoraConfig  # an extra, and slow to import
+
+        towers = "|".join(TOWERS[tower] for tower in self.down)
+        settings = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=rf"({towers})\.encoder\.layers\.\d+\.self_attn\.({'|'.join(PROJECTIONS)})",
+            base_model_name_or_path=backbone,
+            inference_mode=True,
+        )
+        tensors = {}
+        for name, down, up in self._layers():
+            tensors[f"base_model.model.{name}.lora_A.weight"] = down.detach().cpu().contiguous()
+            tensors[f"base_model.model.{name}.lora_B.weight"] = up.detach().cpu().contiguous()
+        return {
+            "peft/adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
+            "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list) + "\n",  # type: ignore[no-untyped-call]
+        }
+
+    def _layers(self, *only: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Every changed layer's name in the backbone with its A [rank, W] and B [W, rank]."""
+        for tower in only or self.down:
+            for block, factors in enumerate(zip(self.down[tower], self.up[tower], strict=True)):
+                for projection, down, up in zip(PROJECTIONS, *factors, strict=True):
+                    yield f"{TOWERS[tower]}.encoder.layers.{block}.self_attn.{projection}", down, up
+
+    def _changes(self, tower: str) -> dict[str, Callable[[Tensor], Tensor]]:
+        scale = self.alpha / self.rank
+
+        def change(down: Tensor, up: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda x: scale * x @ down.T @ up.T
+
+        return {name: change(down, up) for name, down, up in self._layers(tower)}

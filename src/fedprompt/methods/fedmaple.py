@@ -1,0 +1,70 @@
+"""FedMaPLe (MaPLe: Khattak et al., 2023): learned words in the first text blocks, and image tokens made from them."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace, words
+from fedprompt.methods.base import Classifier, Method, at_least, at_most, cosine_logits
+from fedprompt.ops.layers import linear, normal, unit
+
+PHRASE = ("a", "photo", "of", "a")
+
+
+class FedMaPLe(Method):
+    """Text block i < depth reads V_i, image block i reads F_i(V_i); logit_c = s <v, t_c> (Khattak et al., 2023).
+
+    V_0 stands for the first n_ctx words of "a photo of a {}.", V_i for the same places entering block i. F_0(V_0) is
+    appended to the patches after positions, F_i(V_i) takes its place entering block i; later blocks go on with what
+    they get. All V_i and F_i = Linear W_text -> W_image are trained and shared: 3,555,072 parameters at ViT-B/16.
+
+    n_ctx: learned vectors a block, 1 to 4.
+    depth: blocks that are prompted, at most those that both towers have.
+    """
+
+    def __init__(self, clip: Clip, *, n_ctx: int = 2, depth: int = 9, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        at_least(1, n_ctx=n_ctx, depth=depth)
+        at_most(len(PHRASE), n_ctx=n_ctx)
+        depth = min(depth, clip.text_blocks, clip.image_blocks)
+        first = clip.words(" ".join(PHRASE[:n_ctx])).clone()  # [n, W]
+        deeper = [normal(len(first), clip.text_width, generator=generator) for _ in range(1, depth)]
+        self.words = nn.ParameterList([nn.Parameter(first), *deeper])
+        couplers = [linear(clip.text_width, clip.image_width, generator=generator) for _ in range(min(depth, 2))]
+        copies = [copy.deepcopy(couplers[1]) for _ in range(2, depth)]  # all deeper couplers start alike
+        self.couplers = nn.ModuleList([*couplers, *copies])
+
+    def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
+        """[C, D] unit features of the class texts."""
+        rest = " ".join(("<ctx>", *PHRASE[len(self.words[0]) :]))
+        prompts = clip.fill([f"{rest} {words(name)}." for name in space.names], ctx=self.words[0])
+
+        def enter(block: int, tokens: Tensor) -> Tensor:
+            if not 0 < block < len(self.words):
+                return tokens
+            learned = self.words[block].expand(len(tokens), -1, -1)
+            return torch.cat([tokens[:, :1], learned, tokens[:, 1 + learned.shape[1] :]], dim=1)  # [C, T, W]
+
+        return unit(clip.encode_text(prompts, edit=enter))
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """Encode the class texts and couple the image tokens once; what is left runs the image tower."""
+        text = self.texts(clip, space)
+        coupled = [couple(learned) for couple, learned in zip(self.couplers, self.words, strict=True)]  # [n, W] each
+
+        def append(tokens: Tensor, block: int) -> Tensor:
+            return torch.cat([tokens, coupled[block].expand(len(tokens), -1, -1)], dim=1)  # [B, 1 + P + n, W]
+
+        def enter(block: int, tokens: Tensor) -> Tensor:
+            return append(tokens[:, : -len(coupled[0])], block) if 0 < block < len(coupled) else tokens
+
+        def classify(images: Images) -> Tensor:
+            encoded = clip.encode_image(append(clip.image_embeddings(images), 0), edit=enter)
+            return cosine_logits(clip, encoded, text, space.kind)
+
+        return classify

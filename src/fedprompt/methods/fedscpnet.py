@@ -1,0 +1,79 @@
+"""FedSCPNet (SCPNet: Ding et al., 2023): class texts are smoothed over a graph of the classes that CLIP finds alike."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import (
+    Classifier,
+    Method,
+    at_least,
+    at_most,
+    cosine_classifier,
+    prompted_texts,
+    word_vectors,
+)
+from fedprompt.ops.layers import unit
+
+
+class FedSCPNet(Method):
+    """t'_c = t_c + [G lrelu(G lrelu(G t W1) W2) W3]_c, logit_c = s <v, unit(t'_c)> (Ding et al., CVPR 2023).
+
+    t_c = unit(g(V, name of c)). G [C, C] keeps every class's most similar ones, by the cosine of the template's texts,
+    so it follows the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared: 2,099,200
+    parameters (W = D = 512). Self-training on missing labels and moving averages of weights are not part of this.
+
+    n_ctx: number of learned word vectors.
+    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    neighbours: classes of a row of G, the class itself included; the paper takes 20 for VOC, 62 for COCO, 50 for NUS.
+    spread: what a row of G gives to the neighbours; the rest stays with the class.
+    """
+
+    # differs: in FedMPT's comparison W1 to W3 stay at random values, others at every client; here they train
+    # differs: W3 starts at zero, so that training starts from the prompts
+
+    def __init__(
+        self,
+        clip: Clip,
+        *,
+        n_ctx: int = 4,
+        init: str = "a photo of a",
+        neighbours: int = 20,
+        spread: float = 0.2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        at_least(1, neighbours=neighbours)
+        at_least(0, spread=spread)
+        at_most(1, spread=spread)
+        self.neighbours, self.spread = neighbours, spread
+        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        wide = 2 * clip.dim
+        drawn = [torch.empty(rows, wide) for rows in (clip.dim, wide)]
+        for weight in drawn:
+            nn.init.uniform_(weight, -(wide**-0.5), wide**-0.5, generator=generator)
+        self.weights = nn.ParameterList([*drawn, torch.zeros(wide, clip.dim)])
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """Encode and smooth the class texts once; what is left compares frozen images with them."""
+        return cosine_classifier(clip, self.texts(clip, space), space.kind)
+
+    def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
+        """[C, D] unit class texts, smoothed."""
+        text, graph = prompted_texts(clip, space, self.context), self.graph(clip.text_features(space.texts()))
+        first, second, last = self.weights
+        hidden = F.leaky_relu(graph @ text @ first, 0.2)  # [C, 2D]
+        hidden = F.leaky_relu(graph @ hidden @ second, 0.2)  # [C, 2D]
+        return unit(text + graph @ hidden @ last)
+
+    def graph(self, text: Tensor) -> Tensor:
+        """[C, C] who passes on to whom, from unit texts [C, D]; rows sum to one, that of a lone class to 1 - spread."""
+        alike = (text @ text.T).clamp(min=0)  # [C, C]
+        kept = torch.zeros_like(alike).scatter(1, alike.topk(min(self.neighbours, len(text))).indices, 1)
+        others = (alike * kept).fill_diagonal_(0)
+        shares = others / others.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        return self.spread * shares + (1 - self.spread) * torch.eye(len(text)).to(text)

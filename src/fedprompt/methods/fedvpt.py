@@ -1,0 +1,50 @@
+"""FedVPT (VPT: Jia et al., 2022): learned tokens beside the patches, shallow or in every block; texts stay frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fedprompt.clip.model import Clip, Encoded
+from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
+from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits
+from fedprompt.ops.layers import normal
+
+
+class FedVPT(Method):
+    """v = f([CLS; patches; Q_0]), and entering block i the last q tokens become Q_i, 1 <= i < depth (Jia et al., 2022).
+
+    Q_0 comes after the positions, so it has none, and before the first norm. logit_c = s <v, t_c> with the template's
+    texts. Trained and shared: 3,072 parameters shallow, 36,864 in twelve blocks (4 tokens, W = 768).
+
+    n_tokens: number q of tokens in a block.
+    depth: blocks that get tokens of their own, at most all of the tower; 1 is shallow VPT.
+    """
+
+    # differs: the released prompts are cast to float16 inside the blocks; here they are float32 throughout
+
+    def __init__(
+        self, clip: Clip, *, n_tokens: int = 4, depth: int = 12, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        at_least(1, n_tokens=n_tokens, depth=depth)
+        self.tokens = normal(min(depth, clip.image_blocks), n_tokens, clip.image_width, generator=generator)
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
+        """The texts are the template's; what is left runs the image tower."""
+        encode, text = self._encoder(clip), clip.text_features(space.texts())
+        return lambda images: cosine_logits(clip, encode(images), text, space.kind)
+
+    def _encoder(self, clip: Clip) -> Callable[[Images], Encoded]:
+        def enter(block: int, tokens: Tensor) -> Tensor:
+            if not 0 < block < len(self.tokens):
+                return tokens
+            return append(tokens[:, : tokens.shape[1] - self.tokens.shape[1]], self.tokens[block])
+
+        def append(tokens: Tensor, learned: Tensor) -> Tensor:
+            return torch.cat([tokens, learned.expand(len(tokens), -1, -1)], dim=1)  # [B, 1 + P + q, W]
+
+        return lambda images: clip.encode_image(append(clip.image_embeddings(images), self.tokens[0]), edit=enter)

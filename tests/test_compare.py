@@ -1,0 +1,173 @@
+"""Comparisons: a table over seeds from small runs, in every form, and the choice that a grid makes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+from typer.testing import CliRunner
+
+from fedprompt import methods
+from fedprompt.build.experiment import make_trials, resolve
+from fedprompt.build.tuning import search
+from fedprompt.cli import app
+from fedprompt.cli_compare import DEMO
+from fedprompt.config import find_recipe, load_recipe, parse_recipe
+from fedprompt.errors import UserError
+from fedprompt.report import read_run
+from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.report.events import Expected
+from fedprompt.report.printed import differences
+from test_sharing import RECIPE
+
+TINY = (
+    RECIPE.replace('name = "ends"', 'name = "few"')
+    .replace("rounds = 2", "rounds = 1")
+    .replace("train = 1\n", "train = 1\nseed = 0\n")
+)
+
+
+GRID = "tuning = { seed = 7, grid = { lr = [0.03, 0.01] } }\n"
+
+
+def call(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "few.toml").write_text(TINY, encoding="utf-8")
+    call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
+    return folder
+
+
+def memory(folder: Path) -> tuple[str, str]:
+    """Both seeds see the same pictures, which are read once."""
+    return "--set", f"backbone.disk={folder / 'features'}"
+
+
+def test_runs_that_are_there_become_a_table(folder: Path) -> None:
+    there = [folder / "out" / f"few-{seed}" for seed in (1, 2)]
+    said = call("compare", *there, there[0], "--out", folder / "again")
+    assert (folder / "again" / "runs.csv").read_text() == (folder / "out" / "few.csv").read_text()
+    assert str(folder / "again" / "runs.tex") in said
+    assert "not both" in call("compare", there[0], folder / "few.toml", code=2)
+    first = read_run(there[0])
+    other = replace(first, trials=tuple(replace(trial, scores=trial.scores[:-1]) for trial in first.trials))
+    with pytest.raises(UserError, match="give one of them a label"):
+        by_seed([first, other])
+    elsewhere = replace(first, header=first.header.model_copy(update={"data": {"fingerprint": "another"}}))
+    with pytest.raises(UserError, match="on different data"):
+        by_seed([first, elsewhere])
+
+
+def test_every_number_is_in_the_csv_and_their_means_in_the_table(folder: Path) -> None:
+    lines = list(csv.DictReader(io.StringIO((folder / "out" / "few.csv").read_text())))
+    table = (folder / "out" / "few.md").read_text(encoding="utf-8")
+    for name in ("alone", "together"):
+        values = [100 * float(line["value"]) for line in lines if line["method"] == name and line["column"] == "new"]
+        assert len(values) == 2
+        assert f"{fmean(values):.1f} ± {stdev(values):.1f}" in table
+    main, other = (
+        [float(line["value"]) for line in lines if line["method"] == name and line["column"] == "hm"]
+        for name in ("promptfl", "alone")
+    )
+    ahead = [100 * (ours - theirs) for ours, theirs in zip(other, main, strict=True)]
+    row = next(line for line in table.splitlines() if line.startswith("| alone"))
+    assert f"{fmean(ahead):+.1f} ± {stdev(ahead):.1f}" in row
+
+
+def test_the_best_of_a_column_is_bold(folder: Path) -> None:
+    found = comparison([read_run(folder / "out" / f"few-{seed}") for seed in (2, 1)])
+    assert [run.header.seed for run in found.runs] == [1, 2]
+    means = {trial.name: fmean(found.values(trial.name, "base")) for trial in found.trials}
+    best = max(means, key=means.__getitem__)
+    head, _, *rows = (line.split(" | ") for line in markdown(found).splitlines())
+    bold = [row[0].strip("| ") for row in rows if row[head.index("Base")].startswith("**")]
+    labels = {trial.name: trial.label for trial in found.trials}
+    assert labels[best] in [name.strip("*") for name in bold]
+    assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
+    assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
+
+
+def test_ours_stands_beside_what_was_published(folder: Path) -> None:
+    runs = [read_run(folder / "out" / f"few-{seed}") for seed in (1, 2)]
+    one = Expected(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
+    told = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
+    (found,) = differences(told)
+    values = [100 * trial.figures["new"] for run in runs for trial in run.trials if trial.name == "alone"]
+    assert sorted(found.ours) == sorted(values) and found.difference == pytest.approx(fmean(values) - 50)
+    compared = comparison(by_seed(told))
+    line = f"| 50.00 | {fmean(values):.2f} ± {stdev(values):.2f} | {fmean(values) - 50:+.2f} | 2 |"
+    assert "\nt: a page." in markdown(compared) and line in markdown(compared)
+    assert latex(compared).count(r"\begin{tabular}") == 2 and "published" not in markdown(comparison(runs))
+    # Runs of one seed are joined, and what each of them expects with them.
+    other = Expected(trial="alone", table="t", name="base", value=1.0, columns=("base",))
+    (joined,) = by_seed(
+        [told[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
+    )
+    assert joined.header.expected == (one, other)
+
+
+def test_what_is_done_is_left_alone_and_other_settings_are_refused(folder: Path) -> None:
+    before = (folder / "out" / "few-1" / "run.jsonl").read_bytes()
+    said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
+    assert "2 runs, 2 of them done." in said
+    assert (folder / "out" / "few-1" / "run.jsonl").read_bytes() == before
+    said = call("compare", folder / "few.toml", "--seeds", "1", "--out", folder / "out", "-s", "train.lr=0.5", code=2)
+    assert "other settings" in said
+
+
+def test_figures_stand_alone(folder: Path) -> None:
+    for name in ("few-bytes.svg", "few-seconds.svg"):
+        text = (folder / "out" / name).read_text(encoding="utf-8")
+        assert text.count("<svg") == 1 and "alone" in text
+
+
+def test_runs_of_different_recipes_are_refused(folder: Path) -> None:
+    run = read_run(folder / "out" / "few-1")
+    with pytest.raises(UserError, match="different seeds"):
+        comparison([run, run])
+
+
+def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
+    recipe = parse_recipe(GRID + TINY, ["compare=[{ name = 'zeroshot' }]"])
+    assert [(trial.name, trial.settings.lr, trial.settings.seed) for trial in make_trials(search(recipe))] == [
+        ("promptfl-lr-0.03", 0.03, 7),
+        ("promptfl-lr-0.01", 0.01, 7),
+        ("zeroshot-lr-0.03", 0.03, 7),
+        ("zeroshot-lr-0.01", 0.01, 7),
+    ]
+    with pytest.raises(UserError, match="has no grid"):
+        search(parse_recipe(TINY))
+
+
+def test_what_a_search_finds_best_is_written_and_compared(folder: Path) -> None:
+    (folder / "grid.toml").write_text(GRID + TINY.replace('"few"', '"grid"'), encoding="utf-8")
+    said = call(
+        "compare", folder / "grid.toml", "--tune", "--seeds", "1", "--out", folder / "tuned", *memory(folder),
+        "-s", "compare=[]", "-s", "evaluate.local=false",
+    )  # fmt: skip
+    written = load_recipe(folder / "tuned" / "grid.toml")
+    found = {trial.name: trial.figures["base"] for trial in read_run(folder / "tuned" / "grid-tuning").trials}
+    assert set(found) == {"promptfl-lr-0.03", "promptfl-lr-0.01"}
+    assert found[f"promptfl-lr-{written.method.train['lr']}"] == max(found.values())
+    (trial,) = read_run(folder / "tuned" / "grid-1").trials
+    assert trial.about.settings["lr"] == written.method.train["lr"] and "Written:" in said
+    assert written.tuning.seed == 7 != written.seed
+
+
+@pytest.mark.parametrize("name", DEMO)
+def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    make_trials(resolve(recipe))
+    assert recipe.tuning.seed not in (1, 2, 3) and set(recipe.tuning.grid) == {"lr"}
+    left_out = set(methods.names()) - {table.name for table in (recipe.method, *recipe.compare)}
+    assert left_out == ({"dualcoop", "fedmpt", "fedmvp_regions"} if name == "compare_single" else set())

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from fedprompt.data.formats.coco import coco
+from fedprompt.data.formats.manifest import class_table
+from fedprompt.data.formats.tars import webdataset
+from fedprompt.errors import UserError
+from trees import as_json, coco2014, picture, text
+
+datasets = pytest.importorskip("datasets")
+
+
+def pictures(folder, *names):
+    for name in names:
+        picture(folder / name)
+
+
+def test_a_table_of_one_label_takes_names_or_numbers(tmp_path):
+    pictures(tmp_path / "p", *"abcd")
+    text(tmp_path / "classes.txt", ["dog", "cat"])
+    text(tmp_path / "t.csv", ["image,label,split,domain", "p/a,dog,train,x", "p\\b,1,train,y", "p/c,cat,test,x"])
+    told = []
+    data = class_table(path=tmp_path / "t.csv", on_step=lambda *step: told.append(step))
+    assert told == [(1, 1)]
+    assert data.space.names == ("dog", "cat") and data.targets.tolist() == [0, 1, 1]
+    assert data.splits == ("train", "train", "test") and data.domains == ("x", "y", "x")
+    assert data.source.open(1).mode == "RGB" and (data.base, data.new) == ((0,), (1,))
+
+
+def test_open_clips_table_and_json_lines_are_read(tmp_path):
+    pictures(tmp_path, "a", "b", "c", "d")
+    text(tmp_path / "t.tsv", ["filepath\ttitle", "a\tdog", "b\tcat", "c\tdog", "d\tcat"])
+    data = class_table(path=tmp_path / "t.tsv", columns={"image": "filepath", "label": "title"}, base="all")
+    assert data.space.names == ("cat", "dog") and {"train", "test"} == set(data.splits)
+    text(tmp_path / "t.jsonl", [json.dumps({"image": name, "label": "dog"}) for name in "ab"])
+    assert class_table(path=tmp_path / "t.jsonl").targets.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["image,label,split", "a,dog,train", "b,cat,test"], "no picture of 'cat' is in the split 'train'"),
+        (["image,label", "a,0", "b,1"], "numbers for labels"),
+        (["image,label", "gone,dog"], "line 2: there is no file"),
+        (["image,name", "a,dog"], "line 2: 'label' is empty or not there"),
+        (["image,label,split", "a,dog,holdout"], "neither train, val nor test"),
+        (["image,label"], "has no rows"),
+    ],
+)
+def test_a_wrong_table_is_explained(lines, message, tmp_path):
+    pictures(tmp_path, "a", "b")
+    text(tmp_path / "t.csv", lines)
+    with pytest.raises(UserError, match=message):
+        class_table(path=tmp_path / "t.csv")
+
+
+def test_an_unknown_label_is_named_by_line(tmp_path):
+    pictures(tmp_path, "a")
+    text(tmp_path / "classes.txt", ["dog", "cat"])
+    text(tmp_path / "t.csv", ["image,label", "a,dogs"])
+    with pytest.raises(UserError, match=r"line 2: there is no class 'dogs'; did you mean 'dog'"):
+        class_table(path=tmp_path / "t.csv")
+
+
+def test_ones_own_coco_file_is_a_data_set(tmp_path):
+    coco2014(tmp_path)
+    data = coco(
+        path=tmp_path / "coco",
+        train="annotations/instances_train2014.json",
+        test="annotations/instances_val2014.json",
+        train_images="train2014",
+        test_images="val2014",
+    )
+    assert data.space.kind == "multi" and data.splits.count("test") == 4 and data.targets.sum() == 6
+    drawn = coco(path=tmp_path / "coco", train="annotations/instances_train2014.json", train_images="train2014")
+    assert sorted(drawn.splits) == ["test", "train", "train", "val"]
+    with pytest.raises(UserError, match="no COCO file"):
+        as_json(tmp_path / "x/annotations/train.json", [])
+        coco(path=tmp_path / "x")
+
+
+def shard(path, samples):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def jpeg(color):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(file, "JPEG")
+    return file.getvalue()
+
+
+def npy(*values):
+    file = io.BytesIO()
+    np.save(file, np.array(values))
+    return file.getvalue()
+
+
+def test_shards_of_one_label_are_read_in_place(tmp_path):
+    shard(tmp_path / "train/0.tar", {"a.jpg": jpeg("red"), "a.cls": b"1", "b.jpg": jpeg("blue"), "b.cls": b"0"})
+    shard(tmp_path / "test/0.tar", {"a.jpg": jpeg("lime"), "a.json": b'{"label": 1}'})
+    text(tmp_path / "classnames.txt", ["cat", "dog"])
+    text(tmp_path / "zeroshot_classification_templates.txt", ["a photo of a {c}.", "art of a {c}."])
+    data = webdataset(path=tmp_path)
+    assert data.splits == ("test", "train", "train") and data.targets.tolist() == [1, 1, 0]
+    told = []
+    webdataset(path=tmp_path, on_step=lambda *step: told.append(step))
+    assert told == [(1, 2), (2, 2)]
+    assert data.source.open(0).getpixel((4, 4))[1] > 200
+    assert data.space.ensemble == ("art of a {}.",) and len(data.source.fingerprint) == 32
+
+
+def test_shards_of_many_labels_and_wrong_ones(tmp_path):
+    text(tmp_path / "classnames.txt", ["cat", "dog"])
+    shard(tmp_path / "train/0.tar", {"x/a.png": jpeg("red"), "x/a.npy": npy(0, 1)})
+    shard(tmp_path / "train/1.tar", {"a.png": jpeg("red"), "a.npy": npy(1, 1)})
+    assert webdataset(path=tmp_path).targets.tolist() == [[0, 1], [1, 1]]
+    shard(tmp_path / "train/2.tar", {"a.png": jpeg("red"), "a.npy": npy(1, 1, 0)})
+    with pytest.raises(UserError, match="fits no list of 2 classes"):
+        webdataset(path=tmp_path)
+    shard(tmp_path / "train/2.tar", {"a.txt": b"words"})
+    with pytest.raises(UserError, match="no picture with a label"):
+        webdataset(path=tmp_path)
+
+
+def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None):
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(names)),
+            **({"domain": datasets.Value("string")} if extra else {}),
+        }
+    )
+    grey = io.BytesIO()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("L", (12, 9), 7).save(grey, "JPEG", exif=exif)
+    rows = {"image": [{"bytes": grey.getvalue(), "path": None}] * len(labels), "label": list(labels)}
+    made = datasets.Dataset.from_dict(rows | ({"domain": extra} if extra else {}), features=features)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made.to_parquet(str(path))
+    return made
+
+
+def hub(**options):
+    from fedprompt.data.formats.hub import hub as read
+
+    return read(**options)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
+
+
+def test_parquet_keeps_its_order_and_pictures_are_decoded_by_us(tmp_path):
+    table(tmp_path / "data/train-00000-of-00001.parquet")
+    table(tmp_path / "data/test-00000-of-00001.parquet", labels=(1,))
+    data = hub(path=str(tmp_path))
+    assert data.space.names == ("b", "a") and sorted(set(data.splits)) == ["test", "train"]
+    assert data.source.open(0).size == (9, 12) and data.source.open(0).mode == "RGB"  # upright, as files are
+    assert len(data.source.fingerprint) == 32
+
+
+def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
+    table(tmp_path / "train-0.parquet", names=("apple_pie", "cheesecake", "cheese_plate"), labels=(0, 1, 2))
+    table(tmp_path / "validation-0.parquet", names=("apple_pie", "cheesecake", "cheese_plate"), labels=(1,))
+    data = hub(path=str(tmp_path), like="food101")
+    assert data.space.names == ("apple_pie", "cheese_plate", "cheesecake")
+    pairs = sorted(zip(data.splits, data.targets.tolist(), strict=True))
+    assert pairs == [("test", 2), ("train", 0), ("train", 1), ("train", 2)]
+    assert data.space.template == "a photo of {}, a type of food." and "Hub copy" in data.notes[0]
+    table(tmp_path / "f/train-0.parquet", names=("1", "10", "2"), labels=(0, 1, 2))
+    assert hub(path=str(tmp_path / "f"), like="oxford_flowers").targets.tolist() == [0, 2, 1]
+    table(tmp_path / "c/train-0.parquet", names=("AM General Hummer SUV 2000",), labels=(0,))
+    assert hub(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
+
+
+def test_domains_come_along_and_one_split_is_divided(tmp_path):
+    places = ["art_painting"] * 4 + ["sketch"] * 4
+    table(tmp_path / "train-0.parquet", names=("dog", "horse"), labels=(0, 0, 1, 1) * 2, extra=places)
+    data = hub(path=str(tmp_path), like="pacs", unseen_domains=("sketch",))
+    assert data.domains == tuple(places) and set(data.splits) == {"train", "test"}
+
+
+def test_saved_tables_of_many_labels(tmp_path):
+    rows = {"image": [{"bytes": jpeg("red"), "path": None}] * 2}
+    many = datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
+    features = datasets.Features({"image": datasets.Image(), "labels": many})
+    datasets.Dataset.from_dict({**rows, "labels": [["dog"], []]}, features=features).save_to_disk(str(tmp_path / "a"))
+    assert hub(path=str(tmp_path / "a")).targets.tolist() == [[0, 1], [0, 0]]
+    boxes = datasets.Features({"image": datasets.Image(), "objects": {"category": many.__class__(many.feature)}})
+    nested = {**rows, "objects": [{"category": [1, 1]}, {"category": [0, 1]}]}
+    datasets.Dataset.from_dict(nested, features=boxes).save_to_disk(str(tmp_path / "b"))
+    assert hub(path=str(tmp_path / "b")).targets.tolist() == [[0, 1], [1, 1]]
+
+
+def test_webdataset_copies_have_columns_of_their_own(tmp_path):
+    features = datasets.Features(
+        {"webp": datasets.Image(), "cls": datasets.Value("int64"), "__key__": datasets.Value("string")}
+    )
+    for split, label in (("train", 1), ("test", 0)):
+        rows = {"webp": [{"bytes": jpeg("red"), "path": None}] * 2, "cls": [0, label], "__key__": ["0", "1"]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    data = hub(path=str(tmp_path), classes=("cat", "dog"))
+    assert data.targets[[word == "train" for word in data.splits]].tolist() == [0, 1]
+    assert data.source.open(0).getpixel((4, 4))[0] > 200
+    with pytest.raises(UserError, match="no names for them"):
+        hub(path=str(tmp_path), like="fgvc_aircraft")
+
+
+def test_hub_mistakes_are_explained(tmp_path):
+    table(tmp_path / "train-0.parquet")
+    with pytest.raises(UserError, match=r"no column 'labl'; did you mean 'label'"):
+        hub(path=str(tmp_path), label_column="labl")
+    text(tmp_path / "s/script.py", [""])
+    with pytest.raises(UserError, match="script, which no longer runs"):
+        hub(path=str(tmp_path / "s"))
+    plain = datasets.Dataset.from_dict({"image": [{"bytes": jpeg("red"), "path": None}], "label": [3]})
+    plain.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "n"))
+    with pytest.raises(UserError, match="no names for them"):
+        hub(path=str(tmp_path / "n"))
+    with pytest.raises(UserError, match="label 3"):
+        hub(path=str(tmp_path / "n"), classes=("a", "b"))

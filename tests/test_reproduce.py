@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+from itertools import chain
+from unittest.mock import patch
+
+import pytest
+from typer.testing import CliRunner
+
+from fedprompt import methods
+from fedprompt.build.experiment import make_trials, resolve
+from fedprompt.build.jobs import conduct_all
+from fedprompt.build.published import experiment, experiments, pictures, recipe
+from fedprompt.build.reproduce import differences, jobs
+from fedprompt.cli import app
+from fedprompt.data.named import row
+from fedprompt.errors import UserError
+from fedprompt.published.tables import cells, remarks, table
+from fedprompt.report import read_run
+from trees import TREES, as_json, text
+
+MINIATURE = (
+    "backbone.path=demo",
+    "backbone.batch=1",
+    "train.rounds=1",
+    "train.batch_size=8",
+    "evaluate.samples=0",
+    "evaluate.local=true",
+    "compare=[]",
+)
+CHEAP = (*MINIATURE, "method={name='promptfl'}")
+
+
+def run(*words):
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def only(name, root, out, *settings, count=1):
+    """The first runs of an experiment in miniature."""
+    about = experiment(name)
+    todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
+    with patch("fedprompt.build.runs.render"):  # drawing takes longer than everything else here
+        assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
+    return about, todo, [read_run(job.folder) for job in todo]
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_is_a_valid_recipe_of_known_methods(name, tmp_path):
+    about = experiment(name)
+    for label in about.variants:
+        made = resolve(recipe(about, label, root=tmp_path, seed=1))
+        assert {trial.method for trial in make_trials(made)} <= set(methods.names())
+        assert made.seed == 1 and made.data.options["root"] == str(tmp_path)
+    trials = {trial.name for trial in make_trials(made)}
+    for reach in about.reach:
+        assert set(reach.rows) <= trials
+        assert set(reach.rows.values()) <= {cell.row for cell in table(reach.table)}
+        columns = {cell.column for cell in table(reach.table)} - {"mean"}
+        options = made.data.options
+        known = {
+            "figure": {"local", "base", "new", "hm"},
+            "run": set(about.variants),
+            "part": {*options.get("sets", ()), *options.get("targets", ())},
+            "column": columns,
+        }[reach.axis]
+        assert columns <= known and reach.column in {"", *columns}
+    assert pictures(about) > 0
+
+
+def test_tables_have_a_source_for_every_cell_and_their_means_are_right():
+    for cell in chain(*cells().values()):
+        assert cell.source and cell.certainty in {"log", "page", "image", "note", "recalled"}
+    assert cells().keys() == remarks().keys()
+    for name in ("fedmpt/partial-voc2007", "fedmpt/partial-coco2014", "fedmpt/partial-nuswide"):
+        assert len(table(name)) == 11 * 6 * 3
+        for measure in ("mAP", "CF1", "OF1"):
+            for method in {cell.row for cell in table(name)}:
+                own = {c.column: c.value for c in table(name) if (c.row, c.measure) == (method, measure)}
+                mean = own.pop("mean")
+                assert abs(sum(own.values()) / len(own) - mean) < 0.011, (name, method, measure)
+
+
+def test_published_harmonic_means_are_three_way():
+    rows = {cell.row for cell in table("base-to-new")}
+    for method in rows:
+        own = {cell.column: cell.value for cell in table("base-to-new") if cell.row == method}
+        if len(own) == 4:
+            assert abs(3 / sum(1 / own[key] for key in ("local", "base", "new")) - own["hm"]) < 0.02, method
+
+
+def test_the_released_log_of_sets_with_one_client_has_local_equal_to_base():
+    own = {(c.column, c.measure): c.value for c in table("fedtpg/base-to-new-sets")}
+    assert own["oxford_pets", "local"] == own["oxford_pets", "base"] and own["dtd", "local"] == own["dtd", "base"]
+
+
+def test_base_to_new_over_nine_sets(tmp_path):
+    names = recipe(experiment("fedmvp/base-to-new"), "all", root=tmp_path, seed=1).data.options["sets"]
+    for name in names:
+        TREES[name](tmp_path)
+    about, todo, (found,) = only("fedmvp/base-to-new", tmp_path, tmp_path / "out", *CHEAP, "method.label='fedmvp'")
+    assert len(found.header.partition.clients) == 9 and found.trials[0].by_part("base").keys() == set(names)
+    assert {"local", "base", "new", "hm"} <= found.trials[0].figures.keys()
+    assert "DTD has 47 classes, but 3 were found." in found.header.data["notes"]
+    (difference, *_) = differences(about, todo)
+    assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
+    assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
+    list(conduct_all(todo))  # nothing is left to do
+    with pytest.raises(UserError, match="other settings"):
+        list(
+            conduct_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"]))
+        )
+
+
+@pytest.mark.parametrize("name", ["fedtpg/cross-dataset", "fedtpg/imagenet-ssmt"])
+def test_imagenet_is_trained_on_and_others_are_tested(name, tmp_path):
+    options = recipe(experiment(name), "all", root=tmp_path, seed=1).data.options
+    for one in (*options["sets"], *options["targets"]):
+        TREES[one](tmp_path)
+    about, todo, (found,) = only(name, tmp_path, tmp_path / "out", *CHEAP, "method.label='fedtpg'")
+    assert set(found.trials[0].by_part("unseen")) == set(options["targets"])
+    columns = {one.expected.name for one in differences(about, todo)}
+    assert {*options["targets"], "mean"} <= columns and ("imagenet" in columns) == (name == "fedtpg/imagenet-ssmt")
+
+
+@pytest.mark.parametrize(("name", "sets"), [("fedmvp/msst-pacs", ("pacs",)), ("fedmvp/ssmt", ("pacs", "officehome"))])
+def test_domains_are_held_out_in_turn(name, sets, tmp_path):
+    for one in sets:
+        TREES[one](tmp_path)
+    about = experiment(name)
+    count = min(2, len(about.variants))
+    about, todo, found = only(name, tmp_path, tmp_path / "out", *CHEAP, "method.label='fedmvp'", count=count)
+    held = [one.header.recipe["data"]["unseen_domains"] for one in found]
+    assert len({tuple(domains) for domains in held}) == count
+    for one, domains in zip(found, held, strict=True):
+        assert {score.name for score in one.trials[0].final("unseen")} == set(domains)
+        assert not set(one.header.partition.domains) & set(domains)
+    assert differences(about, todo) == []  # a mean over all rotations is not there before the last
+
+
+def test_every_domain_is_a_target_once():
+    for name in ("pacs", "officehome", "vlcs", "terraincognita", "domainnet"):
+        ((_, held),) = experiment(f"fedmvp/msst-{name}").grid.items()
+        assert sorted(chain(*held)) == sorted(row(name).domains)
+
+
+MANY = {
+    "fedmpt/heterogeneity-voc2007": ("voc2007",),
+    "fedmpt/partial-voc2007": ("voc2007",),
+    "fedmpt/participation-voc2007": ("voc2007",),
+    "fedmpt/remote-sensing": ("multiscene_clean", "mlrsnet"),
+    "fedmpt/zero-shot": ("coco_zero_shot", "nuswide_zero_shot"),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_protocols_of_many_labels(name, tmp_path):
+    for one in MANY[name]:
+        TREES[one](tmp_path)
+    small = (*CHEAP, "partition.heterogeneity=0.1", "method.label='fedmpt'", "evaluate.held_out=0.5")
+    count = len(MANY[name])
+    about, todo, found = only(name, tmp_path, tmp_path / "out", *small, count=count)
+    columns = set(found[0].columns)
+    assert ({"zsl", "gzsl"} if name.endswith("zero-shot") else {"test"}) <= columns
+    if name == "fedmpt/partial-voc2007":
+        measures = [one.expected.name for one in differences(about, todo)]
+        assert measures == ["0.1 mAP", "0.1 CF1", "0.1 OF1"]
+        assert (todo[0].folder / "annotation.safetensors").exists()
+
+
+def test_the_real_method_runs_too(tmp_path):
+    TREES["dtd"](tmp_path)
+    settings = (*MINIATURE, "data.sets=['dtd']", f"data.attributes='{tmp_path}'")
+    names = ("banded", "polka-dotted", "woven")
+    as_json(tmp_path / "dtd.json", {name: ["thin lines"] for name in reversed(names)})
+    _, _, (found,) = only("fedmvp/base-to-new", tmp_path, tmp_path / "out", *settings)
+    assert found.trials[0].name == "fedmvp" and found.trials[0].figures["local"] == found.trials[0].figures["base"]
+    as_json(tmp_path / "dtd.json", {name: ["thin lines"] for name in names[:2]})
+    with pytest.raises(UserError, match="no phrases for 'woven'"):
+        only("fedmvp/base-to-new", tmp_path, tmp_path / "other", *settings)
+
+
+def test_the_command_prints_ours_beside_the_published(tmp_path):
+    TREES["dtd"](tmp_path)
+    words = chain(*(("-s", setting) for setting in (*MINIATURE, "data.sets=['dtd']")))
+    name = "zero-shot/base-to-new"
+    done = run("reproduce", name, "--root", tmp_path, "--out", tmp_path / "out", "--seeds", "1,2", *words)
+    assert done.exit_code == 0, done.output
+    assert "2 of 2 runs are done." in done.output and "left." in done.output
+    page = (tmp_path / "out/published.md").read_text()
+    assert "| zeroshot | new | 75.78 |" in page and " ± 0.00 |" in page and "Not with the published settings" in page
+    assert "## zero-shot/base-to-new-sets: CoCoOp's paper, with its templates (recalled)" in page
+    report = (tmp_path / "out/seed-2/all/report.html").read_text()
+    assert "base-to-new: FedTPG" in report and "<td>75.78</td>" in report
+
+
+def test_the_list_says_command_cost_and_target():
+    shown = run("reproduce", "--list").output
+    for name, about in experiments().items():
+        assert f"{name}: " in shown and about.command in shown
+    assert "to reach: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
+
+
+def test_mistakes_at_the_command_line(tmp_path):
+    assert "did you mean 'fedmvp/base-to-new'" in run("reproduce", "fedmvp/base-to-nw").output
+    assert "--root DIR" in run("reproduce", "fedmvp/base-to-new").output
+    assert "is not a list of numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
+    missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q")
+    assert missing.exit_code == 2 and row("pacs").licence in missing.output
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(todo, *, watch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedprompt.build.jobs.conduct_all", stop)
+    stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
+    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
+    assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
+
+
+def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
+    TREES["food101"](tmp_path)
+    found = run("data", "check", "food101", "--root", tmp_path)
+    assert found.exit_code == 2 and "101 classes, but 3 were found" in found.output
+    split = tmp_path / "food-101/split_zhou_Food101.json"
+    table = json.loads(split.read_text())
+    swapped = {"cheese_plate": 2, "cheesecake": 1, "apple_pie": 0}
+    as_json(split, {word: [[file, swapped[name], name] for file, _, name in rows] for word, rows in table.items()})
+    assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
+    (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
+    assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
+    assert row("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
+    every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
+    assert every.exit_code == 2 and all(row(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
+
+
+def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
+    TREES["voc2007"](tmp_path)
+    about = row("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
+    monkeypatch.setattr("fedprompt.data.named.rows", lambda: {"voc2007": about})
+    found = run("data", "check", "voc2007", "--root", tmp_path)
+    assert found.exit_code == 0, found.output
+    assert "train 6, test 3" in found.output and "Complete and as published." in found.output
+
+
+def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch):
+    monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
+    TREES["pacs"](tmp_path)
+    about = row("pacs").model_copy(update={"classes": 0, "others": {"the first one": 32}})
+    monkeypatch.setattr("fedprompt.data.named.rows", lambda: {"pacs": about})
+    monkeypatch.setattr("fedprompt.data.examine._bare", lambda listing: [])
+    found = run("data", "check", "pacs", "--root", tmp_path)
+    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
+
+
+def test_data_list_and_info(tmp_path, monkeypatch):
+    assert "terraincognita" in run("data", "list").output
+    TREES["dtd"](tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    there = run("data", "list", "--root", tmp_path).output
+    assert str(tmp_path / "dtd") in there and there.count("not there") == len(TREES) - 1
+    shown = run("data", "info", "voc2007").output
+    assert "difficult" in shown and "Options" in shown and row("voc2007").traps[0] in shown
+
+
+def test_a_stray_file_beside_the_table_is_no_row(tmp_path):
+    text(tmp_path / "classes.txt", ["x"])
+    with pytest.raises(UserError, match="did you mean 'pacs'"):
+        row("pac")
