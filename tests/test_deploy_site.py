@@ -59,6 +59,8 @@ def words(method: str = "promptfl", source: str = "federation", server: str = ""
         ({"epsilon": 3.0}, {"server": privacy("2.5")}, None),
         ({"secure_aggregation": True}, {"server": "[train.server.secure]"}, None),
         ({}, {"server": "[train.server.aggregate]\nname = 'os:system'"}, "own code"),
+        ({}, {"server": "[words]\nattributes = '/etc/passwd'"}, "words"),
+        ({}, {"server": "[words]\nattributes = 'none'\nconditions = ['at night']"}, None),
         ({"methods": ("promptfl",), "maximum_rounds": 20}, {}, None),
     ],
 )

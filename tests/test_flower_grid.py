@@ -203,7 +203,22 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
         assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
 
 
-def test_an_attack_is_for_simulations(tmp_path: Path) -> None:
-    attack = '[train.server.attack]\nname = "sign_flip"\nliars = 1\n'
+def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
+    words = {"fedprompt_words": 1, "attributes": {"dog": ["fur"], "cat": ["claws", "whiskers"], "tree": []}}
+    (tmp_path / "words.json").write_text(json.dumps(words))
+    named = f"[words]\nattributes = '{tmp_path / 'words.json'}'\nshuffled = true\nconditions = ['at night']\n"
+    over = grid(tmp_path)
+    runs.start(parse_recipe(one(tmp_path, named)), tmp_path / "simulated")
+    conduct(one(tmp_path, named), tmp_path / "federated", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
+    assert federated.round_number == 2 and same(simulated.shared, federated.shared)
+    assert all("words.json" not in from_records(message.content).words["recipe"] for message in over.sent)
+
+
+@pytest.mark.parametrize(
+    "line", ["sharing = 'local'", "sharing = 'pooled'", "server.attack = { name = 'sign_flip', liars = 1 }"]
+)
+def test_attacks_and_the_ends_of_the_scale_are_for_simulations(tmp_path: Path, line: str) -> None:
+    text = one(tmp_path, "").replace("[train]", f"[train]\n{line}")
     with pytest.raises(UserError, match="simulations"):
-        conduct(one(tmp_path, attack), tmp_path / "o", GridMailbox(grid(tmp_path), poll=0), deployment(), home=tmp_path)
+        conduct(text, tmp_path / "o", GridMailbox(grid(tmp_path), poll=0), deployment(), home=tmp_path)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedprompt.build import runs
-from fedprompt.build.catalog import RULES, find
+from fedprompt.build.catalog import RULES, SOURCES, find
 from fedprompt.build.desk import Carrier, Carry, Desk
-from fedprompt.build.experiment import Trial, resolve
+from fedprompt.build.experiment import Experiment, Trial, resolve
 from fedprompt.build.serving import secure_sum
-from fedprompt.config import Recipe, parse_recipe
-from fedprompt.data.sites import by_site
+from fedprompt.build.wording import NONE
+from fedprompt.config import Recipe, WordsTable, parse_recipe
+from fedprompt.data.sites import by_site, federation
 from fedprompt.deploy.preflight import agreement, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
@@ -80,6 +81,10 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
     def carry(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
         if trial.server.attack is not None:
             raise UserError("[train.server.attack] is for simulations; leave it out of a run over sites.")
+        if trial.sharing != "federated":
+            raise UserError(
+                f"[train] sharing = {trial.sharing!r} is for simulations; leave it out of a run over sites."
+            )
         names = tuple(shard.name for shard in desk.experiment.partition.shards)
         for name in names:
             if name not in deployment.sites:
@@ -87,7 +92,7 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
                     f"The recipe has a client {name!r}, which is no site of the deployment "
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
-        job = {"recipe": travelling(desk.experiment.recipe), "run": run, "trial": trial.name}
+        job = {"recipe": travelling(desk.experiment, trial), "run": run, "trial": trial.name}
         check = Preflight(mailbox, deployment, names, job)
         desk.watch.step("Asking the sites")
         said = check.hold(desk, trial)
@@ -116,12 +121,25 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
     return carry
 
 
-def travelling(recipe: Recipe) -> str:
-    """The recipe as sites get it: without the server's own paths."""
-    kept = {key: value for key, value in recipe.data.options.items() if key not in ("folders", "test")}
-    data = type(recipe.data)(source=recipe.data.source, **kept)
-    backbone = recipe.backbone.model_copy(update={"disk": None})
-    return recipe.model_copy(update={"data": data, "backbone": backbone}).to_toml()
+def travelling(experiment: Experiment, trial: Trial) -> str:
+    """The recipe as sites get it: of one trial, words in place of their files, and without the server's own paths."""
+    recipe, space = experiment.recipe, experiment.dataset.space
+    table = next(one for one in (recipe.method, *recipe.compare) if one.title == trial.name)
+    options = {key: value for key, value in recipe.data.options.items() if key not in ("folders", "test")}
+    words = WordsTable()
+    if trial.words != words:
+        if find(SOURCES, recipe.data.source, place="[data] source") is not federation:
+            raise UserError("Words for a run over sites go with pictures that lie there; leave out [words].")
+        options["attributes"] = {name: list(phrases) for name, phrases in space.attributes.items()}
+        words = WordsTable(conditions=space.conditions or NONE)
+    changed = {
+        "data": type(recipe.data)(source=recipe.data.source, **options),
+        "backbone": recipe.backbone.model_copy(update={"disk": None}),
+        "words": words,
+        "method": table.model_copy(update={"words": {}}),
+        "compare": (),
+    }
+    return recipe.model_copy(update=changed).to_toml()
 
 
 def _count(said: object) -> int:

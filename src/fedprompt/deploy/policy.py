@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedprompt import methods
-from fedprompt.config import Recipe, TrainTable, checked
+from fedprompt.build.wording import NONE
+from fedprompt.config import Recipe, TrainTable, WordsTable, checked
 from fedprompt.config_tables import ServerTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
@@ -28,6 +29,7 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
         if train.rounds > policy.maximum_rounds:
             raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
         _check_privacy(policy, train.server)
+        _check_words(checked(WordsTable, recipe.words.model_dump() | table.words, origin="job"))
         if any(":" in address for address in _addresses(recipe, train.server)):
             # package.module:function would import whatever the server names
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
@@ -41,6 +43,11 @@ def _check_privacy(policy: Policy, server: ServerTable) -> None:
     promised = server.privacy.options.get("epsilon") if server.privacy is not None else None
     if isinstance(promised, bool) or not isinstance(promised, int | float) or not 0 < promised <= policy.epsilon:
         raise RefusedError(f"the job promises no epsilon of at most {policy.epsilon}.", rule="epsilon")
+
+
+def _check_words(words: WordsTable) -> None:
+    if any(isinstance(named, str) and named not in ("", NONE) for named in (words.attributes, words.conditions)):
+        raise RefusedError("the job names a file of words; words travel in the job itself.", rule="words")
 
 
 def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:

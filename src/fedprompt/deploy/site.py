@@ -80,6 +80,7 @@ class Site:
             raise RefusedError("the job wants other pictures than this site's own.", rule="data")
         experiment = self._experiment(recipe, settings)
         trial = _trial(experiment, request.words)
+        experiment = experiment.of(trial)
         client = _client(experiment, request.words, settings)
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
         if request.kind == HELLO:
