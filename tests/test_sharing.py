@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fedprompt.build import runs
-from fedprompt.build.experiment import assemble
+from fedprompt.build.experiment import assemble, make_trials
 from fedprompt.config import Recipe, parse_recipe
+from fedprompt.config_tables import ServerTable
 from fedprompt.data.partition import pooled
 from fedprompt.report import Run, read_run
 
@@ -107,6 +108,15 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, recipe: Recipe, folder
         for path in (stopped, folder)
     )
     assert ours == theirs
+
+
+def test_a_server_has_nothing_to_do_where_nothing_is_sent() -> None:
+    server = ["train.server.secure.share=0.9", "train.server.attack={name='sign_flip'}"]
+    one, alone, together, _ = make_trials(parse_recipe(RECIPE, server))
+    assert one.server.secure is not None and one.server.attack is not None
+    assert alone.server == together.server == ServerTable()
+    private = ["train.server.privacy={name='sample', clip=1.0, noise=2.0, epsilon=3.0, delta=1e-3}"]
+    assert all(trial.server.privacy is not None for trial in make_trials(parse_recipe(RECIPE, private)))
 
 
 def test_pooling_holds_every_picture_once(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
 from fedprompt.build.clients import Clients
-from fedprompt.build.serving import make_server, resolve_server, sample_privacy
+from fedprompt.build.serving import at_home, make_server, resolve_server, sample_privacy
 from fedprompt.build.wording import absolute, worded
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
@@ -187,6 +187,8 @@ def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]")
     words = checked(WordsTable, recipe.words.model_dump() | table.words, origin=f"{place}.words]")
     server = resolve_server(train.server, place=f"{place}.train.server]")
+    if train.sharing != "federated":
+        server = at_home(server)
     make_server(server, table.name, weighting=train.weighting)  # parts that exclude each other are refused here
     loop = {"fraction", "weighting", "sharing"}
     settings = Settings(seed=recipe.seed, privacy=sample_privacy(server), **train.model_dump(exclude={*loop, "server"}))

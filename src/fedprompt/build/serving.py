@@ -76,6 +76,11 @@ def make_server(table: ServerTable, method: str, *, weighting: Weighting) -> Ser
     )
 
 
+def at_home(table: ServerTable) -> ServerTable:
+    """What of the table counts where nothing is sent: the privacy of pictures."""
+    return ServerTable(privacy=table.privacy) if sample_privacy(table) is not None else ServerTable()
+
+
 def sample_privacy(table: ServerTable) -> SamplePrivacy | None:
     """What every client's training owes to its pictures, if the table says so."""
     privacy = _make(table, "privacy")

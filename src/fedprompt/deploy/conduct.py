@@ -82,9 +82,7 @@ def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
         if trial.server.attack is not None:
             raise UserError("[train.server.attack] is for simulations; leave it out of a run over sites.")
         if trial.sharing != "federated":
-            raise UserError(
-                f"[train] sharing = {trial.sharing!r} is for simulations; leave it out over sites."
-            )
+            raise UserError(f"[train] sharing = {trial.sharing!r} is for simulations; leave it out over sites.")
         names = tuple(shard.name for shard in desk.experiment.partition.shards)
         for name in names:
             if name not in deployment.sites:
