@@ -14,7 +14,7 @@ from fedprompt.federated.sanitise import RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import SERVER, Envelope
 from fedprompt.federated.secure.masks import Words, mask
-from fedprompt.federated.secure.member import Member, Session
+from fedprompt.federated.secure.member import CARD_BYTES, Member, Session
 from fedprompt.federated.secure.rehearsal import Exchange, SecureSum, threshold_of
 from fedprompt.federated.secure.shamir import join, split
 from fedprompt.federated.secure.vector import Codec, words_of
@@ -212,9 +212,27 @@ def test_signed_keys_cannot_be_swapped() -> None:
     list_of_keys = Collector(Session("run", 1, 2), count=1).keys(said)
     members[0].shares(list_of_keys)
     swapped = dict(Envelope.from_bytes(list_of_keys).parts)
-    swapped[2] = Envelope.from_bytes(Member(2, Session("run", 1, 2)).keys()).parts[2] + swapped[2][64:]
+    swapped[2] = Envelope.from_bytes(Member(2, Session("run", 1, 2)).keys()).parts[2] + swapped[2][CARD_BYTES:]
     with pytest.raises(RefusedUpdateError, match="not signed by that peer"):
         members[1].shares(Envelope("keys", SERVER, 1, swapped).to_bytes())
+
+
+@pytest.mark.parametrize("whose", [0, 3])
+def test_a_share_that_is_made_up_ends_the_round(whose: int) -> None:
+    class Rogue(Exchange):
+        def _ask(self, now, members, speak):
+            answers = super()._ask(now, members, speak)
+            if now == "unmask":
+                said = Envelope.from_bytes(answers[0])
+                made_up = said.parts[whose][:-1] + bytes([said.parts[whose][-1] ^ 1])
+                answers[0] = Envelope("unmask", 0, 1, {**said.parts, whose: made_up}).to_bytes()
+            return answers
+
+    session = Session("run", 1, 3)
+    vectors = {client: np.full(3, client, dtype=np.uint64) for client in range(4)}
+    there = lambda now, client: (now, client) != ("masked", 3)  # noqa: E731
+    with pytest.raises(RefusedUpdateError, match=f"shares of client {whose} do not fit"):
+        Rogue(session, vectors, there, Collector(session, count=3)).run()
 
 
 @settings(max_examples=60)

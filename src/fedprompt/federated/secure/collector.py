@@ -14,7 +14,7 @@ import numpy as np
 from fedprompt.federated.sanitise import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
 from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, mask, public_key
-from fedprompt.federated.secure.member import Session, pair_mask
+from fedprompt.federated.secure.member import CARD_BYTES, Session, commitment, pair_mask
 from fedprompt.federated.secure.shamir import SHARE_BYTES, join
 
 
@@ -80,6 +80,9 @@ class Collector:
             if secret is None:
                 raise self._given_up(f"the shares of client {member} do not fit together")
             if member in self._sum:
+                # A share that a liar made up gives back some other secret, whose mask would drown the whole sum.
+                if commitment(secret) != self._keys[member][2 * KEY_BYTES : CARD_BYTES]:
+                    raise self._given_up(f"the shares of client {member} do not fit its seed")
                 total -= mask(derive(secret, "own mask"), self.count)
             else:
                 self._take_off(total, member, secret)
@@ -108,6 +111,9 @@ class Collector:
 
     def _are_keys(self, member: int, parts: Mapping[int, bytes]) -> bool:
         keys = parts.get(member, b"")
+        if len(keys) < CARD_BYTES:
+            self.refused[member] = "size: its keys have the wrong size."
+            return False
         try:
             for start in (0, KEY_BYTES):
                 agree(secrets.token_bytes(KEY_BYTES), keys[start : start + KEY_BYTES])

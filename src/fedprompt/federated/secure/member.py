@@ -21,6 +21,7 @@ from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, ma
 from fedprompt.federated.secure.shamir import SECRET_BYTES, SHARE_BYTES, split
 
 NONCE_BYTES = 12
+CARD_BYTES = 3 * KEY_BYTES  # two public keys and what the own seed is known again by
 
 
 @dataclass(frozen=True)
@@ -50,23 +51,23 @@ class Member:
         self._shares: dict[int, bytes] = {}  # of every member's two secrets, one's own among them
 
     def keys(self) -> bytes:
-        """Step 1: the two public keys of this round."""
+        """Step 1: the two public keys of this round, and a commitment to one's own seed."""
         self._turn("keys", "shares")
-        keys = public_key(self._channel) + public_key(self._masking)
-        signature = self.session.sign(self._signed(self.client, keys)) if self.session.sign else b""
-        return self._say("keys", {self.client: keys + signature})
+        card = public_key(self._channel) + public_key(self._masking) + commitment(self._seed)
+        signature = self.session.sign(self._signed(self.client, card)) if self.session.sign else b""
+        return self._say("keys", {self.client: card + signature})
 
     def shares(self, message: bytes) -> bytes:
         """Step 2: everybody's keys come in, shares of one's own two secrets go out, each sealed for one peer."""
         self._turn("shares", "masked")
         parts = self._hear("keys", message)
         for member, part in parts.items():
-            keys, signature = part[: 2 * KEY_BYTES], part[2 * KEY_BYTES :]
-            if len(keys) != 2 * KEY_BYTES or member < 0:
+            card, signature = part[:CARD_BYTES], part[CARD_BYTES:]
+            if len(card) != CARD_BYTES or member < 0:
                 self._refuse("a peer's keys are not keys")
-            if self.session.verify and not self.session.verify(member, self._signed(member, keys), signature):
+            if self.session.verify and not self.session.verify(member, self._signed(member, card), signature):
                 self._refuse("a peer's keys are not signed by that peer")
-            self._peers[member] = keys
+            self._peers[member] = card[: 2 * KEY_BYTES]
         if self._peers.get(self.client) != public_key(self._channel) + public_key(self._masking):
             self._refuse("the list of keys has others in place of this client's own")
         self._enough(len(self._peers))
@@ -114,8 +115,8 @@ class Member:
         """In the order in which shares are joined: the masking key, the own seed."""
         return self._masking, self._seed
 
-    def _signed(self, member: int, keys: bytes) -> bytes:
-        return f"{self.session.run}/{self.session.round_number}/{member}/".encode() + keys
+    def _signed(self, member: int, card: bytes) -> bytes:
+        return f"{self.session.run}/{self.session.round_number}/{member}/".encode() + card
 
     def _sealing(self, member: int, *, sender: int, receiver: int) -> tuple[AESGCM, bytes]:
         key = derive(agree(self._channel, self._peers[member][:KEY_BYTES]), "shares", *_place(self.session))
@@ -157,6 +158,11 @@ class Member:
 
     def _say(self, step: Step, parts: Mapping[int, bytes]) -> bytes:
         return Envelope(step, self.client, self.session.round_number, parts).to_bytes()
+
+
+def commitment(seed: bytes) -> bytes:
+    """What shows later that shares gave back this very seed, and until then says nothing about it."""
+    return derive(seed, "commitment")
 
 
 def pair_mask(private: bytes, public: bytes, session: Session, count: int) -> Words:
