@@ -74,6 +74,32 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, whole or not at all; it is on the disk when this returns. UserError as `write_atomic`."""
+    with writing(path.parent), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def own(lock: Path, *, busy: str) -> filelock.FileLock:
+    """Hold a lock file, made with its folder, for this process; UserError with the words `busy` if another holds it."""
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock)
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(busy) from error
+    return held
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors and words to one safetensors file, atomically, with a checksum of the tensors among the words."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -95,14 +121,14 @@ def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def read_events(folder: Path) -> Iterator[Event]:
-    """Yield the events of a run in order; a last line torn by a crash is left out."""
+    """Yield the events of a run in order; a last line that a crash tore, or that is being written, is left out."""
     path = folder / "run.jsonl"
     if not path.is_file():
         raise UserError(f"The folder {folder} holds no run.jsonl; give the folder of a run.")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             event = _parse(line)
-            if event is None and file.read(1):
+            if event is None and line.endswith(b"\n") and file.read(1):
                 raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
             if event is None:
                 return
@@ -125,14 +151,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.log = path / "run.jsonl"
-        with writing(path):
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = filelock.FileLock(path / ".lock")
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                message = f"The run folder {path} is in use by another process; wait for it or choose another folder."
-                raise UserError(message) from error
+        busy = f"The run folder {path} is in use by another process; wait for it or choose another folder."
+        self._lock = own(path / ".lock", busy=busy)
         self._repair()
 
     @classmethod
@@ -173,17 +193,7 @@ class RunFolder:
 
     def append(self, event: Event) -> None:
         """Add one event; it is on the disk when this returns. NaN and infinity, which JSON lacks, become null."""
-        line = json.dumps(_plain(event), allow_nan=False).encode() + b"\n"
-        with writing(self.path), self.log.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
+        append_line(self.log, json.dumps(_plain(event), allow_nan=False).encode() + b"\n")
 
     def rewind(self, trial: str, round_number: int) -> None:
         """Drop what a trial recorded after a round, so that going on from its checkpoint records nothing twice."""

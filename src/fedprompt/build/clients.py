@@ -67,6 +67,8 @@ class Clients(Sequence[Client]):
 
     def held_out(self) -> Examples | None:
         """The pictures of all clients that none trains on, over all base classes; None if there are none."""
+        if not self.share:
+            return None
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
 

@@ -139,10 +139,9 @@ def _conduct_trial(desk: Desk, trial: Trial) -> None:
         shared, rounds = last.shared, last.round_number
         desk.watch.step(f"Scoring {trial.name}")
         score_clients(desk, trial, transport, shared, round_number=rounds)
-        owners = transport.owners
-        decisions = {owner: decide(desk, transport.restore(shared, owner)) for owner in {*owners, None}}
+        decisions = decide(desk, transport, shared)
         score_all(desk, trial, transport, shared, round_number=rounds, decisions=decisions)
-        show_samples(desk, trial, transport.restore(shared, owners[0]))
+        show_samples(desk, trial, transport.restore(shared, transport.owners[0]))
         if trial.sharing != "local":  # which leaves nothing that all clients could use
             exports = method.exports(experiment.recipe.backbone.path)
             save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)

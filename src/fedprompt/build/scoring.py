@@ -40,14 +40,21 @@ def score_clients(desk: Desk, trial: Trial, transport: Carrier, shared: State, *
         desk.run.append(line)
 
 
-def decide(desk: Desk, method: Method) -> Decision:
-    """When a label counts as present: the threshold that is best on held-out training pictures, if there are any."""
+def decide(desk: Desk, transport: Carrier, shared: State) -> dict[int | None, Decision]:
+    """When a label counts as present, by owner and, under None, for the model that all share or a new client gets.
+
+    From the threshold on that is best on held-out training pictures, if there are any.
+    """
     recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
-    if held is None or held.space.kind == "single":
-        return Decision(oracle=recipe.oracle)
-    logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
-    tuned = best_threshold(logits.sigmoid(), held.targets)
-    return Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+    decisions = {}
+    for owner in {*transport.owners, None}:
+        decisions[owner] = Decision(oracle=recipe.oracle)
+        if held is not None and held.space.kind == "multi":
+            method = transport.restore(shared, owner)
+            logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+            tuned = best_threshold(logits.sigmoid(), held.targets)
+            decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+    return decisions
 
 
 def score_all(

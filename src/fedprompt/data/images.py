@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -30,6 +34,41 @@ class ImageSource(Protocol):
     def describe(self, row: int) -> str:
         """A path or an address for messages and reports."""
         ...
+
+
+@dataclass(frozen=True)
+class JoinedSource:
+    """The pictures of several sources, one after another."""
+
+    sources: tuple[ImageSource, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of those of the sources."""
+        return hashlib.sha256("".join(source.fingerprint for source in self.sources).encode()).hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def open(self, row: int) -> Image.Image:
+        """Decode one picture to RGB."""
+        source, own = self._find(row)
+        return source.open(own)
+
+    def describe(self, row: int) -> str:
+        """The address in its own source."""
+        source, own = self._find(row)
+        return source.describe(own)
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        """The first row of each source."""
+        return tuple(accumulate((len(source) for source in self.sources[:-1]), initial=0))
+
+    def _find(self, row: int) -> tuple[ImageSource, int]:
+        """Whose a row is, and which one it is there."""
+        place = bisect_right(self._starts, row) - 1
+        return self.sources[place], row - self._starts[place]
 
 
 @dataclass(frozen=True)

@@ -2,59 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Window
-from fedprompt.data.images import ImageSource
+from fedprompt.data.images import JoinedSource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition import Partition, Shard
 from fedprompt.data.readers import image_folder
 from fedprompt.errors import UserError, did_you_mean
 
 SERVER = "server"  # the domain of pictures that the server tests with
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several sources, one after another."""
-
-    parts: tuple[ImageSource, ...]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return list(accumulate(len(part) for part in self.parts))
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the parts' own."""
-        return hashlib.sha256(" ".join(part.fingerprint for part in self.parts).encode()).hexdigest()[:32]
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB."""
-        part, place = self._find(row)
-        return part.open(place)
-
-    def describe(self, row: int) -> str:
-        """The path below its site's folder."""
-        part, place = self._find(row)
-        return part.describe(place)
-
-    def _find(self, row: int) -> tuple[ImageSource, int]:
-        part = bisect_right(self._ends, row)
-        return self.parts[part], row - (self._ends[part - 1] if part else 0)
 
 
 def federation(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -86,7 +47,7 @@ def federation(  # noqa: PLR0913  (every option has a default, and a recipe name
     targets = [_agreed(dataset, classes)[dataset.targets] for dataset in read.values()]
     return Dataset(
         name="several sites",
-        source=Joined(tuple(dataset.source for dataset in read.values())),
+        source=JoinedSource(tuple(dataset.source for dataset in read.values())),
         space=LabelSpace(classes, template=template, attributes=attributes or {}),
         targets=torch.cat([torch.empty(0, dtype=torch.int64), *targets]),
         splits=tuple("test" if name == SERVER else split for name, dataset in read.items() for split in dataset.splits),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,47 +10,16 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
-from fedprompt.data.images import ImageSource
+from fedprompt.data.images import JoinedSource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.named import Options, folder_of, named_set, row
 from fedprompt.data.partition import Partition, Shard
 from fedprompt.data.readers import OnStep
 from fedprompt.errors import UserError
-
-
-@dataclass(frozen=True)
-class JoinedSource:
-    """The pictures of several sources, one after another."""
-
-    sources: tuple[ImageSource, ...]
-
-    @property
-    def starts(self) -> tuple[int, ...]:
-        """The first row of each source."""
-        return tuple(accumulate((len(source) for source in self.sources[:-1]), initial=0))
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of those of the sources."""
-        return hashlib.sha256("".join(source.fingerprint for source in self.sources).encode()).hexdigest()[:32]
-
-    def __len__(self) -> int:
-        return sum(map(len, self.sources))
-
-    def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB."""
-        place = bisect_right(self.starts, row) - 1
-        return self.sources[place].open(row - self.starts[place])
-
-    def describe(self, row: int) -> str:
-        """The address in its own source."""
-        place = bisect_right(self.starts, row) - 1
-        return self.sources[place].describe(row - self.starts[place])
 
 
 @dataclass(frozen=True, eq=False)

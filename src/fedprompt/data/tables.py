@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -145,16 +146,22 @@ def _csv_row(path: Path, line: int, head: Sequence[str], cells: Sequence[str]) -
     return _row(path, line, table, marks, listed=listed)
 
 
+def json_object(path: Path, line: int, text: str, *, example: str) -> MutableMapping[str, Any]:
+    """The object in a line of a JSONL table; UserError naming the line, with an example, if there is none."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path}, line {line}: this is not JSON ({error}); correct the line.") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}, line {line}: this is no object; write {example}.")
+    return value
+
+
 def _json_rows(path: Path, text: str) -> Iterator[Row]:
     for line, content in enumerate(text.splitlines(), start=1):
         if not content.strip():
             continue
-        try:
-            table = json.loads(content)
-        except ValueError as error:
-            raise UserError(f"{path}, line {line}: this is not JSON ({error}); correct the line.") from error
-        if not isinstance(table, dict):
-            raise UserError(f'{path}, line {line}: this is no object; write {{"image": "a.jpg", "labels": ["dog"]}}.')
+        table = json_object(path, line, content, example='{"image": "a.jpg", "labels": ["dog"]}')
         labels = table.pop("labels", None)
         for name, value in table.items():
             if name not in OWN or not isinstance(value, str):

@@ -77,19 +77,26 @@ def fingerprint(phrases: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+def load_json(path: Path, *, called: str, needed: str) -> object:
+    """The JSON in a file of words, which `called` names; UserError when it is unreadable, no JSON, or too large."""
+    try:
+        small = path.stat().st_size <= LARGEST
+        found: object = json.loads(path.read_text(encoding="utf-8")) if small else None
+    except OSError as error:
+        raise UserError(f"{called} cannot be read ({error.strerror}); check the path.") from error
+    except ValueError as error:
+        raise UserError(f"{called} is not valid JSON ({error}); correct that place.") from error
+    if not small:
+        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB, which no {needed}; check the path.")
+    return found
+
+
 def read_words(path: Path) -> Words:
     """Read a words file, or a plain object of class names with lists of phrases, written by hand.
 
     Raises UserError when it cannot be read, is neither, or is damaged.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST >> 20} MiB, which no words file needs; check the path.")
-        tables = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"The words file {path} cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
-        raise UserError(f"The words file {path} is not valid JSON ({error}); correct that place.") from error
+    tables = load_json(path, called=f"The words file {path}", needed="words file needs")
     if not isinstance(tables, dict):
         raise UserError(f"{path} is not a words file; make one of it with: fedprompt describe convert {path} ...")
     if "fedprompt_words" not in tables:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedprompt.build import runs
 from fedprompt.build.catalog import RULES, SOURCES, find
@@ -22,7 +22,7 @@ from fedprompt.deploy.preflight import agreement, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.methods.base import Method
-from fedprompt.records import Checkpoint, Event, write_atomic
+from fedprompt.records import Checkpoint, Event, read_events, write_atomic
 from fedprompt.runtimes.remote import Mailbox, Remote
 from fedprompt.runtimes.wire import DONE, HELLO, Parcel, Words
 
@@ -205,10 +205,5 @@ class Preflight:
 
 
 def events_of(folder: Path) -> list[Event]:
-    """The events of a run that may still be going on."""
-    path = folder / "run.jsonl"
-    found: list[Any] = []
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
-        if line.endswith(b"\n"):
-            found.append(json.loads(line))
-    return found
+    """The events of a run that may still be going on, or not have begun."""
+    return list(read_events(folder)) if (folder / "run.jsonl").exists() else []

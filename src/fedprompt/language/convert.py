@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedprompt.data.words import LARGEST, Provenance, Words, fingerprint
+from fedprompt.data.words import Provenance, Words, fingerprint, load_json
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.language.phrases import choose, normal, stems
 
@@ -51,14 +50,7 @@ def convert(path: Path, names: Sequence[str]) -> Converted:
 
 
 def _load(path: Path) -> dict[str, object]:
-    try:
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path} is larger than {LARGEST >> 20} MiB, which no attributes need; check the path.")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); correct that place.") from error
+    found = load_json(path, called=str(path), needed="attributes need")
     if isinstance(found, dict) and isinstance(found.get("attributes"), dict):
         found = found["attributes"]
     if isinstance(found, list):  # [{"name": "dog", "attributes": [...]}, ...]

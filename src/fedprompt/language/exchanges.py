@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from dataclasses import asdict
@@ -13,9 +12,8 @@ from typing import Self
 
 import filelock
 
-from fedprompt.errors import UserError
 from fedprompt.language.endpoint import Answer, Request
-from fedprompt.records import writing
+from fedprompt.records import append_line, own
 
 
 class Exchanges:
@@ -28,23 +26,19 @@ class Exchanges:
         self.path = path
         self._answers: dict[str, Answer] = {}
         self._guard = threading.Lock()
-        self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        self._lock: filelock.FileLock | None = None
 
     def __enter__(self) -> Self:
-        with writing(self.path.parent):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._lock.acquire(timeout=0)
-            except filelock.Timeout as error:
-                message = f"{self.path} is in use by another process; wait for it or write elsewhere."
-                raise UserError(message) from error
+        busy = f"{self.path} is in use by another process; wait for it or write elsewhere."
+        self._lock = own(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
         self._load()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __len__(self) -> int:
         return len(self._answers)
@@ -64,11 +58,8 @@ class Exchanges:
 
     def _append(self, line: dict[str, object]) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        content = (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode()
-        with writing(self.path.parent), self._guard, self.path.open("ab") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._guard:
+            append_line(self.path, (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode())
 
     def _load(self) -> None:
         if not self.path.exists():

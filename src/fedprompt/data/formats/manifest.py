@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from fedprompt.data.decode import Bands, Window
 from fedprompt.data.folder import Folder, absent
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, first_half, read_attributes
+from fedprompt.data.tables import json_object
 from fedprompt.errors import UserError, did_you_mean
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -78,7 +78,8 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
         raise UserError(f"The table {path} cannot be read ({error}); give a .csv, .tsv or .jsonl file.") from error
     if path.suffix.lower() == ".jsonl":
         lines = enumerate(text.splitlines(), start=1)
-        table = [(number, _object(path, number, line)) for number, line in lines if line.strip()]
+        example = '{"image": "a.jpg", "label": "dog"}'
+        table = [(number, json_object(path, number, line, example=example)) for number, line in lines if line.strip()]
     elif path.suffix.lower() in DELIMITERS:
         reader = csv.DictReader(text.splitlines(), delimiter=DELIMITERS[path.suffix.lower()])
         table = [(reader.line_num, row) for row in reader]
@@ -91,16 +92,6 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
                 have = ", ".join(map(repr, row))
                 raise UserError(f"{path}, line {number}: {columns[needed]!r} is empty or not there (found {have}).")
         yield number, {**cells, "image": cells["image"].replace("\\", "/")}
-
-
-def _object(path: Path, number: int, line: str) -> Mapping[str, object]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}, line {number}: this is not JSON ({error}); correct the line.") from error
-    if not isinstance(value, dict):
-        raise UserError(f'{path}, line {number}: this is no object; write {{"image": "a.jpg", "label": "dog"}}.')
-    return value
 
 
 def _splits(path: Path, rows: list[tuple[int, dict[str, str]]], *, fraction: float, seed: int) -> tuple[str, ...]:
