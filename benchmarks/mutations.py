@@ -1,53 +1,76 @@
-"""Messages as a broken or hostile site might send them: ten thousand mutations, each used or refused, none a crash."""
+"""Messages as a broken or hostile side might send them: ten thousand mutations, each used or refused, none a crash.
+
+Updates and answers reach the server, requests reach a site, steps of a secure sum reach either.
+"""
 
 from __future__ import annotations
 
-import tracemalloc
+import itertools
+import logging
+import resource
+import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
+from fedprompt.deploy.site import Site
 from fedprompt.federated.geometry import multi_krum
-from fedprompt.federated.sanitise import Limits, RefusedUpdateError, check_raw
+from fedprompt.federated.sanitise import Limits, RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.member import Session
 from fedprompt.federated.secure.rehearsal import Exchange
 from fedprompt.federated.server import Server
+from fedprompt.methods.base import Classifier, Method
 from fedprompt.ops.averaging import State, Update, weighted_mean
+from fedprompt.runtimes.remote import Remote, Terms
+from fedprompt.runtimes.tensors import encode
+from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Raw
 from fedprompt.seeding import numpy_stream
 
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
 STEPS = ("keys", "shares", "masked", "unmask")
 CLIENTS = 7
+ANSWER = Parcel(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
+NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
+ODD_WORDS: tuple[object, ...] = (None, "1", -1, 0, 10**12, 1.5, True, float("nan"), [], {"a": [1]}, "../" * 99, "\x00")
+RECIPE = """
+name = "job"
+[data]
+source = "federation"
+classes = ["cat", "dog"]
+[partition]
+rule = "by_site"
+sites = ["a", "b"]
+[method]
+name = "zeroshot"
+[train]
+rounds = 9
+"""  # more rounds than the site allows: no mutation of it may find a way around that
 
-
-@dataclass(frozen=True)
-class Raw:
-    """A tensor as it travels."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    data: bytes
+Kind = Callable[[np.random.Generator], str]
 
 
 def fuzz(count: int) -> tuple[Counter[str], float]:
-    """Mutate `count` messages: how often each reason was given ("used" for none), and peak memory over the nominal."""
-    draws = numpy_stream(0, "mutations")
-    kinds: tuple[Callable[[np.random.Generator], str], ...] = (_update, _raw, _secure)
-    for kind in kinds:
-        kind(draws)
-    tracemalloc.start()
-    _honest_round()
-    nominal = tracemalloc.get_traced_memory()[1]
-    reasons: Counter[str] = Counter()
-    for number in range(count):
-        reasons[kinds[number % len(kinds)](draws)] += 1
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return reasons, peak / nominal
+    """Mutate `count` messages: how often each reason was given ("used" for none), and by how much memory grew.
+
+    That is the process's peak over its peak after honest rounds, so the process should have done nothing else before.
+    """
+    draws, reasons = numpy_stream(0, "mutations"), Counter[str]()
+    logging.disable()  # a site's own log would hold thousands of tracebacks, which is what it is for
+    with tempfile.TemporaryDirectory() as folder:
+        requests = Requests(Path(folder))
+        kinds: tuple[Kind, ...] = (_update, _answer, _secure, _update, _answer, _secure, _update, _answer, requests)
+        _honest_rounds(requests)
+        nominal = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for kind in itertools.islice(itertools.cycle(kinds), count):
+            reasons[kind(draws)] += 1
+    logging.disable(logging.NOTSET)
+    return reasons, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / nominal
 
 
 def _honest(client: int, draws: np.random.Generator) -> Update:
@@ -55,9 +78,11 @@ def _honest(client: int, draws: np.random.Generator) -> Update:
     return Update(client, 5, sent, {}, 0.5, 0.0)
 
 
-def _honest_round() -> None:
+def _honest_rounds(requests: Requests) -> None:
     draws = numpy_stream(1, "mutations")
     for _ in range(20):
+        requests.site.answer(requests.honest)
+        _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
         _exchange(lambda answer: answer, "keys")
 
@@ -76,14 +101,14 @@ def _update(draws: np.random.Generator) -> str:
     name = str(draws.choice(sorted(shared)))
     tensor = shared[name]
     types = (torch.float64, torch.float16, torch.int64, torch.complex64, torch.bool)
-    odd: list[object] = [None, "1", -1, 0, 10**12, 1.5, True, float("nan"), [], b"x"]
-    names = ["", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal"]
     spot = int(draws.integers(tensor.numel()))
     ways: list[Callable[[], Update]] = [
         lambda: replace(sent[0], shared={k: v for k, v in shared.items() if k != name}),
-        lambda: replace(sent[0], shared={**shared, str(draws.choice(names)): shared.pop(name)}),
+        lambda: replace(sent[0], shared={**shared, str(draws.choice(NAMES)): shared.pop(name)}),
         lambda: replace(sent[0], shared={**shared, name: tensor.to(types[draws.integers(len(types))])}),
-        lambda: replace(sent[0], shared={**shared, name: torch.zeros(*draws.integers(0, 9, int(draws.integers(4))))}),
+        lambda: replace(
+            sent[0], shared={**shared, name: torch.zeros(draws.integers(0, 9, int(draws.integers(4))).tolist())}
+        ),
         lambda: replace(sent[0], shared={**shared, name: tensor * float(10.0 ** draws.integers(0, 38))}),
         lambda: replace(
             sent[0],
@@ -94,28 +119,87 @@ def _update(draws: np.random.Generator) -> str:
                 .view_as(tensor),
             },
         ),
-        lambda: replace(sent[0], shared={**shared, name: odd[draws.integers(len(odd))]}),
-        lambda: replace(sent[0], num_examples=odd[draws.integers(len(odd))]),
-        lambda: replace(sent[0], loss=odd[draws.integers(len(odd))]),
+        lambda: replace(sent[0], shared={**shared, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
+        lambda: replace(sent[0], num_examples=ODD_WORDS[draws.integers(len(ODD_WORDS))]),
+        lambda: replace(sent[0], loss=ODD_WORDS[draws.integers(len(ODD_WORDS))]),
         lambda: replace(sent[0], client=int(draws.integers(-3, 12))),
     ]
     return _combine([ways[draws.integers(len(ways))](), *sent[1:]])
 
 
-def _raw(draws: np.random.Generator) -> str:
-    """A tensor as it travels, mutated before any byte is read."""
-    name = str(draws.choice(["context", "bias", "", "contexts", "bias\n"]))
+def _answer(draws: np.random.Generator) -> str:
+    """One of two sites' answers is mutated in its words, its kind or its tensors, before any byte is read."""
+    words, tensors = dict(ANSWER.words), dict(ANSWER.tensors)
+    name = str(draws.choice([*words]))
+    ways: list[Callable[[], Parcel]] = [
+        lambda: replace(ANSWER, words={**words, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
+        lambda: replace(ANSWER, words={key: value for key, value in words.items() if key != name}),
+        lambda: replace(ANSWER, kind=str(draws.choice([FAILED, REFUSED, "", "ñ\x00", "x" * 10_000]))),
+        lambda: replace(ANSWER, tensors={**tensors, str(draws.choice(NAMES)): _raw(draws)}),
+        lambda: replace(ANSWER, tensors={**tensors, str(draws.choice(sorted(SHARED))): _raw(draws)}),
+    ]
+    return _answered({"a": ways[draws.integers(len(ways))]()})
+
+
+def _raw(draws: np.random.Generator) -> Raw:
     shape = tuple(int(size) for size in draws.choice([1, 4, 64, 2**40, -1], size=int(draws.integers(1, 4))))
-    raw = Raw(
+    return Raw(
         str(draws.choice(["float32", "float64", "bfloat16", "object", "<U8", ""])),
         ((4, 64), (64,), shape)[draws.integers(3)],
-        bytes(int(draws.choice([0, 255, 256, 1024, 10_000]))),
+        bytes([int(draws.integers(256))]) * int(draws.choice([0, 255, 256, 1024, 10_000])),
     )
-    try:
-        check_raw({name: raw}, SHARED)
-    except RefusedUpdateError as refusal:
-        return refusal.code
-    return "used"
+
+
+def _answered(said: Mapping[str, Parcel]) -> str:
+    """What a round over two sites makes of what they say."""
+
+    class Post:
+        def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+            return {name: said.get(name, ANSWER) for name in parcels}
+
+    transport = Remote(Bare(), Post(), Terms(("a", "b")), {})
+    updates = transport.train(1, SHARED, [0, 1])
+    assert [update.client for update in updates][-1] == 1, "the other site has said nothing wrong"
+    return str(transport.notes["failed"].get("0", "used")).partition(":")[0]
+
+
+class Bare(Method):
+    """A method that has tensors and never trains: what a transport asks it for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, tensor in SHARED.items():
+            self.register_parameter(name, torch.nn.Parameter(tensor.clone()))
+
+    def classifier(self, clip: object, space: object) -> Classifier:
+        raise NotImplementedError
+
+
+class Requests:
+    """A site that is told no job it could do, by a server that is broken or means harm."""
+
+    def __init__(self, folder: Path) -> None:
+        save(folder / SITE, SiteFile(name="a", superlink="localhost:1", device="cpu", policy=Policy(maximum_rounds=3)))
+        self.site = Site(folder)
+        words = {"recipe": RECIPE, "run": "0" * 32, "trial": "zeroshot", "round": 1, "client": 0, "since": 0}
+        self.honest = Parcel(TRAIN, {**words, "upload": "float32"}, encode(SHARED))
+
+    def __call__(self, draws: np.random.Generator) -> str:
+        """A request is mutated in its words, its kind, its tensors or a line of its recipe."""
+        words = dict(self.honest.words)
+        name, lines = str(draws.choice([*words])), RECIPE.splitlines()
+        place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
+        recipe = "\n".join([*lines[:place], line, *lines[place + draws.integers(2) :]])
+        ways: list[Callable[[], Parcel]] = [
+            lambda: replace(self.honest, words={**words, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
+            lambda: replace(self.honest, words={key: value for key, value in words.items() if key != name}),
+            lambda: replace(self.honest, words={**words, "recipe": recipe}),
+            lambda: replace(self.honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
+            lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
+        ]
+        answer = self.site.answer(ways[draws.integers(len(ways))]())
+        assert answer.kind in (REFUSED, FAILED) and not answer.tensors, "no such job is done"
+        return f"{answer.kind} by a site"
 
 
 def _secure(draws: np.random.Generator) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.sanitise import check_raw, check_update
+from fedprompt.federated.sanitise import RefusedUpdateError, check_raw, check_update
 from fedprompt.federated.secure.rehearsal import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.ops.averaging import State, Update
@@ -216,13 +216,14 @@ class Remote:
             loss=_number(answer.words.get("loss")),
             seconds=_number(answer.words.get("seconds")),
         )
+        _heard(answer.words.get("validation"))  # which stands in the record as it was sent
         check_update(update, shared)
         return update
 
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError("sent a loss or a time that is not a finite number.")
+        raise RefusedUpdateError("number", "a loss, a time or a score is not a finite number.")
     return float(value)
 
 

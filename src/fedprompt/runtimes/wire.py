@@ -72,6 +72,8 @@ def done(answer: Parcel | str) -> Parcel:
     """An answer that is one; UserError with the reason otherwise."""
     if isinstance(answer, str):
         raise UserError(answer)
-    if answer.kind != DONE:
+    if answer.kind in (REFUSED, FAILED):
         raise UserError(f"{answer.kind}: {str(answer.words.get('reason', ''))[:200]}")
+    if answer.kind != DONE:
+        raise UserError("message: its answer is of no known kind.")
     return answer
