@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ ROBUST = {
     "norm_bounded_mean": norm_bounded_mean(),
 }
 ALL = [*ROBUST.items(), *((word, find(AGGREGATES, word, place="")()) for word in ("mean", "cosine_filter", "fedawa"))]
+CASES = int(os.environ.get("FEDPROMPT_CASES", "25"))
 each_rule = pytest.mark.parametrize(("name", "rule"), ALL)
 # Numbers that differ by more than rounding, so that no tie is broken by it.
 vectors = arrays(np.float64, (9, 4), elements=st.integers(-40, 40).map(lambda number: number / 8), unique=True)
@@ -56,7 +58,7 @@ def apply(rule: Rule, points: np.ndarray, weights: np.ndarray | None = None, at:
 
 
 @each_rule
-@settings(max_examples=25)
+@settings(max_examples=CASES)
 @given(vectors, st.randoms(use_true_random=False))
 def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random) -> None:
     order = list(range(len(points)))
@@ -65,7 +67,7 @@ def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random)
 
 
 @each_rule
-@settings(max_examples=25)
+@settings(max_examples=CASES)
 @given(vectors)
 def test_only_changes_count_not_where_they_begin(name: str, rule: Rule, points: np.ndarray) -> None:
     if name != "fedawa":  # whose second term is the distance from the shared state itself
@@ -78,7 +80,7 @@ def test_equal_updates_are_returned(name: str, rule: Rule) -> None:
     assert apply(rule, np.tile(point, (9, 1))) == pytest.approx(point, abs=1e-6)
 
 
-@settings(max_examples=40)
+@settings(max_examples=CASES)
 @given(vectors)
 def test_coordinate_rules_equal_numpy(points: np.ndarray) -> None:
     assert apply(median(), points) == pytest.approx(np.median(points, axis=0), abs=1e-6)
@@ -88,7 +90,7 @@ def test_coordinate_rules_equal_numpy(points: np.ndarray) -> None:
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=CASES)
 @given(vectors)
 def test_krum_equals_a_brute_force(points: np.ndarray) -> None:
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
@@ -98,7 +100,7 @@ def test_krum_equals_a_brute_force(points: np.ndarray) -> None:
     assert apply(multi_krum(attackers=2), points) == pytest.approx(points[order[:7]].mean(axis=0), abs=1e-6)
 
 
-@settings(max_examples=20)
+@settings(max_examples=CASES)
 @given(vectors)
 def test_no_step_from_the_geometric_median_is_shorter(points: np.ndarray) -> None:
     def total(at: np.ndarray) -> float:
@@ -117,6 +119,14 @@ def test_two_liars_of_ten_move_a_robust_rule_little(name: str, rule: Rule, size:
     moved = apply(rule, np.concatenate([honest, lies])) - honest.mean(axis=0)
     bound = 1.0 if name in ("norm_bounded_mean", "centred_clipping") else 0.3
     assert np.linalg.norm(moved) < bound
+
+
+@settings(max_examples=CASES)
+@given(vectors, st.sampled_from((-1e6, 1e6)))
+def test_less_than_half_lying_leave_the_median_among_the_honest(points: np.ndarray, far: float) -> None:
+    honest = points[:5]
+    found = apply(median(), np.concatenate([honest, np.full((4, 4), far)]))
+    assert (honest.min(axis=0) <= found).all() and (found <= honest.max(axis=0)).all()
 
 
 def test_weights_count_where_they_can() -> None:

@@ -1,0 +1,101 @@
+"""A bar and what was measured against it; bars that only a yes or no can answer are proved by running tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = 200  # that property tests of aggregation rules try
+
+Verdict = Literal["held", "not met", "no bar", "not measured"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the page; `where` says by what it was measured."""
+
+    what: str
+    bar: str
+    measured: str
+    verdict: Verdict
+    where: str = "here"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A bar that is held if tests pass, each named `file.py::test`, below `tests/`."""
+
+    what: str
+    bar: str
+    tests: tuple[str, ...]
+
+
+Bar = Row | Proof
+
+
+def row(what: str, bar: str, measured: str, *, held: bool) -> Row:
+    """A line that was measured here."""
+    return Row(what, bar, measured, verdict(held=held))
+
+
+def verdict(*, held: bool) -> Verdict:
+    return "held" if held else "not met"
+
+
+def proof(what: str, bar: str, *tests: str) -> Proof:
+    return Proof(what, bar, tests)
+
+
+def settled(bars: Iterable[Bar]) -> list[Row]:
+    """All as rows, after one run of all tests that prove something."""
+    found = list(bars)
+    outcomes = passed({test for bar in found if isinstance(bar, Proof) for test in bar.tests})
+    return [_proved(bar, outcomes) if isinstance(bar, Proof) else bar for bar in found]
+
+
+def _proved(bar: Proof, outcomes: Mapping[str, Sequence[bool]]) -> Row:
+    results = [passes for test in bar.tests for passes in outcomes.get(test, [])]
+    ran = all(outcomes.get(test) for test in bar.tests)
+    measured = f"{sum(results)} of {len(results)} tests pass" if ran else "a test did not run"
+    files = ", ".join(f"`{name}`" for name in dict.fromkeys(test.partition("::")[0] for test in bar.tests))
+    return Row(bar.what, bar.bar, measured, verdict(held=ran and all(results)), files)
+
+
+def passed(tests: Iterable[str]) -> dict[str, list[bool]]:
+    """Run tests in a process of their own: for each `file.py::test` whether it passed, with every parameter."""
+    names = sorted(tests)
+    outcomes: dict[str, list[bool]] = defaultdict(list)
+    if not names:
+        return outcomes
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", *options, *(f"tests/{name}" for name in names)]
+        environment = os.environ | {"FEDPROMPT_CASES": str(CASES)}
+        subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
+        for case in ElementTree.parse(report).iter("testcase"):
+            name = f"{Path(case.attrib['file']).name}::{case.attrib['name'].partition('[')[0]}"
+            outcomes[name].append(not {"failure", "error", "skipped"} & {child.tag for child in case})
+    return outcomes
+
+
+def table(rows: Iterable[Row]) -> Iterator[str]:
+    """A subject's lines."""
+    yield "| what | bar | measured | held | measured by |"
+    yield "|---|---|---|---|---|"
+    for one in rows:
+        held = f"**{one.verdict}**" if one.verdict == "not met" else one.verdict
+        yield "| " + " | ".join(_cell(text) for text in (one.what, one.bar, one.measured, held, one.where)) + " |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

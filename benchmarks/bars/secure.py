@@ -1,0 +1,149 @@
+"""Bars of secure sums: exact, true to the mean whoever drops out, looking random, cheap; and what members refuse."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy import stats
+
+from benchmarks.bars.rows import Bar, proof, row
+from fedprompt.federated.secure.collector import Collector
+from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
+from fedprompt.federated.secure.masks import Words, mask
+from fedprompt.federated.secure.member import Member, Session
+from fedprompt.federated.secure.rehearsal import Exchange, Present, SecureSum, everyone, threshold_of
+from fedprompt.federated.secure.vector import Codec, words_of
+from fedprompt.ops.averaging import Update, weighted_mean
+from fedprompt.seeding import stream
+
+SHARE = 2 / 3
+COHORTS = (3, 5, 10)
+MILLION = 1_000_000
+# AES-256 of the blocks 0 and 1 under the key of zeros: test case 13 of "The Galois/Counter Mode of Operation (GCM)"
+# (McGrew and Viega, 2005), H and E(K, Y0).
+VECTOR = "dc95c078a2408989ad48a21492842087530f8afbc74536b9a963b4f1c4cb738b"
+FILE = "test_federated_secure.py"
+
+
+def bars() -> Iterator[Bar]:
+    """All of them, the costly one last."""
+    yield from sums()
+    yield from dropouts()
+    yield from masked()
+    found = mask(bytes(32), 4).astype("<u8").tobytes().hex()
+    what = "stream of masks under the key of zeros"
+    yield row(what, "a published test vector", f"{found[:8]}..., as printed", held=found == VECTOR)
+    yield proof(
+        "fewer shares than the threshold",
+        "give no secret",
+        f"{FILE}::test_enough_shares_give_the_secret_and_fewer_do_not",
+    )
+    yield proof(
+        "a member asked for both shares of a peer, or to unmask twice",
+        "refuses",
+        f"{FILE}::test_a_member_never_unmasks_twice_and_never_gives_both_shares_of_a_peer",
+    )
+    yield proof(
+        "a member asked about fewer than t members, strangers, or without itself",
+        "refuses",
+        f"{FILE}::test_an_honest_member_refuses",
+        f"{FILE}::test_a_list_of_keys_must_be_long_enough_and_have_ones_own",
+    )
+    yield from cost()
+
+
+def updates(clients: int, numbers: int) -> list[Update]:
+    """Changes about as long as real ones are."""
+    return [
+        Update(client, 1, {"w": 1e-3 * torch.randn(numbers, generator=stream(1, client))}, {}, 0.5, 0.0)
+        for client in range(clients)
+    ]
+
+
+def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Bar]:
+    """The integers against NumPy's, and what rounding costs against the sum of the floats."""
+    shared = {"w": torch.zeros(numbers, dtype=torch.float64)}  # float32 changes would all be whole numbers of steps
+    codec = Codec(clip=4.0, members=clients)
+    sent = [replace(one, shared={"w": one.shared["w"].double() * (1 + 1e-9)}) for one in updates(clients, numbers)]
+    vectors = {update.client: codec.encode(update, shared) for update in sent}
+    session = Session("bars", 1, threshold_of(SHARE, clients))
+    total, _ = Exchange(session, vectors, everyone, Collector(session, count=words_of(shared))).run()
+    wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
+    yield row(f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} words differ", held=not wrong)
+    floats = torch.stack([update.shared["w"] for update in sent]).sum(dim=0)
+    off = np.abs(total[-numbers:].view(np.int64) * codec.step - floats.numpy()).max() / codec.step
+    bar = f"at most {clients} half steps of quantisation"
+    yield row("its largest error", bar, f"{2 * off:.2f} half steps", held=off <= clients / 2 + 1e-3)
+
+
+def dropouts() -> Iterator[Bar]:
+    """As many missing as may be, and one more, in every step."""
+    errors, given_up = [], 0
+    for clients, step in itertools.product(COHORTS, STEPS):
+        errors.append(error(clients, step))
+        left = threshold_of(SHARE, clients) - 1
+        found, _ = SecureSum(SHARE, present=gone(step, left))(1, {"w": torch.zeros(100)}, updates(clients, 100))
+        given_up += not found
+    every, cohorts = len(errors), "3, 5 and 10 clients, in each of four steps"
+    yield row(
+        f"n - t clients drop out ({cohorts})",
+        "the sum is unmasked; relative L2 error at most 1e-4",
+        f"{every} of {every} unmasked, worst error {max(errors):.1e}",
+        held=max(errors) <= 1e-4,
+    )
+    yield row(
+        f"n - t + 1 clients drop out ({cohorts})",
+        "the round is given up, nothing is unmasked",
+        f"{given_up} of {every} given up",
+        held=given_up == every,
+    )
+
+
+def gone(step: Step, left: int) -> Present:
+    """All but the first `left` clients are gone in that step."""
+    return lambda now, client: now != step or client < left
+
+
+def error(clients: int, step: Step, numbers: int = 10_000) -> float:
+    """Relative L2 error of the mean, as many missing in a step as may be."""
+    shared, sent, left = {"w": torch.zeros(numbers)}, updates(clients, numbers), threshold_of(SHARE, clients)
+    (cohort,), _ = SecureSum(SHARE, present=gone(step, left))(1, shared, sent)
+    heard = sent if step == "unmask" else sent[:left]
+    wanted = weighted_mean(shared, heard, [1 / len(heard)] * len(heard))["w"]
+    return float((cohort.shared["w"] - wanted).norm() / wanted.norm())
+
+
+def masked(count: int = MILLION) -> Iterator[Bar]:
+    """What the server sees of a vector that is anything but random."""
+    session = Session("bars", 1, 2)
+    members = [Member(client, session) for client in range(2)]
+    collector = Collector(session, count=count)
+    keys = collector.keys({member.client: member.keys() for member in members})
+    boxes = collector.shares({member.client: member.shares(keys) for member in members})
+    plain: Words = np.arange(count, dtype=np.uint64) * np.uint64(1000)
+    sent = Envelope.from_bytes(members[0].masked(boxes[0], plain)).parts[0]
+    chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
+    words = np.frombuffer(sent, dtype="<u8").astype(float)
+    likeness = abs(np.corrcoef(words, plain.astype(float))[0, 1])
+    what = f"{count:,} masked words of a ramp"
+    bar = "chi-square of their bytes p > 0.01 (by chance not so once in a hundred times)"
+    yield row(what, bar, f"p = {chance:.2f}", held=chance > 0.01)
+    yield row(what, "correlation with the plain words below 0.005", f"{likeness:.4f}", held=likeness < 0.005)
+
+
+def cost(clients: int = 10, numbers: int = MILLION) -> Iterator[Bar]:
+    """A whole round, server and members, with as many missing as may be."""
+    shared, sent = {"w": torch.zeros(numbers)}, updates(clients, numbers)
+    secure = SecureSum(SHARE, present=gone("masked", threshold_of(SHARE, clients)))
+    started = time.process_time()
+    _, notes = secure(1, shared, sent)
+    seconds = (time.process_time() - started) / clients
+    ratio = max(notes["bytes_up"].values()) / (4 * numbers)
+    what = f"a round of {clients} clients with {numbers:,} numbers"
+    yield row(what, "at most 2.2 times the plain bytes", f"{ratio:.3f} times", held=ratio <= 2.2)
+    yield row(what, "at most 2 s of CPU a client", f"{seconds:.2f} s, server included", held=seconds <= 2)
