@@ -203,6 +203,33 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
         assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
 
 
+def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: Path) -> None:
+    name = next(name for name in NAMES if methods.load(name).personal)
+    text = one(tmp_path, "").replace("rounds = 2", "rounds = 3").replace(f'"{NAMES[0]}"', f'"{name}"')
+    over = grid(tmp_path)
+
+    def power_cut(site: str, reply: Message) -> Message:
+        if sum(message.metadata.message_type == TRAIN for message in over.sent) > 2 * len(SITES):
+            raise KeyboardInterrupt
+        return reply
+
+    over.fault = power_cut
+    mailbox = GridMailbox(over, poll=0)
+    with pytest.raises(KeyboardInterrupt):
+        conduct(text, tmp_path / "out", mailbox, deployment(), home=tmp_path)
+    newest = max((tmp_path / "out" / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    over.fault = lambda site, reply: reply
+    conduct(text, tmp_path / "out", mailbox, deployment(), home=tmp_path)
+    runs.start(parse_recipe(text), tmp_path / "simulated")
+    simulated = checkpoint(tmp_path / "simulated", name)
+    assert [event["round"] for event in lines(tmp_path / "out", name, "resume")] == [1]
+    assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
+    for client, state in simulated.personal.items():
+        files = sorted((tmp_path / SITES[client] / "state").glob(f"*/{name}@*.safetensors"))
+        assert same(load_tensors(files[-1])[0], state)
+
+
 def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
     words = {"fedprompt_words": 1, "attributes": {"dog": ["fur"], "cat": ["claws", "whiskers"], "tree": []}}
     (tmp_path / "words.json").write_text(json.dumps(words))

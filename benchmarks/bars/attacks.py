@@ -1,0 +1,107 @@
+"""Bars of broken and lying clients: from the results of `benchmarks.robustness`, and from property tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
+from benchmarks.robustness import BROKEN, CLIENTS, LIARS, Bench, Case, Found, Results
+from fedprompt.build.catalog import AGGREGATES
+
+MUST_WITHSTAND = {"sign_flip": "sign flip x 10", "gaussian": "Gaussian of sigma 10"}
+ROBUST = ("median", "trimmed_mean", "multi_krum", "geometric_median")
+POINTS = {"iid": 1.0, "one_tenth": 3.0}  # that a rule may cost without an attack, by how clients differ
+FILE = "test_federated_rules.py"
+
+
+def bars(bench: Bench, found: Results) -> Iterator[Bar]:
+    """All of them; a case that nobody has measured yet is a line that says so."""
+    where = f"`benchmarks.robustness`: {bench.method}, {bench.rounds} rounds"
+    yield from (Measured(where, found).broken(fault, rounds=bench.rounds) for fault in BROKEN)
+    yield from (Measured(where, found).mean_loses(attack) for attack in MUST_WITHSTAND)
+    yield from (Measured(where, found).rule_keeps(rule, attack) for rule in ROBUST for attack in MUST_WITHSTAND)
+    yield from (Measured(where, found).clean(rule) for rule in AGGREGATES if rule != "mean")
+    yield proof(
+        "broken updates of five kinds, through the server",
+        "cost what the absence of their clients costs; each refused with its reason",
+        "test_federated_server.py::test_broken_clients_cost_what_their_absence_costs",
+        "test_federated_sanitise.py::test_the_others_go_on_without_those_who_are_refused",
+    )
+    yield proof(
+        f"order of updates, every rule, {CASES} cases each", "does not count", f"{FILE}::test_order_does_not_count"
+    )
+    yield proof(
+        f"where the shared state stands, every rule but fedawa, {CASES} cases each",
+        "moves the result along with it",
+        f"{FILE}::test_only_changes_count_not_where_they_begin",
+    )
+    yield proof(
+        f"the median under less than half of liars, {CASES} cases",
+        "stays between the honest",
+        f"{FILE}::test_less_than_half_lying_leave_the_median_among_the_honest",
+    )
+    yield proof(
+        f"median, trimmed mean, Krum and multi-Krum, {CASES} cases each",
+        "equal NumPy",
+        f"{FILE}::test_coordinate_rules_equal_numpy",
+        f"{FILE}::test_krum_equals_a_brute_force",
+    )
+
+
+class Measured:
+    """Lines about cases that a file of results holds, or does not."""
+
+    def __init__(self, where: str, found: Results) -> None:
+        self.where = where
+        self.found = found
+
+    def broken(self, fault: str, *, rounds: int) -> Row:
+        """Two clients that send something broken, against those two absent."""
+
+        def said(absent: Found, one: Found) -> tuple[str, bool]:
+            cost, sent = 100 * (absent.accuracy - one.accuracy), LIARS * rounds
+            refused = one.refused == sent
+            return f"costs {cost:.1f} points; {one.refused} of {sent} refused, with the reason", cost <= 1 and refused
+
+        what = f"{LIARS} of {CLIENTS} clients send a broken {fault.partition('.')[2]}, {rounds} rounds"
+        bar = "completes; at most 1 point below those two being absent; every refusal recorded with its reason"
+        return self._row(what, bar, said, Case(clients=CLIENTS - LIARS), Case(attack=fault))
+
+    def mean_loses(self, attack: str) -> Row:
+        """That the attack is one."""
+
+        def said(clean: Found, one: Found) -> tuple[str, bool]:
+            lost = 100 * (clean.accuracy - one.accuracy)
+            return f"loses {lost:.0f} points", lost >= 30
+
+        what = f"mean under {MUST_WITHSTAND[attack]}, {LIARS} of {CLIENTS}"
+        return self._row(what, "loses at least 30 points (else it is no attack)", said, Case(), Case(attack=attack))
+
+    def rule_keeps(self, rule: str, attack: str) -> Row:
+        """That the rule withstands it."""
+
+        def said(clean: Found, one: Found) -> tuple[str, bool]:
+            kept = one.accuracy / clean.accuracy
+            return f"{100 * kept:.0f}% ({one.accuracy:.3f} of {clean.accuracy:.3f})", kept >= 0.95
+
+        what = f"{rule} under {MUST_WITHSTAND[attack]}, {LIARS} of {CLIENTS}"
+        return self._row(what, "keeps 95% of the clean accuracy", said, Case(), Case(rule, attack))
+
+    def clean(self, rule: str) -> Row:
+        """What the rule costs where nobody lies."""
+
+        def said(*found: Found) -> tuple[str, bool]:
+            costs = [100 * (mean.accuracy - own.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]
+            held = all(cost <= most for cost, most in zip(costs, POINTS.values(), strict=True))
+            return " and ".join(f"{-cost:+.1f}" for cost in costs) + " points", held
+
+        pairs = [case for one in POINTS for case in (Case(partition=one), Case(rule, partition=one))]
+        bar = "at most 1 point below the mean where clients are alike, 3 where each has a tenth of the classes"
+        return self._row(f"{rule} without an attack", bar, said, *pairs)
+
+    def _row(self, what: str, bar: str, said: Callable[..., tuple[str, bool]], *cases: Case) -> Row:
+        known = [self.found[case] for case in cases if case in self.found]
+        if len(known) < len(cases):
+            return Row(what, bar, "-", "not measured", self.where)
+        measured, held = said(*known)
+        return Row(what, bar, measured, verdict(held=held), self.where)

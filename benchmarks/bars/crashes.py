@@ -1,0 +1,216 @@
+"""Bars of crashes and resumes on one machine: kills, torn checkpoints, a full disk, a missing quorum, 200 rounds."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from benchmarks.bars.jobs import WARM, ask, kept_round, recipe
+from benchmarks.bars.rows import ROOT, Bar, Row, proof, row
+from benchmarks.mutations import SHARED, Bare
+from fedprompt.build import runs
+from fedprompt.errors import UserError
+from fedprompt.federated.rounds import federate
+from fedprompt.ops.averaging import State
+from fedprompt.records import Checkpoint, Event, RunFolder, read_events
+from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, Terms
+from fedprompt.runtimes.wire import Parcel
+
+METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
+KILLS = 3
+PATIENCE = 120.0  # seconds in which a process must come to a round
+EVERY = 10  # bytes between two places where a checkpoint is cut
+MEASURES = {"round": ("clients", "loss", "losses", "bytes_up"), "score": ("split", "measure", "value", "per_class")}
+
+
+def bars(folder: Path) -> Iterator[Bar]:
+    """All of them."""
+    whole, killed = folder / "whole", folder / "killed"
+    small = recipe(METHOD, clients=CLIENTS, rounds=ROUNDS)
+    runs.start(small, whole)
+    recipe_file = folder / "recipe.toml"
+    recipe_file.write_text(small.to_toml(), encoding="utf-8")
+    lost = killed_and_resumed(recipe_file, killed)
+    yield from compared(whole, killed, lost)
+    yield from torn(shutil.copytree(whole, folder / "torn"))
+    yield proof(
+        "the same in the folder of a deployment's run",
+        "falls back, and comes to the same bits",
+        "test_flower_grid.py::test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits",
+    )
+    yield full_disk(folder)
+    yield from quorum()
+    yield grown(folder)
+
+
+def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
+    """SIGKILL a run somewhere in rounds drawn by chance, resume it each time: how many recorded rounds were lost."""
+    lost, command = [], ["run", str(recipe_file), "--out", str(out), "--quiet"]
+    rounds = sorted({1 + secrets.randbelow(ROUNDS - 2) for _ in range(KILLS)})
+    for number in rounds:
+        with process(command) as running:
+            wait_for(out, number, running)
+            time.sleep(secrets.randbelow(100) / 500)  # anywhere in a round, in training or in saving
+            running.kill()
+        recorded = max((event["round"] for event in lines(out, "round")), default=0)
+        lost.append(recorded - kept_round(out, METHOD))
+        command = ["resume", str(out), "--quiet"]
+    with process(command) as running:
+        assert running.wait() == 0, "the last resume must come to its end"
+    return lost
+
+
+@contextmanager
+def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """The command line as a process, gone afterwards."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "fedprompt.cli", *command], cwd=ROOT, stdout=subprocess.DEVNULL
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_for(out: Path, number: int, running: subprocess.Popen[bytes]) -> None:
+    """Until the round is recorded."""
+    end = time.monotonic() + PATIENCE
+    while not any(event["round"] >= number for event in lines(out, "round")):
+        assert running.poll() is None and time.monotonic() < end, "the run to be killed did not come that far"
+        time.sleep(0.01)
+
+
+def lines(out: Path, kind: str) -> list[Event]:
+    """The events of a kind in a run that may not have begun."""
+    return [event for event in read_events(out) if event["event"] == kind] if (out / "run.jsonl").exists() else []
+
+
+def compared(whole: Path, killed: Path, lost: list[int]) -> Iterator[Bar]:
+    """The killed run against the one that nobody disturbed."""
+    one, other = (last(place) for place in (whole, killed))
+    equal = same(tensors(one), tensors(other)) and one.round_number == other.round_number
+    what = f"{METHOD}, SIGKILL in {len(lost)} of {ROUNDS} rounds by chance, resumed"
+    yield row(what, "final tensors equal to the bit", "equal" if equal else "differ", held=equal)
+    figures = [measures(place) for place in (whole, killed)]
+    count, alike = len(figures[0]), figures[0] == figures[1]
+    yield row(what, "metrics identical", f"{count} lines {'equal' if alike else 'differ'}", held=alike)
+    yield row(what, "loses at most one round", f"{max(lost)} recorded rounds at most", held=max(lost) <= 1)
+
+
+def last(place: Path) -> Checkpoint:
+    """The newest checkpoint."""
+    with RunFolder.open(place) as run:
+        found = run.load_checkpoint(METHOD)
+    assert found is not None
+    return found
+
+
+def tensors(checkpoint: Checkpoint) -> State:
+    """All of a checkpoint's, those of clients too."""
+    own = {f"{client}/{name}": one for client, state in checkpoint.personal.items() for name, one in state.items()}
+    return {**checkpoint.shared, **checkpoint.memory, **own}
+
+
+def same(ours: State, theirs: State) -> bool:
+    return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def measures(place: Path) -> list[Mapping[str, object]]:
+    """What a run recorded of rounds and scores, but for times."""
+    return [{key: event.get(key) for key in keys} for kind, keys in MEASURES.items() for event in lines(place, kind)]
+
+
+def torn(place: Path) -> Iterator[Bar]:
+    """Cut the newest checkpoint at every tenth byte."""
+    newest = max((place / "checkpoints").iterdir())
+    content, wanted = newest.read_bytes(), int(newest.stem.rpartition("@")[2]) - 1
+    found, warnings = 0, Counting()
+    log = logging.getLogger("fedprompt.records")
+    log.addHandler(warnings)
+    log.propagate = False
+    with RunFolder.open(place) as run:
+        for cut in range(0, len(content), EVERY):
+            newest.write_bytes(content[:cut])
+            kept = run.load_checkpoint(METHOD)
+            found += kept is not None and kept.round_number == wanted
+    log.removeHandler(warnings)
+    log.propagate = True
+    cuts = len(range(0, len(content), EVERY))
+    yield row(
+        f"newest checkpoint cut at every {EVERY}th byte",
+        "falls back to the one before with a warning",
+        f"{found} of {cuts} fall back, {warnings.count} warnings",
+        held=found == cuts == warnings.count,
+    )
+
+
+class Counting(logging.Handler):
+    """Counts warnings."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One more."""
+        self.count += record.levelno == logging.WARNING
+
+
+def full_disk(folder: Path) -> Row:
+    """A file system of its own runs full in the middle of a run; needs Linux's user namespaces."""
+    what, bar = "disk full while a run saves", "a clear error, the last checkpoint intact; goes on once there is room"
+    place = folder / "disk"
+    place.mkdir()
+    try:
+        within = ("unshare", "--map-root-user", "--mount")
+        found = ask("full_disk", place, METHOD, CLIENTS, 4, within=within)
+    except (OSError, subprocess.CalledProcessError):
+        return Row(what, bar, "this machine lets nobody mount a file system", "not measured")
+    clear = "disk is full" in str(found["said"]) and found["kept"] == 2
+    said = (
+        f'"{str(found["said"]).partition(": ")[2]}" Kept: round {found["kept"]}; resumed to round {found["last"]} of 4'
+    )
+    return row(what, bar, said, held=clear and found["last"] == 4)
+
+
+def quorum() -> Iterator[Bar]:
+    """Three sites of which two are silent, where two are needed."""
+
+    class Silent:
+        def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+            return dict.fromkeys(parcels, "did not answer.")
+
+    transport = Remote(Bare(), Silent(), Terms(("a", "b", "c"), quorum=2), {})
+    skipped, unchanged, said = 0, True, ""
+    with suppress(StopIteration):
+        rounds = federate(Bare(), transport, clients=range(3), rounds=9, seed=1)
+        for number in itertools.count(1):
+            try:
+                record = next(rounds)
+            except UserError as error:
+                said = f"paused in round {number}" if "Paused" in str(error) else str(error)
+                break
+            skipped += "skipped" in transport.notes
+            unchanged &= same(record.shared, SHARED)
+    held = unchanged and said == f"paused in round {MISSED_ROUNDS}" and skipped == MISSED_ROUNDS - 1
+    yield row(
+        "fewer answers than the quorum",
+        f"rounds skipped, model unchanged, the run pauses after {MISSED_ROUNDS} in a row",
+        f"{skipped} skipped, model {'unchanged' if unchanged else 'changed'}, {said}",
+        held=held,
+    )
+
+
+def grown(folder: Path, rounds: int = 200) -> Row:
+    """Resident memory over many rounds."""
+    found = ask("memory", folder / "memory", rounds)
+    warm, most = float(found["warm"]), float(found["most"])
+    said = f"{100 * (most / warm - 1):+.1f}% ({warm:.0f} to {most:.0f} MiB)"
+    what = f"memory over {rounds} rounds of 10 clients, promptfl"
+    return row(what, f"grows at most 5% after round {WARM}", said, held=most <= 1.05 * warm)

@@ -1,0 +1,109 @@
+"""What needs a process of its own, for its memory or its file system: `python -m benchmarks.bars.jobs NAME ...`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from benchmarks.bars.rows import ROOT
+from benchmarks.mutations import fuzz
+from fedprompt.build import runs
+from fedprompt.build.desk import Watch
+from fedprompt.config import Recipe, parse_recipe
+from fedprompt.errors import UserError
+from fedprompt.records import RunFolder
+
+RECIPE = """
+name = "bars"
+seed = 1
+[data]
+source = "pictograms"
+train = 1
+test = 1
+[partition]
+rule = "iid"
+clients = {clients}
+[method]
+name = "{method}"
+[train]
+rounds = {rounds}
+batch_size = 16
+[evaluate]
+local = false
+samples = 0
+"""
+WARM = 20  # rounds, after which memory must not grow any more
+Figures = dict[str, float | str]
+
+
+def recipe(method: str, *, clients: int, rounds: int) -> Recipe:
+    """A small run on the embedded world."""
+    return parse_recipe(RECIPE.format(method=method, clients=clients, rounds=rounds))
+
+
+def ask(name: str, *words: object, within: tuple[str, ...] = ()) -> Figures:
+    """Do a job in a fresh process, inside the command `within` if one is given, and return what it found."""
+    command = [*within, sys.executable, "-m", "benchmarks.bars.jobs", name, *map(str, words)]
+    return dict(
+        json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    )
+
+
+def memory(folder: str, rounds: str) -> Figures:
+    """Resident memory, in MiB, after round 20 and the most there was from then on, in a run as any other."""
+    after: dict[int, float] = {}
+
+    class Weighed(Watch):
+        def round(self, number: int, loss: float | None) -> None:
+            after[number] = psutil.Process().memory_info().rss / 2**20
+
+    runs.start(recipe("promptfl", clients=10, rounds=int(rounds)), Path(folder), watch=Weighed())
+    return {"warm": after[WARM], "most": max(size for number, size in after.items() if number > WARM)}
+
+
+def mutations(count: str) -> Figures:
+    """How many reasons there were, how often nothing was wrong, and by how much memory grew."""
+    reasons, growth = fuzz(int(count))
+    return {"used": reasons.pop("used", 0), "refused": reasons.total(), "codes": len(reasons), "growth": growth}
+
+
+def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
+    """Fill a file system of its own while a run saves round 3; what was said and kept, and go on once there is room."""
+    size = 4 << 20
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    filler, out = Path(folder) / "filler", Path(folder) / "run"
+
+    class Filled(Watch):
+        def round(self, number: int, loss: float | None) -> None:
+            with suppress(OSError), filler.open("ab", buffering=0) as file:
+                while number == 2:
+                    file.write(bytes(1024))
+
+    said = ""
+    try:
+        runs.start(recipe(method, clients=int(clients), rounds=int(rounds)), out, watch=Filled())
+    except UserError as error:
+        said = str(error)
+    kept = kept_round(out, method)
+    filler.unlink()
+    runs.resume(out)
+    return {"said": said, "kept": kept, "last": kept_round(out, method)}
+
+
+def kept_round(out: Path, trial: str) -> int:
+    """The round of the newest checkpoint that is whole, 0 if there is none."""
+    with RunFolder.open(out) as run:
+        found = run.load_checkpoint(trial)
+    return found.round_number if found else 0
+
+
+JOBS: Mapping[str, Callable[..., Figures]] = {"memory": memory, "mutations": mutations, "full_disk": full_disk}
+
+if __name__ == "__main__":
+    print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
