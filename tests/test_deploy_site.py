@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from fedprompt.config import parse_recipe
-from fedprompt.deploy import line
+from fedprompt.data.labels import LabelSpace
+from fedprompt.deploy import line, preflight
 from fedprompt.deploy.policy import RefusedError, check_job, check_site
+from fedprompt.deploy.preflight import class_list, mismatches
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_deployment, load_site, save
 from fedprompt.deploy.shelf import KEPT, Shelf
 from fedprompt.deploy.site import Site
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
-from fedprompt.runtimes.wire import FAILED, REFUSED, TRAIN, Parcel
+from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel
 
 RUN = "0" * 32
 RECIPE = """
@@ -108,6 +112,29 @@ def test_a_refused_job_says_which_rule(tmp_path: Path) -> None:
 def test_a_site_with_pictures_of_its_own_opens_no_others(tmp_path: Path) -> None:
     answer = site(tmp_path, data=str(tmp_path)).answer(Parcel(TRAIN, words(source="pictograms")))
     assert answer.kind == REFUSED and "data" in answer.words["reason"]
+
+
+def test_counts_and_scores_of_a_handful_stay_at_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "versions", dict)
+    for place, count in (("train/secret-class", 6), ("train/b", 2), ("test/b", 3)):
+        (tmp_path / "pictures" / place).mkdir(parents=True)
+        for number in range(count):
+            shade = (30 * number, 9 * len(place), 0)
+            Image.new("RGB", (8, 8), shade).save(tmp_path / "pictures" / place / f"{number}.png")
+    own = site(tmp_path, data=str(tmp_path / "pictures"))
+    hello, score = (own.answer(Parcel(kind, words(method="zeroshot"))) for kind in (HELLO, EVALUATE))
+    assert (hello.kind, score.kind) == (DONE, DONE), (hello.words, score.words)
+    assert hello.words["labels"] == [6, None] and hello.words["images"] == 5
+    assert score.words == {"score": None}
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("Dog", "cat"), ("dog", "cats")])
+def test_class_lists_that_differ_stop_the_preflight(names: tuple[str, ...]) -> None:
+    now, ours = time.time(), {"classes": class_list(LabelSpace(("dog", "cat")))}
+    said = {"classes": class_list(LabelSpace(names)), "time": now}
+    (found,) = mismatches(ours, said, asked=now, answered=now, skew=1.0)
+    assert found.startswith("classes is ") and "spelling and order" in found
+    assert not mismatches(ours, {**ours, "time": now}, asked=now, answered=now, skew=1.0)
 
 
 @pytest.mark.parametrize("mess", [{}, {"recipe": 3}, words(client="0"), words(run="../x"), words(trial="none")])

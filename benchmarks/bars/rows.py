@@ -14,6 +14,8 @@ from typing import Literal
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
+PASSED, SKIPPED = "passed", "skipped"
+ENDS = ("failure", "error", SKIPPED)  # as pytest's report calls them
 CASES = 200  # that property tests of aggregation rules try
 
 Verdict = Literal["held", "not met", "no bar", "not measured"]
@@ -58,24 +60,25 @@ def proof(what: str, bar: str, *tests: str) -> Proof:
 def settled(bars: Iterable[Bar]) -> list[Row]:
     """All as rows, after one run of all tests that prove something."""
     found = list(bars)
-    outcomes = passed({test for bar in found if isinstance(bar, Proof) for test in bar.tests})
+    outcomes = ran({test for bar in found if isinstance(bar, Proof) for test in bar.tests})
     return [_proved(bar, outcomes) if isinstance(bar, Proof) else bar for bar in found]
 
 
-def _proved(bar: Proof, outcomes: Mapping[str, Sequence[bool]]) -> Row:
-    results = [passes for test in bar.tests for passes in outcomes.get(test, [])]
-    ran = all(outcomes.get(test) for test in bar.tests)
-    measured = f"{sum(results)} of {len(results)} tests pass" if ran else "a test did not run"
+def _proved(bar: Proof, outcomes: Mapping[str, Sequence[str]]) -> Row:
+    results = [outcome for test in bar.tests for outcome in outcomes.get(test, ["missing"])]
+    good = results.count(PASSED)
+    held = verdict(held=good == len(results))
+    if SKIPPED in results and set(results) <= {PASSED, SKIPPED}:
+        held = "not measured"
     files = ", ".join(f"`{name}`" for name in dict.fromkeys(test.partition("::")[0] for test in bar.tests))
-    return Row(bar.what, bar.bar, measured, verdict(held=ran and all(results)), files)
+    skipped = f", {results.count(SKIPPED)} skipped" if SKIPPED in results else ""
+    return Row(bar.what, bar.bar, f"{good} of {len(results)} tests pass{skipped}", held, files)
 
 
-def passed(tests: Iterable[str]) -> dict[str, list[bool]]:
-    """Run tests in a process of their own: for each `file.py::test` whether it passed, with every parameter."""
+def ran(tests: Iterable[str]) -> dict[str, list[str]]:
+    """Run tests in a process of their own: what became of each `file.py::test`, with every parameter."""
     names = sorted(tests)
-    outcomes: dict[str, list[bool]] = defaultdict(list)
-    if not names:
-        return outcomes
+    outcomes: dict[str, list[str]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
@@ -84,7 +87,7 @@ def passed(tests: Iterable[str]) -> dict[str, list[bool]]:
         subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
         for case in ElementTree.parse(report).iter("testcase"):
             name = f"{Path(case.attrib['file']).name}::{case.attrib['name'].partition('[')[0]}"
-            outcomes[name].append(not {"failure", "error", "skipped"} & {child.tag for child in case})
+            outcomes[name].append(next((child.tag for child in case if child.tag in ENDS), PASSED))
     return outcomes
 
 

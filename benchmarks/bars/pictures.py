@@ -1,0 +1,220 @@
+"""Bars of the pictures at a site: broken ones, deep greys, odd modes, paths that lead elsewhere, hardly any at all."""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.bars.rows import Bar, Row, proof, row
+from fedprompt.build import runs
+from fedprompt.config import parse_recipe
+from fedprompt.data.decode import MAX_PIXELS, Window, decode
+from fedprompt.data.formats.manifest import class_table
+from fedprompt.errors import UserError
+from fedprompt.records import read_events
+
+NAMES = 500  # generated paths
+BOMB = 30_000  # pixels a side
+RECIPE = """
+name = "bars"
+seed = 1
+{data}
+[partition]
+{partition}
+[method]
+name = "promptfl"
+[train]
+rounds = 2
+batch_size = 8
+[evaluate]
+samples = 0
+"""
+
+
+def bars(folder: Path) -> Iterator[Bar]:
+    """All of them."""
+    yield from unreadable(folder / "unreadable")
+    yield run_with_a_bad_picture(folder / "bad")
+    yield from deep_greys(folder)
+    yield proof(
+        "CMYK, grey with alpha, RGBA, 1-bit, palettes, EXIF turns",
+        "on white, in colour, upright, as documented",
+        "test_data_decode.py::test_every_mode_becomes_rgb_on_white",
+        "test_data_decode.py::test_palettes_become_colours_and_their_transparent_entry_white",
+        "test_data_decode.py::test_exif_orientation_is_applied",
+    )
+    yield paths(folder / "paths")
+    yield proof(
+        "class names made of markup, in a report",
+        "are only ever text",
+        "test_report.py::test_names_from_clients_are_only_ever_text",
+    )
+    yield hardly_any(folder / "few")
+    yield proof(
+        "a class without any picture",
+        "named before the run",
+        "test_data_readers.py::test_a_class_without_pictures_is_named",
+    )
+    yield proof(
+        "unknown labels (-1), pictures that show nothing",
+        "cost, move and count nothing; such a run ends well",
+        "test_ops_losses.py::test_unknown_labels_cost_nothing_and_move_nothing",
+        "test_metrics.py::test_unknown_labels_count_nowhere",
+        "test_cli_multilabel.py::test_a_run_on_a_table_leaves_everything_behind",
+    )
+    yield proof(
+        "class lists that differ between sites in order, case or spelling",
+        "the preflight stops the run and names the classes as what differs",
+        "test_deploy_site.py::test_class_lists_that_differ_stop_the_preflight",
+    )
+
+
+def unreadable(folder: Path) -> Iterator[Bar]:
+    """Each with the sentence that it ends in."""
+    folder.mkdir()
+    picture = folder / "whole.jpg"
+    Image.effect_noise((256, 256), 50).save(picture)
+    content = picture.read_bytes()
+    files = {"cut": content[: len(content) // 2], "empty": b"", "text": b"no picture", "bomb": bomb(BOMB)}
+    refused, slowest = [], 0.0
+    for name, data in files.items():
+        (folder / f"{name}.jpg").write_bytes(data)
+        started = time.perf_counter()
+        try:
+            decode(folder / f"{name}.jpg")
+        except UserError as error:
+            refused += [name] * (f"{name}.jpg" in str(error))
+        slowest = max(slowest, time.perf_counter() - started)
+    size = f"{BOMB} x {BOMB} pixels in {len(files['bomb']) // 1000} kB"
+    what = f"pictures that are cut off, empty, text, or {size}"
+    yield row(
+        what,
+        "refused with the reason",
+        f"{len(refused)} of {len(files)}, in {slowest:.2f} s at most",
+        held=len(refused) == 4,
+    )
+    yield row("most pixels of a picture", "at most 64 million", f"{MAX_PIXELS:,}", held=MAX_PIXELS <= 64_000_000)
+
+
+def bomb(side: int) -> bytes:
+    """A black PNG of 1 bit a pixel, packed line by line."""
+    packer, line = zlib.compressobj(9), bytes(1 + -(-side // 8))
+    packed = b"".join([*(packer.compress(line) for _ in range(side)), packer.flush()])
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+def drawn(folder: Path, *, count: int, shade: int = 0) -> None:
+    """So many different little pictures."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.new("RGB", (16, 16), (shade, 5 * number, 90)).save(folder / f"{number}.png")
+
+
+def run_with_a_bad_picture(folder: Path) -> Row:
+    """One of forty, which is less than one in twenty."""
+    for number, name in enumerate(("cat", "dog")):
+        drawn(folder / "pictures" / name, count=20, shade=100 * number)
+    (folder / "pictures" / "cat" / "7.png").write_bytes(b"")
+    table = f'[data]\nsource = "folder"\npath = "{folder / "pictures"}"\nbase = "all"'
+    recipe = parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2'))
+    what, bar = "a run with one unreadable picture of 40", "goes on without it; stops only above 5% bad"
+    try:
+        runs.start(recipe, folder / "run")
+    except UserError as error:
+        where = "in its rounds" if (folder / "run").exists() else "before round 1"
+        named = "names the file" if "7.png" in str(error) else "names nothing"
+        return row(what, bar, f"stops {where} and {named}", held=False)
+    return row(what, bar, "goes on", held=True)
+
+
+def deep_greys(folder: Path) -> Iterator[Bar]:
+    """A ramp of 256 levels in every deep mode, by every policy."""
+    ramp = np.linspace(0, 65535, 256).reshape(16, 16)
+    ways: tuple[tuple[str, str, Window | None], ...] = (
+        ("<u2", "png", None),
+        (">u2", "tif", None),
+        ("<u2", "png", "picture"),
+        ("<u2", "png", (0, 65535)),
+        ("<i4", "tif", (0, 65535)),
+        ("<i4", "tif", "picture"),
+        ("<f4", "tif", (0, 65535)),
+        ("<f4", "tif", "picture"),
+    )
+    kept = []
+    for number, (kind, suffix, window) in enumerate(ways):
+        path = folder / f"ramp{number}.{suffix}"
+        Image.fromarray(ramp.astype(kind)).save(path)
+        kept.append(len(np.unique(np.asarray(decode(path, window=window)))))
+    what = "a ramp of 256 levels in 16 bits, 32 bits and floats, by full range, window and own extremes"
+    yield row(what, "keeps at least 250 levels", f"{min(kept)} levels", held=min(kept) >= 250)
+
+
+def paths(root: Path) -> Row:
+    """Tables whose rows point at pictures that are there, but not where they may be."""
+    inside = root / "inside"
+    drawn(inside, count=2)
+    drawn(root / "outside", count=1)
+    (inside / "link").symlink_to(root / "outside")
+    kinds: dict[str, Callable[[int], str]] = {
+        "above": lambda number: "./" * (number % 7) + "../outside/0.png",
+        "absolute": lambda number: "/" * (1 + number % 3) + str(root / "outside" / "0.png").lstrip("/"),
+        "link": lambda number: "./" * (number % 7) + "link/0.png",
+        "NUL": lambda number: f"{number}\0.png",
+        "device": lambda number: f"{('CON', 'NUL', 'aux', 'COM1')[number % 4]}.png",
+        "right to left": lambda number: f"{number}\u202egnp.exe",
+    }
+    ends: Counter[str] = Counter()
+    for number in range(NAMES):
+        kind = list(kinds)[number % len(kinds)]
+        ends[f"{kind}: {ending(inside, kinds[kind](number // len(kinds)))}"] += 1
+    good = sum(count for end, count in ends.items() if end.endswith(" refused"))
+    wrong = ", ".join(f"{end} ({count})" for end, count in sorted(ends.items()) if not end.endswith(" refused"))
+    said = f"{good} of {NAMES} refused" + (f"; {wrong}" if wrong else "")
+    return row(
+        "paths in a table that lead out of its folder, or hold NUL, devices, marks", "refused", said, held=good == NAMES
+    )
+
+
+def ending(folder: Path, path: str) -> str:
+    """What comes of a table with that path in it."""
+    name = path.rpartition("/")[2]
+    if "/" not in path and "\0" not in path:
+        Image.new("RGB", (4, 4)).save(folder / name, "PNG")
+    table = folder / "table.jsonl"
+    lines = [{"image": path, "label": "a"}, {"image": "1.png", "label": "b"}]
+    table.write_text("".join(json.dumps(line | {"split": "train"}) + "\n" for line in lines), encoding="utf-8")
+    try:
+        dataset = class_table(path=table)
+        dataset.source.open(0)
+    except UserError:
+        return "refused"
+    except Exception as error:
+        return f"uncaught {type(error).__name__}"
+    return "opened"
+
+
+def hardly_any(folder: Path) -> Row:
+    """One site has a single picture, the other lacks its class."""
+    drawn(folder / "a" / "cat", count=1)
+    drawn(folder / "b" / "dog", count=6)
+    folders = "\n".join(f'{name} = "{folder / name}"' for name in "ab")
+    table = f'[data]\nsource = "federation"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
+    runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"')), folder / "run")
+    rounds = [event for event in read_events(folder / "run") if event["event"] == "round"]
+    finite = sum(len(event["losses"]) for event in rounds)
+    said = f"{len(rounds)} of 2 rounds, {finite} of 4 finite losses"
+    what = "a site with one picture, and one that lacks a class"
+    return row(what, "both train and the run ends well", said, held=finite == 4)
