@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def rewrite(folder: Path, **changes: object) -> None:
         ),
         (lambda folder: rewrite(folder, task="guessing"), r"names no known task"),
         (lambda folder: (folder / "attributes.json").write_text('{"attributes": []}'), r"attributes\.json is damaged"),
-        (lambda folder: os.truncate(folder / "attributes.json", 65 << 20), r"larger than 64 MiB"),
+        (lambda folder: os.truncate(folder / "attributes.json", 3 << 20), r"larger than 2 MiB"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(tmp_path: Path, damage: Callable[[Path], object], sentence: str) -> None:
@@ -111,6 +112,40 @@ def test_torn_weights_are_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / "adapter_model.safetensors", 40)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
         load_tensors(adapter, STATE, fingerprint=FINGERPRINT)
+
+
+class Payload:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.canary,)
+
+
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_config.json", "attributes.json"])
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path, file: str) -> None:
+    written(tmp_path)
+    (tmp_path / file).write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    with pytest.raises(UserError, match=f"{file} .*copy the adapter again"):
+        load_tensors(load_adapter(tmp_path), STATE, fingerprint=FINGERPRINT)
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"prompt.context": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}, "former.weight": [0]},
+        {name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]} for name in STATE},
+        {"prompt.context": {"dtype": "F32", "shape": [25 * 10**9], "data_offsets": [0, 10**11]}},
+    ],
+)
+def test_a_forged_header_is_refused(tmp_path: Path, head: dict[str, object]) -> None:
+    adapter, text = written(tmp_path), json.dumps(head).encode()
+    for length in (len(text), 2**63):
+        content = length.to_bytes(8, "little") + text + bytes(24)
+        (tmp_path / "adapter_model.safetensors").write_bytes(content)
+        with pytest.raises(UserError, match=r"adapter_model\.safetensors cannot be read"):
+            load_tensors(adapter, STATE, fingerprint=FINGERPRINT)
 
 
 def test_another_backbone_is_refused(tmp_path: Path) -> None:

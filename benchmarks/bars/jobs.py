@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.bars.adapters import measure
 from benchmarks.bars.rows import ROOT
 from benchmarks.mutations import fuzz
 from fedprompt.build import runs
@@ -103,7 +104,12 @@ def kept_round(out: Path, trial: str) -> int:
     return found.round_number if found else 0
 
 
-JOBS: Mapping[str, Callable[..., Figures]] = {"memory": memory, "mutations": mutations, "full_disk": full_disk}
+def adapters(folder: str) -> Figures:
+    """What came of forged adapters."""
+    return measure(Path(folder))
+
+
+JOBS: Mapping[str, Callable[..., Figures]] = {job.__name__: job for job in (memory, mutations, full_disk, adapters)}
 
 if __name__ == "__main__":
     print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))

@@ -22,7 +22,9 @@ FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
 KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
 # Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
-LARGEST_JSON = 64 << 20
+LARGEST_JSON = (
+    2 << 20
+)  # ten phrases for each of a thousand classes are 0.9 MiB; parsed, a file takes thirty times its size
 LARGEST_HEADER = 1 << 20
 
 Value = TypeVar("Value")
@@ -122,7 +124,7 @@ def _read(path: Path, form: type[Value]) -> Value:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an adapter folder or a run folder.") from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
         raise UserError(f"{path} is damaged ({place}: {first['msg']}); copy the adapter again.") from error
 
