@@ -57,11 +57,14 @@ def proof(what: str, bar: str, *tests: str) -> Proof:
     return Proof(what, bar, tests)
 
 
-def settled(bars: Iterable[Bar]) -> list[Row]:
+def settled(bars: Mapping[str, Sequence[Bar]]) -> dict[str, list[Row]]:
     """All as rows, after one run of all tests that prove something."""
-    found = list(bars)
-    outcomes = ran({test for bar in found if isinstance(bar, Proof) for test in bar.tests})
-    return [_proved(bar, outcomes) if isinstance(bar, Proof) else bar for bar in found]
+    tests = {test for some in bars.values() for bar in some if isinstance(bar, Proof) for test in bar.tests}
+    outcomes = ran(tests)
+    return {
+        title: [_proved(bar, outcomes) if isinstance(bar, Proof) else bar for bar in some]
+        for title, some in bars.items()
+    }
 
 
 def _proved(bar: Proof, outcomes: Mapping[str, Sequence[str]]) -> Row:

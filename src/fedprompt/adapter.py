@@ -22,9 +22,8 @@ FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
 KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
 # Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
-LARGEST_JSON = (
-    2 << 20
-)  # ten phrases for each of a thousand classes are 0.9 MiB; parsed, a file takes thirty times its size
+# Ten phrases for each of a thousand classes are 0.9 MiB; what a file is parsed to may be thirty times its size.
+LARGEST_JSON = 2 << 20
 LARGEST_HEADER = 1 << 20
 
 Value = TypeVar("Value")

@@ -1,0 +1,101 @@
+"""Measure every bar and write docs/bars.md: `python -m benchmarks.bars [--rehearsal FOLDER ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.bars import attacks, crashes, foreign, pictures, privacy, processes, secure
+from benchmarks.bars.rows import ROOT, Bar, Row, settled, table
+from benchmarks.robustness import RESULTS, Bench
+from fedprompt.records import write_atomic
+
+PAGE = ROOT / "docs" / "bars.md"
+PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")
+HEAD = """# Every bar, measured
+
+What [robustness and privacy](privacy.md) and [deploying](deploying.md) promise, each promise with the bar it is held to and
+what was measured. Made by
+
+```
+{command}
+```
+
+in {minutes:.0f} minutes, on {machine}. *Here* is this command itself: where only a yes or no can answer it runs the tests
+that are named. Attacks on whole trainings are `python -m benchmarks.robustness`, whose every case stands in
+`docs/robustness.jsonl`; real processes are `fedprompt deploy rehearse --full`.
+
+{count}
+"""
+
+
+def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[], Iterable[Bar]]]:
+    """What the page has a table of, by title."""
+    bench = Bench(given.method, given.rounds)
+    return {
+        "Secure sums": secure.bars,
+        "Differential privacy": lambda: privacy.bars(folder),
+        "Broken and lying clients": lambda: attacks.bars(bench, bench.read(given.robustness)),
+        "Crashes and resumes": lambda: crashes.bars(folder),
+        "Real processes": lambda: processes.bars(given.rehearsal),
+        "Pictures at a site": lambda: pictures.bars(folder),
+        "Files and messages": lambda: foreign.bars(folder),
+    }
+
+
+def machine() -> str:
+    """Where this runs, in general words."""
+    found = [f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}, Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+def page(found: Mapping[str, Sequence[Row]], *, command: str, minutes: float) -> str:
+    """The text of docs/bars.md."""
+    verdicts = Counter(row.verdict for rows in found.values() for row in rows)
+    count = ", ".join(f"{number} {word}" for word, number in verdicts.most_common())
+    head = HEAD.format(command=command, minutes=minutes, machine=machine(), count=f"Of {verdicts.total()}: {count}.")
+    return "\n".join([head, *(line for title, rows in found.items() for line in section(title, rows))])
+
+
+def section(title: str, rows: Sequence[Row]) -> Iterator[str]:
+    """A subject's table under its title."""
+    yield from (f"## {title}", "", *table(rows), "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearsal", type=Path, nargs="*", default=[], help="folders of `fedprompt deploy rehearse`")
+    parser.add_argument("--robustness", type=Path, default=RESULTS, help="results of `python -m benchmarks.robustness`")
+    parser.add_argument("--method", default="promptfl", help="whose results of that file")
+    parser.add_argument("--rounds", type=int, default=20, help="which of its results")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    given = parser.parse_args()
+    started = time.monotonic()
+    found: dict[str, list[Bar]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for title, measure in subjects(given, Path(folder)).items():
+            print(f"[{time.monotonic() - started:4.0f} s] {title}", flush=True)
+            found[title] = list(measure())
+    print(f"[{time.monotonic() - started:4.0f} s] Tests", flush=True)
+    rows = settled(found)
+    command = "python -m benchmarks.bars" + " --rehearsal FOLDER" * bool(given.rehearsal)
+    write_atomic(given.page, page(rows, command=command, minutes=(time.monotonic() - started) / 60))
+    for row in (row for every in rows.values() for row in every if row.verdict == "not met"):
+        print(f"not met: {row.what}: {row.measured} (bar: {row.bar})")
+    print(f"Written: {given.page}")
+
+
+if __name__ == "__main__":
+    main()
