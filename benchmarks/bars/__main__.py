@@ -21,16 +21,16 @@ PAGE = ROOT / "docs" / "bars.md"
 PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")
 HEAD = """# Every bar, measured
 
-What [robustness and privacy](privacy.md) and [deploying](deploying.md) promise, each promise with the bar it is held to and
-what was measured. Made by
+What [robustness and privacy](privacy.md) and [deploying](deploying.md) promise: each promise with the bar it is held to
+and what was measured. Made by
 
 ```
 {command}
 ```
 
-in {minutes:.0f} minutes, on {machine}. *Here* is this command itself: where only a yes or no can answer it runs the tests
-that are named. Attacks on whole trainings are `python -m benchmarks.robustness`, whose every case stands in
-`docs/robustness.jsonl`; real processes are `fedprompt deploy rehearse --full`.
+in {minutes:.0f} minutes, on {machine}. *Here* is this command itself; where only a yes or no can answer, it runs the
+tests in the files that are named. Attacks on whole trainings are `python -m benchmarks.robustness`, whose every case
+stands in `docs/robustness.jsonl`; real processes are `fedprompt deploy rehearse --full`.
 
 {count}
 """
