@@ -95,7 +95,7 @@ class Bench:
             shared = record.shared
         method.load_state_dict({**shared, **personal})
         base = next(question for question in questions(experiment.dataset) if question.split == "base")
-        found = evaluate(method, experiment.clip, base.examples, name="base").accuracy
+        found = evaluate(method, experiment.clip, base.examples, name="base").figures["accuracy"]
         what = f"{rule or 'mean'}, {attack or 'no attack'}, {partition}, {clients} clients"
         print(f"{self.method}: {what}: {found:.4f} ({time.perf_counter() - started:.0f} s)", flush=True)
         return found
