@@ -182,7 +182,7 @@ def page(bench: Bench, *, messages: int) -> str:
         "# Robustness, measured\n",
         f"Made by `python -m benchmarks.robustness --method {bench.method} --rounds {bench.rounds}`: {bench.method} on "
         f"the embedded world, ten clients, {bench.rounds} rounds, one seed, top-1 accuracy on the base classes. What "
-        "the parts are for, and what they do not give, is in [security.md](security.md).\n",
+        "the parts are for, and what they do not give, is in [privacy.md](privacy.md).\n",
         "## Broken clients\n",
         *broken_rows(bench),
         f"\n## {LIARS} liars of ten\n",
