@@ -83,7 +83,9 @@ def _update(draws: np.random.Generator) -> str:
         lambda: replace(sent[0], shared={k: v for k, v in shared.items() if k != name}),
         lambda: replace(sent[0], shared={**shared, str(draws.choice(names)): shared.pop(name)}),
         lambda: replace(sent[0], shared={**shared, name: tensor.to(types[draws.integers(len(types))])}),
-        lambda: replace(sent[0], shared={**shared, name: torch.zeros(draws.integers(0, 9, int(draws.integers(4))).tolist())}),
+        lambda: replace(
+            sent[0], shared={**shared, name: torch.zeros(draws.integers(0, 9, int(draws.integers(4))).tolist())}
+        ),
         lambda: replace(sent[0], shared={**shared, name: tensor * float(10.0 ** draws.integers(0, 38))}),
         lambda: replace(
             sent[0],
