@@ -22,7 +22,7 @@ CLIENT = """
 ## Client-level: every client every round
 
 Noise multiplier in the columns (standard deviation over clip), delta {delta:g}. The noise on the mean is
-`noise * clip / clients`: with ten clients a multiplier of 5 drowns what any single client says by half, so these
+`noise * clip / clients`: with ten clients a multiplier of 5 adds half a clip to every number of the mean, so these
 figures are for federations of hundreds of sites, not of five.
 """
 SAMPLE = """

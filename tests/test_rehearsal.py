@@ -12,8 +12,12 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from fedprompt.deploy.daemons import CHILDREN, end_orphans
+from fedprompt.deploy.daemons import CHILDREN, LOCK, end_orphans, site_up
+from fedprompt.deploy.init import init_site
 from fedprompt.deploy.rehearse import RESULT, rehearse
+from fedprompt.deploy.settings import SITE, SiteFile, save
+from fedprompt.errors import UserError
+from fedprompt.records import own
 
 
 @pytest.mark.processes
@@ -34,3 +38,10 @@ def test_what_a_killed_site_left_running_ends_and_strangers_are_spared(tmp_path:
         end_orphans(tmp_path)
         assert own.wait(10) == -9 and stranger.poll() is None
         stranger.kill()
+
+
+def test_a_folder_is_kept_running_by_one_command(tmp_path: Path) -> None:
+    save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
+    init_site(tmp_path)
+    with own(tmp_path / LOCK, busy=""), pytest.raises(UserError, match="another command already"):
+        site_up(tmp_path, data=None, say=lambda _: None)

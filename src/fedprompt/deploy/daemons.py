@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,11 +19,12 @@ from types import FrameType
 from fedprompt.deploy.init import site_key, tls_of
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
+from fedprompt.records import own, write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between looks, before a restart, and for a process to end
-CHILDREN = "children.pid"  # in a site's folder: the process groups that `site up` has started
+CHILDREN = "children.pid"  # in the folder of a server or site: the process groups that its command has started
+LOCK = ".up.lock"
 _log = logging.getLogger(__name__)
 
 
@@ -74,6 +75,18 @@ def stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _in_charge(folder: Path) -> Iterator[None]:
+    """Keep a folder's processes alone, until SIGTERM or Ctrl-C; UserError if another command does."""
+    held = own(folder / LOCK, busy=f"{folder} is kept running by another command already; stop that one first.")
+    try:
+        with stoppable():
+            end_orphans(folder)
+            yield
+    finally:
+        held.release()
+
+
 def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     """Keep a SuperLink and let in every site whose public key lies in `keys/`, named after its file; until stopped."""
     folder = folder.resolve()
@@ -82,8 +95,9 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     command = commands.superlink(port=deployment.local_port, database=folder / "state.db", tls=tls_of(folder))
     if warning := commands.newer():
         say(warning)
-    with stoppable():
+    with _in_charge(folder):
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
+        _remember(folder, [link])
         write_atomic(folder / LINK, str(link.popen.pid))
         try:
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
@@ -129,7 +143,7 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     if site.worker:
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
     say(f"The site {site.name} works for {site.superlink} with the pictures of {site.data or 'the recipe'}.")
-    with stoppable():
+    with _in_charge(folder):
         _keep(programs, folder, environment, say)
 
 
@@ -150,9 +164,8 @@ def _keep(
     def start(name: str) -> Process:
         return Process(programs[name], folder=folder, log=f"{name}.log", environment=environment)
 
-    end_orphans(folder)
     running = {name: start(name) for name in programs}
-    _remember(folder, running)
+    _remember(folder, running.values())
     try:
         while True:
             time.sleep(TICK)
@@ -160,18 +173,18 @@ def _keep(
                 say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log); it is started again.")
                 running[name].stop()  # what it may have left behind
                 running[name] = start(name)
-                _remember(folder, running)
+                _remember(folder, running.values())
     finally:
         for process in running.values():
             process.stop()
 
 
-def _remember(folder: Path, running: Mapping[str, Process]) -> None:
-    write_atomic(folder / CHILDREN, "".join(f"{process.popen.pid}\n" for process in running.values()))
+def _remember(folder: Path, running: Iterable[Process]) -> None:
+    write_atomic(folder / CHILDREN, "".join(f"{process.popen.pid}\n" for process in running))
 
 
 def end_orphans(folder: Path) -> None:
-    """End what a `site up` that was killed left running: it would hold the port, and answer beside its successor."""
+    """End what a command that was killed left running: it would hold the port, and answer beside its successor."""
     path = folder / CHILDREN
     for number in map(int, path.read_text(encoding="utf-8").split() if path.exists() else ()):
         with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared

@@ -91,8 +91,7 @@ class Stage:
         """Stop one process and all it started."""
         if name in self.processes:
             self.processes.pop(name).stop(how)
-        if name in SITES:  # what a site's power cut takes along
-            end_orphans(self.site(name))
+        end_orphans(self.folder / "machines" / name)  # a power cut takes along what the command has started
 
     def _start(self, name: str, arguments: list[str], place: Path) -> None:
         self._begin(name, [sys.executable, "-m", "fedprompt.cli", *arguments], place)

@@ -1,4 +1,4 @@
-"""Flower's commands, flags, environment and files as of 1.41: nobody else in the package knows one."""
+"""Flower's commands, flags, environment and files as of 1.41 and 1.42: nobody else in the package knows one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-TESTED = (1, 41)
+OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions that this was tested with
 CONNECTION = "deployment"  # what Flower's command line calls the SuperLink of a deployment
 
 APP = """# A thin Flower app: the code is the installed fedprompt, at the server and at every site.
@@ -27,7 +27,7 @@ name = "fedprompt-app"
 version = "0.1.0"
 description = "Federated prompt tuning over the sites of a deployment"
 license = {{ file = "LICENSE" }}
-dependencies = ["flwr>={tested},<2.0", "fedprompt"]
+dependencies = ["flwr>={oldest},<2.0", "fedprompt"]
 
 [tool.hatch.build.targets.wheel]
 packages = ["."]
@@ -35,7 +35,7 @@ packages = ["."]
 [tool.flwr.app]
 publisher = "fedprompt"
 fab-format-version = 1
-flwr-version-target = "{tested}"
+flwr-version-target = "{oldest}"
 
 [tool.flwr.app.components]
 serverapp = "fedprompt.deploy.server_app:app"
@@ -60,9 +60,9 @@ def newer() -> str:
     """A warning if the installed Flower is newer than the one this package was tested with, else nothing."""
     installed = version("flwr")
     major, minor = (int(part) for part in installed.split(".")[:2])
-    if (major, minor) <= TESTED:
+    if (major, minor) <= NEWEST:
         return ""
-    return f"Flower {installed} is newer than {'.'.join(map(str, TESTED))}, the newest that fedprompt was tested with."
+    return f"Flower {installed} is newer than {'.'.join(map(str, NEWEST))}, the newest that fedprompt was tested with."
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -141,8 +141,7 @@ def connections(port: int, authority: Path | None) -> str:
 
 def app_files(licence: str) -> Mapping[str, str]:
     """The files of the thin app, by name."""
-    tested = ".".join(map(str, (*TESTED, 0)))
-    return {"pyproject.toml": APP.format(tested=tested), "LICENSE": licence}
+    return {"pyproject.toml": APP.format(oldest=".".join(map(str, (*OLDEST, 0)))), "LICENSE": licence}
 
 
 def _script(name: str) -> str:
