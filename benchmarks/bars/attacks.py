@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
 from benchmarks.robustness import BROKEN, CLIENTS, LIARS, Bench, Case, Found, Results
@@ -10,17 +11,26 @@ from fedprompt.build.catalog import AGGREGATES
 
 MUST_WITHSTAND = {"sign_flip": "sign flip x 10", "gaussian": "Gaussian of sigma 10"}
 ROBUST = ("median", "trimmed_mean", "multi_krum", "geometric_median")
+SUBTLE = {"alie": "ALIE", "inner_product": "inner product manipulation"}  # attacks that hide among the honest: no bar
+SENT = {
+    "nan": "NaN",
+    "infinity": "infinity",
+    "shape": "another shape",
+    "name": "a tensor nobody shares",
+    "weight": "a claim of 10**12 examples",
+}
 POINTS = {"iid": 1.0, "one_tenth": 3.0}  # that a rule may cost without an attack, by how clients differ
 FILE = "test_federated_rules.py"
 
 
 def bars(bench: Bench, found: Results) -> Iterator[Bar]:
     """All of them; a case that nobody has measured yet is a line that says so."""
-    where = f"`benchmarks.robustness`: {bench.method}, {bench.rounds} rounds"
-    yield from (Measured(where, found).broken(fault, rounds=bench.rounds) for fault in BROKEN)
-    yield from (Measured(where, found).mean_loses(attack) for attack in MUST_WITHSTAND)
-    yield from (Measured(where, found).rule_keeps(rule, attack) for rule in ROBUST for attack in MUST_WITHSTAND)
-    yield from (Measured(where, found).clean(rule) for rule in AGGREGATES if rule != "mean")
+    measured = Measured(f"`benchmarks.robustness`: {bench.method}, {bench.rounds} rounds", found)
+    yield from (measured.broken(fault, rounds=bench.rounds) for fault in BROKEN)
+    yield from (measured.mean_loses(attack) for attack in MUST_WITHSTAND)
+    yield from (measured.rule_keeps(rule, attack) for rule in ROBUST for attack in MUST_WITHSTAND)
+    yield from (measured.as_it_is(attack) for attack in SUBTLE)
+    yield from (measured.clean(rule) for rule in AGGREGATES if rule != "mean")
     yield proof(
         "broken updates of five kinds, through the server",
         "cost what the absence of their clients costs; each refused with its reason",
@@ -48,6 +58,11 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
     )
 
 
+def cases_of(attack: str) -> list[Case]:
+    """Every rule under it."""
+    return [Case(rule, attack) for rule in AGGREGATES]
+
+
 class Measured:
     """Lines about cases that a file of results holds, or does not."""
 
@@ -63,7 +78,7 @@ class Measured:
             refused = one.refused == sent
             return f"costs {cost:.1f} points; {one.refused} of {sent} refused, with the reason", cost <= 1 and refused
 
-        what = f"{LIARS} of {CLIENTS} clients send a broken {fault.partition('.')[2]}, {rounds} rounds"
+        what = f"{LIARS} of {CLIENTS} clients send {SENT[fault.partition('.')[2]]}, {rounds} rounds"
         bar = "completes; at most 1 point below those two being absent; every refusal recorded with its reason"
         return self._row(what, bar, said, Case(clients=CLIENTS - LIARS), Case(attack=fault))
 
@@ -87,13 +102,25 @@ class Measured:
         what = f"{rule} under {MUST_WITHSTAND[attack]}, {LIARS} of {CLIENTS}"
         return self._row(what, "keeps 95% of the clean accuracy", said, Case(), Case(rule, attack))
 
+    def as_it_is(self, attack: str) -> Row:
+        """What the rules keep under an attack that none was made against."""
+
+        def said(clean: Found, *found: Found) -> tuple[str, bool]:
+            kept = {rule: one.accuracy / clean.accuracy for rule, one in zip(AGGREGATES, found, strict=True)}
+            worst, best = (choose(kept, key=kept.__getitem__) for choose in (min, max))
+            return f"from {100 * kept[worst]:.0f}% ({worst}) to {100 * kept[best]:.0f}% ({best})", True
+
+        what = f"clean accuracy kept under {SUBTLE[attack]}, {LIARS} of {CLIENTS}"
+        line = self._row(what, "none; every rule in [robustness.md](robustness.md)", said, Case(), *cases_of(attack))
+        return replace(line, verdict="no bar") if line.verdict == "held" else line
+
     def clean(self, rule: str) -> Row:
         """What the rule costs where nobody lies."""
 
         def said(*found: Found) -> tuple[str, bool]:
-            costs = [100 * (mean.accuracy - own.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]
-            held = all(cost <= most for cost, most in zip(costs, POINTS.values(), strict=True))
-            return " and ".join(f"{-cost:+.1f}" for cost in costs) + " points", held
+            gains = [100 * (own.accuracy - mean.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]
+            held = all(gain >= -most for gain, most in zip(gains, POINTS.values(), strict=True))
+            return " and ".join(f"{gain:+.1f}" for gain in gains) + " points", held
 
         pairs = [case for one in POINTS for case in (Case(partition=one), Case(rule, partition=one))]
         bar = "at most 1 point below the mean where clients are alike, 3 where each has a tenth of the classes"

@@ -54,5 +54,5 @@ def _row(promise: Promise, line: dict[str, object], where: str) -> Row:
     measured = str(line["measured"])
     figure = re.search(r"\d+(\.\d+)?", measured)
     late = promise.seconds is not None and (figure is None or float(figure[0]) > promise.seconds)
-    bar = promise.bar if promise.seconds is not None else f"{promise.bar} ({line['bar']})"
+    bar = promise.bar if promise.seconds is not None else str(line["bar"])
     return Row(str(line["what"]), bar, measured, verdict(held=bool(line["held"]) and not late), where)
