@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -53,6 +53,10 @@ class TableSource:
         content = cell["bytes"]
         path = self.describe(row) if content is not None else str(cell["path"])
         return decode(path, content=cast("bytes | None", content), window=self.window, bands=self.bands)
+
+    def take(self, rows: Sequence[int]) -> TableSource:
+        """A source of these pictures alone."""
+        return replace(self, table=self.table.select(rows))
 
     def describe(self, row: int) -> str:
         """The row's number."""
