@@ -37,7 +37,10 @@ class Partition(Line):
 
 
 class Expected(Line):
-    """A published figure in percent, and which of a trial's own belongs beside it: the first of `columns` it has."""
+    """A published figure, and which of a trial's own belongs beside it: the first of `columns` it has.
+
+    Figures are in percent; "a+b" is the mean of two columns, and "parameters (M)" counts what is trained.
+    """
 
     trial: str
     table: str
