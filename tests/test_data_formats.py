@@ -11,8 +11,9 @@ from PIL import ExifTags, Image
 from fedprompt.data.formats.coco import coco
 from fedprompt.data.formats.manifest import class_table
 from fedprompt.data.formats.tars import webdataset
+from fedprompt.data.formats.voc import voc
 from fedprompt.errors import UserError
-from trees import as_json, coco2014, picture, text
+from trees import as_json, coco2014, picture, text, xml
 
 datasets = pytest.importorskip("datasets")
 
@@ -86,6 +87,31 @@ def test_ones_own_coco_file_is_a_data_set(tmp_path):
         coco(path=tmp_path / "x")
 
 
+@pytest.mark.parametrize(("difficult", "value"), [("ignore", -1), ("negative", 0), ("positive", 1)])
+def test_ones_own_voc_xml_is_a_data_set(difficult, value, tmp_path):
+    objects = {"a": [("cat", 1), ("dog", 0), ("dog", 1)], "b": [("cat", 0)], "c": [], "d": [("dog", 1), ("dog", 0)]}
+    for key, things in objects.items():
+        picture(tmp_path / f"JPEGImages/{key}.jpg")
+        xml(tmp_path / f"Annotations/{key}.xml", things)
+    data = voc(path=tmp_path, difficult=difficult)
+    assert data.space.names == ("cat", "dog") and data.space.kind == "multi"
+    assert data.targets.tolist() == [[value, 1], [1, 0], [0, 0], [0, 1]]
+    assert sorted(data.splits) == ["test", "train", "train", "val"]
+    for word, keys in (("train", "ab"), ("val", "d")):
+        text(tmp_path / f"ImageSets/Main/{word}.txt", list(keys))
+    listed = voc(path=tmp_path, classes=("dog", "cat"), difficult=difficult)
+    assert listed.source.files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/d.jpg")
+    assert listed.splits == ("train", "train", "test") and listed.targets[0].tolist() == [1, value]
+    with pytest.raises(UserError, match="'dog'; did you mean 'dogs'"):
+        voc(path=tmp_path, classes=("dogs", "cat"))
+    (tmp_path / "Annotations/b.xml").write_text("<annotation>")
+    with pytest.raises(UserError, match=r"b\.xml is not XML"):
+        voc(path=tmp_path)
+    text(tmp_path / "ImageSets/Main/train.txt", ["z"])
+    with pytest.raises(UserError, match="names the picture 'z'"):
+        voc(path=tmp_path)
+
+
 def shard(path, samples):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -98,6 +124,12 @@ def shard(path, samples):
 def jpeg(color):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), color).save(file, "JPEG")
+    return file.getvalue()
+
+
+def png(shade):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -185,6 +217,32 @@ def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
     assert hub(path=str(tmp_path / "f"), like="oxford_flowers").targets.tolist() == [0, 2, 1]
     table(tmp_path / "c/train-0.parquet", names=("AM General Hummer SUV 2000",), labels=(0,))
     assert hub(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
+
+
+def test_of_a_video_the_middle_frame_is_taken(tmp_path):
+    names = ["HammerThrow", "Hammering", "HandstandPushups"]  # bytewise, as the copy has them
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            **{column: datasets.Value("int64") for column in ("video_id", "clip_id", "frame")},
+            "label": datasets.ClassLabel(names=names),
+        }
+    )
+    frames = [(1, 1, frame, 0) for frame in (4, 0, 3, 1, 2)] + [(1, 2, 0, 0), (1, 1, 7, 1), (1, 1, 8, 1)]
+    shades = [{"bytes": png(10 * row), "path": None} for row in range(len(frames))]
+    columns = dict(zip(("video_id", "clip_id", "frame", "label"), map(list, zip(*frames, strict=True)), strict=True))
+    for split in ("train", "test"):
+        made = datasets.Dataset.from_dict({"image": shades, **columns}, features=features)
+        made.to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    data = hub(path=str(tmp_path), like="ucf101", base="all")
+    assert data.space.names == ("Hammering", "Hammer_Throw", "Handstand_Pushups")
+    assert sorted(zip(data.splits, data.targets.tolist(), strict=True)) == sorted(
+        (split, label) for split in ("train", "test") for label in (1, 1, 0)
+    )
+    # Frame 2 of 0 to 4 is row 4, the only frame of the second clip row 5, the later of two row 7.
+    assert [data.source.open(row).getpixel((0, 0))[0] for row in range(3)] == [40, 50, 70]
+    alone = data.source.take((2, 0))
+    assert [alone.open(row).getpixel((0, 0))[0] for row in range(len(alone))] == [70, 40]
 
 
 def test_domains_come_along_and_one_split_is_divided(tmp_path):

@@ -13,7 +13,7 @@ from fedprompt.data.examine import examine
 from fedprompt.data.families.split_json import draw
 from fedprompt.data.named import list_set, named_set, row, rows
 from fedprompt.errors import UserError
-from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text
+from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text, xml
 
 TWENTY_SIX = 26
 ZERO_SHOT = {"coco_zero_shot", "nuswide_zero_shot"}
@@ -308,6 +308,24 @@ def test_voc_says_what_difficult_means(policy, value, tmp_path):
     assert found.splits.count("train") == 6
     assert listing("voc2007", tmp_path, train_list="train").splits.count("train") == 3
     assert "dining table" in named_set(name="voc2007", root=tmp_path).space.names
+
+
+def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
+    TREES["voc2007"](tmp_path)
+    found = {policy: listing("voc2007", tmp_path, difficult=policy) for policy in ("ignore", "negative", "positive")}
+    folder = tmp_path / "VOCdevkit/VOC2007"
+    marks = {1: 0, -1: 1}  # value when difficult is ignored -> difficult
+    for file, targets in zip(found["ignore"].files, found["ignore"].targets.tolist(), strict=True):
+        things = [(name, marks[value]) for name, value in zip(found["ignore"].names, targets, strict=True) if value]
+        xml(folder / f"Annotations/{file.rpartition('/')[2].removesuffix('.jpg')}.xml", things)
+    for file in folder.glob("ImageSets/Main/*_*.txt"):
+        file.unlink()
+    for policy, before in found.items():
+        now = listing("voc2007", tmp_path, difficult=policy)
+        assert torch.equal(now.targets, before.targets) and now.files == before.files and now.splits == before.splits
+    (folder / "Annotations/000005.xml").unlink()
+    with pytest.raises(UserError, match=r"000005\.xml is missing"):
+        listing("voc2007", tmp_path)
 
 
 def test_voc_lists_belong_to_their_split(tmp_path):

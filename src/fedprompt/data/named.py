@@ -41,6 +41,8 @@ class Hub(BaseModel):
     order: Literal["given", "bytewise", "lower", "number"] = Field("given", description="our order of its class names")
     rename: Mapping[str, str] = {}
     year_first: bool = False
+    run_together: bool = Field(default=False, description="ApplyLipstick stands for Apply_Lipstick")
+    clip: tuple[str, ...] = Field((), description="columns that name a video, of which the middle `frame` is taken")
 
 
 class Row(BaseModel):

@@ -18,6 +18,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.drawing import draw_splits
+from fedprompt.data.families.natives import spaced
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.named import Hub, distinct, row
 from fedprompt.data.readers import SPLITS, first_half
@@ -140,8 +141,22 @@ def _load(path: str, revision: str, rules: Hub | None) -> tuple[datasets.Dataset
         kept = dict.fromkeys(parts, "")
     if "test" not in kept.values() and "val" in kept.values():
         kept = {name: "test" if word == "val" else word for name, word in kept.items()}
+    if rules and rules.clip:
+        parts = {name: parts[name].select(_middle_frames(parts[name], rules.clip)) for name in kept}
     splits = [word for name, word in kept.items() for _ in range(len(parts[name]))]
     return datasets.concatenate_datasets([parts[name] for name in kept]), splits
+
+
+def _middle_frames(table: datasets.Dataset, clip: Sequence[str]) -> Sequence[int]:
+    """The row of the middle frame of every video; all rows of a table that says nothing of frames."""
+    columns = [*clip, "frame"]
+    if not set(columns) <= set(table.column_names):
+        return range(len(table))
+    videos: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    words = table.select_columns(columns)
+    for place, (*video, frame) in enumerate(zip(*(words[column] for column in columns), strict=True)):
+        videos.setdefault(tuple(video), []).append((frame, place))
+    return [sorted(frames)[len(frames) // 2][1] for frames in videos.values()]
 
 
 def _parts(path: str, revision: str) -> Mapping[str, datasets.Dataset]:
@@ -249,6 +264,7 @@ def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor
     ordered = sorted(names, key=keys[rules.order])  # type: ignore[arg-type]
     shown = [rules.rename.get(name, name) for name in ordered]
     shown = [re.sub(r"^(.*) (\d{4})$", r"\2 \1", name) if rules.year_first else name for name in shown]
+    shown = [spaced(name) if rules.run_together else name for name in shown]
     place = torch.tensor([ordered.index(name) for name in names])
     columns = torch.tensor([names.index(name) for name in ordered])
     return tuple(shown), place[targets] if targets.ndim == 1 else targets[:, columns]
