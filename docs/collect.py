@@ -127,7 +127,7 @@ def section(name: str, row: Row) -> str:
     spoken += "".join(f"; for {key} `{text}`" for key, text in row.prompts.items())
     own = [option for option in [*inspect.signature(reader(row)).parameters][1:] if option not in row.options]
     lines = [
-        f"### {name}\n\n{row.title}. Get it: {row.origin}. Licence: {row.licence}.\n",
+        f"### {name}\n\n{row.title}, {row.size}. Get it: {row.origin}. Licence: {row.licence}.\n",
         f"```\n{row.tree.rstrip()}\n```\n",
         *(f"- {trap}" for trap in row.traps),
         *([f"- On the Hub: `{row.hub.id}`. {row.hub.caution}"] if row.hub else []),

@@ -138,6 +138,19 @@ def test_names_keep_their_quirks(tmp_path):
     assert listing("fgvc_aircraft", tmp_path).names == ("707-320", "F-16A/B", "Cessna 172")
 
 
+@pytest.mark.parametrize(("level", "file", "names"), [("family", "families", 2), ("manufacturer", "manufacturers", 1)])
+def test_families_and_manufacturers_of_aircraft_are_other_tasks(level, file, names, tmp_path):
+    TREES["fgvc_aircraft"](tmp_path)
+    folder = tmp_path / "fgvc_aircraft"
+    own = ["A", "B/C D"][:names]
+    text(folder / f"{file}.txt", own)
+    for word in ("train", "val", "test"):
+        lines = (folder / f"images_variant_{word}.txt").read_text().splitlines()
+        text(folder / f"images_{level}_{word}.txt", [f"{line[:7]} {own[-1]}" for line in lines])
+    found = listing("fgvc_aircraft", tmp_path, level=level)
+    assert found.names == tuple(own) and set(found.targets.tolist()) == {names - 1}
+
+
 def test_annotations_of_one_row_are_still_a_row(tmp_path):
     stanford_cars(tmp_path, rows=1)
     assert len(listing("stanford_cars", tmp_path, make_split=True).files) == 2

@@ -85,9 +85,9 @@ def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     Pictures are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
     WebDataset copies have it, unless columns are named. A label column may hold class numbers, names, lists of either,
     or 0/1 vectors; `classes` names them where the table does not. `like` is one of our data sets of which this is a
-    copy: its names, order of classes and template are taken, mapped by name. Where there is one split only, ours is
-    drawn from the seed. Raises UserError for columns that are not there, scripts (which no longer run) and label names
-    that fit no class.
+    copy: its names, order of classes and template are taken, mapped by name; `classes` are then in our order, in place
+    of the copy's names. Where there is one split only, ours is drawn from the seed. Raises UserError for columns that
+    are not there, scripts (which no longer run) and label names that fit no class.
     """
     about = row(like) if like else None
     rules = about.hub if about else None
@@ -99,8 +99,12 @@ def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them 
             hint = did_you_mean(column, table.column_names)
             raise UserError(f"{path} has no column {column!r}{hint} (columns: {', '.join(table.column_names)}).")
     own = _names(table.features[label_column])
-    found, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
-    names, targets = _reordered(found, targets, rules) if rules else (found, targets)
+    if rules and (own or "string" in str(getattr(table.features[label_column], "dtype", ""))):
+        found, targets = _targets(table[label_column], own, path, numbers=bool(own))
+        names, targets = _reordered(found, targets, rules)
+        names = _spoken(names, targets, table, rules, classes)
+    else:
+        names, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
     domains = tuple(map(str, _words(table, domain))) if domain else ("",) * len(table)
     if not any(splits):
@@ -251,6 +255,20 @@ def _numbering(names: Names, path: str) -> Callable[[object], int]:
         return label
 
     return number
+
+
+def _spoken(names: Names, targets: Tensor, table: datasets.Dataset, rules: Hub, classes: Names) -> Names:
+    """What to call the classes of a copy: `classes`, else what a column says of each, else the copy's own names."""
+    if classes:
+        if len(classes) != len(names):
+            raise UserError(f"{rules.id} has {len(names)} classes, but {len(classes)} were named; name each of them.")
+        return classes
+    if not rules.names:
+        return names
+    if rules.names not in table.column_names:
+        raise UserError(f"The classes of {rules.id} are called {names[0]!r} and so on; set data.classes in our order.")
+    said = dict(zip(targets.tolist(), table[rules.names], strict=True))
+    return tuple(str(said[label]) for label in range(len(names)))
 
 
 def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor]:
