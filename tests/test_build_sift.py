@@ -180,6 +180,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     with pytest.raises(KeyboardInterrupt):
         runs.start(recipe(folder), stopped, watch=watch)
     assert "2 picture(s) cannot be read and are left out" in watch.warned[0]
+    assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)
     assert lines(whole, "round", "score", "unreadable") == lines(stopped, "round", "score", "unreadable")
     name = Path("adapters/promptfl/adapter_model.safetensors")

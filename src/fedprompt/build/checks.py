@@ -15,9 +15,14 @@ def inspect(experiment: Experiment, watch: Watch) -> None:
     if lost := experiment.left_out:
         some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
         watch.warn(f"{some} {lost[0].reason}")
+    found: dict[str, list[str]] = {}
     for problem in check(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
-        if problem.kind != "unreadable":
-            watch.warn(problem.message)
+        found.setdefault(problem.kind, []).append(problem.message)
+    for messages in (own for kind, own in found.items() if kind != "unreadable"):
+        more = (
+            f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
+        )
+        watch.warn(messages[0] + more)
 
 
 def check_same(run: RunFolder, experiment: Experiment) -> None:
