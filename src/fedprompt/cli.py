@@ -186,12 +186,14 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.build.experiment import load_dataset
     from fedprompt.data.check import check as find_problems
+    from fedprompt.data.check import look
     from fedprompt.terminal import counting, plain_console
 
     with counting(plain_console(), "listing") as on_step:
         dataset = load_dataset(load(recipe, settings)[0].data, on_step=on_step)
     with counting(plain_console(), "opening pictures") as on_image:
-        problems = find_problems(dataset, on_image=on_image)
+        looked = look(dataset.source, range(len(dataset.source)), on_image=on_image)
+    problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)
     typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")
