@@ -71,8 +71,8 @@ def decoding(count: int, workers: tuple[int, ...]) -> dict[str, float]:
     prepare = Prepare()
     with jpegs(count) as source:
         batches = [Images(source, tuple(range(start, min(start + BATCH, count)))) for start in range(0, count, BATCH)]
-        prepare(list(batches[0]))
-        alone, _ = timed(lambda: [prepare(list(batch)) for batch in batches])
+        prepare(batches[0])
+        alone, _ = timed(lambda: [prepare(batch) for batch in batches])
         found = {"decoded by one process (pictures/s)": count / alone}
         for number in workers:
             pool = Workers(number, prepare)
@@ -92,8 +92,8 @@ class Prepare:
         size = {"height": 224, "width": 224}
         self.processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=size)
 
-    def __call__(self, images: list[Image.Image]) -> Pixels:
-        return self.processor(images=images, return_tensors="np")["pixel_values"]
+    def __call__(self, batch: Images) -> Pixels:
+        return self.processor(images=list(batch), return_tensors="np")["pixel_values"]
 
 
 @contextmanager

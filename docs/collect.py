@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from fedprompt.build import published
+from fedprompt.cli_data import PICTURES
 from fedprompt.data.named import Row, reader, rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -127,7 +128,7 @@ def section(name: str, row: Row) -> str:
     spoken += "".join(f"; for {key} `{text}`" for key, text in row.prompts.items())
     own = [option for option in [*inspect.signature(reader(row)).parameters][1:] if option not in row.options]
     lines = [
-        f"### {name}\n\n{row.title}. Get it: {row.origin}. Licence: {row.licence}.\n",
+        f"### {name}\n\n{row.title}, {row.size}. Get it: {row.origin}. Licence: {row.licence}.\n",
         f"```\n{row.tree.rstrip()}\n```\n",
         *(f"- {trap}" for trap in row.traps),
         *([f"- On the Hub: `{row.hub.id}`. {row.hub.caution}"] if row.hub else []),
@@ -138,12 +139,15 @@ def section(name: str, row: Row) -> str:
 
 
 def experiments() -> str:
-    """A row an experiment: its command, its size, and what it is to reach."""
-    lines = ["| experiment | runs | pictures at most | to reach | mind |", "|---|---|---|---|---|"]
+    """A row an experiment: its command, its size and time, and what it is to reach."""
+    lines = [
+        f"| experiment | runs | pictures at most | hours at {PICTURES:g}/s | to reach | mind |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, about in published.experiments().items():
         runs, each = len(about.variants) * len(about.seeds), published.pictures(about) * len(about.seeds)
         goals = "<br>".join(published.targets(about)) or "no figure was recovered"
-        lines.append(f"| `{name}` | {runs} | {each:,.0f} | {goals} | {about.remark} |")
+        lines.append(f"| `{name}` | {runs} | {each:,.0f} | {each / PICTURES / 3600:,.1f} | {goals} | {about.remark} |")
     return "\n".join(lines) + "\n"
 
 

@@ -217,7 +217,8 @@ def test_wrong_folders_are_named(recipe: Path, finished: Path, tmp_path: Path) -
 def test_corrupt_pictures_and_empty_classes_are_named(tmp_path: Path) -> None:
     pictures = folder_of_pictures(tmp_path / "pictures")
     (pictures / "cat" / "0.png").write_bytes((pictures / "cat" / "0.png").read_bytes()[:40])
-    overrides = ("-s", f"data.path={pictures}", "-s", "backbone.path=demo", "--out", tmp_path / "run")
+    overrides = ("-s", f"data.path={pictures}", "-s", "data.unreadable=0", "-s", "backbone.path=demo")
+    overrides += ("--out", tmp_path / "run")
     assert "0.png" in sentence("run", "own_folder", *overrides)
     (pictures / "zebra").mkdir()
     assert "zebra" in sentence("run", "own_folder", *overrides)

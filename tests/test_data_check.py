@@ -6,7 +6,7 @@ import io
 import pytest
 from PIL import Image
 
-from fedprompt.data.check import check
+from fedprompt.data.check import Problem, check, look
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.readers import image_folder
 
@@ -21,17 +21,30 @@ def dataset(tmp_path) -> Dataset:
     return image_folder(path=tmp_path)
 
 
-def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset):
+def problems_of(dataset: Dataset) -> list[Problem]:
+    return check(dataset, look(dataset.source, range(len(dataset.source))))
+
+
+def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset, monkeypatch):
+    assert problems_of(dataset) == []
+    monkeypatch.setattr("fedprompt.data.check.BATCH", 3)
     told = []
-    assert check(dataset, on_image=lambda done, total: told.append((done, total))) == []
-    assert told == [(number, 8) for number in range(1, 9)]
+    look(dataset.source, range(8), on_image=lambda done, total: told.append((done, total)))
+    assert told == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_only_the_rows_asked_for_are_opened_and_processes_see_the_same(dataset, monkeypatch):
+    (dataset.source.root / dataset.source.files[5]).write_bytes(b"")
+    monkeypatch.setattr("fedprompt.data.check.BATCH", 1)
+    alone, together = (look(dataset.source, (1, 5, 7), workers=workers) for workers in (0, 2))
+    assert alone == together and alone.digests.keys() == {1, 7} and alone.unreadable.keys() == {5}
 
 
 def test_all_unreadable_pictures_are_named(dataset):
     bad = {1: "text", 6: "not a picture either"}
     for row, content in bad.items():
         (dataset.source.root / dataset.source.files[row]).write_text(content)
-    problems = check(dataset)
+    problems = problems_of(dataset)
     assert [(problem.kind, problem.rows) for problem in problems] == [("unreadable", (1,)), ("unreadable", (6,))]
     assert all(dataset.source.files[row] in problem.message for row, problem in zip(bad, problems, strict=True))
 
@@ -42,27 +55,27 @@ def test_a_test_picture_that_is_trained_on_is_a_leak_under_any_name_and_format(d
     copy = io.BytesIO()
     source.open(tested).save(copy, "BMP")  # other bytes, the same pixels
     (source.root / source.files[trained]).write_bytes(copy.getvalue())
-    (problem,) = check(dataset)
+    (problem,) = problems_of(dataset)
     assert (problem.kind, problem.rows) == ("leak", tuple(sorted((tested, trained))))
     assert f"{source.files[tested]} (test)" in problem.message and f"{source.files[trained]} (train)" in problem.message
 
 
 def test_twins_within_a_split_are_no_leak(dataset):
-    assert check(dataclasses.replace(dataset, splits=("train",) * 8)) == []
+    assert problems_of(dataclasses.replace(dataset, splits=("train",) * 8)) == []
     source = dataset.source
     trained = [row for row, word in enumerate(dataset.splits) if word == "train"]
     source.open(trained[0]).save(source.root / source.files[trained[1]])
-    assert check(dataset) == []
+    assert problems_of(dataset) == []
 
 
 def test_the_shape_counts_as_content(dataset):
     source = dataset.source
     for row, size in ((dataset.splits.index("train"), (4, 2)), (dataset.splits.index("test"), (2, 4))):
         Image.new("RGB", size).save(source.root / source.files[row])
-    assert check(dataset) == []
+    assert problems_of(dataset) == []
 
 
 def test_classes_without_attributes_are_reported_where_others_have_some(dataset):
     space = dataclasses.replace(dataset.space, attributes={"cat": ("whiskers",)})
-    (problem,) = check(dataclasses.replace(dataset, space=space))
+    (problem,) = problems_of(dataclasses.replace(dataset, space=space))
     assert problem.kind == "attributes" and "1 of 2 classes" in problem.message and "'dog'" in problem.message

@@ -161,3 +161,10 @@ def test_labels_become_rows_of_ones(labels):
     found = multi_hot(labels, 5)
     assert found.shape == (len(labels), 5) and found.dtype == torch.int8
     assert [set(row.nonzero().flatten().tolist()) for row in found] == labels
+
+
+@pytest.mark.parametrize("name", ["cat\n", "\u202egod", "\x00", "dog\u200f"])
+def test_a_class_name_is_what_is_seen(name):
+    with pytest.raises(UserError, match="cannot be seen"):
+        LabelSpace(("cat", name))
+    assert LabelSpace(("a\u200cb", "F-16A/B", "con")).names  # a joiner is part of how some words are written

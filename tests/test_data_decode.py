@@ -101,6 +101,14 @@ def test_every_mode_becomes_rgb_on_white(mode, colour, seen):
     assert to_rgb(Image.new(mode, (3, 2), colour)).getpixel((1, 1)) == seen
 
 
+@pytest.mark.parametrize(("mode", "colour"), [("L", 77), ("CMYK", (0, 178, 178, 0))])
+def test_grey_and_four_colour_jpegs_lie_among_photographs(tmp_path, mode, colour):
+    path = saved(Image.new(mode, (16, 16), colour), tmp_path / "a.JPEG", quality=95)
+    seen = decode(path)
+    want = to_rgb(Image.new(mode, (1, 1), colour)).getpixel((0, 0))
+    assert seen.mode == "RGB" and np.abs(np.subtract(seen.getpixel((5, 5)), want)).max() <= 3
+
+
 def test_palettes_become_colours_and_their_transparent_entry_white(tmp_path):
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 255, 0])

@@ -2,17 +2,24 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
+from fedprompt.data.folder import inside
 from fedprompt.data.formats.coco import coco
 from fedprompt.data.formats.manifest import class_table
 from fedprompt.data.formats.tars import webdataset
+from fedprompt.data.formats.voc import voc
+from fedprompt.data.tables import label_table
 from fedprompt.errors import UserError
-from trees import as_json, coco2014, picture, text
+from trees import as_json, coco2014, picture, text, xml
 
 datasets = pytest.importorskip("datasets")
 
@@ -61,6 +68,39 @@ def test_a_wrong_table_is_explained(lines, message, tmp_path):
         class_table(path=tmp_path / "t.csv")
 
 
+PARTS = st.sampled_from(
+    ["..", ".", "", "a", "b.jpg", "/", "\\", "C:", "con", "NUL.png", "\0", "\u202egpj.exe", "\n", "~"]
+)
+
+
+@given(parts=st.lists(PARTS | st.text(max_size=5), min_size=1, max_size=6))
+@settings(max_examples=500, deadline=None)
+def test_no_path_of_a_table_leaves_its_folder(parts):
+    root, path = Path("/data/pictures"), "/".join(parts)
+    try:
+        own = inside(root, path, origin="t.csv, line 2")
+    except UserError as error:
+        assert "t.csv, line 2: " in str(error)
+        return
+    whole = os.path.normpath(root / own)
+    assert whole == str(root) or whole.startswith(f"{root}/")
+    assert not set(own) & set("\0\n\\\u202e") and not {"con", "nul"} & set(own.lower().split("/"))
+
+
+def test_absolute_paths_below_the_folder_are_taken_as_they_are_meant(tmp_path):
+    pictures(tmp_path / "p", "a", "b", "c", "d")
+    lines = [f"{tmp_path}/p/a,dog", "p\\b,cat", "./p/c,dog", "p/d,cat"]
+    text(tmp_path / "t.csv", ["image,label", *lines])
+    assert class_table(path=tmp_path / "t.csv").source.files[:2] == ("p/a", "p/b")
+    text(tmp_path / "many.csv", ["image,labels", *lines])
+    assert label_table(path=tmp_path / "many.csv").source.files[:2] == ("p/a", "p/b")
+    for wrong in ("../secret.jpg", "/etc/passwd", "p/nul.jpg"):
+        for read, head in ((class_table, "image,label"), (label_table, "image,labels")):
+            text(tmp_path / "t.csv", [head, "p/a,dog", f"{wrong},dog"])
+            with pytest.raises(UserError, match=r"t\.csv, line 3: "):
+                read(path=tmp_path / "t.csv")
+
+
 def test_an_unknown_label_is_named_by_line(tmp_path):
     pictures(tmp_path, "a")
     text(tmp_path / "classes.txt", ["dog", "cat"])
@@ -79,11 +119,44 @@ def test_ones_own_coco_file_is_a_data_set(tmp_path):
         test_images="val2014",
     )
     assert data.space.kind == "multi" and data.splits.count("test") == 4 and data.targets.sum() == 6
+    table = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 1, "category_id": number, "area": 10.0 * number} for number in (1, 2)],
+        "categories": [{"id": number, "name": f"class {number}"} for number in (1, 2)],
+    }
+    as_json(tmp_path / "areas/annotations/train.json", table)
+    picture(tmp_path / "areas/images/a.jpg")
+    assert coco(path=tmp_path / "areas", min_area=15.0).targets.tolist() == [[0, 1]]
     drawn = coco(path=tmp_path / "coco", train="annotations/instances_train2014.json", train_images="train2014")
     assert sorted(drawn.splits) == ["test", "train", "train", "val"]
     with pytest.raises(UserError, match="no COCO file"):
         as_json(tmp_path / "x/annotations/train.json", [])
         coco(path=tmp_path / "x")
+
+
+@pytest.mark.parametrize(("difficult", "value"), [("ignore", -1), ("negative", 0), ("positive", 1)])
+def test_ones_own_voc_xml_is_a_data_set(difficult, value, tmp_path):
+    objects = {"a": [("cat", 1), ("dog", 0), ("dog", 1)], "b": [("cat", 0)], "c": [], "d": [("dog", 1), ("dog", 0)]}
+    for key, things in objects.items():
+        picture(tmp_path / f"JPEGImages/{key}.jpg")
+        xml(tmp_path / f"Annotations/{key}.xml", things)
+    data = voc(path=tmp_path, difficult=difficult)
+    assert data.space.names == ("cat", "dog") and data.space.kind == "multi"
+    assert data.targets.tolist() == [[value, 1], [1, 0], [0, 0], [0, 1]]
+    assert sorted(data.splits) == ["test", "train", "train", "val"]
+    for word, keys in (("train", "ab"), ("val", "d")):
+        text(tmp_path / f"ImageSets/Main/{word}.txt", list(keys))
+    listed = voc(path=tmp_path, classes=("dog", "cat"), difficult=difficult)
+    assert listed.source.files == ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "JPEGImages/d.jpg")
+    assert listed.splits == ("train", "train", "test") and listed.targets[0].tolist() == [1, value]
+    with pytest.raises(UserError, match="'dog'; did you mean 'dogs'"):
+        voc(path=tmp_path, classes=("dogs", "cat"))
+    (tmp_path / "Annotations/b.xml").write_text("<annotation>")
+    with pytest.raises(UserError, match=r"b\.xml is not XML"):
+        voc(path=tmp_path)
+    text(tmp_path / "ImageSets/Main/train.txt", ["z"])
+    with pytest.raises(UserError, match="names the picture 'z'"):
+        voc(path=tmp_path)
 
 
 def shard(path, samples):
@@ -98,6 +171,12 @@ def shard(path, samples):
 def jpeg(color):
     file = io.BytesIO()
     Image.new("RGB", (8, 8), color).save(file, "JPEG")
+    return file.getvalue()
+
+
+def png(shade):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -182,9 +261,51 @@ def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
     assert pairs == [("test", 2), ("train", 0), ("train", 1), ("train", 2)]
     assert data.space.template == "a photo of {}, a type of food." and "Hub copy" in data.notes[0]
     table(tmp_path / "f/train-0.parquet", names=("1", "10", "2"), labels=(0, 1, 2))
-    assert hub(path=str(tmp_path / "f"), like="oxford_flowers").targets.tolist() == [0, 2, 1]
+    with pytest.raises(UserError, match=r"are called '1' and so on; set data\.classes"):
+        hub(path=str(tmp_path / "f"), like="oxford_flowers")
+    with pytest.raises(UserError, match="has 3 classes, but 1 were named"):
+        hub(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose",))
+    flowers = hub(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose", "orchid", "thistle"))
+    assert flowers.space.names == ("primrose", "orchid", "thistle") and flowers.targets.tolist() == [0, 2, 1]
     table(tmp_path / "c/train-0.parquet", names=("AM General Hummer SUV 2000",), labels=(0,))
     assert hub(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
+
+
+def test_wordnet_ids_are_not_spoken(tmp_path):
+    features = datasets.Features(
+        {"image": datasets.Image(), "wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
+    )
+    rows = {"image": [{"bytes": jpeg("red"), "path": None}] * 3, "wnid": ["n2", "n1", "n2"]}
+    made = datasets.Dataset.from_dict({**rows, "class_name": ["shark", "goldfish", "shark"]}, features=features)
+    made.to_parquet(str(tmp_path / "test-0.parquet"))
+    data = hub(path=str(tmp_path), like="imagenet_r", base="all")
+    assert data.space.names == ("goldfish", "shark") and data.targets.tolist() == [1, 0, 1]
+
+
+def test_of_a_video_the_middle_frame_is_taken(tmp_path):
+    names = ["HammerThrow", "Hammering", "HandstandPushups"]  # bytewise, as the copy has them
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            **{column: datasets.Value("int64") for column in ("video_id", "clip_id", "frame")},
+            "label": datasets.ClassLabel(names=names),
+        }
+    )
+    frames = [(1, 1, frame, 0) for frame in (4, 0, 3, 1, 2)] + [(1, 2, 0, 0), (1, 1, 7, 1), (1, 1, 8, 1)]
+    shades = [{"bytes": png(10 * row), "path": None} for row in range(len(frames))]
+    columns = dict(zip(("video_id", "clip_id", "frame", "label"), map(list, zip(*frames, strict=True)), strict=True))
+    for split in ("train", "test"):
+        made = datasets.Dataset.from_dict({"image": shades, **columns}, features=features)
+        made.to_parquet(str(tmp_path / f"{split}-0.parquet"))
+    data = hub(path=str(tmp_path), like="ucf101", base="all")
+    assert data.space.names == ("Hammering", "Hammer_Throw", "Handstand_Pushups")
+    assert sorted(zip(data.splits, data.targets.tolist(), strict=True)) == sorted(
+        (split, label) for split in ("train", "test") for label in (1, 1, 0)
+    )
+    # Frame 2 of 0 to 4 is row 4, the only frame of the second clip row 5, the later of two row 7.
+    assert [data.source.open(row).getpixel((0, 0))[0] for row in range(3)] == [40, 50, 70]
+    alone = data.source.take((2, 0))
+    assert [alone.open(row).getpixel((0, 0))[0] for row in range(len(alone))] == [70, 40]
 
 
 def test_domains_come_along_and_one_split_is_divided(tmp_path):

@@ -13,7 +13,7 @@ from fedprompt.data.examine import examine
 from fedprompt.data.families.split_json import draw
 from fedprompt.data.named import list_set, named_set, row, rows
 from fedprompt.errors import UserError
-from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text
+from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text, xml
 
 TWENTY_SIX = 26
 ZERO_SHOT = {"coco_zero_shot", "nuswide_zero_shot"}
@@ -136,6 +136,19 @@ def test_names_keep_their_quirks(tmp_path):
     assert listing("stanford_cars", tmp_path).names == ("2000 AM General Hummer SUV", "2012 Ram C/V Cargo Van Minivan")
     assert listing("food101", tmp_path).names[1:] == ("cheese_plate", "cheesecake")
     assert listing("fgvc_aircraft", tmp_path).names == ("707-320", "F-16A/B", "Cessna 172")
+
+
+@pytest.mark.parametrize(("level", "file", "names"), [("family", "families", 2), ("manufacturer", "manufacturers", 1)])
+def test_families_and_manufacturers_of_aircraft_are_other_tasks(level, file, names, tmp_path):
+    TREES["fgvc_aircraft"](tmp_path)
+    folder = tmp_path / "fgvc_aircraft"
+    own = ["A", "B/C D"][:names]
+    text(folder / f"{file}.txt", own)
+    for word in ("train", "val", "test"):
+        lines = (folder / f"images_variant_{word}.txt").read_text().splitlines()
+        text(folder / f"images_{level}_{word}.txt", [f"{line[:7]} {own[-1]}" for line in lines])
+    found = listing("fgvc_aircraft", tmp_path, level=level)
+    assert found.names == tuple(own) and set(found.targets.tolist()) == {names - 1}
 
 
 def test_annotations_of_one_row_are_still_a_row(tmp_path):
@@ -308,6 +321,24 @@ def test_voc_says_what_difficult_means(policy, value, tmp_path):
     assert found.splits.count("train") == 6
     assert listing("voc2007", tmp_path, train_list="train").splits.count("train") == 3
     assert "dining table" in named_set(name="voc2007", root=tmp_path).space.names
+
+
+def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
+    TREES["voc2007"](tmp_path)
+    found = {policy: listing("voc2007", tmp_path, difficult=policy) for policy in ("ignore", "negative", "positive")}
+    folder = tmp_path / "VOCdevkit/VOC2007"
+    marks = {1: 0, -1: 1}  # value when difficult is ignored -> difficult
+    for file, targets in zip(found["ignore"].files, found["ignore"].targets.tolist(), strict=True):
+        things = [(name, marks[value]) for name, value in zip(found["ignore"].names, targets, strict=True) if value]
+        xml(folder / f"Annotations/{file.rpartition('/')[2].removesuffix('.jpg')}.xml", things)
+    for file in folder.glob("ImageSets/Main/*_*.txt"):
+        file.unlink()
+    for policy, before in found.items():
+        now = listing("voc2007", tmp_path, difficult=policy)
+        assert torch.equal(now.targets, before.targets) and now.files == before.files and now.splits == before.splits
+    (folder / "Annotations/000005.xml").unlink()
+    with pytest.raises(UserError, match=r"000005\.xml is missing"):
+        listing("voc2007", tmp_path)
 
 
 def test_voc_lists_belong_to_their_split(tmp_path):

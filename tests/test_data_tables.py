@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.data.check import check
+from fedprompt.data.check import Looked, check
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.tables import label_table
 from fedprompt.errors import UserError
@@ -126,7 +126,7 @@ def test_files_and_options_that_make_no_sense(tmp_path):
 
 def test_pictures_and_classes_that_teach_nothing_are_listed(tmp_path):
     data = table(tmp_path, "image,split,dog,cat\n0.ppm,train,1,0\n1.ppm,train,,\n2.ppm,test,0,1\n")
-    kinds = {problem.message: problem.rows for problem in check(data) if problem.kind == "labels"}
+    kinds = {problem.message: problem.rows for problem in check(data, Looked({}, {})) if problem.kind == "labels"}
     assert list(kinds.values()) == [(1,), ()]
     first, second = kinds
     assert "1.ppm" in first and "'cat'" in second

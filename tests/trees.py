@@ -212,6 +212,12 @@ def _subset(folder: Path, inside: str) -> None:
         picture(folder / f"{inside}/{wnid}/a.jpg")
 
 
+def xml(path: Path, objects: Iterable[tuple[str, int]]) -> None:
+    """A VOC annotation: names of objects, and whether each is difficult."""
+    things = [f"<object><name>{name}</name><difficult>{hard}</difficult></object>" for name, hard in objects]
+    text(path, ["<annotation>", *things, "</annotation>"])
+
+
 def domains(folder: Path, places: Iterable[str], classes: Iterable[str], *, each: int = 4) -> None:
     """`each` pictures in every <place>/<class>."""
     for place in places:

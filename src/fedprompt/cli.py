@@ -14,7 +14,7 @@ import fedprompt
 from fedprompt.cli_compare import compare
 from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.cli_data import data, reproduce
-from fedprompt.cli_deploy import mount, resume_over, run_over
+from fedprompt.cli_deploy import goes_on_alone, mount, resume_over, run_over
 from fedprompt.cli_describe import describe
 from fedprompt.errors import UserError
 
@@ -119,13 +119,13 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
         with watching(plain_console(), quiet=quiet) as watch:
             yield watch
     except KeyboardInterrupt as error:
-        begun = (folder / "run.jsonl").exists()
-        typer.echo(
-            f"Interrupted; go on with: fedprompt resume {folder}"
-            if begun
-            else "Interrupted before anything was written.",
-            err=True,
-        )
+        if goes_on_alone(folder):
+            said = f"The run goes on without you; its records are in {folder}."
+        elif (folder / "run.jsonl").exists():
+            said = f"Interrupted; go on with: fedprompt resume {folder}"
+        else:
+            said = "Interrupted before anything was written."
+        typer.echo(said, err=True)
         raise typer.Exit(130) from error
 
 
@@ -186,12 +186,14 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.build.experiment import load_dataset
     from fedprompt.data.check import check as find_problems
+    from fedprompt.data.check import look
     from fedprompt.terminal import counting, plain_console
 
     with counting(plain_console(), "listing") as on_step:
         dataset = load_dataset(load(recipe, settings)[0].data, on_step=on_step)
     with counting(plain_console(), "opening pictures") as on_image:
-        problems = find_problems(dataset, on_image=on_image)
+        looked = look(dataset.source, range(len(dataset.source)), on_image=on_image)
+    problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)
     typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")

@@ -116,9 +116,12 @@ def status(folder: Folder) -> None:
 
     console = Console(markup=False, highlight=False)
     console.print(rows_table(("site", "status"), [(one.name, one.status) for one in sites_of(folder)]))
-    rows = [(one.folder.name, one.status, one.trial, f"{one.round_number}/{one.rounds}") for one in runs_of(folder)]
+    rows = [
+        (one.folder.name, one.status, one.trial, f"{one.round_number}/{one.rounds}", str(one.waiting or ""))
+        for one in runs_of(folder)
+    ]
     if rows:
-        console.print(rows_table(("run", "status", "trial", "rounds"), rows))
+        console.print(rows_table(("run", "status", "trial", "rounds", "waiting for"), rows))
 
 
 def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> None:
@@ -129,9 +132,14 @@ def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> No
     run_on(recipe, deployment, out, watch=watch)
 
 
+def goes_on_alone(out: Path) -> bool:
+    """Whether a run is over sites, whose server conducts it; said without importing what only deployments need."""
+    return (out / "federation.json").exists()
+
+
 def resume_over(out: Path, *, watch: Watch) -> bool:
     """Go on with a run over sites; False if the run is none."""
-    if not (out / "federation.json").exists():  # one of ours, known without importing what only deployments need
+    if not goes_on_alone(out):
         return False
     need_flower()
     from fedprompt.deploy.submit import resume_on

@@ -37,6 +37,13 @@ class DataTable(Choice):
     """Where the pictures come from."""
 
     source: str
+    unreadable: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a client's or a data set's pictures that a run does without if they cannot be read; one "
+        "always, unless this is 0",
+    )
 
 
 class PartitionTable(Choice):
@@ -131,7 +138,7 @@ class Recipe(Table):
     about: str = Field("", description="one sentence for the report")
     seed: int = Field(1, ge=0)
     check: bool = Field(
-        default=True, description="open every picture file before training, so that a bad one stops nothing"
+        default=False, description="open every picture of the data before training, not only those that the run uses"
     )
     backbone: BackboneTable = BackboneTable()
     data: DataTable

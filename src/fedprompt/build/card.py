@@ -33,6 +33,8 @@ fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
 
 {clients}
 
+{unreadable} picture(s) could not be read and were left out.
+
 ## Figures
 {figures}
 
@@ -134,6 +136,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         base=len(dataset.base),
         new=len(dataset.new),
         clients=_table(("client", "classes", "training pictures"), _sites(experiment)),
+        unreadable=len(experiment.left_out),
         figures=_table(("split", "value", "meaning"), _figures(run, record)),
         protocol=run.header.protocol,
         privacy=_privacy(record),

@@ -16,6 +16,7 @@ SOURCES: Mapping[str, str] = {
     "table": "fedprompt.data.tables:label_table",
     "class_table": "fedprompt.data.formats.manifest:class_table",
     "coco": "fedprompt.data.formats.coco:coco",
+    "voc": "fedprompt.data.formats.voc:voc",
     "webdataset": "fedprompt.data.formats.tars:webdataset",
     "hub": "fedprompt.data.formats.hub:hub",
     "named": "fedprompt.data.named:named_set",

@@ -1,4 +1,4 @@
-"""What is checked before a run starts or goes on: that pictures open, and that it is still the run that it was."""
+"""What is checked before a run starts or goes on: whether pictures are odd, and that it is the run that it was."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from fedprompt.build.desk import Watch
 from fedprompt.build.experiment import Experiment
 from fedprompt.build.wording import fingerprint
 from fedprompt.data.check import check
-from fedprompt.data.dataset import Dataset
-from fedprompt.data.readers import FileSource
 from fedprompt.errors import UserError
 from fedprompt.records import RunFolder
 
 
-def inspect(dataset: Dataset, watch: Watch) -> None:
-    """Open every picture file; UserError if one cannot be read, a warning for anything else that is odd."""
-    if not all(isinstance(part.source, FileSource) for part in dataset.parts):
-        return
-    watch.step("Opening every picture")
-    problems = check(dataset, on_image=watch.moved)
-    unreadable = [problem for problem in problems if problem.kind == "unreadable"]
-    if unreadable:
-        more = f" ({len(unreadable) - 1} more; list them with: fedprompt check RECIPE)" if len(unreadable) > 1 else ""
-        raise UserError(unreadable[0].message + more)
-    for problem in problems:
-        watch.warn(problem.message)
+def inspect(experiment: Experiment, watch: Watch) -> None:
+    """Warn of pictures that are left out, and of whatever else is odd with those that were opened."""
+    if lost := experiment.left_out:
+        some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
+        watch.warn(f"{some} {lost[0].reason}")
+    found: dict[str, list[str]] = {}
+    for problem in check(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
+        found.setdefault(problem.kind, []).append(problem.message)
+    for messages in (own for kind, own in found.items() if kind != "unreadable"):
+        more = (
+            f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
+        )
+        watch.warn(messages[0] + more)
 
 
 def check_same(run: RunFolder, experiment: Experiment) -> None:

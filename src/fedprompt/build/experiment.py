@@ -16,6 +16,7 @@ from fedprompt import methods
 from fedprompt.build.catalog import RULES, SOURCES, SUPPLIED, find
 from fedprompt.build.clients import Clients
 from fedprompt.build.serving import at_home, make_server, resolve_server, sample_privacy
+from fedprompt.build.sift import LeftOut, look_through, sift
 from fedprompt.build.wording import absolute, worded
 from fedprompt.clip.model import Clip
 from fedprompt.clip.store import Store
@@ -30,6 +31,7 @@ from fedprompt.config import (
     checked,
 )
 from fedprompt.config_tables import Choice, ServerTable, Toml
+from fedprompt.data.check import Looked
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.multilabel import hide, missing
 from fedprompt.data.partition import Partition
@@ -67,6 +69,7 @@ class Experiment:
 
     `worded` is the data set in the words of each trial, by its name; `of` is the experiment as a trial sees it.
     `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
+    `left_out` are the pictures that cannot be read, and `looked` is what opening pictures told.
     """
 
     recipe: Recipe
@@ -77,6 +80,8 @@ class Experiment:
     trials: tuple[Trial, ...]
     worded: Mapping[str, Dataset]
     hidden: Tensor | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    looked: Looked = Looked({}, {})  # noqa: RUF009  (frozen)
 
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one that holds everything they have."""
@@ -96,11 +101,13 @@ def assemble(
     origin: str = "recipe",
     on_step: OnStep | None = None,
     backbone: Callable[[BackboneTable], Clip] | None = None,
+    unreadable: Mapping[int, str] | None = None,
 ) -> Experiment:
     """Take every step; whatever is wrong with a recipe is a UserError here, before anything is written.
 
-    `on_step(done, total)` is told how far the listing of pictures has come. `backbone` opens the CLIP, for a process
-    that keeps one over many experiments.
+    `on_step(done, total)` is told how far the listing of pictures has come, then how many are opened. `backbone` opens
+    the CLIP, for a process that keeps one over many experiments. `unreadable` are rows known as such, with reasons; no
+    picture is opened then.
     """
     recipe = resolve(recipe, origin=origin)
     trials = make_trials(recipe, origin=origin)
@@ -108,12 +115,17 @@ def assemble(
     trials = tuple(_told(trial, dataset) for trial in trials)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
+    looked = Looked({}, unreadable or {})
+    if unreadable is None:
+        workers = recipe.backbone.workers
+        looked = look_through(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
+    dataset, partition, left_out = sift(dataset, partition, looked.unreadable, share=recipe.data.unreadable)
     dataset, hidden = hide_labels(recipe, dataset)
     spoken = {trial.name: partial(worded, table=trial.words, seed=recipe.seed) for trial in trials}
     in_words = {name: dataset.reworded(reword) for name, reword in spoken.items()}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(recipe, clip, dataset, partition, clients, trials, in_words, hidden)
+    return Experiment(recipe, clip, dataset, partition, clients, trials, in_words, hidden, left_out, looked)
 
 
 def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -18,6 +18,7 @@ from fedprompt.report.reading import MEASURES, TUNED
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
 HEADLINE = "mAP"
 UNSEEN = "unseen"
+UNITS = "In percent, or in what a column names; the difference is ours minus published."
 
 
 def jobs(
@@ -53,11 +54,9 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     rows = []
     for reach, trial, cell in _cells(about):
         expected = _expectation(reach, trial, cell)
+        labels = _runs(reach, cell, about)
         means = [
-            _mean(
-                [ours(by_label[label], expected) if label in by_label else None for label in _runs(reach, cell, about)]
-            )
-            for by_label in by_seed.values()
+            _mean(about, {label: by_label.get(label) for label in labels}, expected) for by_label in by_seed.values()
         ]
         if known := tuple(value for value in means if value is not None):
             rows.append(Difference(expected, trial, known))
@@ -75,10 +74,15 @@ def _runs(reach: Reach, cell: Cell, about: Published) -> list[str]:
     return [cell.column] if reach.axis == "run" and cell.column != MEAN else list(about.variants)
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean, if all are known: that of some runs is no figure of the table."""
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
+def _mean(about: Published, runs: Mapping[str, Run | None], expected: Expected) -> float | None:
+    """The mean of a figure over runs, first of each data set; None if one lacks it: that of some is none of a table."""
+    by_set: dict[str, list[float]] = {}
+    for label, run in runs.items():
+        value = None if run is None else ours(run, expected)
+        if value is None:
+            return None
+        by_set.setdefault(str(about.variants[label].get("data.name", "")), []).append(value)
+    return fmean(map(fmean, by_set.values()))
 
 
 def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
@@ -107,7 +111,7 @@ def cautions(about: Published, settings: Sequence[str]) -> list[str]:
 
 def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
     """Ours minus published as a Markdown page, with what to know above."""
-    said = [f"# {about.name}", "In percent; the difference is ours minus published.", *cautions(about, settings)]
+    said = [f"# {about.name}", UNITS, *cautions(about, settings)]
     for title, rows in printed_tables(found):
         said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]
     page = out / "published.md"

@@ -26,6 +26,7 @@ from fedprompt.report.events import Expected
 from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
+UNREADABLE = "unreadable"  # the event of a picture that is left out, which a resumed run leaves out too
 
 
 def simulate(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
@@ -61,8 +62,7 @@ def start(
     experiment = assemble(recipe, origin=origin, on_step=watch.moved)
     for note in experiment.dataset.notes:
         watch.warn(note)
-    if experiment.recipe.check:
-        inspect(experiment.dataset, watch)
+    inspect(experiment, watch)
     asked = questions(experiment.dataset)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
@@ -70,6 +70,8 @@ def start(
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
+        for lost in experiment.left_out:
+            run.append({"event": UNREADABLE, **vars(lost)})
         for question in asked:
             if question.examples.space.kind == "multi":
                 run.append(describe.company_line(question, question.examples.targets == 1))
@@ -83,7 +85,9 @@ def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> P
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        experiment = assemble(load_recipe(folder / RECIPE), origin=RECIPE, on_step=watch.moved)
+        unreadable = {line["row"]: line["reason"] for line in run.events() if line["event"] == UNREADABLE}
+        recipe = load_recipe(folder / RECIPE)
+        experiment = assemble(recipe, origin=RECIPE, on_step=watch.moved, unreadable=unreadable)
         check_same(run, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch, carry))
 

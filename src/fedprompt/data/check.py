@@ -4,12 +4,71 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from fedprompt.data.dataset import Dataset
+from fedprompt.data.images import Images, ImageSource
+from fedprompt.data.workers import Workers
 from fedprompt.errors import UserError
+
+BATCH = 16  # pictures that a process opens at a time
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What opening pictures told, by row: a digest of what is seen, or why nothing is."""
+
+    digests: Mapping[int, bytes]
+    unreadable: Mapping[int, str]
+
+
+def look(
+    source: ImageSource,
+    rows: Sequence[int],
+    *,
+    workers: int = 0,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Looked:
+    """Open pictures, each once, in `workers` processes or in this one; `on_image(done, total)` is told of progress."""
+    batches = [Images(source, tuple(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH)]
+    digests: dict[int, bytes] = {}
+    unreadable: dict[int, str] = {}
+    done = 0
+    for batch, found in zip(batches, _looked(batches, workers), strict=True):
+        for row, (digest, reason) in zip(batch.rows, found, strict=True):
+            if reason:
+                unreadable[row] = reason
+            else:
+                digests[row] = digest
+        done += len(batch)
+        if on_image is not None:
+            on_image(done, len(rows))
+    return Looked(digests, unreadable)
+
+
+def _looked(batches: Sequence[Images], workers: int) -> Iterator[list[tuple[bytes, str]]]:
+    if not workers or len(batches) == 1:
+        yield from map(_look_at, batches)
+        return
+    pool = Workers(workers, _look_at)
+    try:
+        yield from pool.map(batches)
+    finally:
+        pool.close()
+
+
+def _look_at(images: Images) -> list[tuple[bytes, str]]:
+    """For each picture a digest of its size and pixels, or what is wrong with it."""
+    found = []
+    for position in range(len(images)):
+        try:
+            image = images.decode(position)
+            found.append((hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest(), ""))
+        except UserError as error:
+            found.append((b"", str(error)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -21,23 +80,17 @@ class Problem:
     message: str
 
 
-def check(dataset: Dataset, *, on_image: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """Open every picture once and list all that is wrong before a run finds out.
+def check(dataset: Dataset, looked: Looked) -> list[Problem]:
+    """All that is wrong with pictures and their words, as far as they were looked at.
 
     Found are pictures that cannot be read, pictures (equal after decoding) that are both in the training split and in
     another, classes without attributes where others have them, and, where pictures have many labels, those of which
-    none is known and classes that no training picture shows. `on_image(done, total)` is told of progress.
+    none is known and classes that no training picture shows.
     """
-    total, problems = len(dataset.source), []
+    problems = [Problem("unreadable", (row,), reason) for row, reason in looked.unreadable.items()]
     twins = defaultdict(list)
-    for row in range(total):
-        try:
-            image = dataset.source.open(row)
-            twins[hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()].append(row)
-        except UserError as error:
-            problems.append(Problem("unreadable", (row,), str(error)))
-        if on_image is not None:
-            on_image(row + 1, total)
+    for row, digest in looked.digests.items():
+        twins[digest].append(row)
     for rows in twins.values():
         if len(words := {dataset.splits[row] for row in rows}) > 1 and "train" in words:
             shown = ", ".join(f"{dataset.source.describe(row)} ({dataset.splits[row]})" for row in rows)

@@ -32,7 +32,8 @@ class Dataset:
     """All pictures of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
 
     `templates` are sentences for domains that have their own, `tests` the candidates of further test splits (all base
-    classes if not named), and `notes` what its reader found odd, for whoever starts a run.
+    classes if not named), `notes` what its reader found odd, for whoever starts a run, and `left_out` rows that are in
+    no split any more.
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -48,6 +49,7 @@ class Dataset:
     templates: Mapping[str, str] = field(default_factory=dict)  # domain -> template
     tests: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     notes: tuple[str, ...] = ()
+    left_out: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
@@ -84,6 +86,7 @@ class Dataset:
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
         """Row numbers, ascending, of a split, restricted to domains and (single label only) to classes."""
         keep = _among(self._splits, (split,))
+        keep[list(self.left_out)] = False
         if domains is not None:
             keep &= _among(self._domains, domains)
         if classes is not None:
@@ -99,6 +102,10 @@ class Dataset:
     def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
         """The same pictures in other words; of several data sets, each in its own."""
         return replace(self, space=reword(self.space))
+
+    def without(self, rows: Collection[int]) -> Self:
+        """The data set without these rows in any split; all others keep their numbers, and so do their features."""
+        return replace(self, left_out=self.left_out | frozenset(rows)) if rows else self
 
     @property
     def trains(self) -> bool:

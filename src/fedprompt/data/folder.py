@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from pydantic import JsonValue
 from torch import Tensor
 
+from fedprompt.data.labels import HIDDEN
 from fedprompt.data.readers import SUFFIXES, OnStep
 from fedprompt.errors import UserError
 
@@ -35,6 +37,21 @@ class Listing:
     walked: bool = False  # the files were seen in their folders, not read from a list
     tests: Mapping[str, tuple[int, ...]] | None = None  # further test splits with their candidates
     base: tuple[int, ...] | None = None  # where the data set itself says which classes are seen in training
+
+
+# What no file can be called on Windows.
+DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+
+
+def inside(folder: Path, path: str, *, origin: str) -> str:
+    """A path of somebody's table as one below the folder, "/" between parts; UserError if it leads anywhere else."""
+    own = path.replace("\\", "/").removeprefix(f"{folder.absolute().as_posix()}/")
+    parts = own.split("/")
+    if own.startswith("/") or ".." in parts or re.match("[A-Za-z]:", own):
+        raise UserError(f"{origin}: {path!r} is not below {folder}; correct it, or set `images` to a folder above it.")
+    if HIDDEN.search(own) or any(map(DEVICES.fullmatch, parts)):
+        raise UserError(f"{origin}: {path!r} is no name that a file can have everywhere; rename it.")
+    return own
 
 
 class Folder:

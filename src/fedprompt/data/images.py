@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Protocol
 
 import torch
@@ -29,6 +29,10 @@ class ImageSource(Protocol):
 
     def open(self, row: int) -> Image.Image:
         """Decode one picture to RGB."""
+        ...
+
+    def take(self, rows: Sequence[int]) -> ImageSource:
+        """A source of these pictures alone, in this order, small enough to send to another process."""
         ...
 
     def describe(self, row: int) -> str:
@@ -54,6 +58,12 @@ class JoinedSource:
         """Decode one picture to RGB."""
         source, own = self._find(row)
         return source.open(own)
+
+    def take(self, rows: Sequence[int]) -> JoinedSource:
+        """A source of these pictures alone: neighbours that lie in one source are taken from it together."""
+        found = groupby(map(self._find, rows), key=lambda pair: id(pair[0]))
+        runs = [list(run) for _, run in found]
+        return JoinedSource(tuple(run[0][0].take([own for _, own in run]) for run in runs))
 
     def describe(self, row: int) -> str:
         """The address in its own source."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,8 @@ from typing import Literal
 from fedprompt.errors import UserError
 
 Kind = Literal["single", "multi"]
+# Control signs, and those that turn text round: a name with them is not the one that is seen.
+HIDDEN = re.compile("[\\x00-\\x1f\\x7f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class LabelSpace:
         name, count = Counter(self.names).most_common(1)[0]
         if count > 1:
             raise UserError(f"The class name {name!r} stands {count} times in the list; give each class its own.")
+        if hidden := next(filter(HIDDEN.search, self.names), ""):
+            raise UserError(f"The class name {hidden!r} has signs that cannot be seen; give the class another name.")
         for template in (self.template, *self.ensemble):
             if "{}" not in template:
                 raise UserError(

@@ -41,6 +41,9 @@ class Hub(BaseModel):
     order: Literal["given", "bytewise", "lower", "number"] = Field("given", description="our order of its class names")
     rename: Mapping[str, str] = {}
     year_first: bool = False
+    run_together: bool = Field(default=False, description="ApplyLipstick stands for Apply_Lipstick")
+    names: str = Field("", description="a column with words for labels that are none")
+    clip: tuple[str, ...] = Field((), description="columns that name a video, of which the middle `frame` is taken")
 
 
 class Row(BaseModel):

@@ -6,8 +6,8 @@ Every rule deals out pictures of base classes in seen domains only, each to one 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import fmean
 from typing import Any, Literal
@@ -44,6 +44,19 @@ class Partition:
     rule: str
     seed: int
     shards: tuple[Shard, ...]
+
+    def without(self, rows: Collection[int]) -> Partition:
+        """The same clients without these rows; nothing is dealt out or drawn again."""
+        gone = frozenset(rows)
+
+        def kept(own: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(row for row in own if row not in gone)
+
+        shards = (
+            replace(shard, rows=kept(shard.rows), test=None if shard.test is None else kept(shard.test))
+            for shard in self.shards
+        )
+        return replace(self, shards=tuple(shards)) if gone else self
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""

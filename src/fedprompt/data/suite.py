@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -39,6 +39,15 @@ class Joined(Dataset):
     def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
         """The same pictures, each part in other words: examples are those of a part, and so are their words."""
         return replace(self, members=tuple(part.reworded(reword) for part in self.members))
+
+    def without(self, rows: Collection[int]) -> Self:
+        """The data sets without these rows in any split."""
+        ends = [*_starts(self.members), len(self.source)]
+        members = (
+            part.without([row - start for row in rows if start <= row < end])
+            for part, (start, end) in zip(self.members, pairwise(ends), strict=True)
+        )
+        return replace(super().without(rows), members=tuple(members))
 
     def part_of(self, row: int) -> int:
         """Which part a row belongs to."""

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
-from fedprompt.data.folder import Folder, absent
+from fedprompt.data.folder import Folder, absent, inside
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, read_attributes
 from fedprompt.data.words import read_conditions
@@ -64,6 +64,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
     names, rows = _read(path)
     folder = path.parent if images is None else Path(images).expanduser()
+    rows = [replace(row, image=inside(folder, row.image, origin=f"{path}, line {row.line}")) for row in rows]
     _check_files(path, Folder(folder, on_step=on_step), rows)
     targets = torch.tensor([[row.marks.get(name, 0 if row.listed else -1) for name in names] for row in rows])
     beside = path.parent / "conditions.json"

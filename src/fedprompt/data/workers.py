@@ -1,11 +1,13 @@
-"""Processes that decode pictures ahead of whoever looks at them: in order, a few batches ahead, memory flat."""
+"""Processes that open pictures ahead of whoever asks: in order, a few batches ahead, memory flat."""
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +18,10 @@ from fedprompt.data.images import Images
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 Prepare = Callable[[Sequence[Image.Image]], Pixels]
-AHEAD = 4  # batches a worker that are decoded before they are asked for
+Result = TypeVar("Result")
+AHEAD = 4  # batches a worker that are done before they are asked for
 
-_prepare: Prepare
+_work: Callable[[Images], Any]
 
 
 class Decoder:
@@ -27,32 +30,32 @@ class Decoder:
     def __init__(self, prepare: Prepare, *, workers: int = 0) -> None:
         self.prepare = prepare
         self.workers = workers
-        self._pool: Workers | None = None
+        self._pool: Workers[Pixels] | None = None
 
     def map(self, batches: Sequence[Images]) -> Iterator[Tensor]:
         """What `prepare` makes of each batch."""
         if not self.workers or len(batches) == 1:
             return (torch.from_numpy(self.prepare(list(batch))) for batch in batches)
         if self._pool is None:
-            self._pool = Workers(self.workers, self.prepare)
+            self._pool = Workers(self.workers, functools.partial(_prepared, self.prepare))
         return map(torch.from_numpy, self._pool.map(batches))
 
 
-class Workers:
-    """`count` processes that open pictures of any source and prepare them."""
+class Workers(Generic[Result]):
+    """`count` processes that do `work`, a function that can be sent to them, on pictures of any source."""
 
-    def __init__(self, count: int, prepare: Prepare) -> None:
+    def __init__(self, count: int, work: Callable[[Images], Result]) -> None:
         self.count = count
         # A copy of this process would inherit locks of threads that it does not have.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
-        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(prepare,))
+        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(work,))
 
-    def map(self, batches: Iterable[Images]) -> Iterator[Pixels]:
-        """What `prepare` makes of each batch, in order; an error in a worker is raised here."""
-        waiting: deque[Future[Pixels]] = deque()
+    def map(self, batches: Iterable[Images]) -> Iterator[Result]:
+        """What `work` makes of each batch, in order; an error in a worker is raised here."""
+        waiting: deque[Future[Result]] = deque()
         for batch in batches:
-            waiting.append(self._pool.submit(_work, _portable(batch)))
+            waiting.append(self._pool.submit(_done, _portable(batch)))
             if len(waiting) > AHEAD * self.count:
                 yield waiting.popleft().result()
         while waiting:
@@ -63,16 +66,19 @@ class Workers:
         self._pool.shutdown(cancel_futures=True)
 
 
+def _prepared(prepare: Prepare, batch: Images) -> Pixels:
+    return prepare(list(batch))
+
+
 def _portable(batch: Images) -> Images:
-    """The batch without the rest of its source, if that can be left behind: a million paths are much to send."""
-    take = getattr(batch.source, "take", None)
-    return batch if take is None else Images(take(batch.rows), tuple(range(len(batch))), batch.mirrored)
+    """The batch without the rest of its source: a million paths are much to send."""
+    return Images(batch.source.take(batch.rows), tuple(range(len(batch))), batch.mirrored)
 
 
-def _begin(prepare: Prepare) -> None:
-    global _prepare
-    _prepare = prepare
+def _begin(work: Callable[[Images], Any]) -> None:
+    global _work
+    _work = work
 
 
-def _work(batch: Images) -> Pixels:
-    return _prepare(list(batch))
+def _done(batch: Images) -> Any:
+    return _work(batch)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +49,7 @@ class Drawings:
     seed: int
     addresses: tuple[Address, ...]
     draw: Callable[[int, Address], Pixels]
+    drawn: ClassVar[bool] = True  # nothing is read that could be damaged
 
     def __len__(self) -> int:
         return len(self.addresses)
@@ -55,6 +57,10 @@ class Drawings:
     def open(self, row: int) -> Image.Image:
         """Draw one picture, 64 x 64."""
         return Image.fromarray(self.draw(self.seed, self.addresses[row]).astype(np.uint8))
+
+    def take(self, rows: Sequence[int]) -> Drawings:
+        """A source of these pictures alone."""
+        return replace(self, addresses=tuple(self.addresses[row] for row in rows))
 
     def describe(self, row: int) -> str:
         """The row's address, e.g. `test/material/anchor/3`."""

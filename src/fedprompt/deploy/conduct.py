@@ -131,7 +131,7 @@ def travelling(experiment: Experiment, trial: Trial) -> str:
         options["attributes"] = {name: list(phrases) for name, phrases in space.attributes.items()}
         words = WordsTable(conditions=space.conditions or NONE)
     changed = {
-        "data": type(recipe.data)(source=recipe.data.source, **options),
+        "data": type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options),
         "backbone": recipe.backbone.model_copy(update={"disk": None}),
         "words": words,
         "method": table.model_copy(update={"words": {}}),

@@ -16,7 +16,7 @@ class RefusedError(UserError):
     """A job that the site does not do; its text holds nothing but the rule and what the job itself says."""
 
     def __init__(self, sentence: str, *, rule: str) -> None:
-        super().__init__(f"{sentence} (rule {rule})")
+        super().__init__(f"{sentence.removesuffix('.')} (rule {rule}).")
 
 
 def check_job(policy: Policy, recipe: Recipe) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from fedprompt.deploy.settings import HOME, LINK, PROCESS, STOPPED, load_deployment
+from fedprompt.deploy.settings import HOME, LINK, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.runtimes.flower.apps import Settings, server_app
@@ -28,6 +31,7 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
     (out / STOPPED).unlink(missing_ok=True)
+    mailbox.on_wait = partial(_write_waiting, out)
     threading.Thread(target=_end_with_the_server, args=(home, out), daemon=True).start()
     try:
         conduct(text, out, mailbox, load_deployment(home), home=home)
@@ -35,6 +39,10 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
         # The run's own record says it too, unless the run never came so far.
         write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
         raise
+
+
+def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
+    write_atomic(out / WAITING, json.dumps({"sites": list(names), "since": since}))
 
 
 def _end_with_the_server(home: Path, out: Path) -> None:

@@ -21,6 +21,7 @@ DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: for each key `<site>-<hash>`, the number Flower knows it by
 LINK = "superlink.pid"  # in the server's folder: the process number of the SuperLink
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: who conducts it, and why nobody does
+WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and since when they are asked
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: it becomes file names and flags
 Model = TypeVar("Model", bound=Table)

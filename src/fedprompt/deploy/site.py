@@ -133,7 +133,10 @@ class Site:
         own = localised(recipe, settings)
         key = own.model_dump_json()
         if key not in self._experiments:
-            self._experiments = {key: assemble(own, origin="job", backbone=self._clip)}
+            experiment = assemble(own, origin="job", backbone=self._clip)
+            for lost in experiment.left_out:
+                _log.warning("Left out: %s", lost.reason)
+            self._experiments = {key: experiment}
         return self._experiments[key]
 
     def _clip(self, table: BackboneTable) -> Clip:
@@ -177,7 +180,7 @@ def localised(recipe: Recipe, settings: SiteFile) -> Recipe:
     if settings.data:
         options["folders"] = {settings.name: settings.data}
     options.pop("test", None)  # pictures that only the server has
-    data = type(recipe.data)(source=recipe.data.source, **options)
+    data = type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options)
     return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import tomli_w
@@ -14,12 +17,13 @@ from fedprompt.build.desk import Watch
 from fedprompt.build.runs import RECIPE
 from fedprompt.config import Recipe
 from fedprompt.deploy.conduct import Federation, events_of
-from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, load_deployment
+from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.records import Event, write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK = 0.5  # seconds between looks at a run's records
+PATIENCE = 30.0  # seconds after which it is said who is waited for
 BIRTH = 180.0  # seconds within which a run must have begun
 
 
@@ -49,26 +53,25 @@ def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     settings = out / ".run-config.toml"
     write_atomic(settings, tomli_w.dumps({"recipe": recipe, "out": str(out)}))
-    for name in (PROCESS, STOPPED):
+    for name in (PROCESS, STOPPED, WAITING):
         (out / name).unlink(missing_ok=True)
-    seen = len(events_of(out))
+    told = events_of(out)
     watch.step("Handing the run to the server")
     said = commands.ask(commands.run(folder / "app", settings), folder)
     if not said.get("success"):
         raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
-    follow(out, watch, seen=seen)
+    follow(out, watch, told=told)
     return out
 
 
-def follow(out: Path, watch: Watch, *, seen: int = 0) -> None:
+def follow(out: Path, watch: Watch, *, told: Sequence[Event] = ()) -> None:
     """Tell the watch what a run records, until it is done; UserError with the reason when it stops."""
     begun = time.monotonic()
+    teller = _Teller(watch, told)
     while True:
         alive = _alive(out)  # before the records are read, so that the last of them are not missed
         events = events_of(out)
-        for event in events[seen:]:
-            _tell(event, watch)
-        seen = max(seen, len(events))
+        teller.tell(events)
         if events and events[-1]["event"] == "end" and events[-1]["status"] == "done":
             return
         if (out / STOPPED).exists():
@@ -76,16 +79,43 @@ def follow(out: Path, watch: Watch, *, seen: int = 0) -> None:
         unborn = not (out / PROCESS).exists() and time.monotonic() - begun < BIRTH
         if not alive and not unborn:
             raise UserError(f"The run {out} stopped without a word; go on with: fedprompt resume {out}")
+        teller.wait_for(waited_for(out))
         time.sleep(TICK)
 
 
-def _tell(event: Event, watch: Watch) -> None:
-    if event["event"] == "trial" and event["status"] == "running":
-        watch.trial(event["trial"], event["rounds"], 0)
-    elif event["event"] == "round":
-        watch.round(event["round"], event["loss"])
-        for client, reason in event.get("failed", {}).items():
-            watch.warn(f"In round {event['round']}, site {client} {reason}")
+class _Teller:
+    """Tells a watch what is new in records; a run that goes on takes back those that its checkpoint does not hold."""
+
+    def __init__(self, watch: Watch, told: Sequence[Event]) -> None:
+        self._watch, self._told, self._trial, self._named = watch, told, "", ""
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Tell what comes after the beginning that is known."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._told, events, strict=False)))
+        for number, event in enumerate(events[same:], start=same):
+            if event["event"] == "round":
+                self._begin(event["trial"], events[:number])
+                self._watch.round(event["round"], event["loss"])
+                for client, reason in event.get("failed", {}).items():
+                    self._watch.warn(f"In round {event['round']}, site {client} {reason}")
+            elif event["event"] == "trial" and event["status"] == "running":
+                self._begin(event["trial"], events[: number + 1])
+        self._told = events
+
+    def wait_for(self, waiting: Waiting | None) -> None:
+        """Say who keeps the others waiting, once a round and only if it takes long."""
+        said = ", ".join(waiting.sites) if waiting and waiting.seconds >= PATIENCE else ""
+        if said and said != self._named:
+            self._watch.said(f"Waiting for {said}.")
+        self._named = said
+
+    def _begin(self, trial: str, events: Sequence[Event]) -> None:
+        if trial == self._trial:
+            return
+        self._trial = trial
+        own = [event for event in events if event.get("trial") == trial]
+        rounds = [int(event["rounds"]) for event in own if event["event"] == "trial" and "rounds" in event]
+        self._watch.trial(trial, rounds[-1] if rounds else 0, sum(event["event"] == "round" for event in own))
 
 
 def _alive(out: Path) -> bool:
@@ -113,6 +143,19 @@ class SiteState:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """Sites whose answers are missing, and for how many seconds they have been asked."""
+
+    sites: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        """For a table: "north, 4 min"."""
+        spent = f"{self.seconds / 60:.0f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
+        return f"{', '.join(self.sites)}, {spent}"
+
+
+@dataclass(frozen=True)
 class RunState:
     """A run as its records say."""
 
@@ -121,6 +164,16 @@ class RunState:
     trial: str
     round_number: int
     rounds: int
+    waiting: Waiting | None = None
+
+
+def waited_for(out: Path) -> Waiting | None:
+    """Who keeps a run waiting; None if nobody does."""
+    try:
+        said = json.loads((out / WAITING).read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return Waiting(tuple(said["sites"]), max(time.time() - said["since"], 0.0)) if said["sites"] else None
 
 
 def sites_of(folder: Path) -> list[SiteState]:
@@ -151,4 +204,5 @@ def run_state(out: Path) -> RunState:
     last = events[-1] if events else {}
     ended = str(last["status"]) if last.get("event") == "end" else ""
     status = "running" if _alive(out) else ended or "stopped"
-    return RunState(out, status, trial, max(done, default=0), rounds)
+    waiting = waited_for(out) if status == "running" else None
+    return RunState(out, status, trial, max(done, default=0), rounds, waiting)

@@ -1,8 +1,8 @@
 """The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
 
 `header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`company` -> `CompanyLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events and keys are
-ignored.
+`company` -> `CompanyLine`, `unreadable` -> `UnreadableLine`, `end` -> `EndLine`. Every field with a default may be
+absent; unknown events and keys are ignored.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ class Partition(Line):
 
 
 class Expected(Line):
-    """A published figure in percent, and which of a trial's own belongs beside it: the first of `columns` it has."""
+    """A published figure, and which of a trial's own belongs beside it: the first of `columns` it has.
+
+    Figures are in percent; "a+b" is the mean of two columns, and "parameters (M)" counts what is trained.
+    """
 
     trial: str
     table: str
@@ -205,6 +208,15 @@ class SampleLine(Line):
     @classmethod
     def _one_word(cls, line: dict[str, JsonValue]) -> dict[str, JsonValue]:
         return {**line, "truth": [line["truth"]]} if isinstance(line.get("truth"), str) else line
+
+
+class UnreadableLine(Line):
+    """A picture that the run does without, whose it would have been, and why."""
+
+    row: int
+    picture: str
+    place: str
+    reason: str
 
 
 class EndLine(Line):

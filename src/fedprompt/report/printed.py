@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from fedprompt.report.events import Expected
-from fedprompt.report.reading import Run
+from fedprompt.report.reading import Run, Trial
 
 HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
+PARAMETERS = "parameters (M)"  # the one figure that is no share
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,21 @@ class Difference:
 
 
 def ours(run: Run, expected: Expected) -> float | None:
-    """Our figure in percent that belongs beside a published one; None if the run has none."""
+    """Our figure, in the unit of the published one that it belongs beside; None if the run has none."""
     for trial in run.trials:
         if trial.name == expected.trial:
-            values = (trial.figure(column, expected.part) for column in expected.columns)
-            known = next((value for value in values if value is not None), None)
-            return None if known is None else 100 * known
+            values = (_figure(trial, column, expected.part) for column in expected.columns)
+            return next((value for value in values if value is not None), None)
     return None
+
+
+def _figure(trial: Trial, column: str, part: str) -> float | None:
+    """A column in percent, the mean of columns that "+" joins, or millions of trained numbers."""
+    if column == PARAMETERS:
+        return None if trial.about.trainable is None else trial.about.trainable / 1e6
+    values = [trial.figure(one, part) for one in column.split("+")]
+    known = [value for value in values if value is not None]
+    return 100 * fmean(known) if len(known) == len(values) else None
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:

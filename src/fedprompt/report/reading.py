@@ -14,7 +14,17 @@ from pydantic import JsonValue, ValidationError
 from fedprompt.errors import UserError
 from fedprompt.metrics import harmonic_mean
 from fedprompt.records import read_events
-from fedprompt.report.events import CompanyLine, EndLine, Header, Line, RoundLine, SampleLine, ScoreLine, TrialLine
+from fedprompt.report.events import (
+    CompanyLine,
+    EndLine,
+    Header,
+    Line,
+    RoundLine,
+    SampleLine,
+    ScoreLine,
+    TrialLine,
+    UnreadableLine,
+)
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
@@ -93,6 +103,7 @@ class Run:
     end: EndLine | None
     resumed: tuple[int, ...] = ()
     company: tuple[CompanyLine, ...] = ()
+    unreadable: tuple[UnreadableLine, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -167,7 +178,8 @@ def read_run(run_folder: Path) -> Run:
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
     trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
     company = {(line.trial, line.split): line for line in _all(CompanyLine, lines, "company")}
-    return Run(header, tuple(trials), end, resumed, tuple(company.values()))
+    unreadable = tuple(_all(UnreadableLine, lines, "unreadable"))
+    return Run(header, tuple(trials), end, resumed, tuple(company.values()), unreadable)
 
 
 L = TypeVar("L", bound=Line)

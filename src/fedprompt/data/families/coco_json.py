@@ -19,14 +19,16 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
     annotations: Mapping[str, Sequence[str]],
     images: Mapping[str, Sequence[str]],
     crowds: bool = False,
+    min_area: float = 0.0,
     include_unlabelled: bool = True,
     min_labels: int = 0,
     exclude: Sequence[str] = (),
 ) -> Listing:
     """Read a JSON a split; the classes are the categories in the order of their ids, never of the file.
 
-    A class is present if a region of it is annotated; crowd regions count only with `crowds`. `min_labels` leaves
-    pictures of the training split with fewer classes out; `exclude` are annotated files that no copy has.
+    A class is present if a region of it is annotated, of `min_area` square pixels at least; crowd regions count only
+    with `crowds`. `min_labels` leaves pictures of the training split with fewer classes out; `exclude` are annotated
+    files that no copy has.
     """
     tables = {
         word: _Table(folder, folder.find(files, f"The annotations of {word}")) for word, files in annotations.items()
@@ -38,7 +40,7 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
     labels: list[set[int]] = []
     for word, table in tables.items():
         place = folder.find(images[word], f"The folder of {word} pictures")
-        shown = table.shown(label, crowds=crowds)
+        shown = table.shown(label, crowds=crowds, min_area=min_area)
         least = max(min_labels if word == "train" else 0, 0 if include_unlabelled else 1)
         for key, file in table.files():
             # differs: the FedMPT release keeps pictures of five classes or more in training and in testing
@@ -65,10 +67,11 @@ class _Table:
     def files(self) -> Iterator[tuple[object, str]]:
         return ((row["id"], str(row["file_name"])) for row in self.images)
 
-    def shown(self, label: Mapping[int, int], *, crowds: bool) -> Mapping[object, set[int]]:
+    def shown(self, label: Mapping[int, int], *, crowds: bool, min_area: float) -> Mapping[object, set[int]]:
         found: dict[object, set[int]] = defaultdict(set)
         for row in self.annotations:
-            if crowds or not row.get("iscrowd", 0):
+            large = not min_area or float(str(row.get("area", 0))) >= min_area
+            if large and (crowds or not row.get("iscrowd", 0)):
                 found[row["image_id"]].add(label[int(str(row["category_id"]))])
         return found
 

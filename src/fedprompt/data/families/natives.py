@@ -96,11 +96,12 @@ def action_lists(folder: Folder, images: str) -> Found:
     for word in ("train", "test"):
         for line in folder.lines(f"ucfTrainTestlist/{word}list01.txt"):
             key, _, file = line.split()[0].partition("/")
-            pictures.append((f"{_spaced(key)}/{file.removesuffix('.avi')}.jpg", label[key], word))
-    return Found(tuple(map(_spaced, keys)), pictures)
+            pictures.append((f"{spaced(key)}/{file.removesuffix('.avi')}.jpg", label[key], word))
+    return Found(tuple(map(spaced, keys)), pictures)
 
 
-def _spaced(name: str) -> str:
+def spaced(name: str) -> str:
+    """ApplyLipstick as Apply_Lipstick."""
     return "_".join(re.findall("[A-Z][^A-Z]*", name)) or name
 
 

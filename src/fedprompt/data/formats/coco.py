@@ -23,6 +23,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     train_images: str = "images",
     test_images: str = "",
     crowds: bool = False,
+    min_area: float = 0.0,
     include_unlabelled: bool = True,
     template: str = "a photo of a {}.",
     window: Window | None = None,
@@ -44,6 +45,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
         annotations={word: (file,) for word, file in splits.items()},
         images={word: (images[word],) for word in splits},
         crowds=crowds,
+        min_area=min_area,
         include_unlabelled=include_unlabelled,
     )
     if lost := absent(folder, listing.files):

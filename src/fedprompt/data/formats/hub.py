@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -18,6 +18,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.drawing import draw_splits
+from fedprompt.data.families.natives import spaced
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.named import Hub, distinct, row
 from fedprompt.data.readers import SPLITS, first_half
@@ -54,6 +55,10 @@ class TableSource:
         path = self.describe(row) if content is not None else str(cell["path"])
         return decode(path, content=cast("bytes | None", content), window=self.window, bands=self.bands)
 
+    def take(self, rows: Sequence[int]) -> TableSource:
+        """A source of these pictures alone."""
+        return replace(self, table=self.table.select(rows))
+
     def describe(self, row: int) -> str:
         """The row's number."""
         return f"row {row}"
@@ -80,9 +85,9 @@ def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     Pictures are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
     WebDataset copies have it, unless columns are named. A label column may hold class numbers, names, lists of either,
     or 0/1 vectors; `classes` names them where the table does not. `like` is one of our data sets of which this is a
-    copy: its names, order of classes and template are taken, mapped by name. Where there is one split only, ours is
-    drawn from the seed. Raises UserError for columns that are not there, scripts (which no longer run) and label names
-    that fit no class.
+    copy: its names, order of classes and template are taken, mapped by name; `classes` are then in our order, in place
+    of the copy's names. Where there is one split only, ours is drawn from the seed. Raises UserError for columns that
+    are not there, scripts (which no longer run) and label names that fit no class.
     """
     about = row(like) if like else None
     rules = about.hub if about else None
@@ -94,8 +99,12 @@ def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them 
             hint = did_you_mean(column, table.column_names)
             raise UserError(f"{path} has no column {column!r}{hint} (columns: {', '.join(table.column_names)}).")
     own = _names(table.features[label_column])
-    found, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
-    names, targets = _reordered(found, targets, rules) if rules else (found, targets)
+    if rules and (own or "string" in str(getattr(table.features[label_column], "dtype", ""))):
+        found, targets = _targets(table[label_column], own, path, numbers=bool(own))
+        names, targets = _reordered(found, targets, rules)
+        names = _spoken(names, targets, table, rules, classes)
+    else:
+        names, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
     domains = tuple(map(str, _words(table, domain))) if domain else ("",) * len(table)
     if not any(splits):
@@ -136,8 +145,22 @@ def _load(path: str, revision: str, rules: Hub | None) -> tuple[datasets.Dataset
         kept = dict.fromkeys(parts, "")
     if "test" not in kept.values() and "val" in kept.values():
         kept = {name: "test" if word == "val" else word for name, word in kept.items()}
+    if rules and rules.clip:
+        parts = {name: parts[name].select(_middle_frames(parts[name], rules.clip)) for name in kept}
     splits = [word for name, word in kept.items() for _ in range(len(parts[name]))]
     return datasets.concatenate_datasets([parts[name] for name in kept]), splits
+
+
+def _middle_frames(table: datasets.Dataset, clip: Sequence[str]) -> Sequence[int]:
+    """The row of the middle frame of every video; all rows of a table that says nothing of frames."""
+    columns = [*clip, "frame"]
+    if not set(columns) <= set(table.column_names):
+        return range(len(table))
+    videos: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    words = table.select_columns(columns)
+    for place, (*video, frame) in enumerate(zip(*(words[column] for column in columns), strict=True)):
+        videos.setdefault(tuple(video), []).append((frame, place))
+    return [sorted(frames)[len(frames) // 2][1] for frames in videos.values()]
 
 
 def _parts(path: str, revision: str) -> Mapping[str, datasets.Dataset]:
@@ -234,6 +257,20 @@ def _numbering(names: Names, path: str) -> Callable[[object], int]:
     return number
 
 
+def _spoken(names: Names, targets: Tensor, table: datasets.Dataset, rules: Hub, classes: Names) -> Names:
+    """What to call the classes of a copy: `classes`, else what a column says of each, else the copy's own names."""
+    if classes:
+        if len(classes) != len(names):
+            raise UserError(f"{rules.id} has {len(names)} classes, but {len(classes)} were named; name each of them.")
+        return classes
+    if not rules.names:
+        return names
+    if rules.names not in table.column_names:
+        raise UserError(f"The classes of {rules.id} are called {names[0]!r} and so on; set data.classes in our order.")
+    said = dict(zip(targets.tolist(), table[rules.names], strict=True))
+    return tuple(str(said[label]) for label in range(len(names)))
+
+
 def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor]:
     """Our order of a copy's classes: sorted by the copy's own names, then renamed; labels follow their names."""
     keys: Mapping[str, Callable[[str], object]] = {
@@ -245,6 +282,7 @@ def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor
     ordered = sorted(names, key=keys[rules.order])  # type: ignore[arg-type]
     shown = [rules.rename.get(name, name) for name in ordered]
     shown = [re.sub(r"^(.*) (\d{4})$", r"\2 \1", name) if rules.year_first else name for name in shown]
+    shown = [spaced(name) if rules.run_together else name for name in shown]
     place = torch.tensor([ordered.index(name) for name in names])
     columns = torch.tensor([names.index(name) for name in ordered])
     return tuple(shown), place[targets] if targets.ndim == 1 else targets[:, columns]

@@ -11,7 +11,7 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
-from fedprompt.data.folder import Folder, absent
+from fedprompt.data.folder import Folder, absent, inside
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.readers import SPLITS, FileSource, OnStep, draw_splits, first_half, read_attributes
 from fedprompt.data.tables import json_object
@@ -46,7 +46,10 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     folder = path.parent if images is None else Path(images).expanduser()
-    rows = list(_rows(path, {**dict(zip(COLUMNS, COLUMNS, strict=True)), **(columns or {})}))
+    found = _rows(path, {**dict(zip(COLUMNS, COLUMNS, strict=True)), **(columns or {})})
+    rows = [
+        (line, {**row, "image": inside(folder, row["image"], origin=f"{path}, line {line}")}) for line, row in found
+    ]
     if not rows:
         raise UserError(f"The table {path} has no rows; add some.")
     listed = path.parent / "classes.txt" if classes is None else Path(classes).expanduser()
@@ -91,7 +94,7 @@ def _rows(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[st
             if not cells[needed]:
                 have = ", ".join(map(repr, row))
                 raise UserError(f"{path}, line {number}: {columns[needed]!r} is empty or not there (found {have}).")
-        yield number, {**cells, "image": cells["image"].replace("\\", "/")}
+        yield number, cells
 
 
 def _splits(path: Path, rows: list[tuple[int, dict[str, str]]], *, fraction: float, seed: int) -> tuple[str, ...]:

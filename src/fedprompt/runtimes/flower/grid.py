@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -32,6 +32,8 @@ class GridMailbox:
     def __init__(self, grid: Grid, *, poll: float = POLL) -> None:
         self.grid = grid
         self.poll = poll
+        # Told whose answers are missing whenever that changes, and since when, in seconds since 1970.
+        self.on_wait: Callable[[Sequence[str], float], None] = lambda names, since: None
         self._claimed: dict[int, str] = {}
 
     def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
@@ -52,16 +54,24 @@ class GridMailbox:
 
     def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
         """One exchange; after `deadline` seconds the messages expire, so no site works on an old one."""
-        end = time.monotonic() + deadline
+        end, asked = time.monotonic() + deadline, time.time()
         nodes = self.sites(deadline=deadline)
         names = {nodes[name]: name for name in parcels if name in nodes}
         replies = self._exchange(
-            {node: parcels[name] for node, name in names.items()}, deadline=max(end - time.monotonic(), 0.0)
+            {node: parcels[name] for node, name in names.items()},
+            deadline=max(end - time.monotonic(), 0.0),
+            told=lambda waiting: self.on_wait([names[node] for node in waiting], asked),
         )
         absent = {name: REASONS[5] for name in parcels if name not in nodes}
         return {names[node]: reply for node, reply in replies.items()} | absent
 
-    def _exchange(self, parcels: Mapping[int, Parcel], *, deadline: float) -> dict[int, Parcel | str]:
+    def _exchange(
+        self,
+        parcels: Mapping[int, Parcel],
+        *,
+        deadline: float,
+        told: Callable[[Iterable[int]], None] = lambda waiting: None,
+    ) -> dict[int, Parcel | str]:
         if deadline <= 0 or not parcels:
             return _late(parcels, 0.0)
         end = time.monotonic() + deadline
@@ -74,7 +84,11 @@ class GridMailbox:
         unsent = [node for node, message in sent.items() if not message]
         answers: dict[int, Parcel | str] = dict.fromkeys(unsent, "the server could not send it the message.")
         owners = {message: node for node, message in sent.items() if message}
+        known = -1  # how many were waited for when last told
         while owners and time.monotonic() < end:
+            if len(owners) != known:
+                known = len(owners)
+                told(owners.values())
             for reply in self.grid.pull_messages(list(owners)):
                 # An error that the server itself makes has another sender: only the message id tells whose it is.
                 node = owners.pop(reply.metadata.reply_to_message_id, None)
@@ -82,6 +96,7 @@ class GridMailbox:
                     answers[node] = _read(reply)
             if owners:
                 time.sleep(min(self.poll, max(end - time.monotonic(), 0.0)))
+        told(())
         return answers | _late(owners.values(), deadline)
 
 

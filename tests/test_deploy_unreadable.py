@@ -1,0 +1,42 @@
+"""A site leaves out pictures that it cannot read: how many is told, which ones stays in its log."""
+
+from __future__ import annotations
+
+from fedprompt.deploy.settings import SITE, SiteFile, save
+from fedprompt.deploy.site import Site
+from fedprompt.runtimes.wire import HELLO, Parcel
+from trees import picture
+
+RECIPE = """
+name = "job"
+[data]
+source = "federation"
+classes = ["a", "b"]
+unreadable = 0.5
+[partition]
+rule = "by_site"
+sites = ["east", "north"]
+[method]
+name = "promptfl"
+"""
+
+
+def test_a_site_tells_how_many_it_cannot_read_and_keeps_the_names(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("fedprompt.deploy.preflight.versions", dict)
+    for name in "ab":
+        for number in range(20):
+            picture(tmp_path / f"pictures/train/{name}/{number}.png")
+        picture(tmp_path / f"pictures/test/{name}/0.png")
+    words = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "client": 0}
+    for bad, told, held in ((0, 0, 40), (3, None, 35), (8, 8, 30), (25, "failed", 0)):
+        for number in range(bad):
+            (tmp_path / f"pictures/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
+        save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "pictures"), device="cpu"))
+        caplog.clear()
+        answer = Site(tmp_path).answer(Parcel(HELLO, words))
+        if told == "failed":
+            assert answer.kind == "failed" and "png" not in str(answer.words) and "25 of the 40" in caplog.text
+        else:
+            assert answer.kind == "done", answer.words
+            assert answer.words["unreadable"] == told and answer.words["images"] == held
+            assert caplog.text.count("Left out") == bad and "png" not in str(answer.words)
