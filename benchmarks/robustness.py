@@ -23,6 +23,7 @@ from fedprompt.runtimes.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "robustness.jsonl"  # a line a case, added when it is measured: the page is drawn from it alone
+DIGITS = 4  # of an accuracy: pictures are some hundreds
 CLIENTS, LIARS = 10, 2
 OPTIONS: Mapping[str, dict[str, object]] = {"krum": {"attackers": LIARS}, "multi_krum": {"attackers": LIARS}}
 ATTACKS: Mapping[str, dict[str, object]] = {
@@ -124,7 +125,8 @@ class Bench:
             refused += len(record.refused)
         method.load_state_dict({**shared, **personal})
         base = next(question for question in questions(experiment.dataset) if question.split == "base")
-        return Found(evaluate(method, experiment.clip, base.examples, name="base").figures["accuracy"], refused)
+        score = evaluate(method, experiment.clip, base.examples, name="base")
+        return Found(round(score.figures["accuracy"], DIGITS), refused)
 
     def read(self, path: Path = RESULTS) -> Results:
         """The cases of this bench that a file of results holds; none if there is no file."""

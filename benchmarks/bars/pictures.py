@@ -21,7 +21,7 @@ from fedprompt.data.formats.manifest import class_table
 from fedprompt.errors import UserError
 from fedprompt.records import read_events
 
-NAMES = 500  # generated paths
+NAMES = 84  # generated paths of each of six kinds
 BOMB = 30_000  # pixels a side
 RECIPE = """
 name = "bars"
@@ -42,7 +42,7 @@ samples = 0
 def bars(folder: Path) -> Iterator[Bar]:
     """All of them."""
     yield from unreadable(folder / "unreadable")
-    yield run_with_a_bad_picture(folder / "bad")
+    yield from bad_pictures(folder / "bad")
     yield from deep_greys(folder)
     yield proof(
         "CMYK, grey with alpha, RGBA, 1-bit, palettes, EXIF turns",
@@ -51,7 +51,7 @@ def bars(folder: Path) -> Iterator[Bar]:
         "test_data_decode.py::test_palettes_become_colours_and_their_transparent_entry_white",
         "test_data_decode.py::test_exif_orientation_is_applied",
     )
-    yield paths(folder / "paths")
+    yield from paths(folder / "paths")
     yield proof(
         "class names made of markup, in a report",
         "are only ever text",
@@ -123,21 +123,28 @@ def drawn(folder: Path, *, count: int, shade: int = 0) -> None:
         Image.new("RGB", (16, 16), (shade, 5 * number, 90)).save(folder / f"{number}.png")
 
 
-def run_with_a_bad_picture(folder: Path) -> Row:
-    """One of forty, which is less than one in twenty."""
+def run_with_bad_pictures(folder: Path, bad: int) -> str:
+    """What becomes of a run with so many unreadable pictures among forty."""
     for number, name in enumerate(("cat", "dog")):
         drawn(folder / "pictures" / name, count=20, shade=100 * number)
-    (folder / "pictures" / "cat" / "7.png").write_bytes(b"")
+    for number in range(bad):
+        (folder / "pictures" / "cat" / f"{number}.png").write_bytes(b"")
     table = f'[data]\nsource = "folder"\npath = "{folder / "pictures"}"\nbase = "all"'
-    recipe = parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2'))
-    what, bar = "a run with one unreadable picture of 40", "goes on without it; stops only above 5% bad"
     try:
-        runs.start(recipe, folder / "run")
-    except UserError as error:
-        where = "in its rounds" if (folder / "run").exists() else "before round 1"
-        named = "names the file" if "7.png" in str(error) else "names nothing"
-        return row(what, bar, f"stops {where} and {named}", held=False)
-    return row(what, bar, "goes on", held=True)
+        runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2')), folder / "run")
+    except UserError:
+        return "stops in its rounds" if (folder / "run").exists() else "stops before round 1"
+    reasons = [event["reason"] for event in read_events(folder / "run") if event["event"] == "unreadable"]
+    return f"goes on; {sum(map(bool, reasons))} recorded with the reason"
+
+
+def bad_pictures(folder: Path) -> Iterator[Bar]:
+    """Less than one in twenty, and more."""
+    few, many = (run_with_bad_pictures(folder / str(bad), bad) for bad in (1, 3))
+    bar = "goes on without it, and records it with its reason"
+    yield row("a run with 1 unreadable picture of 40", bar, few, held=few == "goes on; 1 recorded with the reason")
+    bar = "stops before it begins: above 5% is no accident"
+    yield row("a run with 3 unreadable pictures of 40", bar, many, held=many == "stops before round 1")
 
 
 def deep_greys(folder: Path) -> Iterator[Bar]:
@@ -162,30 +169,24 @@ def deep_greys(folder: Path) -> Iterator[Bar]:
     yield row(what, "keeps at least 250 levels", f"{min(kept)} levels", held=min(kept) >= 250)
 
 
-def paths(root: Path) -> Row:
-    """Tables whose rows point at pictures that are there, but not where they may be."""
+def paths(root: Path) -> Iterator[Bar]:
+    """Tables whose rows point at pictures that are there, but not where they may be, or under no proper name."""
     inside = root / "inside"
     drawn(inside, count=2)
     drawn(root / "outside", count=1)
     (inside / "link").symlink_to(root / "outside")
     kinds: dict[str, Callable[[int], str]] = {
-        "above": lambda number: "./" * (number % 7) + "../outside/0.png",
-        "absolute": lambda number: "/" * (1 + number % 3) + str(root / "outside" / "0.png").lstrip("/"),
-        "link": lambda number: "./" * (number % 7) + "link/0.png",
-        "NUL": lambda number: f"{number}\0.png",
-        "device": lambda number: f"{('CON', 'NUL', 'aux', 'COM1')[number % 4]}.png",
-        "right to left": lambda number: f"{number}\u202egnp.exe",
+        "out of its folder by ..": lambda number: "./" * number + "../outside/0.png",
+        "from the root": lambda number: "/" * (1 + number % 3) + str(root / "outside" / "0.png").lstrip("/"),
+        "through a link out of its folder": lambda number: "./" * number + "link/0.png",
+        "with a NUL": lambda number: f"{number}\0.png",
+        "named as a device of Windows": lambda number: f"{('CON', 'NUL', 'aux', 'COM1')[number % 4]}.{number}.png",
+        "with marks that turn the writing round": lambda number: f"{number}\u202egnp.exe",
     }
-    ends: Counter[str] = Counter()
-    for number in range(NAMES):
-        kind = list(kinds)[number % len(kinds)]
-        ends[f"{kind}: {ending(inside, kinds[kind](number // len(kinds)))}"] += 1
-    good = sum(count for end, count in ends.items() if end.endswith(" refused"))
-    wrong = ", ".join(f"{end} ({count})" for end, count in sorted(ends.items()) if not end.endswith(" refused"))
-    said = f"{good} of {NAMES} refused" + (f"; {wrong}" if wrong else "")
-    return row(
-        "paths in a table that lead out of its folder, or hold NUL, devices, marks", "refused", said, held=good == NAMES
-    )
+    for kind, path in kinds.items():
+        ends = Counter(ending(inside, path(number)) for number in range(NAMES))
+        said = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+        yield row(f"{NAMES} paths in a table, {kind}", "refused", said, held=ends["refused"] == NAMES)
 
 
 def ending(folder: Path, path: str) -> str:
