@@ -101,6 +101,17 @@ def test_absolute_paths_below_the_folder_are_taken_as_they_are_meant(tmp_path):
                 read(path=tmp_path / "t.csv")
 
 
+def test_a_link_may_lead_elsewhere_in_the_folder_but_not_out_of_it(tmp_path):
+    pictures(tmp_path / "in", "a")
+    pictures(tmp_path / "out", "b")
+    for name, target in (("same", "in"), ("other", "../out"), ("b.jpg", "../out/b")):
+        (tmp_path / "in" / name).symlink_to(target)
+    assert inside(tmp_path / "in", "same/a", origin="t.csv, line 2") == "same/a"
+    for path in ("other/b", "b.jpg"):
+        with pytest.raises(UserError, match=r"t\.csv, line 2: a link leads .* set `images`"):
+            inside(tmp_path / "in", path, origin="t.csv, line 2")
+
+
 def test_an_unknown_label_is_named_by_line(tmp_path):
     pictures(tmp_path, "a")
     text(tmp_path / "classes.txt", ["dog", "cat"])

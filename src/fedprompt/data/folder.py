@@ -51,6 +51,10 @@ def inside(folder: Path, path: str, *, origin: str) -> str:
         raise UserError(f"{origin}: {path!r} is not below {folder}; correct it, or set `images` to a folder above it.")
     if HIDDEN.search(own) or any(map(DEVICES.fullmatch, parts)):
         raise UserError(f"{origin}: {path!r} is no name that a file can have everywhere; rename it.")
+    # Following links of a path is slow, and tables are long: only where there is one.
+    linked = any((folder / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
+    if linked and not (folder / own).resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{origin}: a link leads {path!r} out of {folder}; set `images` to where the pictures are.")
     return own
 
 
