@@ -80,14 +80,17 @@ class Grey:
 
     fingerprint = "grey"
 
-    def __init__(self, length: int, pixels: int) -> None:
-        self.length, self.pixels = length, pixels
+    def __init__(self, shades: Sequence[int], pixels: int) -> None:
+        self.shades, self.pixels = shades, pixels
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.shades)
 
     def open(self, row: int) -> Image.Image:
-        return Image.new("RGB", (self.pixels, self.pixels), (row % 256, 40, 90))
+        return Image.new("RGB", (self.pixels, self.pixels), (self.shades[row] % 256, 40, 90))
+
+    def take(self, rows: Sequence[int]) -> Grey:
+        return Grey([self.shades[row] for row in rows], self.pixels)
 
     def describe(self, row: int) -> str:
         return f"row {row}"
@@ -111,4 +114,4 @@ def make_examples(images: int, classes: int, attributes: int, pixels: int, *, ki
     if kind == "multi":
         targets = torch.stack([(targets + shift) % classes for shift in range(3)])  # [3, B]
         targets = torch.nn.functional.one_hot(targets, classes).amax(dim=0)
-    return Examples(Images(Grey(images, pixels), rows), targets, LabelSpace(names, kind, attributes=phrases))
+    return Examples(Images(Grey(rows, pixels), rows), targets, LabelSpace(names, kind, attributes=phrases))

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from unittest.mock import patch
@@ -78,7 +79,7 @@ def decoding(count: int, workers: tuple[int, ...]) -> dict[str, float]:
             pool = Workers(number, prepare)
             list(pool.map(batches[:1] * number))  # processes that have begun
             before = memory()
-            spent, _ = timed(lambda pool=pool: sum(1 for _ in pool.map(batches)))
+            spent, _ = timed(partial(_count, pool, batches))
             found[f"decoded by {number} workers (pictures/s)"] = count / spent
             found[f"memory grown meanwhile, {number} workers (MiB)"] = memory() - before
             pool.close()
@@ -105,6 +106,10 @@ def jpegs(count: int) -> Iterator[FileSource]:
             small = draws.integers(0, 255, (SIZE[1] // 8, SIZE[0] // 8, 3), dtype=np.uint8)
             Image.fromarray(small).resize(SIZE).save(Path(folder) / f"{number}.jpg", quality=90)
         yield FileSource(Path(folder), tuple(f"{number}.jpg" for number in range(count)))
+
+
+def _count(pool: Workers[Pixels], batches: list[Images]) -> int:
+    return sum(1 for _ in pool.map(batches))
 
 
 def timed(work: Callable[[], Made]) -> tuple[float, Made]:

@@ -20,6 +20,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.labels import Kind
 from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Method
+from fedprompt.methods.fedmvp import FedMVP
 from fedprompt.seeding import stream
 
 
@@ -144,7 +145,7 @@ def step_macs(clip: Clip, method: Method, job: Job) -> float:
     the last, where only the class token is read; the PromptFormer forward and twice backward (inputs and weights; its
     queries' inputs are frozen, but their LoRA factors and norms are not).
     """
-    if not hasattr(method, "former"):
+    if not isinstance(method, FedMVP):
         return 0.0
     width, depth = clip.image_width, len(clip.model.vision_model.encoder.layers)
     tokens, count = 1 + clip.patches + method.n_tokens, job.classes * job.attributes

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ STEPS = ("keys", "shares", "masked", "unmask")
 CLIENTS = 7
 ANSWER = Parcel(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
 NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
-ODD_WORDS: tuple[object, ...] = (None, "1", -1, 0, 10**12, 1.5, True, float("nan"), [], {"a": [1]}, "../" * 99, "\x00")
+ODD_WORDS: tuple[Any, ...] = (None, "1", -1, 0, 10**12, 1.5, True, float("nan"), [], {"a": [1]}, "../" * 99, "\x00")
 RECIPE = """
 name = "job"
 [data]
@@ -94,6 +95,10 @@ def _combine(sent: list[Update]) -> str:
     return next(iter(out.refused.values()), "used").partition(":")[0]
 
 
+def _odd(draws: np.random.Generator) -> Any:
+    return ODD_WORDS[draws.integers(len(ODD_WORDS))]
+
+
 def _update(draws: np.random.Generator) -> str:
     """One of seven decoded updates is mutated: dropped, renamed, retyped, resized, huge, negative, NaN, unicode."""
     sent = [_honest(client, draws) for client in range(CLIENTS)]
@@ -119,9 +124,9 @@ def _update(draws: np.random.Generator) -> str:
                 .view_as(tensor),
             },
         ),
-        lambda: replace(sent[0], shared={**shared, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
-        lambda: replace(sent[0], num_examples=ODD_WORDS[draws.integers(len(ODD_WORDS))]),
-        lambda: replace(sent[0], loss=ODD_WORDS[draws.integers(len(ODD_WORDS))]),
+        lambda: replace(sent[0], shared={**shared, name: _odd(draws)}),
+        lambda: replace(sent[0], num_examples=_odd(draws)),
+        lambda: replace(sent[0], loss=_odd(draws)),
         lambda: replace(sent[0], client=int(draws.integers(-3, 12))),
     ]
     return _combine([ways[draws.integers(len(ways))](), *sent[1:]])
@@ -132,7 +137,7 @@ def _answer(draws: np.random.Generator) -> str:
     words, tensors = dict(ANSWER.words), dict(ANSWER.tensors)
     name = str(draws.choice([*words]))
     ways: list[Callable[[], Parcel]] = [
-        lambda: replace(ANSWER, words={**words, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
+        lambda: replace(ANSWER, words={**words, name: _odd(draws)}),
         lambda: replace(ANSWER, words={key: value for key, value in words.items() if key != name}),
         lambda: replace(ANSWER, kind=str(draws.choice([FAILED, REFUSED, "", "ñ\x00", "x" * 10_000]))),
         lambda: replace(ANSWER, tensors={**tensors, str(draws.choice(NAMES)): _raw(draws)}),
@@ -191,7 +196,7 @@ class Requests:
         place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
         recipe = "\n".join([*lines[:place], line, *lines[place + draws.integers(2) :]])
         ways: list[Callable[[], Parcel]] = [
-            lambda: replace(self.honest, words={**words, name: ODD_WORDS[draws.integers(len(ODD_WORDS))]}),
+            lambda: replace(self.honest, words={**words, name: _odd(draws)}),
             lambda: replace(self.honest, words={key: value for key, value in words.items() if key != name}),
             lambda: replace(self.honest, words={**words, "recipe": recipe}),
             lambda: replace(self.honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),

@@ -15,6 +15,7 @@ from fedprompt import methods
 from fedprompt.build.experiment import assemble
 from fedprompt.config import find_recipe, load_recipe
 from fedprompt.federated.rounds import federate
+from fedprompt.methods.base import Method
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import stream
 
@@ -44,7 +45,7 @@ def scale(*, clients: int = 10_000) -> dict[str, float]:
     }
 
 
-def bare_seconds(method: methods.Method, simulator: Simulator, clients: tuple[int, ...]) -> float:
+def bare_seconds(method: Method, simulator: Simulator, clients: tuple[int, ...]) -> float:
     """Seconds of loss, backward and one optimizer step alone, on the pictures of these clients."""
     total = 0.0
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
