@@ -42,7 +42,7 @@ def test_attacks_are_held_to_their_bars() -> None:
 
 def test_a_rehearsal_is_read_and_what_it_lacks_is_named(tmp_path: Path) -> None:
     lines = [
-        {"what": "site back, with the same key", "bar": "later", "measured": "after 21 s", "held": True},
+        {"what": "site back, with the same key", "bar": "later", "measured": "after 21 s", "held": False},
         {"what": "longest round then", "bar": "deadline 120 s + 5 s", "measured": "50.4 s", "held": True},
         {"what": "overhead without a worker", "bar": "none", "measured": "9 s", "held": True},
         {"what": "door", "bar": "refused", "measured": "let in", "held": False},
