@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from fedprompt import methods
@@ -20,6 +23,7 @@ from fedprompt.config import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.report.costs import name_dots
 from fedprompt.report.events import Expected
 from fedprompt.report.printed import differences
 from test_sharing import RECIPE
@@ -171,3 +175,15 @@ def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
     assert recipe.tuning.seed not in (1, 2, 3) and set(recipe.tuning.grid) == {"lr"}
     left_out = set(methods.names()) - {table.name for table in (recipe.method, *recipe.compare)}
     assert left_out == ({"dualcoop", "fedmpt", "fedmvp_regions"} if name == "compare_single" else set())
+
+
+def test_names_beside_dots_do_not_cover_each_other() -> None:
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot()
+    dots = [(1.0, 60.5, "promptfl"), (1.0, 60.5, "fedawa"), (1.1, 60.4, "fedkgcoop"), (9.0, 66.0, "fedmpt")]
+    axes.plot([x for x, _, _ in dots], [y for _, y, _ in dots], "o")
+    name_dots(axes, dots)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to dots
+    assert sorted(text.get_text() for text in axes.texts) == sorted(name for _, _, name in dots)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -10,7 +10,9 @@ from fedprompt.config import Recipe
 from fedprompt.errors import UserError
 from fedprompt.records import write_atomic
 from fedprompt.report import Run
-from fedprompt.report.comparison import as_csv, comparison, cost_figure, latex, markdown, seconds, uploaded
+from fedprompt.report.comparison import as_csv, comparison, latex, markdown, seconds, uploaded
+from fedprompt.report.costs import cost_figure
+from fedprompt.report.ink import size_text
 
 
 def jobs(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> list[Job]:
@@ -33,8 +35,8 @@ def write_tables(tables: Mapping[str, Sequence[Run]], out: Path) -> Iterator[Pat
             ".md": markdown(found),
             ".tex": latex(found),
             ".csv": as_csv(found),
-            "-bytes.svg": cost_figure(found, uploaded, "bytes sent by a client in all rounds"),
-            "-seconds.svg": cost_figure(found, seconds, "seconds of training"),
+            "-bytes.svg": cost_figure(found, uploaded, "sent by a client in all rounds", words=size_text),
+            "-seconds.svg": cost_figure(found, seconds, "seconds of training", words="{:g}".format),
         }.items():
             write_atomic(out / f"{name}{ending}", text)
             yield out / f"{name}{ending}"

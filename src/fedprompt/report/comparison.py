@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
-from matplotlib.axes import Axes
-
 from fedprompt.errors import UserError
-from fedprompt.report.ink import INK, MAIN, MUTED, REFERENCE, draw_svg, short, size_text
+from fedprompt.report.ink import size_text
 from fedprompt.report.printed import HEAD, as_markdown, differences, printed_tables
 from fedprompt.report.reading import GAP, NATURAL, Run, Trial
 
@@ -146,11 +144,12 @@ def _spread(values: Sequence[float], *, sign: str = "") -> str:
 
 def _costs(compared: Comparison, trial: Trial) -> tuple[str, str, str]:
     trained = "" if trial.about.trainable is None else f"{trial.about.trainable:,}"
-    sent, took = _over_seeds(compared, trial, uploaded), _over_seeds(compared, trial, seconds)
+    sent, took = over_seeds(compared, trial, uploaded), over_seeds(compared, trial, seconds)
     return trained, "" if sent is None else size_text(sent), "" if took is None else f"{took:.0f}"
 
 
-def _over_seeds(compared: Comparison, trial: Trial, read: Callable[[Trial], float | None]) -> float | None:
+def over_seeds(compared: Comparison, trial: Trial, read: Callable[[Trial], float | None]) -> float | None:
+    """The mean over seeds of what is read off a trial, as far as it is known."""
     found = [read(compared.trial(run, trial.name)) for run in compared.runs]
     known = [value for value in found if value is not None]
     return fmean(known) if known else None
@@ -202,29 +201,3 @@ def as_csv(compared: Comparison) -> str:
             known = {**trial.figures, **{name: value for name, value in costs.items() if value is not None}}
             write.writerows([run.header.seed, trial.name, column, value] for column, value in known.items())
     return file.getvalue()
-
-
-def cost_figure(compared: Comparison, cost: Callable[[Trial], float | None], unit: str) -> str:
-    """The headline against a cost on a logarithmic axis, a dot a trial; what learns nothing is a line."""
-
-    def paint(axes: Axes) -> None:
-        run = compared.runs[0]
-        for trial in run.trials:
-            spent, values = _over_seeds(compared, trial, cost), compared.values(trial.name, compared.headline)
-            if not values:
-                continue
-            if not trial.trains:
-                axes.axhline(fmean(values), color=REFERENCE, linestyle="--", linewidth=1)
-            if spent:
-                colour = MAIN if trial == run.main else INK
-                axes.plot([spent], [fmean(values)], "o", color=colour)
-                axes.annotate(
-                    short(trial.label), (spent, fmean(values)), (6, 3), textcoords="offset points", color=MUTED
-                )
-        axes.set_xscale("log")
-        axes.grid(visible=True)
-        axes.margins(x=0.15)
-        axes.set_xlabel(unit)
-        axes.set_ylabel(f"{run.title(compared.headline)} (%)")
-
-    return draw_svg(f"cost {unit}", (760, 520), paint)
