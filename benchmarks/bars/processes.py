@@ -35,7 +35,8 @@ def bars(folders: Sequence[Path]) -> Iterator[Bar]:
 
 def place(about: dict[str, object]) -> str:
     """Of what kind the rehearsal was."""
-    return f"rehearsal, flwr {about.get('flwr', '?')}, {about.get('backbone', '?')}"
+    method, backbone, flower = (about.get(key, "?") for key in ("method", "backbone", "flwr"))
+    return f"rehearsal: {method}, CLIP {backbone}, Flower {flower}"
 
 
 def _row(line: dict[str, Any], where: str) -> Row:

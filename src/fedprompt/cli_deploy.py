@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedprompt.cli_config import Settings
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,12 +66,12 @@ def init(
 def rehearse(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for it all; must be empty.")] = Path("rehearsal"),
     full: Annotated[bool, typer.Option("--full", help="Also kill worker and server, and freeze a site.")] = False,
-    backbone: Annotated[str, typer.Option(help="Another CLIP than the demo's.")] = "",
+    settings: Settings = None,
 ) -> None:
     """Play a federation on this machine: a server, a proxy and three sites as real processes, one of them killed."""
     from fedprompt.deploy.rehearse import rehearse as play
 
-    rows = play(out, full=full, say=typer.echo, backbone=backbone)
+    rows = play(out, full=full, say=typer.echo, settings=settings or ())
     failed = [row.what for row in rows if not row.held]
     typer.echo(
         f"{len(rows) - len(failed)} of {len(rows)} bars held" + (f"; not: {', '.join(failed)}" if failed else ".")

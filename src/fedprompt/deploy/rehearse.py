@@ -83,18 +83,22 @@ class Running:
         return self.rounds()
 
 
-def rehearse(folder: Path, *, full: bool, say: Say, backbone: str = "") -> list[Row]:
-    """Play everything and return the rows; they are also written to `rehearsal.json` in the folder."""
+def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()) -> list[Row]:
+    """Play everything and return the rows; they are also written to `rehearsal.json` in the folder.
+
+    `settings` change the recipe: another backbone, another method.
+    """
     acts = [doors, equality, killed_site]
     if full:
         acts += [killed_worker, straggler, killed_server, without_worker]
     rows: list[Row] = []
-    with staged(folder, say=say, backbone=backbone) as stage:
+    with staged(folder, say=say, settings=settings) as stage:
         for act in acts:
             for row in act(stage):
                 rows.append(row)
                 say(f"{'ok    ' if row.held else 'FAILED'} {row.what}: {row.measured} (bar: {row.bar})")
-    about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), "backbone": backbone or "demo"}
+    what = {"backbone": Path(stage.recipe.backbone.path).name, "method": stage.recipe.method.name}
+    about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
     write_atomic(folder / RESULT, json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2))
     return rows
 

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,8 +102,8 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, *, say: Say, backbone: str = "", deadline: float = 120.0) -> Iterator[Stage]:
-    """Everything running, and nothing left running afterwards; `backbone` is another CLIP than the demo's."""
+def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: float = 120.0) -> Iterator[Stage]:
+    """Everything running, and nothing left running afterwards; `settings` change the recipe."""
     folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
@@ -118,7 +118,8 @@ def staged(folder: Path, *, say: Say, backbone: str = "", deadline: float = 120.
         quorum=2,
         deadline=deadline,
     )
-    stage = Stage(folder, deployment, _recipe(backbone), proxied)
+    recipe = resolve(load_recipe(find_recipe(RECIPE), settings))
+    stage = Stage(folder, deployment, recipe, proxied)
     with stoppable(), ExitStack() as stack:
         for name in ("proxy", *SITES, "server"):
             stack.callback(stage.stop, name)
@@ -143,10 +144,6 @@ def _prepare(stage: Stage, ports: Mapping[str, int], say: Say) -> None:
     for name in ports:
         stage.start_site(name)
     say(f"All sites are connected after {stage.wait_for_sites():.0f} s.")
-
-
-def _recipe(backbone: str) -> Recipe:
-    return resolve(load_recipe(find_recipe(RECIPE), [f"backbone.path={backbone}"] if backbone else []))
 
 
 def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:
