@@ -18,9 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bars.pictures import drawn
+from fedprompt import methods
+from fedprompt.build.experiment import load_backbone
+from fedprompt.config import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
 from fedprompt.federated.geometry import multi_krum
+from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.sanitise import Limits, RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.member import Session
@@ -48,10 +53,10 @@ classes = ["cat", "dog"]
 rule = "by_site"
 sites = ["a", "b"]
 [method]
-name = "zeroshot"
+name = "promptfl"
 [train]
-rounds = 9
-"""  # more rounds than the site allows: no mutation of it may find a way around that
+rounds = 3
+"""
 
 Kind = Callable[[np.random.Generator], str]
 
@@ -181,16 +186,25 @@ class Bare(Method):
 
 
 class Requests:
-    """A site that is told no job it could do, by a server that is broken or means harm."""
+    """A site with six pictures and a job that it does, from a server that is broken or means harm."""
 
     def __init__(self, folder: Path) -> None:
-        save(folder / SITE, SiteFile(name="a", superlink="localhost:1", device="cpu", policy=Policy(maximum_rounds=3)))
+        for number, name in enumerate(("cat", "dog")):
+            for split in ("train", "test"):
+                drawn(folder / "pictures" / split / name, count=3, shade=100 * number)
+        site = SiteFile(name="a", superlink="localhost:1", device="cpu", data=str(folder / "pictures"))
+        save(folder / SITE, site.model_copy(update={"policy": Policy(maximum_rounds=3)}))
         self.site = Site(folder)
-        words = {"recipe": RECIPE, "run": "0" * 32, "trial": "zeroshot", "round": 1, "client": 0, "since": 0}
-        self.honest = Parcel(TRAIN, {**words, "upload": "float32"}, encode(SHARED))
+        method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
+        words = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
+        self.honest = Parcel(TRAIN, {**words, "upload": "float32"}, encode(initial_state(method)[0]))
+        assert self.site.answer(self.honest).kind == DONE, "the job that is mutated is one that the site does"
 
     def __call__(self, draws: np.random.Generator) -> str:
-        """A request is mutated in its words, its kind, its tensors or a line of its recipe."""
+        """A request is mutated in its words, its kind, its tensors or a line of its recipe.
+
+        A site catches whatever happens, as its text may hold names; of what type it was is in the reason.
+        """
         words = dict(self.honest.words)
         name, lines = str(draws.choice([*words])), RECIPE.splitlines()
         place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
@@ -203,8 +217,9 @@ class Requests:
             lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
         ]
         answer = self.site.answer(ways[draws.integers(len(ways))]())
-        assert answer.kind in (REFUSED, FAILED) and not answer.tensors, "no such job is done"
-        return f"{answer.kind} by a site"
+        assert answer.kind == DONE or not answer.tensors, "who does no job sends nothing of it"
+        said = str(answer.words.get("reason", "")).partition(",")[0]
+        return {DONE: "used", REFUSED: "refused by a site"}.get(answer.kind, f"{said} at a site")
 
 
 def _secure(draws: np.random.Generator) -> str:

@@ -182,10 +182,10 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     assert "2 picture(s) cannot be read and are left out" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)
-    assert lines(whole, "round", "score", "unreadable") == lines(stopped, "round", "score", "unreadable")
+    assert lines(whole, "round", "score") == lines(stopped, "round", "score")
     name = Path("adapters/promptfl/adapter_model.safetensors")
     assert (whole / name).read_bytes() == (stopped / name).read_bytes()
-    unreadable = read_run(whole).unreadable
+    unreadable = read_run(whole).header.left_out
     assert len(unreadable) == 2 and "Pictures left out" in page
     assert all(one.picture in page and one.place in page for one in unreadable)
     assert "2 picture(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")

@@ -108,8 +108,9 @@ def test_a_link_may_lead_elsewhere_in_the_folder_but_not_out_of_it(tmp_path):
         (tmp_path / "in" / name).symlink_to(target)
     assert inside(tmp_path / "in", "same/a", origin="t.csv, line 2") == "same/a"
     for path in ("other/b", "b.jpg"):
-        with pytest.raises(UserError, match=r"t\.csv, line 2: a link leads .* set `images`"):
+        with pytest.raises(UserError, match=r"t\.csv, line 2: a link leads .* set `links = true`"):
             inside(tmp_path / "in", path, origin="t.csv, line 2")
+        assert inside(tmp_path / "in", path, origin="", links=True) == path
 
 
 def test_an_unknown_label_is_named_by_line(tmp_path):

@@ -54,10 +54,10 @@ def bars(folder: Path) -> Iterator[Bar]:
 def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
     """SIGKILL a run somewhere in rounds drawn by chance, resume it each time: how many recorded rounds were lost."""
     lost, command = [], ["run", str(recipe_file), "--out", str(out), "--quiet"]
-    rounds = sorted({1 + secrets.randbelow(ROUNDS - 2) for _ in range(KILLS)})
-    for number in rounds:
+    recorded = 0
+    for number in sorted(secrets.SystemRandom().sample(range(1, ROUNDS - 1), KILLS)):
         with process(command) as running:
-            wait_for(out, number, running)
+            wait_for(out, max(number, recorded + 1), running)  # a round of this process, not of the one before
             time.sleep(secrets.randbelow(100) / 500)  # anywhere in a round, in training or in saving
             running.kill()
         recorded = max((event["round"] for event in lines(out, "round")), default=0)

@@ -134,7 +134,7 @@ def run_with_bad_pictures(folder: Path, bad: int) -> str:
         runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2')), folder / "run")
     except UserError:
         return "stops in its rounds" if (folder / "run").exists() else "stops before round 1"
-    reasons = [event["reason"] for event in read_events(folder / "run") if event["event"] == "unreadable"]
+    reasons = [lost["reason"] for lost in next(iter(read_events(folder / "run")))["left_out"]]
     return f"goes on; {sum(map(bool, reasons))} recorded with the reason"
 
 

@@ -22,8 +22,9 @@ FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
 KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
 # Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
-# Ten phrases for each of a thousand classes are 0.9 MiB; what a file is parsed to may be thirty times its size.
-LARGEST_JSON = 2 << 20
+# A file of words has as much; what costs when it is parsed is objects with many keys.
+LARGEST_JSON = 16 << 20
+MOST_KEYS = 200_000
 LARGEST_HEADER = 1 << 20
 
 Value = TypeVar("Value")
@@ -119,7 +120,10 @@ def _read(path: Path, form: type[Value]) -> Value:
             raise UserError(
                 f"{path} is larger than {LARGEST_JSON >> 20} MiB, which no adapter needs; copy the adapter again."
             )
-        return TypeAdapter(form).validate_json(path.read_bytes())
+        content = path.read_bytes()
+        if content.count(b":") > MOST_KEYS:  # every key is followed by one
+            raise UserError(f"{path} has more than {MOST_KEYS:,} keys, which no adapter needs; copy the adapter again.")
+        return TypeAdapter(form).validate_json(content)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); give an adapter folder or a run folder.") from error
     except ValidationError as error:

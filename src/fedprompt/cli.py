@@ -14,7 +14,7 @@ import fedprompt
 from fedprompt.cli_compare import compare
 from fedprompt.cli_config import RecipeName, Settings, load, recipes
 from fedprompt.cli_data import data, reproduce
-from fedprompt.cli_deploy import goes_on_alone, mount, resume_over, run_over
+from fedprompt.cli_deploy import mount, resume_over, run_over
 from fedprompt.cli_describe import describe
 from fedprompt.errors import UserError
 
@@ -119,8 +119,8 @@ def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
         with watching(plain_console(), quiet=quiet) as watch:
             yield watch
     except KeyboardInterrupt as error:
-        if goes_on_alone(folder):
-            said = f"The run goes on without you; its records are in {folder}."
+        if error.args:
+            said = str(error)
         elif (folder / "run.jsonl").exists():
             said = f"Interrupted; go on with: fedprompt resume {folder}"
         else:
@@ -189,10 +189,12 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     from fedprompt.data.check import look
     from fedprompt.terminal import counting, plain_console
 
+    loaded, _ = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
-        dataset = load_dataset(load(recipe, settings)[0].data, on_step=on_step)
+        dataset = load_dataset(loaded.data, on_step=on_step)
     with counting(plain_console(), "opening pictures") as on_image:
-        looked = look(dataset.source, range(len(dataset.source)), on_image=on_image)
+        rows, workers = range(len(dataset.source)), loaded.backbone.workers
+        looked = look(dataset.source, rows, workers=workers, on_image=on_image)
     problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)

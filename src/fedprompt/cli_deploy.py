@@ -133,14 +133,9 @@ def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> No
     run_on(recipe, deployment, out, watch=watch)
 
 
-def goes_on_alone(out: Path) -> bool:
-    """Whether a run is over sites, whose server conducts it; said without importing what only deployments need."""
-    return (out / "federation.json").exists()
-
-
 def resume_over(out: Path, *, watch: Watch) -> bool:
     """Go on with a run over sites; False if the run is none."""
-    if not goes_on_alone(out):
+    if not (out / "federation.json").exists():  # one of ours, known without importing what only deployments need
         return False
     need_flower()
     from fedprompt.deploy.submit import resume_on

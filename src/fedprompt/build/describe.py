@@ -65,6 +65,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
             "patches": clip.patches,
         },
         "data": _data(dataset),
+        "left_out": [vars(lost) for lost in experiment.left_out],
         "protocol": protocol(experiment),
         "words": {name: fingerprint(dataset) for name, dataset in experiment.worded.items()},
         "splits": splits,

@@ -26,7 +26,6 @@ from fedprompt.report.events import Expected
 from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
-UNREADABLE = "unreadable"  # the event of a picture that is left out, which a resumed run leaves out too
 
 
 def simulate(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
@@ -70,8 +69,6 @@ def start(
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
         run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
-        for lost in experiment.left_out:
-            run.append({"event": UNREADABLE, **vars(lost)})
         for question in asked:
             if question.examples.space.kind == "multi":
                 run.append(describe.company_line(question, question.examples.targets == 1))
@@ -85,7 +82,8 @@ def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> P
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        unreadable = {line["row"]: line["reason"] for line in run.events() if line["event"] == UNREADABLE}
+        lost = [one for line in run.events() if line["event"] == "header" for one in line.get("left_out", ())]
+        unreadable = {one["row"]: one["reason"] for one in lost}
         recipe = load_recipe(folder / RECIPE)
         experiment = assemble(recipe, origin=RECIPE, on_step=watch.moved, unreadable=unreadable)
         check_same(run, experiment)

@@ -17,6 +17,10 @@ from fedprompt.errors import UserError
 UNASKED = ("train", "val")  # splits that nothing is tested on; of the first, the partition has what is used
 
 
+class UnreadableError(UserError):
+    """More pictures cannot be read than the recipe allows."""
+
+
 @dataclass(frozen=True)
 class LeftOut:
     """A picture that a run does without: whose it would have been, and why it cannot be read."""
@@ -43,9 +47,9 @@ def sift(
 ) -> tuple[Dataset, Partition, tuple[LeftOut, ...]]:
     """Data set and partition without the unreadable rows, and those that were used, each once.
 
-    Nothing is dealt out or drawn again: who loses a picture has one less. Raises UserError where a client's training
-    pictures, or a data set's training or test pictures, lose more than `share` and more than one, any at all if `share`
-    is 0, or all.
+    Nothing is dealt out or drawn again: who loses a picture has one less. Raises UnreadableError where a client's
+    training pictures, or a data set's training or test pictures, lose more than `share` and more than one, any at all
+    if `share` is 0, or all.
     """
     found: dict[int, LeftOut] = {}
     for place, rows in _places(dataset, partition).items() if unreadable else ():
@@ -53,7 +57,7 @@ def sift(
         allowed = min(max(1, int(share * len(rows))), len(rows) - 1) if share else 0
         if lost and len(lost) > allowed:
             more = f" {len(lost) - 1} more are listed by: fedprompt check RECIPE." if len(lost) > 1 else ""
-            raise UserError(
+            raise UnreadableError(
                 f"{len(lost)} of the {len(rows)} {place} cannot be read; with [data] unreadable = {share:g} a run does "
                 f"without {allowed} at most. {lost[0].reason}{more}"
             )

@@ -43,8 +43,11 @@ class Listing:
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 
 
-def inside(folder: Path, path: str, *, origin: str) -> str:
-    """A path of somebody's table as one below the folder, "/" between parts; UserError if it leads anywhere else."""
+def inside(folder: Path, path: str, *, origin: str, links: bool = False) -> str:
+    """A path of somebody's table as one below the folder, "/" between parts; UserError if it leads anywhere else.
+
+    With `links`, links in the folder may lead out of it.
+    """
     own = path.replace("\\", "/").removeprefix(f"{folder.absolute().as_posix()}/")
     parts = own.split("/")
     if own.startswith("/") or ".." in parts or re.match("[A-Za-z]:", own):
@@ -52,9 +55,9 @@ def inside(folder: Path, path: str, *, origin: str) -> str:
     if HIDDEN.search(own) or any(map(DEVICES.fullmatch, parts)):
         raise UserError(f"{origin}: {path!r} is no name that a file can have everywhere; rename it.")
     # Following links of a path is slow, and tables are long: only where there is one.
-    linked = any((folder / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
+    linked = not links and any((folder / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
     if linked and not (folder / own).resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{origin}: a link leads {path!r} out of {folder}; set `images` to where the pictures are.")
+        raise UserError(f"{origin}: a link leads {path!r} out of {folder}; set `links = true` if that is meant.")
     return own
 
 

@@ -45,6 +45,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     test_fraction: float = 0.25,
     new: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
+    links: bool = False,
     window: Window | None = None,
     bands: Bands | None = None,
     on_step: OnStep | None = None,
@@ -55,7 +56,8 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     with the names that are there, between semicolons or bars. A `.jsonl` has one object a line,
     `{"image": "a.jpg", "labels": ["dog"]}` or, where some are unknown, `{"image": "a.jpg", "labels": {"dog": 1}}`.
     Columns `split` (train, val or test) and `domain` may stand beside. Without `split`, each picture is drawn for
-    testing with probability `test_fraction` from the seed and its own path. `new` are classes that nobody trains on.
+    testing with probability `test_fraction` from the seed and its own path. With `links`, links in the folder may lead
+    out of it. `new` are classes that nobody trains on.
     `attributes.json` and `conditions.json` beside the table are read too. Raises UserError naming file, line and
     column for whatever is not of this form.
     """
@@ -64,7 +66,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         raise UserError(f"test_fraction = {test_fraction} is not a share; give 0 or more, and less than 1.")
     names, rows = _read(path)
     folder = path.parent if images is None else Path(images).expanduser()
-    rows = [replace(row, image=inside(folder, row.image, origin=f"{path}, line {row.line}")) for row in rows]
+    rows = [
+        replace(row, image=inside(folder, row.image, origin=f"{path}, line {row.line}", links=links)) for row in rows
+    ]
     _check_files(path, Folder(folder, on_step=on_step), rows)
     targets = torch.tensor([[row.marks.get(name, 0 if row.listed else -1) for name in names] for row in rows])
     beside = path.parent / "conditions.json"

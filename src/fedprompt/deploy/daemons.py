@@ -97,9 +97,9 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
         say(warning)
     with _in_charge(folder):
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
-        _remember(folder, [link])
-        write_atomic(folder / LINK, str(link.popen.pid))
         try:
+            _remember(folder, [link])
+            write_atomic(folder / LINK, str(link.popen.pid))
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
             while link.ended is None:
@@ -164,9 +164,11 @@ def _keep(
     def start(name: str) -> Process:
         return Process(programs[name], folder=folder, log=f"{name}.log", environment=environment)
 
-    running = {name: start(name) for name in programs}
-    _remember(folder, running.values())
+    running: dict[str, Process] = {}
     try:
+        for name in programs:
+            running[name] = start(name)
+        _remember(folder, running.values())
         while True:
             time.sleep(TICK)
             for name in [name for name, process in running.items() if process.must_be_replaced]:
@@ -184,7 +186,10 @@ def _remember(folder: Path, running: Iterable[Process]) -> None:
 
 
 def end_orphans(folder: Path) -> None:
-    """End what a command that was killed left running: it would hold the port, and answer beside its successor."""
+    """End what a command that was killed left running: it would hold the port, and answer beside its successor.
+
+    Who still runs is read from /proc, so this does something on Linux only.
+    """
     path = folder / CHILDREN
     for number in map(int, path.read_text(encoding="utf-8").split() if path.exists() else ()):
         with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared

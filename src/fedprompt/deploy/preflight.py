@@ -37,9 +37,10 @@ def introduction(experiment: Experiment, trial: Trial, client: Client, settings:
         "site": settings.name,
         **agreement(experiment, trial),
         "versions": versions(),
-        "images": len(client.train) // smallest * smallest,  # exact sums would tell the counts that are not told
+        # Exact sums would tell the counts that are not told.
+        "images": len(client.train) // smallest * smallest,
         "labels": labels,
-        "unreadable": _told(len(experiment.left_out), smallest),
+        "unreadable": len(experiment.left_out) // smallest * smallest,
         "tests": client.test is not None,
         "time": time.time(),
     }
@@ -77,12 +78,7 @@ def _counts(client: Client, smallest: int) -> list[int | None]:
     """Training pictures of each class of the client; None where there are a few."""
     targets, classes = client.train.targets, len(client.train.space)
     found = (targets == 1).sum(dim=0) if targets.ndim > 1 else torch.bincount(targets, minlength=classes)
-    return [_told(count, smallest) for count in found.tolist()]
-
-
-def _told(count: int, smallest: int) -> int | None:
-    """A count as it may leave the site: None where it is of a few."""
-    return None if 0 < count < smallest else count
+    return [None if 0 < count < smallest else count for count in found.tolist()]
 
 
 def mismatches(ours: Mapping[str, str], said: Words, *, asked: float, answered: float, skew: float) -> list[str]:

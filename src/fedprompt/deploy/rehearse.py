@@ -141,17 +141,19 @@ def killed_site(stage: Stage) -> list[Row]:
     running.wait(lambda rounds: len(rounds) >= 1)
     stage.stop(VICTIM, signal.SIGKILL)
     running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
+    working = stage.site(VICTIM) / BUSY
+    working.unlink(missing_ok=True)  # it may have been killed at work
     missed = running.rounds()[-1]["round"]
     stage.start_site(VICTIM)
-    seconds = running.wait(lambda rounds: any(e["round"] > missed and _victim() in e["losses"] for e in rounds))
-    seconds -= running.rounds()[-1]["seconds"]  # it was there when that round began
+    seconds = running.wait(lambda rounds: working.exists())
+    running.wait(lambda rounds: any(e["round"] > missed and _victim() in e["losses"] for e in rounds))
     rounds = running.end()
     deadline = stage.deployment.deadline
     longest = max(event["seconds"] for event in rounds)
     return [
         Row("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
         Row("longest round then", f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5),
-        Row("site back, with the same key", "within 15 s", f"in a round begun {seconds:.0f} s later", seconds <= 15),
+        Row("site back, with the same key", "within 15 s", f"at work again after {seconds:.0f} s", seconds <= 15),
     ]
 
 

@@ -1,9 +1,11 @@
-"""Personal states on a site's disk: one small file a round, so that a server may go back without a site noticing."""
+"""What a site remembers of a run: personal states, a small file a round, so that a server may go back, and marks."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,6 +46,16 @@ class Shelf:
         for old in known[:-KEPT]:
             old.unlink()
 
+    def left_out(self) -> dict[int, str] | None:
+        """The pictures that the run does without at this site, with reasons; None before they were looked for."""
+        if not self._left_out.exists():
+            return None
+        return {int(row): reason for row, reason in json.loads(self._left_out.read_text(encoding="utf-8")).items()}
+
+    def leave_out(self, found: Mapping[int, str]) -> None:
+        """Remember them: what a run trains on must not change when a worker is started again."""
+        write_atomic(self._left_out, json.dumps(found))
+
     def unmasked(self) -> int:
         """The last round that this site helped to sum securely."""
         return int(self._mark.read_text(encoding="utf-8")) if self._mark.exists() else 0
@@ -51,6 +63,10 @@ class Shelf:
     def mark_unmasked(self, round_number: int) -> None:
         """Remember a round whose secure sum this site helps to open."""
         write_atomic(self._mark, str(round_number))
+
+    @property
+    def _left_out(self) -> Path:
+        return self.folder / "left_out.json"  # all trials of a run use the same pictures
 
     @property
     def _mark(self) -> Path:

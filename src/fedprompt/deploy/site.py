@@ -15,6 +15,7 @@ from fedprompt.build.catalog import SOURCES, find
 from fedprompt.build.describe import METRICS
 from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
 from fedprompt.build.serving import secure_sum
+from fedprompt.build.sift import UnreadableError
 from fedprompt.clip.model import Clip
 from fedprompt.config import BackboneTable, Recipe, parse_recipe
 from fedprompt.data.sites import federation
@@ -36,6 +37,10 @@ from fedprompt.ops.averaging import State, Update
 from fedprompt.runtimes.tensors import Upload, decode, encode_change
 from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Words
 
+# The words that a request must have: every one, and those of some kinds.
+NEEDED = ("recipe", "run", "trial", "client")
+FURTHER = {EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
+FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members"))
 _log = logging.getLogger(__name__)
 
 
@@ -74,18 +79,21 @@ class Site:
             return Parcel(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
 
     def _answer(self, request: Parcel, settings: SiteFile) -> Parcel:
+        needed = (*NEEDED, *FURTHER.get(request.kind, ()))
+        if lacking := [word for word in needed if word not in request.words]:
+            raise RefusedError(f"the request lacks {', '.join(lacking)}; update the server.", rule="request")
         recipe = _recipe(request.words)
         check_job(settings.policy, recipe)
         if settings.data and find(SOURCES, recipe.data.source, place="job") is not federation:
             raise RefusedError("the job wants other pictures than this site's own.", rule="data")
-        experiment = self._experiment(recipe, settings)
+        shelf = Shelf(self.folder / "state", str(request.words["run"]), str(request.words["trial"]))
+        experiment = self._experiment(recipe, settings, shelf)
         trial = _trial(experiment, request.words)
         experiment = experiment.of(trial)
         client = _client(experiment, request.words, settings)
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
         if request.kind == HELLO:
             return Parcel(DONE, introduction(experiment, trial, client, settings))
-        shelf = Shelf(self.folder / "state", str(request.words["run"]), trial.name)
         secure = secure_sum(trial.server, weighting=trial.weighting)
         if request.kind in SECURE and secure is not None:
 
@@ -129,13 +137,21 @@ class Site:
         batch_size = job.trial.settings.batch_size
         return evaluate(job.method, job.experiment.clip, job.client.test, name=job.client.name, batch_size=batch_size)
 
-    def _experiment(self, recipe: Recipe, settings: SiteFile) -> Experiment:
+    def _experiment(self, recipe: Recipe, settings: SiteFile, shelf: Shelf) -> Experiment:
         own = localised(recipe, settings)
-        key = own.model_dump_json()
+        key = f"{shelf.folder.name} {own.model_dump_json()}"
         if key not in self._experiments:
-            experiment = assemble(own, origin="job", backbone=self._clip)
-            for lost in experiment.left_out:
-                _log.warning("Left out: %s", lost.reason)
+            known = shelf.left_out()
+            try:
+                experiment = assemble(own, origin="job", backbone=self._clip, unreadable=known)
+            except UnreadableError as error:
+                _log.warning("%s", error)
+                sentence = "too many of the site's pictures cannot be read; its log says which."
+                raise RefusedError(sentence, rule="unreadable") from error
+            if known is None:
+                shelf.leave_out({lost.row: lost.reason for lost in experiment.left_out})
+                for lost in experiment.left_out:
+                    _log.warning("Left out: %s", lost.reason)
             self._experiments = {key: experiment}
         return self._experiments[key]
 

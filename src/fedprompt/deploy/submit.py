@@ -60,7 +60,12 @@ def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
     said = commands.ask(commands.run(folder / "app", settings), folder)
     if not said.get("success"):
         raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
-    follow(out, watch, told=told)
+    try:
+        follow(out, watch, told=told)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            f"The run goes on without you; see how it stands with: fedprompt status {folder}"
+        ) from interrupt
     return out
 
 
@@ -103,7 +108,7 @@ class _Teller:
         self._told = events
 
     def wait_for(self, waiting: Waiting | None) -> None:
-        """Say who keeps the others waiting, once a round and only if it takes long."""
+        """Say who keeps the others waiting, if it takes long, and again when that changes."""
         said = ", ".join(waiting.sites) if waiting and waiting.seconds >= PATIENCE else ""
         if said and said != self._named:
             self._watch.said(f"Waiting for {said}.")

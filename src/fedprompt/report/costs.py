@@ -80,8 +80,7 @@ def name_dots(axes: Axes, dots: Sequence[tuple[float, float, str]]) -> None:
             if abs(up) > LINE
             else None
         )
-        far = line if abs(up) > LINE else None
-        where = (right, up)
+        where, far = (right, up), line if abs(up) > LINE else None
         axes.annotate(
             name, (x, y), where, textcoords="offset points", color=MUTED, va="center", size=11, arrowprops=far
         )

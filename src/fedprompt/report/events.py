@@ -1,8 +1,8 @@
 """The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
 
 `header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`company` -> `CompanyLine`, `unreadable` -> `UnreadableLine`, `end` -> `EndLine`. Every field with a default may be
-absent; unknown events and keys are ignored.
+`company` -> `CompanyLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events
+and keys are ignored.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ class Expected(Line):
     part: str = ""
 
 
+class LeftOut(Line):
+    """A picture that the run does without, whose it would have been, and why."""
+
+    row: int
+    picture: str
+    place: str
+    reason: str
+
+
 class Header(Line):
     """What was fixed before the run began."""
 
@@ -68,6 +77,7 @@ class Header(Line):
     splits: dict[str, str] = {}  # split -> what it means; also the order of the columns
     partition: Partition | None = None
     expected: tuple[Expected, ...] = ()  # what was published of the same experiment
+    left_out: tuple[LeftOut, ...] = ()  # a resumed run leaves out the same
 
 
 class TrialLine(Line):
@@ -208,15 +218,6 @@ class SampleLine(Line):
     @classmethod
     def _one_word(cls, line: dict[str, JsonValue]) -> dict[str, JsonValue]:
         return {**line, "truth": [line["truth"]]} if isinstance(line.get("truth"), str) else line
-
-
-class UnreadableLine(Line):
-    """A picture that the run does without, whose it would have been, and why."""
-
-    row: int
-    picture: str
-    place: str
-    reason: str
 
 
 class EndLine(Line):

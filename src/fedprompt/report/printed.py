@@ -15,7 +15,7 @@ PARAMETERS = "parameters (M)"  # the one figure that is no share
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours beside a published figure, both in percent; `ours` has a value a seed that has been run."""
+    """Ours beside a published figure, both in percent or in what its name says; `ours` has a value a seed."""
 
     expected: Expected
     method: str

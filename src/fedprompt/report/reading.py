@@ -23,7 +23,6 @@ from fedprompt.report.events import (
     SampleLine,
     ScoreLine,
     TrialLine,
-    UnreadableLine,
 )
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
@@ -103,7 +102,6 @@ class Run:
     end: EndLine | None
     resumed: tuple[int, ...] = ()
     company: tuple[CompanyLine, ...] = ()
-    unreadable: tuple[UnreadableLine, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -178,8 +176,7 @@ def read_run(run_folder: Path) -> Run:
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
     trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
     company = {(line.trial, line.split): line for line in _all(CompanyLine, lines, "company")}
-    unreadable = tuple(_all(UnreadableLine, lines, "unreadable"))
-    return Run(header, tuple(trials), end, resumed, tuple(company.values()), unreadable)
+    return Run(header, tuple(trials), end, resumed, tuple(company.values()))
 
 
 L = TypeVar("L", bound=Line)

@@ -41,7 +41,7 @@ def read(
         ids = [line.split()[0] for line in folder.lines(tree)]
         lists = [f"{place}/ImageSets/Main/{name}_{phase}.txt" for name in classes]
         if not any(map(folder.has, lists)) and folder.has(f"{place}/Annotations"):
-            columns = marked(annotated(folder, f"{place}/Annotations", ids), classes, value)
+            columns = marked(annotated(folder, f"{place}/Annotations", ids, classes), classes, value)
         else:
             columns = [_column(folder, file, ids, value) for file in lists]
         files += [f"{place}/JPEGImages/{key}.jpg" for key in ids]
@@ -66,8 +66,11 @@ def values(difficult: Difficult) -> Mapping[str, int]:
     return {"1": 1, "-1": 0, "0": {"ignore": -1, "negative": 0, "positive": 1}[difficult]}
 
 
-def annotated(folder: Folder, place: str, ids: Sequence[str]) -> Sequence[Marks]:
-    """What the objects in `<place>/<id>.xml` show, picture by picture; UserError for a file that is not such XML."""
+def annotated(folder: Folder, place: str, ids: Sequence[str], classes: Sequence[str] = ()) -> Sequence[Marks]:
+    """What the objects in `<place>/<id>.xml` show, picture by picture.
+
+    Raises UserError for a file that is not such XML, or that names none of the `classes`, if there are some.
+    """
     found = []
     for key in ids:
         file = f"{place}/{key}.xml"
@@ -78,14 +81,15 @@ def annotated(folder: Folder, place: str, ids: Sequence[str]) -> Sequence[Marks]
         marks: dict[str, str] = {}
         for thing in objects:
             name = thing.findtext("name", "").strip()
+            if classes and name not in classes:
+                raise UserError(
+                    f"{folder.path / file} names the class {name!r}{did_you_mean(name, classes)}; correct or add it."
+                )
             marks[name] = max(marks.get(name, "0"), "0" if thing.findtext("difficult", "0").strip() == "1" else "1")
         found.append(marks)
     return found
 
 
 def marked(pictures: Sequence[Marks], classes: Sequence[str], value: Mapping[str, int]) -> list[list[int]]:
-    """Labels by class, [C][N]; UserError for a class that is none of them."""
-    for name in dict.fromkeys(name for marks in pictures for name in marks):
-        if name not in classes:
-            raise UserError(f"An annotation names the class {name!r}{did_you_mean(name, classes)}; correct or add it.")
+    """Labels by class, [C][N]."""
     return [[value[marks.get(name, "-1")] for marks in pictures] for name in classes]

@@ -265,9 +265,10 @@ def _spoken(names: Names, targets: Tensor, table: datasets.Dataset, rules: Hub, 
         return classes
     if not rules.names:
         return names
-    if rules.names not in table.column_names:
+    known = rules.names in table.column_names
+    said = dict(zip(targets.tolist(), table[rules.names], strict=True)) if known else {}
+    if not known or len(said) < len(names):
         raise UserError(f"The classes of {rules.id} are called {names[0]!r} and so on; set data.classes in our order.")
-    said = dict(zip(targets.tolist(), table[rules.names], strict=True))
     return tuple(str(said[label]) for label in range(len(names)))
 
 

@@ -31,6 +31,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
     template: str = "a photo of a {}.",
+    links: bool = False,
     window: Window | None = None,
     bands: Bands | None = None,
     seed: int = 0,
@@ -42,13 +43,15 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     `classes.txt` beside the table, and a label is a name or its number from 0 on; without such a list they are the
     sorted labels of the table, if every split has them all. `columns` says what the table calls the four
     (`{"image": "filepath", "label": "title"}`). Without a split, each picture is drawn for testing with probability
-    `test_fraction`. Raises UserError naming the line for what is wrong.
+    `test_fraction`. With `links`, links in the folder may lead out of it. Raises UserError naming the line
+    for what is wrong.
     """
     path = Path(path).expanduser()
     folder = path.parent if images is None else Path(images).expanduser()
     found = _rows(path, {**dict(zip(COLUMNS, COLUMNS, strict=True)), **(columns or {})})
     rows = [
-        (line, {**row, "image": inside(folder, row["image"], origin=f"{path}, line {line}")}) for line, row in found
+        (line, {**row, "image": inside(folder, row["image"], origin=f"{path}, line {line}", links=links)})
+        for line, row in found
     ]
     if not rows:
         raise UserError(f"The table {path} has no rows; add some.")

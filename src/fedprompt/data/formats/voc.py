@@ -36,16 +36,22 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     """Read pictures below `path/images` as many labels each: the objects that `path/annotations/<name>.xml` has.
 
     `classes` are those of the data set in label order; without them, all that are annotated, sorted. `difficult` says
-    what objects count as that are all marked so. Splits are those of `ImageSets/Main/{train,val,test}.txt`, else 30%
-    of the pictures are drawn for testing and 20% for validation. Raises UserError for a picture without annotation.
+    what objects count as that are all marked so. Splits are those of `ImageSets/Main/{train,val,test}.txt`, where
+    `trainval` may stand for train and val for a missing test; without lists 30% of the pictures are drawn for testing
+    and 20% for validation. Raises UserError for a picture without annotation, for two of one name, and for lists that
+    leave nothing to test.
     """
     root = Path(path).expanduser()
     folder = Folder(root, on_step=on_step)
-    files = {Path(file).stem: file for file in folder.pictures(images)}
+    files: dict[str, str] = {}
+    for file in folder.pictures(images):
+        if twin := files.get(Path(file).stem):
+            raise UserError(f"{root} has {twin} and {file}, for which there is one annotation; rename one of them.")
+        files[Path(file).stem] = file
     splits = _splits(folder, list(files), seed)
     for key in splits.keys() - files.keys():
         raise UserError(f"A list of {root} names the picture {key!r}, which is not in {images}; add or strike it.")
-    found = annotated(folder, annotations, list(splits))
+    found = annotated(folder, annotations, list(splits), classes)
     names = distinct(classes or sorted({name for marks in found for name in marks}), str(root))
     columns = marked(found, names, values(difficult))
     return Dataset(
@@ -70,4 +76,6 @@ def _splits(folder: Folder, keys: Sequence[str], seed: int) -> dict[str, str]:
         return dict(zip(keys, draw_splits(keys, [""] * len(keys), seed=seed), strict=True))
     if "test" not in found.values():
         found = {key: "test" if word == "val" else word for key, word in found.items()}
+    if "test" not in found.values():
+        raise UserError(f"The lists of {folder.path} leave nothing to test; add ImageSets/Main/val.txt or test.txt.")
     return found
