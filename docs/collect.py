@@ -6,6 +6,7 @@ import ast
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedprompt.build import published
@@ -151,8 +152,23 @@ def experiments() -> str:
     return "\n".join(lines) + "\n"
 
 
+def compared(first: str, columns: Sequence[str]) -> str:
+    """Some columns of the table on the page of the comparison whose second column is `first`."""
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    lines = re.search(rf"^\| method \| {first} .*?(?=\n\n)", page, re.DOTALL | re.MULTILINE)
+    assert lines is not None, f"docs/comparison.md has no table of {first}"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
+    places = [rows[0].index(column) for column in columns]
+    return "".join(f"| {' | '.join(row[place] for place in places)} |\n" for row in rows)
+
+
+COSTS = ("parameters", "sent", "seconds")
+ONE = ("method", "Local", "Base", "New", "HM", "Unseen", *COSTS)
+MANY = ("method", "Natural mAP", "Natural CF1", "Natural OF1", "Broken mAP", "Gap", *COSTS)
 PARTS = {
     ("README.md", "map"): tree,
+    ("README.md", "one label"): lambda: compared("Local", ONE),
+    ("README.md", "many labels"): lambda: compared("Natural mAP", MANY),
     ("docs/datasets.md", "overview"): overview,
     ("docs/datasets.md", "data sets"): datasets,
     ("docs/reproducing.md", "experiments"): experiments,

@@ -46,7 +46,16 @@ def privacy(epsilon: str) -> str:
 
 def words(method: str = "promptfl", source: str = "federation", server: str = "", **more: object) -> dict[str, object]:
     recipe = RECIPE.format(method=method, source=source, server=server)
-    return {"recipe": recipe, "run": RUN, "trial": method, "round": 1, "client": 0, "since": 0, **more}
+    return {
+        "recipe": recipe,
+        "run": RUN,
+        "trial": method,
+        "round": 1,
+        "client": 0,
+        "since": 0,
+        "upload": "float32",
+        **more,
+    }
 
 
 @pytest.mark.parametrize(
