@@ -20,7 +20,7 @@ from fedprompt.config import Recipe
 from fedprompt.deploy.conduct import enlisted, events_of
 from fedprompt.deploy.line import ADDRESS, BUSY
 from fedprompt.deploy.preflight import versions
-from fedprompt.deploy.settings import SITE, load_site, save
+from fedprompt.deploy.settings import DEPLOYMENT, SITE, load_site, save
 from fedprompt.deploy.stage import SITES, Say, Stage, control_status, intruder_is_refused, staged
 from fedprompt.deploy.submit import resume_on, run_on
 from fedprompt.errors import UserError
@@ -40,6 +40,9 @@ class Row:
     bar: str
     measured: str
     held: bool = True
+
+
+Act = Callable[[Stage], list[Row]]
 
 
 class Running:
@@ -88,19 +91,31 @@ def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()
 
     `settings` change the recipe: another backbone, another method.
     """
-    acts = [doors, equality, killed_site]
+    acts: list[Act] = [doors, equality, killed_site]
     if full:
         acts += [killed_worker, straggler, killed_server, without_worker]
     rows: list[Row] = []
     with staged(folder, say=say, settings=settings) as stage:
         for act in acts:
-            for row in act(stage):
+            for row in _played(act, stage):
                 rows.append(row)
                 say(f"{'ok    ' if row.held else 'FAILED'} {row.what}: {row.measured} (bar: {row.bar})")
-    what = {"backbone": Path(stage.recipe.backbone.path).name, "method": stage.recipe.method.name}
-    about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
-    write_atomic(folder / RESULT, json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2))
+            _write(folder / RESULT, stage.recipe, rows)
     return rows
+
+
+def _played(act: Act, stage: Stage) -> list[Row]:
+    """The rows of an act, or one that says why it was not played to its end; the others are played all the same."""
+    try:
+        return act(stage)
+    except UserError as error:
+        return [Row(act.__name__.replace("_", " "), "is played to its end", str(error), held=False)]
+
+
+def _write(path: Path, recipe: Recipe, rows: Sequence[Row]) -> None:
+    what = {"backbone": Path(recipe.backbone.path).name, "method": recipe.method.name}
+    about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
+    write_atomic(path, json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2))
 
 
 def doors(stage: Stage) -> list[Row]:
@@ -204,7 +219,9 @@ def killed_server(stage: Stage) -> list[Row]:
 
 
 def without_worker(stage: Stage) -> list[Row]:
-    """The same rounds when every message loads torch and the backbone anew."""
+    """The same rounds when every message loads torch and the backbone anew, which may take long."""
+    stage.deployment = stage.deployment.model_copy(update={"deadline": 5 * stage.deployment.deadline})
+    save(stage.server / DEPLOYMENT, stage.deployment)
     for name in SITES:
         stage.stop(name)
         save(stage.site(name) / SITE, load_site(stage.site(name)).model_copy(update={"worker": False}))
