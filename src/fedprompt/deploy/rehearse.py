@@ -156,19 +156,18 @@ def killed_site(stage: Stage) -> list[Row]:
     running.wait(lambda rounds: len(rounds) >= 1)
     stage.stop(VICTIM, signal.SIGKILL)
     running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
-    working = stage.site(VICTIM) / BUSY
-    working.unlink(missing_ok=True)  # it may have been killed at work
     missed = running.rounds()[-1]["round"]
     stage.start_site(VICTIM)
-    seconds = running.wait(lambda rounds: working.exists())
-    running.wait(lambda rounds: any(e["round"] > missed and _victim() in e["losses"] for e in rounds))
+    seconds = running.wait(lambda rounds: _first_with_victim(rounds, after=missed) is not None)
+    joined = _first_with_victim(running.rounds(), after=missed)
+    seconds -= joined["seconds"] if joined else 0.0  # a site that was given up is asked in no round before it is back
     rounds = running.end()
     deadline = stage.deployment.deadline
     longest = max(event["seconds"] for event in rounds)
     return [
         Row("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
         Row("longest round then", f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5),
-        Row("site back, with the same key", "within 15 s", f"at work again after {seconds:.0f} s", seconds <= 15),
+        Row("site back, with the same key", "within 15 s", f"in a round begun {seconds:.0f} s later", seconds <= 15),
     ]
 
 
@@ -229,6 +228,10 @@ def without_worker(stage: Stage) -> list[Row]:
     stage.wait_for_sites()
     late = _overheads(Running(stage, "without-worker", rounds=3).end()[1:])
     return [Row("overhead of a round without a worker", "none", f"{median(late):.1f} s")]
+
+
+def _first_with_victim(rounds: Sequence[Event], *, after: int) -> Event | None:
+    return next((event for event in rounds if event["round"] > after and _victim() in event["losses"]), None)
 
 
 def _victim() -> str:
