@@ -200,8 +200,8 @@ def page(bench: Bench, found: Results) -> str:
         "## Broken clients\n",
         *broken_rows(found),
         f"\n## {LIARS} liars of ten\n",
-        "In brackets the share of the plain mean's accuracy without an attack. A text context drawn at random costs the "
-        "embedded CLIP almost nothing ([demo.md](demo.md)), so noise in it is a weak attack on PromptFL here.\n",
+        "In brackets the share of the plain mean's accuracy without an attack. A text context drawn at random costs "
+        "the embedded CLIP almost nothing ([demo.md](demo.md)), so noise in it is a weak attack on PromptFL here.\n",
         *attack_rows(found),
         "\n## What a rule costs without an attack\n",
         *clean_rows(found),
