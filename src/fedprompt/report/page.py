@@ -168,8 +168,9 @@ def summary(run: Run) -> str:
     if main is None or not main.rounds:
         return ""
     rounds = len(main.rounds)
+    who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
     said = (
-        f"{f'{clients:,} clients' if clients else 'Clients'} trained {main.label} together for "
+        f"{who} trained {main.label}{' together' * (clients != 1)} for "
         f"{rounds} round{'s' * (rounds > 1)} without sharing a picture"
     )
     # A client's own pictures, among its own classes, say least of what all learned together.
