@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -95,9 +95,17 @@ def test_coordinate_rules_equal_numpy(points: np.ndarray) -> None:
 def test_krum_equals_a_brute_force(points: np.ndarray) -> None:
     distances = ((points[:, None] - points[None]) ** 2).sum(axis=2)
     scores = [sorted(np.delete(row, place))[: 9 - 2 - 2] for place, row in enumerate(distances)]
-    order = np.argsort([sum(score) for score in scores], kind="stable")
-    assert apply(krum(attackers=2), points) == pytest.approx(points[order[0]], abs=1e-6)
-    assert apply(multi_krum(attackers=2), points) == pytest.approx(points[order[:7]].mean(axis=0), abs=1e-6)
+    sums = np.array([sum(score) for score in scores])
+    order = np.argsort(sums)
+    for rule, chosen in ((krum(attackers=2), 1), (multi_krum(attackers=2), 7)):
+        assume(sums[order[chosen]] - sums[order[chosen - 1]] > 1e-6)  # who is equal shares the last place
+        assert apply(rule, points) == pytest.approx(points[order[:chosen]].mean(axis=0), abs=1e-6)
+
+
+def test_equal_scores_share_the_last_place_of_krum() -> None:
+    corners = np.array([[x, y, z, 0.0] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    assert apply(krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert apply(multi_krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
 
 
 @settings(max_examples=CASES)

@@ -17,6 +17,7 @@ from fedprompt.federated.aggregate import Rule, TooFewError, change, without_mem
 from fedprompt.ops.averaging import COHORT, State, Update, weighted_mean
 
 STEPS = 32  # of Weiszfeld's iteration: Pillutla et al. saw it converge in fewer than ten
+TIE = 1e-12  # difference of sums of squared distances that rounding may make, in the sum of squared lengths
 NEAR = 1e-6  # a distance below which two updates count as the same, in median lengths of a change
 
 Reweigh = Callable[[Tensor, Tensor], Tensor]  # (Gram matrix [n, n], weights [n]) -> weights [n], float64
@@ -83,9 +84,12 @@ def _krum(name: str, attackers: int, *, chosen: Callable[[int], int]) -> Rule:
         if count < 2 * attackers + 3:
             raise TooFewError(name, 2 * attackers + 3, count)
         nearest = squared_distances(products).sort(dim=1).values[:, 1 : count - attackers - 1]  # the first is itself
-        best = nearest.sum(dim=1).argsort(stable=True)[: chosen(count)]
-        kept = torch.zeros_like(weights)
-        kept[best] = weights[best]
+        scores = nearest.sum(dim=1)
+        last = scores.sort().values[chosen(count) - 1]
+        # differs: updates with equal scores share the last place, where the paper takes any: order must not count
+        tied = (scores - last).abs() <= TIE * products.diagonal().sum()
+        sure = (scores < last) & ~tied
+        kept = weights * (sure + tied * (chosen(count) - sure.sum()) / tied.sum())
         return kept / kept.sum()
 
     return by_weights(reweigh)
