@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import http.client
-import shutil
-import socket
-import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.bars.jobs import ask, recipe
 from benchmarks.bars.rows import Bar, Row, proof, row
+from fedprompt.deploy.init import init_deployment
+from fedprompt.deploy.settings import Deployment
+from fedprompt.deploy.stage import Stage, free_ports, nginx, proxy_line
 
 MESSAGES = 10_000
 BODY = 20 << 20  # bytes; the proxy lets 16 MB through
@@ -84,37 +83,24 @@ def mutations(count: int) -> Iterator[Bar]:
 def proxy(folder: Path) -> Row:
     """A body that is too large, at nginx with the file of `fedprompt deploy init`."""
     what, bar = f"a body of {BODY >> 20} MiB at the proxy", "refused (413) above 16 MB"
-    if not shutil.which("nginx", path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"):
+    if not nginx():
         return Row(what, bar, "nginx is not installed", "not measured")
-    try:
-        status = status_of(folder)
-    except ImportError as error:
-        return Row(what, bar, f"{error.name} is not installed", "not measured")
+    status = status_of(folder)
     return row(what, bar, str(status), held=status == 413)
 
 
 def status_of(folder: Path) -> int:
     """What the proxy answers to the announcement of a large body."""
-    from fedprompt.deploy.init import init_deployment
-    from fedprompt.deploy.settings import Deployment
-    from fedprompt.deploy.stage import Stage
-
-    port, local = free_port(), free_port()
+    port, local = free_ports(2)
     deployment = Deployment(name="bars", address="localhost", port=port, local_port=local, sites=("a",))
     stage = Stage(folder, deployment, recipe("promptfl", clients=1, rounds=1), proxied=True)
     init_deployment(stage.server, deployment)
     try:
         stage.start_proxy()
-        context = ssl.create_default_context(cafile=str(stage.server / "certificates" / "ca.crt"))
-        line = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+        line = proxy_line(stage)
         line.putrequest("POST", "/v1/fleet/push-object")
         line.putheader("Content-Length", str(BODY))
         line.endheaders()
         return line.getresponse().status
     finally:
         stage.stop("proxy")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])

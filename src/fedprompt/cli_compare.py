@@ -80,10 +80,8 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
 
 def _conduct(todo: Sequence[Job], processes: int) -> None:
     """Bring runs to their ends, those that have begun already too."""
-    from rich.console import Console
-
     from fedprompt.build.jobs import check, conduct, conduct_together
-    from fedprompt.terminal import watching
+    from fedprompt.terminal import plain_console, watching
 
     for job in todo:
         check(job)
@@ -94,7 +92,7 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
         return
     for job in waiting:
         typer.echo(f"{job.folder.name}:")
-        with watching(Console(markup=False, highlight=False), quiet=False) as watch:
+        with watching(plain_console(), quiet=False) as watch:
             conduct(job, watch=watch)
 
 

@@ -110,12 +110,10 @@ def site_up(
 def status(folder: Folder) -> None:
     """Show who is connected to a deployment and how its runs stand."""
     need_flower()
-    from rich.console import Console
-
     from fedprompt.deploy.submit import runs_of, sites_of
-    from fedprompt.terminal import rows_table
+    from fedprompt.terminal import plain_console, rows_table
 
-    console = Console(markup=False, highlight=False)
+    console = plain_console()
     console.print(rows_table(("site", "status"), [(one.name, one.status) for one in sites_of(folder)]))
     rows = [
         (one.folder.name, one.status, one.trial, f"{one.round_number}/{one.rounds}", str(one.waiting or ""))

@@ -196,11 +196,9 @@ def _agree(endpoint: Endpoint, price_in: float, price_out: float, *, dry_run: bo
 @contextmanager
 def _asking(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal, a line for every tenth elsewhere; Ctrl-C says how to go on."""
-    from rich.console import Console
+    from fedprompt.terminal import counting, plain_console
 
-    from fedprompt.terminal import counting
-
-    console = Console(markup=False, highlight=False)
+    console = plain_console()
 
     def line(done: int, total: int) -> None:
         if done and (done == total or done % max(1, total // 10) == 0):

@@ -7,7 +7,7 @@ from fedprompt.build.experiment import Experiment
 from fedprompt.build.wording import fingerprint
 from fedprompt.data.check import check
 from fedprompt.errors import UserError
-from fedprompt.records import RunFolder
+from fedprompt.records import Event, RunFolder
 
 
 def inspect(experiment: Experiment, watch: Watch) -> None:
@@ -25,13 +25,18 @@ def inspect(experiment: Experiment, watch: Watch) -> None:
         watch.warn(messages[0] + more)
 
 
-def check_same(run: RunFolder, experiment: Experiment) -> None:
-    """UserError if backbone, data or words are no longer those that the run began with."""
+def header_of(run: RunFolder) -> Event:
+    """What a run recorded first; UserError if it did not come so far."""
     header = next((event for event in run.events() if event["event"] == "header"), None)
     if header is None:
         raise UserError(
             f"The run {run.path} stopped before it had recorded anything; delete the folder and start again."
         )
+    return header
+
+
+def check_same(run: RunFolder, header: Event, experiment: Experiment) -> None:
+    """UserError if backbone, data or words are no longer those of the header."""
     dataset = experiment.dataset
     for what, before, now in (
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),

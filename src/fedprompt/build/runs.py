@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedprompt.build import describe
 from fedprompt.build.card import save_trial_adapter
-from fedprompt.build.checks import check_same, inspect
+from fedprompt.build.checks import check_same, header_of, inspect
 from fedprompt.build.desk import SILENT, Carrier, Carry, Desk, Watch
 from fedprompt.build.evaluation import questions
 from fedprompt.build.experiment import Trial, assemble, make_method
@@ -82,11 +82,11 @@ def resume(folder: Path, *, watch: Watch = SILENT, carry: Carry = simulate) -> P
     """
     with RunFolder.open(folder) as run:
         watch.step("Opening backbone and data")
-        lost = [one for line in run.events() if line["event"] == "header" for one in line.get("left_out", ())]
-        unreadable = {one["row"]: one["reason"] for one in lost}
+        header = header_of(run)
+        unreadable = {lost["row"]: lost["reason"] for lost in header.get("left_out", ())}
         recipe = load_recipe(folder / RECIPE)
         experiment = assemble(recipe, origin=RECIPE, on_step=watch.moved, unreadable=unreadable)
-        check_same(run, experiment)
+        check_same(run, header, experiment)
         return _conduct(Desk(run, experiment, questions(experiment.dataset), watch, carry))
 
 

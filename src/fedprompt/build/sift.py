@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain
 
 from fedprompt.data.check import Looked, look
 from fedprompt.data.dataset import Dataset
@@ -72,13 +71,12 @@ def _places(dataset: Dataset, partition: Partition) -> dict[str, Sequence[int]]:
         "training": list(chain.from_iterable(shard.rows for shard in partition.shards)),
         "test": list(chain.from_iterable(dataset.rows(split=word).tolist() for word in words)),
     }
-    starts = list(accumulate((len(part.source) for part in dataset.parts[:-1]), initial=0))
     places: dict[str, Sequence[int]] = {f"training pictures of {shard.name}": shard.rows for shard in partition.shards}
     for what, rows in used.items():
-        owners = [bisect_right(starts, row) - 1 for row in rows]
-        for number, part in enumerate(dataset.parts):
-            own = [row for row, owner in zip(rows, owners, strict=True) if owner == number]
-            places[f"{what} pictures of {part.name}"] = own
+        owned: list[list[int]] = [[] for _ in dataset.parts]
+        for row in rows:
+            owned[dataset.part_of(row)].append(row)
+        places |= {f"{what} pictures of {part.name}": own for part, own in zip(dataset.parts, owned, strict=True)}
     return places
 
 

@@ -99,6 +99,10 @@ class Dataset:
         """The data sets it is made of: itself alone, unless several were joined."""
         return (self,)
 
+    def part_of(self, row: int) -> int:
+        """Which of the parts a row belongs to."""
+        return 0
+
     def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
         """The same pictures in other words; of several data sets, each in its own."""
         return replace(self, space=reword(self.space))

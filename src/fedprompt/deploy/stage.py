@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -73,7 +75,7 @@ class Stage:
             f"http {{ access_log {place}/logs/access.log;\n{paths}include {self.server}/nginx.conf; }}\n",
             encoding="utf-8",
         )
-        command = [_nginx() or PROXY, "-c", str(place / "nginx.conf"), "-p", str(place)]
+        command = [nginx() or PROXY, "-c", str(place / "nginx.conf"), "-p", str(place)]
         self._begin("proxy", command, place)
         wait_for_port(self.deployment.port, alive=lambda: self.processes["proxy"].ended is None)
 
@@ -107,8 +109,8 @@ def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: fl
     folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
-    proxied = _nginx() is not None
-    port, local_port, *site_ports = _free_ports(2 + len(SITES))
+    proxied = nginx() is not None
+    port, local_port, *site_ports = free_ports(2 + len(SITES))
     deployment = Deployment(
         name=RECIPE,
         address="localhost",
@@ -159,23 +161,27 @@ def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) 
                 dataset.source.open(row).save(place / f"{row}.png")
 
 
-def _nginx() -> str | None:
+def nginx() -> str | None:
+    """Where the proxy's program is, None if it is not installed."""
     return shutil.which(PROXY) or shutil.which(PROXY, path="/usr/sbin:/sbin")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens on now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
 
 
+def proxy_line(stage: Stage) -> http.client.HTTPSConnection:
+    """A connection to the proxy of somebody who trusts the deployment's authority."""
+    context = ssl.create_default_context(cafile=str(stage.server / "certificates" / "ca.crt"))
+    return http.client.HTTPSConnection("localhost", stage.deployment.port, context=context, timeout=10)
+
+
 def control_status(stage: Stage) -> int:
     """The HTTP status of a control call (which could start a run) sent to the proxy."""
-    import http.client
-    import ssl
-
-    context = ssl.create_default_context(cafile=str(stage.server / "certificates" / "ca.crt"))
-    line = http.client.HTTPSConnection("localhost", stage.deployment.port, context=context, timeout=10)
+    line = proxy_line(stage)
     line.request("POST", "/v1/control/start-run", body=b"")
     return line.getresponse().status
 
@@ -190,7 +196,7 @@ def intruder_is_refused(stage: Stage, *, authority: bool, seconds: float = 30.0)
     init_site(place)
     command = commands.supernode(
         address=f"localhost:{stage.deployment.port}",
-        port=_free_ports(1)[0],
+        port=free_ports(1)[0],
         site="intruder",
         folder=place,
         authority=own / "ca.crt" if authority else None,

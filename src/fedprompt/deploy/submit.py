@@ -118,9 +118,16 @@ class _Teller:
         if trial == self._trial:
             return
         self._trial = trial
-        own = [event for event in events if event.get("trial") == trial]
-        rounds = [int(event["rounds"]) for event in own if event["event"] == "trial" and "rounds" in event]
-        self._watch.trial(trial, rounds[-1] if rounds else 0, sum(event["event"] == "round" for event in own))
+        done, rounds = _progress(trial, events)
+        self._watch.trial(trial, rounds, done)
+
+
+def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
+    """The last finished round of a trial, and how many it has."""
+    own = [event for event in events if event.get("trial") == trial]
+    rounds = [int(event["rounds"]) for event in own if event["event"] == "trial" and "rounds" in event]
+    done = [int(event["round"]) for event in own if event["event"] == "round"]
+    return max(done, default=0), rounds[-1] if rounds else 0
 
 
 def _alive(out: Path) -> bool:
@@ -203,11 +210,11 @@ def runs_of(folder: Path) -> list[RunState]:
 def run_state(out: Path) -> RunState:
     """What the records of a run say."""
     events = events_of(out)
-    trials = [event for event in events if event["event"] == "trial" and "rounds" in event]
-    trial, rounds = (trials[-1]["trial"], int(trials[-1]["rounds"])) if trials else ("", 0)
-    done = [int(event["round"]) for event in events if event["event"] == "round" and event["trial"] == trial]
+    begun = (event["trial"] for event in reversed(events) if event["event"] == "trial" and "rounds" in event)
+    trial = next(begun, "")
+    done, rounds = _progress(trial, events)
     last = events[-1] if events else {}
     ended = str(last["status"]) if last.get("event") == "end" else ""
     status = "running" if _alive(out) else ended or "stopped"
     waiting = waited_for(out) if status == "running" else None
-    return RunState(out, status, trial, max(done, default=0), rounds, waiting)
+    return RunState(out, status, trial, done, rounds, waiting)

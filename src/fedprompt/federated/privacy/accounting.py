@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 from fedprompt.errors import UserError
@@ -46,15 +47,26 @@ def _dp_accounting() -> ModuleType:
     return module
 
 
-def check_privacy(clip: float, noise: float, epsilon: float, delta: float) -> None:
-    """Raise a UserError naming the option that makes no sense."""
-    for name, value in (("clip", clip), ("noise", noise), ("epsilon", epsilon), ("delta", delta)):
-        if not 0 < value < math.inf:
-            raise UserError(f"The privacy option {name} = {value} must be a number above 0.")
-    if delta >= 1:
-        raise UserError(
-            f"The privacy option delta = {delta} must be below 1, better below 1 over the number protected."
-        )
+@dataclass(frozen=True, kw_only=True)
+class GaussianPrivacy:
+    """What is clipped to the L2 norm `clip` gets noise of standard deviation `noise` * `clip`.
+
+    `epsilon` at `delta` is the budget. Raises UserError naming the option that makes no sense.
+    """
+
+    clip: float
+    noise: float
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        for name in ("clip", "noise", "epsilon", "delta"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"The privacy option {name} = {getattr(self, name)} must be a number above 0.")
+        if self.delta >= 1:
+            raise UserError(
+                f"The privacy option delta = {self.delta} must be below 1, better below 1 over the number protected."
+            )
 
 
 # (client, times it was charged) -> epsilon

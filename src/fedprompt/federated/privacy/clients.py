@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedprompt.federated.privacy.accounting import check_privacy, gaussian_epsilon
+from fedprompt.federated.privacy.accounting import GaussianPrivacy, gaussian_epsilon
 from fedprompt.federated.privacy.noise import secret_normal
 from fedprompt.federated.sanitise import change_norm
 from fedprompt.ops.averaging import COHORT, State, Update, weighted_mean
@@ -21,19 +21,11 @@ def clip_factor(norm: float, clip: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClientPrivacy:
+class ClientPrivacy(GaussianPrivacy):
     """Clip every change to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to their sum.
 
     `epsilon` is the budget at `delta`: the run ends before a client's share in it would cost more.
     """
-
-    clip: float
-    noise: float
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        check_privacy(self.clip, self.noise, self.epsilon, self.delta)
 
     def spent(self, client: int, charges: int) -> float:
         """Epsilon after a client was asked `charges` times: who is asked is public, so nothing is amplified."""

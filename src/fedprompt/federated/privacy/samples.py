@@ -12,25 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedprompt.federated.privacy.accounting import check_privacy, sampled_epsilon
+from fedprompt.federated.privacy.accounting import GaussianPrivacy, sampled_epsilon
 from fedprompt.federated.privacy.clients import clip_factor
 from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplePrivacy:
+class SamplePrivacy(GaussianPrivacy):
     """Clip every picture's gradient to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to a sum.
 
     `epsilon` is each site's budget at `delta`: the run ends before a site would spend more.
     """
-
-    clip: float
-    noise: float
-    epsilon: float
-    delta: float
-
-    def __post_init__(self) -> None:
-        check_privacy(self.clip, self.noise, self.epsilon, self.delta)
 
     def spent(self, *, pictures: int, batch_size: int, epochs: int) -> float:
         """Epsilon after so many epochs over so many pictures."""
