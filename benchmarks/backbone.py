@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip
 from fedprompt.clip.prompts import Layout, Prompts
-from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace

@@ -17,10 +17,10 @@ import psutil
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
+from fedprompt.data.decoding import Pixels, Workers
 from fedprompt.data.images import Images
-from fedprompt.data.named import list_set
-from fedprompt.data.readers import FileSource
-from fedprompt.data.workers import Pixels, Workers
+from fedprompt.data.published.catalog import list_set
+from fedprompt.data.sources.image_folder import FileSource
 
 IMAGENET = 1_281_167
 CLASSES = 1000

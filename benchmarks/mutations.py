@@ -20,23 +20,23 @@ import torch
 
 from benchmarks.bars.pictures import drawn
 from fedprompt import methods
-from fedprompt.build.experiment import load_backbone
-from fedprompt.config import BackboneTable
+from fedprompt.config.recipe import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
-from fedprompt.federated.geometry import multi_krum
+from fedprompt.experiments.experiment import load_backbone
+from fedprompt.federated.aggregation.robust import multi_krum
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.sanitise import Limits, RefusedUpdateError
+from fedprompt.federated.screening import Limits, RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.member import Session
-from fedprompt.federated.secure.rehearsal import Exchange
+from fedprompt.federated.secure.secure_sum import Exchange
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
-from fedprompt.ops.averaging import State, Update, weighted_mean
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Raw
 from fedprompt.runtimes.remote import Remote, Terms
-from fedprompt.runtimes.tensors import encode
-from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Raw
+from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
+from fedprompt.updates import State, Update, weighted_mean
 
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
 STEPS = ("keys", "shares", "masked", "unmask")

@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from fedprompt.build.catalog import AGGREGATES
-from fedprompt.build.evaluation import questions
-from fedprompt.build.experiment import Experiment, assemble, make_method
-from fedprompt.build.serving import make_liars, make_server
-from fedprompt.config import parse_recipe
-from fedprompt.config_tables import ServerTable
+from fedprompt.config.recipe import parse_recipe
+from fedprompt.config.registry import AGGREGATES
+from fedprompt.config.tables import ServerTable
+from fedprompt.experiments.experiment import Experiment, assemble, make_method
+from fedprompt.experiments.server import make_liars, make_server
+from fedprompt.experiments.test_sets import questions
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
-from fedprompt.records import append_line
+from fedprompt.records.run_folder import append_line
 from fedprompt.runtimes.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs"

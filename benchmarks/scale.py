@@ -12,8 +12,8 @@ import psutil
 import torch
 
 from fedprompt import methods
-from fedprompt.build.experiment import assemble
-from fedprompt.config import find_recipe, load_recipe
+from fedprompt.config.recipe import find_recipe, load_recipe
+from fedprompt.experiments.experiment import assemble
 from fedprompt.federated.rounds import federate
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.simulator import Simulator

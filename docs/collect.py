@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedprompt.build import published
-from fedprompt.cli_data import PICTURES
-from fedprompt.data.named import Row, reader, rows
+from fedprompt.cli.data import PICTURES
+from fedprompt.data.published.catalog import Row, reader, rows
+from fedprompt.studies import published
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from fedprompt.records.reading import Trial
 from fedprompt.report import Run, read_run
-from fedprompt.report.reading import Trial
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip
-from fedprompt.clip.store import Store
 
 WORDS = ("a", "an", "the", "photo", "of", "dog", "cat", "car", "horse", "tree", "which", "has", "is", "legs", "four")
 

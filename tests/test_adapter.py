@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedprompt.adapter import Adapter, AdapterCard, load_adapter, load_tensors, save_adapter
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.records.adapter import Adapter, AdapterCard, load_adapter, load_tensors, save_adapter
 
 STATE = {"prompt.context": torch.arange(6.0).reshape(2, 3), "former.weight": torch.ones(4)}
 SPACE = LabelSpace(("dog", "cat"), attributes={"dog": ("four legs",)}, conditions=("light", "place"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt import methods
-from fedprompt.build.catalog import SOURCES
+from fedprompt.config.registry import SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "fedprompt"
@@ -86,8 +86,8 @@ OPTIONAL = {
     "cryptography": ("deploy/certificates.py", "federated/secure/masks.py", "federated/secure/member.py"),
     "dp_accounting": ("federated/privacy/accounting.py",),
     "flwr": ("runtimes/flower",),
-    "httpx": ("language/endpoint.py",),
-    "llm": ("language/plugins.py",),
+    "httpx": ("descriptions/endpoint.py",),
+    "llm": ("descriptions/plugins.py",),
 }
 
 
@@ -139,7 +139,7 @@ def test_a_method_names_whose_idea_it_is_and_what_its_options_mean(path: Path) -
 
 def test_nothing_is_chosen_by_a_methods_or_data_sets_name() -> None:
     for path, tree in TREES.items():
-        if path == Path("build/catalog.py") or package(path) == "demo":
+        if path == Path("config/registry.py") or package(path) == "demo":
             continue
         foreign = {*methods.names(), *SOURCES} - ({path.stem} if path in METHODS else set())
         used = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
@@ -195,7 +195,7 @@ def test_a_round_is_built_in_one_place() -> None:
     assert calls.count("Round") == 1
 
 
-@pytest.mark.parametrize("module", ["fedprompt", "fedprompt.cli"])
+@pytest.mark.parametrize("module", ["fedprompt", "fedprompt.cli.main"])
 def test_importing_is_cheap(module: str) -> None:
     heavy = "{'torch', 'transformers', 'matplotlib', 'flwr'}"
     run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")

@@ -14,7 +14,7 @@ from benchmarks.bars.rows import Bar, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
 from benchmarks.robustness import BROKEN, Bench, Case, Found, cases
 
-from fedprompt.records import Checkpoint, RunFolder
+from fedprompt.records.run_folder import Checkpoint, RunFolder
 from toys import Toy
 
 BENCH = Bench("promptfl", 20)

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.build import runs
-from fedprompt.build.sift import look_through, sift
-from fedprompt.config import Recipe, parse_recipe
+from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition import Partition, class_chunks
-from fedprompt.data.readers import image_folder
-from fedprompt.data.suite import Joined, join
+from fedprompt.data.partition.base import Partition, class_chunks
+from fedprompt.data.sources.image_folder import image_folder
+from fedprompt.data.sources.suite import Joined, join
 from fedprompt.demo.world import pictograms
 from fedprompt.errors import UserError
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.unreadable import look_through, sift
 from fedprompt.report import read_run
 from trees import picture
 

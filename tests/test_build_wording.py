@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.adapter import load_adapter
-from fedprompt.build import runs
-from fedprompt.build.evaluation import questions
-from fedprompt.build.experiment import assemble, load_dataset
-from fedprompt.build.wording import fingerprint, shuffled, worded
-from fedprompt.config import DataTable, WordsTable, find_recipe, load_recipe, parse_recipe
+from fedprompt.config.recipe import DataTable, WordsTable, find_recipe, load_recipe, parse_recipe
+from fedprompt.data.descriptions import Words, read_words
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.named import named_set
-from fedprompt.data.words import Words, read_words
+from fedprompt.data.published.catalog import named_set
 from fedprompt.demo.world import pictograms, scenes
+from fedprompt.descriptions.edits import write_words
 from fedprompt.errors import UserError
-from fedprompt.language.edits import write_words
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.class_descriptions import fingerprint, shuffled, worded
+from fedprompt.experiments.experiment import assemble, load_dataset
+from fedprompt.experiments.test_sets import questions
+from fedprompt.records.adapter import load_adapter
 from trees import TREES
 
 SPACE = LabelSpace(("dog", "cat", "car"), attributes={"dog": ("fur",), "car": ("wheels",)}, conditions=("pose",))

@@ -14,10 +14,10 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
-from fedprompt.build import runs
-from fedprompt.cli import app
-from fedprompt.config import load_recipe, parse_recipe
+from fedprompt.cli.main import app
+from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
+from fedprompt.experiments import run as runs
 
 TINY = """
 name = "tiny"
@@ -245,7 +245,9 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
 
 
 def test_the_command_is_installed_and_quick_to_help() -> None:
-    program = "import sys, fedprompt.cli; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    program = "import sys, fedprompt.cli.main; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
-    done = subprocess.run([sys.executable, "-m", "fedprompt.cli", "run", "nothing"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedprompt.cli.main", "run", "nothing"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and "There is no recipe 'nothing'" in done.stderr

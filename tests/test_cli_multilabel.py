@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fedprompt.adapter import load_adapter
-from fedprompt.data.multilabel import missing
+from fedprompt.data.partition.label_clusters import missing
 from fedprompt.demo.world import scenes
-from fedprompt.records import load_tensors
+from fedprompt.records.adapter import load_adapter
+from fedprompt.records.run_folder import load_tensors
 from test_cli import call, sentence
 
 SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")

@@ -12,8 +12,8 @@ from transformers import CLIPModel
 from transformers.activations import QuickGELUActivation
 
 from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip, Prompts
-from fedprompt.clip.store import Store
 from fedprompt.clip.towers import LeanQuickGELU
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError

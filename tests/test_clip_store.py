@@ -13,8 +13,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fedprompt.clip.disk import RowFile
-from fedprompt.clip.store import Store
+from fedprompt.clip.disk_cache import RowFile
+from fedprompt.clip.feature_cache import Store
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 12), max_size=12)
 

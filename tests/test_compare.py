@@ -15,17 +15,17 @@ from matplotlib.text import Text
 from typer.testing import CliRunner
 
 from fedprompt import methods
-from fedprompt.build.experiment import make_trials, resolve
-from fedprompt.build.tuning import search
-from fedprompt.cli import app
-from fedprompt.cli_compare import DEMO
-from fedprompt.config import find_recipe, load_recipe, parse_recipe
+from fedprompt.cli.compare import DEMO
+from fedprompt.cli.main import app
+from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
+from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.records.events import Expected
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
 from fedprompt.report.costs import name_dots
-from fedprompt.report.events import Expected
-from fedprompt.report.printed import differences
+from fedprompt.report.published import differences
+from fedprompt.studies.tuning import search
 from test_sharing import RECIPE
 
 TINY = (

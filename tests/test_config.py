@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from fedprompt.config import check_options, find_recipe, load_recipe, options_model, parse_recipe
+from fedprompt.config.recipe import check_options, find_recipe, load_recipe, options_model, parse_recipe
 from fedprompt.errors import UserError
 
 MINIMAL = """

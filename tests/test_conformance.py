@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from conftest import Pictures
 from fedprompt import methods
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.clip.prompts import Prompts
-from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -27,10 +27,10 @@ from fedprompt.federated.client import Client, Settings
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
 from fedprompt.ops.losses import objective
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 
 SPACE = LabelSpace(
     ("dog", "cat", "car", "tree"),

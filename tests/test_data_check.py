@@ -6,9 +6,9 @@ import io
 import pytest
 from PIL import Image
 
-from fedprompt.data.check import Problem, check, look
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.readers import image_folder
+from fedprompt.data.problems import Problem, check, look
+from fedprompt.data.sources.image_folder import image_folder
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def problems_of(dataset: Dataset) -> list[Problem]:
 
 def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset, monkeypatch):
     assert problems_of(dataset) == []
-    monkeypatch.setattr("fedprompt.data.check.BATCH", 3)
+    monkeypatch.setattr("fedprompt.data.problems.BATCH", 3)
     told = []
     look(dataset.source, range(8), on_image=lambda done, total: told.append((done, total)))
     assert told == [(3, 8), (6, 8), (8, 8)]
@@ -35,7 +35,7 @@ def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset, monkeypa
 
 def test_only_the_rows_asked_for_are_opened_and_processes_see_the_same(dataset, monkeypatch):
     (dataset.source.root / dataset.source.files[5]).write_bytes(b"")
-    monkeypatch.setattr("fedprompt.data.check.BATCH", 1)
+    monkeypatch.setattr("fedprompt.data.problems.BATCH", 1)
     alone, together = (look(dataset.source, (1, 5, 7), workers=workers) for workers in (0, 2))
     assert alone == together and alone.digests.keys() == {1, 7} and alone.unreadable.keys() == {5}
 

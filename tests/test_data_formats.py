@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from fedprompt.data.folder import inside
-from fedprompt.data.formats.coco import coco
-from fedprompt.data.formats.manifest import class_table
-from fedprompt.data.formats.tars import webdataset
-from fedprompt.data.formats.voc import voc
-from fedprompt.data.tables import label_table
+from fedprompt.data.published.listing import inside
+from fedprompt.data.sources.class_table import class_table
+from fedprompt.data.sources.coco import coco
+from fedprompt.data.sources.label_table import label_table
+from fedprompt.data.sources.voc import voc
+from fedprompt.data.sources.webdataset import webdataset
 from fedprompt.errors import UserError
 from trees import as_json, coco2014, picture, text, xml
 
@@ -245,7 +245,7 @@ def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None):
 
 
 def hub(**options):
-    from fedprompt.data.formats.hub import hub as read
+    from fedprompt.data.sources.huggingface import hub as read
 
     return read(**options)
 

@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from fedprompt.data import index
-from fedprompt.data.folder import Listing
-from fedprompt.data.named import list_set
+from fedprompt.data.published import index
+from fedprompt.data.published.catalog import list_set
+from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError
 from trees import TREES, picture
 
@@ -27,9 +27,9 @@ def test_an_index_says_what_its_reader_said(name, tmp_path, monkeypatch):
     TREES[name](tmp_path)
     _, found, fingerprint = list_set(name, tmp_path, {})
     fresh = index.indexed  # what the reader itself says
-    monkeypatch.setattr("fedprompt.data.named.indexed", lambda root, wanted, read: (read(), ""))
+    monkeypatch.setattr("fedprompt.data.published.catalog.indexed", lambda root, wanted, read: (read(), ""))
     read = list_set(name, tmp_path, {})[1]
-    monkeypatch.setattr("fedprompt.data.named.indexed", fresh)
+    monkeypatch.setattr("fedprompt.data.published.catalog.indexed", fresh)
     for column in ("names", "splits", "domains", "tests", "base", "notes", "walked"):
         assert getattr(found, column) == getattr(read, column), column
     assert list(found.files) == list(read.files) and torch.equal(found.targets, read.targets)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.multilabel import hide, label_clusters, missing
-from fedprompt.data.partition import Partition, dirichlet
+from fedprompt.data.partition.base import Partition, dirichlet
+from fedprompt.data.partition.label_clusters import hide, label_clusters, missing
 from fedprompt.errors import UserError
 from fedprompt.seeding import stream
 from test_data_partition import Blank

@@ -8,10 +8,10 @@ import string
 import pytest
 import torch
 
-from fedprompt.data import folder as folders
-from fedprompt.data.examine import examine
-from fedprompt.data.families.split_json import draw
-from fedprompt.data.named import list_set, named_set, row, rows
+from fedprompt.data.published import listing as folders
+from fedprompt.data.published.catalog import list_set, named_set, row, rows
+from fedprompt.data.published.layouts.split_json import draw
+from fedprompt.data.published.verify import examine
 from fedprompt.errors import UserError
 from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text, xml
 
@@ -181,7 +181,7 @@ def test_a_web_page_saved_as_a_split_is_named(tmp_path):
 
 
 def test_splits_of_our_own_have_coops_proportions():
-    from fedprompt.data.families.natives import Found
+    from fedprompt.data.published.layouts.natives import Found
 
     files = [f"{letter}{number}" for letter in "ab" for number in range(10)]
     found = Found(("a", "b"), [(file, "ab".index(file[0]), "") for file in files])

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition import (
+from fedprompt.data.partition.base import (
     Partition,
     by_domain,
     class_chunks,

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedprompt.data import readers
-from fedprompt.data.readers import FileSource, image_folder
+from fedprompt.data.sources import image_folder as readers
+from fedprompt.data.sources.image_folder import FileSource, image_folder
 from fedprompt.errors import UserError
 
 DOT = b"P6 1 1 255\n\x10\x20\x30"  # the smallest picture there is

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedprompt.build.evaluation import questions
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition import by_domain, class_chunks
-from fedprompt.data.suite import join, suite
+from fedprompt.data.partition.base import by_domain, class_chunks
+from fedprompt.data.sources.suite import join, suite
 from fedprompt.errors import UserError
+from fedprompt.experiments.test_sets import questions
 from trees import TREES
 
 # Classes of the nine sets of base-to-new and the clients that FedTPG's protocol makes of them: total and last size.

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.data.check import Looked, check
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.tables import label_table
+from fedprompt.data.problems import Looked, check
+from fedprompt.data.sources.label_table import label_table
 from fedprompt.errors import UserError
 
 DOT = b"P6 1 1 255\n\x10\x20\x30"

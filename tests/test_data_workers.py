@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip
-from fedprompt.clip.store import Store
 from fedprompt.data.images import Images
-from fedprompt.data.readers import FileSource
+from fedprompt.data.sources.image_folder import FileSource
 from fedprompt.errors import UserError
 from trees import picture
 

@@ -7,15 +7,16 @@ import torch
 from transformers import CLIPModel, CLIPTokenizer
 
 from fedprompt.clip.model import Clip
-from fedprompt.demo import captions, weights_folder
-from fedprompt.demo.course import Course, Pool, lesson_loss, quiz
+from fedprompt.demo import weights_folder
+from fedprompt.demo.concepts import SEEN, UNSEEN, lexicon
 from fedprompt.demo.drawing import Dice
-from fedprompt.demo.exam import examine
-from fedprompt.demo.lessons import BACKGROUND, UNSURE, lesson
-from fedprompt.demo.lexicon import SEEN, UNSEEN, lexicon
-from fedprompt.demo.passes import Reader, see
-from fedprompt.demo.spelling import learn
-from fedprompt.demo.tower import CONTEXT, make_model, save
+from fedprompt.demo.pretraining import captions
+from fedprompt.demo.pretraining.bpe import learn
+from fedprompt.demo.pretraining.evaluate import examine
+from fedprompt.demo.pretraining.forward import Reader, see
+from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
+from fedprompt.demo.pretraining.samples import BACKGROUND, UNSURE, lesson
+from fedprompt.demo.pretraining.trainer import Course, Pool, lesson_loss, quiz
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.seeding import stream
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.demo import fonts
+from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, drawings, lexicon
 from fedprompt.demo.drawing import SIZE, Dice, Thing, coverage, rgb
-from fedprompt.demo.lessons import BACKGROUND, cover, lesson
-from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, drawings, lexicon
+from fedprompt.demo.pretraining.samples import BACKGROUND, cover, lesson
 from fedprompt.demo.world import BASE, Drawings, arrangement, pictograms, scenes
 from fedprompt.errors import UserError
 

@@ -11,17 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from fedprompt.config import parse_recipe
+from fedprompt.config.recipe import parse_recipe
 from fedprompt.data.labels import LabelSpace
-from fedprompt.deploy import line, preflight
-from fedprompt.deploy.policy import RefusedError, check_job, check_site
+from fedprompt.deploy import preflight
+from fedprompt.deploy import worker_socket as line
 from fedprompt.deploy.preflight import class_list, mismatches
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_deployment, load_site, save
-from fedprompt.deploy.shelf import KEPT, Shelf
 from fedprompt.deploy.site import Site
+from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
+from fedprompt.deploy.site_state import KEPT, Shelf
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
-from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel
 
 RUN = "0" * 32
 RECIPE = """

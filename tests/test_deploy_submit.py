@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from fedprompt.build.desk import Watch
 from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waited_for
-from fedprompt.records import Event
+from fedprompt.experiments.context import Watch
+from fedprompt.records.run_folder import Event
 
 HEADER: Event = {"event": "header", "schema": 1}
 BEGUN: Event = {"event": "trial", "trial": "fedmvp", "status": "running", "rounds": 2}

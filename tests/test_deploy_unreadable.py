@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedprompt.deploy.settings import SITE, SiteFile, save
 from fedprompt.deploy.site import Site
-from fedprompt.runtimes.wire import HELLO, Parcel
+from fedprompt.runtimes.payload import HELLO, Parcel
 from trees import picture
 
 RECIPE = """

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.federated.aggregate import weights_for
-from fedprompt.ops.averaging import State, Update
+from fedprompt.federated.aggregation.base import weights_for
+from fedprompt.updates import State, Update
 
 
 def update(num_examples: int = 1, shared: State | None = None) -> Update:

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedprompt.build.catalog import ATTACKS, find
+from fedprompt.config.registry import ATTACKS, find
 from fedprompt.data.labels import LabelSpace
 from fedprompt.federated.attacks import Liars, alie, gaussian, inner_product, label_flip, scaled, sign_flip
 from fedprompt.federated.client import Settings
 from fedprompt.federated.rounds import initial_state
-from fedprompt.ops.averaging import Update
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.updates import Update
 from toys import Toy, fake_clip, toy_client
 
 SHARED = {"w": torch.ones(3)}

@@ -9,8 +9,8 @@ import torch
 from fedprompt.errors import UserError
 from fedprompt.federated.client import Settings, train_client
 from fedprompt.federated.rounds import initial_state
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 from toys import Toy, fake_clip, toy_client
 
 SETTINGS = Settings(rounds=10, local_epochs=2, batch_size=2, lr=0.1, seed=3)

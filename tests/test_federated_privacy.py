@@ -20,8 +20,8 @@ from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.federated.rounds import federate, initial_state
 from fedprompt.federated.server import Server
-from fedprompt.ops.averaging import COHORT, Update
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.updates import COHORT, Update
 from toys import Toy, fake_clip, toy_client
 
 BUDGET = {"epsilon": 5.0, "delta": 1e-3}

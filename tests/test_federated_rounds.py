@@ -12,8 +12,8 @@ from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round, Start, federate, initial_state, sample
 from fedprompt.federated.server import Server
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 from toys import Toy
 
 

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedprompt.build.catalog import AGGREGATES, find
+from fedprompt.config.registry import AGGREGATES, find
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregate import Rule, TooFewError, median, trimmed_mean
-from fedprompt.federated.fedawa import fedawa
-from fedprompt.federated.geometry import (
+from fedprompt.federated.aggregation.base import Rule, TooFewError, median, trimmed_mean
+from fedprompt.federated.aggregation.fedawa import fedawa
+from fedprompt.federated.aggregation.robust import (
     centred_clipping,
     cosine_filter,
     geometric_median,
@@ -22,8 +22,8 @@ from fedprompt.federated.geometry import (
     multi_krum,
     norm_bounded_mean,
 )
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import numpy_stream
+from fedprompt.updates import State, Update
 
 ROBUST = {
     "median": median(),

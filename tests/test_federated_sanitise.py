@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.federated.sanitise import Limits, RefusedUpdateError, check_raw, check_update, screen
-from fedprompt.ops.averaging import State, Update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update, screen
+from fedprompt.updates import State, Update
 
 SHARED = {"x": torch.zeros(2), "y": torch.zeros(1, 3)}
 

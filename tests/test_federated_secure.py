@@ -10,16 +10,16 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.federated.sanitise import RefusedUpdateError
+from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import SERVER, Envelope
 from fedprompt.federated.secure.masks import Words, mask
 from fedprompt.federated.secure.member import CARD_BYTES, Member, Session
-from fedprompt.federated.secure.rehearsal import Exchange, SecureSum, threshold_of
+from fedprompt.federated.secure.secure_sum import Exchange, SecureSum, threshold_of
 from fedprompt.federated.secure.shamir import join, split
 from fedprompt.federated.secure.vector import Codec, words_of
-from fedprompt.ops.averaging import COHORT, State, Update, weighted_mean
 from fedprompt.seeding import stream
+from fedprompt.updates import COHORT, State, Update, weighted_mean
 
 SHARED = {"a": torch.randn(30, 8, generator=stream(0, "a")), "b": torch.zeros(5)}
 

@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedprompt.build.catalog import AGGREGATES, OPTIMIZERS, find
+from fedprompt.config.registry import AGGREGATES, OPTIMIZERS, find
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregate import TooFewError
+from fedprompt.federated.aggregation.base import TooFewError
+from fedprompt.federated.aggregation.robust import krum
 from fedprompt.federated.attacks import Liars, broken
 from fedprompt.federated.client import Settings, train_client
-from fedprompt.federated.geometry import krum
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.federated.server import Server
-from fedprompt.federated.steps import fedadam, fedavgm
-from fedprompt.ops.averaging import Update, weighted_mean
-from fedprompt.records import Checkpoint, RunFolder
+from fedprompt.federated.server_optimizers import fedadam, fedavgm
+from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.updates import Update, weighted_mean
 from toys import Toy, fake_clip, toy_client
 
 SETTINGS = Settings(rounds=4, local_epochs=1, batch_size=2, lr=0.1, seed=2)

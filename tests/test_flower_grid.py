@@ -14,19 +14,19 @@ from flwr.app import Message
 
 from conftest import Pictures
 from fedprompt import methods
-from fedprompt.build import runs
-from fedprompt.config import parse_recipe
-from fedprompt.deploy.conduct import conduct
+from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy.privacy_budget import SPENT
+from fedprompt.deploy.server_run import conduct
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
-from fedprompt.deploy.spending import SPENT
 from fedprompt.errors import UserError
-from fedprompt.ops.averaging import State
-from fedprompt.records import Checkpoint, Event, RunFolder, load_tensors, read_events
+from fedprompt.experiments import run as runs
+from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridMailbox
 from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.wire import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Parcel
+from fedprompt.runtimes.payload import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Parcel
+from fedprompt.updates import State
 from grids import MemoryGrid
 
 NAMES = methods.names()

@@ -7,8 +7,8 @@ import torch
 
 from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt import methods
+from fedprompt.clip.feature_cache import Store
 from fedprompt.clip.model import Clip
-from fedprompt.clip.store import Store
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from fedprompt.data.formats.hub import find_label_column, picture_column
-from fedprompt.data.named import rows
+from fedprompt.data.published.catalog import rows
+from fedprompt.data.sources.huggingface import find_label_column, picture_column
 
 datasets = pytest.importorskip("datasets")
 offline = os.environ.get("HF_HUB_OFFLINE") != "0"

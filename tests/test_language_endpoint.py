@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from chatserver import Reply, chat_server, listed
+from fedprompt.descriptions.endpoint import ChatServer, Message, Passing, Request, checked_url
+from fedprompt.descriptions.requests import Correspondence, Pace
+from fedprompt.descriptions.transcript import Exchanges
 from fedprompt.errors import UserError
-from fedprompt.language.asking import Correspondence, Pace
-from fedprompt.language.endpoint import ChatServer, Message, Passing, Request, checked_url
-from fedprompt.language.exchanges import Exchanges
 
 QUESTION = Request((Message("system", "be brief"), Message("user", "hello")), "attributes")
 GOOD = Reply(listed("attributes", "four legs"))

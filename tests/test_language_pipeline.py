@@ -19,20 +19,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from chatserver import Chat, Reply, asked_class, chat_server, listed
-from fedprompt.cli import app
+from fedprompt.cli.main import app
 from fedprompt.clip.model import Clip
+from fedprompt.data.descriptions import Scene, Words, read_words
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.words import Scene, Words, read_words
+from fedprompt.descriptions import statistics as measure
+from fedprompt.descriptions.conditions import Plan, portions
+from fedprompt.descriptions.edits import generated, write_words
+from fedprompt.descriptions.endpoint import ChatServer
+from fedprompt.descriptions.label_combinations import co_occurrence, combinations
+from fedprompt.descriptions.pipeline import Job, Made, make_attributes, make_conditions, read_names
+from fedprompt.descriptions.requests import Pace
+from fedprompt.descriptions.review import markdown, review, write_pages
+from fedprompt.descriptions.validated_query import Wish
 from fedprompt.errors import UserError
-from fedprompt.language import measure
-from fedprompt.language.asking import Pace
-from fedprompt.language.company import co_occurrence, combinations
-from fedprompt.language.conditions import Plan, portions
-from fedprompt.language.edits import generated, write_words
-from fedprompt.language.endpoint import ChatServer
-from fedprompt.language.interview import Wish
-from fedprompt.language.jobs import Job, Made, make_attributes, make_conditions, read_names
-from fedprompt.language.review import markdown, review, write_pages
 
 NAMES = ("dog", "cat", "car")
 GOOD = {"dog": ("four legs", "fur"), "cat": ("has 4 legs", "whiskers"), "car": ("four wheels", "is shiny")}
@@ -457,7 +457,7 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
 
     with chat_server(script) as chat:
         words = ("attributes", "--classes", tmp_path / "names.txt", "-o", tmp_path / "a.json", "--llm", "toy")
-        command = ["-m", "fedprompt.cli", "describe", *map(str, words), "--url", chat.url, "--count", "2"]
+        command = ["-m", "fedprompt.cli.main", "describe", *map(str, words), "--url", chat.url, "--count", "2"]
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert reached.wait(60)
         process.kill()

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from fedprompt.descriptions.attributes import Wish
+from fedprompt.descriptions.endpoint import Message, Passing, Request
+from fedprompt.descriptions.pipeline import Job, make_attributes, open_endpoint
+from fedprompt.descriptions.plugins import PluginModel
 from fedprompt.errors import UserError
-from fedprompt.language.attributes import Wish
-from fedprompt.language.endpoint import Message, Passing, Request
-from fedprompt.language.jobs import Job, make_attributes, open_endpoint
-from fedprompt.language.plugins import PluginModel
 
 TURNS = (Message("system", "be brief"), Message("user", "one"), Message("assistant", "two"), Message("user", "three"))
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedprompt.data.descriptions import Scene, Words, read_words
 from fedprompt.data.labels import describe
-from fedprompt.data.words import Scene, Words, read_words
+from fedprompt.descriptions.convert import convert
+from fedprompt.descriptions.edits import generated, keep_edits, write_words
+from fedprompt.descriptions.parsing import foreign, plain, quoted, refuses, strings
+from fedprompt.descriptions.phrases import choose, core, names_class, near, normal, unify
 from fedprompt.errors import UserError
-from fedprompt.language.answers import foreign, plain, quoted, refuses, strings
-from fedprompt.language.convert import convert
-from fedprompt.language.edits import generated, keep_edits, write_words
-from fedprompt.language.phrases import choose, core, names_class, near, normal, unify
 
 LIST = ["has four legs", "is round"]
 

@@ -19,10 +19,10 @@ from fedprompt.errors import UserError
 from fedprompt.federated.client import Client, Settings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.fedmvp import FedMVP
-from fedprompt.ops.averaging import Update, weighted_mean
 from fedprompt.ops.layers import unit
 from fedprompt.ops.losses import objective
 from fedprompt.seeding import stream
+from fedprompt.updates import Update, weighted_mean
 
 SPACE = LabelSpace(
     ("dog", "cat", "car", "tree"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt import methods
-from fedprompt.config import check_options
+from fedprompt.config.recipe import check_options
 from fedprompt.errors import UserError
 from fedprompt.methods.base import Method
 

@@ -14,8 +14,8 @@ from fedprompt.errors import UserError
 from fedprompt.federated.client import Client, Settings, train_client
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.methods.zeroshot import ZeroShot
-from fedprompt.ops.averaging import weighted_mean
 from fedprompt.seeding import stream
+from fedprompt.updates import weighted_mean
 
 NAMES = ("dog", "cat", "four_legs")
 

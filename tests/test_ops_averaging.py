@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.ops.averaging import State, Update, weighted_mean
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update, weighted_mean
 
 
 def update(client: int, shared: State) -> Update:

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt import records
 from fedprompt.errors import UserError
-from fedprompt.records import Checkpoint, RunFolder, load_tensors, read_events, save_tensors, write_atomic
+from fedprompt.records import run_folder as records
+from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events, save_tensors, write_atomic
 
 
 def checkpoint(number: int) -> Checkpoint:

@@ -14,10 +14,10 @@ pytest.importorskip("flwr")
 
 from fedprompt.deploy.daemons import CHILDREN, LOCK, end_orphans, site_up
 from fedprompt.deploy.init import init_site
-from fedprompt.deploy.rehearse import RESULT, rehearse
+from fedprompt.deploy.rehearsal.checks import RESULT, rehearse
 from fedprompt.deploy.settings import SITE, SiteFile, save
 from fedprompt.errors import UserError
-from fedprompt.records import own
+from fedprompt.records.run_folder import own
 
 
 @pytest.mark.processes

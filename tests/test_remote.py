@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from fedprompt.errors import UserError
 from fedprompt.federated.rounds import federate
-from fedprompt.federated.sanitise import check_raw
+from fedprompt.federated.screening import check_raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Parcel, Raw
 from fedprompt.runtimes.remote import Remote, Terms
-from fedprompt.runtimes.tensors import decode, decode_change, encode, encode_change
-from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, Parcel, Raw
+from fedprompt.runtimes.tensor_codec import decode, decode_change, encode, encode_change
 from toys import Toy
 
 SITES = ("east", "north", "south")

@@ -21,10 +21,10 @@ from PIL import Image
 
 from fedprompt.errors import UserError
 from fedprompt.report import headline_figure, partition_figure, read_run, render, save_headline
-from fedprompt.report.grids import participation_figure
-from fedprompt.report.ink import size_text, spread
+from fedprompt.report.client_figures import participation_figure
 from fedprompt.report.page import page, status, summary
-from fedprompt.report.pictures import heat, png_address
+from fedprompt.report.sample_images import heat, png_address
+from fedprompt.report.style import size_text, spread
 from fedprompt.report.tables import client_rows, headline_rows, selection_rows
 
 Event = dict[str, Any]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fedprompt.records.events import CompanyLine
 from fedprompt.report import predictions_page, read_run, render
-from fedprompt.report.company import pull, shares
-from fedprompt.report.events import CompanyLine
+from fedprompt.report.cooccurrence import pull, shares
 from test_report import picture, write
 
 SPLITS = {"natural": "usual company", "broken": "any company"}

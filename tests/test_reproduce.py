@@ -8,17 +8,17 @@ import pytest
 from typer.testing import CliRunner
 
 from fedprompt import methods
-from fedprompt.build.experiment import make_trials, resolve
-from fedprompt.build.jobs import conduct_all
-from fedprompt.build.published import expected_cells, experiment, experiments, pictures, recipe
-from fedprompt.build.reproduce import _mean, differences, jobs
-from fedprompt.cli import app
-from fedprompt.data.named import row
+from fedprompt.cli.main import app
+from fedprompt.data.published.catalog import row
 from fedprompt.errors import UserError
-from fedprompt.published.tables import cells, remarks, table
+from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
+from fedprompt.records.reading import Run, Trial
 from fedprompt.report import ours, read_run
-from fedprompt.report.events import Expected, Header, ScoreLine, TrialLine
-from fedprompt.report.reading import Run, Trial
+from fedprompt.studies.published import expected_cells, experiment, experiments, pictures, recipe
+from fedprompt.studies.published_tables import cells, remarks, table
+from fedprompt.studies.reproduce import _mean, differences, jobs
+from fedprompt.studies.sweep import conduct_all
 from trees import TREES, as_json, text
 
 MINIATURE = (
@@ -41,7 +41,7 @@ def only(name, root, out, *settings, count=1):
     """The first runs of an experiment in miniature."""
     about = experiment(name)
     todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
-    with patch("fedprompt.build.runs.render"):  # drawing takes longer than everything else here
+    with patch("fedprompt.experiments.run.render"):  # drawing takes longer than everything else here
         assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
     return about, todo, [read_run(job.folder) for job in todo]
 
@@ -281,7 +281,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def stop(todo, *, watch):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedprompt.build.jobs.conduct_all", stop)
+    monkeypatch.setattr("fedprompt.studies.sweep.conduct_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
@@ -308,7 +308,7 @@ def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["voc2007"](tmp_path)
     about = row("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
-    monkeypatch.setattr("fedprompt.data.named.rows", lambda: {"voc2007": about})
+    monkeypatch.setattr("fedprompt.data.published.catalog.rows", lambda: {"voc2007": about})
     found = run("data", "check", "voc2007", "--root", tmp_path)
     assert found.exit_code == 0, found.output
     assert "train 6, test 3" in found.output and "Complete and as published." in found.output
@@ -318,8 +318,8 @@ def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch)
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["pacs"](tmp_path)
     about = row("pacs").model_copy(update={"classes": 0, "others": {"the first one": 32}})
-    monkeypatch.setattr("fedprompt.data.named.rows", lambda: {"pacs": about})
-    monkeypatch.setattr("fedprompt.data.examine._bare", lambda listing: [])
+    monkeypatch.setattr("fedprompt.data.published.catalog.rows", lambda: {"pacs": about})
+    monkeypatch.setattr("fedprompt.data.published.verify._bare", lambda listing: [])
     found = run("data", "check", "pacs", "--root", tmp_path)
     assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedprompt.build import runs
-from fedprompt.build.experiment import assemble, make_trials
-from fedprompt.config import Recipe, parse_recipe
-from fedprompt.config_tables import ServerTable
-from fedprompt.data.partition import pooled
+from fedprompt.config.recipe import Recipe, parse_recipe
+from fedprompt.config.tables import ServerTable
+from fedprompt.data.partition.base import pooled
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.experiment import assemble, make_trials
 from fedprompt.report import Run, read_run
 
 RECIPE = """

@@ -274,7 +274,7 @@ def domainnet(root: Path) -> None:
 
 
 def voc2007(root: Path) -> None:
-    from fedprompt.data.named import row
+    from fedprompt.data.published.catalog import row
 
     folder = root / "VOCdevkit/VOC2007"
     classes = list(row("voc2007").options["classes"])  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.bars import attacks, crashes, foreign, pictures, privacy, processes, secure
 from benchmarks.bars.rows import ROOT, Bar, Row, settled, table
 from benchmarks.robustness import RESULTS, Bench
-from fedprompt.records import write_atomic
+from fedprompt.records.run_folder import write_atomic
 
 PAGE = ROOT / "docs" / "bars.md"
 PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")

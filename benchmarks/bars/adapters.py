@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.adapter import AdapterCard, load_adapter, load_tensors, save_adapter
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.records.adapter import AdapterCard, load_adapter, load_tensors, save_adapter
 
 STATE = {"context": torch.zeros(16, 512)}
 WEIGHTS, CARD, WORDS = "adapter_model.safetensors", "adapter_config.json", "attributes.json"

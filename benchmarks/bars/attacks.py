@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
 from benchmarks.robustness import BROKEN, CLIENTS, LIARS, Bench, Case, Found, Results
-from fedprompt.build.catalog import AGGREGATES
+from fedprompt.config.registry import AGGREGATES
 
 MUST_WITHSTAND = {"sign_flip": "sign flip x 10", "gaussian": "Gaussian of sigma 10"}
 ROBUST = ("median", "trimmed_mean", "multi_krum", "geometric_median")

@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmarks.bars.jobs import WARM, ask, kept_round, recipe
 from benchmarks.bars.rows import ROOT, Bar, Row, proof, row
 from benchmarks.mutations import SHARED, Bare
-from fedprompt.build import runs
 from fedprompt.errors import UserError
+from fedprompt.experiments import run as runs
 from fedprompt.federated.rounds import federate
-from fedprompt.ops.averaging import State
-from fedprompt.records import Checkpoint, Event, RunFolder, read_events
+from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
+from fedprompt.runtimes.payload import Parcel
 from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, Terms
-from fedprompt.runtimes.wire import Parcel
+from fedprompt.updates import State
 
 METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
 KILLS = 3
@@ -72,7 +72,7 @@ def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
 def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """The command line as a process, gone afterwards."""
     with subprocess.Popen(
-        [sys.executable, "-m", "fedprompt.cli", *command], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "fedprompt.cli.main", *command], cwd=ROOT, stdout=subprocess.DEVNULL
     ) as running:
         try:
             yield running
@@ -133,7 +133,7 @@ def torn(place: Path) -> Iterator[Bar]:
     newest = max((place / "checkpoints").iterdir())
     content, wanted = newest.read_bytes(), int(newest.stem.rpartition("@")[2]) - 1
     found, warnings = 0, Counting()
-    log = logging.getLogger("fedprompt.records")
+    log = logging.getLogger("fedprompt.records.run_folder")
     log.addHandler(warnings)
     log.propagate = False
     with RunFolder.open(place) as run:

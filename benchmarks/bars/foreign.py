@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.bars.jobs import ask, recipe
 from benchmarks.bars.rows import Bar, Row, proof, row
 from fedprompt.deploy.init import init_deployment
+from fedprompt.deploy.rehearsal.processes import Stage, free_ports, nginx, proxy_line
 from fedprompt.deploy.settings import Deployment
-from fedprompt.deploy.stage import Stage, free_ports, nginx, proxy_line
 
 MESSAGES = 10_000
 BODY = 20 << 20  # bytes; the proxy lets 16 MB through

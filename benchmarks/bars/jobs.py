@@ -14,11 +14,11 @@ import psutil
 from benchmarks.bars.adapters import measure
 from benchmarks.bars.rows import ROOT
 from benchmarks.mutations import fuzz
-from fedprompt.build import runs
-from fedprompt.build.desk import Watch
-from fedprompt.config import Recipe, parse_recipe
+from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.errors import UserError
-from fedprompt.records import RunFolder
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.context import Watch
+from fedprompt.records.run_folder import RunFolder
 
 RECIPE = """
 name = "bars"

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.bars.rows import Bar, Row, proof, row
-from fedprompt.build import runs
-from fedprompt.config import parse_recipe
+from fedprompt.config.recipe import parse_recipe
 from fedprompt.data.decode import MAX_PIXELS, Window, decode
-from fedprompt.data.formats.manifest import class_table
+from fedprompt.data.sources.class_table import class_table
 from fedprompt.errors import UserError
-from fedprompt.records import read_events
+from fedprompt.experiments import run as runs
+from fedprompt.records.run_folder import read_events
 
 NAMES = 84  # generated paths of each of six kinds
 BOMB = 30_000  # pixels a side

@@ -11,16 +11,16 @@ import torch
 from dp_accounting.rdp import RdpAccountant
 
 from benchmarks.bars.rows import Bar, proof, row
-from fedprompt.build.serving import open_ledger
-from fedprompt.config_tables import ServerTable
+from fedprompt.config.tables import ServerTable
+from fedprompt.experiments.server import open_ledger
 from fedprompt.federated.client import Settings
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.noise import secret_normal
 from fedprompt.federated.server import Server
-from fedprompt.ops.averaging import Update, weighted_mean
-from fedprompt.records import RunFolder
+from fedprompt.records.run_folder import RunFolder
 from fedprompt.seeding import stream
+from fedprompt.updates import Update, weighted_mean
 
 DELTA = 1e-3
 FILE = "test_federated_privacy.py"

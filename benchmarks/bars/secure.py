@@ -16,10 +16,10 @@ from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import Words, mask
 from fedprompt.federated.secure.member import Member, Session
-from fedprompt.federated.secure.rehearsal import Exchange, Present, SecureSum, everyone, threshold_of
+from fedprompt.federated.secure.secure_sum import Exchange, Present, SecureSum, everyone, threshold_of
 from fedprompt.federated.secure.vector import Codec, words_of
-from fedprompt.ops.averaging import Update, weighted_mean
 from fedprompt.seeding import stream
+from fedprompt.updates import Update, weighted_mean
 
 SHARE = 2 / 3
 COHORTS = (3, 5, 10)

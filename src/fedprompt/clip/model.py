@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
+from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.loading import align, arithmetic, check_size, fingerprint, open_parts, prepared
 from fedprompt.clip.prompts import Layout, Lexicon, Prompts
-from fedprompt.clip.store import Store
 from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
-from fedprompt.clip.weights import align, arithmetic, check_size, fingerprint, open_parts, prepared
+from fedprompt.data.decoding import Decoder
 from fedprompt.data.images import Images
-from fedprompt.data.workers import Decoder
 from fedprompt.ops.layers import unit
 
 __all__ = ["Clip", "Edit", "Encoded", "Prompts"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedprompt.demo import fonts
-from fedprompt.demo.lexicon import lexicon
+from fedprompt.demo.concepts import lexicon
 from fedprompt.seeding import stream
 
 SIZE = 64  # pixels, both ways

@@ -14,9 +14,9 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
+from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
 from fedprompt.demo.drawing import Dice, Look, Pixels, Thing, paint, readable
-from fedprompt.demo.lessons import place
-from fedprompt.demo.lexicon import DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
+from fedprompt.demo.pretraining.samples import place
 from fedprompt.errors import UserError
 
 BASE = 39  # the first classes in the lexicon's order; the other 38 are new

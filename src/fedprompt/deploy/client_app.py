@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedprompt.deploy.line import NoWorkerError, ask
+from fedprompt.deploy.worker_socket import NoWorkerError, ask
 from fedprompt.runtimes.flower.apps import Settings, client_app
-from fedprompt.runtimes.wire import DONE, REFUSED, SECURE, Parcel
+from fedprompt.runtimes.payload import DONE, REFUSED, SECURE, Parcel
 
 
 def answer(request: Parcel, settings: Settings) -> Parcel:

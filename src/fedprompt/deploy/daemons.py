@@ -19,7 +19,7 @@ from types import FrameType
 from fedprompt.deploy.init import site_key, tls_of
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records import own, write_atomic
+from fedprompt.records.run_folder import own, write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between looks, before a restart, and for a process to end

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprompt.deploy.certificates import make_authority, make_server_certificate, make_site_key
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, SiteFile, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 
 # The reverse proxy lets sites exchange messages and nothing else: starting runs stays on the server's loopback.
@@ -36,7 +36,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={python} -m fedprompt.cli {command} {folder}
+ExecStart={python} -m fedprompt.cli.main {command} {folder}
 WorkingDirectory={folder}
 Restart=always
 RestartSec=5

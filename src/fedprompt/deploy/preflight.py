@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 import fedprompt
-from fedprompt.build.experiment import Experiment, Trial, make_method
 from fedprompt.data.labels import LabelSpace
 from fedprompt.deploy.settings import SiteFile
+from fedprompt.experiments.experiment import Experiment, Trial, make_method
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.wire import Words
+from fedprompt.runtimes.payload import Words
 
 # What must be the same everywhere, and what to do where it is not.
 CURES = {

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fedprompt.deploy.settings import HOME, LINK, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower.apps import Settings, server_app
 from fedprompt.runtimes.flower.grid import GridMailbox
 
@@ -21,9 +21,9 @@ TICK = 1.0  # seconds between looks at the SuperLink
 
 def main(mailbox: GridMailbox, settings: Settings) -> None:
     """Conduct what the run's configuration says: `recipe` is TOML text or a name, `out` the run's folder."""
-    from fedprompt.build.runs import free_folder
-    from fedprompt.config import find_recipe
-    from fedprompt.deploy.conduct import conduct
+    from fedprompt.config.recipe import find_recipe
+    from fedprompt.deploy.server_run import conduct
+    from fedprompt.experiments.run import free_folder
 
     home = Path(os.environ[HOME])
     recipe = str(settings["recipe"])

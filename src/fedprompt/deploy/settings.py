@@ -10,12 +10,12 @@ from typing import TypeVar
 import tomli_w
 from pydantic import Field, field_validator
 
-from fedprompt.config import checked
-from fedprompt.config_tables import Table
+from fedprompt.config.recipe import checked
+from fedprompt.config.tables import Table
 from fedprompt.errors import UserError
-from fedprompt.records import write_atomic
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import Terms
-from fedprompt.runtimes.tensors import Upload
+from fedprompt.runtimes.tensor_codec import Upload
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: for each key `<site>-<hash>`, the number Flower knows it by

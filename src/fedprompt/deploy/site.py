@@ -11,31 +11,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedprompt.build.catalog import SOURCES, find
-from fedprompt.build.describe import METRICS
-from fedprompt.build.experiment import Experiment, Trial, assemble, load_backbone, make_method
-from fedprompt.build.serving import secure_sum
-from fedprompt.build.sift import UnreadableError
 from fedprompt.clip.model import Clip
-from fedprompt.config import BackboneTable, Recipe, parse_recipe
-from fedprompt.data.sites import federation
-from fedprompt.deploy.membership import Membership
-from fedprompt.deploy.policy import RefusedError, check_job, check_site
+from fedprompt.config.recipe import BackboneTable, Recipe, parse_recipe
+from fedprompt.config.registry import SOURCES, find
+from fedprompt.data.sources.sites import federation
 from fedprompt.deploy.preflight import introduction
+from fedprompt.deploy.privacy_budget import charge
+from fedprompt.deploy.secure_member import Membership
 from fedprompt.deploy.settings import SiteFile, load_site
-from fedprompt.deploy.shelf import Shelf
-from fedprompt.deploy.spending import charge
+from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
+from fedprompt.deploy.site_state import Shelf
 from fedprompt.errors import UserError
+from fedprompt.experiments.events import METRICS
+from fedprompt.experiments.experiment import Experiment, Trial, assemble, load_backbone, make_method
+from fedprompt.experiments.server import secure_sum
+from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.sanitise import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
 from fedprompt.federated.secure.masks import Words as Vector
 from fedprompt.federated.secure.vector import Codec
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
-from fedprompt.runtimes.tensors import Upload, decode, encode_change
-from fedprompt.runtimes.wire import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Words
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Words
+from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
+from fedprompt.updates import State, Update
 
 # The words that a request must have: every one, and those of some kinds.
 NEEDED = ("recipe", "run", "trial", "client")

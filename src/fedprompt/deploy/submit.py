@@ -13,13 +13,13 @@ from pathlib import Path
 
 import tomli_w
 
-from fedprompt.build.desk import Watch
-from fedprompt.build.runs import RECIPE
-from fedprompt.config import Recipe
-from fedprompt.deploy.conduct import Federation, events_of
+from fedprompt.config.recipe import Recipe
+from fedprompt.deploy.server_run import Federation, events_of
 from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
-from fedprompt.records import Event, write_atomic
+from fedprompt.experiments.context import Watch
+from fedprompt.experiments.run import RECIPE
+from fedprompt.records.run_folder import Event, write_atomic
 from fedprompt.runtimes.flower import commands
 
 TICK = 0.5  # seconds between looks at a run's records

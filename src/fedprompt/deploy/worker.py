@@ -8,8 +8,8 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Listener
 from pathlib import Path
 
-from fedprompt.deploy.line import BUSY, listen, receive
 from fedprompt.deploy.site import Site
+from fedprompt.deploy.worker_socket import BUSY, listen, receive
 from fedprompt.errors import UserError
 
 _log = logging.getLogger(__name__)

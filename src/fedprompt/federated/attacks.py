@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Examples
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 
 
 @dataclass(frozen=True)

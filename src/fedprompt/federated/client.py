@@ -17,8 +17,8 @@ from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 
 
 @dataclass(frozen=True)

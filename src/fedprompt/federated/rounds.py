@@ -14,8 +14,8 @@ from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
 from fedprompt.seeding import stream
+from fedprompt.updates import State, Update
 
 BAD_ROUNDS = 3  # in a row without one usable update, after which a run stops and says why
 

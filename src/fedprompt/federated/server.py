@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregate import Rule, TooFewError, Weighting, weights_for, without_memory
+from fedprompt.federated.aggregation.base import Rule, TooFewError, Weighting, weights_for, without_memory
 from fedprompt.federated.privacy.clients import ClientPrivacy
-from fedprompt.federated.sanitise import Limits, screen
-from fedprompt.federated.steps import Step
-from fedprompt.ops.averaging import Aggregate, State, Update, weighted_mean
+from fedprompt.federated.screening import Limits, screen
+from fedprompt.federated.server_optimizers import Step
+from fedprompt.updates import Aggregate, State, Update, weighted_mean
 
 RULE, STEP = "rule/", "step/"  # prefixes of a server's memory
 

@@ -18,10 +18,10 @@ from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace, words
 from fedprompt.errors import UserError
-from fedprompt.ops.averaging import Aggregate, weighted_mean
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
+from fedprompt.updates import Aggregate, weighted_mean
 
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 

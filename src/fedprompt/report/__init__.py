@@ -1,11 +1,11 @@
 """A run as one page: what `run.jsonl` says, as a self-contained HTML file without network or scripts."""
 
+from fedprompt.records.reading import Run, Trial, read_run
+from fedprompt.report.client_figures import partition_figure
 from fedprompt.report.figures import headline_figure, save_headline
-from fedprompt.report.grids import partition_figure
-from fedprompt.report.ink import size_text
 from fedprompt.report.page import predictions_page, render
-from fedprompt.report.printed import ours
-from fedprompt.report.reading import Run, Trial, read_run
+from fedprompt.report.published import ours
+from fedprompt.report.style import size_text
 
 __all__ = [
     "Run",

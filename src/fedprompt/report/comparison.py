@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from fedprompt.errors import UserError
-from fedprompt.report.ink import size_text
-from fedprompt.report.printed import HEAD, as_markdown, differences, printed_tables
-from fedprompt.report.reading import GAP, NATURAL, Run, Trial
+from fedprompt.records.reading import GAP, NATURAL, Run, Trial
+from fedprompt.report.published import HEAD, as_markdown, differences, printed_tables
+from fedprompt.report.style import size_text
 
 HEADLINES = ("hm", "base", NATURAL)  # the figure that one number stands for, the first that a run has
 

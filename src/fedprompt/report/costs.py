@@ -8,9 +8,9 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from fedprompt.records.reading import Trial
 from fedprompt.report.comparison import Comparison, over_seeds
-from fedprompt.report.ink import INK, MAIN, MUTED, REFERENCE, draw_svg, short
-from fedprompt.report.reading import Trial
+from fedprompt.report.style import INK, MAIN, MUTED, REFERENCE, draw_svg, short
 
 SIZE = (760, 560)
 LETTER, LINE = 6.6, 15.0  # points that a letter and a line of a name take

@@ -10,7 +10,8 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from fedprompt.report.ink import (
+from fedprompt.records.reading import MEASURES, Run, Trial, mean_of
+from fedprompt.report.style import (
     FULL,
     HALF,
     INK,
@@ -25,7 +26,6 @@ from fedprompt.report.ink import (
     size_text,
     spread,
 )
-from fedprompt.report.reading import MEASURES, Run, Trial, mean_of
 
 MOST_CLASSES = 60  # rows of a class figure
 LEAST_SPAN = 5  # points a curve of percentages covers at least

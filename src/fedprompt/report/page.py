@@ -9,15 +9,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from fedprompt.records import write_atomic
+from fedprompt.records.events import Header, SampleLine, TrialLine
+from fedprompt.records.reading import NATURAL, TUNED, Run, Trial, read_run
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
-from fedprompt.report.company import company_matrices
-from fedprompt.report.events import Header, SampleLine, TrialLine
-from fedprompt.report.grids import MOST_CLIENTS, participation_figure, partition_figure
-from fedprompt.report.ink import VARIABLES, inline, size_text
-from fedprompt.report.pictures import attention_maps, label_reasons, sample_pictures
-from fedprompt.report.printed import differences, printed_tables
-from fedprompt.report.reading import NATURAL, TUNED, Run, Trial, read_run
+from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
+from fedprompt.report.cooccurrence import company_matrices
+from fedprompt.report.published import differences, printed_tables
+from fedprompt.report.sample_images import attention_maps, label_reasons, sample_pictures
+from fedprompt.report.style import VARIABLES, inline, size_text
 from fedprompt.report.tables import (
     client_rows,
     domain_tables,

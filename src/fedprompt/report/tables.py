@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedprompt.report.ink import size_text
-from fedprompt.report.reading import GAP, Run, Trial, mean_of
+from fedprompt.records.reading import GAP, Run, Trial, mean_of
+from fedprompt.report.style import size_text
 
 MOST_CLIENTS = 200  # rows of the table of clients
 DASH = "–"  # noqa: RUF001, the typographer's dash for "no value"

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.sanitise import RefusedUpdateError, check_raw, check_update
-from fedprompt.federated.secure.rehearsal import SecureSum
+from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
-from fedprompt.runtimes.masked import MaskedRound
-from fedprompt.runtimes.tensors import Upload, decode_change, encode
-from fedprompt.runtimes.wire import EVALUATE, KEYS, MASKED, SHARES, TRAIN, UNMASK, Parcel, Raw, Words, done
+from fedprompt.runtimes.payload import EVALUATE, KEYS, MASKED, SHARES, TRAIN, UNMASK, Parcel, Raw, Words, done
+from fedprompt.runtimes.secure_round import MaskedRound
+from fedprompt.runtimes.tensor_codec import Upload, decode_change, encode
+from fedprompt.updates import State, Update
 
 _log = logging.getLogger(__name__)
 # What must be left of a round's deadline after each step of a secure sum, or one silent site would cost all the sum.

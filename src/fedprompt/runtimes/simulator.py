@@ -11,9 +11,9 @@ from fedprompt.federated.attacks import Liars
 from fedprompt.federated.client import Client, Settings, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.secure.rehearsal import SecureSum
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
-from fedprompt.ops.averaging import State, Update
+from fedprompt.updates import State, Update
 
 
 class Simulator:

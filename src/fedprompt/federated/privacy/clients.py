@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from fedprompt.federated.privacy.accounting import GaussianPrivacy, gaussian_epsilon
 from fedprompt.federated.privacy.noise import secret_normal
-from fedprompt.federated.sanitise import change_norm
-from fedprompt.ops.averaging import COHORT, State, Update, weighted_mean
+from fedprompt.federated.screening import change_norm
+from fedprompt.updates import COHORT, State, Update, weighted_mean
 
 
 def clip_factor(norm: float, clip: float) -> float:

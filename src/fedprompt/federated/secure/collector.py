@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fedprompt.federated.sanitise import RefusedUpdateError
+from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
 from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, mask, public_key
 from fedprompt.federated.secure.member import CARD_BYTES, Session, commitment, pair_mask

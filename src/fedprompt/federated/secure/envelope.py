@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from fedprompt.federated.sanitise import RefusedUpdateError
+from fedprompt.federated.screening import RefusedUpdateError
 
 Step = Literal["keys", "shares", "masked", "unmask"]
 STEPS: tuple[Step, ...] = get_args(Step)

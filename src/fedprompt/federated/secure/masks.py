@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-from fedprompt.federated.sanitise import RefusedUpdateError
+from fedprompt.federated.screening import RefusedUpdateError
 
 Words = NDArray[np.uint64]  # integers modulo 2**64; NumPy's sums wrap around
 

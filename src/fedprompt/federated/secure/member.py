@@ -15,7 +15,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from fedprompt.federated.sanitise import RefusedUpdateError
+from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
 from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, mask, public_key
 from fedprompt.federated.secure.shamir import SECRET_BYTES, SHARE_BYTES, split

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregate import Weighting
+from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.privacy.clients import clip_factor
-from fedprompt.federated.sanitise import change_norm
+from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import Words
-from fedprompt.ops.averaging import COHORT, State, Update
+from fedprompt.updates import COHORT, State, Update
 
 HEAD = 2  # words before the numbers: the weight, and the weight times the loss
 

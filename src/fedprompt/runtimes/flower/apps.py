@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.grid import GridMailbox
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.wire import FAILED, SECURE, Parcel
+from fedprompt.runtimes.payload import FAILED, SECURE, Parcel
 
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 

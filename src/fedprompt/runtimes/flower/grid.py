@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.wire import HELLO, Parcel
+from fedprompt.runtimes.payload import HELLO, Parcel
 
 POLL = 0.2  # seconds between looks for replies; Flower's own loop waits 3
 # Flower's words for an error are a stack trace, which may hold paths and labels of a site: only the code is told on.

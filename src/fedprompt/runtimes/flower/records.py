@@ -7,7 +7,7 @@ import json
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedprompt.errors import UserError
-from fedprompt.runtimes.wire import Parcel, Raw
+from fedprompt.runtimes.payload import Parcel, Raw
 
 STYPE = "fedprompt.raw"  # bytes in row order, no header: nothing in them can contradict the declared shape
 LARGEST_WORDS = 1 << 20  # characters of JSON

@@ -1,0 +1,1 @@
+"""The `fedprompt` command: one module per group of subcommands; the only package that prints."""

@@ -1,0 +1,53 @@
+"""The commands `config show|validate|schema`, and how every command is given a recipe."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedprompt.config.recipe import Recipe
+
+recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
+]
+
+
+def load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
+    """The recipe with every default written out, and what to call it in messages."""
+    from fedprompt.config.recipe import find_recipe, load_recipe
+    from fedprompt.experiments.experiment import resolve
+
+    path = find_recipe(name)
+    return resolve(load_recipe(path, settings or ()), origin=path.name), path.name
+
+
+@recipes.command()
+def show(recipe: RecipeName, settings: Settings = None) -> None:
+    """Print a recipe with every default written out."""
+    typer.echo(load(recipe, settings)[0].to_toml(), nl=False)
+
+
+@recipes.command()
+def validate(recipe: RecipeName, settings: Settings = None) -> None:
+    """Check a recipe's keys, options and names without opening its data."""
+    from fedprompt.experiments.experiment import make_trials
+
+    loaded, origin = load(recipe, settings)
+    trials = make_trials(loaded, origin=origin)
+    typer.echo(f"{origin} is valid: {', '.join(trial.name for trial in trials)} on {loaded.data.source}.")
+
+
+@recipes.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from fedprompt.experiments.recipe_schema import recipe_schema
+
+    typer.echo(json.dumps(recipe_schema(), indent=2))

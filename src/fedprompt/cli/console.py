@@ -1,0 +1,203 @@
+"""What the command line shows: progress bars on a terminal, plain lines elsewhere, and tables."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fedprompt.cli.doctor import Finding
+from fedprompt.experiments.context import Watch
+from fedprompt.report import Run, Trial
+from fedprompt.report.published import HEAD, Difference, differences, printed_tables
+
+NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
+
+
+def plain_console() -> Console:
+    """Where to print: names of classes and clients are not ours, so square brackets in them are no markup."""
+    return Console(markup=False, highlight=False)
+
+
+@contextmanager
+def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
+    """One bar that goes away when done; it is moved by calling with (done, total)."""
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task(text, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class Bars(Watch):
+    """One bar for the rounds of a trial and one for the clients of a round."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self.progress = Progress(*columns, console=console)
+        self._rounds = self.progress.add_task("", total=None, note="")
+        self._clients = self.progress.add_task("", total=None, note="", visible=False)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def step(self, text: str) -> None:
+        """Name what is being done; the bar of clients has no meaning then."""
+        self.progress.update(self._rounds, description=text)
+        self.progress.update(self._clients, visible=False)
+
+    def moved(self, done: int, total: int) -> None:
+        """Move a bar of the step's own."""
+        self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
+
+    def said(self, text: str) -> None:
+        """Say it above the bars."""
+        self.progress.print(text)
+
+    def warn(self, text: str) -> None:
+        """Say it above the bars."""
+        self.progress.print(f"Warning: {text}")
+
+    def trial(self, name: str, rounds: int, done: int) -> None:
+        """Begin a new bar of rounds."""
+        self.progress.reset(self._rounds, total=rounds, completed=done, description=name, note="")
+
+    def client(self, done: int, total: int) -> None:
+        """Move the bar of clients."""
+        self.progress.update(self._clients, completed=done, total=total, description="  clients", visible=True)
+
+    def round(self, number: int, loss: float | None) -> None:
+        """Move the bar of rounds."""
+        self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
+
+
+class Lines(Watch):
+    """One line a round, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._trial, self._rounds = "", 0
+
+    def step(self, text: str) -> None:
+        """Say what is being done."""
+        self.console.print(f"{text} ...", highlight=False)
+
+    def said(self, text: str) -> None:
+        """Say it."""
+        self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        """Say it."""
+        self.console.print(f"Warning: {text}")
+
+    def trial(self, name: str, rounds: int, done: int) -> None:
+        """Say which trial begins."""
+        self._trial, self._rounds = name, rounds
+        after = f", going on after round {done}" if done else ""
+        self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)
+
+    def round(self, number: int, loss: float | None) -> None:
+        """Say how the round went."""
+        loss_text = "" if loss is None else f", loss {loss:.4f}"
+        self.console.print(f"{self._trial}: round {number}/{self._rounds}{loss_text}", highlight=False)
+
+
+@contextmanager
+def watching(console: Console, *, quiet: bool) -> Iterator[Watch]:
+    """The watch that fits the terminal: bars, lines, or silence."""
+    if quiet:
+        yield Watch()
+    elif console.is_terminal:
+        with Bars(console) as bars:
+            yield bars
+    else:
+        yield Lines(console)
+
+
+def run_tables(run: Run) -> Iterator[Table]:
+    """One row a trial: its headline figures in percent, what it trains and a client sends; then further ones."""
+    shown = [column for column in run.columns if ":" not in column]
+    table = _figures_table(run, shown, title=run.header.title or None)
+    for heading in ("trainable", "sent / client / round"):
+        table.add_column(heading, justify="right")
+    for trial in run.trials:
+        sent = "-" if trial.bytes_up is None else size(trial.bytes_up)
+        _add(table, run, trial, shown, f"{trial.about.trainable or 0:,}", sent)
+    yield table
+    if further := [column for column in run.columns if ":" in column]:
+        table = _figures_table(run, further, title=f"Decisions at {run.threshold}")
+        for trial in run.trials:
+            _add(table, run, trial, further)
+        yield table
+    yield from published_tables(differences([run]))
+
+
+def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
+    """Ours beside each published table."""
+    for title, rows in printed_tables(found):
+        yield rows_table(HEAD, rows, title=title)
+
+
+def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Table:
+    table = Table("method", title=title)
+    for column in columns:
+        table.add_column(run.title(column), justify="right")
+    return table
+
+
+def _add(table: Table, run: Run, trial: Trial, columns: Sequence[str], *words: str) -> None:
+    figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in columns]
+    table.add_row(trial.label, *figures, *words, style="bold" if trial is run.main else None)
+
+
+def size(count: float) -> str:
+    """Bytes for readers: 1,234 B, 12.3 KiB, 4.5 MiB."""
+    for unit, step in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= step:
+            return f"{count / step:,.1f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
+    """A plain table of words; a column of numbers is set to the right."""
+    table = Table(title=title)
+    for place, name in enumerate(head):
+        numeric = bool(rows) and all(NUMBER.fullmatch(row[place]) for row in rows)
+        table.add_column(name, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What the doctor found; a failure is followed by what to do."""
+    rows = [
+        (
+            "ok" if not finding.fix else "FAILED",
+            finding.what,
+            finding.found + (f" -> {finding.fix}" if finding.fix else ""),
+        )
+        for finding in findings
+    ]
+    return rows_table(("", "what", "found"), rows)
+
+
+def option_rows(options: Mapping[str, inspect.Parameter], documentation: str) -> list[tuple[str, str, str]]:
+    """Name, default and meaning of each option; meanings are the `name: text` lines of the class's docstring."""
+    meanings = dict(line.strip().split(": ", 1) for line in documentation.splitlines() if ": " in line)
+    return [(name, repr(option.default), meanings.get(name, "")) for name, option in options.items()]

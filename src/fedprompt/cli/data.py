@@ -1,0 +1,173 @@
+"""The commands `data` and `reproduce`: published data sets, whether a copy is right, and what experiments give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from fedprompt.studies.sweep import Job
+
+data = typer.Typer(no_args_is_help=True, help="Published data sets: what they are, and whether a copy is right.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set; list them with: fedprompt data list")]
+Root = Annotated[Path, typer.Option("--root", help="The folder that holds the data sets' folders.")]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. backbone.path=DIR.")
+]
+PICTURES = 300.0  # a second with gradients, a GPU of some years ago; what a machine does is in its own run.jsonl
+
+
+@data.command("list")
+def list_(
+    root: Annotated[Path | None, typer.Option("--root", help="Also say which of them are in this folder.")] = None,
+) -> None:
+    """List the data sets with their sizes and licences, and which of them are there."""
+    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.data.published.catalog import folder_of, rows
+
+    head = ["name", "title", "classes", "size", "licence"] + ["where"] * (root is not None)
+    lines = [[name, about.title, f"{about.classes}", about.size, about.licence] for name, about in rows().items()]
+    for line in lines if root else []:
+        line.append(str(folder_of(line[0], root) or "not there"))  # type: ignore[arg-type]
+    plain_console().print(rows_table(head, lines))
+
+
+@data.command()
+def info(name: Name) -> None:
+    """Say where a data set comes from, how it lies on disk, its options and its traps."""
+    import inspect
+
+    from fedprompt.data.published.catalog import reader, row
+
+    about = row(name)
+    typer.echo(f"{about.title}: {about.classes} classes, {about.size}. Licence: {about.licence}.")
+    typer.echo(f"Get it: {about.origin}\nTree:\n{about.tree.rstrip()}")
+    if about.hub:
+        typer.echo(f"On the Hub: {about.hub.id} ({about.hub.caution})")
+    own = [option for option in [*inspect.signature(reader(about)).parameters][1:] if option not in about.options]
+    typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nMind:")
+    for trap in about.traps:
+        typer.echo(f"  - {trap}")
+    typer.echo(f"Sources: {about.sources}")
+
+
+@data.command()
+def check(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Data sets, or experiments for all that they need.")
+    ],
+    root: Root,
+) -> None:
+    """Say whether copies are complete and right, without opening pictures; exit code 2 if one is not."""
+    from fedprompt.studies.published import experiment, sets
+
+    wanted = dict.fromkeys(one for name in names for one in (sets(experiment(name)) if "/" in name else (name,)))
+    wrong = [name for name in wanted if not _is_right(name, root)]
+    if wrong:
+        raise typer.Exit(2)
+
+
+def _is_right(name: str, root: Path) -> bool:
+    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.data.published.verify import examine
+
+    try:
+        with counting(plain_console(), f"listing {name}") as on_step:
+            found = examine(name, root, on_step=on_step)
+    except UserError as error:
+        typer.echo(str(error), err=True)
+        return False
+    typer.echo(f"{name} in {found.folder}: {found.classes} classes")
+    for words in (found.splits, found.domains):
+        if words:
+            typer.echo("  " + ", ".join(f"{word} {count:,}" for word, count in words.items()))
+    for remark in found.remarks:
+        typer.echo(f"Remark: {remark}")
+    for problem in found.problems:
+        typer.echo(f"Problem: {problem}", err=True)
+    if not found.problems:
+        typer.echo("Complete and as published.")
+    return not found.problems
+
+
+def reproduce(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="An experiment, e.g. fedmvp/base-to-new.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="The folder that holds the data sets' folders.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/reproduce/NAME by default.")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; the experiment's own by default.")] = "",
+    rate: Annotated[float, typer.Option(help="Pictures a second with gradients, for the estimate of time.")] = PICTURES,
+    settings: Override = None,
+    every: Annotated[bool, typer.Option("--list", help="Only list the experiments.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the comparison.")] = False,
+) -> None:
+    """Run a published experiment with its settings and print our figures beside the printed ones; go on if begun."""
+    if every or name is None:
+        _list_experiments(rate)
+        return
+    from fedprompt.cli.console import plain_console, published_tables
+    from fedprompt.studies import reproduce as published
+    from fedprompt.studies.published import experiment
+
+    about = experiment(name)
+    if root is None:
+        raise UserError(f"Where are the data sets? Type: {about.command}")
+    folder = out or Path("runs") / "reproduce" / name
+    todo = published.jobs(about, root=root, out=folder, seeds=_numbers(seeds), settings=settings or ())
+    for caution in published.cautions(about, settings or ()):
+        typer.echo(f"Mind: {caution}")
+    _conduct(todo, quiet=quiet)
+    found = published.differences(about, todo)
+    for table in published_tables(found):
+        plain_console().print(table)
+    if found:
+        typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
+    else:
+        typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
+
+
+def _conduct(todo: list[Job], *, quiet: bool) -> None:
+    from fedprompt.cli.console import plain_console, watching
+    from fedprompt.studies.sweep import conduct_all
+
+    try:
+        with watching(plain_console(), quiet=quiet) as watch:
+            for done, left in conduct_all(todo, watch=watch):
+                after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
+                watch.said(f"{done} of {len(todo)} runs are done{after}.")
+    except KeyboardInterrupt as error:
+        typer.echo("Interrupted; the same command goes on from here.", err=True)
+        raise typer.Exit(130) from error
+
+
+def _list_experiments(rate: float) -> None:
+    from fedprompt.studies.published import HARDWARE, experiments, pictures, source, targets
+
+    typer.echo(f"Hardware: {HARDWARE}.\nTimes are estimates at {rate:g} pictures a second; give yours with --rate.\n")
+    for name, about in experiments().items():
+        count = pictures(about) * len(about.seeds)
+        number = len(about.variants) * len(about.seeds)
+        typer.echo(f"{name}: {number} runs, at most {count:,.0f} pictures, {_duration(count / rate)}")
+        typer.echo(f"  {about.command}\n  settings: {source(about)}")
+        for sentence in targets(about):
+            typer.echo(f"  to reach: {sentence}")
+        if about.remark:
+            typer.echo(f"  mind: {about.remark}")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UserError(f"--seeds {text!r} is not a list of numbers; write e.g. --seeds 1,2,3.") from error
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

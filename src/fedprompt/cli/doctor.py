@@ -1,0 +1,84 @@
+"""What `fedprompt doctor` looks at: everything a run needs, each with what was found and, if it fails, what to do."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedprompt.config.recipe import BackboneTable
+from fedprompt.demo import weights_folder
+from fedprompt.demo.fonts import FAMILIES, glyphs
+from fedprompt.experiments.events import versions
+from fedprompt.experiments.experiment import load_backbone
+
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `fix` is empty when it is well."""
+
+    what: str
+    found: str
+    fix: str = ""
+
+
+def examine(folder: Path, backbone: str) -> list[Finding]:
+    """Look at everything; nothing here raises, a failure is a finding."""
+    checks: list[tuple[str, Callable[[], str], str]] = [
+        ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
+        ("icon fonts", _fonts, "pip install qtawesome"),
+        (
+            f"backbone {backbone}",
+            lambda: _backbone(backbone),
+            "give --backbone a CLIP folder, or allow the network once",
+        ),
+        (f"writing to {folder}", lambda: _writable(folder), "choose another folder with --out, or free some space"),
+    ]
+    facts = [Finding(name, value) for name, value in versions().items()]
+    facts.append(
+        Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used")
+    )
+    facts.append(
+        Finding(
+            "offline flags",
+            ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
+        )
+    )
+    return facts + [_look(what, look, fix) for what, look, fix in checks]
+
+
+def _look(what: str, look: Callable[[], str], fix: str) -> Finding:
+    try:
+        return Finding(what, look())
+    except Exception as error:  # a doctor reports whatever is wrong and goes on to the next
+        return Finding(what, f"{type(error).__name__}: {error}", fix)
+
+
+def _weights() -> str:
+    size = sum(file.stat().st_size for file in weights_folder().glob("*.safetensors"))
+    if not size:
+        raise FileNotFoundError(f"no safetensors in {weights_folder()}")
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _fonts() -> str:
+    return ", ".join(f"{family} {len(glyphs(family)):,}" for family in FAMILIES)
+
+
+def _backbone(name: str) -> str:
+    clip = load_backbone(BackboneTable(path=name, memory_gb=0))
+    size = sum(parameter.numel() for parameter in clip.parameters())
+    return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}"
+
+
+def _writable(folder: Path) -> str:
+    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.is_dir())
+    with tempfile.TemporaryFile(dir=existing) as file:
+        file.write(b"fedprompt")
+    return "works"

@@ -1,0 +1,271 @@
+"""The command line, the only place that prints. Exit codes: 0 done, 2 the user must change something, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+import fedprompt
+from fedprompt.cli.compare import compare
+from fedprompt.cli.config import RecipeName, Settings, load, recipes
+from fedprompt.cli.data import data, reproduce
+from fedprompt.cli.deploy import mount, resume_over, run_over
+from fedprompt.cli.describe import describe
+from fedprompt.errors import UserError
+
+
+class Door(typer.core.TyperGroup):
+    """Turn a user's mistake into one sentence and exit code 2; everything unexpected keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=Door,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Federated prompt tuning of CLIP-like models.",
+)
+app.add_typer(recipes, name="config")
+app.command()(compare)
+app.add_typer(data, name="data")
+app.add_typer(describe, name="describe")
+app.command()(reproduce)
+mount(app)
+
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over its sites, not here.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def main() -> None:
+    """Entry point of the `fedprompt` command."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedprompt {fedprompt.__version__}")
+        raise typer.Exit
+
+
+VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+
+
+@app.callback()
+def _options(version: Annotated[bool, VERSION] = False) -> None: ...
+
+
+@app.command()
+def demo(
+    task: Annotated[
+        Literal["single", "multi-label"], typer.Option(help="One label a picture (FedMVP) or many (FedMPT).")
+    ] = "single",
+    out: Out = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on embedded pictures with an embedded CLIP, beside baselines; offline."""
+    run("demo" if task == "single" else "multilabel", settings, out, quiet)
+
+
+@app.command()
+def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
+    """Run a recipe: train, score, and write records, adapters and a report into a folder."""
+    from fedprompt.experiments import run as runs
+
+    loaded, origin = load(recipe, settings)
+    folder = out or runs.free_folder((on or Path()) / "runs" / loaded.name)
+    with _watched(folder, quiet=quiet) as watch:
+        if on is None:
+            runs.start(loaded, folder, watch=watch, origin=origin)
+        else:
+            run_over(loaded, on, folder, watch=watch)
+    _tell(folder, quiet=quiet)
+
+
+@app.command()
+def resume(run: RunPath, quiet: Quiet = False) -> None:
+    """Go on with a run that stopped; the result is that of never stopping, to the bit."""
+    from fedprompt.experiments import run as runs
+
+    with _watched(run, quiet=quiet) as watch:
+        if not resume_over(run, watch=watch):
+            runs.resume(run, watch=watch)
+    _tell(run, quiet=quiet)
+
+
+@contextmanager
+def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
+    from fedprompt.cli.console import plain_console, watching
+
+    try:
+        with watching(plain_console(), quiet=quiet) as watch:
+            yield watch
+    except KeyboardInterrupt as error:
+        if error.args:
+            said = str(error)
+        elif (folder / "run.jsonl").exists():
+            said = f"Interrupted; go on with: fedprompt resume {folder}"
+        else:
+            said = "Interrupted before anything was written."
+        typer.echo(said, err=True)
+        raise typer.Exit(130) from error
+
+
+def _tell(folder: Path, *, quiet: bool) -> None:
+    from fedprompt.cli.console import plain_console, run_tables
+    from fedprompt.report import read_run
+
+    if quiet:
+        return
+    finished, console = read_run(folder), plain_console()
+    for table in run_tables(finished):
+        console.print(table)
+    for column in finished.columns:
+        if column in finished.header.splits:
+            console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Draw a run's report again, from its records alone; also of a run that is still going on."""
+    from fedprompt.report import render
+
+    render(run)
+    _tell(run, quiet=False)
+
+
+@app.command()
+def partition(
+    recipe: RecipeName,
+    settings: Settings = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this SVG file.")] = None,
+) -> None:
+    """Show which client would hold which pictures."""
+    from fedprompt.cli.console import counting, plain_console, rows_table
+    from fedprompt.data.partition.base import table
+    from fedprompt.experiments.events import partition_counts
+    from fedprompt.experiments.experiment import load_dataset, make_partition
+    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.report import partition_figure
+
+    loaded, _ = load(recipe, settings)
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(loaded.data, on_step=on_step)
+    shards = make_partition(loaded, dataset)
+    head, *rows = table(shards, dataset)
+    plain_console().print(
+        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
+    )
+    if plot:
+        counts = partition_counts(shards, dataset)
+        write_atomic(plot, partition_figure(counts["counts"], counts["clients"], counts["classes"]))
+        typer.echo(f"Drawn: {plot}")
+
+
+@app.command()
+def check(recipe: RecipeName, settings: Settings = None) -> None:
+    """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
+    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.data.problems import check as find_problems
+    from fedprompt.data.problems import look
+    from fedprompt.experiments.experiment import load_dataset
+
+    loaded, _ = load(recipe, settings)
+    with counting(plain_console(), "listing") as on_step:
+        dataset = load_dataset(loaded.data, on_step=on_step)
+    with counting(plain_console(), "opening pictures") as on_image:
+        rows, workers = range(len(dataset.source)), loaded.backbone.workers
+        looked = look(dataset.source, rows, workers=workers, on_image=on_image)
+    problems = find_problems(dataset, looked)
+    for problem in problems:
+        typer.echo(problem.message, err=True)
+    typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command()
+def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted on this CLIP.")] = "demo") -> None:
+    """List the methods: what each is, how many numbers it trains, and its options."""
+    from fedprompt import methods as catalog
+    from fedprompt.cli.console import option_rows, plain_console, rows_table
+    from fedprompt.config.recipe import BackboneTable
+    from fedprompt.experiments.events import idea, parameters
+    from fedprompt.experiments.experiment import load_backbone
+
+    clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
+    for name in catalog.names():
+        kind = catalog.load(name)
+        console.print(f"{name}: {idea(kind)}")
+        if absent := catalog.missing(kind):
+            console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
+            continue
+        console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
+        if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
+            console.print(rows_table(("option", "default", "meaning"), rows))
+
+
+@app.command()
+def predict(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    classes: Annotated[
+        str | None, typer.Option(help="Candidates, separated by commas; the adapter's own by default.")
+    ] = None,
+    trial: Annotated[str | None, typer.Option(help="Which trial of a run; the main one by default.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Also draw where the method looks into this HTML file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Recognise pictures with what a run has learned, among its own classes or any that you name."""
+    from fedprompt.experiments.predict import open_adapter, predict_files
+
+    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
+    if as_json:
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
+        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
+        return
+    for one in found:
+        there = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
+        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top) + there)
+
+
+@app.command()
+def doctor(
+    out: Annotated[Path, typer.Option(help="Folder that runs are to be written to.")] = Path("runs"),
+    backbone: Annotated[str, typer.Option(help="A CLIP that should load.")] = "demo",
+) -> None:
+    """Check that everything a run needs is there; exit code 2 if something is not."""
+    from fedprompt.cli.console import findings_table, plain_console
+    from fedprompt.cli.doctor import examine
+
+    findings = examine(out, backbone)
+    plain_console().print(findings_table(findings))
+    if any(finding.fix for finding in findings):
+        raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

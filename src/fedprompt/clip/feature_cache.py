@@ -1,0 +1,207 @@
+"""What the frozen towers have said is remembered: rows by key, in memory and, if a folder is given, on disk.
+
+The memory may forget any row at any time; who asks must be able to compute it again, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedprompt.clip.disk_cache import RowFolder
+from fedprompt.seeding import stream
+
+Compute = Callable[[Tensor], Tensor]  # positions [M] int64 in the request -> rows [M, ...]
+Name = tuple[str, str]  # kind and source of a table
+BLOCK_BYTES = 4 << 20
+ADMITTED = 1 / 8  # share of new blocks that may displace others once the memory is full
+
+
+@dataclass(eq=False)
+class Block:
+    """A run of rows that is allocated and forgotten as one."""
+
+    table: Table
+    number: int
+    rows: Tensor
+    keys: list[int] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Table:
+    """All remembered rows of one (kind, source). `index` maps a key to block number * block_rows + row."""
+
+    block_rows: int
+    index: dict[int, int] = field(default_factory=dict)
+    blocks: dict[int, Block] = field(default_factory=dict)
+    made: int = 0  # number of blocks ever made; the newest is the one being filled, unless it was forgotten
+
+    def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
+        """Return the positions in `keys` that are remembered and a copy of their rows, in that order."""
+        index = self.index
+        found = [position for position, key in enumerate(keys) if key in index]
+        if not found:
+            return found, None
+        slots = torch.tensor([index[keys[position]] for position in found])
+        numbers = slots // self.block_rows
+        rows = slots - numbers * self.block_rows
+        used = sorted(set(numbers.tolist()))
+        if len(used) == 1:
+            return found, self.blocks[used[0]].rows.index_select(0, rows)
+        example = self.blocks[used[0]].rows
+        values = torch.empty((len(found), *example.shape[1:]), dtype=example.dtype)
+        for number in used:
+            here = (numbers == number).nonzero().flatten()
+            values[here] = self.blocks[number].rows[rows[here]]
+        return found, values
+
+
+class Store:
+    """Remembers rows of frozen features under a (kind, source) and an int64 key, within a byte budget.
+
+    `memory_bytes=0` remembers nothing. With a `folder`, rows are also kept in files there, up to `disk_bytes`, and a
+    later process finds them; files that are torn, full or unreadable only cost the rows in them. Rows keep the dtype
+    they came in.
+
+    When the memory is full, one new block in eight displaces another drawn at random. Training reads the same pictures
+    again and again; in such a loop the usual least-recently-used rule forgets each row just before it is needed, while
+    this one comes close to the best that is possible (0.45 of 0.5 with twice as many pictures as fit).
+    """
+
+    def __init__(
+        self, *, memory_bytes: int = 2 << 30, folder: Path | str | None = None, disk_bytes: int = 32 << 30
+    ) -> None:
+        self.memory_bytes = memory_bytes
+        self.used_bytes = 0
+        self._tables: dict[Name, Table] = {}
+        self._blocks: list[Block] = []
+        self._draws = stream(0, "store")
+        self._folder = RowFolder(Path(folder), disk_bytes) if folder is not None else None
+
+    def fetch(self, kind: str, source: str, keys: Tensor, compute: Compute, *, keep: bool = True) -> Tensor:
+        """Return the rows [B, ...] of `keys` [B], a CPU tensor of the caller's own, computing what is not known.
+
+        `compute` gets the positions [M] of the unknown keys, each key once, and returns their rows [M, ...]; they are
+        remembered if `keep`. Nothing here carries a gradient.
+        """
+        numbers = keys.tolist()
+        first: dict[int, int] = {}
+        for position, key in enumerate(numbers):
+            first.setdefault(key, position)
+        # A caller's inference mode must not leave tensors behind that autograd refuses later.
+        with torch.inference_mode(mode=False), torch.no_grad():
+            rows = self._collect((kind, source), first, compute, keep=keep)
+        if len(first) == len(numbers):
+            return rows
+        order = {key: row for row, key in enumerate(first)}
+        return rows[torch.tensor([order[key] for key in numbers])]
+
+    def put(self, kind: str, source: str, keys: Tensor, rows: Tensor) -> None:
+        """Remember rows [B, ...] that were computed along the way."""
+        self._write((kind, source), keys.tolist(), rows.cpu())
+
+    def forget(self, fraction: float, generator: torch.Generator) -> None:
+        """Forget each row in memory with probability `fraction`: a test shows with it that no result depends on any."""
+        for table in self._tables.values():
+            lost = torch.rand(len(table.index), generator=generator) < fraction
+            for key in [key for key, gone in zip(table.index, lost.tolist(), strict=True) if gone]:
+                del table.index[key]
+
+    def clear(self) -> None:
+        """Forget everything in memory; files stay."""
+        self._tables.clear()
+        self._blocks.clear()
+        self.used_bytes = 0
+
+    def close(self) -> None:
+        """Let another process write to the folder."""
+        if self._folder is not None:
+            self._folder.close()
+
+    def _collect(self, name: Name, first: dict[int, int], compute: Compute, *, keep: bool) -> Tensor:
+        wanted = list(first)
+        absent = list(range(len(wanted)))
+        parts: list[tuple[list[int], Tensor]] = []
+        for read in (self._recall, self._load):
+            found, rows = read(name, [wanted[place] for place in absent])
+            if rows is not None:
+                parts.append(([absent[position] for position in found], rows))
+                seen = set(found)
+                absent = [place for position, place in enumerate(absent) if position not in seen]
+        if absent or not parts:
+            keys = [wanted[place] for place in absent]
+            rows = compute(torch.tensor([first[key] for key in keys], dtype=torch.int64)).cpu()
+            if keep:
+                self._write(name, keys, rows)
+            parts.append((absent, rows))
+        if len(parts) == 1:
+            return parts[0][1]
+        whole = torch.empty((len(wanted), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
+        for places, rows in parts:
+            whole[torch.tensor(places)] = rows
+        return whole
+
+    def _recall(self, name: Name, keys: list[int]) -> tuple[list[int], Tensor | None]:
+        return self._tables[name].read(keys) if name in self._tables else ([], None)
+
+    def _load(self, name: Name, keys: list[int]) -> tuple[list[int], Tensor | None]:
+        if self._folder is None or not keys:
+            return [], None
+        found, rows = self._folder.read(name, keys)
+        if rows is not None:
+            self._remember(name, [keys[position] for position in found], rows)
+        return found, rows
+
+    def _write(self, name: Name, keys: list[int], rows: Tensor) -> None:
+        self._remember(name, keys, rows)
+        if self._folder is not None and keys:
+            self._folder.write(name, keys, rows)
+
+    def _remember(self, name: Name, keys: list[int], rows: Tensor) -> None:
+        row_bytes = max(1, rows[:1].nbytes)
+        if not keys or row_bytes > self.memory_bytes:
+            return
+        table = self._tables.setdefault(name, Table(max(1, min(BLOCK_BYTES, self.memory_bytes // 32) // row_bytes)))
+        fresh = [position for position, key in enumerate(keys) if key not in table.index]
+        while fresh:
+            block = self._open(table, rows)
+            if block is None:
+                return
+            start = len(block.keys)
+            now, fresh = fresh[: table.block_rows - start], fresh[table.block_rows - start :]
+            block.rows[start : start + len(now)] = rows[torch.tensor(now)]
+            block.keys.extend(keys[position] for position in now)
+            base = block.number * table.block_rows + start
+            table.index.update((keys[position], base + offset) for offset, position in enumerate(now))
+
+    def _open(self, table: Table, like: Tensor) -> Block | None:
+        """The block of the table that has room, or a new one, for which others may have to go, or none."""
+        newest = table.blocks.get(table.made - 1)
+        if newest is not None and len(newest.keys) < table.block_rows:
+            return newest
+        rows = torch.empty((table.block_rows, *like.shape[1:]), dtype=like.dtype)
+        full = self.used_bytes + rows.nbytes > self.memory_bytes
+        if full and float(torch.rand((), generator=self._draws)) > ADMITTED:
+            return None
+        while self._blocks and self.used_bytes + rows.nbytes > self.memory_bytes:
+            self._evict(int(torch.randint(len(self._blocks), (), generator=self._draws)))
+        block = table.blocks[table.made] = Block(table, table.made, rows)
+        table.made += 1
+        self._blocks.append(block)
+        self.used_bytes += rows.nbytes
+        return block
+
+    def _evict(self, position: int) -> None:
+        self._blocks[position], self._blocks[-1] = self._blocks[-1], self._blocks[position]
+        block = self._blocks.pop()
+        table = block.table
+        base = block.number * table.block_rows
+        for offset, key in enumerate(block.keys):
+            if table.index.get(key) == base + offset:
+                del table.index[key]
+        del table.blocks[block.number]
+        self.used_bytes -= block.rows.nbytes

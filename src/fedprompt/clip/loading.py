@@ -1,0 +1,122 @@
+"""A CLIP folder or Hub id becomes three parts: towers, tokenizer, preprocessing. Safetensors only, offline friendly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers.utils import logging
+
+from fedprompt.data.decoding import Pixels
+from fedprompt.errors import UserError
+
+SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
+SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+
+
+def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
+    """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
+
+    Raises UserError when there is nothing there, it is not a CLIP, or a part is missing, damaged or not safetensors.
+    """
+    name, folder = str(path), Path(path).expanduser()
+    looks_local = isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
+    if looks_local and not folder.is_dir():
+        raise UserError(
+            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
+        )
+    origin = str(folder) if folder.is_dir() else name
+    try:
+        kind = CLIPConfig.get_config_dict(origin)[0].get("model_type", "model of no stated type")
+        if kind != "clip":
+            raise ValueError(f"it is a {kind}, not a CLIP.")
+        with _quiet() if folder.is_dir() else nullcontext():
+            model, report = CLIPModel.from_pretrained(
+                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            tokenizer = AutoTokenizer.from_pretrained(origin)
+            processor = CLIPImageProcessorPil.from_pretrained(origin)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds "
+            "config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
+    return model, tokenizer, processor
+
+
+def fingerprint(model: torch.nn.Module, processor: Any) -> str:
+    """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
+    preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
+    digest = hashlib.sha256(json.dumps(preprocessing).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+def arithmetic(device: torch.device) -> str:
+    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    versions = f"{torch.__version__} {PIL.__version__}"
+    if device.type == "cuda":
+        return f"{versions} {torch.cuda.get_device_name(device)}"
+    return f"{versions} {device.type} {torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for what takes a moment; a download keeps its own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _plain(value: Any) -> Any:
+    """Reduce preprocessing values to what JSON writes the same way for a default, a loaded file and a dataclass."""
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
+
+
+def align(model: CLIPModel) -> None:
+    """Give every weight memory of its own: a file's tensors begin at any byte, and products round differently there."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+
+
+def check_size(processor: Any, size: int) -> None:
+    """UserError unless the preprocessing makes pictures of `size` x `size` pixels, which the image tower reads."""
+    made = dict(processor.crop_size if processor.do_center_crop else processor.size)
+    if {made.get("height"), made.get("width")} != {size}:
+        raise UserError(
+            f"The preprocessing makes pictures of {made} but the image tower reads {size}x{size} pixels; "
+            "correct crop_size in preprocessor_config.json."
+        )
+
+
+def prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
+    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    if not images:
+        return np.empty((0, 3, size, size), np.float32)
+    pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]
+    return pixels

@@ -1,0 +1,1 @@
+"""Partition rules: which client holds which training pictures. One file per rule."""

@@ -1,0 +1,97 @@
+"""Splits fixed once for everyone as JSON (Zhou et al., 2022, CoOp): lists of [path, label, class name] by split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import cast
+
+import torch
+from pydantic import JsonValue
+
+from fedprompt.data.published.layouts.natives import NATIVES, Found
+from fedprompt.data.published.listing import Folder, Listing
+from fedprompt.data.splits import draw_splits, draw_validation
+from fedprompt.errors import UserError
+
+SPLITS = ("train", "val", "test")
+Items = list[tuple[str, int, str]]  # path, label, class name
+
+
+def read(  # noqa: PLR0913  (what differs between nine data sets)
+    folder: Folder,
+    *,
+    split: str,
+    images: Sequence[str] = (".",),
+    native: str,
+    options: Mapping[str, JsonValue] | None = None,
+    make_split: bool = False,
+    seed: int = 1,
+) -> Listing:
+    """Read the split, or with `make_split` draw one of our own, which no published figure belongs to.
+
+    `native` reads the classes from the download itself, for a drawn split and to see that the JSON's order is right.
+    """
+    pictures = folder.find(images, "The folder of pictures")
+    if make_split:
+        # differs: CoOp drew its splits without a seed, so they cannot be drawn again; ours follow from seed and paths
+        table = draw(NATIVES[native](folder, pictures, **(options or {})), seed=seed)
+    elif folder.has(split):
+        table = items(folder, split)
+    else:
+        raise UserError(
+            f"{folder.path / split} is missing: it fixes which pictures are for training. Get it from CoOp's "
+            "DATASETS.md or from the Hub repository zhengli97/prompt_learning_dataset, or set make_split = true for a "
+            "split of our own, whose results are not comparable with published ones."
+        )
+    names = classes(table, f"{folder.path / split}")
+    rows = [(word, item) for word in SPLITS for item in table[word]]
+    note = (f"The split was drawn here from seed {seed}; no published figure is comparable.",) if make_split else ()
+    prefix = "" if pictures == "." else f"{pictures}/"
+    return Listing(
+        names=names,
+        files=tuple(prefix + path for _, (path, _, _) in rows),
+        targets=torch.tensor([label for _, (_, label, _) in rows]),
+        splits=tuple(word for word, _ in rows),
+        domains=("",) * len(rows),
+        stamps=folder.stamps,
+        notes=note,
+    )
+
+
+def items(folder: Folder, name: str) -> dict[str, Items]:
+    """The three parts of a split file, paths with forward slashes; UserError if it is of another form."""
+    table = cast(Mapping[str, Sequence[tuple[str, int, str]]], folder.json(name))
+    try:
+        return {
+            word: [(path.replace("\\", "/"), int(label), str(title)) for path, label, title in table[word]]
+            for word in SPLITS
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{folder.path / name} is not a split: it should hold train, val and test, each a list of "
+            f"[path, label, class name] ({error!r})."
+        ) from error
+
+
+def classes(table: Mapping[str, Items], origin: str) -> tuple[str, ...]:
+    """Class names in label order over all three parts; UserError unless they are one name each, from 0 on."""
+    found: dict[int, str] = {}
+    for _, label, name in chain(*table.values()):
+        if found.setdefault(label, name) != name:
+            raise UserError(f"{origin} gives the label {label} two names, {found[label]!r} and {name!r}; get it again.")
+    if sorted(found) != list(range(len(found))):
+        lost = next(label for label in range(len(found)) if label not in found)
+        raise UserError(f"{origin} has no picture of the label {lost}; labels must run from 0 without a gap.")
+    return tuple(found[label] for label in sorted(found))
+
+
+def draw(found: Found, *, seed: int) -> dict[str, Items]:
+    """A split of our own in CoOp's proportions: 50/20/30 of every class, or the official test part and a val fifth."""
+    files, labels = [path for path, _, _ in found.pictures], [label for _, label, _ in found.pictures]
+    official = [word for _, _, word in found.pictures]
+    words = (
+        draw_validation(files, labels, official, seed=seed) if any(official) else draw_splits(files, labels, seed=seed)
+    )
+    rows = sorted(zip(words, labels, files, strict=True))
+    return {word: [(file, label, found.names[label]) for own, label, file in rows if own == word] for word in SPLITS}

@@ -1,0 +1,1 @@
+"""How the embedded CLIP is pretrained: captions, samples, trainer and evaluation."""

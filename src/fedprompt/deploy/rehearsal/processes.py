@@ -1,0 +1,213 @@
+"""A federation on one machine: server, proxy and three sites as real processes, with keys and pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
+from fedprompt.data.dataset import Dataset
+from fedprompt.deploy.daemons import Process, end_orphans, stoppable, wait_for_port
+from fedprompt.deploy.init import init_deployment, init_site
+from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
+from fedprompt.deploy.submit import sites_of
+from fedprompt.errors import UserError
+from fedprompt.experiments.experiment import load_dataset, resolve
+from fedprompt.runtimes.flower import commands
+
+SITES = ("east", "north", "south")
+SHOTS, TESTS = 8, 5  # pictures of a class at a site
+RECIPE = "rehearsal"
+PROXY = "nginx"
+Say = Callable[[str], None]
+
+
+@dataclass
+class Stage:
+    """Where a rehearsal plays: its folders, and the processes by name."""
+
+    folder: Path
+    deployment: Deployment
+    recipe: Recipe
+    proxied: bool
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def site(self, name: str) -> Path:
+        """A site's folder; in a real federation it is on another machine."""
+        return self.folder / "machines" / name
+
+    @property
+    def server(self) -> Path:
+        """The server's folder."""
+        return self.folder / "machines" / "server"
+
+    def start_server(self) -> None:
+        """Start `fedprompt server up` and wait until it listens."""
+        self._start("server", ["server", "up", str(self.server)], self.server)
+        wait_for_port(self.deployment.local_port, alive=lambda: self.processes["server"].ended is None)
+
+    def start_site(self, name: str) -> None:
+        """Start `fedprompt site up`."""
+        data = self.site(name) / "pictures"
+        self._start(name, ["site", "up", str(self.site(name)), "--data", str(data)], self.site(name))
+
+    def start_proxy(self) -> None:
+        """Start nginx with the file that `fedprompt deploy init` made."""
+        place = self.folder / "machines" / "proxy"
+        place.mkdir(exist_ok=True)
+        for part in ("temp", "logs"):
+            (place / part).mkdir(exist_ok=True)
+        paths = "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi"))
+        paths += "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("uwsgi", "scgi"))
+        (place / "nginx.conf").write_text(
+            f"daemon off; pid {place}/nginx.pid; error_log {place}/logs/error.log;\nevents {{}}\n"
+            f"http {{ access_log {place}/logs/access.log;\n{paths}include {self.server}/nginx.conf; }}\n",
+            encoding="utf-8",
+        )
+        command = [nginx() or PROXY, "-c", str(place / "nginx.conf"), "-p", str(place)]
+        self._begin("proxy", command, place)
+        wait_for_port(self.deployment.port, alive=lambda: self.processes["proxy"].ended is None)
+
+    def wait_for_sites(self, seconds: float = 90.0) -> float:
+        """Wait until all sites are online; returns how long that took. UserError if one does not come."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            with contextlib.suppress(UserError):
+                if all(site.status == "online" for site in sites_of(self.server)):
+                    return time.monotonic() - begun
+            time.sleep(1)
+        raise UserError(f"Not every site came online within {seconds:.0f} s; see the logs in {self.folder}/machines.")
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop one process and all it started."""
+        if name in self.processes:
+            self.processes.pop(name).stop(how)
+        end_orphans(self.folder / "machines" / name)  # a power cut takes along what the command has started
+
+    def _start(self, name: str, arguments: list[str], place: Path) -> None:
+        self._begin(name, [sys.executable, "-m", "fedprompt.cli.main", *arguments], place)
+
+    def _begin(self, name: str, command: list[str], place: Path) -> None:
+        environment = commands.environment(place / "flower")
+        self.processes[name] = Process(command, folder=place, log=f"{name}.log", environment=environment)
+
+
+@contextmanager
+def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: float = 120.0) -> Iterator[Stage]:
+    """Everything running, and nothing left running afterwards; `settings` change the recipe."""
+    folder = folder.resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
+    proxied = nginx() is not None
+    port, local_port, *site_ports = free_ports(2 + len(SITES))
+    deployment = Deployment(
+        name=RECIPE,
+        address="localhost",
+        port=port if proxied else local_port,
+        local_port=local_port,
+        sites=SITES,
+        quorum=2,
+        deadline=deadline,
+    )
+    recipe = resolve(load_recipe(find_recipe(RECIPE), settings))
+    stage = Stage(folder, deployment, recipe, proxied)
+    with stoppable(), ExitStack() as stack:
+        for name in ("proxy", *SITES, "server"):
+            stack.callback(stage.stop, name)
+        _prepare(stage, dict(zip(SITES, site_ports, strict=True)), say)
+        yield stage
+
+
+def _prepare(stage: Stage, ports: Mapping[str, int], say: Say) -> None:
+    init_deployment(stage.server, stage.deployment)
+    dataset = load_dataset(load_recipe(find_recipe("demo")).data)
+    for name, port in ports.items():
+        own = stage.site(name)
+        shutil.move(stage.server / "sites" / name, own)  # what a courier does
+        site = load_site(own)
+        save(own / SITE, SiteFile(**site.model_dump() | {"port": port, "device": "cpu"}))
+        _draw_pictures(dataset, stage.recipe, SITES.index(name), own / "pictures")
+        shutil.copy(init_site(own), stage.server / "keys")
+    say(f"Made keys, certificates and {len(SITES)} sites' pictures in {stage.folder}.")
+    stage.start_server()
+    if stage.proxied:
+        stage.start_proxy()
+    for name in ports:
+        stage.start_site(name)
+    say(f"All sites are connected after {stage.wait_for_sites():.0f} s.")
+
+
+def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:
+    """Write a site's share of the classes as files, as a hospital would have them."""
+    classes = list(recipe.data.options["classes"])
+    size = -(-len(classes) // len(SITES))
+    for name in classes[number * size : (number + 1) * size]:
+        label = dataset.space.names.index(name)
+        for split, count in (("train", SHOTS), ("test", TESTS)):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for row in dataset.rows(split=split, classes=(label,)).tolist()[:count]:
+                dataset.source.open(row).save(place / f"{row}.png")
+
+
+def nginx() -> str | None:
+    """Where the proxy's program is, None if it is not installed."""
+    return shutil.which(PROXY) or shutil.which(PROXY, path="/usr/sbin:/sbin")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def proxy_line(stage: Stage) -> http.client.HTTPSConnection:
+    """A connection to the proxy of somebody who trusts the deployment's authority."""
+    context = ssl.create_default_context(cafile=str(stage.server / "certificates" / "ca.crt"))
+    return http.client.HTTPSConnection("localhost", stage.deployment.port, context=context, timeout=10)
+
+
+def control_status(stage: Stage) -> int:
+    """The HTTP status of a control call (which could start a run) sent to the proxy."""
+    line = proxy_line(stage)
+    line.request("POST", "/v1/control/start-run", body=b"")
+    return line.getresponse().status
+
+
+def intruder_is_refused(stage: Stage, *, authority: bool, seconds: float = 30.0) -> bool:
+    """Whether a site whose key nobody let in, or which speaks without TLS, is turned away."""
+    place = stage.folder / "machines" / "intruder"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    own = stage.site(SITES[0])
+    shutil.copy(own / SITE, place / SITE)
+    init_site(place)
+    command = commands.supernode(
+        address=f"localhost:{stage.deployment.port}",
+        port=free_ports(1)[0],
+        site="intruder",
+        folder=place,
+        authority=own / "ca.crt" if authority else None,
+        key=place / "site.key" if authority else None,
+    )
+    process = Process(
+        [*command, "--max-retries", "1"], folder=place, log="supernode.log", environment=commands.environment(place)
+    )
+    try:
+        return process.popen.wait(seconds) != 0
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        process.stop()

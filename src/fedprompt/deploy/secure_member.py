@@ -1,0 +1,48 @@
+"""A site's part in secure sums: its secrets live in the worker's memory for one round, and no round is told twice."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable
+from dataclasses import replace
+
+from fedprompt.deploy.site_policy import RefusedError
+from fedprompt.deploy.site_state import Shelf
+from fedprompt.federated.secure.masks import Words as Vector
+from fedprompt.federated.secure.member import Member
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.vector import Codec
+from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, Parcel
+
+RULE = "secure sums"
+
+
+class Membership:
+    """The member that a site is in the round under way."""
+
+    def __init__(self) -> None:
+        self._member: Member | None = None
+
+    def answer(self, request: Parcel, secure: SecureSum, shelf: Shelf, vector: Callable[[Codec], Vector]) -> Parcel:
+        """Take the step that is asked for; `vector` trains and writes down the change.
+
+        Raises RefusedError for a round that was unmasked before: two sums of one training could single out a site.
+        """
+        words = request.words
+        number, members = int(words["round"]), int(words["members"])
+        session = replace(secure, run=f"{words['run']}/{words['trial']}").session(number, members)
+        if request.kind == KEYS:
+            if number <= shelf.unmasked():
+                raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
+            self._member = Member(int(words["client"]), session)
+            return Parcel.of_message(self._member.keys())
+        member = self._member
+        if member is None or member.session != session:
+            raise RefusedError("the site's worker was started again in this round.", rule=RULE)
+        message = b64decode(words[MESSAGE], validate=True)
+        if request.kind == SHARES:
+            return Parcel.of_message(member.shares(message))
+        if request.kind == MASKED:
+            return Parcel.of_message(member.masked(message, vector(secure.codec(members))))
+        shelf.mark_unmasked(number)  # before the answer: a site that dies now must not be asked again
+        return Parcel.of_message(member.unmask(message))

@@ -1,0 +1,76 @@
+"""What a site remembers of a run: personal states, a small file a round, so that a server may go back, and marks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from fedprompt.errors import UserError
+from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
+from fedprompt.updates import State
+
+KEPT = 4  # rounds: a server falls back by one checkpoint at most, and one round may be under way
+_log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """The personal states of one trial of one run."""
+
+    def __init__(self, folder: Path, run: str, trial: str) -> None:
+        if not re.fullmatch(r"[0-9a-f]{32}", run):
+            raise UserError("The job's run id is not one; update the server.")
+        self.folder = folder / run
+        self._prefix = quote(trial, safe="")
+
+    def load(self, round_number: int, start: State) -> State:
+        """The state after a round; `start` for round 0, and with a warning when the file is gone or damaged."""
+        if not round_number or not start:
+            return start
+        try:
+            state, _ = load_tensors(self._path(round_number))
+        except UserError as error:
+            _log.warning("The personal state after round %d is lost, a fresh one begins: %s", round_number, error)
+            return start
+        return state
+
+    def save(self, round_number: int, state: State) -> None:
+        """Keep the state after a round and drop those that are too old to be asked for."""
+        if not state:
+            return
+        save_tensors(self._path(round_number), state)
+        known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
+        for old in known[:-KEPT]:
+            old.unlink()
+
+    def left_out(self) -> dict[int, str] | None:
+        """The pictures that the run does without at this site, with reasons; None before they were looked for."""
+        if not self._left_out.exists():
+            return None
+        return {int(row): reason for row, reason in json.loads(self._left_out.read_text(encoding="utf-8")).items()}
+
+    def leave_out(self, found: Mapping[int, str]) -> None:
+        """Remember them: what a run trains on must not change when a worker is started again."""
+        write_atomic(self._left_out, json.dumps(found))
+
+    def unmasked(self) -> int:
+        """The last round that this site helped to sum securely."""
+        return int(self._mark.read_text(encoding="utf-8")) if self._mark.exists() else 0
+
+    def mark_unmasked(self, round_number: int) -> None:
+        """Remember a round whose secure sum this site helps to open."""
+        write_atomic(self._mark, str(round_number))
+
+    @property
+    def _left_out(self) -> Path:
+        return self.folder / "left_out.json"  # all trials of a run use the same pictures
+
+    @property
+    def _mark(self) -> Path:
+        return self.folder / f"{self._prefix}.unmasked"
+
+    def _path(self, round_number: int) -> Path:
+        return self.folder / f"{self._prefix}@{round_number:08d}.safetensors"

@@ -1,0 +1,112 @@
+"""What words are worth before any training: how much classes share them, how well they tell classes apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.dataset import Examples
+from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import words as spoken
+from fedprompt.methods.base import class_texts, cosine_classifier
+from fedprompt.ops.layers import unit
+from fedprompt.ops.metrics import accuracy
+
+CLOSE = 0.99  # near-duplicates are nearer to each other than this share of all pairs of class names,
+LEAST = 0.95  # and no farther than this: a small backbone keeps class names further apart than phrases
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How attributes spread over classes; what unseen classes have in common with seen ones is what carries over."""
+
+    distinct: int  # different phrases
+    shared: int  # of them, with two classes or more
+    per_class: float  # mean over classes of the share of its phrases that another class has too
+    lonely: tuple[str, ...]  # classes that share nothing
+    top: tuple[tuple[str, tuple[str, ...]], ...]  # the phrases of most classes
+
+
+def sharing(attributes: Mapping[str, Sequence[str]], *, top: int = 20) -> Sharing:
+    """Count who shares what."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for name, phrases in attributes.items():
+        for phrase in dict.fromkeys(phrases):
+            owners[phrase].append(name)
+    common = {phrase for phrase, names in owners.items() if len(names) > 1}
+    parts = {name: sum(phrase in common for phrase in phrases) for name, phrases in attributes.items() if phrases}
+    ratios = [count / len(attributes[name]) for name, count in parts.items()]
+    ordered = sorted(common, key=lambda phrase: (-len(owners[phrase]), phrase))
+    return Sharing(
+        distinct=len(owners),
+        shared=len(common),
+        per_class=sum(ratios) / len(ratios) if ratios else 0.0,
+        lonely=tuple(name for name, count in parts.items() if not count),
+        top=tuple((phrase, tuple(owners[phrase])) for phrase in ordered[:top]),
+    )
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How near class texts lie to each other: cosine to the nearest other class, mean and worst; lower is better.
+
+    With pictures also the zero-shot accuracy on them.
+    """
+
+    mean: float
+    worst: float
+    pair: tuple[str, str]
+    accuracy: float | None = None
+
+
+def separations(
+    clip: Clip, space: LabelSpace, attributes: Mapping[str, tuple[str, ...]], examples: Examples | None = None
+) -> tuple[Separation, Separation]:
+    """Class texts before, by the template alone, and after, by attribute sentences.
+
+    `examples` are training pictures of all classes of `space`: words must not be chosen on test pictures.
+    """
+    before, after = replace(space, attributes={}), replace(space, attributes=attributes)
+    return _separation(clip, before, examples), _separation(clip, after, examples)
+
+
+@torch.no_grad()
+def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Separation:
+    text = class_texts(clip, space)
+    cosines = unit(text) @ unit(text).T - 2 * torch.eye(len(text), device=text.device)  # [C, C]
+    nearest, partner = cosines.max(dim=1)
+    worst = int(nearest.argmax())
+    pair = (space.names[worst], space.names[int(partner[worst])])
+    found = None
+    if examples is not None and space.kind == "single":
+        logits = cosine_classifier(clip, text, space.kind)(examples.images)
+        found = accuracy(logits.argmax(dim=1).cpu(), examples.targets)
+    return Separation(float(nearest.mean()), float(nearest[worst]), pair, found)
+
+
+def yardstick(clip: Clip, names: Sequence[str]) -> float:
+    """The cosine above which two texts are the same to this backbone: nearly all pairs of class names are below it."""
+    cosines = _cosines(clip, [spoken(name) for name in names])
+    pairs = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
+    return max(LEAST, float(pairs.double().quantile(CLOSE))) if len(pairs) else 1.0
+
+
+def overlaps(clip: Clip, phrases: Sequence[str], limit: float) -> list[tuple[str, str, float]]:
+    """Pairs of phrases whose text features are nearer than the limit, nearest first."""
+    if len(phrases) < 2:
+        return []
+    cosines = _cosines(clip, phrases)
+    rows, columns = torch.triu(cosines > limit, diagonal=1).nonzero(as_tuple=True)
+    pairs = zip(rows.tolist(), columns.tolist(), strict=True)
+    return sorted(((phrases[a], phrases[b], float(cosines[a, b])) for a, b in pairs), key=lambda pair: -pair[2])
+
+
+@torch.no_grad()
+def _cosines(clip: Clip, texts: Sequence[str]) -> Tensor:
+    features = clip.text_features(list(texts))  # [N, D]
+    return (features @ features.T).cpu()  # [N, N]

@@ -1,0 +1,77 @@
+"""Every exchange with a model, a JSON line each beside the output: a re-run costs nothing and an audit is possible."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import filelock
+
+from fedprompt.descriptions.endpoint import Answer, Request
+from fedprompt.records.run_folder import append_line, own
+
+
+class Exchanges:
+    """A file of exchanges, owned by one process while open; usable as a context manager and from threads.
+
+    A line torn by a crash is left out and its question asked again. Failed attempts are kept for the audit alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._answers: dict[str, Answer] = {}
+        self._guard = threading.Lock()
+        self._lock: filelock.FileLock | None = None
+
+    def __enter__(self) -> Self:
+        busy = f"{self.path} is in use by another process; wait for it or write elsewhere."
+        self._lock = own(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
+        self._load()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def find(self, key: str) -> Answer | None:
+        """The answer to a question that was asked before."""
+        return self._answers.get(key)
+
+    def answered(self, key: str, endpoint: str, request: Request, answer: Answer) -> None:
+        """Keep an answer; it is on the disk when this returns."""
+        self._append({"key": key, "endpoint": endpoint, "request": asdict(request), "answer": asdict(answer)})
+        self._answers[key] = answer
+
+    def failed(self, key: str, endpoint: str, reason: str) -> None:
+        """Note an attempt without an answer."""
+        self._append({"key": key, "endpoint": endpoint, "failed": reason})
+
+    def _append(self, line: dict[str, object]) -> None:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        with self._guard:
+            append_line(self.path, (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode())
+
+    def _load(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        for line in content.splitlines():
+            try:
+                found = json.loads(line)
+                if "answer" in found:
+                    self._answers[str(found["key"])] = Answer(**found["answer"])
+            except (ValueError, KeyError, TypeError):
+                continue
+        if content and not content.endswith(b"\n"):  # a new line must not be joined to a torn one
+            with self.path.open("ab") as file:
+                file.write(b"\n")

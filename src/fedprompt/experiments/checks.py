@@ -1,0 +1,53 @@
+"""What is checked before a run starts or goes on: whether pictures are odd, and that it is the run that it was."""
+
+from __future__ import annotations
+
+from fedprompt.data.problems import check
+from fedprompt.errors import UserError
+from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.experiments.context import Watch
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.records.run_folder import Event, RunFolder
+
+
+def inspect(experiment: Experiment, watch: Watch) -> None:
+    """Warn of pictures that are left out, and of whatever else is odd with those that were opened."""
+    if lost := experiment.left_out:
+        some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
+        watch.warn(f"{some} {lost[0].reason}")
+    found: dict[str, list[str]] = {}
+    for problem in check(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
+        found.setdefault(problem.kind, []).append(problem.message)
+    for messages in (own for kind, own in found.items() if kind != "unreadable"):
+        more = (
+            f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
+        )
+        watch.warn(messages[0] + more)
+
+
+def header_of(run: RunFolder) -> Event:
+    """What a run recorded first; UserError if it did not come so far."""
+    header = next((event for event in run.events() if event["event"] == "header"), None)
+    if header is None:
+        raise UserError(
+            f"The run {run.path} stopped before it had recorded anything; delete the folder and start again."
+        )
+    return header
+
+
+def check_same(run: RunFolder, header: Event, experiment: Experiment) -> None:
+    """UserError if backbone, data or words are no longer those of the header."""
+    dataset = experiment.dataset
+    for what, before, now in (
+        ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
+        ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
+        *(
+            ("words file", before, fingerprint(experiment.worded[name]))
+            for name, before in header.get("words", {}).items()
+        ),
+    ):
+        if before != now:
+            raise UserError(
+                f"The run {run.path} began with another {what} (fingerprint {before[:12]}, now {now[:12]}); "
+                f"put the old {what} back, or start a new run."
+            )

@@ -1,0 +1,98 @@
+"""Which words a trial describes its classes with: the data set's own, a file's, none, or as a control wrong ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+from fedprompt.config.recipe import WordsTable
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.descriptions import read_conditions, read_words
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.seeding import numpy_stream
+
+NONE = "none"
+Attributes = Mapping[str, tuple[str, ...]]
+
+
+def find_words(name: str) -> Path:
+    """A words file: a path, or the name of one that comes with the package."""
+    own = Path(str(files("fedprompt") / "demo" / "descriptions"))
+    known = {path.stem: path for path in sorted(own.glob("*.json"))}
+    if name in known and not Path(name).is_file():
+        return known[name]
+    if not Path(name).is_file():
+        raise UserError(
+            f"There is no words file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
+        )
+    return Path(name)
+
+
+def absolute(table: WordsTable) -> WordsTable:
+    """The table with files as absolute paths, for a run may be resumed from anywhere; UserError if one is not there."""
+    names = {"attributes": table.attributes, "conditions": table.conditions}
+    paths = {
+        key: str(find_words(name).resolve())
+        for key, name in names.items()
+        if isinstance(name, str) and name not in ("", NONE)
+    }
+    return table.model_copy(update=paths)
+
+
+def worded(space: LabelSpace, table: WordsTable, *, seed: int) -> LabelSpace:
+    """The label space with the words that the table names; `seed` draws who gets whose words in the control.
+
+    Raises UserError when a file lacks a class or has no conditions.
+    """
+    attributes = _attributes(space, table.attributes)
+    if table.shuffled:
+        attributes = shuffled(attributes, space.names, seed=seed)
+    return replace(space, attributes=attributes, conditions=_conditions(space, table.conditions))
+
+
+def _attributes(space: LabelSpace, name: str) -> Attributes:
+    if not name:
+        return space.attributes
+    if name == NONE:
+        return {}
+    found = read_words(find_words(name)).attributes
+    missing = [one for one in space.names if one not in found]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(
+            f"The words file {name} has no attributes for the class {missing[0]!r}{did_you_mean(missing[0], found)}"
+            f"{more}; add them, or an empty list for a class that is to go without."
+        )
+    return {one: found[one] for one in space.names}
+
+
+def _conditions(space: LabelSpace, named: str | tuple[str, ...]) -> tuple[str, ...]:
+    if not named:
+        return space.conditions
+    if isinstance(named, tuple):
+        return named
+    if named == NONE:
+        return ()
+    return read_conditions(find_words(named))
+
+
+def shuffled(attributes: Attributes, names: tuple[str, ...], *, seed: int) -> Attributes:
+    """Every class with the attributes of another one: what words are worth beyond being words."""
+    owners = [name for name in names if name in attributes]
+    if len(owners) < 2:
+        raise UserError("Attributes can be shuffled between two classes or more; the data set has fewer with any.")
+    order = [owners[place] for place in numpy_stream(seed, "shuffled words").permutation(len(owners))]
+    # Along one cycle nobody keeps their own.
+    return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """A hash of all the words of a data set."""
+    spaces = [part.space for part in dataset.parts]
+    parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]

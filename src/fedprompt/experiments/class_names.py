@@ -1,0 +1,76 @@
+"""What `fedprompt describe` takes from a recipe and a backbone: class names, their company, and how texts compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from fedprompt.config.recipe import BackboneTable, find_recipe, load_recipe
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.descriptions import Words
+from fedprompt.data.labels import LabelSpace
+from fedprompt.descriptions import statistics as measure
+from fedprompt.descriptions.label_combinations import Combination, co_occurrence, combinations
+from fedprompt.descriptions.pipeline import read_names
+from fedprompt.descriptions.review import Overlaps
+from fedprompt.errors import UserError
+from fedprompt.experiments.experiment import load_backbone, load_dataset, resolve
+
+MOST_PICTURES = 2000  # training pictures on which zero-shot accuracy is measured
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Class names, and the data set they came from, if any."""
+
+    names: tuple[str, ...] = ()
+    dataset: Dataset | None = None
+
+    def combinations(self, most: int, *, seed: int) -> list[Combination]:
+        """Labels that are together in training pictures; without a data set any are."""
+        counts = torch.zeros(len(self.names), len(self.names))
+        if self.dataset is not None and self.dataset.space.kind == "multi":
+            counts = co_occurrence(self.dataset.targets[self.dataset.rows(split="train")])
+        return combinations(counts, most=most, seed=seed)
+
+
+def vocabulary(classes: Path | None, recipe: str | None, settings: Sequence[str] = ()) -> Vocabulary:
+    """The classes of a text file or of a recipe's data set; none if neither is given, UserError if both are."""
+    if classes is not None and recipe is not None:
+        raise UserError("Give the classes once: --classes FILE, or --data RECIPE.")
+    if classes is not None:
+        return Vocabulary(read_names(classes))
+    if recipe is None:
+        return Vocabulary()
+    path = find_recipe(recipe)
+    dataset = load_dataset(resolve(load_recipe(path, settings), origin=path.name).data)
+    return Vocabulary(dataset.space.names, dataset)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a backbone says of some words: which phrases are near-duplicates, and the classes' separation."""
+
+    overlaps: Overlaps | None = None
+    separations: tuple[measure.Separation, measure.Separation] | None = None
+
+
+def compare(words: Words, known: Vocabulary, backbone: str | None) -> Comparison:
+    """Compare with a backbone by its name; nothing without one."""
+    named = dict.fromkeys((*words.attributes, *(label for scene in words.scenes for label in scene.labels)))
+    names = known.names or tuple(named)
+    if backbone is None or len(names) < 2:
+        return Comparison()
+    clip = load_backbone(BackboneTable(path=backbone))
+    overlaps = partial(measure.overlaps, clip, limit=measure.yardstick(clip, names))
+    if not words.attributes:
+        return Comparison(overlaps)
+    if known.dataset is None:
+        return Comparison(overlaps, measure.separations(clip, LabelSpace(names), words.attributes))
+    rows = known.dataset.rows(split="train")
+    examples = known.dataset.examples(rows[:: max(1, len(rows) // MOST_PICTURES)])
+    return Comparison(overlaps, measure.separations(clip, known.dataset.space, words.attributes, examples))

@@ -1,0 +1,100 @@
+"""The clients of a partition: who trains on what, is tested on what, and what nobody trains on."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from fedprompt.data.dataset import Dataset, Examples
+from fedprompt.data.partition.base import Partition, Shard, pooled
+from fedprompt.data.sources.suite import Joined
+from fedprompt.federated.client import Client
+from fedprompt.seeding import stream
+
+
+class Clients(Sequence[Client]):
+    """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
+
+    With `test`, a client's test pictures are those its shard names, else those of its classes, from its domain or all
+    seen ones. Nobody trains on a share of `held_out` of each client's pictures: they are for fitting a threshold.
+    """
+
+    def __init__(self, dataset: Dataset, partition: Partition, *, test: bool, held_out: float = 0.0) -> None:
+        self.dataset = dataset
+        self.partition = partition
+        self.test = test
+        self.share = held_out
+        self._test_rows = functools.cache(self._find_test_rows)
+
+    def __len__(self) -> int:
+        return len(self.partition.shards)
+
+    @overload
+    def __getitem__(self, index: int) -> Client: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Client]: ...
+    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        number = range(len(self))[index]
+        shard = self.partition.shards[number]
+        rows = self._rows_of(shard) if self.test else torch.empty(0)
+        return Client(
+            id=number,
+            name=shard.name,
+            train=self.dataset.examples(self._split(number)[1], shard.classes, domain=shard.domain),
+            test=self.dataset.examples(rows, shard.classes, domain=shard.domain) if len(rows) else None,
+            domain=shard.domain,
+        )
+
+    def part(self, number: int) -> str:
+        """The name of the data set that a client's pictures are from, where there are several; else ""."""
+        if not isinstance(self.dataset, Joined):
+            return ""
+        return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
+
+    def over(self, dataset: Dataset) -> Clients:
+        """The same clients over the same pictures in other words."""
+        other = copy.copy(self)
+        other.dataset = dataset
+        return other
+
+    def held_out(self) -> Examples | None:
+        """The pictures of all clients that none trains on, over all base classes; None if there are none."""
+        if not self.share:
+            return None
+        rows = torch.cat([self._split(number)[0] for number in range(len(self))])
+        return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
+
+    def pooled(self) -> Clients:
+        """One client alone, who trains on all that these train on."""
+        shards = (
+            replace(shard, rows=tuple(self._split(number)[1].tolist()))
+            for number, shard in enumerate(self.partition.shards)
+        )
+        return Clients(self.dataset, pooled(replace(self.partition, shards=tuple(shards)), self.dataset), test=False)
+
+    def _split(self, number: int) -> tuple[Tensor, Tensor]:
+        """A client's rows that are held out and those it trains on, both in the order of its shard."""
+        rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
+        held = torch.zeros(len(rows), dtype=torch.bool)
+        order = torch.randperm(len(rows), generator=stream(self.partition.seed, "held out", number))
+        held[order[: int(self.share * len(rows))]] = True
+        return rows[held], rows[~held]
+
+    def _rows_of(self, shard: Shard) -> Tensor:
+        if shard.test is not None:
+            return torch.tensor(shard.test, dtype=torch.int64)
+        rows = self._test_rows(shard.domain)
+        if self.dataset.space.kind == "multi":
+            return rows
+        return rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
+
+    def _find_test_rows(self, domain: str) -> Tensor:
+        return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)

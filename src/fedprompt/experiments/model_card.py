@@ -1,0 +1,181 @@
+"""A trial's adapter folder with its model card: what was learned from whom, how well, and within which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from fedprompt.experiments.events import versions
+from fedprompt.experiments.experiment import Experiment, Trial
+from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
+from fedprompt.records.reading import Trial as Record
+from fedprompt.records.run_folder import RunFolder
+from fedprompt.report import Run, read_run
+from fedprompt.report.tables import privacy_text
+from fedprompt.updates import State
+
+ADAPTERS = "adapters"
+MOST_CLIENTS = 50  # rows of the card's table of clients
+CARD = """# {title}
+
+{idea}
+
+A fedprompt adapter: only what was trained, {trainable} numbers, without the backbone `{backbone}`.
+
+```
+fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
+```
+
+## Data
+`{data}`: {base} classes seen in training, {new} held out. What each client trained on:
+
+{clients}
+
+{unreadable} picture(s) could not be read and were left out.
+
+## Figures
+{figures}
+
+## Protocol
+{protocol}
+
+## Privacy
+{privacy}
+
+## Left out
+{left_out}
+
+## Limits
+Measured on the test pictures of `{data}` only. On other pictures or words it may do worse than the backbone alone.
+"""
+
+
+def adapter_folder(run_folder: Path, trial: str) -> Path:
+    """Where a run keeps what a trial has learned."""
+    return run_folder / ADAPTERS / trial
+
+
+def save_trial_adapter(
+    run: RunFolder,
+    experiment: Experiment,
+    trial: Trial,
+    shared: State,
+    *,
+    exports: Mapping[str, str | bytes],
+    threshold: float | None = None,
+) -> None:
+    """Write the adapter of a trial whose scores are recorded.
+
+    `exports` are its method's further files; `threshold` is when a label of many counts as present.
+    """
+    recorded = read_run(run.path)
+    record = next(record for record in recorded.trials if record.name == trial.name)
+    space = experiment.dataset.space
+    names = tuple(space.names[label] for label in (*experiment.dataset.base, *experiment.dataset.new))
+    card = AdapterCard(
+        method=trial.method,
+        task=TASKS[space.kind],
+        base_model_name_or_path=experiment.recipe.backbone.path,
+        base_model_sha256=experiment.clip.fingerprint,
+        class_names=names,
+        templates=(space.template,),
+        params=dict(trial.options),
+        thresholds=None if threshold is None else (threshold,) * len(names),
+    )
+    provenance = {
+        "run": experiment.recipe.name,
+        "trial": trial.name,
+        "seed": experiment.recipe.seed,
+        "recipe": experiment.recipe.model_dump(mode="json"),
+        "versions": versions(),
+        "data_fingerprint": experiment.dataset.source.fingerprint,
+        "rounds": len(record.rounds),
+        "left_out": _left_out(record),
+    }
+    metrics = {
+        "figures": dict(record.figures),
+        "scores": [score.model_dump(mode="json", exclude={"trial", "classes", "per_class"}) for score in record.scores],
+    }
+    save_adapter(
+        adapter_folder(run.path, trial.name),
+        card,
+        shared,
+        space=space,
+        files={
+            **exports,
+            "README.md": _model_card(experiment, trial, recorded, record),
+            "metrics.json": to_json(metrics),
+            "provenance.json": to_json(provenance),
+        },
+    )
+
+
+def _left_out(record: Record) -> dict[str, list[int]]:
+    """Round -> clients that were asked and did not deliver."""
+    return {str(line.round): sorted(line.failed) for line in record.rounds if line.failed}
+
+
+def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) -> str:
+    recipe, dataset = experiment.recipe, experiment.dataset
+    data = ModelCardData(
+        license="unknown",  # the pictures' owner decides, not this library
+        library_name="fedprompt",
+        base_model=recipe.backbone.path,
+        tags=["federated-learning", "clip", "prompt-tuning"],
+        model_name=f"{recipe.name}-{trial.name}",
+        eval_results=[_result(dataset.name, run, column, value) for column, value in record.figures.items()],
+    )
+    body = CARD.format(
+        title=f"{recipe.name}: {trial.name}",
+        idea=record.about.idea,
+        trainable=f"{record.about.trainable or 0:,}",
+        backbone=recipe.backbone.path,
+        data=dataset.name,
+        base=len(dataset.base),
+        new=len(dataset.new),
+        clients=_table(("client", "classes", "training pictures"), _sites(experiment)),
+        unreadable=len(experiment.left_out),
+        figures=_table(("split", "value", "meaning"), _figures(run, record)),
+        protocol=run.header.protocol,
+        privacy=_privacy(record),
+        left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
+    )
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
+
+
+def _privacy(record: Record) -> str:
+    if spent := privacy_text(record):
+        return f"{spent}. Losses and scores in this folder are not covered by it."
+    return "None is promised: what clients trained went into this adapter without noise (epsilon: none)."
+
+
+def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type="zero-shot-image-classification",
+        dataset_type=dataset,
+        dataset_name=dataset,
+        metric_type=column.partition(":")[2] or run.header.metric,
+        metric_name=column,
+        metric_value=round(value, 6),
+    )
+
+
+def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
+    shards = experiment.partition.shards
+    rows = [(shard.name, str(len(shard.classes)), str(len(shard.rows))) for shard in shards[:MOST_CLIENTS]]
+    rest = len(shards) - len(rows)
+    return [*rows, (f"and {rest} more", "", "")] if rest else rows
+
+
+def _figures(run: Run, record: Record) -> list[tuple[str, str, str]]:
+    meanings = {"hm": "harmonic mean of local, base and new"} | run.header.splits
+    return [(run.title(column), f"{value:.4f}", meanings.get(column, "")) for column, value in record.figures.items()]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # Names come from clients and folders: a bar or a new line in one must not break the table.
+    lines = [[cell.replace("|", "/").replace("\n", " ") for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,1 @@
+"""Aggregation rules: how a server makes one state of many updates."""

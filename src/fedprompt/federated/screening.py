@@ -1,0 +1,155 @@
+"""The door of a server: what a site sent is believed only in part, and what is refused is refused with a reason.
+
+Two steps, for two moments. `check_raw` looks at tensors as they travel, before any byte is read as a number: a
+transport calls it with anything that says `dtype`, `shape` and `data`. `screen` looks at decoded updates, before every
+aggregator and in every transport; the round loop calls it. Neither raises for what a site did.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedprompt.errors import UserError
+from fedprompt.updates import COHORT, State, Update
+
+LONGEST_NAME = 80  # characters of a foreign name that a reason repeats
+
+
+class RefusedUpdateError(UserError):
+    """A site's update is not used; `code` is a word to count by."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(f"{code}: {sentence}")
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server believes: at most so many training examples, and no change longer than `norm` medians.
+
+    `norm` compares the L2 norms of the changes of a round's updates, of which there must be three; 0 allows any length.
+    """
+
+    most_examples: int = 10_000_000
+    norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The updates that may be used, by client id, and why the others may not: client -> "code: sentence"."""
+
+    accepted: tuple[Update, ...]
+    refused: Mapping[int, str]
+
+
+class Raw(Protocol):
+    """A tensor as it travels."""
+
+    @property
+    def dtype(self) -> str:
+        """As torch spells it: "float32"."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes it claims."""
+        ...
+
+    @property
+    def data(self) -> bytes:
+        """Its bytes."""
+        ...
+
+
+def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = None) -> None:
+    """Raise a RefusedUpdateError unless every tensor is one of `shared`, of its shape, type and size.
+
+    `dtype` is the type everything travels in where it is not that of `shared`.
+    """
+    for name, raw in raws.items():
+        own = _known(name, shared)
+        expected = dtype or str(own.dtype).removeprefix("torch.")
+        size = own.numel() * torch.empty((), dtype=getattr(torch, expected)).element_size()
+        if raw.dtype != expected or tuple(raw.shape) != tuple(own.shape):
+            raise RefusedUpdateError("shape", f"{_quoted(name)} is not {expected} {list(own.shape)}.")
+        if len(raw.data) != size:
+            raise RefusedUpdateError("size", f"{len(raw.data)} bytes came for {_quoted(name)}, which has {size}.")
+
+
+def check_update(update: Update, shared: State, limits: Limits = Limits()) -> None:
+    """Raise a RefusedUpdateError if an update does not fit the shared state, is not finite or claims too much."""
+    count = update.num_examples
+    if type(count) is not int or not 1 <= count <= limits.most_examples:
+        raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are believed.")
+    if type(update.loss) is not float or not math.isfinite(update.loss):
+        raise RefusedUpdateError("loss", "the training loss is not a finite number.")
+    for name, tensor in update.shared.items():
+        own = _known(name, shared)
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise RefusedUpdateError("shape", f"{_quoted(name)} is no dense tensor in memory.")
+        if tensor.shape != own.shape or tensor.dtype != own.dtype:
+            raise RefusedUpdateError(
+                "shape",
+                f"{_quoted(name)} came as {list(tensor.shape)} {tensor.dtype}, not {list(own.shape)} {own.dtype}.",
+            )
+        if not tensor.isfinite().all():
+            raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
+
+
+def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:
+    """Sort the updates of a round, those of clients nobody asked among them, into usable ones and refused ones."""
+    refused: dict[int, str] = {}
+    accepted: dict[int, Update] = {}
+    allowed = {*asked, COHORT}
+    for update in updates:
+        try:
+            if update.client not in allowed:
+                raise RefusedUpdateError("stranger", "this client was not asked in this round.")
+            if update.client in accepted:
+                raise RefusedUpdateError("twice", "this client answered more than once.")
+            check_update(update, shared, limits)
+        except RefusedUpdateError as refusal:
+            refused[update.client] = str(refusal)
+        else:
+            accepted[update.client] = update
+    usable = {client: accepted[client] for client in sorted(accepted.keys() - refused.keys())}
+    long = _too_long(usable, shared, limits)
+    kept = tuple(update for client, update in usable.items() if client not in long)
+    return Screened(kept, dict(sorted((refused | long).items())))
+
+
+def change_norm(update: Update, shared: State) -> float:
+    """L2 norm of what an update changes, over all its tensors, in float64."""
+    squares = ((tensor.double() - shared[name]).square().sum().item() for name, tensor in update.shared.items())
+    return math.sqrt(sum(squares))
+
+
+def _too_long(updates: Mapping[int, Update], shared: State, limits: Limits) -> dict[int, str]:
+    if not limits.norm or len(updates) < 3:
+        return {}
+    norms = {client: change_norm(update, shared) for client, update in updates.items()}
+    middle = median(norms.values())
+    return {
+        client: f"norm: the change has length {norm:.3g}; {limits.norm:g} medians of {middle:.3g} are allowed."
+        for client, norm in norms.items()
+        if norm > limits.norm * middle
+    }
+
+
+def _known(name: str, shared: State) -> Tensor:
+    if name not in shared:
+        raise RefusedUpdateError("name", f"the server does not share {_quoted(name)}.")
+    return shared[name]
+
+
+def _quoted(name: object) -> str:
+    """A foreign name, cut and without anything that could pass for markup or a new line."""
+    text = ascii(name)
+    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "...'"

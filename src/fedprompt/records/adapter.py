@@ -1,0 +1,170 @@
+"""The adapter folder: what a run has learned, without the backbone, as PEFT users know it and as the Hub shows it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+import fedprompt
+from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.errors import UserError
+from fedprompt.records.run_folder import write_atomic
+
+FORMAT = 1
+TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
+KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
+# Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
+# A file of words has as much; what costs when it is parsed is objects with many keys.
+LARGEST_JSON = 16 << 20
+MOST_KEYS = 200_000
+LARGEST_HEADER = 1 << 20
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class AdapterCard:
+    """`adapter_config.json`: which method with which options, on which backbone, for which words."""
+
+    method: str
+    task: str
+    base_model_name_or_path: str
+    base_model_sha256: str
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    params: dict[str, object]
+    format_version: int = FORMAT
+    library_name: str = "fedprompt"
+    fedprompt_version: str = fedprompt.__version__
+    revision: str | None = None
+    thresholds: tuple[float, ...] | None = None  # multi label, fitted on validation pictures; None: not fitted
+    image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Words:
+    """`attributes.json`: the language the method learned with."""
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]
+    attributes: dict[str, tuple[str, ...]]
+    conditions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter folder that has been read, but for its tensors: those wait until a method says what to expect."""
+
+    folder: Path
+    card: AdapterCard
+    space: LabelSpace
+
+
+def save_adapter(
+    folder: Path,
+    card: AdapterCard,
+    shared: Mapping[str, Tensor],
+    *,
+    space: LabelSpace,
+    files: Mapping[str, str | bytes],
+) -> None:
+    """Write the folder with the language of `space`.
+
+    `files` are its further files by path (README.md, metrics.json, provenance.json).
+
+    The configuration is written last, so a folder that has one is a whole adapter.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
+    write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    words = Words(card.class_names, card.templates, dict(space.attributes), space.conditions)
+    write_atomic(folder / "attributes.json", to_json(asdict(words)))
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    write_atomic(folder / "adapter_config.json", to_json(asdict(card)))
+
+
+def to_json(value: object) -> str:
+    """Indented JSON with a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read an adapter's words; UserError when the folder is none, is damaged, or is of another library or format."""
+    card = _read(folder / "adapter_config.json", AdapterCard)
+    if card.library_name != "fedprompt" or card.format_version != FORMAT:
+        raise UserError(
+            f"{folder} is an adapter of {card.library_name} in format {card.format_version}, and this version reads "
+            f"fedprompt's format {FORMAT}; load it with the library that wrote it."
+        )
+    words = _read(folder / "attributes.json", Words)
+    if card.task not in KINDS or not card.templates:
+        raise UserError(f"{folder / 'adapter_config.json'} names no known task or no template; copy the adapter again.")
+    space = LabelSpace(card.class_names, KINDS[card.task], card.templates[0], words.attributes, words.conditions)
+    return Adapter(folder, card, space)
+
+
+def _read(path: Path, form: type[Value]) -> Value:
+    """Read bounded JSON into a dataclass, types checked."""
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(
+                f"{path} is larger than {LARGEST_JSON >> 20} MiB, which no adapter needs; copy the adapter again."
+            )
+        content = path.read_bytes()
+        if content.count(b":") > MOST_KEYS:  # every key is followed by one
+            raise UserError(f"{path} has more than {MOST_KEYS:,} keys, which no adapter needs; copy the adapter again.")
+        return TypeAdapter(form).validate_json(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give an adapter folder or a run folder.") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "the file"
+        raise UserError(f"{path} is damaged ({place}: {first['msg']}); copy the adapter again.") from error
+
+
+def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
+    """Read the weights after comparing the backbone, the file's size, and every name and shape with `expected`.
+
+    Raises UserError, naming the first difference, before a single tensor is read.
+    """
+    card, path = adapter.card, adapter.folder / "adapter_model.safetensors"
+    if card.base_model_sha256 != fingerprint:
+        raise UserError(
+            f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
+            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
+        )
+    try:
+        _check_size(path, expected)
+        with safe_open(path, framework="pt") as file:
+            _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)  # noqa: SIM118 (not a dict)
+            return {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error
+
+
+def _check_size(path: Path, expected: Mapping[str, Tensor]) -> None:
+    largest = LARGEST_HEADER + sum(8 * tensor.numel() for tensor in expected.values())
+    if path.stat().st_size > largest:
+        raise UserError(
+            f"{path} has {path.stat().st_size} bytes and its method holds at most {largest}; copy the adapter again."
+        )
+
+
+def _check_shapes(path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, Tensor]) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    for name in sorted({*found, *wanted}):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"{path} holds {name} as {found.get(name, 'nothing')} where its method has "
+                f"{wanted.get(name, 'nothing')}; it belongs to another method, other options or another backbone."
+            )

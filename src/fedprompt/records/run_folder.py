@@ -1,0 +1,278 @@
+"""A run's folder: one JSON line an event, two checkpoints, one owner; nothing already written is ever lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import filelock
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fedprompt.errors import UserError
+from fedprompt.updates import State
+
+Event = Mapping[str, Any]  # one line of run.jsonl
+
+_log = logging.getLogger(__name__)
+_CURES = {
+    errno.ENOSPC: "the disk is full; free some space and resume the run",
+    errno.EDQUOT: "your disk quota is used up; free some space and resume the run",
+    errno.EACCES: "you may not write there; choose another folder",
+    errno.EROFS: "the disk is read-only; choose another folder",
+}
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What goes wrong inside is a UserError that names the folder and a cure."""
+    try:
+        yield
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, f"the system says '{error.strerror or error}'; choose another folder")
+        raise UserError(f"Cannot write to {folder}: {cure}. Nothing written before is lost.") from error
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write a whole file or leave the old one: a reader, or a crash, never meets half of it.
+
+    Raises UserError naming the folder when it cannot be written, for instance because the disk is full.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere a folder cannot be opened, and a rename needs no help to last
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, whole or not at all; it is on the disk when this returns. UserError as `write_atomic`."""
+    with writing(path.parent), path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def own(lock: Path, *, busy: str) -> filelock.FileLock:
+    """Hold a lock file, made with its folder, for this process; UserError with the words `busy` if another holds it."""
+    with writing(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(lock)
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(busy) from error
+    return held
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors and words to one safetensors file, atomically, with a checksum of the tensors among the words."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(state, {**(metadata or {}), "sha256": _checksum(state)}))
+
+
+def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
+    """Read what `save_tensors` wrote: (tensors, words). Raises UserError if the file is cut short or changed."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            # The file's own memory may be unaligned, and products of unaligned matrices round differently.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"The file {path} cannot be read as safetensors ({error}); restore it from a copy.") from error
+    if metadata.pop("sha256", None) != _checksum(tensors):
+        raise UserError(f"The tensors in {path} do not match their checksum; restore the file from a copy.")
+    return tensors, metadata
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """Yield the events of a run in order; a last line that a crash tore, or that is being written, is left out."""
+    path = folder / "run.jsonl"
+    if not path.is_file():
+        raise UserError(f"The folder {folder} holds no run.jsonl; give the folder of a run.")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            event = _parse(line)
+            if event is None and line.endswith(b"\n") and file.read(1):
+                raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
+            if event is None:
+                return
+            yield event
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that a run needs to go on: the last finished round, and all states and the server's memory after it."""
+
+    round_number: int
+    shared: State
+    personal: dict[int, State]
+    memory: State = field(default_factory=dict)
+
+
+class RunFolder:
+    """The folder of one run, owned by one process until closed; usable as a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.log = path / "run.jsonl"
+        busy = f"The run folder {path} is in use by another process; wait for it or choose another folder."
+        self._lock = own(path / ".lock", busy=busy)
+        self._repair()
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Own a folder that holds no run yet."""
+        folder = cls(path)
+        if not folder._is_empty():
+            folder.close()
+            raise UserError(f"The folder {path} already holds a run; resume it or choose another folder.")
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Own the folder of a run that is to go on; a line torn by a crash is removed."""
+        if not path.is_dir():
+            raise UserError(f"There is no run folder {path}; start the run first.")
+        folder = cls(path)
+        if folder._is_empty():
+            folder.close()
+            raise UserError(f"The folder {path} holds no run to resume; start the run first.")
+        return folder
+
+    def close(self) -> None:
+        """Give the folder free."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def events(self) -> Iterator[Event]:
+        """Every event so far, in order."""
+        return read_events(self.path)
+
+    def append(self, event: Event) -> None:
+        """Add one event; it is on the disk when this returns. NaN and infinity, which JSON lacks, become null."""
+        append_line(self.log, json.dumps(_plain(event), allow_nan=False).encode() + b"\n")
+
+    def rewind(self, trial: str, round_number: int) -> None:
+        """Drop what a trial recorded after a round, so that going on from its checkpoint records nothing twice."""
+        kept = [
+            line
+            for line, event in zip(self.log.read_bytes().splitlines(keepends=True), self.events(), strict=True)
+            if event.get("trial") != trial or event.get("round", math.inf) <= round_number
+        ]
+        write_atomic(self.log, b"".join(kept))
+
+    def save_checkpoint(self, trial: str, checkpoint: Checkpoint) -> None:
+        """Write a trial's checkpoint and keep the one before it."""
+        tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
+        tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
+        for client, state in checkpoint.personal.items():
+            tensors |= {f"personal/{client}/{name}": tensor for name, tensor in state.items()}
+        path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
+        save_tensors(path, tensors)
+        older = [other for other in self._checkpoints(trial) if other < path]
+        for stale in set(self._checkpoints(trial)) - {path, *older[:1]}:
+            stale.unlink()
+
+    def load_checkpoint(self, trial: str) -> Checkpoint | None:
+        """The newest checkpoint of a trial that is whole, or None; a damaged one is passed over with a warning."""
+        for path in self._checkpoints(trial):
+            try:
+                tensors, _ = load_tensors(path)
+            except UserError as error:
+                _log.warning("Passing over a damaged checkpoint: %s", error)
+                continue
+            checkpoint = Checkpoint(int(path.stem.rsplit("@", 1)[1]), {}, {})
+            for address, tensor in tensors.items():
+                kind, _, name = address.partition("/")
+                if kind in ("shared", "memory"):
+                    getattr(checkpoint, kind)[name] = tensor
+                else:
+                    client, _, name = name.partition("/")
+                    checkpoint.personal.setdefault(int(client), {})[name] = tensor
+            return checkpoint
+        return None
+
+    def _checkpoints(self, trial: str) -> list[Path]:
+        return sorted((self.path / "checkpoints").glob(f"{quote(trial, safe='')}@*.safetensors"), reverse=True)
+
+    def _is_empty(self) -> bool:
+        return not self.log.exists() or not self.log.stat().st_size
+
+    def _repair(self) -> None:
+        for part in self.path.glob("**/.*.part"):  # of a process that was killed while writing
+            part.unlink()
+        if self._is_empty():
+            return
+        with self.log.open("rb+") as file:
+            last, start = b"", 0
+            for line in file:
+                start, last = start + len(last), line
+            if _parse(last) is None:
+                file.truncate(start)
+
+
+def _parse(line: bytes) -> Event | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and line.endswith(b"\n") else None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _checksum(state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name} {state[name].dtype} {list(state[name].shape)}".encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

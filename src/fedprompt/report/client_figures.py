@@ -1,0 +1,110 @@
+"""The figures with a row a client: who holds what, and who took part when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from fedprompt.records.events import RoundLine
+from fedprompt.records.reading import Run, Trial
+from fedprompt.report.style import ALARM, FULL, HALF, INK, MUTED, SHADES, cells, draw_svg, short
+
+MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
+FEW = 30  # up to so many rows are drawn tall
+
+
+def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], classes: Sequence[str]) -> str:
+    """Who holds what: clients as rows, classes as columns ordered by their main holder, stronger colour for more.
+
+    `counts` is [clients, classes]; of more than 60 clients or 100 classes the first are shown.
+    """
+    rows = range(min(len(clients), MOST_CLIENTS))
+    most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
+    held = [label for label in most if counts[most[label]][label]]
+    order = sorted(held or most, key=lambda label: most[label])[:MOST_CLASSES]
+    shades = _shades(sorted({counts[row][label] for row in rows for label in order} - {0}))
+
+    def paint(axes: Axes) -> None:
+        cells(axes, [[shades.get(counts[row][label], 0) for label in order] for row in rows])
+        size = 10 if len(order) <= 2 * FEW else 8
+        axes.set_xticks(range(len(order)), [short(classes[label]) for label in order], rotation=90, fontsize=size)
+        _name_rows(axes, [clients[row] for row in rows])
+        for row in rows:
+            total = axes.text(len(order) - 0.3, row, f"{sum(counts[row]):,}", va="center", fontsize=_font(len(rows)))
+            total.set_color(MUTED)
+        _shade_legend(axes, shades)
+
+    below = 6.5 * max((len(short(classes[label])) for label in order), default=0)
+    return draw_svg("partition", (FULL, 50 + _height(len(rows), 27) + below), paint)
+
+
+def _shades(values: Sequence[int]) -> dict[int, int]:
+    """Value -> shade 1..5: each its own while there are at most five, else five equal steps up to the largest."""
+    if len(values) <= len(SHADES):
+        return (
+            {value: 5 if value == values[-1] else place for place, value in enumerate(values, 1)}
+            if len(values) > 1
+            else dict.fromkeys(values, 4)
+        )
+    return {value: 1 + 5 * value // (values[-1] + 1) for value in values}
+
+
+def _shade_legend(axes: Axes, shades: Mapping[int, int]) -> None:
+    handles: list[Patch] = []
+    for shade in sorted(set(shades.values())):
+        found = [value for value in shades if shades[value] == shade]
+        name = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+        handles.append(
+            Patch(facecolor=SHADES[shade - 1], label=name if handles else f"{name} picture{'s' * (name != '1')}")
+        )
+    axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=1, handleheight=1)
+
+
+def participation_figure(run: Run, trial: Trial) -> str | None:
+    """Who took part when: stronger colour for more bytes (relative to the largest upload), a cross where one failed.
+
+    None before any round; of more than 60 clients the first are shown.
+    """
+    rounds = trial.rounds
+    seen = sorted({client for line in rounds for client in (*line.clients, *line.failed)})[:MOST_CLIENTS]
+    names = run.header.partition.clients if run.header.partition else ()
+    largest = max((sent for line in rounds for sent in line.bytes_up.values()), default=1) or 1
+    columns = {line.round: line for line in rounds}
+    last = max([trial.about.rounds or 1, *columns])
+    levels = [[_level(columns.get(number), client, largest) for number in range(1, last + 1)] for client in seen]
+
+    def paint(axes: Axes) -> None:
+        cells(axes, levels, gap=0.16 if last <= MOST_CLIENTS else 0)
+        failed = [(line.round - 1, row) for row, client in enumerate(seen) for line in rounds if client in line.failed]
+        axes.plot([x for x, _ in failed], [y for _, y in failed], "x", color=ALARM, markersize=6, markeredgewidth=2)
+        _name_rows(axes, [names[client] if client < len(names) else f"client {client}" for client in seen])
+        step = 5 * -(-last // 20) if last >= 10 else 1
+        ticks = [number for number in range(1, last + 1) if number == 1 or number % step == 0]
+        axes.set_xticks([number - 1 for number in ticks], [str(number) for number in ticks])
+        axes.set_title(trial.label)
+        axes.set_xlabel("round", loc="left")
+
+    return draw_svg(f"participation {trial.name}", (HALF, 80 + _height(len(seen), 20)), paint) if seen else None
+
+
+def _level(line: RoundLine | None, client: int, largest: int) -> int:
+    """The shade of one client in one round: 2 to 4 by the bytes it sent, 0 if it took no part, -1 if nobody has yet."""
+    if line is None:
+        return -1
+    if client not in line.clients or client in line.failed:
+        return 0
+    return 2 + round(2 * line.bytes_up.get(client, largest) / largest)
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=_font(len(names)), color=INK)
+
+
+def _font(rows: int) -> float:
+    return 11 if rows <= FEW else 8.5
+
+
+def _height(rows: int, tall: float) -> float:
+    return rows * (tall if rows <= FEW else 12)

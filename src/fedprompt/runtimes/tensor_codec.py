@@ -1,0 +1,54 @@
+"""Torch tensors to and from what travels, checked name by name before a byte is read as a number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+
+from fedprompt.runtimes.payload import Raw
+from fedprompt.updates import State
+
+Upload = Literal["float32", "bfloat16", "float16"]  # what a site's tensors are sent as
+
+
+def encode(state: State, dtype: str | None = None) -> dict[str, Raw]:
+    """Every tensor as it is, or narrowed to `dtype`."""
+    raws = {}
+    for name, tensor in state.items():
+        narrow = tensor.detach().cpu().to(getattr(torch, dtype) if dtype else tensor.dtype).contiguous()
+        data = narrow.reshape(-1).view(torch.uint8).numpy().tobytes()  # [bytes]
+        raws[name] = Raw(_word(narrow.dtype), tuple(narrow.shape), data)
+    return raws
+
+
+def decode(raws: Mapping[str, Raw]) -> State:
+    """The tensors; sizes and types must have been checked."""
+    return {
+        name: torch.frombuffer(bytearray(raw.data), dtype=getattr(torch, raw.dtype)).reshape(raw.shape)  # [raw.shape]
+        if raw.data
+        else torch.empty(raw.shape, dtype=getattr(torch, raw.dtype))
+        for name, raw in raws.items()
+    }
+
+
+def encode_change(after: State, before: State, upload: Upload) -> dict[str, Raw]:
+    """What a site sends: the tensors that changed, whole if they travel at full width, else the difference."""
+    changed = {name: tensor for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    if upload == "float32":
+        return encode(changed)
+    # A narrow type has few digits: those of a small step are worth more than those of a tensor that hardly moved.
+    return encode({name: tensor - before[name] for name, tensor in changed.items()}, upload)
+
+
+def decode_change(raws: Mapping[str, Raw], before: State, upload: Upload) -> State:
+    """Undo `encode_change` at the server; the tensors must have passed `check_raw`."""
+    sent = decode(raws)
+    if upload == "float32":
+        return sent
+    return {name: before[name] + tensor.to(before[name].dtype) for name, tensor in sent.items()}
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,91 @@
+"""Many runs, each in a folder of its own, that are begun, gone on with or left as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from fedprompt.config.recipe import Recipe, load_recipe
+from fedprompt.errors import UserError
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.context import SILENT, Watch
+from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.records.events import Expected
+from fedprompt.report import Run, read_run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with its seed, and the folder its run goes to; `label` says what it differs in from others.
+
+    `expected` are published figures that this run has by itself.
+    """
+
+    recipe: Recipe
+    folder: Path
+    label: str = ""
+    expected: tuple[Expected, ...] = ()
+
+    @property
+    def run(self) -> Run | None:
+        """What has been recorded, or None before it begins."""
+        return read_run(self.folder) if (self.folder / "run.jsonl").is_file() else None
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended well."""
+        run = self.run
+        return run is not None and run.end is not None and run.end.status == "done"
+
+
+def check(job: Job) -> None:
+    """UserError for a mistake in a job's recipe, or when its folder holds a run with other settings."""
+    recipe = resolve(job.recipe, origin=job.recipe.name)
+    make_trials(recipe, origin=recipe.name)
+    begun = job.folder / runs.RECIPE
+    if begun.is_file() and load_recipe(begun).to_toml() != recipe.to_toml():
+        raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
+
+
+def conduct(job: Job, *, watch: Watch = SILENT) -> None:
+    """Begin a run, or go on with it; UserError as `check`."""
+    check(job)
+    if (job.folder / "run.jsonl").is_file():
+        runs.resume(job.folder, watch=watch)
+    else:
+        runs.start(job.recipe, job.folder, watch=watch, origin=job.recipe.name, expected=job.expected)
+
+
+def conduct_all(todo: Sequence[Job], *, watch: Watch = SILENT) -> Iterator[tuple[int, float | None]]:
+    """Do what is not done yet, one by one; yields how many are done and the seconds that are left.
+
+    Raises UserError as `check`, of any job, before the first begins.
+    """
+    for job in todo:
+        check(job)
+    spent: list[float] = []
+    for number, job in enumerate(todo, start=1):
+        started = time.perf_counter()
+        if not job.done:
+            conduct(job, watch=watch)
+            spent.append(time.perf_counter() - started)
+        yield number, fmean(spent) * (len(todo) - number) if spent else None
+
+
+def conduct_together(todo: Sequence[Job], *, processes: int, told: Callable[[Job], None]) -> None:
+    """Bring runs to their ends in several processes, which share the cores among them."""
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        asked = {pool.submit(conduct, job): job for job in todo}
+        for finished in as_completed(asked):
+            finished.result()
+            told(asked[finished])
