@@ -19,7 +19,7 @@ from benchmarks.measure import Job, Result, measure
 from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
 
-WAYS = ("ours", "store off", "as released")
+WAYS = ("ours", "cache off", "as released")
 PAGE = Path(__file__).parent / "RESULTS.md"
 NOTES = """# Benchmarks
 
@@ -27,7 +27,7 @@ Every measurement is a process of its own: the median of some repeats after one 
 weights (speed does not depend on them). Rows of one section were measured in one run; machines are noisy, compare rows
 within a section.
 
-- *ours*: frozen features remembered. *store off*: nothing remembered. *as released*: nothing remembered, every text at
+- *ours*: frozen features remembered. *cache off*: nothing remembered. *as released*: nothing remembered, every text at
   the full context length, class texts encoded anew for every batch, as published code does (it still profits from our
   shortcut in each tower's last block). *whole texts*: ours, but texts that begin alike do not share their beginning.
 - *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate seen

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.clip.prompts import Layout, Prompts
 from fedprompt.data.dataset import Examples
@@ -37,7 +37,7 @@ SIZES = {
 class WholeTexts(Clip):
     """Texts that begin alike go through the tower one by one, each from its first token."""
 
-    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+    def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:
         return self.encode_text(prompts)
 
 
@@ -45,20 +45,22 @@ class AsReleased(WholeTexts):
     """The published pattern: nothing is remembered, and every text runs at the full context length."""
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        filler = [self.lexicon.end] * self.context_length
+        filler = [self.tokenizer.end] * self.context_length
         return super()._text_rows([[*row, *filler][: self.context_length] for row in rows])
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         layout = super()._compute_layout(texts, lengths)
         room = self.context_length - layout.ids.shape[1]
-        return Layout(torch.nn.functional.pad(layout.ids, (0, room), value=self.lexicon.end), layout.end, layout.slots)
+        return Layout(
+            torch.nn.functional.pad(layout.ids, (0, room), value=self.tokenizer.end), layout.end, layout.slots
+        )
 
 
 MODES = {
-    "ours": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=8 << 30), batch=batch),
-    "whole texts": lambda parts, batch: WholeTexts(*parts, store=Store(memory_bytes=8 << 30), batch=batch),
-    "store off": lambda parts, batch: Clip(*parts, store=Store(memory_bytes=0), batch=batch),
-    "as released": lambda parts, batch: AsReleased(*parts, store=Store(memory_bytes=0), batch=batch),
+    "ours": lambda parts, batch: Clip(*parts, cache=FeatureCache(memory_bytes=8 << 30), batch=batch),
+    "whole texts": lambda parts, batch: WholeTexts(*parts, cache=FeatureCache(memory_bytes=8 << 30), batch=batch),
+    "cache off": lambda parts, batch: Clip(*parts, cache=FeatureCache(memory_bytes=0), batch=batch),
+    "as released": lambda parts, batch: AsReleased(*parts, cache=FeatureCache(memory_bytes=0), batch=batch),
 }
 
 

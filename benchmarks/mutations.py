@@ -32,7 +32,7 @@ from fedprompt.federated.secure.member import Session
 from fedprompt.federated.secure.secure_sum import Exchange
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, Raw
 from fedprompt.runtimes.remote import Remote, Terms
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
@@ -41,13 +41,13 @@ from fedprompt.updates import State, Update, weighted_mean
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
 STEPS = ("keys", "shares", "masked", "unmask")
 CLIENTS = 7
-ANSWER = Parcel(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
+ANSWER = Payload(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
 NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
 ODD_WORDS: tuple[Any, ...] = (None, "1", -1, 0, 10**12, 1.5, True, float("nan"), [], {"a": [1]}, "../" * 99, "\x00")
 RECIPE = """
 name = "job"
 [data]
-source = "federation"
+source = "sites"
 classes = ["cat", "dog"]
 [partition]
 rule = "by_site"
@@ -138,12 +138,12 @@ def _update(draws: np.random.Generator) -> str:
 
 
 def _answer(draws: np.random.Generator) -> str:
-    """One of two sites' answers is mutated in its words, its kind or its tensors, before any byte is read."""
-    words, tensors = dict(ANSWER.words), dict(ANSWER.tensors)
-    name = str(draws.choice([*words]))
-    ways: list[Callable[[], Parcel]] = [
-        lambda: replace(ANSWER, words={**words, name: _odd(draws)}),
-        lambda: replace(ANSWER, words={key: value for key, value in words.items() if key != name}),
+    """One of two sites' answers is mutated in its fields, its kind or its tensors, before any byte is read."""
+    fields, tensors = dict(ANSWER.fields), dict(ANSWER.tensors)
+    name = str(draws.choice([*fields]))
+    ways: list[Callable[[], Payload]] = [
+        lambda: replace(ANSWER, fields={**fields, name: _odd(draws)}),
+        lambda: replace(ANSWER, fields={key: value for key, value in fields.items() if key != name}),
         lambda: replace(ANSWER, kind=str(draws.choice([FAILED, REFUSED, "", "ñ\x00", "x" * 10_000]))),
         lambda: replace(ANSWER, tensors={**tensors, str(draws.choice(NAMES)): _raw(draws)}),
         lambda: replace(ANSWER, tensors={**tensors, str(draws.choice(sorted(SHARED))): _raw(draws)}),
@@ -160,12 +160,12 @@ def _raw(draws: np.random.Generator) -> Raw:
     )
 
 
-def _answered(said: Mapping[str, Parcel]) -> str:
+def _answered(said: Mapping[str, Payload]) -> str:
     """What a round over two sites makes of what they say."""
 
     class Post:
-        def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
-            return {name: said.get(name, ANSWER) for name in parcels}
+        def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
+            return {name: said.get(name, ANSWER) for name in payloads}
 
     transport = Remote(Bare(), Post(), Terms(("a", "b")), {})
     updates = transport.train(1, SHARED, [0, 1])
@@ -196,29 +196,29 @@ class Requests:
         save(folder / SITE, site.model_copy(update={"policy": Policy(maximum_rounds=3)}))
         self.site = Site(folder)
         method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
-        words = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
-        self.honest = Parcel(TRAIN, {**words, "upload": "float32"}, encode(initial_state(method)[0]))
+        fields = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
+        self.honest = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
         assert self.site.answer(self.honest).kind == DONE, "the job that is mutated is one that the site does"
 
     def __call__(self, draws: np.random.Generator) -> str:
-        """A request is mutated in its words, its kind, its tensors or a line of its recipe.
+        """A request is mutated in its fields, its kind, its tensors or a line of its recipe.
 
         A site catches whatever happens, as its text may hold names; of what type it was is in the reason.
         """
-        words = dict(self.honest.words)
-        name, lines = str(draws.choice([*words])), RECIPE.splitlines()
+        fields = dict(self.honest.fields)
+        name, lines = str(draws.choice([*fields])), RECIPE.splitlines()
         place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
         recipe = "\n".join([*lines[:place], line, *lines[place + draws.integers(2) :]])
-        ways: list[Callable[[], Parcel]] = [
-            lambda: replace(self.honest, words={**words, name: _odd(draws)}),
-            lambda: replace(self.honest, words={key: value for key, value in words.items() if key != name}),
-            lambda: replace(self.honest, words={**words, "recipe": recipe}),
+        ways: list[Callable[[], Payload]] = [
+            lambda: replace(self.honest, fields={**fields, name: _odd(draws)}),
+            lambda: replace(self.honest, fields={key: value for key, value in fields.items() if key != name}),
+            lambda: replace(self.honest, fields={**fields, "recipe": recipe}),
             lambda: replace(self.honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
             lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
         ]
         answer = self.site.answer(ways[draws.integers(len(ways))]())
         assert answer.kind == DONE or not answer.tensors, "who does no job sends nothing of it"
-        said = str(answer.words.get("reason", "")).partition(",")[0]
+        said = str(answer.fields.get("reason", "")).partition(",")[0]
         return {DONE: "used", REFUSED: "refused by a site"}.get(answer.kind, f"{said} at a site")
 
 

@@ -1,4 +1,4 @@
-"""Broken clients and liars against every rule: `python -m benchmarks.robustness` measures on and writes a page."""
+"""Broken clients and adversaries against every rule: `python -m benchmarks.robustness` measures on and writes a page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fedprompt.config.recipe import parse_recipe
 from fedprompt.config.registry import AGGREGATES
 from fedprompt.config.tables import ServerTable
 from fedprompt.experiments.experiment import Experiment, assemble, make_method
-from fedprompt.experiments.server import make_liars, make_server
-from fedprompt.experiments.test_sets import questions
+from fedprompt.experiments.server import make_adversaries, make_server
+from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
 from fedprompt.records.run_folder import append_line
@@ -94,7 +94,7 @@ def cases() -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class Bench:
-    """Trains one method on the demo world again and again, each time with another server and other liars."""
+    """Trains one method on the demo world again and again, each time with another server and other adversaries."""
 
     method: str
     rounds: int
@@ -112,19 +112,19 @@ class Bench:
         trial = experiment.trials[0]
         table = ServerTable.model_validate(
             {"aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
-            | ({"attack": {"liars": LIARS, **_attack(case.attack)}} if case.attack else {})
+            | ({"attack": {"adversaries": LIARS, **_attack(case.attack)}} if case.attack else {})
         )
         method = make_method(trial, experiment.clip)
         shared, personal = initial_state(method)
-        liars = make_liars(table, clients=CLIENTS, seed=1)
-        simulator = Simulator(method, experiment.clip, experiment.clients, trial.settings, liars=liars)
+        adversaries = make_adversaries(table, clients=CLIENTS, seed=1)
+        simulator = Simulator(method, experiment.clip, experiment.clients, trial.settings, adversaries=adversaries)
         server, refused = make_server(table, trial.method, weighting="uniform"), 0
         clients = range(case.clients)
         for record in federate(method, simulator, clients=clients, rounds=self.rounds, seed=1, server=server):
             shared = record.shared
             refused += len(record.refused)
         method.load_state_dict({**shared, **personal})
-        base = next(question for question in questions(experiment.dataset) if question.split == "base")
+        base = next(question for question in make_test_sets(experiment.dataset) if question.split == "base")
         score = evaluate(method, experiment.clip, base.examples, name="base")
         return Found(round(score.figures["accuracy"], DIGITS), refused)
 
@@ -199,7 +199,7 @@ def page(bench: Bench, found: Results) -> str:
         "in [bars.md](bars.md).\n",
         "## Broken clients\n",
         *broken_rows(found),
-        f"\n## {LIARS} liars of ten\n",
+        f"\n## {LIARS} adversaries of ten\n",
         "In brackets the share of the plain mean's accuracy without an attack. A text context drawn at random costs "
         "the embedded CLIP almost nothing ([demo.md](demo.md)), so noise in it is a weak attack on PromptFL here.\n",
         *attack_rows(found),

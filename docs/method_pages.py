@@ -50,7 +50,7 @@ def watch(name: str) -> Step:
     """Take one step on two pictures and see which towers were live."""
     clip, dataset = backbone()
     patches = ("patch_features", "value_tokens")
-    seen = dict.fromkeys(("encode_text", "encode_families", "encode_image", *patches), False)
+    seen = dict.fromkeys(("encode_text", "encode_shared_prefixes", "encode_image", *patches), False)
 
     def watched(verb: str):
         plain = getattr(Clip, verb)
@@ -77,7 +77,7 @@ def watch(name: str) -> Step:
     finally:
         clip.__class__ = Clip
     return Step(
-        seen["encode_text"] or seen["encode_families"], seen["encode_image"], any(seen[verb] for verb in patches)
+        seen["encode_text"] or seen["encode_shared_prefixes"], seen["encode_image"], any(seen[verb] for verb in patches)
     )
 
 

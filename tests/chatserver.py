@@ -43,7 +43,7 @@ def chat_server(script: Script) -> Iterator[Chat]:
     """Serve until the block ends."""
     guard, running = threading.Lock(), [0]
 
-    class Door(BaseHTTPRequestHandler):
+    class ErrorGroup(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with guard:
@@ -81,7 +81,7 @@ def chat_server(script: Script) -> Iterator[Chat]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ErrorGroup)
     server.daemon_threads = True
     chat = Chat(f"http://127.0.0.1:{server.server_port}/v1")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 
 WORDS = ("a", "an", "the", "photo", "of", "dog", "cat", "car", "horse", "tree", "which", "has", "is", "legs", "four")
@@ -107,8 +107,8 @@ class Pictures:
         return f"random picture {row}"
 
 
-class ForgetfulStore(Store):
-    """A store that loses a random half of its rows before every look-up."""
+class ForgetfulCache(FeatureCache):
+    """A cache that loses a random half of its rows before every look-up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ def threads(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_parts() -> tuple[CLIPModel, CLIPTokenizer, CLIPImageProcessorPil]:
-    """What `Clip` is made of, to build one with another store or batch."""
+    """What `Clip` is made of, to build one with another cache or batch."""
     tokenizer = tiny_tokenizer()
     return tiny_model(tokenizer), tokenizer, tiny_processor()
 
@@ -145,6 +145,6 @@ def tiny_images() -> Pictures:
 
 
 @pytest.fixture
-def forgetful_store() -> Store:
-    """A store that loses a random half of its rows before every look-up: results must not change by a bit."""
-    return ForgetfulStore()
+def forgetful_cache() -> FeatureCache:
+    """A cache that loses a random half of its rows before every look-up: results must not change by a bit."""
+    return ForgetfulCache()

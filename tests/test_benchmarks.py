@@ -39,7 +39,7 @@ def test_as_released_reads_every_text_at_full_length():
 
 
 def test_table_has_a_row_a_measurement_with_its_ratio():
-    found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="store off"))}
+    found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="cache off"))}
     lines = list(rows(found))
     assert len(lines) == 4 and "| 1.00 |" in lines[2]
 

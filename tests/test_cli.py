@@ -101,7 +101,7 @@ def test_the_page_is_drawn_again_from_the_records_alone(finished: Path, tmp_path
     assert (tmp_path / "report.html").read_bytes() == (finished / "report.html").read_bytes()
 
 
-class Impatient(runs.Watch):
+class Impatient(runs.RunCallbacks):
     """Press Ctrl-C after a round of a trial."""
 
     def __init__(self, trial: str, round_number: int) -> None:
@@ -121,7 +121,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        runs.start(load_recipe(recipe), folder, watch=Impatient(*stop))
+        runs.start(load_recipe(recipe), folder, callbacks=Impatient(*stop))
     assert events(folder)[-1]["status"] == "interrupted"
     call("resume", folder)
     for trial in ("fedmvp", "promptfl"):
@@ -247,7 +247,5 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
 def test_the_command_is_installed_and_quick_to_help() -> None:
     program = "import sys, fedprompt.cli.main; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
-    done = subprocess.run(
-        [sys.executable, "-m", "fedprompt.cli.main", "run", "nothing"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "fedprompt", "run", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "There is no recipe 'nothing'" in done.stderr

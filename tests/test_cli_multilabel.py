@@ -105,8 +105,8 @@ def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path
         table.write_text(text, encoding="utf-8")
         assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
     conditions = tmp_path / "conditions.json"
-    conditions.write_text('{"fedprompt_words": 1, "conditions": ["light", ""]}', encoding="utf-8")
-    own = settings(finished / "labels.csv", f"words.conditions={conditions}")
+    conditions.write_text('{"fedprompt_descriptions": 1, "conditions": ["light", ""]}', encoding="utf-8")
+    own = settings(finished / "labels.csv", f"descriptions.conditions={conditions}")
     assert "wrong at conditions.1" in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

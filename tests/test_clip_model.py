@@ -12,7 +12,7 @@ from transformers import CLIPModel
 from transformers.activations import QuickGELUActivation
 
 from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip, Prompts
 from fedprompt.clip.towers import LeanQuickGELU
 from fedprompt.data.images import Images
@@ -50,7 +50,7 @@ def reference(clip: Clip, images: Images, texts: tuple[str, ...]) -> dict[str, t
     with torch.no_grad():
         pixels = clip.processor(images=list(images), return_tensors="pt")["pixel_values"]
         vision = model.vision_model(pixels, output_hidden_states=True)
-        ids = clip.lexicon.tokenizer(
+        ids = clip.tokenizer.tokenizer(
             list(texts), padding="max_length", max_length=clip.context_length, truncation=True, return_tensors="pt"
         )
         return {
@@ -129,12 +129,12 @@ def ask_everything(clip: Clip, source: Pictures) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("sizes", [{}, WIDE])
 def test_remembering_forgetting_and_not_remembering_give_the_same_bits(
-    sizes: dict[str, Any], forgetful_store: Store
+    sizes: dict[str, Any], forgetful_cache: FeatureCache
 ) -> None:
     clip = build(sizes)
     remembered = ask_everything(clip, Pictures())
-    for store in (clip.store, Store(memory_bytes=0), forgetful_store, Store(memory_bytes=40_000)):
-        clip.store = store
+    for cache in (clip.cache, FeatureCache(memory_bytes=0), forgetful_cache, FeatureCache(memory_bytes=40_000)):
+        clip.cache = cache
         for ours, first in zip(ask_everything(clip, Pictures()), remembered, strict=True):
             assert torch.equal(ours, first)
 
@@ -146,7 +146,7 @@ def test_larger_batches_are_padded_and_say_the_same(tiny_parts: Any) -> None:
 
 
 def test_a_row_does_not_depend_on_what_is_asked_with_it() -> None:
-    clip = build(WIDE, store=Store(memory_bytes=0))
+    clip = build(WIDE, cache=FeatureCache(memory_bytes=0))
     together = clip.image_features(Images(Pictures(), (4, 1, 7)))
     assert torch.equal(together[1], clip.image_features(Images(Pictures(), (1,)))[0])
     texts = clip.text_features([*TEXTS, "a dog", "a cat"])
@@ -278,7 +278,7 @@ def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> N
     own = torch.randn(6 // size, 3, tiny_clip.text_width, generator=draws)
     common = torch.randn(2, tiny_clip.text_width, generator=draws)
     results = []
-    for encode in (tiny_clip.encode_text, lambda prompts: tiny_clip.encode_families(prompts, size)):
+    for encode in (tiny_clip.encode_text, lambda prompts: tiny_clip.encode_shared_prefixes(prompts, size)):
         first, second = own.clone().requires_grad_(), common.clone().requires_grad_()
         features = encode(tiny_clip.fill(texts, own=first.repeat_interleave(size, dim=0), common=second))
         features.square().sum().backward()
@@ -287,7 +287,7 @@ def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> N
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     for words in (["dog"] * 6, ["dog", "cat"] * 3):
         prompts = tiny_clip.fill(words)
-        torch.testing.assert_close(tiny_clip.encode_families(prompts, 2), tiny_clip.encode_text(prompts))
+        torch.testing.assert_close(tiny_clip.encode_shared_prefixes(prompts, 2), tiny_clip.encode_text(prompts))
 
 
 def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:

@@ -27,7 +27,7 @@ def test_a_place_filled_with_words_is_the_sentence_with_those_words(
     lead = "" if first else "photo of "
     texts = [f"{lead}<ctx> {name} <more>{tail}" for name, tail in endings]
     written = [f"{lead}{context} {name} {other}{tail}" for name, tail in endings]
-    ids = tiny_clip.lexicon.tokenizer(written)["input_ids"]
+    ids = tiny_clip.tokenizer.tokenizer(written)["input_ids"]
     assume(max(len(row) for row in ids) <= tiny_clip.context_length)
     prompts = tiny_clip.fill(texts, ctx=tiny_clip.words(context), more=tiny_clip.words(other))
     expected = tiny_clip.fill(written)
@@ -93,7 +93,7 @@ def test_text_is_only_tokenised_once(tiny_parts: Any) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the tokenizer was asked again")
 
-    clip.lexicon.tokenizer = refuse
+    clip.tokenizer.tokenizer = refuse
     clip.fill(["<ctx> dog."], ctx=torch.ones(3, clip.text_width))
     clip.text_features(["a cat"])
     assert clip.image_features(Images(Pictures(), (0,))).shape == (1, clip.dim)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from conftest import Pictures
 from fedprompt import methods
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.clip.prompts import Prompts
 from fedprompt.data.dataset import Examples
@@ -124,9 +124,10 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @each_method
-def test_the_memory_may_forget(name: str, tiny_parts: tuple[Any, ...], forgetful_store: Store) -> None:
+def test_the_memory_may_forget(name: str, tiny_parts: tuple[Any, ...], forgetful_cache: FeatureCache) -> None:
     remembering, forgetful, without = (
-        outcome(name, Clip(*tiny_parts, store=store)) for store in (Store(), forgetful_store, Store(memory_bytes=0))
+        outcome(name, Clip(*tiny_parts, cache=cache))
+        for cache in (FeatureCache(), forgetful_cache, FeatureCache(memory_bytes=0))
     )
     assert same(remembering, forgetful) and same(remembering, without)
 

@@ -16,7 +16,7 @@ from fedprompt.demo.pretraining.evaluate import examine
 from fedprompt.demo.pretraining.forward import Reader, see
 from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
 from fedprompt.demo.pretraining.samples import BACKGROUND, UNSURE, lesson
-from fedprompt.demo.pretraining.trainer import Course, Pool, lesson_loss, quiz
+from fedprompt.demo.pretraining.trainer import Pool, Trainer, lesson_loss, quiz
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.seeding import stream
 
@@ -85,12 +85,12 @@ def test_patch_labels_answer_for_candidates():
 def test_a_course_learns_and_resumes(tmp_path, tokenizer):
     reader = Reader(tokenizer)
 
-    def course() -> Course:
-        return Course(0, 8, make_model(tokenizer, 0), make_model(tokenizer, 0).bfloat16())
+    def course() -> Trainer:
+        return Trainer(0, 8, make_model(tokenizer, 0), make_model(tokenizer, 0).bfloat16())
 
     pool = Pool(0, 32, number=0, progress=0.0)
 
-    def study(one: Course, steps: int) -> list[float]:
+    def study(one: Trainer, steps: int) -> list[float]:
         losses = []
         for _ in range(steps):
             loss, _ = lesson_loss(one, pool, reader)
@@ -109,7 +109,7 @@ def test_a_course_learns_and_resumes(tmp_path, tokenizer):
     assert second.step == straight.step == 4
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, second.model.state_dict()[name]), name
-    straight.step = 0  # the first step's questions again
+    straight.step = 0  # the first step's test_sets again
     assert study(straight, 1)[0] < losses[0]
 
 

@@ -1,4 +1,4 @@
-"""A site's side: its policy, its shelf of personal states, its worker, and the words it lets out."""
+"""A site's side: its policy, its state of personal states, its worker, and the fields it lets out."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fedprompt.deploy.preflight import class_list, mismatches
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_deployment, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
-from fedprompt.deploy.site_state import KEPT, Shelf
+from fedprompt.deploy.site_state import KEPT, SiteState
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Parcel
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
 
 RUN = "0" * 32
 RECIPE = """
@@ -45,7 +45,7 @@ def privacy(epsilon: str) -> str:
     return f"[train.server.privacy]\nname = 'sample'\nepsilon = {epsilon}"
 
 
-def words(method: str = "promptfl", source: str = "federation", server: str = "", **more: object) -> dict[str, object]:
+def fields(method: str = "promptfl", source: str = "sites", server: str = "", **more: object) -> dict[str, object]:
     recipe = RECIPE.format(method=method, source=source, server=server)
     return {
         "recipe": recipe,
@@ -73,13 +73,13 @@ def words(method: str = "promptfl", source: str = "federation", server: str = ""
         ({"epsilon": 3.0}, {"server": privacy("2.5")}, None),
         ({"secure_aggregation": True}, {"server": "[train.server.secure]"}, None),
         ({}, {"server": "[train.server.aggregate]\nname = 'os:system'"}, "own code"),
-        ({}, {"server": "[words]\nattributes = '/etc/passwd'"}, "words"),
-        ({}, {"server": "[words]\nattributes = 'none'\nconditions = ['at night']"}, None),
+        ({}, {"server": "[descriptions]\nattributes = '/etc/passwd'"}, "descriptions"),
+        ({}, {"server": "[descriptions]\nattributes = 'none'\nconditions = ['at night']"}, None),
         ({"methods": ("promptfl",), "maximum_rounds": 20}, {}, None),
     ],
 )
 def test_the_sites_policy_beats_the_job(policy: dict, job: dict, rule: str | None) -> None:
-    said = words(**job)
+    said = fields(**job)
     recipe = parse_recipe(said["recipe"])
     if rule is None:
         check_job(Policy(**policy), recipe)
@@ -107,21 +107,21 @@ def test_what_goes_wrong_leaves_the_site_without_paths_names_and_labels(
     (tmp_path / "pictures" / "secret-clas").mkdir(parents=True)
     (tmp_path / "pictures" / "secret-clas" / "patient-7.png").write_bytes(b"no picture")
     with caplog.at_level(logging.WARNING):
-        answer = site(tmp_path, data=str(tmp_path / "pictures")).answer(Parcel(TRAIN, words()))
+        answer = site(tmp_path, data=str(tmp_path / "pictures")).answer(Payload(TRAIN, fields()))
     assert answer.kind == FAILED and not answer.tensors
     for secret in ("secret", "patient", str(tmp_path), "pictures"):
-        assert secret not in str(answer.words)
+        assert secret not in str(answer.fields)
     assert "secret-clas" in caplog.text, "the site's own log says all"
 
 
 def test_a_refused_job_says_which_rule(tmp_path: Path) -> None:
-    answer = site(tmp_path, policy=Policy(maximum_rounds=3)).answer(Parcel(TRAIN, words()))
-    assert answer.kind == REFUSED and "maximum_rounds" in answer.words["reason"]
+    answer = site(tmp_path, policy=Policy(maximum_rounds=3)).answer(Payload(TRAIN, fields()))
+    assert answer.kind == REFUSED and "maximum_rounds" in answer.fields["reason"]
 
 
 def test_a_site_with_pictures_of_its_own_opens_no_others(tmp_path: Path) -> None:
-    answer = site(tmp_path, data=str(tmp_path)).answer(Parcel(TRAIN, words(source="pictograms")))
-    assert answer.kind == REFUSED and "data" in answer.words["reason"]
+    answer = site(tmp_path, data=str(tmp_path)).answer(Payload(TRAIN, fields(source="pictograms")))
+    assert answer.kind == REFUSED and "data" in answer.fields["reason"]
 
 
 def test_counts_and_scores_of_a_handful_stay_at_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,10 +132,10 @@ def test_counts_and_scores_of_a_handful_stay_at_the_site(tmp_path: Path, monkeyp
             shade = (30 * number, 9 * len(place), 0)
             Image.new("RGB", (8, 8), shade).save(tmp_path / "pictures" / place / f"{number}.png")
     own = site(tmp_path, data=str(tmp_path / "pictures"))
-    hello, score = (own.answer(Parcel(kind, words(method="zeroshot"))) for kind in (HELLO, EVALUATE))
-    assert (hello.kind, score.kind) == (DONE, DONE), (hello.words, score.words)
-    assert hello.words["labels"] == [6, None] and hello.words["images"] == 5
-    assert score.words == {"score": None}
+    hello, score = (own.answer(Payload(kind, fields(method="zeroshot"))) for kind in (HELLO, EVALUATE))
+    assert (hello.kind, score.kind) == (DONE, DONE), (hello.fields, score.fields)
+    assert hello.fields["labels"] == [6, None] and hello.fields["images"] == 5
+    assert score.fields == {"score": None}
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), ("Dog", "cat"), ("dog", "cats")])
@@ -147,27 +147,27 @@ def test_class_lists_that_differ_stop_the_preflight(names: tuple[str, ...]) -> N
     assert not mismatches(ours, {**ours, "time": now}, asked=now, answered=now, skew=1.0)
 
 
-@pytest.mark.parametrize("mess", [{}, {"recipe": 3}, words(client="0"), words(run="../x"), words(trial="none")])
+@pytest.mark.parametrize("mess", [{}, {"recipe": 3}, fields(client="0"), fields(run="../x"), fields(trial="none")])
 def test_a_messy_request_is_answered(mess: dict, tmp_path: Path) -> None:
-    assert site(tmp_path).answer(Parcel(TRAIN, mess)).kind in (FAILED, REFUSED)
+    assert site(tmp_path).answer(Payload(TRAIN, mess)).kind in (FAILED, REFUSED)
 
 
 def test_the_shelf_keeps_a_few_rounds_and_goes_back(tmp_path: Path) -> None:
-    shelf, start = Shelf(tmp_path, RUN, "../.."), {"own": torch.zeros(2)}
-    assert shelf.load(0, start) is start
+    state, start = SiteState(tmp_path, RUN, "../.."), {"own": torch.zeros(2)}
+    assert state.load(0, start) is start
     for number in range(1, 9):
-        shelf.save(number, {"own": torch.full((2,), float(number))})
-    assert shelf.load(7, start)["own"].tolist() == [7, 7]
+        state.save(number, {"own": torch.full((2,), float(number))})
+    assert state.load(7, start)["own"].tolist() == [7, 7]
     assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT and not list(tmp_path.parent.glob("*.safetensors"))
-    assert shelf.load(1, start) is start, "what was dropped begins afresh"
+    assert state.load(1, start) is start, "what was dropped begins afresh"
     with pytest.raises(UserError):
-        Shelf(tmp_path, "../" * 10 + "a", "t")
+        SiteState(tmp_path, "../" * 10 + "a", "t")
 
 
 def test_the_worker_answers_who_knows_the_secret(tmp_path: Path) -> None:
     site(tmp_path, policy=Policy(maximum_rounds=3))
     with pytest.raises(line.NoWorkerError):
-        line.ask(tmp_path, Parcel(TRAIN, words()))
+        line.ask(tmp_path, Payload(TRAIN, fields()))
     worker = threading.Thread(target=serve, args=(tmp_path,), kwargs={"requests": 1}, daemon=True)
     worker.start()
     address = tmp_path / line.ADDRESS
@@ -177,9 +177,9 @@ def test_the_worker_answers_who_knows_the_secret(tmp_path: Path) -> None:
     content = address.read_text()
     address.write_text(content.replace('"secret": "', '"secret": "00'))
     with pytest.raises(line.NoWorkerError):
-        line.ask(tmp_path, Parcel(TRAIN, words()))
+        line.ask(tmp_path, Payload(TRAIN, fields()))
     address.write_text(content)
-    assert line.ask(tmp_path, Parcel(TRAIN, words())).kind == REFUSED
+    assert line.ask(tmp_path, Payload(TRAIN, fields())).kind == REFUSED
     worker.join(10)
     assert not worker.is_alive()
 

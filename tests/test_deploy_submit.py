@@ -13,7 +13,7 @@ pytest.importorskip("flwr")
 
 from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waited_for
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.run_folder import Event
 
 HEADER: Event = {"event": "header", "schema": 1}
@@ -22,7 +22,7 @@ FAILED: list[Event] = [{"event": "trial", "trial": "fedmvp", "status": "failed"}
 END: Event = {"event": "end", "status": "done"}
 
 
-class Heard(Watch):
+class Heard(RunCallbacks):
     def __init__(self) -> None:
         self.calls: list[Any] = []
 

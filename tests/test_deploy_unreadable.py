@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fedprompt.deploy.settings import SITE, SiteFile, save
 from fedprompt.deploy.site import Site
-from fedprompt.runtimes.payload import HELLO, Parcel
+from fedprompt.runtimes.payload import HELLO, Payload
 from trees import picture
 
 RECIPE = """
 name = "job"
 [data]
-source = "federation"
+source = "sites"
 classes = ["a", "b"]
 unreadable = 0.5
 [partition]
@@ -27,19 +27,19 @@ def test_a_site_tells_how_many_it_cannot_read_and_keeps_the_names(tmp_path, capl
         for number in range(20):
             picture(tmp_path / f"pictures/train/{name}/{number}.png")
         picture(tmp_path / f"pictures/test/{name}/0.png")
-    words = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0}
+    fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0}
     for bad, told, held in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
         for number in range(bad):
             (tmp_path / f"pictures/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
         save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "pictures"), device="cpu"))
         caplog.clear()
-        answer = Site(tmp_path).answer(Parcel(HELLO, {**words, "run": f"{bad:032x}"}))
+        answer = Site(tmp_path).answer(Payload(HELLO, {**fields, "run": f"{bad:032x}"}))
         if told == "refused":
-            assert answer.kind == "refused" and "png" not in str(answer.words) and "25 of the 40" in caplog.text
+            assert answer.kind == "refused" and "png" not in str(answer.fields) and "25 of the 40" in caplog.text
         else:
-            assert answer.kind == "done", answer.words
-            assert answer.words["unreadable"] == told and answer.words["images"] == held
-            assert caplog.text.count("Left out") == bad and "png" not in str(answer.words)
+            assert answer.kind == "done", answer.fields
+            assert answer.fields["unreadable"] == told and answer.fields["images"] == held
+            assert caplog.text.count("Left out") == bad and "png" not in str(answer.fields)
 
 
 def test_a_run_leaves_out_the_same_pictures_whatever_happens_to_their_files(tmp_path, monkeypatch):
@@ -53,8 +53,8 @@ def test_a_run_leaves_out_the_same_pictures_whatever_happens_to_their_files(tmp_
     save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "pictures"), device="cpu"))
 
     def images(run: str) -> int:  # a worker that was started again
-        words = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0}
-        return Site(tmp_path).answer(Parcel(HELLO, words)).words["images"]
+        fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0}
+        return Site(tmp_path).answer(Payload(HELLO, fields)).fields["images"]
 
     assert images("1") == 35
     picture(bad)

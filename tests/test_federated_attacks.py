@@ -7,7 +7,7 @@ import torch
 
 from fedprompt.config.registry import ATTACKS, find
 from fedprompt.data.labels import LabelSpace
-from fedprompt.federated.attacks import Liars, alie, gaussian, inner_product, label_flip, scaled, sign_flip
+from fedprompt.federated.attacks import Adversaries, alie, gaussian, inner_product, label_flip, scaled, sign_flip
 from fedprompt.federated.client import Settings
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.simulator import Simulator
@@ -19,7 +19,7 @@ SHARED = {"w": torch.ones(3)}
 
 def forged(attack, values=(2.0, 3.0, 4.0, 9.0, 9.0), round_number: int = 1) -> list[torch.Tensor]:
     sent = [Update(client, 5, {"w": torch.full((3,), value)}, {}, 0.0, 0.0) for client, value in enumerate(values)]
-    after = Liars(attack, frozenset({3, 4}), seed=0).forge(round_number, SHARED, sent)
+    after = Adversaries(attack, frozenset({3, 4}), seed=0).forge(round_number, SHARED, sent)
     assert [one is other for one, other in zip(after, sent, strict=True)] == [True] * 3 + [False] * 2
     return [one.shared["w"] for one in after[3:]]
 
@@ -44,8 +44,8 @@ def test_label_flips_reach_training_and_only_that_of_liars() -> None:
     settings = Settings(rounds=1, batch_size=2, lr=0.1)
     shared = initial_state(Toy())[0]
     honest = Simulator(Toy(), fake_clip(), clients, settings).train(1, shared, range(3))
-    liars = Liars(label_flip(), frozenset({2}), seed=0)
-    lied = Simulator(Toy(), fake_clip(), clients, settings, liars=liars).train(1, shared, range(3))
+    adversaries = Adversaries(label_flip(), frozenset({2}), seed=0)
+    lied = Simulator(Toy(), fake_clip(), clients, settings, adversaries=adversaries).train(1, shared, range(3))
     same = [torch.equal(a.shared["matrix"], b.shared["matrix"]) for a, b in zip(honest, lied, strict=True)]
     assert same == [True, True, False]
     many = replace(clients[0].train, targets=torch.tensor([[1, 0, -1, 0]]), space=LabelSpace(tuple("abcd"), "multi"))

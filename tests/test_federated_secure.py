@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import SERVER, Envelope
-from fedprompt.federated.secure.masks import Words, mask
+from fedprompt.federated.secure.masks import MaskedVector, mask
 from fedprompt.federated.secure.member import CARD_BYTES, Member, Session
 from fedprompt.federated.secure.secure_sum import Exchange, SecureSum, threshold_of
 from fedprompt.federated.secure.shamir import join, split
@@ -104,7 +104,7 @@ def test_masked_words_look_random_and_say_nothing_of_the_vector() -> None:
     collector = Collector(session, count=count)
     keys = collector.keys({member.client: member.keys() for member in members})
     boxes = collector.shares({member.client: member.shares(keys) for member in members})
-    plain: Words = np.arange(count, dtype=np.uint64) * 1000
+    plain: MaskedVector = np.arange(count, dtype=np.uint64) * 1000
     sent = Envelope.from_bytes(members[0].masked(boxes[0], plain)).parts[0]
     words = np.frombuffer(sent, dtype="<u8")
     counts = np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)

@@ -10,7 +10,7 @@ from fedprompt.config.registry import AGGREGATES, OPTIMIZERS, find
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import TooFewError
 from fedprompt.federated.aggregation.robust import krum
-from fedprompt.federated.attacks import Liars, broken
+from fedprompt.federated.attacks import Adversaries, broken
 from fedprompt.federated.client import Settings, train_client
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
@@ -101,7 +101,7 @@ def test_privacy_goes_with_the_plain_mean_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["nan", "infinity", "shape", "name", "weight"])
 def test_broken_clients_cost_what_their_absence_costs(kind: str) -> None:
-    rounds = run(Server(), liars=Liars(broken(kind=kind), frozenset({5, 6}), seed=0))
+    rounds = run(Server(), adversaries=Adversaries(broken(kind=kind), frozenset({5, 6}), seed=0))
     assert all(list(one.refused) == [5, 6] and len(one.updates) == 5 for one in rounds)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt import methods
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -38,7 +38,7 @@ def test_nouns_equal_those_of_the_processor() -> None:
 
 def test_remembering_changes_no_bit() -> None:
     images = Images(Pictures(), tuple(range(7)))
-    kept, off = clip_on("cuda", batch=4), clip_on("cuda", batch=4, store=Store(memory_bytes=0))
+    kept, off = clip_on("cuda", batch=4), clip_on("cuda", batch=4, cache=FeatureCache(memory_bytes=0))
     kept.patch_features(images.take((3, 5)))
     assert torch.equal(kept.patch_features(images), off.patch_features(images))
 

@@ -55,7 +55,7 @@ def test_peft_opens_what_it_writes(tiny_clip: Clip, tmp_path: Path, towers: str,
     assert theirs.peft_config["default"].base_model_name_or_path == "somebody/clip"
     assert sum(weight.numel() for name, weight in theirs.named_parameters() if "lora" in name) == size(method)
     pixels = tiny_clip.processor(images=list(IMAGES), return_tensors="pt")["pixel_values"]
-    ids = torch.tensor(tiny_clip.lexicon.sentences(["a photo of a dog."]))
+    ids = torch.tensor(tiny_clip.tokenizer.sentences(["a photo of a dog."]))
     with torch.no_grad():
         found = theirs(pixel_values=pixels, input_ids=ids)
         logits = method.classifier(tiny_clip, LabelSpace(("dog",)))(IMAGES)

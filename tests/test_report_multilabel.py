@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedprompt.records.events import CompanyLine
+from fedprompt.records.events import CooccurrenceLine
 from fedprompt.report import predictions_page, read_run, render
 from fedprompt.report.cooccurrence import pull, shares
 from test_report import picture, write
@@ -94,11 +94,11 @@ def test_an_explanation_of_the_wrong_shape_is_left_out(tmp_path: Path) -> None:
 
 
 def test_pull_is_where_predicted_company_lies_between_the_true_and_the_natural() -> None:
-    natural, true = (CompanyLine.model_validate(company(split, counts)) for split, counts in COMPANY.items())
+    natural, true = (CooccurrenceLine.model_validate(company(split, counts)) for split, counts in COMPANY.items())
     assert shares(natural.counts)[0] == [1, 1, 0] and shares([[0, 0], [0, 2]])[0] == [0, 0]
     halfway = [[4, 3, 1], [3, 4, 1], [1, 1, 4]]
     for counts, expected in ((COMPANY["natural"], 1), (COMPANY["broken"], 0), (halfway, 0.5)):
-        predicted = CompanyLine.model_validate(company("broken", counts))
+        predicted = CooccurrenceLine.model_validate(company("broken", counts))
         assert pull(predicted, true, natural) == pytest.approx(expected)
     assert pull(natural, true, true) is None
 

@@ -89,7 +89,7 @@ def test_training_alone_leaves_no_adapter(folder: Path, run: Run) -> None:
 def test_resuming_is_never_having_stopped(tmp_path: Path, recipe: Recipe, folder: Path) -> None:
     stopped = tmp_path / "run"
 
-    class Impatient(runs.Watch):
+    class Impatient(runs.RunCallbacks):
         def __init__(self) -> None:
             self.name = ""
 
@@ -101,7 +101,7 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, recipe: Recipe, folder
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.start(recipe, stopped, watch=Impatient())
+        runs.start(recipe, stopped, callbacks=Impatient())
     runs.resume(stopped)
     ours, theirs = (
         [(trial.name, [(s.column, s.client, s.value) for s in trial.scores]) for trial in read_run(path).trials]

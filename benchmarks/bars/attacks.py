@@ -20,7 +20,7 @@ SENT = {
     "weight": "a claim of 10**12 examples",
 }
 POINTS = {"iid": 1.0, "one_tenth": 3.0}  # that a rule may cost without an attack, by how clients differ
-FILE = "test_federated_rules.py"
+FILE = "test_federated_aggregation_robust.py"
 
 
 def bars(bench: Bench, found: Results) -> Iterator[Bar]:
@@ -35,7 +35,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
         "broken updates of five kinds, through the server",
         "cost what the absence of their clients costs; each refused with its reason",
         "test_federated_server.py::test_broken_clients_cost_what_their_absence_costs",
-        "test_federated_sanitise.py::test_the_others_go_on_without_those_who_are_refused",
+        "test_federated_screening.py::test_the_others_go_on_without_those_who_are_refused",
     )
     yield proof(
         f"order of updates, every rule, {CASES} cases each", "does not count", f"{FILE}::test_order_does_not_count"
@@ -46,7 +46,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
         f"{FILE}::test_only_changes_count_not_where_they_begin",
     )
     yield proof(
-        f"the median under less than half of liars, {CASES} cases",
+        f"the median under less than half of adversaries, {CASES} cases",
         "stays between the honest",
         f"{FILE}::test_less_than_half_lying_leave_the_median_among_the_honest",
     )

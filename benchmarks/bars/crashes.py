@@ -20,7 +20,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.federated.rounds import federate
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
-from fedprompt.runtimes.payload import Parcel
+from fedprompt.runtimes.payload import Payload
 from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, Terms
 from fedprompt.updates import State
 
@@ -44,7 +44,7 @@ def bars(folder: Path) -> Iterator[Bar]:
     yield proof(
         "the same in the folder of a deployment's run",
         "falls back, and comes to the same bits",
-        "test_flower_grid.py::test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits",
+        "test_runtimes_flower_grid.py::test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits",
     )
     yield full_disk(folder)
     yield from quorum()
@@ -183,8 +183,8 @@ def quorum() -> Iterator[Bar]:
     """Three sites of which two are silent, where two are needed."""
 
     class Silent:
-        def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
-            return dict.fromkeys(parcels, "did not answer.")
+        def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
+            return dict.fromkeys(payloads, "did not answer.")
 
     transport = Remote(Bare(), Silent(), Terms(("a", "b", "c"), quorum=2), {})
     skipped, unchanged, said = 0, True, ""

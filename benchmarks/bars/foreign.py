@@ -28,8 +28,8 @@ def bars(folder: Path) -> Iterator[Bar]:
     yield proof(
         "a tensor of another size than declared",
         "refused before a byte of it is read",
-        "test_federated_sanitise.py::test_a_tensor_is_refused_before_its_bytes_are_read",
-        "test_remote.py::test_a_bad_answer_costs_its_site_the_round_and_nobody_else",
+        "test_federated_screening.py::test_a_tensor_is_refused_before_its_bytes_are_read",
+        "test_runtimes_remote.py::test_a_bad_answer_costs_its_site_the_round_and_nobody_else",
     )
     yield proxy(folder / "proxy")
     yield proof(
@@ -45,11 +45,11 @@ def bars(folder: Path) -> Iterator[Bar]:
     yield proof(
         "words by a language model",
         "asked for by a command of their own; only class names leave; answers are kept, cut and plain text",
-        "test_language_pipeline.py::test_only_class_names_leave",
-        "test_language_endpoint.py::test_a_kept_answer_costs_nothing_and_a_torn_line_is_asked_again",
-        "test_language_words.py::test_an_answer_of_any_size_or_depth_is_read_in_no_time",
-        "test_language_words.py::test_plain_text_has_no_markup_left_and_stays_plain",
-        "test_language_words.py::test_markup_links_and_hidden_signs_go",
+        "test_descriptions_pipeline.py::test_only_class_names_leave",
+        "test_descriptions_endpoint.py::test_a_kept_answer_costs_nothing_and_a_torn_line_is_asked_again",
+        "test_descriptions_files.py::test_an_answer_of_any_size_or_depth_is_read_in_no_time",
+        "test_descriptions_files.py::test_plain_text_has_no_markup_left_and_stays_plain",
+        "test_descriptions_files.py::test_markup_links_and_hidden_signs_go",
     )
 
 

@@ -17,7 +17,7 @@ from benchmarks.mutations import fuzz
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.run_folder import RunFolder
 
 RECIPE = """
@@ -60,11 +60,11 @@ def memory(folder: str, rounds: str) -> Figures:
     """Resident memory, in MiB, after round 20 and the most there was from then on, in a run as any other."""
     after: dict[int, float] = {}
 
-    class Weighed(Watch):
+    class Weighed(RunCallbacks):
         def round(self, number: int, loss: float | None) -> None:
             after[number] = psutil.Process().memory_info().rss / 2**20
 
-    runs.start(recipe("promptfl", clients=10, rounds=int(rounds)), Path(folder), watch=Weighed())
+    runs.start(recipe("promptfl", clients=10, rounds=int(rounds)), Path(folder), callbacks=Weighed())
     return {"warm": after[WARM], "most": max(size for number, size in after.items() if number > WARM)}
 
 
@@ -80,7 +80,7 @@ def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     filler, out = Path(folder) / "filler", Path(folder) / "run"
 
-    class Filled(Watch):
+    class Filled(RunCallbacks):
         def round(self, number: int, loss: float | None) -> None:
             with suppress(OSError), filler.open("ab", buffering=0) as file:
                 while number == 2:
@@ -88,7 +88,7 @@ def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
 
     said = ""
     try:
-        runs.start(recipe(method, clients=int(clients), rounds=int(rounds)), out, watch=Filled())
+        runs.start(recipe(method, clients=int(clients), rounds=int(rounds)), out, callbacks=Filled())
     except UserError as error:
         said = str(error)
     kept = kept_round(out, method)

@@ -61,13 +61,13 @@ def bars(folder: Path) -> Iterator[Bar]:
     yield proof(
         "a class without any picture",
         "named before the run",
-        "test_data_readers.py::test_a_class_without_pictures_is_named",
+        "test_data_sources_image_folder.py::test_a_class_without_pictures_is_named",
     )
     yield proof(
         "unknown labels (-1), pictures that show nothing",
         "cost, move and count nothing; such a run ends well",
         "test_ops_losses.py::test_unknown_labels_cost_nothing_and_move_nothing",
-        "test_metrics.py::test_unknown_labels_count_nowhere",
+        "test_ops_metrics.py::test_unknown_labels_count_nowhere",
         "test_cli_multilabel.py::test_a_run_on_a_table_leaves_everything_behind",
     )
     yield proof(
@@ -129,7 +129,7 @@ def run_with_bad_pictures(folder: Path, bad: int) -> str:
         drawn(folder / "pictures" / name, count=20, shade=100 * number)
     for number in range(bad):
         (folder / "pictures" / "cat" / f"{number}.png").write_bytes(b"")
-    table = f'[data]\nsource = "folder"\npath = "{folder / "pictures"}"\nbase = "all"'
+    table = f'[data]\nsource = "image_folder"\npath = "{folder / "pictures"}"\nbase = "all"'
     try:
         runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2')), folder / "run")
     except UserError:
@@ -212,7 +212,7 @@ def hardly_any(folder: Path) -> Row:
     drawn(folder / "a" / "cat", count=1)
     drawn(folder / "b" / "dog", count=6)
     folders = "\n".join(f'{name} = "{folder / name}"' for name in "ab")
-    table = f'[data]\nsource = "federation"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
+    table = f'[data]\nsource = "sites"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
     runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"')), folder / "run")
     rounds = [event for event in read_events(folder / "run") if event["event"] == "round"]
     finite = sum(len(event["losses"]) for event in rounds)

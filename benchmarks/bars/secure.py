@@ -14,7 +14,7 @@ from scipy import stats
 from benchmarks.bars.rows import Bar, proof, row
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
-from fedprompt.federated.secure.masks import Words, mask
+from fedprompt.federated.secure.masks import MaskedVector, mask
 from fedprompt.federated.secure.member import Member, Session
 from fedprompt.federated.secure.secure_sum import Exchange, Present, SecureSum, everyone, threshold_of
 from fedprompt.federated.secure.vector import Codec, words_of
@@ -125,7 +125,7 @@ def masked(count: int = MILLION) -> Iterator[Bar]:
     collector = Collector(session, count=count)
     keys = collector.keys({member.client: member.keys() for member in members})
     boxes = collector.shares({member.client: member.shares(keys) for member in members})
-    plain: Words = np.arange(count, dtype=np.uint64) * np.uint64(1000)
+    plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)
     sent = Envelope.from_bytes(members[0].masked(boxes[0], plain)).parts[0]
     chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
     words = np.frombuffer(sent, dtype="<u8").astype(float)

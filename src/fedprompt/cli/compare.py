@@ -80,7 +80,7 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
 
 def _conduct(todo: Sequence[Job], processes: int) -> None:
     """Bring runs to their ends, those that have begun already too."""
-    from fedprompt.cli.console import plain_console, watching
+    from fedprompt.cli.console import console_callbacks, plain_console
     from fedprompt.studies.sweep import check, conduct, conduct_together
 
     for job in todo:
@@ -92,8 +92,8 @@ def _conduct(todo: Sequence[Job], processes: int) -> None:
         return
     for job in waiting:
         typer.echo(f"{job.folder.name}:")
-        with watching(plain_console(), quiet=False) as watch:
-            conduct(job, watch=watch)
+        with console_callbacks(plain_console(), quiet=False) as callbacks:
+            conduct(job, callbacks=callbacks)
 
 
 def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedprompt.cli.doctor import Finding
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.report import Run, Trial
 from fedprompt.report.published import HEAD, Difference, differences, printed_tables
 
@@ -33,7 +33,7 @@ def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class Bars(Watch):
+class Bars(RunCallbacks):
     """One bar for the rounds of a trial and one for the clients of a round."""
 
     def __init__(self, console: Console) -> None:
@@ -86,7 +86,7 @@ class Bars(Watch):
         self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
 
 
-class Lines(Watch):
+class Lines(RunCallbacks):
     """One line a round, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
@@ -118,10 +118,10 @@ class Lines(Watch):
 
 
 @contextmanager
-def watching(console: Console, *, quiet: bool) -> Iterator[Watch]:
-    """The watch that fits the terminal: bars, lines, or silence."""
+def console_callbacks(console: Console, *, quiet: bool) -> Iterator[RunCallbacks]:
+    """The callbacks that fits the terminal: bars, lines, or silence."""
     if quiet:
-        yield Watch()
+        yield RunCallbacks()
     elif console.is_terminal:
         with Bars(console) as bars:
             yield bars

@@ -131,14 +131,14 @@ def reproduce(
 
 
 def _conduct(todo: list[Job], *, quiet: bool) -> None:
-    from fedprompt.cli.console import plain_console, watching
+    from fedprompt.cli.console import console_callbacks, plain_console
     from fedprompt.studies.sweep import conduct_all
 
     try:
-        with watching(plain_console(), quiet=quiet) as watch:
-            for done, left in conduct_all(todo, watch=watch):
+        with console_callbacks(plain_console(), quiet=quiet) as callbacks:
+            for done, left in conduct_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                watch.said(f"{done} of {len(todo)} runs are done{after}.")
+                callbacks.said(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command goes on from here.", err=True)
         raise typer.Exit(130) from error

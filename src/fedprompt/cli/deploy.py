@@ -13,7 +13,7 @@ from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
-    from fedprompt.experiments.context import Watch
+    from fedprompt.experiments.context import RunCallbacks
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the deployment, or of the site.")]
 deploy = typer.Typer(no_args_is_help=True, help="Prepare a federation over machines, or rehearse one on this machine.")
@@ -123,20 +123,20 @@ def status(folder: Folder) -> None:
         console.print(rows_table(("run", "status", "trial", "rounds", "waiting for"), rows))
 
 
-def run_over(recipe: Recipe, deployment: Path, out: Path, *, watch: Watch) -> None:
+def run_over(recipe: Recipe, deployment: Path, out: Path, *, callbacks: RunCallbacks) -> None:
     """The half of `fedprompt run` that has a deployment."""
     need_flower()
     from fedprompt.deploy.submit import run_on
 
-    run_on(recipe, deployment, out, watch=watch)
+    run_on(recipe, deployment, out, callbacks=callbacks)
 
 
-def resume_over(out: Path, *, watch: Watch) -> bool:
+def resume_over(out: Path, *, callbacks: RunCallbacks) -> bool:
     """Go on with a run over sites; False if the run is none."""
     if not (out / "federation.json").exists():  # one of ours, known without importing what only deployments need
         return False
     need_flower()
     from fedprompt.deploy.submit import resume_on
 
-    resume_on(out, watch=watch)
+    resume_on(out, callbacks=callbacks)
     return True

@@ -12,7 +12,7 @@ import typer
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
-    from fedprompt.data.descriptions import Words
+    from fedprompt.data.descriptions import Descriptions
     from fedprompt.descriptions.cost import Estimate
     from fedprompt.descriptions.endpoint import Endpoint
     from fedprompt.descriptions.pipeline import Made
@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # every command imports what it needs itself: --help must not
 
 describe = typer.Typer(no_args_is_help=True, help="Make, convert and review attributes and conditions.")
 
-Output = Annotated[Path, typer.Option("--out", "-o", help="The words file; pages and exchanges are written beside it.")]
+Output = Annotated[
+    Path, typer.Option("--out", "-o", help="The descriptions file; pages and exchanges are written beside it.")
+]
 Model = Annotated[
     str, typer.Option("--llm", metavar="MODEL", help="A model of the server at --url, else of the llm library.")
 ]
@@ -39,8 +41,8 @@ Temperature = Annotated[float, typer.Option(min=0, max=2)]
 Seed = Annotated[int, typer.Option(help="Goes with every question, and draws combinations of labels.")]
 Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further questions about a bad answer.")]
 Brief = Annotated[bool, typer.Option("--brief", help="One-line questions, for very small models.")]
-PriceIn = Annotated[float, typer.Option(min=0, help="Price of a million tokens out, for the estimate.")]
-PriceOut = Annotated[float, typer.Option(min=0, help="Price of a million tokens back, for the estimate.")]
+PriceIn = Annotated[float, typer.Option(min=0, help="EpsilonFunction of a million tokens out, for the estimate.")]
+PriceOut = Annotated[float, typer.Option(min=0, help="EpsilonFunction of a million tokens back, for the estimate.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that were edited by hand, too.")]
 Backbone = Annotated[
@@ -74,15 +76,17 @@ def attributes(
 ) -> None:
     """Ask a language model for visual attributes of every class. Only class names leave this machine."""
     from fedprompt.descriptions.pipeline import Job, make_attributes, open_endpoint
-    from fedprompt.descriptions.requests import Pace
-    from fedprompt.descriptions.validated_query import Wish
+    from fedprompt.descriptions.requests import RateLimit
+    from fedprompt.descriptions.validated_query import GenerationSettings
 
     known = _vocabulary(classes, data, settings)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
-    pace = Pace(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
+    pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
     with _asking(out, "describing classes") as on_done:
         job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
-        made = make_attributes(known.names, job, Wish(count, repairs, temperature, seed=seed, brief=brief))
+        made = make_attributes(
+            known.names, job, GenerationSettings(count, repairs, temperature, seed=seed, brief=brief)
+        )
     if made is not None:
         _tell(out, made, known, backbone)
 
@@ -117,14 +121,16 @@ def conditions(
     """Ask a language model for conditions in which labels go together. Only class names leave this machine."""
     from fedprompt.descriptions.conditions import Plan
     from fedprompt.descriptions.pipeline import Job, make_conditions, open_endpoint
-    from fedprompt.descriptions.requests import Pace
-    from fedprompt.descriptions.validated_query import Wish
+    from fedprompt.descriptions.requests import RateLimit
+    from fedprompt.descriptions.validated_query import GenerationSettings
 
     known = _vocabulary(classes, data, settings)
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
-    pace = Pace(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
-    plan = Plan(sentences, context, Wish(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief))
+    pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
+    plan = Plan(
+        sentences, context, GenerationSettings(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief)
+    )
     with _asking(out, "describing scenes") as on_done:
         job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
         made = make_conditions(known.names, chosen, job, plan)
@@ -141,9 +147,9 @@ def convert(
     settings: Settings = None,
     backbone: Backbone = None,
 ) -> None:
-    """Make a words file of attributes you already have; says which classes are missing and which keys are no class."""
+    """Make a descriptions file of attributes you already have; says which classes are missing and which keys are no class."""
     from fedprompt.descriptions.convert import convert as read
-    from fedprompt.descriptions.edits import write_words
+    from fedprompt.descriptions.edits import write_descriptions
     from fedprompt.descriptions.pipeline import Made
     from fedprompt.experiments.class_names import vocabulary
 
@@ -151,28 +157,28 @@ def convert(
     if out.exists():
         raise UserError(f"{out} exists; move it away or write to another file.")
     found = read(source, known.names)
-    write_words(out, found.words)
+    write_descriptions(out, found.descriptions)
     for name in found.missing:
         typer.echo(f"Missing: {name}", err=True)
     for key in found.unused:
         typer.echo(f"Not a class: {key}", err=True)
-    _tell(out, Made(found.words, (), found.complaints), known, backbone)
+    _tell(out, Made(found.descriptions, (), found.complaints), known, backbone)
 
 
 @describe.command()
 def review(
-    words: Annotated[Path, typer.Argument(metavar="WORDS", help="A words file.")],
+    words: Annotated[Path, typer.Argument(metavar="WORDS", help="A descriptions file.")],
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
     backbone: Backbone = None,
 ) -> None:
-    """Write the review pages of a words file again, after editing it; exit code 2 if anything is flagged."""
-    from fedprompt.data.descriptions import read_words
+    """Write the review pages of a descriptions file again, after editing it; exit code 2 if anything is flagged."""
+    from fedprompt.data.descriptions import read_descriptions
     from fedprompt.experiments.class_names import vocabulary
 
     known = vocabulary(classes, data, settings or ())
-    if _pages(words, read_words(words), {}, known, backbone):
+    if _pages(words, read_descriptions(words), {}, known, backbone):
         raise typer.Exit(2)
 
 
@@ -216,7 +222,7 @@ def _asking(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _tell(out: Path, made: Made, known: Vocabulary, backbone: str | None) -> None:
-    flags = _pages(out, made.words, made.complaints, known, backbone)
+    flags = _pages(out, made.descriptions, made.complaints, known, backbone)
     if made.kept:
         typer.echo(f"Kept as edited by hand: {', '.join(made.kept)}")
     if flags:
@@ -224,16 +230,20 @@ def _tell(out: Path, made: Made, known: Vocabulary, backbone: str | None) -> Non
 
 
 def _pages(
-    path: Path, words: Words, complaints: Mapping[str, tuple[str, ...]], known: Vocabulary, backbone: str | None
+    path: Path,
+    descriptions: Descriptions,
+    complaints: Mapping[str, tuple[str, ...]],
+    known: Vocabulary,
+    backbone: str | None,
 ) -> int:
     """Write both pages and return the number of flags."""
     from fedprompt.descriptions.review import review as examine
     from fedprompt.descriptions.review import write_pages
     from fedprompt.experiments.class_names import compare
 
-    compared = compare(words, known, backbone)
+    compared = compare(descriptions, known, backbone)
     found = examine(
-        words,
+        descriptions,
         title=f"Words in {path.name}",
         names=known.names,
         complaints=complaints,
@@ -241,7 +251,7 @@ def _pages(
         overlaps=compared.overlaps,
     )
     markdown, page = write_pages(path, found)
-    typer.echo(f"Words: {path}")
+    typer.echo(f"Descriptions: {path}")
     typer.echo(f"Review: {markdown}, {page}")
     for flag in found.flags[:10]:
         typer.echo(f"  {flag.entry}: {flag.text}")

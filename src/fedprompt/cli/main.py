@@ -19,7 +19,7 @@ from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
 
 
-class Door(typer.core.TyperGroup):
+class ErrorGroup(typer.core.TyperGroup):
     """Turn a user's mistake into one sentence and exit code 2; everything unexpected keeps its traceback."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -35,7 +35,7 @@ class Door(typer.core.TyperGroup):
 
 
 app = typer.Typer(
-    cls=Door,
+    cls=ErrorGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -92,11 +92,11 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
 
     loaded, origin = load(recipe, settings)
     folder = out or runs.free_folder((on or Path()) / "runs" / loaded.name)
-    with _watched(folder, quiet=quiet) as watch:
+    with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
-            runs.start(loaded, folder, watch=watch, origin=origin)
+            runs.start(loaded, folder, callbacks=callbacks, origin=origin)
         else:
-            run_over(loaded, on, folder, watch=watch)
+            run_over(loaded, on, folder, callbacks=callbacks)
     _tell(folder, quiet=quiet)
 
 
@@ -105,19 +105,19 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     """Go on with a run that stopped; the result is that of never stopping, to the bit."""
     from fedprompt.experiments import run as runs
 
-    with _watched(run, quiet=quiet) as watch:
-        if not resume_over(run, watch=watch):
-            runs.resume(run, watch=watch)
+    with _with_callbacks(run, quiet=quiet) as callbacks:
+        if not resume_over(run, callbacks=callbacks):
+            runs.resume(run, callbacks=callbacks)
     _tell(run, quiet=quiet)
 
 
 @contextmanager
-def _watched(folder: Path, *, quiet: bool) -> Iterator[Any]:
-    from fedprompt.cli.console import plain_console, watching
+def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
+    from fedprompt.cli.console import console_callbacks, plain_console
 
     try:
-        with watching(plain_console(), quiet=quiet) as watch:
-            yield watch
+        with console_callbacks(plain_console(), quiet=quiet) as callbacks:
+            yield callbacks
     except KeyboardInterrupt as error:
         if error.args:
             said = str(error)

@@ -60,7 +60,7 @@ class Table:
         return found, values
 
 
-class Store:
+class FeatureCache:
     """Remembers rows of frozen features under a (kind, source) and an int64 key, within a byte budget.
 
     `memory_bytes=0` remembers nothing. With a `folder`, rows are also kept in files there, up to `disk_bytes`, and a
@@ -79,7 +79,7 @@ class Store:
         self.used_bytes = 0
         self._tables: dict[Name, Table] = {}
         self._blocks: list[Block] = []
-        self._draws = stream(0, "store")
+        self._draws = stream(0, "cache")
         self._folder = RowFolder(Path(folder), disk_bytes) if folder is not None else None
 
     def fetch(self, kind: str, source: str, keys: Tensor, compute: Compute, *, keep: bool = True) -> Tensor:

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import align, arithmetic, check_size, fingerprint, open_parts, prepared
-from fedprompt.clip.prompts import Layout, Lexicon, Prompts
-from fedprompt.clip.towers import Edit, Encoded, adding, look_at_values, read_at, slim, walk, walk_families
+from fedprompt.clip.prompts import Layout, Prompts, PromptTokenizer
+from fedprompt.clip.towers import (
+    Edit,
+    Encoded,
+    adding,
+    read_at,
+    slim,
+    value_value_attention,
+    walk,
+    walk_shared_prefixes,
+)
 from fedprompt.data.decoding import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
@@ -29,9 +38,9 @@ __all__ = ["Clip", "Edit", "Encoded", "Prompts"]
 class Clip(nn.Module):
     """A frozen CLIP, always in evaluation mode and never differentiated itself; it owns nothing that is trained.
 
-    Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `Store`. They are computed
+    Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `FeatureCache`. They are computed
     in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what the
-    store forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
+    cache forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
     processor; more rows fill an accelerator, but a row's last bits may then depend on its place in the batch. Verbs
     (`fill`, `encode_text`, `encode_image`) run at the shape of what they are given, and gradients flow to it.
     """
@@ -42,7 +51,7 @@ class Clip(nn.Module):
         tokenizer: Any,
         processor: Any,
         *,
-        store: Store | None = None,
+        cache: FeatureCache | None = None,
         batch: int = 1,
         workers: int = 0,
     ) -> None:
@@ -53,7 +62,7 @@ class Clip(nn.Module):
         slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
         align(model)
         self.processor = processor
-        self.store = Store() if store is None else store
+        self.cache = FeatureCache() if cache is None else cache
         self.batch = batch
         text, vision = model.config.text_config, model.config.vision_config
         self.image_width: int = vision.hidden_size
@@ -65,12 +74,12 @@ class Clip(nn.Module):
         self.image_blocks: int = vision.num_hidden_layers
         self.text_blocks: int = text.num_hidden_layers
         self.context_length: int = text.max_position_embeddings
-        self.lexicon = Lexicon(
+        self.tokenizer = PromptTokenizer(
             tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
         )
         self._changed = False  # whether `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
-        self._sentences = functools.lru_cache(maxsize=64)(self.lexicon.keyed_sentences)
+        self._sentences = functools.lru_cache(maxsize=64)(self.tokenizer.keyed_sentences)
         check_size(processor, vision.image_size)
 
     @classmethod
@@ -78,13 +87,13 @@ class Clip(nn.Module):
         cls,
         path: str | Path,
         *,
-        store: Store | None = None,
+        cache: FeatureCache | None = None,
         device: str | torch.device = "cpu",
         batch: int = 1,
         workers: int = 0,
     ) -> Clip:
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
-        return cls(*open_parts(path), store=store, batch=batch, workers=workers).to(device)
+        return cls(*open_parts(path), cache=cache, batch=batch, workers=workers).to(device)
 
     def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
         """Stay in evaluation mode whatever is asked: the backbone is frozen."""
@@ -105,11 +114,13 @@ class Clip(nn.Module):
 
     def image_features(self, images: Images) -> Tensor:
         """[B, D] unit features of the pictures."""
-        return self._image_noun("image_features", images, lambda _, tokens: unit(self.encode_image(tokens).image))
+        return self._frozen_image_rows(
+            "image_features", images, lambda _, tokens: unit(self.encode_image(tokens).image)
+        )
 
     def image_projections(self, images: Images) -> Tensor:
         """[B, D] features as the tower leaves them, before they are scaled to length one."""
-        return self._image_noun("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
+        return self._frozen_image_rows("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
 
     def patch_features(self, images: Images) -> Tensor:
         """[B, P, D] unit features of every patch: the last block's tokens through CLIP's own norm and projection."""
@@ -118,10 +129,10 @@ class Clip(nn.Module):
             encoded = self.encode_image(tokens)
             # One pass through the tower serves both: who reads patches usually reads the image too.
             features = unit(encoded.image)[: len(part)]
-            self.store.put("image_features", self._origin(part.source.fingerprint), part.keys, features)
+            self.cache.put("image_features", self._origin(part.source.fingerprint), part.keys, features)
             return unit(encoded.patches)
 
-        return self._image_noun("patch_features", images, read)
+        return self._frozen_image_rows("patch_features", images, read)
 
     def image_embeddings(self, images: Images) -> Tensor:
         """[B, 1 + P, W] class and patch embeddings with positions, before the first norm: what `encode_image` takes."""
@@ -132,7 +143,7 @@ class Clip(nn.Module):
         vision = self.model.vision_model
         assert 0 <= depth < len(vision.encoder.layers), f"the image tower has no block {depth}"
         blocks = vision.encoder.layers[:depth]
-        return self._image_noun(
+        return self._frozen_image_rows(
             f"image_tokens.{depth}", images, lambda _, tokens: walk(blocks, vision.pre_layrnorm(tokens))
         )
 
@@ -146,14 +157,14 @@ class Clip(nn.Module):
         def read(part: Images, tokens: Tensor) -> Tensor:
             tokens = values = vision.pre_layrnorm(tokens)
             for block in vision.encoder.layers[:depth]:
-                values, tokens = values + look_at_values(block, tokens), walk((block,), tokens)
+                values, tokens = values + value_value_attention(block, tokens), walk((block,), tokens)
             if depth < self.image_blocks:  # who follows the patches from here on usually follows the tower too
                 origin = self._origin(part.source.fingerprint)
-                self.store.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
+                self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
             found: Tensor = values
             return found
 
-        return self._image_noun(f"value_tokens.{depth}", images, read)
+        return self._frozen_image_rows(f"value_tokens.{depth}", images, read)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """[N, D] unit features of plain sentences; what exceeds the context length is cut, in tokens."""
@@ -162,13 +173,13 @@ class Clip(nn.Module):
         def compute(positions: Tensor) -> Tensor:
             return self._text_rows([rows[position] for position in positions.tolist()])
 
-        return self.store.fetch("text_features", self._origin(""), keys, compute).to(self.device)
+        return self.cache.fetch("text_features", self._origin(""), keys, compute).to(self.device)
 
     # Verbs
 
     def words(self, phrase: str) -> Tensor:
         """[n, W] token embeddings of a phrase, to initialise a context with."""
-        return self._embed(torch.tensor(self.lexicon.pieces([phrase])[0], device=self.device)).clone()
+        return self._embed(torch.tensor(self.tokenizer.pieces([phrase])[0], device=self.device)).clone()
 
     def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
         """Put vectors in the places `<name>` of the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
@@ -198,14 +209,14 @@ class Clip(nn.Module):
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
-    def encode_families(self, prompts: Prompts, size: int) -> Tensor:
+    def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:
         """`encode_text` for texts of which every `size` in a row begin alike: a beginning runs through the tower once.
 
         The tower is causal, so what texts end with changes nothing about how they begin; equal up to rounding.
         """
         tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
         tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
-        state = walk_families(blocks, tokens, prompts.end, size)  # [N, W]
+        state = walk_shared_prefixes(blocks, tokens, prompts.end, size)  # [N, W]
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
@@ -235,7 +246,7 @@ class Clip(nn.Module):
 
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """[B, T, W] what image block `block` adds to tokens [B, T, W] when it attends from values to values."""
-        return look_at_values(self.model.vision_model.encoder.layers[block], tokens)
+        return value_value_attention(self.model.vision_model.encoder.layers[block], tokens)
 
     def project_image(self, tokens: Tensor) -> Tensor:
         """[B, T, D] the image tower's last norm and projection of tokens [B, T, W], not normalised."""
@@ -249,13 +260,13 @@ class Clip(nn.Module):
         assert not self._changed, "an adapted tower must not be remembered as the frozen one"
         return f"{self.fingerprint} {self.batch} {arithmetic(self.device)} {source}"
 
-    def _image_noun(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
+    def _frozen_image_rows(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
             # Remembered embeddings spare the decoding; those made on the way are not kept, being larger than features.
             embed = functools.partial(self._embeddings, keep=False)
             return self._padded(images.take(positions), functools.partial(map, embed), read)
 
-        return self.store.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
+        return self.cache.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
@@ -263,7 +274,7 @@ class Clip(nn.Module):
             return self._padded(images.take(positions), self._decoder.map, lambda _, pixels: embed(pixels))
 
         origin = self._origin(images.source.fingerprint)
-        return self.store.fetch("image_embeddings", origin, images.keys, compute, keep=keep)
+        return self.cache.fetch("image_embeddings", origin, images.keys, compute, keep=keep)
 
     def _padded(
         self,
@@ -297,4 +308,4 @@ class Clip(nn.Module):
         return embeddings
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
-        return self.lexicon.layout(texts, dict(lengths))
+        return self.tokenizer.layout(texts, dict(lengths))

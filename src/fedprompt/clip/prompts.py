@@ -36,7 +36,7 @@ class Prompts:
     slots: Mapping[str, Tensor]  # name -> [N, n] positions, for an edit of deeper blocks
 
 
-class Lexicon:
+class PromptTokenizer:
     """A tokenizer together with the tower it feeds: start and end tokens and the context length.
 
     `end` is the id at which the tower's configuration says it is read, `vocabulary` the number of ids that it embeds.

@@ -71,7 +71,7 @@ def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) 
             hook.remove()
 
 
-def look_at_values(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
+def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
     """[B, T, W] what a block's attention adds when values are compared with values (Li et al., 2023, CLIP Surgery)."""
     attention = block.self_attn
     value = attention.v_proj(block.layer_norm1(tokens)).unflatten(-1, (attention.num_heads, -1))  # [B, T, H, W / H]
@@ -81,7 +81,7 @@ def look_at_values(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
     return result
 
 
-def walk_families(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
+def walk_shared_prefixes(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
     """[N, W] what causal blocks make of tokens [N, T, W] at `end` [N], where every `size` rows in turn begin alike.
 
     A family of rows is packed into one: its beginning once, then the rest of each member, which sees no other member.

@@ -61,11 +61,13 @@ class AnnotationTable(Table):
     )
 
 
-class WordsTable(Table):
+class DescriptionsTable(Table):
     """What the classes are described with; the data set's own words where nothing is said."""
 
-    attributes: str = Field("", description='a words file, one that comes with fedprompt by its name, or "none"')
-    conditions: str | tuple[str, ...] = Field("", description="a words file, one by its name, or a list of phrases")
+    attributes: str = Field("", description='a descriptions file, one that comes with fedprompt by its name, or "none"')
+    conditions: str | tuple[str, ...] = Field(
+        "", description="a descriptions file, one by its name, or a list of phrases"
+    )
     shuffled: bool = Field(default=False, description="a control: give every class the attributes of another one")
 
 
@@ -91,12 +93,12 @@ class TrainTable(Table):
 
 
 class MethodTable(Choice):
-    """One method of a run: a module name, its options, and what of [train] and [words] is different."""
+    """One method of a run: a module name, its options, and what of [train] and [descriptions] is different."""
 
     name: str
     label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="what the run calls it; the name if empty")
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method alone")
-    words: Toml = Field(default_factory=dict, description="overrides of [words] for this method alone")
+    descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method alone")
 
     @property
     def title(self) -> str:
@@ -144,7 +146,7 @@ class Recipe(Table):
     data: DataTable
     partition: PartitionTable
     annotation: AnnotationTable = AnnotationTable()
-    words: WordsTable = WordsTable()
+    descriptions: DescriptionsTable = DescriptionsTable()
     method: MethodTable
     compare: tuple[MethodTable, ...] = ()
     train: TrainTable = TrainTable()

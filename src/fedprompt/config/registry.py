@@ -11,15 +11,15 @@ from fedprompt.errors import UserError, did_you_mean
 SOURCES: Mapping[str, str] = {
     "pictograms": "fedprompt.demo.world:pictograms",
     "scenes": "fedprompt.demo.world:scenes",
-    "folder": "fedprompt.data.sources.image_folder:image_folder",
-    "federation": "fedprompt.data.sources.sites:federation",
-    "table": "fedprompt.data.sources.label_table:label_table",
+    "image_folder": "fedprompt.data.sources.image_folder:image_folder",
+    "sites": "fedprompt.data.sources.sites:sites",
+    "label_table": "fedprompt.data.sources.label_table:label_table",
     "class_table": "fedprompt.data.sources.class_table:class_table",
     "coco": "fedprompt.data.sources.coco:coco",
     "voc": "fedprompt.data.sources.voc:voc",
     "webdataset": "fedprompt.data.sources.webdataset:webdataset",
-    "hub": "fedprompt.data.sources.huggingface:hub",
-    "named": "fedprompt.data.published.catalog:named_set",
+    "huggingface": "fedprompt.data.sources.huggingface:huggingface",
+    "published": "fedprompt.data.published.catalog:published_set",
     "suite": "fedprompt.data.sources.suite:suite",
 }
 RULES: Mapping[str, str] = {

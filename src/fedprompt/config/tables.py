@@ -43,7 +43,7 @@ class SecureTable(Table):
 class AttackTable(Piece):
     """For simulations: some clients are broken, or lie."""
 
-    liars: int = Field(2, ge=1, description="how many; the last clients are taken")
+    adversaries: int = Field(2, ge=1, description="how many; the last clients are taken")
 
 
 class ServerTable(Table):

@@ -1,4 +1,4 @@
-"""The words file: attributes of classes, conditions of a data set, and what a person changed after a model wrote."""
+"""The descriptions file: attributes of classes, conditions of a data set, and what a person changed after a model wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Phrases = Annotated[tuple[Phrase, ...], Field(max_length=200)]
 
 
 class Part(BaseModel):
-    """A piece of a words file; an unknown key is a mistake, not a comment."""
+    """A piece of a descriptions file; an unknown key is a mistake, not a comment."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,10 +43,10 @@ class Provenance(Part):
     written_conditions: str = ""
 
 
-class Words(Part):
-    """What a words file holds; either part may be absent."""
+class Descriptions(Part):
+    """What a descriptions file holds; either part may be absent."""
 
-    fedprompt_words: int = FORMAT
+    fedprompt_descriptions: int = FORMAT
     attributes: dict[str, Phrases] = {}
     conditions: Phrases = ()
     scenes: tuple[Scene, ...] = ()
@@ -91,35 +91,39 @@ def load_json(path: Path, *, called: str, needed: str) -> object:
     return found
 
 
-def read_words(path: Path) -> Words:
-    """Read a words file, or a plain object of class names with lists of phrases, written by hand.
+def read_descriptions(path: Path) -> Descriptions:
+    """Read a descriptions file, or a plain object of class names with lists of phrases, written by hand.
 
     Raises UserError when it cannot be read, is neither, or is damaged.
     """
-    tables = load_json(path, called=f"The words file {path}", needed="words file needs")
+    tables = load_json(path, called=f"The descriptions file {path}", needed="descriptions file needs")
     if not isinstance(tables, dict):
-        raise UserError(f"{path} is not a words file; make one of it with: fedprompt describe convert {path} ...")
-    if "fedprompt_words" not in tables:
-        tables = {"fedprompt_words": FORMAT, "attributes": tables}
-    if tables["fedprompt_words"] != FORMAT:
         raise UserError(
-            f"The words file {path} has format {tables['fedprompt_words']!r}, and this version reads {FORMAT}."
+            f"{path} is not a descriptions file; make one of it with: fedprompt describe convert {path} ..."
+        )
+    if "fedprompt_descriptions" not in tables:
+        tables = {"fedprompt_descriptions": FORMAT, "attributes": tables}
+    if tables["fedprompt_descriptions"] != FORMAT:
+        raise UserError(
+            f"The descriptions file {path} has format {tables['fedprompt_descriptions']!r}, and this version reads {FORMAT}."
         )
     try:
-        return Words.model_validate(tables)
+        return Descriptions.model_validate(tables)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
         said = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"The words file {path} is wrong at {place}: {said}; correct it (fedprompt describe convert makes a words "
+            f"The descriptions file {path} is wrong at {place}: {said}; correct it (fedprompt describe convert makes a words "
             "file of other JSON)."
         ) from error
 
 
 def read_conditions(path: Path) -> tuple[str, ...]:
-    """The conditions of a words file; UserError if it has none."""
-    found = read_words(path).conditions
+    """The conditions of a descriptions file; UserError if it has none."""
+    found = read_descriptions(path).conditions
     if not found:
-        raise UserError(f"The words file {path} has no conditions; make some with: fedprompt describe conditions.")
+        raise UserError(
+            f"The descriptions file {path} has no conditions; make some with: fedprompt describe conditions."
+        )
     return found

@@ -35,7 +35,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Lexicon:
+class Concepts:
     """The contents of concepts.json. The order of `classes` is the fixed shuffled order of `pictograms`."""
 
     classes: tuple[str, ...]  # base = the first 39, new = the last 38
@@ -63,10 +63,10 @@ class Lexicon:
 
 
 @lru_cache(maxsize=1)
-def lexicon() -> Lexicon:
+def lexicon() -> Concepts:
     """Read concepts.json once."""
     raw = json.loads((files("fedprompt.demo") / "concepts.json").read_text())
-    return Lexicon(
+    return Concepts(
         classes=tuple(raw["classes"]),
         nouns=tuple(raw["nouns"]),
         attributes={phrase: tuple(concepts) for phrase, concepts in raw["attributes"].items()},

@@ -6,19 +6,21 @@ from pathlib import Path
 
 from fedprompt.deploy.worker_socket import NoWorkerError, ask
 from fedprompt.runtimes.flower.apps import Settings, client_app
-from fedprompt.runtimes.payload import DONE, REFUSED, SECURE, Parcel
+from fedprompt.runtimes.payload import DONE, REFUSED, SECURE, Payload
 
 
-def answer(request: Parcel, settings: Settings) -> Parcel:
+def answer(request: Payload, settings: Settings) -> Payload:
     """What the site whose folder the node's configuration names says to a request."""
-    if request.words.get("only") == "name":
-        return Parcel(DONE, {"site": str(settings.get("site", ""))})
+    if request.fields.get("only") == "name":
+        return Payload(DONE, {"site": str(settings.get("site", ""))})
     folder = Path(str(settings["home"]))
     try:
         return ask(folder, request)
     except NoWorkerError:
         if request.kind in SECURE:
-            return Parcel(REFUSED, {"reason": "secure sums need the site's worker, which remembers a round's secrets."})
+            return Payload(
+                REFUSED, {"reason": "secure sums need the site's worker, which remembers a round's secrets."}
+            )
         from fedprompt.deploy.site import Site  # torch and transformers: seconds that the worker spares every message
 
         return Site(folder).answer(request)

@@ -18,7 +18,7 @@ from fedprompt.deploy.settings import SiteFile
 from fedprompt.experiments.experiment import Experiment, Trial, make_method
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import Words
+from fedprompt.runtimes.payload import Fields
 
 # What must be the same everywhere, and what to do where it is not.
 CURES = {
@@ -29,7 +29,7 @@ CURES = {
 }
 
 
-def introduction(experiment: Experiment, trial: Trial, client: Client, settings: SiteFile) -> Words:
+def introduction(experiment: Experiment, trial: Trial, client: Client, settings: SiteFile) -> Fields:
     """What a site says of itself; counts below its threshold are not told."""
     smallest = settings.policy.smallest_count
     labels = _counts(client, smallest)
@@ -47,7 +47,7 @@ def introduction(experiment: Experiment, trial: Trial, client: Client, settings:
 
 
 def agreement(experiment: Experiment, trial: Trial) -> dict[str, str]:
-    """What server and sites must have in common, as words to compare."""
+    """What server and sites must have in common, as fields to compare."""
     shared, personal = initial_state(make_method(trial, experiment.clip))
     tensors = [(name, str(one.dtype), list(one.shape)) for name, one in sorted({**shared, **personal}.items())]
     return {
@@ -81,8 +81,8 @@ def _counts(client: Client, smallest: int) -> list[int | None]:
     return [None if 0 < count < smallest else count for count in found.tolist()]
 
 
-def mismatches(ours: Mapping[str, str], said: Words, *, asked: float, answered: float, skew: float) -> list[str]:
-    """What is different at one site, each in words with its cure; times are the server's clock around the question."""
+def mismatches(ours: Mapping[str, str], said: Fields, *, asked: float, answered: float, skew: float) -> list[str]:
+    """What is different at one site, each in fields with its cure; times are the server's clock around the question."""
     found = [
         f"{what} is {str(said.get(what))[:16]!r}, not {wanted[:16]!r}; {CURES[what]}"
         for what, wanted in ours.items()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.experiments.server import price_of
+from fedprompt.experiments.server import epsilon_function
 from fedprompt.federated.client import Settings
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.privacy.samples import SamplePrivacy
@@ -32,6 +32,6 @@ def charge(
         write_atomic(path, json.dumps({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
 
     budget = privacy.epsilon if cap is None else min(privacy.epsilon, cap - others)
-    price = price_of(privacy, settings, lambda client: pictures)
+    price = epsilon_function(privacy, settings, lambda client: pictures)
     if not Ledger(price, budget=budget, charges={0: before}, record=record).admit(before + 1, [0]):
         raise RefusedError("one more round would pass the privacy budget of the site's pictures.", rule="epsilon")

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.deploy.site_state import Shelf
-from fedprompt.federated.secure.masks import Words as Vector
+from fedprompt.deploy.site_state import SiteState
+from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.member import Member
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.vector import Codec
-from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, Parcel
+from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, Payload
 
 RULE = "secure sums"
 
@@ -23,26 +23,28 @@ class Membership:
     def __init__(self) -> None:
         self._member: Member | None = None
 
-    def answer(self, request: Parcel, secure: SecureSum, shelf: Shelf, vector: Callable[[Codec], Vector]) -> Parcel:
+    def answer(
+        self, request: Payload, secure: SecureSum, state: SiteState, vector: Callable[[Codec], MaskedVector]
+    ) -> Payload:
         """Take the step that is asked for; `vector` trains and writes down the change.
 
         Raises RefusedError for a round that was unmasked before: two sums of one training could single out a site.
         """
-        words = request.words
-        number, members = int(words["round"]), int(words["members"])
-        session = replace(secure, run=f"{words['run']}/{words['trial']}").session(number, members)
+        fields = request.fields
+        number, members = int(fields["round"]), int(fields["members"])
+        session = replace(secure, run=f"{fields['run']}/{fields['trial']}").session(number, members)
         if request.kind == KEYS:
-            if number <= shelf.unmasked():
+            if number <= state.unmasked():
                 raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
-            self._member = Member(int(words["client"]), session)
-            return Parcel.of_message(self._member.keys())
+            self._member = Member(int(fields["client"]), session)
+            return Payload.of_message(self._member.keys())
         member = self._member
         if member is None or member.session != session:
             raise RefusedError("the site's worker was started again in this round.", rule=RULE)
-        message = b64decode(words[MESSAGE], validate=True)
+        message = b64decode(fields[MESSAGE], validate=True)
         if request.kind == SHARES:
-            return Parcel.of_message(member.shares(message))
+            return Payload.of_message(member.shares(message))
         if request.kind == MASKED:
-            return Parcel.of_message(member.masked(message, vector(secure.codec(members))))
-        shelf.mark_unmasked(number)  # before the answer: a site that dies now must not be asked again
-        return Parcel.of_message(member.unmask(message))
+            return Payload.of_message(member.masked(message, vector(secure.codec(members))))
+        state.mark_unmasked(number)  # before the answer: a site that dies now must not be asked again
+        return Payload.of_message(member.unmask(message))

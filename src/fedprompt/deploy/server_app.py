@@ -14,12 +14,12 @@ from fedprompt.deploy.settings import HOME, LINK, PROCESS, STOPPED, WAITING, loa
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower.apps import Settings, server_app
-from fedprompt.runtimes.flower.grid import GridMailbox
+from fedprompt.runtimes.flower.grid import GridChannel
 
 TICK = 1.0  # seconds between looks at the SuperLink
 
 
-def main(mailbox: GridMailbox, settings: Settings) -> None:
+def main(channel: GridChannel, settings: Settings) -> None:
     """Conduct what the run's configuration says: `recipe` is TOML text or a name, `out` the run's folder."""
     from fedprompt.config.recipe import find_recipe
     from fedprompt.deploy.server_run import conduct
@@ -31,10 +31,10 @@ def main(mailbox: GridMailbox, settings: Settings) -> None:
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
     (out / STOPPED).unlink(missing_ok=True)
-    mailbox.on_wait = partial(_write_waiting, out)
+    channel.on_wait = partial(_write_waiting, out)
     threading.Thread(target=_end_with_the_server, args=(home, out), daemon=True).start()
     try:
-        conduct(text, out, mailbox, load_deployment(home), home=home)
+        conduct(text, out, channel, load_deployment(home), home=home)
     except BaseException as error:
         # The run's own record says it too, unless the run never came so far.
         write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))

@@ -10,28 +10,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fedprompt.config.recipe import Recipe, WordsTable, parse_recipe
+from fedprompt.config.recipe import DescriptionsTable, Recipe, parse_recipe
 from fedprompt.config.registry import RULES, SOURCES, find
-from fedprompt.data.sources.sites import by_site, federation
+from fedprompt.data.sources.sites import by_site, sites
 from fedprompt.deploy.preflight import agreement, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import NONE
-from fedprompt.experiments.context import Carrier, Carry, Desk
+from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment, Trial, resolve
 from fedprompt.experiments.server import secure_sum
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import Checkpoint, Event, read_events, write_atomic
-from fedprompt.runtimes.payload import DONE, HELLO, Parcel, Words
-from fedprompt.runtimes.remote import Mailbox, Remote
+from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
+from fedprompt.runtimes.remote import Channel, Remote
 
 FEDERATION = "federation.json"  # in a run's folder: which deployment it belongs to, and the id that sites know it by
 POLL = 1.0  # seconds between looks at who is connected
 
 
-class SitesMailbox(Mailbox, Protocol):
-    """A mailbox that knows who is connected."""
+class SiteChannel(Channel, Protocol):
+    """A channel that knows who is connected."""
 
     def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
         """The connected sites by name."""
@@ -51,18 +51,18 @@ class Federation:
         path = folder / FEDERATION
         if not path.is_file():
             return None
-        words = json.loads(path.read_text(encoding="utf-8"))
-        return cls(str(words["run"]), str(words["deployment"]))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(str(fields["run"]), str(fields["deployment"]))
 
 
-def conduct(text: str, out: Path, mailbox: SitesMailbox, deployment: Deployment, *, home: Path) -> Path:
+def conduct(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
     """Run the recipe over the sites into `out`, or go on with the run that is there; returns the report."""
     federation = Federation.of(out) or Federation(secrets.token_hex(16), str(home))
     write_atomic(out / FEDERATION, json.dumps(vars(federation)))
-    carry = over(mailbox, deployment, federation.run)
+    make_transport = over(channel, deployment, federation.run)
     if (out / "run.jsonl").exists():
-        return runs.resume(out, carry=carry)
-    return runs.start(enlisted(parse_recipe(text), deployment), out, carry=carry)
+        return runs.resume(out, make_transport=make_transport)
+    return runs.start(enlisted(parse_recipe(text), deployment), out, make_transport=make_transport)
 
 
 def enlisted(recipe: Recipe, deployment: Deployment) -> Recipe:
@@ -75,48 +75,48 @@ def enlisted(recipe: Recipe, deployment: Deployment) -> Recipe:
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
-def over(mailbox: SitesMailbox, deployment: Deployment, run: str) -> Carry:
-    """Carry every trial of a run to the sites of a deployment."""
+def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
+    """TransportFactory every trial of a run to the sites of a deployment."""
 
-    def carry(desk: Desk, trial: Trial, method: Method, checkpoint: Checkpoint) -> Carrier:
+    def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
         if trial.server.attack is not None:
             raise UserError("[train.server.attack] is for simulations; leave it out of a run over sites.")
         if trial.sharing != "federated":
             raise UserError(f"[train] sharing = {trial.sharing!r} is for simulations; leave it out over sites.")
-        names = tuple(shard.name for shard in desk.experiment.partition.shards)
+        names = tuple(shard.name for shard in context.experiment.partition.shards)
         for name in names:
             if name not in deployment.sites:
                 raise UserError(
                     f"The recipe has a client {name!r}, which is no site of the deployment "
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
-        job = {"recipe": travelling(desk.experiment, trial), "run": run, "trial": trial.name}
-        check = Preflight(mailbox, deployment, names, job)
-        desk.watch.step("Asking the sites")
-        said = check.hold(desk, trial)
-        desk.run.append({"event": "sites", "trial": trial.name, "sites": said})
-        pictures = {names.index(name): _count(words.get("images")) for name, words in said.items()}
+        job = {"recipe": travelling(context.experiment, trial), "run": run, "trial": trial.name}
+        check = Preflight(channel, deployment, names, job)
+        context.callbacks.step("Asking the sites")
+        said = check.hold(context, trial)
+        context.run.append({"event": "sites", "trial": trial.name, "sites": said})
+        pictures = {names.index(name): _count(fields.get("images")) for name, fields in said.items()}
         if trial.settings.privacy is not None and len(pictures) < len(names):
             raise UserError("A privacy budget of pictures needs every site at the preflight; start them, then resume.")
         accepted = {
             int(client): int(event["round"])
-            for event in desk.run.events()
+            for event in context.run.events()
             if event["event"] == "round" and event["trial"] == trial.name
             for client in event.get("kept", ())
         }
         secure = secure_sum(trial.server, weighting=trial.weighting)
         return Remote(
             method,
-            mailbox,
+            channel,
             deployment.terms(names),
             job,
             accepted=accepted,
             pictures=pictures,
             secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
-            on_client=desk.watch.client,
+            on_client=context.callbacks.client,
         )
 
-    return carry
+    return make_transport
 
 
 def travelling(experiment: Experiment, trial: Trial) -> str:
@@ -124,17 +124,17 @@ def travelling(experiment: Experiment, trial: Trial) -> str:
     recipe, space = experiment.recipe, experiment.dataset.space
     table = next(one for one in (recipe.method, *recipe.compare) if one.title == trial.name)
     options = {key: value for key, value in recipe.data.options.items() if key not in ("folders", "test")}
-    words = WordsTable()
-    if trial.words != words:
-        if find(SOURCES, recipe.data.source, place="[data] source") is not federation:
-            raise UserError("Words for a run over sites go with pictures that lie there; leave out [words].")
+    descriptions = DescriptionsTable()
+    if trial.descriptions != descriptions:
+        if find(SOURCES, recipe.data.source, place="[data] source") is not sites:
+            raise UserError("Words for a run over sites go with pictures that lie there; leave out [descriptions].")
         options["attributes"] = {name: list(phrases) for name, phrases in space.attributes.items()}
-        words = WordsTable(conditions=space.conditions or NONE)
+        descriptions = DescriptionsTable(conditions=space.conditions or NONE)
     changed = {
         "data": type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options),
         "backbone": recipe.backbone.model_copy(update={"disk": None}),
-        "words": words,
-        "method": table.model_copy(update={"words": {}}),
+        "descriptions": descriptions,
+        "method": table.model_copy(update={"descriptions": {}}),
         "compare": (),
     }
     return recipe.model_copy(update=changed).to_toml()
@@ -146,46 +146,46 @@ def _count(said: object) -> int:
 
 @dataclass(frozen=True)
 class Preflight:
-    """One question to every site before the first round."""
+    """One test_set to every site before the first round."""
 
-    mailbox: SitesMailbox
+    channel: SiteChannel
     deployment: Deployment
     names: tuple[str, ...]
-    job: Words
+    job: Fields
 
-    def hold(self, desk: Desk, trial: Trial) -> dict[str, Words]:
+    def hold(self, context: RunContext, trial: Trial) -> dict[str, Fields]:
         """What each site said. UserError naming every site that does not fit, or that too few are connected."""
         present = self._gather()
         asked = time.time()
-        answers = self.mailbox.ask(
+        answers = self.channel.ask(
             {
-                name: Parcel(HELLO, {**self.job, "client": client})
+                name: Payload(HELLO, {**self.job, "client": client})
                 for client, name in enumerate(self.names)
                 if name in present
             },
             deadline=self.deployment.deadline,
         )
-        ours, wrong = agreement(desk.experiment, trial), []
-        said: dict[str, Words] = {}
+        ours, wrong = agreement(context.experiment, trial), []
+        said: dict[str, Fields] = {}
         for name, answer in answers.items():
             faults = self._faults(ours, answer, asked)
             wrong += [f"{name}: {fault}" for fault in faults]
-            if isinstance(answer, Parcel):
-                said[name] = answer.words
+            if isinstance(answer, Payload):
+                said[name] = answer.fields
         if wrong:
             raise UserError("The preflight stops the run. " + "; ".join(wrong) + ".")
         for name in self.names:
             if name not in present:
-                desk.watch.warn(f"The site {name} is not connected; it may join in a later round.")
+                context.callbacks.warn(f"The site {name} is not connected; it may join in a later round.")
         return said
 
     def _gather(self) -> set[str]:
         """Wait for all sites, at most as long as the deployment has patience; UserError below the quorum."""
         end = time.monotonic() + self.deployment.patience
-        present = set(self.mailbox.sites()) & set(self.names)
+        present = set(self.channel.sites()) & set(self.names)
         while len(present) < len(self.names) and time.monotonic() < end:
             time.sleep(POLL)
-            present = set(self.mailbox.sites()) & set(self.names)
+            present = set(self.channel.sites()) & set(self.names)
         quorum = min(self.deployment.quorum, len(self.names))
         if len(present) < quorum:
             missing = ", ".join(sorted(set(self.names) - present))
@@ -195,13 +195,13 @@ class Preflight:
             )
         return present
 
-    def _faults(self, ours: Mapping[str, str], answer: Parcel | str, asked: float) -> list[str]:
+    def _faults(self, ours: Mapping[str, str], answer: Payload | str, asked: float) -> list[str]:
         if isinstance(answer, str):
             return [answer.rstrip(".")]
         if answer.kind != DONE:
-            return [f"{answer.kind}: {str(answer.words.get('reason', ''))[:200].rstrip('.')}"]
+            return [f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200].rstrip('.')}"]
         skew = self.deployment.clock_skew
-        return mismatches(ours, answer.words, asked=asked, answered=time.time(), skew=skew)
+        return mismatches(ours, answer.fields, asked=asked, answered=time.time(), skew=skew)
 
 
 def events_of(folder: Path) -> list[Event]:

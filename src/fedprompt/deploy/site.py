@@ -14,13 +14,13 @@ from typing import Any
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import BackboneTable, Recipe, parse_recipe
 from fedprompt.config.registry import SOURCES, find
-from fedprompt.data.sources.sites import federation
+from fedprompt.data.sources.sites import sites
 from fedprompt.deploy.preflight import introduction
 from fedprompt.deploy.privacy_budget import charge
 from fedprompt.deploy.secure_member import Membership
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
-from fedprompt.deploy.site_state import Shelf
+from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
 from fedprompt.experiments.events import METRICS
 from fedprompt.experiments.experiment import Experiment, Trial, assemble, load_backbone, make_method
@@ -30,14 +30,14 @@ from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
-from fedprompt.federated.secure.masks import Words as Vector
+from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.vector import Codec
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Parcel, Words
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Fields, Payload
 from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
 from fedprompt.updates import State, Update
 
-# The words that a request must have: every one, and those of some kinds.
+# The fields that a request must have: every one, and those of some kinds.
 NEEDED = ("recipe", "run", "trial", "client")
 FURTHER = {EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members"))
@@ -65,58 +65,58 @@ class Site:
         self._experiments: dict[str, Experiment] = {}
         self._membership = Membership()
 
-    def answer(self, request: Parcel) -> Parcel:
-        """Do what is asked. Only words that hold no path, file name or label leave the site when that fails."""
+    def answer(self, request: Payload) -> Payload:
+        """Do what is asked. Only fields that hold no path, file name or label leave the site when that fails."""
         try:
             settings = load_site(self.folder)  # read anew: an administrator's change counts at once
             return self._answer(request, settings)
         except (RefusedError, RefusedUpdateError) as refusal:
             _log.warning("Refused a job: %s", refusal)
-            return Parcel(REFUSED, {"reason": str(refusal)})
+            return Payload(REFUSED, {"reason": str(refusal)})
         except Exception as error:  # whatever it is, its text may hold names: it stays in the site's own log
             reference = secrets.token_hex(4)
             _log.exception("A job failed (reference %s)", reference)
-            return Parcel(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+            return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
 
-    def _answer(self, request: Parcel, settings: SiteFile) -> Parcel:
+    def _answer(self, request: Payload, settings: SiteFile) -> Payload:
         needed = (*NEEDED, *FURTHER.get(request.kind, ()))
-        if lacking := [word for word in needed if word not in request.words]:
+        if lacking := [word for word in needed if word not in request.fields]:
             raise RefusedError(f"the request lacks {', '.join(lacking)}; update the server.", rule="request")
-        recipe = _recipe(request.words)
+        recipe = _recipe(request.fields)
         check_job(settings.policy, recipe)
-        if settings.data and find(SOURCES, recipe.data.source, place="job") is not federation:
+        if settings.data and find(SOURCES, recipe.data.source, place="job") is not sites:
             raise RefusedError("the job wants other pictures than this site's own.", rule="data")
-        shelf = Shelf(self.folder / "state", str(request.words["run"]), str(request.words["trial"]))
-        experiment = self._experiment(recipe, settings, shelf)
-        trial = _trial(experiment, request.words)
+        state = SiteState(self.folder / "state", str(request.fields["run"]), str(request.fields["trial"]))
+        experiment = self._experiment(recipe, settings, state)
+        trial = _trial(experiment, request.fields)
         experiment = experiment.of(trial)
-        client = _client(experiment, request.words, settings)
+        client = _client(experiment, request.fields, settings)
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
         if request.kind == HELLO:
-            return Parcel(DONE, introduction(experiment, trial, client, settings))
+            return Payload(DONE, introduction(experiment, trial, client, settings))
         secure = secure_sum(trial.server, weighting=trial.weighting)
         if request.kind in SECURE and secure is not None:
 
-            def vector(codec: Codec) -> Vector:
-                job = _job(request, experiment, trial, client, shelf)
-                update = self._train(job, request.words, shelf, settings.policy.epsilon)
+            def vector(codec: Codec) -> MaskedVector:
+                job = _job(request, experiment, trial, client, state)
+                update = self._train(job, request.fields, state, settings.policy.epsilon)
                 check_update(update, job.shared, Limits(most_examples=secure.most_examples))
                 return codec.encode(update, job.shared)
 
-            return self._membership.answer(request, secure, shelf, vector)
-        job = _job(request, experiment, trial, client, shelf)
+            return self._membership.answer(request, secure, state, vector)
+        job = _job(request, experiment, trial, client, state)
         if request.kind == EVALUATE:
-            return Parcel(DONE, {"score": _score_words(self._score(job), settings.policy.smallest_count)})
+            return Payload(DONE, {"score": _score_words(self._score(job), settings.policy.smallest_count)})
         if request.kind != TRAIN or secure is not None:  # a single update of a secure sum never leaves the site
             raise RefusedError(f"the job does not go with a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(job)  # of the model as received: spares an exchange
-        update = self._train(job, request.words, shelf, settings.policy.epsilon)
-        return _answer_to(job, update, validation, request.words["upload"], seconds=time.perf_counter() - started)
+        update = self._train(job, request.fields, state, settings.policy.epsilon)
+        return _answer_to(job, update, validation, request.fields["upload"], seconds=time.perf_counter() - started)
 
-    def _train(self, job: Job, words: Words, shelf: Shelf, cap: float | None) -> Update:
-        number, privacy, settings = int(words["round"]), job.trial.settings.privacy, job.trial.settings
+    def _train(self, job: Job, fields: Fields, state: SiteState, cap: float | None) -> Update:
+        number, privacy, settings = int(fields["round"]), job.trial.settings.privacy, job.trial.settings
         if privacy is not None:
-            spender = f"{words['run']}/{job.trial.name}"
+            spender = f"{fields['run']}/{job.trial.name}"
             charge(self.folder, spender, privacy, settings, pictures=len(job.client.train), cap=cap)
         update = train_client(
             job.method,
@@ -127,7 +127,7 @@ class Site:
             round_number=number,
             settings=settings,
         )
-        shelf.save(number, update.personal)
+        state.save(number, update.personal)
         return update
 
     def _score(self, job: Job) -> Score | None:
@@ -137,11 +137,11 @@ class Site:
         batch_size = job.trial.settings.batch_size
         return evaluate(job.method, job.experiment.clip, job.client.test, name=job.client.name, batch_size=batch_size)
 
-    def _experiment(self, recipe: Recipe, settings: SiteFile, shelf: Shelf) -> Experiment:
+    def _experiment(self, recipe: Recipe, settings: SiteFile, state: SiteState) -> Experiment:
         own = localised(recipe, settings)
-        key = f"{shelf.folder.name} {own.model_dump_json()}"
+        key = f"{state.folder.name} {own.model_dump_json()}"
         if key not in self._experiments:
-            known = shelf.left_out()
+            known = state.left_out()
             try:
                 experiment = assemble(own, origin="job", backbone=self._clip, unreadable=known)
             except UnreadableError as error:
@@ -149,7 +149,7 @@ class Site:
                 sentence = "too many of the site's pictures cannot be read; its log says which."
                 raise RefusedError(sentence, rule="unreadable") from error
             if known is None:
-                shelf.leave_out({lost.row: lost.reason for lost in experiment.left_out})
+                state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 for lost in experiment.left_out:
                     _log.warning("Left out: %s", lost.reason)
             self._experiments = {key: experiment}
@@ -162,23 +162,23 @@ class Site:
         return self._clips[key]
 
 
-def _job(request: Parcel, experiment: Experiment, trial: Trial, client: Client, shelf: Shelf) -> Job:
+def _job(request: Payload, experiment: Experiment, trial: Trial, client: Client, state: SiteState) -> Job:
     """Rebuild what a request that carries the shared state is about."""
     method = make_method(trial, experiment.clip)
     start, personal = initial_state(method)
     check_raw(request.tensors, start)
-    personal = shelf.load(int(request.words["since"]), personal)
+    personal = state.load(int(request.fields["since"]), personal)
     return Job(experiment, trial, client, method, decode(request.tensors), personal)
 
 
-def _answer_to(job: Job, update: Update, validation: Score | None, upload: Upload, *, seconds: float) -> Parcel:
+def _answer_to(job: Job, update: Update, validation: Score | None, upload: Upload, *, seconds: float) -> Payload:
     said = {
         "num_examples": update.num_examples,
         "loss": update.loss,
         "seconds": seconds,
         "validation": None if validation is None else _said(validation.figures[METRICS[job.client.train.space.kind]]),
     }
-    return Parcel(DONE, said, encode_change(update.shared, job.shared, upload))
+    return Payload(DONE, said, encode_change(update.shared, job.shared, upload))
 
 
 def localised(recipe: Recipe, settings: SiteFile) -> Recipe:
@@ -200,21 +200,21 @@ def localised(recipe: Recipe, settings: SiteFile) -> Recipe:
     return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
 
 
-def _recipe(words: Words) -> Recipe:
-    return parse_recipe(str(words["recipe"]), origin="job")
+def _recipe(fields: Fields) -> Recipe:
+    return parse_recipe(str(fields["recipe"]), origin="job")
 
 
-def _trial(experiment: Experiment, words: Words) -> Trial:
-    found = next((trial for trial in experiment.trials if trial.name == words["trial"]), None)
+def _trial(experiment: Experiment, fields: Fields) -> Trial:
+    found = next((trial for trial in experiment.trials if trial.name == fields["trial"]), None)
     if found is None:
         raise UserError("The job names a trial that its recipe does not have.")
     return found
 
 
-def _client(experiment: Experiment, words: Words, settings: SiteFile) -> Client:
+def _client(experiment: Experiment, fields: Fields, settings: SiteFile) -> Client:
     """The client that the server takes this site for, if it bears the site's name."""
     shards = experiment.partition.shards
-    number = words["client"]
+    number = fields["client"]
     if type(number) is not int or not 0 <= number < len(shards) or shards[number].name != settings.name:
         raise RefusedError("the job is for a site of another name.", rule="name")
     return experiment.clients[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedprompt import methods
-from fedprompt.config.recipe import Recipe, TrainTable, WordsTable, checked
+from fedprompt.config.recipe import DescriptionsTable, Recipe, TrainTable, checked
 from fedprompt.config.tables import ServerTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
@@ -29,7 +29,9 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
         if train.rounds > policy.maximum_rounds:
             raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
         _check_privacy(policy, train.server)
-        _check_words(checked(WordsTable, recipe.words.model_dump() | table.words, origin="job"))
+        _check_descriptions(
+            checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job")
+        )
         if any(":" in address for address in _addresses(recipe, train.server)):
             # package.module:function would import whatever the server names
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
@@ -45,9 +47,12 @@ def _check_privacy(policy: Policy, server: ServerTable) -> None:
         raise RefusedError(f"the job promises no epsilon of at most {policy.epsilon}.", rule="epsilon")
 
 
-def _check_words(words: WordsTable) -> None:
-    if any(isinstance(named, str) and named not in ("", NONE) for named in (words.attributes, words.conditions)):
-        raise RefusedError("the job names a file of words; words travel in the job itself.", rule="words")
+def _check_descriptions(descriptions: DescriptionsTable) -> None:
+    if any(
+        isinstance(named, str) and named not in ("", NONE)
+        for named in (descriptions.attributes, descriptions.conditions)
+    ):
+        raise RefusedError("the job names a file of words; words travel in the job itself.", rule="descriptions")
 
 
 def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:

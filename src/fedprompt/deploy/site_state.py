@@ -17,7 +17,7 @@ KEPT = 4  # rounds: a server falls back by one checkpoint at most, and one round
 _log = logging.getLogger(__name__)
 
 
-class Shelf:
+class SiteState:
     """The personal states of one trial of one run."""
 
     def __init__(self, folder: Path, run: str, trial: str) -> None:

@@ -17,7 +17,7 @@ from fedprompt.config.recipe import Recipe
 from fedprompt.deploy.server_run import Federation, events_of
 from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
 from fedprompt.records.run_folder import Event, write_atomic
 from fedprompt.runtimes.flower import commands
@@ -27,27 +27,27 @@ PATIENCE = 30.0  # seconds after which it is said who is waited for
 BIRTH = 180.0  # seconds within which a run must have begun
 
 
-def run_on(recipe: Recipe, folder: Path, out: Path, *, watch: Watch) -> Path:
+def run_on(recipe: Recipe, folder: Path, out: Path, *, callbacks: RunCallbacks) -> Path:
     """Run a recipe over the sites of a deployment whose server is up; returns the run's folder when it is done.
 
     Ctrl-C ends the looking on, not the run. Raises UserError with the reason when the run stops.
     """
     if (out / "run.jsonl").exists():
         raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
-    return _submit(recipe.to_toml(), folder, out, watch)
+    return _submit(recipe.to_toml(), folder, out, callbacks)
 
 
-def resume_on(out: Path, *, watch: Watch) -> Path:
+def resume_on(out: Path, *, callbacks: RunCallbacks) -> Path:
     """Go on with a run over sites from its last finished round."""
     federation = Federation.of(out)
     if federation is None:
         raise UserError(f"The run {out} was not made by a deployment; resume it with: fedprompt resume {out}")
     if _alive(out):
         raise UserError(f"The run {out} is still going on; follow it with: fedprompt status {federation.deployment}")
-    return _submit((out / RECIPE).read_text(encoding="utf-8"), Path(federation.deployment), out, watch)
+    return _submit((out / RECIPE).read_text(encoding="utf-8"), Path(federation.deployment), out, callbacks)
 
 
-def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
+def _submit(recipe: str, folder: Path, out: Path, callbacks: RunCallbacks) -> Path:
     folder, out = folder.resolve(), out.resolve()
     load_deployment(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
     for name in (PROCESS, STOPPED, WAITING):
         (out / name).unlink(missing_ok=True)
     told = events_of(out)
-    watch.step("Handing the run to the server")
+    callbacks.step("Handing the run to the server")
     said = commands.ask(commands.run(folder / "app", settings), folder)
     if not said.get("success"):
         raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
     try:
-        follow(out, watch, told=told)
+        follow(out, callbacks, told=told)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
             f"The run goes on without you; see how it stands with: fedprompt status {folder}"
@@ -69,10 +69,10 @@ def _submit(recipe: str, folder: Path, out: Path, watch: Watch) -> Path:
     return out
 
 
-def follow(out: Path, watch: Watch, *, told: Sequence[Event] = ()) -> None:
-    """Tell the watch what a run records, until it is done; UserError with the reason when it stops."""
+def follow(out: Path, callbacks: RunCallbacks, *, told: Sequence[Event] = ()) -> None:
+    """Tell the callbacks what a run records, until it is done; UserError with the reason when it stops."""
     begun = time.monotonic()
-    teller = _Teller(watch, told)
+    teller = _Teller(callbacks, told)
     while True:
         alive = _alive(out)  # before the records are read, so that the last of them are not missed
         events = events_of(out)
@@ -89,10 +89,10 @@ def follow(out: Path, watch: Watch, *, told: Sequence[Event] = ()) -> None:
 
 
 class _Teller:
-    """Tells a watch what is new in records; a run that goes on takes back those that its checkpoint does not hold."""
+    """Tells a callbacks what is new in records; a run that goes on takes back those that its checkpoint does not hold."""
 
-    def __init__(self, watch: Watch, told: Sequence[Event]) -> None:
-        self._watch, self._told, self._trial, self._named = watch, told, "", ""
+    def __init__(self, callbacks: RunCallbacks, told: Sequence[Event]) -> None:
+        self._watch, self._told, self._trial, self._named = callbacks, told, "", ""
 
     def tell(self, events: Sequence[Event]) -> None:
         """Tell what comes after the beginning that is known."""

@@ -10,7 +10,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
 from fedprompt.errors import UserError
-from fedprompt.runtimes.payload import Parcel
+from fedprompt.runtimes.payload import Payload
 
 BUSY = "worker.busy"  # there while the worker has a request in hand
 ADDRESS = "worker.json"  # where the worker listens, and the secret that both ends prove to know (mode 0600)
@@ -35,7 +35,7 @@ def listen(folder: Path) -> Listener:
     return listener
 
 
-def ask(folder: Path, request: Parcel) -> Parcel:
+def ask(folder: Path, request: Payload) -> Payload:
     """The worker's answer. Raises NoWorkerError if none listens, UserError if it went away while it worked."""
     try:
         address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
@@ -45,11 +45,11 @@ def ask(folder: Path, request: Parcel) -> Parcel:
     with line:
         try:
             line.send_bytes(request.to_bytes())
-            return Parcel.from_bytes(line.recv_bytes(LARGEST))
+            return Payload.from_bytes(line.recv_bytes(LARGEST))
         except (OSError, EOFError) as error:
             raise UserError("The worker went away while it worked; `fedprompt site up` starts it again.") from error
 
 
-def receive(line: Connection) -> Parcel:
+def receive(line: Connection) -> Payload:
     """The request at the worker's end."""
-    return Parcel.from_bytes(line.recv_bytes(LARGEST))
+    return Payload.from_bytes(line.recv_bytes(LARGEST))

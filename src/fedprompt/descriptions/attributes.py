@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
-from fedprompt.data.descriptions import Provenance, Words
+from fedprompt.data.descriptions import Descriptions, Provenance
 from fedprompt.descriptions.edits import generated
 from fedprompt.descriptions.endpoint import Message, Request
 from fedprompt.descriptions.parsing import line, quoted
 from fedprompt.descriptions.phrases import choose, unify
-from fedprompt.descriptions.requests import Correspondence, OnDone
-from fedprompt.descriptions.validated_query import Outcome, Wish, insist, wording
+from fedprompt.descriptions.requests import LlmClient, OnDone
+from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, insist, wording
 
 SYSTEM = (
     "You describe how things look, for a computer that recognises them in photos. Names between quotation marks are "
@@ -34,13 +34,13 @@ BRIEF = "List {count} visual attributes of a {name}."
 BRIEF_AGAIN = "{first} Answer with other ones than these: {kept}."
 
 
-def describe_class(name: str, correspondence: Correspondence, wish: Wish) -> Outcome:
+def describe_class(name: str, correspondence: LlmClient, wish: GenerationSettings) -> Outcome:
     """The attributes of one class."""
     first = first_request(name, wish)
     return insist(first, correspondence, wish, choose=partial(choose, name=name), brief_again=BRIEF_AGAIN)
 
 
-def first_request(name: str, wish: Wish) -> Request:
+def first_request(name: str, wish: GenerationSettings) -> Request:
     """The question about one class: an example, then the class. Nothing but its name leaves the machine."""
     if wish.brief:
         return wish.request(Message("user", BRIEF.format(count=wish.count, name=line(name))), listed="attributes")
@@ -55,9 +55,9 @@ def first_request(name: str, wish: Wish) -> Request:
 
 
 def describe_classes(
-    names: Sequence[str], correspondence: Correspondence, wish: Wish, *, on_done: OnDone
-) -> tuple[Words, dict[str, tuple[str, ...]]]:
-    """Words with the attributes of every class, in the order of the names; and complaints about classes with too few.
+    names: Sequence[str], correspondence: LlmClient, wish: GenerationSettings, *, on_done: OnDone
+) -> tuple[Descriptions, dict[str, tuple[str, ...]]]:
+    """Descriptions with the attributes of every class, in the order of the names; and complaints about classes with too few.
 
     Raises UserError when the model cannot be reached; what it has answered by then is kept.
     """
@@ -69,4 +69,4 @@ def describe_classes(
         prompts=wording(SYSTEM, QUESTION, *EXAMPLE, BRIEF, BRIEF_AGAIN),
         parameters=asdict(wish),
     )
-    return generated(Words(attributes=attributes, provenance=provenance)), complaints
+    return generated(Descriptions(attributes=attributes, provenance=provenance)), complaints

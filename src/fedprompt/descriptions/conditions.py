@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 
-from fedprompt.data.descriptions import Provenance, Scene, Words
+from fedprompt.data.descriptions import Descriptions, Provenance, Scene
 from fedprompt.descriptions.edits import generated
 from fedprompt.descriptions.endpoint import Message, Request
 from fedprompt.descriptions.parsing import excerpt, foreign, line, plain, quoted, refuses, strings
 from fedprompt.descriptions.phrases import names_class, near
-from fedprompt.descriptions.requests import Correspondence, OnDone
-from fedprompt.descriptions.validated_query import Outcome, Wish, insist, wording
+from fedprompt.descriptions.requests import LlmClient, OnDone
+from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, insist, wording
 from fedprompt.errors import UserError
 
 LONGEST_SENTENCE, LONGEST_CONDITION, MOST_WORDS = 200, 40, 4
@@ -47,7 +47,7 @@ class Plan:
 
     sentences: int = 3
     budget: int = 6000
-    wish: Wish = field(default_factory=lambda: Wish(max_tokens=600))
+    wish: GenerationSettings = field(default_factory=lambda: GenerationSettings(max_tokens=600))
 
     def __post_init__(self) -> None:
         # With less room than that, conditions of parts could come back from merging as many as they went in.
@@ -68,7 +68,7 @@ def scene_request(labels: Sequence[str], plan: Plan) -> Request:
     return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="sentences")
 
 
-def describe_scene(labels: Sequence[str], correspondence: Correspondence, plan: Plan) -> Scene:
+def describe_scene(labels: Sequence[str], correspondence: LlmClient, plan: Plan) -> Scene:
     """Sentences about one combination; none if the model wrote nothing of use."""
     text = correspondence.ask(scene_request(labels, plan)).text
     found = (plain(sentence, LONGEST_SENTENCE) for sentence in strings(text, "sentences"))
@@ -102,7 +102,7 @@ def choose(found: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...],
 
 
 def distil(
-    sentences: Sequence[str], names: Sequence[str], correspondence: Correspondence, plan: Plan, *, form: str = DISTIL
+    sentences: Sequence[str], names: Sequence[str], correspondence: LlmClient, plan: Plan, *, form: str = DISTIL
 ) -> Outcome:
     """Conditions from sentences; what does not fit one question is distilled in parts that are merged."""
     if not sentences:
@@ -149,12 +149,12 @@ def portions(sentences: Sequence[str], budget: int) -> list[list[str]]:
 def describe_conditions(
     names: Sequence[str],
     company: Sequence[Sequence[int]],
-    correspondence: Correspondence,
+    correspondence: LlmClient,
     plan: Plan,
     *,
     on_done: OnDone,
-) -> tuple[Words, tuple[str, ...]]:
-    """Words with scenes for every combination of label ids and the conditions distilled from them; and complaints."""
+) -> tuple[Descriptions, tuple[str, ...]]:
+    """Descriptions with scenes for every combination of label ids and the conditions distilled from them; and complaints."""
     labels = [[names[label] for label in combination] for combination in company]
     scenes = correspondence.each(lambda chosen: describe_scene(chosen, correspondence, plan), labels, on_done)
     # One sentence of every scene, then the next of each: a portion holds as many different scenes as it can.
@@ -170,5 +170,5 @@ def describe_conditions(
             **asdict(plan.wish),
         },
     )
-    words = Words(conditions=found.phrases, scenes=tuple(scenes), provenance=provenance)
-    return generated(words), found.complaints
+    descriptions = Descriptions(conditions=found.phrases, scenes=tuple(scenes), provenance=provenance)
+    return generated(descriptions), found.complaints

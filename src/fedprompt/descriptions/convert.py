@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedprompt.data.descriptions import Provenance, Words, fingerprint, load_json
+from fedprompt.data.descriptions import Descriptions, Provenance, fingerprint, load_json
 from fedprompt.descriptions.phrases import choose, normal, stems
 from fedprompt.errors import UserError, did_you_mean
 
@@ -18,7 +18,7 @@ _ARTICLE = frozenset(("a", "an", "the"))
 class Converted:
     """The words, and what a person should know: missing classes, keys that are none, phrases left out."""
 
-    words: Words
+    descriptions: Descriptions
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     complaints: Mapping[str, tuple[str, ...]]
@@ -45,8 +45,8 @@ def convert(path: Path, names: Sequence[str]) -> Converted:
     used = set(owners.values())
     unused = tuple(f"{key!r}{did_you_mean(key, missing)}" for key in table if key not in used)
     written = {name: fingerprint(phrases) for name, phrases in attributes.items()}
-    words = Words(attributes=attributes, provenance=Provenance(source=path.name, written=written))
-    return Converted(words, missing, unused, complaints)
+    descriptions = Descriptions(attributes=attributes, provenance=Provenance(source=path.name, written=written))
+    return Converted(descriptions, missing, unused, complaints)
 
 
 def _load(path: Path) -> dict[str, object]:

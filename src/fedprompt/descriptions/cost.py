@@ -9,7 +9,7 @@ from fedprompt.descriptions.attributes import first_request
 from fedprompt.descriptions.conditions import LONGEST_SENTENCE, Plan, distil_request, scene_request
 from fedprompt.descriptions.endpoint import Request
 from fedprompt.descriptions.transcript import Exchanges
-from fedprompt.descriptions.validated_query import Wish
+from fedprompt.descriptions.validated_query import GenerationSettings
 
 CHARACTERS_A_TOKEN = 3.5  # of English prose under current tokenizers, on the high side
 TURN = 8  # tokens around a message
@@ -52,7 +52,7 @@ def estimate(requests: Iterable[Request], exchanges: Exchanges, model: str) -> E
     return Estimate(len(asked), len(every) - len(asked), sum(map(tokens, asked)), out)
 
 
-def attribute_requests(names: Sequence[str], wish: Wish) -> list[Request]:
+def attribute_requests(names: Sequence[str], wish: GenerationSettings) -> list[Request]:
     """The first question about every class."""
     return [first_request(name, wish) for name in names]
 

@@ -1,4 +1,4 @@
-"""Writing a words file, and keeping what a person has changed in it apart from what a model wrote."""
+"""Writing a descriptions file, and keeping what a person has changed in it apart from what a model wrote."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from fedprompt.data.descriptions import FORMAT, Words, fingerprint
+from fedprompt.data.descriptions import FORMAT, Descriptions, fingerprint
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 
 
-def generated(words: Words) -> Words:
+def generated(descriptions: Descriptions) -> Descriptions:
     """The words with a fingerprint of every list: from here on, what differs from it was edited by hand."""
-    written = {name: fingerprint(phrases) for name, phrases in words.attributes.items()}
-    conditions = fingerprint(words.conditions) if words.conditions else ""
-    provenance = words.provenance.model_copy(update={"written": written, "written_conditions": conditions})
-    return words.model_copy(update={"provenance": provenance})
+    written = {name: fingerprint(phrases) for name, phrases in descriptions.attributes.items()}
+    conditions = fingerprint(descriptions.conditions) if descriptions.conditions else ""
+    provenance = descriptions.provenance.model_copy(update={"written": written, "written_conditions": conditions})
+    return descriptions.model_copy(update={"provenance": provenance})
 
 
-def keep_edits(old: Words, new: Words) -> tuple[Words, tuple[str, ...]]:
+def keep_edits(old: Descriptions, new: Descriptions) -> tuple[Descriptions, tuple[str, ...]]:
     """New words with the attributes that a person has changed, or added, in the old ones; and of which classes."""
     kept = old.edited()
     attributes = {**new.attributes, **{name: old.attributes[name] for name in kept}}
@@ -29,20 +29,20 @@ def keep_edits(old: Words, new: Words) -> tuple[Words, tuple[str, ...]]:
 
 
 def check_path(path: Path) -> Path:
-    """The path if a words file may be written there; its pages are NAME.md and NAME.html, so it is NAME.json."""
+    """The path if a descriptions file may be written there; its pages are NAME.md and NAME.html, so it is NAME.json."""
     if path.suffix != ".json":
-        raise UserError(f"A words file ends in .json, which {path.name!r} does not; write to {path.stem}.json.")
+        raise UserError(f"A descriptions file ends in .json, which {path.name!r} does not; write to {path.stem}.json.")
     return path
 
 
-def write_words(path: Path, words: Words) -> None:
-    """Write a words file, whole or not at all: one line a class, so that it is pleasant to edit and to compare."""
-    tables = words.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_words": FORMAT}
+def write_descriptions(path: Path, descriptions: Descriptions) -> None:
+    """Write a descriptions file, whole or not at all: one line a class, so that it is pleasant to edit and to compare."""
+    tables = descriptions.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_descriptions": FORMAT}
     write_atomic(check_path(path), _layout(tables))
 
 
 def _layout(tables: Mapping[str, JsonValue]) -> str:
-    order = [name for name in Words.model_fields if name in tables]
+    order = [name for name in Descriptions.model_fields if name in tables]
     return "{\n" + ",\n".join(f' "{name}": {_part(tables[name])}' for name in order) + "\n}\n"
 
 

@@ -1,4 +1,4 @@
-"""Making a words file from beginning to end: what is already there, the estimate, the questions, and the file."""
+"""Making a descriptions file from beginning to end: what is already there, the estimate, the questions, and the file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedprompt.data.descriptions import Words, read_words
+from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions.attributes import describe_classes
 from fedprompt.descriptions.conditions import Plan, describe_conditions
 from fedprompt.descriptions.cost import Estimate, attribute_requests, condition_requests, estimate
-from fedprompt.descriptions.edits import check_path, keep_edits, write_words
+from fedprompt.descriptions.edits import check_path, keep_edits, write_descriptions
 from fedprompt.descriptions.endpoint import ChatServer, Endpoint, Request
 from fedprompt.descriptions.plugins import PluginModel
-from fedprompt.descriptions.requests import Correspondence, OnDone, Pace
+from fedprompt.descriptions.requests import LlmClient, OnDone, RateLimit
 from fedprompt.descriptions.transcript import Exchanges
-from fedprompt.descriptions.validated_query import Wish
+from fedprompt.descriptions.validated_query import GenerationSettings
 from fedprompt.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Job:
 
     out: Path
     endpoint: Endpoint
-    pace: Pace = field(default_factory=Pace)
+    pace: RateLimit = field(default_factory=RateLimit)
     overwrite: bool = False  # hand edits too
     agree: Callable[[Estimate], bool] = lambda estimate: True
     on_done: OnDone = lambda done, total: None
@@ -44,7 +44,7 @@ class Job:
 class Made:
     """The words as written, the lists that a person's edits kept, and what could not be used."""
 
-    words: Words
+    descriptions: Descriptions
     kept: tuple[str, ...]
     complaints: Mapping[str, tuple[str, ...]]
 
@@ -68,7 +68,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     return LabelSpace(names).names
 
 
-def make_attributes(names: Sequence[str], job: Job, wish: Wish) -> Made | None:
+def make_attributes(names: Sequence[str], job: Job, wish: GenerationSettings) -> Made | None:
     """Write the attributes of all classes; None if the estimate was not agreed to.
 
     Classes whose list a person has edited are neither asked about nor changed, unless the job overwrites.
@@ -78,13 +78,17 @@ def make_attributes(names: Sequence[str], job: Job, wish: Wish) -> Made | None:
     with Exchanges(job.exchanges) as exchanges:
         if not _agreed(job, attribute_requests(asked, wish), exchanges):
             return None
-        correspondence = Correspondence(job.endpoint, exchanges, pace=job.pace)
+        correspondence = LlmClient(job.endpoint, exchanges, pace=job.pace)
         new, complaints = describe_classes(asked, correspondence, wish, on_done=job.on_done)
-    words, kept = keep_edits(old, new)
-    order = {name: words.attributes[name] for name in (*names, *words.attributes) if name in words.attributes}
-    words = words.model_copy(update={"attributes": order})
-    write_words(job.out, words)
-    return Made(words, kept, complaints)
+    descriptions, kept = keep_edits(old, new)
+    order = {
+        name: descriptions.attributes[name]
+        for name in (*names, *descriptions.attributes)
+        if name in descriptions.attributes
+    }
+    descriptions = descriptions.model_copy(update={"attributes": order})
+    write_descriptions(job.out, descriptions)
+    return Made(descriptions, kept, complaints)
 
 
 def make_conditions(names: Sequence[str], company: Sequence[Sequence[int]], job: Job, plan: Plan) -> Made | None:
@@ -98,20 +102,20 @@ def make_conditions(names: Sequence[str], company: Sequence[Sequence[int]], job:
     with Exchanges(job.exchanges) as exchanges:
         if not _agreed(job, condition_requests(names, company, plan), exchanges):
             return None
-        correspondence = Correspondence(job.endpoint, exchanges, pace=job.pace)
+        correspondence = LlmClient(job.endpoint, exchanges, pace=job.pace)
         new, complaints = describe_conditions(names, company, correspondence, plan, on_done=job.on_done)
-    write_words(job.out, new)
+    write_descriptions(job.out, new)
     return Made(new, (), {"conditions": complaints} if complaints else {})
 
 
-def _present(job: Job, other: str) -> Words:
+def _present(job: Job, other: str) -> Descriptions:
     """The words in the way; UserError, before anything is asked, if the file holds what this job does not make."""
     if not job.out.exists():
-        return Words()
-    old = read_words(job.out)
+        return Descriptions()
+    old = read_descriptions(job.out)
     if getattr(old, other):
         raise UserError(f"{job.out} holds {other}; write to another file.")
-    return Words() if job.overwrite else old
+    return Descriptions() if job.overwrite else old
 
 
 def _agreed(job: Job, requests: Sequence[Request], exchanges: Exchanges) -> bool:

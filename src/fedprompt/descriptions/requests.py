@@ -20,7 +20,7 @@ OnDone = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Pace:
+class RateLimit:
     """How hard a server is pressed: questions at once, questions a minute (0: no limit), attempts, longest wait."""
 
     concurrent: int = 4
@@ -36,7 +36,7 @@ class Pace:
         return min(self.longest_wait, own if asked is None else max(asked, 0.1 * own))
 
 
-class Correspondence:
+class LlmClient:
     """An endpoint with its kept exchanges. `sleep` and `clock` can be replaced, for tests."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Correspondence:
         endpoint: Endpoint,
         exchanges: Exchanges,
         *,
-        pace: Pace = Pace(),
+        pace: RateLimit = RateLimit(),
         sleep: Callable[[float], object] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

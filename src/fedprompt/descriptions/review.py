@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from fedprompt.data.descriptions import Words
+from fedprompt.data.descriptions import Descriptions
 from fedprompt.descriptions.conditions import trouble
 from fedprompt.descriptions.parsing import plain
 from fedprompt.descriptions.phrases import core, names_class, near
@@ -34,7 +34,7 @@ class Review:
     """All that the page shows."""
 
     title: str
-    words: Words
+    descriptions: Descriptions
     flags: tuple[Flag, ...]
     edited: tuple[str, ...]
     sharing: Sharing
@@ -49,7 +49,7 @@ class Review:
 
 
 def review(
-    words: Words,
+    descriptions: Descriptions,
     *,
     title: str,
     names: Sequence[str] = (),
@@ -58,19 +58,19 @@ def review(
     overlaps: Overlaps | None = None,
 ) -> Review:
     """Look for what a person should see; `names` are the classes of the data set, `overlaps` compares by a backbone."""
-    known = tuple(names) or tuple(dict.fromkeys(label for scene in words.scenes for label in scene.labels))
-    flags = (*_class_flags(words, tuple(names)), *_twins(words), *_condition_flags(words, known))
+    known = tuple(names) or tuple(dict.fromkeys(label for scene in descriptions.scenes for label in scene.labels))
+    flags = (*_class_flags(descriptions, tuple(names)), *_twins(descriptions), *_condition_flags(descriptions, known))
     if overlaps is not None:
-        flags += tuple(_backbone_flags(words, overlaps))
+        flags += tuple(_backbone_flags(descriptions, overlaps))
     before, after = separations or (None, None)
-    edited = (*words.edited(), *(("conditions",) if words.conditions_edited else ()))
-    return Review(title, words, flags, edited, sharing(words.attributes), complaints or {}, before, after)
+    edited = (*descriptions.edited(), *(("conditions",) if descriptions.conditions_edited else ()))
+    return Review(title, descriptions, flags, edited, sharing(descriptions.attributes), complaints or {}, before, after)
 
 
-def _class_flags(words: Words, names: Sequence[str]) -> Iterator[Flag]:
-    missing = [name for name in names if name not in words.attributes] if words.attributes else []
+def _class_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[Flag]:
+    missing = [name for name in names if name not in descriptions.attributes] if descriptions.attributes else []
     yield from (Flag(name, "is missing from the file") for name in missing)
-    for name, phrases in words.attributes.items():
+    for name, phrases in descriptions.attributes.items():
         if not phrases:
             yield Flag(name, "has no attributes")
         for place, phrase in enumerate(phrases):
@@ -85,10 +85,10 @@ def _class_flags(words: Words, names: Sequence[str]) -> Iterator[Flag]:
             )
 
 
-def _twins(words: Words) -> Iterator[Flag]:
+def _twins(descriptions: Descriptions) -> Iterator[Flag]:
     """Classes with the same list, whatever its order: nothing in the words tells them apart."""
     owners: dict[frozenset[frozenset[str]], list[str]] = defaultdict(list)
-    for name, phrases in words.attributes.items():
+    for name, phrases in descriptions.attributes.items():
         if phrases:
             owners[frozenset(map(core, phrases))].append(name)
     for names in owners.values():
@@ -96,9 +96,9 @@ def _twins(words: Words) -> Iterator[Flag]:
             yield Flag(name, f"has the same list as {names[0]!r}")
 
 
-def _condition_flags(words: Words, names: Sequence[str]) -> Iterator[Flag]:
-    conditions = words.conditions
-    if words.scenes and not conditions:
+def _condition_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[Flag]:
+    conditions = descriptions.conditions
+    if descriptions.scenes and not conditions:
         yield Flag("conditions", "are empty")
     for place, condition in enumerate(conditions):
         if reason := trouble(condition, names):
@@ -110,9 +110,9 @@ def _condition_flags(words: Words, names: Sequence[str]) -> Iterator[Flag]:
         )
 
 
-def _backbone_flags(words: Words, overlaps: Overlaps) -> Iterator[Flag]:
+def _backbone_flags(descriptions: Descriptions, overlaps: Overlaps) -> Iterator[Flag]:
     """One flag an entry with its nearest pairs: to a backbone that knows none of the words all are the same."""
-    for name, phrases in (*words.attributes.items(), ("conditions", words.conditions)):
+    for name, phrases in (*descriptions.attributes.items(), ("conditions", descriptions.conditions)):
         if pairs := overlaps(phrases):
             told = ", ".join(f"{one!r} and {other!r} ({cosine:.2f})" for one, other, cosine in pairs[:MOST_PAIRS])
             more = f" and {len(pairs) - MOST_PAIRS} pairs more" if len(pairs) > MOST_PAIRS else ""
@@ -126,7 +126,7 @@ def markdown(text: str) -> str:
 
 
 def write_pages(path: Path, found: Review) -> tuple[Path, Path]:
-    """Write NAME.md and NAME.html beside the words file; everything from a model or a file is escaped in both."""
+    """Write NAME.md and NAME.html beside the descriptions file; everything from a model or a file is escaped in both."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=lambda name: bool(name and name.endswith(".html.j2")),
@@ -137,6 +137,6 @@ def write_pages(path: Path, found: Review) -> tuple[Path, Path]:
     environment.filters["md"] = markdown
     pages = path.with_suffix(".md"), path.with_suffix(".html")
     for page in pages:
-        text = environment.get_template(f"review{page.suffix}.j2").render(review=found, words=found.words)
+        text = environment.get_template(f"review{page.suffix}.j2").render(review=found, descriptions=found.descriptions)
         write_atomic(page, text)
     return pages

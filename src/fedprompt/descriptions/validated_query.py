@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from fedprompt.descriptions.endpoint import Message, Request
 from fedprompt.descriptions.parsing import refuses, strings
-from fedprompt.descriptions.requests import Correspondence
+from fedprompt.descriptions.requests import LlmClient
 
 MOST_REASONS = 10
 LONGEST_ECHO = 2000  # characters of an answer that go back to its model: it must not grow the next question
@@ -23,7 +23,7 @@ Choose = Callable[[Sequence[str]], tuple[tuple[str, ...], tuple[str, ...]]]  # p
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationSettings:
     """What to ask for: phrases, repairs of an answer that has fewer, and the model's parameters.
 
     `brief` asks in one line, for models too small for rules, examples and JSON.
@@ -49,7 +49,9 @@ class Outcome:
     complaints: tuple[str, ...] = ()
 
 
-def insist(first: Request, correspondence: Correspondence, wish: Wish, *, choose: Choose, brief_again: str) -> Outcome:
+def insist(
+    first: Request, correspondence: LlmClient, wish: GenerationSettings, *, choose: Choose, brief_again: str
+) -> Outcome:
     """Ask, check, and ask again with the reasons until there are enough phrases or the repairs are used up.
 
     `brief_again` words a brief repair; {first}, {kept} and {count} stand for the question, what is kept, and how many.

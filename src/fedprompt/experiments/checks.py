@@ -5,16 +5,16 @@ from __future__ import annotations
 from fedprompt.data.problems import check
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import fingerprint
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.records.run_folder import Event, RunFolder
 
 
-def inspect(experiment: Experiment, watch: Watch) -> None:
+def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
     """Warn of pictures that are left out, and of whatever else is odd with those that were opened."""
     if lost := experiment.left_out:
         some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
-        watch.warn(f"{some} {lost[0].reason}")
+        callbacks.warn(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in check(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
         found.setdefault(problem.kind, []).append(problem.message)
@@ -22,7 +22,7 @@ def inspect(experiment: Experiment, watch: Watch) -> None:
         more = (
             f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
         )
-        watch.warn(messages[0] + more)
+        callbacks.warn(messages[0] + more)
 
 
 def header_of(run: RunFolder) -> Event:
@@ -42,8 +42,8 @@ def check_same(run: RunFolder, header: Event, experiment: Experiment) -> None:
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
         ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
         *(
-            ("words file", before, fingerprint(experiment.worded[name]))
-            for name, before in header.get("words", {}).items()
+            ("descriptions file", before, fingerprint(experiment.described[name]))
+            for name, before in header.get("descriptions", {}).items()
         ),
     ):
         if before != now:

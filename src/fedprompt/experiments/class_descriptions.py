@@ -9,9 +9,9 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from fedprompt.config.recipe import WordsTable
+from fedprompt.config.recipe import DescriptionsTable
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.descriptions import read_conditions, read_words
+from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import numpy_stream
@@ -21,19 +21,19 @@ Attributes = Mapping[str, tuple[str, ...]]
 
 
 def find_words(name: str) -> Path:
-    """A words file: a path, or the name of one that comes with the package."""
+    """A descriptions file: a path, or the name of one that comes with the package."""
     own = Path(str(files("fedprompt") / "demo" / "descriptions"))
     known = {path.stem: path for path in sorted(own.glob("*.json"))}
     if name in known and not Path(name).is_file():
         return known[name]
     if not Path(name).is_file():
         raise UserError(
-            f"There is no words file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
+            f"There is no descriptions file {name!r}{did_you_mean(name, known)} (a JSON file, or one of {', '.join(known)})."
         )
     return Path(name)
 
 
-def absolute(table: WordsTable) -> WordsTable:
+def absolute(table: DescriptionsTable) -> DescriptionsTable:
     """The table with files as absolute paths, for a run may be resumed from anywhere; UserError if one is not there."""
     names = {"attributes": table.attributes, "conditions": table.conditions}
     paths = {
@@ -44,7 +44,7 @@ def absolute(table: WordsTable) -> WordsTable:
     return table.model_copy(update=paths)
 
 
-def worded(space: LabelSpace, table: WordsTable, *, seed: int) -> LabelSpace:
+def described(space: LabelSpace, table: DescriptionsTable, *, seed: int) -> LabelSpace:
     """The label space with the words that the table names; `seed` draws who gets whose words in the control.
 
     Raises UserError when a file lacks a class or has no conditions.
@@ -60,12 +60,12 @@ def _attributes(space: LabelSpace, name: str) -> Attributes:
         return space.attributes
     if name == NONE:
         return {}
-    found = read_words(find_words(name)).attributes
+    found = read_descriptions(find_words(name)).attributes
     missing = [one for one in space.names if one not in found]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"The words file {name} has no attributes for the class {missing[0]!r}{did_you_mean(missing[0], found)}"
+            f"The descriptions file {name} has no attributes for the class {missing[0]!r}{did_you_mean(missing[0], found)}"
             f"{more}; add them, or an empty list for a class that is to go without."
         )
     return {one: found[one] for one in space.names}

@@ -11,7 +11,7 @@ import torch
 
 from fedprompt.config.recipe import BackboneTable, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.descriptions import Words
+from fedprompt.data.descriptions import Descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import statistics as measure
 from fedprompt.descriptions.label_combinations import Combination, co_occurrence, combinations
@@ -59,18 +59,20 @@ class Comparison:
     separations: tuple[measure.Separation, measure.Separation] | None = None
 
 
-def compare(words: Words, known: Vocabulary, backbone: str | None) -> Comparison:
+def compare(descriptions: Descriptions, known: Vocabulary, backbone: str | None) -> Comparison:
     """Compare with a backbone by its name; nothing without one."""
-    named = dict.fromkeys((*words.attributes, *(label for scene in words.scenes for label in scene.labels)))
+    named = dict.fromkeys(
+        (*descriptions.attributes, *(label for scene in descriptions.scenes for label in scene.labels))
+    )
     names = known.names or tuple(named)
     if backbone is None or len(names) < 2:
         return Comparison()
     clip = load_backbone(BackboneTable(path=backbone))
     overlaps = partial(measure.overlaps, clip, limit=measure.yardstick(clip, names))
-    if not words.attributes:
+    if not descriptions.attributes:
         return Comparison(overlaps)
     if known.dataset is None:
-        return Comparison(overlaps, measure.separations(clip, LabelSpace(names), words.attributes))
+        return Comparison(overlaps, measure.separations(clip, LabelSpace(names), descriptions.attributes))
     rows = known.dataset.rows(split="train")
     examples = known.dataset.examples(rows[:: max(1, len(rows) // MOST_PICTURES)])
-    return Comparison(overlaps, measure.separations(clip, known.dataset.space, words.attributes, examples))
+    return Comparison(overlaps, measure.separations(clip, known.dataset.space, descriptions.attributes, examples))

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fedprompt.experiments.experiment import Experiment, Trial
-from fedprompt.experiments.test_sets import Question
+from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
 
 
-class Watch:
+class RunCallbacks:
     """Whoever looks on while a run goes: every step is told here. This one does nothing."""
 
     def step(self, text: str) -> None:
@@ -39,10 +39,10 @@ class Watch:
         """A round is recorded and kept."""
 
 
-SILENT = Watch()
+NO_CALLBACKS = RunCallbacks()
 
 
-class Carrier(Transport, Protocol):
+class RunTransport(Transport, Protocol):
     """A transport that can be kept, asked and told of in a run's folder."""
 
     method: Method
@@ -64,15 +64,15 @@ class Carrier(Transport, Protocol):
 
 
 @dataclass(frozen=True)
-class Desk:
+class RunContext:
     """What every step of a run works with."""
 
     run: RunFolder
     experiment: Experiment
-    asked: tuple[Question, ...]
-    watch: Watch
-    carry: Carry
+    asked: tuple[TestSet, ...]
+    callbacks: RunCallbacks
+    make_transport: TransportFactory
 
 
 # How a trial reaches its clients, going on from a checkpoint: the clients of this process, or sites elsewhere.
-Carry = Callable[[Desk, Trial, Method, Checkpoint], Carrier]
+TransportFactory = Callable[[RunContext, Trial, Method, Checkpoint], RunTransport]

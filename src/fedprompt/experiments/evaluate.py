@@ -1,4 +1,4 @@
-"""A trained trial is asked everything: clients about their own pictures, every owner's model all questions."""
+"""A trained trial is asked everything: clients about their own pictures, every owner's model all test_sets."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fedprompt.experiments import events as describe
-from fedprompt.experiments.context import Carrier, Desk
+from fedprompt.experiments.context import RunContext, RunTransport
 from fedprompt.experiments.experiment import Trial
 from fedprompt.experiments.sample_images import choose, sample_lines
-from fedprompt.experiments.test_sets import likeliest
+from fedprompt.experiments.test_sets import top_k
 from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
@@ -22,75 +22,77 @@ from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
 
 
-def score_clients(desk: Desk, trial: Trial, transport: Carrier, shared: State, *, round_number: int) -> None:
+def score_clients(
+    context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
+) -> None:
     """Ask every client's model about the client's own test pictures, if the recipe wants that."""
-    if not desk.experiment.recipe.evaluate.local:
+    if not context.experiment.recipe.evaluate.local:
         return
-    clients = desk.experiment.clients
+    clients = context.experiment.clients
     asked: Transport = transport
     if trial.sharing == "pooled":  # one client has trained for all
         method = transport.restore(shared)
         everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
-        asked = Simulator(method, desk.experiment.clip, clients, trial.settings, personal=everyone)
-    numbers = {shard.name: number for number, shard in enumerate(desk.experiment.partition.shards)}
+        asked = Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
+    numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
     for found in asked.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
         line = describe.score_line(trial, round_number, "local", found, space, client=number, part=part)
-        desk.run.append(line)
+        context.run.append(line)
 
 
-def decide(desk: Desk, transport: Carrier, shared: State) -> dict[int | None, Decision]:
+def decide(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
     """When a label counts as present, by owner and, under None, for the model that all share or a new client gets.
 
     From the threshold on that is best on held-out training pictures, if there are any.
     """
-    recipe, held = desk.experiment.recipe.evaluate, desk.experiment.clients.held_out()
+    recipe, held = context.experiment.recipe.evaluate, context.experiment.clients.held_out()
     decisions = {}
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
         if held is not None and held.space.kind == "multi":
             method = transport.restore(shared, owner)
-            logits = predict(method, desk.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+            logits = predict(method, context.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
             tuned = best_threshold(logits.sigmoid(), held.targets)
             decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
     return decisions
 
 
 def score_all(
-    desk: Desk,
+    context: RunContext,
     trial: Trial,
-    transport: Carrier,
+    transport: RunTransport,
     shared: State,
     *,
     round_number: int,
     decisions: Mapping[int | None, Decision] = MappingProxyType({}),
 ) -> None:
-    """Ask every owner's model every question; with `decisions`, by owner, also which labels it sees together."""
-    clip, batch_size = desk.experiment.clip, desk.experiment.recipe.evaluate.batch_size
+    """Ask every owner's model every test_set; with `decisions`, by owner, also which labels it sees together."""
+    clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
     present: dict[str, list[Tensor]] = {}  # by split, a tensor an owner
     for owner in transport.owners:
         method = transport.restore(shared, owner)
-        for question in desk.asked:
-            asked, space = question.examples, question.examples.space
+        for test_set in context.asked:
+            asked, space = test_set.examples, test_set.examples.space
             logits = predict(method, clip, asked.images, space, batch_size=batch_size)
-            figures = score(logits, asked.targets, space, name=question.name, decision=decisions.get(owner))
+            figures = score(logits, asked.targets, space, name=test_set.name, decision=decisions.get(owner))
             line = describe.score_line(
-                trial, round_number, question.split, figures, space, client=owner, part=question.part
+                trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part
             )
-            desk.run.append(line)
+            context.run.append(line)
             if decisions and space.kind == "multi":
-                present.setdefault(question.split, []).append(likeliest(logits, asked.targets))
-    for question in desk.asked:
-        if question.split in present:
-            shown = torch.cat(present[question.split])
-            desk.run.append(describe.company_line(question, shown, trial=trial.name))
+                present.setdefault(test_set.split, []).append(top_k(logits, asked.targets))
+    for test_set in context.asked:
+        if test_set.split in present:
+            shown = torch.cat(present[test_set.split])
+            context.run.append(describe.cooccurrence_line(test_set, shown, trial=trial.name))
 
 
-def show_samples(desk: Desk, trial: Trial, method: Method) -> None:
+def show_samples(context: RunContext, trial: Trial, method: Method) -> None:
     """Record what the method says of a few test pictures."""
-    recipe, clip = desk.experiment.recipe, desk.experiment.clip
-    chosen = choose(desk.asked, count=recipe.evaluate.samples, seed=recipe.seed)
-    main = trial == desk.experiment.trials[0]
+    recipe, clip = context.experiment.recipe, context.experiment.clip
+    chosen = choose(context.asked, count=recipe.evaluate.samples, seed=recipe.seed)
+    main = trial == context.experiment.trials[0]
     for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
-        desk.run.append(line)
+        context.run.append(line)

@@ -22,7 +22,7 @@ from fedprompt.data.partition.base import Partition, counts
 from fedprompt.experiments.class_descriptions import fingerprint
 from fedprompt.experiments.experiment import Experiment, Trial
 from fedprompt.experiments.server import in_words
-from fedprompt.experiments.test_sets import LOCAL, Question
+from fedprompt.experiments.test_sets import LOCAL, TestSet
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
 from fedprompt.methods.base import Method
@@ -41,11 +41,11 @@ REMARKS = {
 Line = dict[str, Any]
 
 
-def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
+def header(experiment: Experiment, asked: Sequence[TestSet]) -> Line:
     """What is fixed before the run begins."""
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
     splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
-        question.split: question.meaning for question in asked
+        test_set.split: test_set.meaning for test_set in asked
     }
     return {
         "event": "header",
@@ -67,7 +67,7 @@ def header(experiment: Experiment, asked: Sequence[Question]) -> Line:
         "data": _data(dataset),
         "left_out": [vars(lost) for lost in experiment.left_out],
         "protocol": protocol(experiment),
-        "words": {name: fingerprint(dataset) for name, dataset in experiment.worded.items()},
+        "descriptions": {name: fingerprint(dataset) for name, dataset in experiment.described.items()},
         "splits": splits,
         "partition": partition_counts(experiment.partition, dataset),
     }
@@ -143,7 +143,7 @@ def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
         "settings": settings
         | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")}
         | _server(trial),
-        "words": trial.words.model_dump(mode="json"),
+        "descriptions": trial.descriptions.model_dump(mode="json"),
         "trainable": parameters(method),
         "rounds": rounds,
     }
@@ -216,13 +216,13 @@ def score_line(  # noqa: PLR0913  (a line of the record has as many fields)
     }
 
 
-def company_line(question: Question, present: Tensor, *, trial: str = "") -> Line:
+def cooccurrence_line(test_set: TestSet, present: Tensor, *, trial: str = "") -> Line:
     """How often labels stand together in pictures, [C, C], from which are there [N, C]: in truth, or by a trial."""
     shown = present.long()
     return {
         "event": "company",
         "trial": trial,
-        "split": question.split,
-        "classes": list(question.examples.space.names),
+        "split": test_set.split,
+        "classes": list(test_set.examples.space.names),
         "counts": (shown.T @ shown).tolist(),
     }

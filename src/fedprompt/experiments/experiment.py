@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import (
     BackboneTable,
     DataTable,
+    DescriptionsTable,
     MethodTable,
     Recipe,
     TrainTable,
-    WordsTable,
     check_options,
     checked,
 )
@@ -35,7 +35,7 @@ from fedprompt.data.sources.image_folder import OnStep
 from fedprompt.data.sources.suite import Joined
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import absolute, worded
+from fedprompt.experiments.class_descriptions import absolute, described
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.server import at_home, make_server, resolve_server, sample_privacy
 from fedprompt.experiments.unreadable import LeftOut, look_through, sift
@@ -59,7 +59,7 @@ class Trial:
     fraction: float
     weighting: Weighting
     sharing: Literal["federated", "local", "pooled"] = "federated"
-    words: WordsTable = field(default_factory=WordsTable)
+    descriptions: DescriptionsTable = field(default_factory=DescriptionsTable)
     server: ServerTable = field(default_factory=ServerTable)
 
 
@@ -67,7 +67,7 @@ class Trial:
 class Experiment:
     """All that a run needs. `recipe` has every default written out; `trials` starts with the main one.
 
-    `worded` is the data set in the words of each trial, by its name; `of` is the experiment as a trial sees it.
+    `described` is the data set in the words of each trial, by its name; `of` is the experiment as a trial sees it.
     `hidden` [N, C] are the labels that [annotation] takes away from the training pictures of `dataset`, if any.
     `left_out` are the pictures that cannot be read, and `looked` is what opening pictures told.
     """
@@ -78,7 +78,7 @@ class Experiment:
     partition: Partition
     clients: Clients
     trials: tuple[Trial, ...]
-    worded: Mapping[str, Dataset]
+    described: Mapping[str, Dataset]
     hidden: Tensor | None = None
     left_out: tuple[LeftOut, ...] = ()
     looked: Looked = Looked({}, {})  # noqa: RUF009  (frozen)
@@ -91,7 +91,7 @@ class Experiment:
 
     def of(self, trial: Trial) -> Experiment:
         """The same pictures and clients under the trial's own words."""
-        dataset = self.worded[trial.name]
+        dataset = self.described[trial.name]
         return replace(self, dataset=dataset, clients=self.clients.over(dataset))
 
 
@@ -121,7 +121,7 @@ def assemble(
         looked = look_through(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
     dataset, partition, left_out = sift(dataset, partition, looked.unreadable, share=recipe.data.unreadable)
     dataset, hidden = hide_labels(recipe, dataset)
-    spoken = {trial.name: partial(worded, table=trial.words, seed=recipe.seed) for trial in trials}
+    spoken = {trial.name: partial(described, table=trial.descriptions, seed=recipe.seed) for trial in trials}
     in_words = {name: dataset.reworded(reword) for name, reword in spoken.items()}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
@@ -135,7 +135,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Recipe:
         update={
             "data": _resolved(recipe.data, _source(recipe.data, origin), f"{origin}: [data]", seed=recipe.seed),
             "partition": _resolved(recipe.partition, _rule(recipe, origin), f"{origin}: [partition]", seed=recipe.seed),
-            "words": absolute(recipe.words),
+            "descriptions": absolute(recipe.descriptions),
             "method": _resolved_method(recipe.method, f"{origin}: [method]"),
             "train": _resolved_train(recipe.train, f"{origin}: [train]"),
             "compare": tuple(_resolved_method(table, f"{origin}: [compare.{number}]") for number, table in tables),
@@ -161,9 +161,9 @@ def _resolved(table: Choice, builder: Builder, place: str, *, seed: int) -> Choi
 
 def _resolved_method(table: MethodTable, place: str) -> Choice:
     options = check_options(methods.load(table.name), table.options, place=f"{place} {table.name}", supplied=SUPPLIED)
-    own = checked(WordsTable, table.words, origin=f"{place}.words")
-    words = absolute(own).model_dump(mode="json", include=set(table.words))
-    return _with_options(table.model_copy(update={"words": words}), options)
+    own = checked(DescriptionsTable, table.descriptions, origin=f"{place}.descriptions")
+    descriptions = absolute(own).model_dump(mode="json", include=set(table.descriptions))
+    return _with_options(table.model_copy(update={"descriptions": descriptions}), options)
 
 
 def _resolved_train(train: TrainTable, place: str) -> TrainTable:
@@ -197,7 +197,9 @@ def make_trials(recipe: Recipe, *, origin: str = "recipe") -> tuple[Trial, ...]:
 
 def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
     train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]")
-    words = checked(WordsTable, recipe.words.model_dump() | table.words, origin=f"{place}.words]")
+    descriptions = checked(
+        DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin=f"{place}.descriptions]"
+    )
     server = resolve_server(train.server, place=f"{place}.train.server]")
     if train.sharing != "federated":
         server = at_home(server)
@@ -209,7 +211,7 @@ def _make_trial(recipe: Recipe, table: MethodTable, place: str) -> Trial:
         table.name,
         table.options,
         settings,
-        words=words,
+        descriptions=descriptions,
         server=server,
         **train.model_dump(include=loop),
     )
@@ -226,9 +228,9 @@ def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on the device it names, with its memory."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device
     folder = Path(table.disk).expanduser() if table.disk else None
-    store = Store(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
+    cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, store=store, device=device, batch=table.batch, workers=table.workers)
+    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers)
 
 
 def load_dataset(table: DataTable, *, on_step: OnStep | None = None) -> Dataset:

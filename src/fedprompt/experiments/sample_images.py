@@ -13,7 +13,7 @@ from PIL import Image
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.experiments.test_sets import Question, chances
+from fedprompt.experiments.test_sets import TestSet, chances
 from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Attention, Explanation, Method
 from fedprompt.seeding import stream
@@ -26,36 +26,36 @@ LABELS = 4  # labels of a picture, true or likely, whose places are kept
 Line = dict[str, Any]
 
 
-def choose(asked: Sequence[Question], *, count: int, seed: int) -> list[tuple[Question, int]]:
-    """Draw pictures as (question, position in its examples); the columns of the table take turns."""
+def choose(asked: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
+    """Draw pictures as (test_set, position in its examples); the columns of the table take turns."""
     draws = stream(seed, "sample")
-    splits = dict.fromkeys(question.split for question in asked)
-    columns = [[question for question in asked if question.split == split] for split in splits]
+    splits = dict.fromkeys(test_set.split for test_set in asked)
+    columns = [[test_set for test_set in asked if test_set.split == split] for split in splits]
     chosen = []
     for number in range(count if columns else 0):
         column = columns[number % len(columns)]
-        question = column[int(torch.randint(len(column), (), generator=draws))]
-        chosen.append((question, int(torch.randint(len(question.examples), (), generator=draws))))
+        test_set = column[int(torch.randint(len(column), (), generator=draws))]
+        chosen.append((test_set, int(torch.randint(len(test_set.examples), (), generator=draws))))
     return chosen
 
 
 def sample_lines(
-    method: Method, clip: Clip, chosen: Sequence[tuple[Question, int]], *, trial: str, pictures: bool
+    method: Method, clip: Clip, chosen: Sequence[tuple[TestSet, int]], *, trial: str, pictures: bool
 ) -> Iterator[Line]:
     """One line a picture: truth, strongest predictions and, where the method has any, attention maps.
 
     `pictures` also keeps the pixels; one trial of a run is enough for that.
     """
-    for number, (question, position) in enumerate(chosen):
-        target = question.examples.targets[position]
+    for number, (test_set, position) in enumerate(chosen):
+        target = test_set.examples.targets[position]
         truth = [int(target)] if target.ndim == 0 else (target == 1).nonzero().flatten().tolist()
         yield {
             "event": "sample",
             "trial": trial,
             "sample": str(number),
-            "split": question.split,
-            **({"picture": png(question.examples.images.decode(position))} if pictures else {}),
-            **recognised(method, clip, question.examples.images.take([position]), question.examples.space, truth=truth),
+            "split": test_set.split,
+            **({"picture": png(test_set.examples.images.decode(position))} if pictures else {}),
+            **recognised(method, clip, test_set.examples.images.take([position]), test_set.examples.space, truth=truth),
         }
 
 

@@ -1,4 +1,4 @@
-"""From [train.server] to what ends a round: the server's rule and step, secure sums, privacy and its ledger, liars."""
+"""From [train.server] to what ends a round: the server's rule and step, secure sums, privacy and its ledger, adversaries."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedprompt.config.registry import AGGREGATES, ATTACKS, OPTIMIZERS, PRIVACY, 
 from fedprompt.config.tables import Piece, ServerTable
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
-from fedprompt.federated.attacks import Liars
+from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Settings
-from fedprompt.federated.privacy.accounting import Ledger, Price
+from fedprompt.federated.privacy.accounting import EpsilonFunction, Ledger
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.federated.screening import Limits
@@ -96,14 +96,16 @@ def secure_sum(table: ServerTable, *, weighting: Weighting) -> SecureSum | None:
     return SecureSum(share=table.secure.share, clip=clip, weighting=weighting, most_examples=table.secure.most_examples)
 
 
-def make_liars(table: ServerTable, *, clients: int, seed: int) -> Liars | None:
+def make_adversaries(table: ServerTable, *, clients: int, seed: int) -> Adversaries | None:
     """The last clients, if the table has some of them attack."""
     if table.attack is None:
         return None
-    if table.attack.liars > clients:
-        raise UserError(f"[train.server.attack] liars = {table.attack.liars}, but there are {clients} clients.")
-    chosen = frozenset(range(clients - table.attack.liars, clients))
-    return Liars(_make(table, "attack"), chosen, seed)
+    if table.attack.adversaries > clients:
+        raise UserError(
+            f"[train.server.attack] adversaries = {table.attack.adversaries}, but there are {clients} clients."
+        )
+    chosen = frozenset(range(clients - table.attack.adversaries, clients))
+    return Adversaries(_make(table, "attack"), chosen, seed)
 
 
 def open_ledger(
@@ -121,7 +123,7 @@ def open_ledger(
         )
 
     return Ledger(
-        price_of(privacy, settings, functools.cache(pictures)),
+        epsilon_function(privacy, settings, functools.cache(pictures)),
         budget=privacy.epsilon,
         charges=Counter(client for event in paid for client in event["clients"]),
         record=record,
@@ -135,7 +137,9 @@ def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
     return {"epsilon": ledger.epsilon, "delta": table.privacy.options["delta"], "protects": table.privacy.name}
 
 
-def price_of(privacy: ClientPrivacy | SamplePrivacy, settings: Settings, pictures: Callable[[int], int]) -> Price:
+def epsilon_function(
+    privacy: ClientPrivacy | SamplePrivacy, settings: Settings, pictures: Callable[[int], int]
+) -> EpsilonFunction:
     """What a number of rounds costs a client, given how many training pictures each has."""
     if isinstance(privacy, ClientPrivacy):
         return privacy.spent
@@ -160,5 +164,5 @@ def in_words(table: ServerTable, *, weighting: Weighting) -> str:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
         said += f", with {table.privacy.name}-level differential privacy ({options})"
     if table.attack is not None:
-        said += f"; {table.attack.liars} of the clients attack it by {table.attack.name!r}"
+        said += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
     return said

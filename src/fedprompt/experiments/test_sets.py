@@ -14,7 +14,7 @@ from fedprompt.records.reading import BROKEN, NATURAL
 
 
 @dataclass(frozen=True)
-class Question:
+class TestSet:
     """One set of test pictures with its candidate list, and the column of the table it belongs to."""
 
     split: str
@@ -30,8 +30,8 @@ LOCAL = "each client's test pictures, among that client's classes only; unweight
 UNSEEN_SETS = "test pictures of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 
 
-def questions(dataset: Dataset) -> tuple[Question, ...]:
-    """The questions a data set allows, in table order; those without a test picture are left out.
+def make_test_sets(dataset: Dataset) -> tuple[TestSet, ...]:
+    """The test_sets a data set allows, in table order; those without a test picture are left out.
 
     Of several data sets that are trained on together, each is asked by itself, and a table has the mean over them.
     """
@@ -46,7 +46,7 @@ def questions(dataset: Dataset) -> tuple[Question, ...]:
     )
 
 
-def _questions(dataset: Dataset) -> tuple[Question, ...]:
+def _questions(dataset: Dataset) -> tuple[TestSet, ...]:
     every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
     word, meaning = _first(dataset)
     asked = [
@@ -90,13 +90,13 @@ def _ask(  # noqa: PLR0913  (one row of a table)
     *,
     name: str = "all",
     rows_of: str = "test",
-) -> Question | None:
+) -> TestSet | None:
     if not classes:
         return None
     # A picture of a multi-label set shows many classes: its columns are chosen, never its rows.
     wanted = classes if dataset.space.kind == "single" else None
     rows = dataset.rows(split=rows_of, classes=wanted, domains=domains)
-    return Question(
+    return TestSet(
         split, name, meaning, dataset.examples(rows, classes, domain=domains[0] if len(domains) == 1 else "")
     )
 
@@ -106,7 +106,7 @@ def chances(logits: Tensor, kind: Kind) -> Tensor:
     return logits.softmax(dim=-1) if kind == "single" else logits.sigmoid()
 
 
-def likeliest(logits: Tensor, targets: Tensor) -> Tensor:
+def top_k(logits: Tensor, targets: Tensor) -> Tensor:
     """[N, C] the labels a model would name if told how many a picture has: no threshold decides for it."""
     asked = (targets == 1).sum(dim=1, keepdim=True)  # [N, 1]
     known = logits.masked_fill(targets == -1, -math.inf)

@@ -21,20 +21,20 @@ from fedprompt.updates import State, Update
 
 @dataclass(frozen=True)
 class Scene:
-    """What liars know: the shared state, the honest updates of all others, and how many they are themselves."""
+    """What adversaries know: the shared state, the honest updates of all others, and how many they are themselves."""
 
     shared: State
     honest: Sequence[Update]
-    liars: int
+    adversaries: int
 
 
-# (scene, the update a liar would honestly send, generator) -> what it sends
+# (scene, the update a adversary would honestly send, generator) -> what it sends
 Forge = Callable[[Scene, Update, torch.Generator], Update]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What liars do to their labels before training, or to their update afterwards."""
+    """What adversaries do to their labels before training, or to their update afterwards."""
 
     relabel: Callable[[Examples], Examples] | None = None
     forge: Forge | None = None
@@ -74,9 +74,11 @@ def label_flip() -> Attack:
 def alie() -> Attack:
     """A Little Is Enough (Baruch et al., 2019): the honest mean minus z deviations, with z just within what passes."""
 
-    def forged(changes: Tensor, liars: int) -> Tensor:
+    def forged(changes: Tensor, adversaries: int) -> Tensor:
         honest = len(changes)
-        supporters = (honest + liars) // 2 + 1 - liars  # honest clients that a majority needs besides the liars
+        supporters = (
+            (honest + adversaries) // 2 + 1 - adversaries
+        )  # honest clients that a majority needs besides the adversaries
         z = NormalDist().inv_cdf(min(max((honest - supporters) / honest, 1e-3), 1 - 1e-3))
         return changes.mean(dim=0) - z * changes.std(dim=0, correction=0)
 
@@ -85,7 +87,7 @@ def alie() -> Attack:
 
 def inner_product(*, epsilon: float = 0.5) -> Attack:
     """Inner-product manipulation (Xie et al., 2019): minus `epsilon` times the honest mean."""
-    return _on_crowd(lambda changes, liars: -epsilon * changes.mean(dim=0))
+    return _on_crowd(lambda changes, adversaries: -epsilon * changes.mean(dim=0))
 
 
 def broken(*, kind: Literal["nan", "infinity", "shape", "name", "weight"] = "nan") -> Attack:
@@ -108,7 +110,7 @@ def broken(*, kind: Literal["nan", "infinity", "shape", "name", "weight"] = "nan
 
 
 @dataclass(frozen=True)
-class Liars:
+class Adversaries:
     """An attack with those who carry it out; their draws have addresses of their own."""
 
     attack: Attack
@@ -151,7 +153,7 @@ def _on_crowd(forged: Callable[[Tensor, int], Tensor]) -> Attack:
         for name in own.shared:
             before = scene.shared[name]
             changes = torch.stack([other.shared.get(name, before) - before for other in scene.honest])  # [n, ...]
-            sent[name] = before + forged(changes, scene.liars)
+            sent[name] = before + forged(changes, scene.adversaries)
         return replace(own, shared=sent)
 
     return Attack(forge=forge)

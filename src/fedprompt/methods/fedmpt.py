@@ -105,7 +105,7 @@ class FedMPT(Method):
         texts = [f"<own> {words(c)} <common> {words(name)}." for c in self.conditions(space) for name in space.names]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
         prompts = clip.fill(texts, own=own, common=self.class_ctx)
-        features = clip.encode_families(prompts, len(space))  # [K*C, D], all classes of a condition begin alike
+        features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], all classes of a condition begin alike
         return unit(features).view(-1, len(space), clip.dim)  # [K, C, D]
 
     def evidence(self, clip: Clip, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ def region_scores(
 ) -> Tensor:
     """Multi-label scores [B, C] of unit-norm tokens [B, T, D] against unit-norm texts [C, D] or [B, C, D].
 
-    Every class looks where it is likeliest (DualCoOp, 2022): softmax over tokens of alpha * cosine, then beta times the
+    Every class looks where it is top_k (DualCoOp, 2022): softmax over tokens of alpha * cosine, then beta times the
     weighted mean. A pair head scores its negative texts with the positive ones' weights: pass those as `focus`.
     """
     # differs: most of the FedMPT release normalises over the tokens; callers hand in tokens normalised over channels

@@ -22,7 +22,7 @@ FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
 KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
 # Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
-# A file of words has as much; what costs when it is parsed is objects with many keys.
+# A file of descriptions has as much; what costs when it is parsed is objects with many keys.
 LARGEST_JSON = 16 << 20
 MOST_KEYS = 200_000
 LARGEST_HEADER = 1 << 20
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """`adapter_config.json`: which method with which options, on which backbone, for which words."""
+    """`adapter_config.json`: which method with which options, on which backbone, for which descriptions."""
 
     method: str
     task: str
@@ -51,7 +51,7 @@ class AdapterCard:
 
 
 @dataclass(frozen=True)
-class Words:
+class DescriptionsFile:
     """`attributes.json`: the language the method learned with."""
 
     class_names: tuple[str, ...]
@@ -86,8 +86,8 @@ def save_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
     write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
-    words = Words(card.class_names, card.templates, dict(space.attributes), space.conditions)
-    write_atomic(folder / "attributes.json", to_json(asdict(words)))
+    descriptions = DescriptionsFile(card.class_names, card.templates, dict(space.attributes), space.conditions)
+    write_atomic(folder / "attributes.json", to_json(asdict(descriptions)))
     for name, content in files.items():
         write_atomic(folder / name, content)
     write_atomic(folder / "adapter_config.json", to_json(asdict(card)))
@@ -106,10 +106,12 @@ def load_adapter(folder: Path) -> Adapter:
             f"{folder} is an adapter of {card.library_name} in format {card.format_version}, and this version reads "
             f"fedprompt's format {FORMAT}; load it with the library that wrote it."
         )
-    words = _read(folder / "attributes.json", Words)
+    descriptions = _read(folder / "attributes.json", DescriptionsFile)
     if card.task not in KINDS or not card.templates:
         raise UserError(f"{folder / 'adapter_config.json'} names no known task or no template; copy the adapter again.")
-    space = LabelSpace(card.class_names, KINDS[card.task], card.templates[0], words.attributes, words.conditions)
+    space = LabelSpace(
+        card.class_names, KINDS[card.task], card.templates[0], descriptions.attributes, descriptions.conditions
+    )
     return Adapter(folder, card, space)
 
 

@@ -1,7 +1,7 @@
 """The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
 
 `header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`company` -> `CompanyLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events
+`company` -> `CooccurrenceLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events
 and keys are ignored.
 """
 
@@ -186,7 +186,7 @@ class Explanation(Line):
         return self
 
 
-class CompanyLine(Line):
+class CooccurrenceLine(Line):
     """How often labels stand together, [classes, classes], in truth (no trial) or as a trial predicts them."""
 
     trial: str = ""

@@ -14,7 +14,7 @@ from pydantic import JsonValue, ValidationError
 from fedprompt.errors import UserError
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import (
-    CompanyLine,
+    CooccurrenceLine,
     EndLine,
     Header,
     Line,
@@ -101,7 +101,7 @@ class Run:
     trials: tuple[Trial, ...]
     end: EndLine | None
     resumed: tuple[int, ...] = ()
-    company: tuple[CompanyLine, ...] = ()
+    company: tuple[CooccurrenceLine, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ def read_run(run_folder: Path) -> Run:
     resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
     end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
     trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
-    company = {(line.trial, line.split): line for line in _all(CompanyLine, lines, "company")}
+    company = {(line.trial, line.split): line for line in _all(CooccurrenceLine, lines, "company")}
     return Run(header, tuple(trials), end, resumed, tuple(company.values()))
 
 

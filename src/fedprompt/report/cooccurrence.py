@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from fedprompt.records.events import CompanyLine
+from fedprompt.records.events import CooccurrenceLine
 from fedprompt.records.reading import BROKEN, NATURAL, Run
 from fedprompt.report.style import cells, draw_svg, short
 
@@ -25,7 +25,7 @@ class Matrix:
     pull: float | None = None
 
 
-def company_matrices(run: Run) -> list[Matrix]:
+def cooccurrence_matrices(run: Run) -> list[Matrix]:
     """Company in truth, first the natural, then as every trial that was scored predicts it in the last test set."""
     truths = {line.split: line for line in run.company if not line.trial}
     if not truths:
@@ -42,7 +42,7 @@ def company_matrices(run: Run) -> list[Matrix]:
     return found
 
 
-def pull(predicted: CompanyLine, true: CompanyLine, natural: CompanyLine) -> float | None:
+def pull(predicted: CooccurrenceLine, true: CooccurrenceLine, natural: CooccurrenceLine) -> float | None:
     """How far predicted company lies from the true (0) towards the natural (1), by least squares over label pairs.
 
     None where natural company is no different from the true.
@@ -63,7 +63,7 @@ def shares(counts: Sequence[Sequence[int]]) -> list[list[float]]:
     return [[count / row[place] if row[place] else 0.0 for count in row] for place, row in enumerate(counts)]
 
 
-def _draw(line: CompanyLine, name: str) -> str:
+def _draw(line: CooccurrenceLine, name: str) -> str:
     names = [short(name, 14) for name in line.classes]
     levels = [
         [0 if row == column else min(5, math.floor(share / STEP)) for column, share in enumerate(found)]

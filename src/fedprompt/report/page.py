@@ -14,7 +14,7 @@ from fedprompt.records.reading import NATURAL, TUNED, Run, Trial, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
-from fedprompt.report.cooccurrence import company_matrices
+from fedprompt.report.cooccurrence import cooccurrence_matrices
 from fedprompt.report.published import differences, printed_tables
 from fedprompt.report.sample_images import attention_maps, label_reasons, sample_pictures
 from fedprompt.report.style import VARIABLES, inline, size_text
@@ -115,7 +115,7 @@ def page(run: Run) -> str:
         reasons=label_reasons(run),
         companies=[
             (matrix.title, matrix.pull, Markup(inline(matrix.drawing, matrix.title)))
-            for matrix in company_matrices(run)
+            for matrix in cooccurrence_matrices(run)
         ],
         failures=failure_rows(run),
         fingerprints=fingerprints(run),

@@ -1,4 +1,4 @@
-"""What travels between server and sites: a few words and named raw tensors; imports neither torch nor Flower."""
+"""What travels between server and sites: a few fields and named raw tensors; imports neither torch nor Flower."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from fedprompt.errors import UserError
 
-Words = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
+Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
 KEYS, SHARES, MASKED, UNMASK = "train.keys", "train.shares", "train.masked", "train.unmask"  # of a secure sum
 SECURE = (KEYS, SHARES, MASKED, UNMASK)
-MESSAGE = "message"  # of a secure sum: among the words in base64 to a site, as a tensor of bytes from it
+MESSAGE = "message"  # of a secure sum: among the fields in base64 to a site, as a tensor of bytes from it
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 
 
@@ -28,11 +28,11 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Payload:
     """One request or answer."""
 
     kind: str
-    words: Words = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
     tensors: Mapping[str, Raw] = field(default_factory=dict)
 
     @property
@@ -41,18 +41,18 @@ class Parcel:
         return sum(len(raw.data) for raw in self.tensors.values())
 
     @classmethod
-    def of_message(cls, content: bytes) -> Parcel:
+    def of_message(cls, content: bytes) -> Payload:
         """The answer in a step of a secure sum."""
         return cls(DONE, {}, {MESSAGE: Raw("uint8", (len(content),), content)})
 
     def to_bytes(self) -> bytes:
-        """The parcel for a local socket: the length of a JSON head, the head, then the tensors' bytes in its order."""
+        """The payload for a local socket: the length of a JSON head, the head, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
-        head = json.dumps({"kind": self.kind, "words": self.words, "tensors": tensors}).encode()
+        head = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
         return b"".join([len(head).to_bytes(8, "little"), head, *(raw.data for raw in self.tensors.values())])
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Parcel:
+    def from_bytes(cls, content: bytes) -> Payload:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
@@ -63,17 +63,17 @@ class Parcel:
                 end += size
             if end != len(content):
                 raise ValueError("length")
-            return cls(str(head["kind"]), dict(head["words"]), tensors)
+            return cls(str(head["kind"]), dict(head["fields"]), tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"A local message cannot be read ({type(error).__name__}); restart the worker.") from error
 
 
-def done(answer: Parcel | str) -> Parcel:
+def done(answer: Payload | str) -> Payload:
     """An answer that is one; UserError with the reason otherwise."""
     if isinstance(answer, str):
         raise UserError(answer)
     if answer.kind in (REFUSED, FAILED):
-        raise UserError(f"{answer.kind}: {str(answer.words.get('reason', ''))[:200]}")
+        raise UserError(f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200]}")
     if answer.kind != DONE:
         raise UserError("message: its answer is of no known kind.")
     return answer

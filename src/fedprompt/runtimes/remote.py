@@ -1,4 +1,4 @@
-"""Clients elsewhere: a transport that asks sites by name through a mailbox, with a deadline and a quorum."""
+"""Clients elsewhere: a transport that asks sites by name through a channel, with a deadline and a quorum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_update
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import EVALUATE, KEYS, MASKED, SHARES, TRAIN, UNMASK, Parcel, Raw, Words, done
+from fedprompt.runtimes.payload import EVALUATE, KEYS, MASKED, SHARES, TRAIN, UNMASK, Fields, Payload, Raw, done
 from fedprompt.runtimes.secure_round import MaskedRound
 from fedprompt.runtimes.tensor_codec import Upload, decode_change, encode
 from fedprompt.updates import State, Update
@@ -27,10 +27,10 @@ RESERVE = {KEYS: 0.8, SHARES: 0.7, MASKED: 0.1, UNMASK: 0.0}
 MISSED_ROUNDS = 3  # in a row without a quorum, after which a run stops and says so
 
 
-class Mailbox(Protocol):
-    """Carries one exchange: a parcel to each of some sites, and what each of them says to it."""
+class Channel(Protocol):
+    """Carries one exchange: a payload to each of some sites, and what each of them says to it."""
 
-    def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+    def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
         """Within `deadline` seconds, each site's answer, or the reason why there is none."""
         ...
 
@@ -56,9 +56,9 @@ class Remote:
     def __init__(  # noqa: PLR0913  (the parts of a federation, the last four optional)
         self,
         method: Method,
-        mailbox: Mailbox,
+        channel: Channel,
         terms: Terms,
-        job: Words,
+        job: Fields,
         *,
         accepted: Mapping[int, int] | None = None,
         pictures: Mapping[int, int] | None = None,
@@ -66,7 +66,7 @@ class Remote:
         on_client: Callable[[int, int], None] | None = None,
     ) -> None:
         self.method = method
-        self.mailbox = mailbox
+        self.channel = channel
         self.terms = terms
         self.job = job
         self.accepted: dict[int, int] = dict(accepted or {})
@@ -102,19 +102,19 @@ class Remote:
             return self._train_masked(self.secure, round_number, shared, clients)
         updates: list[Update] = []
         failed: dict[int, str] = {}
-        sent: dict[int, Parcel] = {}
-        words = {client: self._since(client) for client in clients}
-        for client, answer in self._ask(TRAIN, round_number, words, encode(shared)).items():
+        sent: dict[int, Payload] = {}
+        fields = {client: self._since(client) for client in clients}
+        for client, answer in self._ask(TRAIN, round_number, fields, encode(shared)).items():
             try:
-                parcel = done(answer)
-                updates.append(self._update(client, parcel, shared))
-                sent[client] = parcel
+                payload = done(answer)
+                updates.append(self._update(client, payload, shared))
+                sent[client] = payload
             except UserError as refusal:
                 failed[client] = str(refusal)
         notes: dict[str, Any] = {
-            "bytes_up": {str(client): parcel.size for client, parcel in sent.items()},
+            "bytes_up": {str(client): payload.size for client, payload in sent.items()},
             "site_seconds": {str(update.client): update.seconds for update in updates},
-            "validation": {str(client): parcel.words.get("validation") for client, parcel in sent.items()},
+            "validation": {str(client): payload.fields.get("validation") for client, payload in sent.items()},
         }
         took_part = [update.client for update in updates]
         return updates if self._close(round_number, took_part, failed, notes) else []
@@ -124,8 +124,8 @@ class Remote:
     ) -> list[Update]:
         end = time.monotonic() + self.terms.deadline
 
-        def ask(kind: str, words: Mapping[int, Words], tensors: Mapping[str, Raw]) -> dict[int, Parcel | str]:
-            said = {client: {**self._since(client), **one} for client, one in words.items()}
+        def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, Raw]) -> dict[int, Payload | str]:
+            said = {client: {**self._since(client), **one} for client, one in fields.items()}
             return self._ask(
                 kind, round_number, said, tensors, deadline=end - RESERVE[kind] * self.terms.deadline - time.monotonic()
             )
@@ -176,9 +176,9 @@ class Remote:
         scores = []
         for client, answer in answers.items():
             try:
-                words = done(answer).words.get("score")
-                if words is not None:
-                    scores.append(_score(self.terms.sites[client], words))
+                fields = done(answer).fields.get("score")
+                if fields is not None:
+                    scores.append(_score(self.terms.sites[client], fields))
             except UserError as refusal:
                 _log.warning("The site %s gave no score: it %s", self.terms.sites[client], refusal)
         return scores
@@ -187,36 +187,36 @@ class Remote:
         self,
         kind: str,
         round_number: int,
-        words: Mapping[int, Words],
+        fields: Mapping[int, Fields],
         tensors: Mapping[str, Raw],
         *,
         deadline: float | None = None,
-    ) -> dict[int, Parcel | str]:
-        parcels = {
-            self.terms.sites[client]: Parcel(
-                kind, {**self.job, "round": round_number, "client": client, **words[client]}, tensors
+    ) -> dict[int, Payload | str]:
+        payloads = {
+            self.terms.sites[client]: Payload(
+                kind, {**self.job, "round": round_number, "client": client, **fields[client]}, tensors
             )
-            for client in sorted(words)
+            for client in sorted(fields)
         }
-        answers = self.mailbox.ask(parcels, deadline=self.terms.deadline if deadline is None else max(deadline, 0.0))
+        answers = self.channel.ask(payloads, deadline=self.terms.deadline if deadline is None else max(deadline, 0.0))
         if self.on_client is not None:
-            self.on_client(len(answers), len(parcels))
-        return {client: answers.get(self.terms.sites[client], "did not answer.") for client in sorted(words)}
+            self.on_client(len(answers), len(payloads))
+        return {client: answers.get(self.terms.sites[client], "did not answer.") for client in sorted(fields)}
 
-    def _since(self, client: int) -> Words:
+    def _since(self, client: int) -> Fields:
         return {"since": self.accepted.get(client, 0), "upload": self.terms.upload}
 
-    def _update(self, client: int, answer: Parcel, shared: State) -> Update:
+    def _update(self, client: int, answer: Payload, shared: State) -> Update:
         check_raw(answer.tensors, shared, dtype=None if self.terms.upload == "float32" else self.terms.upload)
         update = Update(
             client=client,
-            num_examples=answer.words.get("num_examples", 0),
+            num_examples=answer.fields.get("num_examples", 0),
             shared=decode_change(answer.tensors, shared, self.terms.upload),
             personal={},
-            loss=_number(answer.words.get("loss")),
-            seconds=_number(answer.words.get("seconds")),
+            loss=_number(answer.fields.get("loss")),
+            seconds=_number(answer.fields.get("seconds")),
         )
-        _heard(answer.words.get("validation"))  # which stands in the record as it was sent
+        _heard(answer.fields.get("validation"))  # which stands in the record as it was sent
         check_update(update, shared)
         return update
 
@@ -227,11 +227,11 @@ def _number(value: object) -> float:
     return float(value)
 
 
-def _score(name: str, words: Words) -> Score:
+def _score(name: str, fields: Fields) -> Score:
     try:
-        figures = {_figure(key): _heard(value) for key, value in words["figures"].items()}
-        per_class = tuple(_heard(value) for value in words["per_class"])
-        return Score(name, int(words["num_examples"]), figures, per_class)
+        figures = {_figure(key): _heard(value) for key, value in fields["figures"].items()}
+        per_class = tuple(_heard(value) for value in fields["per_class"])
+        return Score(name, int(fields["num_examples"]), figures, per_class)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError("sent a score that is not one.") from error
 

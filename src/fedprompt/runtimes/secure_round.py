@@ -10,12 +10,12 @@ from fedprompt.errors import UserError
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.vector import words_of
-from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, UNMASK, Parcel, Raw, Words, done
+from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, UNMASK, Fields, Payload, Raw, done
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.updates import State, Update
 
-# (kind, words for each client, tensors for all of them) -> what each client says
-Ask = Callable[[str, Mapping[int, Words], Mapping[str, Raw]], dict[int, Parcel | str]]
+# (kind, fields for each client, tensors for all of them) -> what each client says
+Ask = Callable[[str, Mapping[int, Fields], Mapping[str, Raw]], dict[int, Payload | str]]
 
 
 @dataclass
@@ -36,8 +36,8 @@ class MaskedRound:
 
         def tell(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, Raw]) -> dict[int, bytes]:
             said = {client: b64encode(message).decode() for client, message in messages.items()}
-            words = {client: {"members": members, MESSAGE: text} for client, text in said.items()}
-            return self._hear(self.ask(kind, words, tensors))
+            fields = {client: {"members": members, MESSAGE: text} for client, text in said.items()}
+            return self._hear(self.ask(kind, fields, tensors))
 
         try:
             heard = tell(KEYS, dict.fromkeys(clients, b""), {})
@@ -49,7 +49,7 @@ class MaskedRound:
             self.failed |= collector.refused
         return codec.decode(total, shared, seconds=0.0), arrived
 
-    def _hear(self, answers: Mapping[int, Parcel | str]) -> dict[int, bytes]:
+    def _hear(self, answers: Mapping[int, Payload | str]) -> dict[int, bytes]:
         heard = {}
         for client, answer in answers.items():
             try:
@@ -60,7 +60,7 @@ class MaskedRound:
         return heard
 
 
-def _message(answer: Parcel) -> bytes:
+def _message(answer: Payload) -> bytes:
     if answer.tensors.keys() != {MESSAGE}:
         raise UserError("sent no message of secure aggregation.")
     return answer.tensors[MESSAGE].data

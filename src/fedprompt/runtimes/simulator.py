@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedprompt.clip.model import Clip
-from fedprompt.federated.attacks import Liars
+from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, Settings, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
@@ -22,7 +22,7 @@ class Simulator:
     `clients[id]` gives the client of that id; the sequence may be lazy, one client is asked for at a time. `method`
     must be fresh: its personal tensors are the start of every client that has none yet. `personal` (client id -> state)
     goes into a checkpoint with the round and its shared state; `on_client(done, total)` is told of progress.
-    On their way to the server the updates of `liars` are forged, and `secure` leaves of all of them the mean alone.
+    On their way to the server the updates of `adversaries` are forged, and `secure` leaves of all of them the mean alone.
     """
 
     def __init__(  # noqa: PLR0913  (the parts of a simulation, the last four optional)
@@ -34,7 +34,7 @@ class Simulator:
         *,
         personal: Mapping[int, State] | None = None,
         on_client: Callable[[int, int], None] | None = None,
-        liars: Liars | None = None,
+        adversaries: Adversaries | None = None,
         secure: SecureSum | None = None,
     ) -> None:
         self.method = method
@@ -44,7 +44,7 @@ class Simulator:
         self.personal: dict[int, State] = dict(personal or {})
         self.notes: Mapping[str, Any] = {}  # what a record of the last round should say besides the usual
         self.on_client = on_client
-        self.liars = liars
+        self.adversaries = adversaries
         self.secure = secure
         self._personal_start = initial_state(method)[1]
 
@@ -65,8 +65,8 @@ class Simulator:
             )
             self._tell(done, len(clients))
         self.personal.update((update.client, update.personal) for update in updates if update.personal)
-        if self.liars is not None:
-            updates = self.liars.forge(round_number, shared, updates)
+        if self.adversaries is not None:
+            updates = self.adversaries.forge(round_number, shared, updates)
         if self.secure is not None:
             updates, self.notes = self.secure(round_number, shared, updates)
         return updates
@@ -103,7 +103,9 @@ class Simulator:
 
     def _taught(self, number: int) -> Client:
         client = self.clients[number]
-        return client if self.liars is None else replace(client, train=self.liars.teach(number, client.train))
+        return (
+            client if self.adversaries is None else replace(client, train=self.adversaries.teach(number, client.train))
+        )
 
     def _tell(self, done: int, total: int) -> None:
         if self.on_client is not None:

@@ -15,7 +15,7 @@ import torch
 from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.context import SILENT, Watch
+from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
 from fedprompt.experiments.experiment import make_trials, resolve
 from fedprompt.records.events import Expected
 from fedprompt.report import Run, read_run
@@ -54,16 +54,16 @@ def check(job: Job) -> None:
         raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
 
 
-def conduct(job: Job, *, watch: Watch = SILENT) -> None:
+def conduct(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     """Begin a run, or go on with it; UserError as `check`."""
     check(job)
     if (job.folder / "run.jsonl").is_file():
-        runs.resume(job.folder, watch=watch)
+        runs.resume(job.folder, callbacks=callbacks)
     else:
-        runs.start(job.recipe, job.folder, watch=watch, origin=job.recipe.name, expected=job.expected)
+        runs.start(job.recipe, job.folder, callbacks=callbacks, origin=job.recipe.name, expected=job.expected)
 
 
-def conduct_all(todo: Sequence[Job], *, watch: Watch = SILENT) -> Iterator[tuple[int, float | None]]:
+def conduct_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:
     """Do what is not done yet, one by one; yields how many are done and the seconds that are left.
 
     Raises UserError as `check`, of any job, before the first begins.
@@ -74,7 +74,7 @@ def conduct_all(todo: Sequence[Job], *, watch: Watch = SILENT) -> Iterator[tuple
     for number, job in enumerate(todo, start=1):
         started = time.perf_counter()
         if not job.done:
-            conduct(job, watch=watch)
+            conduct(job, callbacks=callbacks)
             spent.append(time.perf_counter() - started)
         yield number, fmean(spent) * (len(todo) - number) if spent else None
 

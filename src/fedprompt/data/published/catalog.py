@@ -167,7 +167,7 @@ def _present(folder: Folder, listing: Listing, *, skip: bool) -> Listing:
     )
 
 
-def named_set(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
+def published_set(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     name: str,
     root: Path,

@@ -64,7 +64,7 @@ class TableSource:
         return f"row {row}"
 
 
-def hub(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
+def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: str,
     image_column: str = "",

@@ -18,7 +18,7 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
-from fedprompt.data.descriptions import read_words
+from fedprompt.data.descriptions import read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
@@ -260,4 +260,4 @@ def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ..
     file = root / "attributes.json"
     if not file.exists():
         return {}
-    return {_known(name, names, str(file)): phrases for name, phrases in read_words(file).attributes.items()}
+    return {_known(name, names, str(file)): phrases for name, phrases in read_descriptions(file).attributes.items()}

@@ -18,7 +18,7 @@ from fedprompt.errors import UserError, did_you_mean
 SERVER = "server"  # the domain of pictures that the server tests with
 
 
-def federation(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
+def sites(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     classes: tuple[str, ...],
     folders: Mapping[str, Path] | None = None,

@@ -17,7 +17,7 @@ from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.images import JoinedSource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard
-from fedprompt.data.published.catalog import Options, folder_of, named_set, row
+from fedprompt.data.published.catalog import Options, folder_of, published_set, row
 from fedprompt.data.sources.image_folder import OnStep
 from fedprompt.errors import UserError
 
@@ -144,7 +144,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
     _all_there(every, root)
     return join(
         [
-            named_set(
+            published_set(
                 name=name,
                 root=root,
                 base=base if name in sets else "all",

@@ -1,4 +1,4 @@
-"""Makes the embedded CLIP: image-text contrast on drawings of seen hands (`python -m fedprompt.demo.pretraining.__main__`).
+"""Makes the embedded CLIP: image-text contrast on drawings of seen hands (`python -m fedprompt.demo.pretraining`).
 
 Progress goes to `log.jsonl` in the scratch folder, where a stopped course is also continued from.
 """
@@ -24,7 +24,7 @@ from fedprompt.demo.pretraining.bpe import learn
 from fedprompt.demo.pretraining.evaluate import examine
 from fedprompt.demo.pretraining.forward import Reader
 from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
-from fedprompt.demo.pretraining.trainer import Course, Pool, lesson_loss
+from fedprompt.demo.pretraining.trainer import Pool, Trainer, lesson_loss
 
 WARM_UP = 200  # steps
 SAVE_EVERY, EXPORT_EVERY = 120, 300  # seconds
@@ -42,22 +42,22 @@ class Plan:
     scratch: Path
     export: Path
 
-    def progress(self, course: Course) -> float:
+    def progress(self, course: Trainer) -> float:
         """0 at the start, 1 at the end."""
         return min(1.0, max(course.step / self.steps, course.seconds / 60 / self.minutes))
 
-    def rate(self, course: Course) -> float:
+    def rate(self, course: Trainer) -> float:
         """Linear warm-up, then a cosine down to a fiftieth."""
         fall = 0.02 + 0.49 * (1 + math.cos(math.pi * self.progress(course)))
         return self.lr * min(1.0, (course.step + 1) / WARM_UP) * fall
 
 
-def pretrain(plan: Plan) -> Course:
+def pretrain(plan: Plan) -> Trainer:
     """Run or continue a course, export the tower, examine it and write its card."""
     tokenizer = learn(captions.corpus(), tokens=CONTEXT)
     reader = Reader(tokenizer)
     twin = make_model(tokenizer, plan.seed).bfloat16()
-    course = Course(plan.seed, plan.batch, make_model(tokenizer, plan.seed), twin)
+    course = Trainer(plan.seed, plan.batch, make_model(tokenizer, plan.seed), twin)
     plan.scratch.mkdir(parents=True, exist_ok=True)
     checkpoint = plan.scratch / "course.safetensors"
     if checkpoint.exists():
@@ -68,7 +68,7 @@ def pretrain(plan: Plan) -> Course:
     return course
 
 
-def _learn(course: Course, reader: Reader, plan: Plan, checkpoint: Path) -> None:
+def _learn(course: Trainer, reader: Reader, plan: Plan, checkpoint: Path) -> None:
     fresh = plan.batch // 4
     pool = Pool(plan.seed, 64 * plan.batch, number=course.step * fresh, progress=plan.progress(course))
     begin = saved = exported = time.monotonic()
@@ -94,14 +94,14 @@ def _learn(course: Course, reader: Reader, plan: Plan, checkpoint: Path) -> None
     course.save(checkpoint)
 
 
-def _log(path: Path, course: Course, facts: Mapping[str, float]) -> None:
+def _log(path: Path, course: Trainer, facts: Mapping[str, float]) -> None:
     rounded = {name: round(value, 4) for name, value in facts.items()}
     line = {"step": course.step, "seconds": round(course.seconds, 1), **rounded}
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def card(course: Course, plan: Plan) -> str:
+def card(course: Trainer, plan: Plan) -> str:
     """The model card: what was learned from, how, how long, where, and what the result can do."""
     save(course.model, learn(captions.corpus(), tokens=CONTEXT), plan.scratch / "weights")
     measured = examine(Clip.load(plan.scratch / "weights", batch=32)).table()

@@ -44,7 +44,7 @@ class Pool:
 
 
 @dataclass
-class Course:
+class Trainer:
     """Everything that changes while learning; one safetensors file holds it all."""
 
     seed: int
@@ -66,7 +66,7 @@ class Course:
         self.adam = torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
 
     def update(self, lr: float) -> None:
-        """Carry the twin's gradients to the float32 weights, step, and copy the weights back."""
+        """TransportFactory the twin's gradients to the float32 weights, step, and copy the weights back."""
         pairs = list(zip(self.model.parameters(), self.twin.parameters(), strict=True))
         for weight, copy in pairs:
             if copy.grad is not None:
@@ -153,7 +153,7 @@ def quiz(dice: Dice, lessons: Sequence[Lesson]) -> Quiz:
     return Quiz(tuple(candidates), tuple(asked), present, has)
 
 
-def lesson_loss(course: Course, pool: Pool, reader: Reader) -> tuple[Tensor, dict[str, float]]:
+def lesson_loss(course: Trainer, pool: Pool, reader: Reader) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy over concepts + 0.5 caption contrast + 0.5 of patches (RegionCLIP, 2022) + 0.3 of attributes."""
     generator, dice = stream(course.seed, "step", course.step), Dice(course.seed, "words", course.step)
     rows = torch.randint(len(pool.lessons), (course.batch,), generator=generator)

@@ -23,7 +23,7 @@ from fedprompt.deploy.submit import resume_on, run_on
 from fedprompt.deploy.worker_socket import ADDRESS, BUSY
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.context import Watch
+from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.run_folder import Event, RunFolder, write_atomic
 from fedprompt.updates import State
 
@@ -59,9 +59,9 @@ class Running:
     def _run(self, recipe: Recipe, server: Path, resumed: bool) -> None:  # noqa: FBT001  (called by the thread)
         try:
             if resumed:
-                resume_on(self.out, watch=Watch())
+                resume_on(self.out, callbacks=RunCallbacks())
             else:
-                run_on(recipe, server, self.out, watch=Watch())
+                run_on(recipe, server, self.out, callbacks=RunCallbacks())
         except Exception as error:
             self.error = error
 

@@ -26,7 +26,7 @@ class TooFewError(UserError):
 
     def __init__(self, rule: str, needed: int, got: int) -> None:
         super().__init__(
-            f"{rule} needs {needed} updates a round and has {got}; ask more clients or expect fewer liars."
+            f"{rule} needs {needed} updates a round and has {got}; ask more clients or expect fewer adversaries."
         )
         self.needed = needed
 
@@ -43,7 +43,7 @@ def without_memory(aggregate: Aggregate) -> Rule:
 
 
 def mean() -> Rule:
-    """FedAvg (McMahan et al., 2017): the weighted mean; one liar moves it anywhere."""
+    """FedAvg (McMahan et al., 2017): the weighted mean; one adversary moves it anywhere."""
     return without_memory(weighted_mean)
 
 

@@ -53,7 +53,7 @@ def geometric_median() -> Rule:
 
     def reweigh(products: Tensor, weights: Tensor) -> Tensor:
         near = (NEAR * products.diagonal().median().sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
-        # From the mean, one liar far enough away could not be left behind in so few steps.
+        # From the mean, one adversary far enough away could not be left behind in so few steps.
         apart = squared_distances(products).sqrt() @ weights
         found = (apart <= apart.median()) * weights
         found = found / found.sum()

@@ -70,7 +70,7 @@ class GaussianPrivacy:
 
 
 # (client, times it was charged) -> epsilon
-Price = Callable[[int, int], float]
+EpsilonFunction = Callable[[int, int], float]
 
 
 class Ledger:
@@ -83,7 +83,7 @@ class Ledger:
 
     def __init__(
         self,
-        price: Price,
+        price: EpsilonFunction,
         *,
         budget: float,
         charges: Mapping[int, int] | None = None,

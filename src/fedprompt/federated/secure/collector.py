@@ -13,7 +13,7 @@ import numpy as np
 
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
-from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, mask, public_key
+from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
 from fedprompt.federated.secure.member import CARD_BYTES, Session, commitment, pair_mask
 from fedprompt.federated.secure.shamir import SHARE_BYTES, join
 
@@ -27,7 +27,7 @@ class Collector:
         self.refused: dict[int, str] = {}
         self._keys: dict[int, bytes] = {}
         self._sharing: tuple[int, ...] = ()  # members whose shares everybody has: they are in the masks
-        self._sum: dict[int, Words] = {}
+        self._sum: dict[int, MaskedVector] = {}
 
     def keys(self, answers: Mapping[int, bytes]) -> bytes:
         """After step 1: everybody's public keys, for everybody."""
@@ -63,7 +63,7 @@ class Collector:
         self._enough(len(self._sum))
         return self._say("unmask", dict.fromkeys(sorted(self._sum), b""))
 
-    def unmask(self, answers: Mapping[int, bytes]) -> tuple[Words, tuple[int, ...]]:
+    def unmask(self, answers: Mapping[int, bytes]) -> tuple[MaskedVector, tuple[int, ...]]:
         """After step 4: the sum of the vectors, and whose they are."""
         heard = self._hear("unmask", {member: answers[member] for member in answers if member in self._sum})
         helpers = {
@@ -80,7 +80,7 @@ class Collector:
             if secret is None:
                 raise self._given_up(f"the shares of client {member} do not fit together")
             if member in self._sum:
-                # A share that a liar made up gives back some other secret, whose mask would drown the whole sum.
+                # A share that a adversary made up gives back some other secret, whose mask would drown the whole sum.
                 if commitment(secret) != self._keys[member][2 * KEY_BYTES : CARD_BYTES]:
                     raise self._given_up(f"the shares of client {member} do not fit its seed")
                 total -= mask(derive(secret, "own mask"), self.count)
@@ -88,7 +88,7 @@ class Collector:
                 self._take_off(total, member, secret)
         return total, tuple(sorted(self._sum))
 
-    def _take_off(self, total: Words, dropped: int, private: bytes) -> None:
+    def _take_off(self, total: MaskedVector, dropped: int, private: bytes) -> None:
         """Remove the masks that the arrived members share with one who dropped out after handing out shares."""
         if public_key(private) != self._keys[dropped][KEY_BYTES : 2 * KEY_BYTES]:
             raise self._given_up(f"the shares of client {dropped} do not fit its key")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedprompt.federated.screening import RefusedUpdateError
 
-Words = NDArray[np.uint64]  # integers modulo 2**64; NumPy's sums wrap around
+MaskedVector = NDArray[np.uint64]  # integers modulo 2**64; NumPy's sums wrap around
 
 KEY_BYTES = 32
 
@@ -35,7 +35,7 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def mask(key: bytes, count: int) -> Words:
+def mask(key: bytes, count: int) -> MaskedVector:
     """`count` words of the AES-256 counter stream of a key that is used for nothing else."""
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
     stream = encryptor.update(bytes(8 * count)) + encryptor.finalize()

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
-from fedprompt.federated.secure.masks import KEY_BYTES, Words, agree, derive, mask, public_key
+from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
 from fedprompt.federated.secure.shamir import SECRET_BYTES, SHARE_BYTES, split
 
 NONCE_BYTES = 12
@@ -79,7 +79,7 @@ class Member:
         self._shares[self.client] = both.pop(self.client)
         return self._say("shares", {member: self._seal(member, share) for member, share in both.items()})
 
-    def masked(self, message: bytes, words: Words) -> bytes:
+    def masked(self, message: bytes, words: MaskedVector) -> bytes:
         """Step 3: shares of the peers that are still there come in, the masked vector goes out."""
         self._turn("masked", "unmask")
         for member, sealed in self._hear("shares", message).items():
@@ -165,7 +165,7 @@ def commitment(seed: bytes) -> bytes:
     return derive(seed, "commitment")
 
 
-def pair_mask(private: bytes, public: bytes, session: Session, count: int) -> Words:
+def pair_mask(private: bytes, public: bytes, session: Session, count: int) -> MaskedVector:
     """The mask that two members share, from one's private and the other's public key."""
     return mask(derive(agree(private, public), "pair mask", *_place(session)), count)
 

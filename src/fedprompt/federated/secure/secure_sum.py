@@ -13,7 +13,7 @@ from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.screening import Limits, RefusedUpdateError, screen
 from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import Step
-from fedprompt.federated.secure.masks import Words
+from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.member import Member, Session
 from fedprompt.federated.secure.vector import Codec, words_of
 from fedprompt.updates import State, Update
@@ -85,12 +85,12 @@ class Exchange:
     """The four steps over members who may be gone in any of them."""
 
     session: Session
-    vectors: Mapping[int, Words]
+    vectors: Mapping[int, MaskedVector]
     present: Present
     collector: Collector
     bytes_up: dict[int, int] = field(default_factory=dict)
 
-    def run(self) -> tuple[Words, tuple[int, ...]]:
+    def run(self) -> tuple[MaskedVector, tuple[int, ...]]:
         """The sum of the vectors of those who arrived, and who they are; RefusedUpdateError if it is given up."""
         members = {client: Member(client, self.session) for client in sorted(self.vectors)}
         keys = self.collector.keys(self._ask("keys", members, lambda member: member.keys()))

@@ -16,7 +16,7 @@ from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.privacy.clients import clip_factor
 from fedprompt.federated.screening import change_norm
-from fedprompt.federated.secure.masks import Words
+from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.updates import COHORT, State, Update
 
 HEAD = 2  # words before the numbers: the weight, and the weight times the loss
@@ -57,7 +57,7 @@ class Codec:
         """The distance of neighbouring numbers."""
         return math.ldexp(self.clip, -self.digits)
 
-    def encode(self, update: Update, shared: State) -> Words:
+    def encode(self, update: Update, shared: State) -> MaskedVector:
         """Weight, weighted loss and weighted changes, [2 + N]; the update must have passed `screen`."""
         weight = 1 if self.weighting == "uniform" else update.num_examples
         factor = clip_factor(change_norm(update, shared), self.clip)
@@ -70,7 +70,7 @@ class Codec:
         whole = (torch.cat(numbers) / self.step).round().to(torch.int64) * weight  # [1 + N]
         return np.concatenate([np.array([weight], dtype=np.int64), whole.numpy()]).view(np.uint64)
 
-    def decode(self, total: Words, shared: State, *, seconds: float) -> Update:
+    def decode(self, total: MaskedVector, shared: State, *, seconds: float) -> Update:
         """The mean update of those who are in a sum; its `num_examples` is their weight together."""
         signed = torch.from_numpy(total.view(np.int64).copy())
         weight = int(signed[0])

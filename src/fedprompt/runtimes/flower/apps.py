@@ -9,16 +9,16 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedprompt.errors import UserError
-from fedprompt.runtimes.flower.grid import GridMailbox
+from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import FAILED, SECURE, Parcel
+from fedprompt.runtimes.payload import FAILED, SECURE, Payload
 
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
-# What a site says to a parcel, given its node's configuration.
-Answer = Callable[[Parcel, Settings], Parcel]
+# What a site says to a payload, given its node's configuration.
+Answer = Callable[[Payload, Settings], Payload]
 # A whole run, given the run's configuration.
-Conduct = Callable[[GridMailbox, Settings], None]
+Conduct = Callable[[GridChannel, Settings], None]
 
 
 def client_app(answer: Answer) -> ClientApp:
@@ -27,12 +27,12 @@ def client_app(answer: Answer) -> ClientApp:
 
     def reply(message: Message, context: Context) -> Message:
         try:
-            parcel = answer(from_records(message.content), dict(context.node_config))
+            payload = answer(from_records(message.content), dict(context.node_config))
         except UserError:
-            parcel = Parcel(FAILED, {"reason": "the message could not be answered; see the site's log."})
+            payload = Payload(FAILED, {"reason": "the message could not be answered; see the site's log."})
         except Exception as error:  # a stack trace, which Flower would send, is data leaving the site
-            parcel = Parcel(FAILED, {"reason": type(error).__name__})
-        return Message(to_records(parcel), reply_to=message)
+            payload = Payload(FAILED, {"reason": type(error).__name__})
+        return Message(to_records(payload), reply_to=message)
 
     app.train()(reply)
     for kind in SECURE:
@@ -47,7 +47,7 @@ def server_app(conduct: Conduct) -> ServerApp:
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        conduct(GridMailbox(grid), dict(context.run_config))
+        conduct(GridChannel(grid), dict(context.run_config))
 
     app.main()(main)
     return app

@@ -1,4 +1,4 @@
-"""A mailbox over Flower's grid: one message a site, replies told apart by the message they answer."""
+"""A channel over Flower's grid: one message a site, replies told apart by the message they answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flwr.serverapp import Grid
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import HELLO, Parcel
+from fedprompt.runtimes.payload import HELLO, Payload
 
 POLL = 0.2  # seconds between looks for replies; Flower's own loop waits 3
-# Flower's words for an error are a stack trace, which may hold paths and labels of a site: only the code is told on.
+# Flower's fields for an error are a stack trace, which may hold paths and labels of a site: only the code is told on.
 REASONS = {
     1: "could not load the client app; is fedprompt installed in the site's environment?",
     2: "the client app failed.",
@@ -26,7 +26,7 @@ REASONS = {
 _log = logging.getLogger(__name__)
 
 
-class GridMailbox:
+class GridChannel:
     """Asks sites by the names they were registered with, or, where none were, by the names they give themselves."""
 
     def __init__(self, grid: Grid, *, poll: float = POLL) -> None:
@@ -40,10 +40,10 @@ class GridMailbox:
         """The node id of every connected site, by name; a name that two nodes go by is left out with a warning."""
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         unknown = [node for node, name in nodes.items() if not name and node not in self._claimed]
-        replies = self._exchange({node: Parcel(HELLO, {"only": "name"}) for node in unknown}, deadline=deadline)
+        replies = self._exchange({node: Payload(HELLO, {"only": "name"}) for node in unknown}, deadline=deadline)
         for node, reply in replies.items():
-            if isinstance(reply, Parcel):
-                self._claimed[node] = str(reply.words.get("site", ""))
+            if isinstance(reply, Payload):
+                self._claimed[node] = str(reply.fields.get("site", ""))
         found: dict[str, int] = {}
         for node, registered in nodes.items():
             name = registered or self._claimed.get(node, "")
@@ -52,37 +52,39 @@ class GridMailbox:
             found[name] = -1 if name in found else node
         return {name: node for name, node in found.items() if name and node != -1}
 
-    def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
+    def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
         """One exchange; after `deadline` seconds the messages expire, so no site works on an old one."""
         end, asked = time.monotonic() + deadline, time.time()
         nodes = self.sites(deadline=deadline)
-        names = {nodes[name]: name for name in parcels if name in nodes}
+        names = {nodes[name]: name for name in payloads if name in nodes}
         replies = self._exchange(
-            {node: parcels[name] for node, name in names.items()},
+            {node: payloads[name] for node, name in names.items()},
             deadline=max(end - time.monotonic(), 0.0),
             told=lambda waiting: self.on_wait([names[node] for node in waiting], asked),
         )
-        absent = {name: REASONS[5] for name in parcels if name not in nodes}
+        absent = {name: REASONS[5] for name in payloads if name not in nodes}
         return {names[node]: reply for node, reply in replies.items()} | absent
 
     def _exchange(
         self,
-        parcels: Mapping[int, Parcel],
+        payloads: Mapping[int, Payload],
         *,
         deadline: float,
         told: Callable[[Iterable[int]], None] = lambda waiting: None,
-    ) -> dict[int, Parcel | str]:
-        if deadline <= 0 or not parcels:
-            return _late(parcels, 0.0)
+    ) -> dict[int, Payload | str]:
+        if deadline <= 0 or not payloads:
+            return _late(payloads, 0.0)
         end = time.monotonic() + deadline
         messages = [
-            Message(to_records(parcel), node, parcel.kind, ttl=deadline, group_id=str(parcel.words.get("round", "")))
-            for node, parcel in parcels.items()
+            Message(
+                to_records(payload), node, payload.kind, ttl=deadline, group_id=str(payload.fields.get("round", ""))
+            )
+            for node, payload in payloads.items()
         ]
         ids = list(self.grid.push_messages(messages))
-        sent = dict(zip(parcels, ids, strict=True))
+        sent = dict(zip(payloads, ids, strict=True))
         unsent = [node for node, message in sent.items() if not message]
-        answers: dict[int, Parcel | str] = dict.fromkeys(unsent, "the server could not send it the message.")
+        answers: dict[int, Payload | str] = dict.fromkeys(unsent, "the server could not send it the message.")
         owners = {message: node for node, message in sent.items() if message}
         known = -1  # how many were waited for when last told
         while owners and time.monotonic() < end:
@@ -100,11 +102,11 @@ class GridMailbox:
         return answers | _late(owners.values(), deadline)
 
 
-def _late(nodes: Iterable[int], deadline: float) -> dict[int, Parcel | str]:
+def _late(nodes: Iterable[int], deadline: float) -> dict[int, Payload | str]:
     return dict.fromkeys(nodes, f"did not answer within {deadline:.0f} s.")
 
 
-def _read(reply: Message) -> Parcel | str:
+def _read(reply: Message) -> Payload | str:
     if reply.has_error():
         _log.debug("Flower error %s: %s", reply.error.code, reply.error.reason)
         return REASONS.get(reply.error.code, f"Flower error {reply.error.code}.")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.sources.image_folder import FileSource
@@ -16,8 +16,8 @@ def test_decoding_in_processes_changes_no_bit_and_errors_arrive(tmp_path, tiny_p
     for file in files:
         picture(tmp_path / file)
     images = Images(FileSource(tmp_path, files), tuple(range(40))).flipped(torch.arange(40) % 2 == 0)
-    with_workers = Clip(*tiny_parts, store=Store(memory_bytes=0), batch=3, workers=2)
-    alone = Clip(*tiny_parts, store=Store(memory_bytes=0), batch=3)
+    with_workers = Clip(*tiny_parts, cache=FeatureCache(memory_bytes=0), batch=3, workers=2)
+    alone = Clip(*tiny_parts, cache=FeatureCache(memory_bytes=0), batch=3)
     assert torch.equal(with_workers.image_features(images), alone.image_features(images))
     once = with_workers._decoder._pool
     other = Images(FileSource(tmp_path, files[::-1]), (0, 1, 2, 3))  # the same processes serve any source

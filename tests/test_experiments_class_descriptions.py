@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.config.recipe import DataTable, WordsTable, find_recipe, load_recipe, parse_recipe
-from fedprompt.data.descriptions import Words, read_words
+from fedprompt.config.recipe import DataTable, DescriptionsTable, find_recipe, load_recipe, parse_recipe
+from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.published.catalog import named_set
+from fedprompt.data.published.catalog import published_set
 from fedprompt.demo.world import pictograms, scenes
-from fedprompt.descriptions.edits import write_words
+from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.class_descriptions import fingerprint, shuffled, worded
+from fedprompt.experiments.class_descriptions import described, fingerprint, shuffled
 from fedprompt.experiments.experiment import assemble, load_dataset
-from fedprompt.experiments.test_sets import questions
+from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records.adapter import load_adapter
 from trees import TREES
 
@@ -28,9 +28,9 @@ SPACE = LabelSpace(("dog", "cat", "car"), attributes={"dog": ("fur",), "car": ("
 RECIPE = """
 name = "tiny"
 compare = [
-  { name = "fedmvp", label = "none", words = { attributes = "none" } },
-  { name = "fedmvp", label = "shuffled", words = { shuffled = true } },
-  { name = "fedmvp", label = "file", words = { attributes = "FILE", conditions = ["a", "b"] } },
+  { name = "fedmvp", label = "none", descriptions = { attributes = "none" } },
+  { name = "fedmvp", label = "shuffled", descriptions = { shuffled = true } },
+  { name = "fedmvp", label = "file", descriptions = { attributes = "FILE", conditions = ["a", "b"] } },
 ]
 [data]
 source = "pictograms"
@@ -54,47 +54,49 @@ samples = 0
 def words_file(tmp_path: Path) -> Path:
     path = tmp_path / "own.json"
     names = load_dataset(DataTable(source="pictograms")).space.names
-    write_words(path, Words(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",)))
+    write_descriptions(
+        path, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
+    )
     return path
 
 
 def test_bundled_files_are_the_data_sets_own_words() -> None:
     for dataset, table in (
-        (pictograms(train=0, test=1), WordsTable(attributes="pictograms")),
-        (scenes(train=0, test=1), WordsTable(attributes="scenes", conditions="scenes")),
+        (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
+        (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
-        assert worded(dataset.space, table, seed=0) == dataset.space
+        assert described(dataset.space, table, seed=0) == dataset.space
 
 
-@pytest.mark.parametrize(("name", "different"), [("words_attributes", 4), ("words_conditions", 3)])
+@pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(load_recipe(find_recipe(name)))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
-    assert len({fingerprint(experiment.worded[trial.name]) for trial in trials}) == different
+    assert len({fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
     assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:
-    assert worded(SPACE, WordsTable(), seed=0) == SPACE
-    assert worded(SPACE, WordsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(SPACE.names)
-    assert worded(SPACE, WordsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
-    assert worded(SPACE, WordsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
+    assert described(SPACE, DescriptionsTable(), seed=0) == SPACE
+    assert described(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(SPACE.names)
+    assert described(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
+    assert described(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no words file 'pictogram'; did you mean 'pictograms'"):
-        worded(SPACE, WordsTable(attributes="pictogram"), seed=0)
+    with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
+        described(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
     other = LabelSpace(("dogs", "unicorn"))
     with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
-        worded(other, WordsTable(attributes="pictograms"), seed=0)
+        described(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
-    write_words(empty, Words())
+    write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
-        worded(SPACE, WordsTable(conditions=str(empty)), seed=0)
+        described(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
     with pytest.raises(UserError, match="two classes"):
-        worded(LabelSpace(("dog",), attributes={"dog": ("fur",)}), WordsTable(shuffled=True), seed=0)
+        described(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2, max_size=8), st.integers(0, 9))
@@ -115,42 +117,46 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
     client = file.clients[0].train
     assert client.space.attributes[client.space.names[0]] == (f"a {client.space.names[0][::-1]} part",)
     assert client.space.conditions == ("a", "b") and client.images.rows == experiment.clients[0].train.images.rows
-    assert len({fingerprint(dataset) for dataset in experiment.worded.values()}) == 4
-    assert experiment.recipe.compare[2].words == {"attributes": str(words_file), "conditions": ["a", "b"]}
-    assert experiment.recipe.compare[1].words == {"shuffled": True}
+    assert len({fingerprint(dataset) for dataset in experiment.described.values()}) == 4
+    assert experiment.recipe.compare[2].descriptions == {"attributes": str(words_file), "conditions": ["a", "b"]}
+    assert experiment.recipe.compare[1].descriptions == {"shuffled": True}
 
 
 def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path: Path) -> None:
     for name in ("dtd", "eurosat"):
         TREES[name](tmp_path)
-    names = {name: named_set(name=name, root=tmp_path).space.names for name in ("dtd", "eurosat")}
-    write_words(words_file, Words(attributes={one: (f"a {one[::-1]} part",) for own in names.values() for one in own}))
+    names = {name: published_set(name=name, root=tmp_path).space.names for name in ("dtd", "eurosat")}
+    write_descriptions(
+        words_file, Descriptions(attributes={one: (f"a {one[::-1]} part",) for own in names.values() for one in own})
+    )
     data = f"data={{source='suite', root='{tmp_path}', sets=['dtd'], targets=['eurosat']}}"
-    told = f"words={{attributes='{words_file}'}}"
+    told = f"descriptions={{attributes='{words_file}'}}"
     others = (
-        f"{{name='zeroshot', label='{key[0]}', words={{{key}}}}}" for key in ("shuffled=true", "attributes='none'")
+        f"{{name='zeroshot', label='{key[0]}', descriptions={{{key}}}}}" for key in ("shuffled=true", "attributes='none'")
     )
     experiment = assemble(parse_recipe(RECIPE, [data, told, f"compare=[{','.join(others)}]"]))
     main, shuffled, without = (experiment.of(trial) for trial in experiment.trials)
     first = main.clients[0].train.space
     assert first.attributes == {name: (f"a {name[::-1]} part",) for name in first.names}
-    for question in questions(main.dataset):
+    for question in make_test_sets(main.dataset):
         assert question.examples.space.attributes.keys() == set(question.examples.space.names)
     for part, own in zip(shuffled.dataset.parts, names.values(), strict=True):
         assert all(part.space.attributes[name] != (f"a {name[::-1]} part",) for name in own)
         assert {reverse for (reverse,) in part.space.attributes.values()} == {f"a {name[::-1]} part" for name in own}
     assert not any(part.space.attributes for part in without.dataset.parts)
     assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
-    write_words(words_file, Words(attributes=dict.fromkeys(names["dtd"], ())))
+    write_descriptions(words_file, Descriptions(attributes=dict.fromkeys(names["dtd"], ())))
     with pytest.raises(UserError, match="no attributes for the class"):
         assemble(parse_recipe(RECIPE, [data, told, "compare=[]"]))
 
 
 def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(words_file: Path, tmp_path: Path) -> None:
     names = scenes(train=0, test=1).space.names
-    write_words(words_file, Words(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",)))
+    write_descriptions(
+        words_file, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
+    )
     told = (
-        f'{{ name = "promptfl", label = "file", words = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
+        f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
     )
     recipe = re.sub(r"compare = \[.*?\n\]", f"compare = [{told}]", RECIPE, flags=re.DOTALL)
     few = ("data.source=scenes", "partition.rule=iid", "partition.clients=1", "method.name=zeroshot")
@@ -159,15 +165,15 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     adapter = load_adapter(tmp_path / "run" / "adapters" / "file")
     assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["dog"] == ("a god part",)
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
-    assert sorted(header["words"]) == ["file", "zeroshot"]
-    write_words(words_file, read_words(words_file).model_copy(update={"conditions": ("y",)}))
+    assert sorted(header["descriptions"]) == ["file", "zeroshot"]
+    write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
     words_file.write_text(words_file.read_text().replace("a god part", "another part"))
-    with pytest.raises(UserError, match="began with another words file"):
+    with pytest.raises(UserError, match="began with another descriptions file"):
         runs.resume(tmp_path / "run")
 
 
-@pytest.mark.parametrize("setting", ["words.attribute=x", 'method.words={attribute="x"}'])
+@pytest.mark.parametrize("setting", ["descriptions.attribute=x", 'method.descriptions={attribute="x"}'])
 def test_an_unknown_key_is_named(setting: str) -> None:
     with pytest.raises(UserError, match=re.escape("has no key 'attribute'; did you mean 'attributes'?")):
         assemble(parse_recipe(RECIPE, [setting]))

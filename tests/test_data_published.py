@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedprompt.data.published import listing as folders
-from fedprompt.data.published.catalog import list_set, named_set, row, rows
+from fedprompt.data.published.catalog import list_set, published_set, row, rows
 from fedprompt.data.published.layouts.split_json import draw
 from fedprompt.data.published.verify import examine
 from fedprompt.errors import UserError
@@ -51,7 +51,7 @@ def test_the_table_has_the_26_sets_and_a_miniature_of_each():
 @pytest.mark.parametrize("name", TREES)
 def test_every_set_reads_its_layout(name, tmp_path, monkeypatch):
     TREES[name](tmp_path)
-    data = named_set(name=name, root=tmp_path, base="all")
+    data = published_set(name=name, root=tmp_path, base="all")
     assert len(set(data.source.files)) == len(data.source.files) or name == "terraincognita"
     assert data.space.kind == row(name).kind == ("multi" if data.targets.ndim > 1 else "single")
     if data.space.kind == "single":
@@ -65,7 +65,7 @@ def test_every_set_reads_its_layout(name, tmp_path, monkeypatch):
     # The order in which a disk lists its folders changes nothing.
     scan = os.scandir
     monkeypatch.setattr(folders.os, "scandir", lambda place: _Backwards(scan(place)))
-    again = named_set(name=name, root=tmp_path, base="all")
+    again = published_set(name=name, root=tmp_path, base="all")
     assert list(again.source.files) == list(data.source.files) and torch.equal(again.targets, data.targets)
     assert again.splits == data.splits
 
@@ -85,7 +85,7 @@ class _Backwards:
 def test_a_set_that_is_not_there_says_where_it_comes_from(name, tmp_path):
     about = row(name)
     with pytest.raises(UserError) as error:
-        named_set(name=name, root=tmp_path)
+        published_set(name=name, root=tmp_path)
     for part in (about.title, about.origin, about.licence, about.tree.splitlines()[0], str(tmp_path)):
         assert part in str(error.value)
 
@@ -100,8 +100,8 @@ def test_a_lost_picture_is_refused_or_left_out(name, tmp_path):
         assert len(listing(name, tmp_path).files) == len(found.files) - 1
         return
     with pytest.raises(UserError, match=r"1 of \d+ listed pictures are not in"):
-        named_set(name=name, root=tmp_path)
-    data = named_set(name=name, root=tmp_path, missing="skip", base="all")
+        published_set(name=name, root=tmp_path)
+    data = published_set(name=name, root=tmp_path, missing="skip", base="all")
     assert lost not in data.source.files and any("left out" in note for note in data.notes)
 
 
@@ -228,7 +228,7 @@ def test_a_subset_has_its_own_candidates(name, tmp_path):
 
 def test_officehome_knows_its_domains_by_any_name_and_sorts_bytewise(tmp_path):
     TREES["officehome"](tmp_path)
-    data = named_set(name="officehome", root=tmp_path, unseen_domains=("real_world",), domain_templates=True)
+    data = published_set(name="officehome", root=tmp_path, unseen_domains=("real_world",), domain_templates=True)
     assert data.space.names == ("Alarm_Clock", "TV", "Table") and data.new == ()
     assert data.seen_domains == ("art", "clipart", "product")
     assert data.examples(torch.tensor([0]), domain="clipart").space.texts()[0] == "a clipart of a Alarm Clock."
@@ -269,7 +269,7 @@ def test_vlcs_reads_numbered_folders_once(tmp_path):
 
 def test_terra_merges_its_annotation_files(tmp_path):
     terra_raw(tmp_path)
-    data = named_set(name="terraincognita", root=tmp_path, unseen_domains=("location_100",))
+    data = published_set(name="terraincognita", root=tmp_path, unseen_domains=("location_100",))
     shown = sorted(
         (file.rpartition("/")[2], domain, data.space.names[label])
         for file, domain, label in zip(data.source.files, data.domains, data.targets.tolist(), strict=True)
@@ -320,7 +320,7 @@ def test_voc_says_what_difficult_means(policy, value, tmp_path):
     assert found.targets[1, found.names.index("cat")] == value
     assert found.splits.count("train") == 6
     assert listing("voc2007", tmp_path, train_list="train").splits.count("train") == 3
-    assert "dining table" in named_set(name="voc2007", root=tmp_path).space.names
+    assert "dining table" in published_set(name="voc2007", root=tmp_path).space.names
 
 
 def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
@@ -360,7 +360,7 @@ def test_coco_sorts_by_id_leaves_crowds_and_keeps_the_empty(tmp_path):
 
 def test_zero_shot_lists_ask_about_unseen_and_about_all(tmp_path):
     TREES["coco_zero_shot"](tmp_path)
-    data = named_set(name="coco_zero_shot", root=tmp_path)
+    data = published_set(name="coco_zero_shot", root=tmp_path)
     assert data.space.names == ("person", "bottle", "tie") and (data.base, data.new) == ((0, 1), (2,))
     assert data.tests == {"zsl": (2,), "gzsl": (0, 1, 2)}
     assert data.targets[0].tolist() == [1, 0, 0]  # tie is no class of the training list
@@ -374,7 +374,7 @@ def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
     assert found.targets.tolist() == [[1, 0], [0, 1], [0, 0], [1, 1], [0, 1], [1, 0]]
     assert listing("nuswide", tmp_path, min_labels=2).splits == ("train", "test", "test")
     (tmp_path / "NUSWIDE/raw/Flickr/actor/Train_1.jpg").unlink()
-    kept = named_set(name="nuswide", root=tmp_path, missing="skip")
+    kept = published_set(name="nuswide", root=tmp_path, missing="skip")
     assert kept.targets.tolist() == [[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]]  # labels stay with their pictures
     text(tmp_path / "NUSWIDE/raw/TrainTestLabels/Labels_animal_Train.txt", ["1"])
     with pytest.raises(UserError, match="by line number"):
@@ -383,7 +383,7 @@ def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
 
 def test_multiscene_adds_what_names_lack(tmp_path):
     TREES["multiscene_clean"](tmp_path)
-    data = named_set(name="multiscene_clean", root=tmp_path)
+    data = published_set(name="multiscene_clean", root=tmp_path)
     assert data.source.files[0] == "images/img_1.jpg" and data.space.names == ("oil field", "Beach")
     assert data.targets[1].tolist() == [0, 0]
 
@@ -419,7 +419,7 @@ def test_an_unknown_option_or_name_is_explained(tmp_path):
 
 def test_counts_other_than_published_are_remarked(tmp_path):
     TREES["dtd"](tmp_path)
-    notes = named_set(name="dtd", root=tmp_path).notes
+    notes = published_set(name="dtd", root=tmp_path).notes
     assert "DTD has 47 classes, but 3 were found." in notes and any(
         "train 6 instead of 2,820" in note for note in notes
     )
@@ -427,7 +427,7 @@ def test_counts_other_than_published_are_remarked(tmp_path):
 
 def test_a_set_for_testing_alone_trains_nobody(tmp_path):
     TREES["dtd"](tmp_path)
-    data = named_set(name="dtd", root=tmp_path, train=False)
+    data = published_set(name="dtd", root=tmp_path, train=False)
     assert not data.trains and data.base == (0, 1, 2) and data.new == ()
 
 
@@ -443,10 +443,10 @@ def test_every_row_explains_itself(name):
 
 def test_wordings_join_templates_and_synonyms(tmp_path):
     TREES["voc2007"](tmp_path)
-    space = named_set(name="voc2007", root=tmp_path, base="all").space
+    space = published_set(name="voc2007", root=tmp_path, base="all").space
     assert space.wordings()[space.names.index("sofa")] == ("a photo of a sofa.", "a photo of a couch.")
     TREES["imagenet"](tmp_path)
-    assert len(named_set(name="imagenet", root=tmp_path).space.wordings()[0]) == 8
+    assert len(published_set(name="imagenet", root=tmp_path).space.wordings()[0]) == 8
 
 
 MOVED = {

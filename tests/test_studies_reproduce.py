@@ -278,7 +278,7 @@ def test_mistakes_at_the_command_line(tmp_path):
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
-    def stop(todo, *, watch):
+    def stop(todo, *, callbacks):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedprompt.studies.sweep.conduct_all", stop)

@@ -1,4 +1,4 @@
-"""The store gives back what was computed, whatever it forgot, within its budget; its files survive tears."""
+"""The cache gives back what was computed, whatever it forgot, within its budget; its files survive tears."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedprompt.clip.disk_cache import RowFile
-from fedprompt.clip.feature_cache import Store
+from fedprompt.clip.feature_cache import FeatureCache
 
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 12), max_size=12)
 
@@ -37,10 +37,10 @@ class Source:
         return compute
 
     def fetch(
-        self, store: Store, keys: list[int] | torch.Tensor, *, source: str = "s", keep: bool = True
+        self, cache: FeatureCache, keys: list[int] | torch.Tensor, *, source: str = "s", keep: bool = True
     ) -> torch.Tensor:
         wanted = torch.as_tensor(keys, dtype=torch.int64)
-        found = store.fetch("kind", source, wanted, self.compute(wanted), keep=keep)
+        found = cache.fetch("kind", source, wanted, self.compute(wanted), keep=keep)
         assert torch.equal(found, self.rows(wanted) if len(wanted) else torch.empty(0, self.width))
         return found
 
@@ -56,55 +56,55 @@ class WideSource(Source):
 def test_rows_are_right_whatever_is_asked_forgotten_or_does_not_fit(
     requests: list[list[int]], budget: int, seed: int
 ) -> None:
-    store, source = Store(memory_bytes=budget), WideSource()
+    cache, source = FeatureCache(memory_bytes=budget), WideSource()
     generator = torch.Generator().manual_seed(seed)
     for number, keys in enumerate(requests):
-        source.fetch(store, keys, source=str(number % 2))
-        assert store.used_bytes <= budget
+        source.fetch(cache, keys, source=str(number % 2))
+        assert cache.used_bytes <= budget
         if number % 3 == 2:
-            store.forget(0.5, generator)
+            cache.forget(0.5, generator)
 
 
 def test_each_unknown_key_is_computed_once_in_the_order_asked() -> None:
-    store, source = Store(), WideSource()
-    source.fetch(store, [5, 3, 5])
-    source.fetch(store, [3, 9, 5, 9, -1])
+    cache, source = FeatureCache(), WideSource()
+    source.fetch(cache, [5, 3, 5])
+    source.fetch(cache, [3, 9, 5, 9, -1])
     assert source.computed == [5, 3, 9, -1]
 
 
 def test_rows_on_the_way_are_not_kept_unless_put() -> None:
-    store, source = Store(), WideSource()
-    source.fetch(store, [1, 2], keep=False)
-    store.put("kind", "s", torch.tensor([2]), source.rows(torch.tensor([2])))
-    source.fetch(store, [1, 2])
+    cache, source = FeatureCache(), WideSource()
+    source.fetch(cache, [1, 2], keep=False)
+    cache.put("kind", "s", torch.tensor([2]), source.rows(torch.tensor([2])))
+    source.fetch(cache, [1, 2])
     assert source.computed == [1, 2, 1]
 
 
 def test_no_memory_remembers_nothing_and_clear_forgets_everything() -> None:
-    off, on, source = Store(memory_bytes=0), Store(), WideSource()
-    for store in (off, on):
-        source.fetch(store, [1])
-        store.clear()
-        source.fetch(store, [1])
+    off, on, source = FeatureCache(memory_bytes=0), FeatureCache(), WideSource()
+    for cache in (off, on):
+        source.fetch(cache, [1])
+        cache.clear()
+        source.fetch(cache, [1])
         assert on.used_bytes <= on.memory_bytes and off.used_bytes == 0
     assert source.computed == [1, 1, 1, 1]
 
 
 def test_a_loop_over_more_rows_than_fit_still_finds_most_of_those_that_do() -> None:
-    store, source = Store(memory_bytes=100 * 400), WideSource(100)
+    cache, source = FeatureCache(memory_bytes=100 * 400), WideSource(100)
     for _ in range(20):
         for keys in torch.arange(200).split(8):
-            source.fetch(store, keys)
+            source.fetch(cache, keys)
     found = 1 - len(source.computed) / (20 * 200)
     assert 0.3 < found <= 0.5
 
 
 def test_rows_on_disk_are_found_by_the_next_process(tmp_path: Path) -> None:
-    first, source = Store(folder=tmp_path), WideSource()
+    first, source = FeatureCache(folder=tmp_path), WideSource()
     source.fetch(first, [1, 2, 3])
     source.fetch(first, [4], source="another")
     first.close()
-    second = Store(memory_bytes=0, folder=tmp_path)
+    second = FeatureCache(memory_bytes=0, folder=tmp_path)
     source.fetch(second, [3, 7, 1])
     source.fetch(second, [4], source="another")
     source.fetch(second, [4])
@@ -112,9 +112,9 @@ def test_rows_on_disk_are_found_by_the_next_process(tmp_path: Path) -> None:
 
 
 def test_a_second_writer_only_reads(tmp_path: Path) -> None:
-    first, source = Store(folder=tmp_path), WideSource()
+    first, source = FeatureCache(folder=tmp_path), WideSource()
     source.fetch(first, [1, 2])
-    second = Store(memory_bytes=0, folder=tmp_path)
+    second = FeatureCache(memory_bytes=0, folder=tmp_path)
     source.fetch(second, [2, 3])
     source.fetch(second, [3])
     source.fetch(first, [3])
@@ -124,17 +124,17 @@ def test_a_second_writer_only_reads(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".rows", ".keys"])
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
 def test_a_torn_file_costs_only_the_rows_in_it(tmp_path: Path, ending: str, keep: float) -> None:
-    store, source = Store(folder=tmp_path), WideSource(50)
-    source.fetch(store, list(range(20)))
-    store.close()
+    cache, source = FeatureCache(folder=tmp_path), WideSource(50)
+    source.fetch(cache, list(range(20)))
+    cache.close()
     (torn,) = tmp_path.glob(f"*{ending}")
     content = torn.read_bytes()
     torn.write_bytes(content[: int(len(content) * keep)])
     source.computed.clear()
     for lost in (True, False):  # what was lost is written again, over the tear
-        store = Store(folder=tmp_path)
-        source.fetch(store, list(range(20)))
-        store.close()
+        cache = FeatureCache(folder=tmp_path)
+        source.fetch(cache, list(range(20)))
+        cache.close()
         assert 0 < len(source.computed) <= 20
         if lost:
             computed = len(source.computed)
@@ -147,17 +147,17 @@ def test_a_torn_file_costs_only_the_rows_in_it(tmp_path: Path, ending: str, keep
 def test_a_damaged_byte_never_gives_a_wrong_row(
     tmp_path_factory: pytest.TempPathFactory, ending: str, position: int, value: int
 ) -> None:
-    folder, source = tmp_path_factory.mktemp("store"), WideSource(10)
-    store = Store(folder=folder)
-    source.fetch(store, list(range(5)))
-    store.close()
+    folder, source = tmp_path_factory.mktemp("cache"), WideSource(10)
+    cache = FeatureCache(folder=folder)
+    source.fetch(cache, list(range(5)))
+    cache.close()
     (damaged,) = folder.glob(f"*{ending}")
     content = bytearray(damaged.read_bytes())
     content[position % len(content)] = value
     damaged.write_bytes(content)
-    store = Store(memory_bytes=0, folder=folder)
-    source.fetch(store, list(range(5)))
-    store.close()
+    cache = FeatureCache(memory_bytes=0, folder=folder)
+    source.fetch(cache, list(range(5)))
+    cache.close()
 
 
 def test_a_full_disk_ends_the_writing_and_not_the_run(
@@ -166,13 +166,13 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    store, source = Store(memory_bytes=0, folder=tmp_path), WideSource()
-    source.fetch(store, [1])
+    cache, source = FeatureCache(memory_bytes=0, folder=tmp_path), WideSource()
+    source.fetch(cache, [1])
     monkeypatch.setattr(RowFile, "write", full)
     with caplog.at_level(logging.WARNING):
-        source.fetch(store, [2])
-        source.fetch(store, [3])
-    source.fetch(store, [1, 2])
+        source.fetch(cache, [2])
+        source.fetch(cache, [3])
+    source.fetch(cache, [1, 2])
     assert source.computed == [1, 2, 3, 2]
     assert len(caplog.records) == 1
 
@@ -197,18 +197,18 @@ def test_a_short_write_is_a_full_disk(tmp_path: Path) -> None:
 def test_the_disk_budget_is_kept_across_processes(tmp_path: Path) -> None:
     source = WideSource(256)
     for _ in range(2):
-        store = Store(folder=tmp_path, disk_bytes=5_000)
+        cache = FeatureCache(folder=tmp_path, disk_bytes=5_000)
         for key in range(10):
-            source.fetch(store, [key])
-        store.close()
+            source.fetch(cache, [key])
+        cache.close()
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 5_000
     assert len(source.computed) == 10 + 6
 
 
 def test_a_folder_that_cannot_be_made_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("in the way")
-    store, source = Store(folder=tmp_path / "file" / "store"), WideSource()
-    source.fetch(store, [1, 2])
-    source.fetch(store, [2])
+    cache, source = FeatureCache(folder=tmp_path / "file" / "cache"), WideSource()
+    source.fetch(cache, [1, 2])
+    source.fetch(cache, [2])
     assert source.computed == [1, 2]
     assert "are not kept" in caplog.text

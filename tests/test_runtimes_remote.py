@@ -1,4 +1,4 @@
-"""The remote transport over a mailbox in memory: what sites may send, and what a round does when they do not."""
+"""The remote transport over a channel in memory: what sites may send, and what a round does when they do not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedprompt.errors import UserError
 from fedprompt.federated.rounds import federate
 from fedprompt.federated.screening import check_raw
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Parcel, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Payload, Raw
 from fedprompt.runtimes.remote import Remote, Terms
 from fedprompt.runtimes.tensor_codec import decode, decode_change, encode, encode_change
 from toys import Toy
@@ -23,24 +23,24 @@ SITES = ("east", "north", "south")
 SHARED = {"bias": torch.zeros(4), "matrix": torch.ones(4, 6)}
 
 
-def good(parcel: Parcel) -> Parcel:
+def good(payload: Payload) -> Payload:
     """Adds one to everything."""
-    shared = decode(parcel.tensors)
-    tensors = encode_change({name: tensor + 1 for name, tensor in shared.items()}, shared, parcel.words["upload"])
-    return Parcel(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": 0.25}, tensors)
+    shared = decode(payload.tensors)
+    tensors = encode_change({name: tensor + 1 for name, tensor in shared.items()}, shared, payload.fields["upload"])
+    return Payload(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": 0.25}, tensors)
 
 
 class Post:
     """Answers at once; `faults[site]` changes what a site says."""
 
-    def __init__(self, **faults: Callable[[Parcel], Parcel | str]) -> None:
+    def __init__(self, **faults: Callable[[Payload], Payload | str]) -> None:
         self.faults, self.asked = faults, []
 
-    def ask(self, parcels: Mapping[str, Parcel], *, deadline: float) -> dict[str, Parcel | str]:
-        self.asked.append(dict(parcels))
-        answers: dict[str, Parcel | str] = {}
-        for name, parcel in parcels.items():
-            answer = good(parcel)
+    def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
+        self.asked.append(dict(payloads))
+        answers: dict[str, Payload | str] = {}
+        for name, payload in payloads.items():
+            answer = good(payload)
             answers[name] = self.faults[name](answer) if name in self.faults else answer
         return answers
 
@@ -49,18 +49,18 @@ def remote(post: Post, **terms: object) -> Remote:
     return Remote(Toy(), post, Terms(SITES, **terms), {"run": "r", "trial": "t"})
 
 
-def reworded(**words: object) -> Callable[[Parcel], Parcel]:
-    return lambda parcel: replace(parcel, words={**parcel.words, **words})
+def reworded(**fields: object) -> Callable[[Payload], Payload]:
+    return lambda payload: replace(payload, fields={**payload.fields, **fields})
 
 
-def retensored(change: Callable[[Raw], Raw]) -> Callable[[Parcel], Parcel]:
-    return lambda parcel: replace(parcel, tensors={**parcel.tensors, "bias": change(parcel.tensors["bias"])})
+def retensored(change: Callable[[Raw], Raw]) -> Callable[[Payload], Payload]:
+    return lambda payload: replace(payload, tensors={**payload.tensors, "bias": change(payload.tensors["bias"])})
 
 
-BAD: dict[str, Callable[[Parcel], Parcel | str]] = {
+BAD: dict[str, Callable[[Payload], Payload | str]] = {
     "silent": lambda _: "did not answer.",
-    "failed": lambda _: Parcel(FAILED, {"reason": "OSError"}),
-    "extra": lambda parcel: replace(parcel, tensors={"other": parcel.tensors["bias"]}),
+    "failed": lambda _: Payload(FAILED, {"reason": "OSError"}),
+    "extra": lambda payload: replace(payload, tensors={"other": payload.tensors["bias"]}),
     "short": retensored(lambda raw: replace(raw, data=raw.data[:-1])),
     "long": retensored(lambda raw: replace(raw, data=raw.data * 1000)),
     "shape": retensored(lambda raw: replace(raw, shape=(2, 2))),
@@ -69,12 +69,12 @@ BAD: dict[str, Callable[[Parcel], Parcel | str]] = {
     "infinite": retensored(lambda raw: replace(raw, data=b"\x00\x00\x80\x7f" * 4)),
     "no pictures": reworded(num_examples=0),
     "too many": reworded(num_examples=10**12),
-    "words": reworded(num_examples="4"),
+    "fields": reworded(num_examples="4"),
     "true": reworded(num_examples=True),
     "loss": reworded(loss=float("nan")),
     "none": reworded(loss=None),
     "score": reworded(validation={"a": 1}),
-    "kind": lambda parcel: replace(parcel, kind="x" * 10_000),
+    "kind": lambda payload: replace(payload, kind="x" * 10_000),
 }
 
 
@@ -132,37 +132,37 @@ def test_sites_are_told_which_of_their_rounds_counted() -> None:
     transport.train(2, SHARED, [0, 1])
     post.faults.clear()
     transport.train(3, SHARED, [0, 1, 2])
-    since = {name: parcel.words["since"] for name, parcel in post.asked[-1].items()}
+    since = {name: payload.fields["since"] for name, payload in post.asked[-1].items()}
     assert since == {"east": 1, "north": 2, "south": 0}
 
 
 def test_scores_come_from_those_who_have_them() -> None:
     score = {"num_examples": 9, "figures": {"accuracy": 0.5, "macro_f1": None}, "per_class": [None, 1.0]}
-    words = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"figures": "much"}}}
-    post = Post(**{name: lambda _, said=said: Parcel(DONE, said) for name, said in words.items()})
+    fields = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"figures": "much"}}}
+    post = Post(**{name: lambda _, said=said: Payload(DONE, said) for name, said in fields.items()})
     found = remote(post).evaluate(2, SHARED, range(3))
     assert [one.name for one in found] == ["east"] and found[0].figures["accuracy"] == 0.5
-    assert all(parcel.kind == EVALUATE for parcel in post.asked[-1].values())
+    assert all(payload.kind == EVALUATE for payload in post.asked[-1].values())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.float64])
 def test_tensors_travel_exactly(dtype: torch.dtype) -> None:
     state = {"é/x": torch.arange(6, dtype=dtype).reshape(2, 3).T, "scalar": torch.tensor(3, dtype=dtype)}
     state["empty"] = torch.empty(0, 2, dtype=dtype)
-    parcel = Parcel.from_bytes(Parcel("train", {"a": [1, None]}, encode(state)).to_bytes())
-    assert parcel.words == {"a": [1, None]}
-    assert all(torch.equal(tensor, state[name]) for name, tensor in decode(parcel.tensors).items())
+    payload = Payload.from_bytes(Payload("train", {"a": [1, None]}, encode(state)).to_bytes())
+    assert payload.fields == {"a": [1, None]}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in decode(payload.tensors).items())
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_frame_is_refused_in_a_sentence(data: st.DataObject) -> None:
-    content = bytearray(Parcel("train", {"a": 1}, {"x": Raw("float32", (2,), b"12345678")}).to_bytes())
+    content = bytearray(Payload("train", {"a": 1}, {"x": Raw("float32", (2,), b"12345678")}).to_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(content)))
     for damaged in (bytes(content), bytes(content[:cut])):
         try:
-            json.dumps(Parcel.from_bytes(damaged).words)
+            json.dumps(Payload.from_bytes(damaged).fields)
         except UserError as refusal:
             assert "restart" in str(refusal)

@@ -28,7 +28,7 @@ TRAIN, TEST = 6, 3  # pictures of a class
 RECIPE = """
 name = "sifted"
 [data]
-source = "folder"
+source = "image_folder"
 path = "{path}"
 base = "all"
 [partition]
@@ -160,7 +160,7 @@ def lines(run: Path, *events: str) -> list[dict]:
     return [{key: one[key] for key in one if key != "seconds"} for one in found if one["event"] in events]
 
 
-class Impatient(runs.Watch):
+class Impatient(runs.RunCallbacks):
     def __init__(self) -> None:
         self.warned: list[str] = []
 
@@ -178,7 +178,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     whole, stopped, watch = tmp_path / "whole", tmp_path / "stopped", Impatient()
     page = runs.start(recipe(folder), whole).read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
-        runs.start(recipe(folder), stopped, watch=watch)
+        runs.start(recipe(folder), stopped, callbacks=watch)
     assert "2 picture(s) cannot be read and are left out" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)

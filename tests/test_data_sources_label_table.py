@@ -60,10 +60,10 @@ def test_words_beside_the_table_are_read(tmp_path):
     text = "image,dog,cat\n0.ppm,1,0\n1.ppm,0,1\n"
     (tmp_path / "attributes.json").write_text('{"dog": ["four legs"]}')
     conditions = tmp_path / "conditions.json"
-    conditions.write_text('{"fedprompt_words": 1, "conditions": ["light", "size "]}')
+    conditions.write_text('{"fedprompt_descriptions": 1, "conditions": ["light", "size "]}')
     space = table(tmp_path, text).space
     assert space.attributes == {"dog": ("four legs",)} and space.conditions == ("light", "size")
-    conditions.write_text('{"fedprompt_words": 1}')
+    conditions.write_text('{"fedprompt_descriptions": 1}')
     with pytest.raises(UserError, match="has no conditions"):
         table(tmp_path, text)
     conditions.unlink()

@@ -8,7 +8,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import by_domain, class_chunks
 from fedprompt.data.sources.suite import join, suite
 from fedprompt.errors import UserError
-from fedprompt.experiments.test_sets import questions
+from fedprompt.experiments.test_sets import make_test_sets
 from trees import TREES
 
 # Classes of the nine sets of base-to-new and the clients that FedTPG's protocol makes of them: total and last size.
@@ -95,7 +95,7 @@ def test_a_joined_set_answers_with_its_parts():
     assert [shard.name for shard in partition.shards] == ["a-0", "a-1", "b-0"]
     found = joined.examples(torch.tensor(partition.shards[2].rows), partition.shards[2].classes)
     assert found.space.names == ("b 0",) and found.images.rows == (0,) and found.targets.tolist() == [0]
-    asked = [(question.split, question.part, question.examples.space.names) for question in questions(joined)]
+    asked = [(question.split, question.part, question.examples.space.names) for question in make_test_sets(joined)]
     assert asked == [
         ("base", "a", ("a 0", "a 1")),
         ("new", "a", ("a 2",)),
@@ -112,7 +112,7 @@ def test_a_suite_reads_sets_and_targets(tmp_path):
         TREES[name](tmp_path)
     joined = suite(root=tmp_path, sets=("dtd",), targets=("eurosat", "imagenet_a"))
     assert [part.trains for part in joined.parts] == [True, False, False]
-    assert {question.split for question in questions(joined)} == {"base", "new", "unseen"}
+    assert {question.split for question in make_test_sets(joined)} == {"base", "new", "unseen"}
     assert joined.source.open(len(joined.source) - 1).mode == "RGB" and len(joined.source.fingerprint) == 32
     with pytest.raises(UserError, match="different data sets"):
         suite(root=tmp_path, sets=("dtd",), targets=("dtd",))

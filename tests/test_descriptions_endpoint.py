@@ -10,7 +10,7 @@ import pytest
 
 from chatserver import Reply, chat_server, listed
 from fedprompt.descriptions.endpoint import ChatServer, Message, Passing, Request, checked_url
-from fedprompt.descriptions.requests import Correspondence, Pace
+from fedprompt.descriptions.requests import LlmClient, RateLimit
 from fedprompt.descriptions.transcript import Exchanges
 from fedprompt.errors import UserError
 
@@ -18,14 +18,16 @@ QUESTION = Request((Message("system", "be brief"), Message("user", "hello")), "a
 GOOD = Reply(listed("attributes", "four legs"))
 
 
-def ask(script: Any, tmp_path: Path, *, pace: Pace = Pace(), timeout: float = 5.0) -> tuple[Any, Any, list[float]]:  # noqa: B008
+def ask(
+    script: Any, tmp_path: Path, *, pace: RateLimit = RateLimit(), timeout: float = 5.0
+) -> tuple[Any, Any, list[float]]:
     """The outcome of one question, the server that was asked, and the seconds slept between attempts."""
     slept: list[float] = []
     with chat_server(script) as chat, Exchanges(tmp_path / "x.jsonl") as exchanges:
         endpoint = ChatServer(chat.url, "toy", timeout=timeout)
         outcome: Any
         try:
-            outcome = Correspondence(endpoint, exchanges, pace=pace, sleep=slept.append).ask(QUESTION)
+            outcome = LlmClient(endpoint, exchanges, pace=pace, sleep=slept.append).ask(QUESTION)
         except UserError as error:
             outcome = error
     return outcome, chat, slept
@@ -70,7 +72,7 @@ def test_a_fault_that_passes_is_waited_out(fault: str, tmp_path: Path) -> None:
 
 
 def test_attempts_are_bounded_and_waits_grow(tmp_path: Path) -> None:
-    error, chat, slept = ask(lambda question, number: FAULTS["status"], tmp_path, pace=Pace(attempts=4))
+    error, chat, slept = ask(lambda question, number: FAULTS["status"], tmp_path, pace=RateLimit(attempts=4))
     assert len(chat.asked) == 4 and len(slept) == 3
     assert all(0.5 * 2**n <= wait <= 1.5 * 2**n for n, wait in enumerate(slept))
     assert "gave no answer in 4 attempts (the last: status 503 (busy))" in str(error) and "same command" in str(error)
@@ -178,7 +180,7 @@ def test_questions_at_once_are_capped_and_answers_keep_their_order(tmp_path: Pat
         return Reply(question["messages"][0]["content"], delay=0.02 * (number % 3))
 
     with chat_server(script) as chat, Exchanges(tmp_path / "x.jsonl") as exchanges:
-        letters = Correspondence(ChatServer(chat.url, "toy"), exchanges, pace=Pace(concurrent=3))
+        letters = LlmClient(ChatServer(chat.url, "toy"), exchanges, pace=RateLimit(concurrent=3))
         seen: list[tuple[int, int]] = []
         found = letters.each(
             lambda word: letters.ask(Request((Message("user", word),), "x")).text,
@@ -194,7 +196,7 @@ def test_one_failure_stops_the_rest_and_keeps_what_is_answered(tmp_path: Path) -
         return Reply(status=401, body="") if number == 3 else GOOD
 
     with chat_server(script) as chat, Exchanges(tmp_path / "x.jsonl") as exchanges:
-        letters = Correspondence(ChatServer(chat.url, "toy"), exchanges, pace=Pace(concurrent=1))
+        letters = LlmClient(ChatServer(chat.url, "toy"), exchanges, pace=RateLimit(concurrent=1))
         words = [f"word {n}" for n in range(50)]
         with pytest.raises(UserError, match="status 401"):
             letters.each(lambda word: letters.ask(Request((Message("user", word),), "x")), words, lambda *_: None)
@@ -209,8 +211,8 @@ def test_a_rate_is_kept(tmp_path: Path) -> None:
         now[0] += seconds
 
     with chat_server(lambda question, number: GOOD) as chat, Exchanges(tmp_path / "x.jsonl") as exchanges:
-        pace = Pace(per_minute=30)
-        letters = Correspondence(ChatServer(chat.url, "toy"), exchanges, pace=pace, sleep=sleep, clock=lambda: now[0])
+        pace = RateLimit(per_minute=30)
+        letters = LlmClient(ChatServer(chat.url, "toy"), exchanges, pace=pace, sleep=sleep, clock=lambda: now[0])
         for number in range(4):
             letters.ask(Request((Message("user", str(number)),), "x"))
     assert slept == [2.0, 2.0, 2.0]

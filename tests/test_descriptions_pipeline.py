@@ -21,17 +21,17 @@ from typer.testing import CliRunner
 from chatserver import Chat, Reply, asked_class, chat_server, listed
 from fedprompt.cli.main import app
 from fedprompt.clip.model import Clip
-from fedprompt.data.descriptions import Scene, Words, read_words
+from fedprompt.data.descriptions import Descriptions, Scene, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import statistics as measure
 from fedprompt.descriptions.conditions import Plan, portions
-from fedprompt.descriptions.edits import generated, write_words
+from fedprompt.descriptions.edits import generated, write_descriptions
 from fedprompt.descriptions.endpoint import ChatServer
 from fedprompt.descriptions.label_combinations import co_occurrence, combinations
 from fedprompt.descriptions.pipeline import Job, Made, make_attributes, make_conditions, read_names
-from fedprompt.descriptions.requests import Pace
+from fedprompt.descriptions.requests import RateLimit
 from fedprompt.descriptions.review import markdown, review, write_pages
-from fedprompt.descriptions.validated_query import Wish
+from fedprompt.descriptions.validated_query import GenerationSettings
 from fedprompt.errors import UserError
 
 NAMES = ("dog", "cat", "car")
@@ -44,24 +44,24 @@ def answers(question: dict[str, Any], number: int) -> Reply:
 
 
 def make(out: Path, script: Script, names: tuple[str, ...] = NAMES, **wish: Any) -> tuple[Made | None, Chat]:
-    pace = Pace(first_wait=0.001, concurrent=1)
+    pace = RateLimit(first_wait=0.001, concurrent=1)
     with chat_server(script) as chat:
         job = Job(out, ChatServer(chat.url, "toy"), pace)
-        return make_attributes(names, job, Wish(**{"count": 2, **wish})), chat
+        return make_attributes(names, job, GenerationSettings(**{"count": 2, **wish})), chat
 
 
 def test_names_become_attributes_that_classes_share(tmp_path: Path) -> None:
     made, chat = make(tmp_path / "a.json", answers)
-    assert made and made.words == read_words(tmp_path / "a.json") and not made.complaints
-    assert made.words.attributes == {
+    assert made and made.descriptions == read_descriptions(tmp_path / "a.json") and not made.complaints
+    assert made.descriptions.attributes == {
         "dog": ("four legs", "fur"),
         "cat": ("four legs", "whiskers"),
         "car": ("four wheels", "is shiny"),
     }
-    assert made.words.provenance.model == "toy" and made.words.provenance.parameters["count"] == 2
+    assert made.descriptions.provenance.model == "toy" and made.descriptions.provenance.parameters["count"] == 2
     assert len(chat.asked) == 3
     again, chat = make(tmp_path / "a.json", answers)
-    assert again and again.words == made.words and not chat.asked
+    assert again and again.descriptions == made.descriptions and not chat.asked
 
 
 BAD = {
@@ -83,22 +83,22 @@ def test_a_bad_answer_is_repaired_with_its_reason(bad: str, tmp_path: Path) -> N
         return Reply(BAD[bad]) if len(question["messages"]) == 4 else Reply(listed("attributes", "four legs", "fur"))
 
     made, chat = make(tmp_path / "a.json", script, ("dog",))
-    assert made and made.words.attributes == {"dog": ("four legs", "fur")}
+    assert made and made.descriptions.attributes == {"dog": ("four legs", "fur")}
     told = chat.asked[1]["messages"][-1]["content"]
     assert re.match(r"Only [01] of 2 attributes can be used: \S", told)
 
 
 def test_a_half_answer_counts_for_what_is_whole(tmp_path: Path) -> None:
     made, chat = make(tmp_path / "a.json", lambda *_: Reply('{"attributes": ["four legs", "fur", "a ta'), ("dog",))
-    assert made and made.words.attributes == {"dog": ("four legs", "fur")} and len(chat.asked) == 1
+    assert made and made.descriptions.attributes == {"dog": ("four legs", "fur")} and len(chat.asked) == 1
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_repairs_are_bounded_and_the_class_is_flagged(bad: str, tmp_path: Path) -> None:
     made, chat = make(tmp_path / "a.json", lambda *_: Reply(BAD[bad]), ("dog",), repairs=1)
     assert made and len(chat.asked) == 2 and made.complaints["dog"]
-    if not made.words.attributes["dog"]:
-        assert any(f.entry == "dog" and "no attributes" in f.text for f in review(made.words, title="x").flags)
+    if not made.descriptions.attributes["dog"]:
+        assert any(f.entry == "dog" and "no attributes" in f.text for f in review(made.descriptions, title="x").flags)
 
 
 INJECTIONS = (
@@ -125,7 +125,7 @@ def test_an_injection_in_a_class_name_stays_data(name: str, tmp_path: Path) -> N
     assert made and len(chat.asked) == 2
     lines = chat.asked[0]["messages"][3]["content"].splitlines()
     assert len(lines) == 6 and lines[0].startswith("List 9 visual attributes that are typical of the class ")
-    for page in write_pages(tmp_path / "a.json", review(made.words, title=name)):
+    for page in write_pages(tmp_path / "a.json", review(made.descriptions, title=name)):
         text = page.read_text()
         assert "<script>" not in text.lower() and "<img" not in text and "49" not in text.replace("sk-12345", "")
     assert not re.search(r"(?<!\\)\]\(", (tmp_path / "a.md").read_text())
@@ -153,7 +153,7 @@ def test_stopped_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
         make(dead, lambda q, n: script(q, n) if n < 8 else Reply(status=500), names)
     assert not dead.exists()
     made, chat = make(dead, script, names)
-    assert made and whole and made.words == whole.words and len(chat.asked) == 12
+    assert made and whole and made.descriptions == whole.descriptions and len(chat.asked) == 12
     assert dead.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
@@ -162,15 +162,15 @@ def test_a_hand_edit_is_neither_asked_about_nor_lost(tmp_path: Path) -> None:
     make(out, answers)
     out.write_text(out.read_text().replace('"fur"', '"soft fur"'))
     with chat_server(answers) as chat:
-        job = Job(out, ChatServer(chat.url, "other model"), Pace(first_wait=0.001))
-        made = make_attributes(NAMES, job, Wish(count=2))
-        assert made and made.kept == ("dog",) and made.words.attributes["dog"] == ("four legs", "soft fur")
+        job = Job(out, ChatServer(chat.url, "other model"), RateLimit(first_wait=0.001))
+        made = make_attributes(NAMES, job, GenerationSettings(count=2))
+        assert made and made.kept == ("dog",) and made.descriptions.attributes["dog"] == ("four legs", "soft fur")
         assert sorted(asked_class(question) for question in chat.asked) == ["car", "cat"]
-        made = make_attributes(NAMES, Job(out, job.endpoint, job.pace, overwrite=True), Wish(count=2))
-        assert made and made.words.attributes["dog"] == ("four legs", "fur")
+        made = make_attributes(NAMES, Job(out, job.endpoint, job.pace, overwrite=True), GenerationSettings(count=2))
+        assert made and made.descriptions.attributes["dog"] == ("four legs", "fur")
 
 
-@pytest.mark.parametrize("name", ["words.md", "words.html", "words"])
+@pytest.mark.parametrize("name", ["descriptions.md", "words.html", "words"])
 def test_a_file_that_its_pages_would_overwrite_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ends in \.json"):
         make(tmp_path / name, answers)
@@ -181,7 +181,7 @@ def test_an_estimate_comes_before_the_first_question_and_may_end_it(tmp_path: Pa
     found = []
     with chat_server(answers) as chat:
         job = Job(tmp_path / "a.json", ChatServer(chat.url, "toy"), agree=lambda e: bool(found.append(e)))
-        assert make_attributes(NAMES, job, Wish(count=2)) is None and not chat.asked
+        assert make_attributes(NAMES, job, GenerationSettings(count=2)) is None and not chat.asked
     (estimate,) = found
     assert estimate.questions == 3 and estimate.tokens_out == 1200 and 600 < estimate.tokens_in < 2400
     assert "at most 0.01 at your prices" in estimate.sentence(1.0, 10.0)
@@ -202,23 +202,25 @@ def scenes(question: dict[str, Any], number: int) -> Reply:
 
 def make_scenes(out: Path, script: Script, *, count: int = 3, **plan: Any) -> tuple[Made | None, Chat]:
     with chat_server(script) as chat:
-        job = Job(out, ChatServer(chat.url, "toy"), Pace(first_wait=0.001, concurrent=1))
-        return make_conditions(SCENE_NAMES, PAIRS, job, Plan(wish=Wish(count), **{"sentences": 2, **plan})), chat
+        job = Job(out, ChatServer(chat.url, "toy"), RateLimit(first_wait=0.001, concurrent=1))
+        return make_conditions(
+            SCENE_NAMES, PAIRS, job, Plan(wish=GenerationSettings(count), **{"sentences": 2, **plan})
+        ), chat
 
 
 def test_scenes_become_conditions_and_are_kept(tmp_path: Path) -> None:
     made, chat = make_scenes(tmp_path / "c.json", scenes)
-    assert made and made.words.conditions == ("background", "spatial layout", "lighting") and not made.complaints
-    assert [scene.labels for scene in made.words.scenes] == [("cat", "chair"), ("sea", "boat")]
-    assert made.words.scenes[0].sentences == ("It is scene 0 here", "They rest in the sun")
+    assert made and made.descriptions.conditions == ("background", "spatial layout", "lighting") and not made.complaints
+    assert [scene.labels for scene in made.descriptions.scenes] == [("cat", "chair"), ("sea", "boat")]
+    assert made.descriptions.scenes[0].sentences == ("It is scene 0 here", "They rest in the sun")
     assert len(chat.asked) == 3 and '"cat" and "chair"' in chat.asked[0]["messages"][1]["content"]
     again, chat = make_scenes(tmp_path / "c.json", scenes)
-    assert again and again.words == made.words and not chat.asked
+    assert again and again.descriptions == made.descriptions and not chat.asked
 
 
 def test_conditions_that_name_things_or_overlap_are_asked_again(tmp_path: Path) -> None:
     made, chat = make_scenes(tmp_path / "c.json", scenes, count=6)
-    assert made and made.words.conditions == ("background", "spatial layout", "lighting", "object scale")
+    assert made and made.descriptions.conditions == ("background", "spatial layout", "lighting", "object scale")
     told = chat.asked[3]["messages"][-1]["content"]
     assert "names the thing 'cat'" in told and "overlaps 'background'" in told and len(chat.asked) == 5
     assert made.complaints["conditions"]
@@ -232,13 +234,15 @@ def test_more_sentences_than_fit_are_distilled_in_parts(tmp_path: Path) -> None:
 
     made, chat = make_scenes(tmp_path / "c.json", script, sentences=9, budget=1000)
     forms = [question["messages"][1]["content"].split()[1] for question in chat.asked]
-    assert made and forms == ["photo"] * 2 + ["sentences"] * 3 + ["conditions"] and len(made.words.conditions) == 3
+    assert (
+        made and forms == ["photo"] * 2 + ["sentences"] * 3 + ["conditions"] and len(made.descriptions.conditions) == 3
+    )
 
 
 def test_a_model_that_writes_no_scene_is_told_of(tmp_path: Path) -> None:
     made, _ = make_scenes(tmp_path / "c.json", lambda *_: Reply("As an AI I cannot do that."))
-    assert made and not made.words.conditions and made.complaints["conditions"] == ("no scene was written",)
-    assert [flag.entry for flag in review(made.words, title="x").flags] == ["conditions"]
+    assert made and not made.descriptions.conditions and made.complaints["conditions"] == ("no scene was written",)
+    assert [flag.entry for flag in review(made.descriptions, title="x").flags] == ["conditions"]
 
 
 def test_conditions_edited_by_hand_stay_and_nothing_is_asked(tmp_path: Path) -> None:
@@ -247,13 +251,13 @@ def test_conditions_edited_by_hand_stay_and_nothing_is_asked(tmp_path: Path) -> 
     out.write_text(out.read_text().replace('"lighting"', '"weather"'))
     made, chat = make_scenes(out, scenes, count=2)
     assert made and made.kept == ("the conditions",) and not chat.asked
-    assert read_words(out).conditions == ("background", "spatial layout", "weather")
+    assert read_descriptions(out).conditions == ("background", "spatial layout", "weather")
 
 
 @pytest.mark.parametrize(("count", "budget"), [(5, 999), (20, 1999)])
 def test_parts_that_could_not_shrink_are_refused(count: int, budget: int) -> None:
     with pytest.raises(UserError, match="needs room for"):
-        Plan(budget=budget, wish=Wish(count))
+        Plan(budget=budget, wish=GenerationSettings(count))
 
 
 def test_merging_ends_whatever_a_model_invents(tmp_path: Path) -> None:
@@ -264,12 +268,12 @@ def test_merging_ends_whatever_a_model_invents(tmp_path: Path) -> None:
         return Reply(listed("conditions", *(f"{3 * one}{number} {9 * one}{number}{7 * one}" for one in letters)))
 
     made, chat = make_scenes(tmp_path / "c.json", script, count=20, sentences=20, budget=2000)
-    assert made and len(made.words.conditions) == 20 and len(chat.asked) < 20
+    assert made and len(made.descriptions.conditions) == 20 and len(chat.asked) < 20
 
 
 def test_a_file_with_other_words_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "w.json"
-    write_words(out, Words(attributes={"cat": ("fur",)}))
+    write_descriptions(out, Descriptions(attributes={"cat": ("fur",)}))
     with pytest.raises(UserError, match="holds attributes"):
         make_scenes(out, scenes)
 
@@ -328,7 +332,7 @@ def test_separation_before_and_after(tiny_clip: Clip) -> None:
 
 def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
     words = generated(
-        Words(
+        Descriptions(
             attributes={
                 "dog": ("four legs", "a dog's tail"),
                 "cat": ("fur", "has fur"),
@@ -361,7 +365,7 @@ def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
 
 def test_pairs_that_a_backbone_confuses_are_one_flag_an_entry() -> None:
     pairs = [("a", f"b{number}", 1.0) for number in range(5)]
-    words = Words(attributes={"dog": ("a",), "conditions": ("a",)}, conditions=("a",))
+    words = Descriptions(attributes={"dog": ("a",), "conditions": ("a",)}, conditions=("a",))
     found = review(words, title="x", overlaps=lambda phrases: pairs)
     assert [flag.entry for flag in found.flags if "backbone" in flag.text] == ["dog", "conditions", "conditions"]
     assert "'a' and 'b2' (1.00) and 2 pairs more" in found.flags[-1].text and "b3" not in found.flags[-1].text
@@ -427,7 +431,7 @@ def test_the_commands_on_a_recipes_data(tmp_path: Path) -> None:
         for number in range(4):
             Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / "pictures" / name / f"{number}.png")
     folder, drawn = tmp_path / "folder.toml", tmp_path / "drawn.toml"
-    folder.write_text(RECIPE.format(data=f'source = "folder"\npath = "{tmp_path / "pictures"}"'))
+    folder.write_text(RECIPE.format(data=f'source = "image_folder"\npath = "{tmp_path / "pictures"}"'))
     drawn.write_text(RECIPE.format(data='source = "scenes"\ntrain = 2\ntest = 1'))
 
     def script(question: dict[str, Any], number: int) -> Reply:
@@ -441,7 +445,7 @@ def test_the_commands_on_a_recipes_data(tmp_path: Path) -> None:
         assert "pictures" not in json.dumps(chat.asked) and "png" not in json.dumps(chat.asked)
     page = (tmp_path / "a.md").read_text()
     assert re.search(r"template alone \| -?\d\.\d+ \| -?\d\.\d+ \(.+\) \| \d+\.\d % \|", page)
-    found = read_words(tmp_path / "c.json")
+    found = read_descriptions(tmp_path / "c.json")
     assert found.conditions == ("background", "spatial layout") and len(found.scenes) == 4
 
 
@@ -457,7 +461,7 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
 
     with chat_server(script) as chat:
         words = ("attributes", "--classes", tmp_path / "names.txt", "-o", tmp_path / "a.json", "--llm", "toy")
-        command = ["-m", "fedprompt.cli.main", "describe", *map(str, words), "--url", chat.url, "--count", "2"]
+        command = ["-m", "fedprompt", "describe", *map(str, words), "--url", chat.url, "--count", "2"]
         process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert reached.wait(60)
         process.kill()
@@ -469,4 +473,4 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
         call(*words, "--url", chat.url, "--count", 2)
         again = {question["messages"][-1]["content"] for question in chat.asked[before:]}
         assert not again & answered and len(chat.asked) <= 30 + 4  # at most the four in flight are asked twice
-    assert list(read_words(tmp_path / "a.json").attributes) == names
+    assert list(read_descriptions(tmp_path / "a.json").attributes) == names

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.data.descriptions import Scene, Words, read_words
+from fedprompt.data.descriptions import Descriptions, Scene, read_descriptions
 from fedprompt.data.labels import describe
 from fedprompt.descriptions.convert import convert
-from fedprompt.descriptions.edits import generated, keep_edits, write_words
+from fedprompt.descriptions.edits import generated, keep_edits, write_descriptions
 from fedprompt.descriptions.parsing import foreign, plain, quoted, refuses, strings
 from fedprompt.descriptions.phrases import choose, core, names_class, near, normal, unify
 from fedprompt.errors import UserError
@@ -170,7 +170,7 @@ def test_languages_and_refusals() -> None:
 
 
 WORDS = generated(
-    Words(
+    Descriptions(
         attributes={"dog": ("four legs", "fur"), "car": ("wheels",)},
         conditions=("background",),
         scenes=(Scene(labels=("dog", "car"), sentences=("A dog sits in a car.",)),),
@@ -180,12 +180,12 @@ WORDS = generated(
 
 def test_a_file_is_read_as_it_was_written_and_edits_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
-    write_words(path, WORDS)
-    assert read_words(path) == WORDS and not WORDS.edited() and not WORDS.conditions_edited
+    write_descriptions(path, WORDS)
+    assert read_descriptions(path) == WORDS and not WORDS.edited() and not WORDS.conditions_edited
     path.write_text(path.read_text().replace('"fur"', '"soft fur"').replace('["background"]', '["light"]'))
-    old = read_words(path)
+    old = read_descriptions(path)
     assert old.edited() == ("dog",) and old.conditions_edited
-    newer = generated(Words(attributes={"dog": ("legs",), "car": ("doors",)}))
+    newer = generated(Descriptions(attributes={"dog": ("legs",), "car": ("doors",)}))
     merged, kept = keep_edits(old, newer)
     assert merged.attributes == {"dog": ("four legs", "soft fur"), "car": ("doors",)}
     assert kept == ("dog",)
@@ -199,39 +199,39 @@ name = st.text(min_size=1, max_size=8)
 @given(attributes=st.dictionaries(name, st.lists(st.text('abc é"\\<', min_size=1).filter(str.strip), max_size=3)))
 def test_any_names_survive_the_file(attributes: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("w") / "w.json"
-    words = generated(Words.model_validate({"attributes": attributes}))
-    write_words(path, words)
-    assert read_words(path) == words
+    words = generated(Descriptions.model_validate({"attributes": attributes}))
+    write_descriptions(path, words)
+    assert read_descriptions(path) == words
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("{", "not valid JSON"),
-        ("[]", "not a words file"),
+        ("[]", "not a descriptions file"),
         ('{"dog": "legs, fur"}', "wrong at attributes.dog: .*describe convert"),
-        ('{"fedprompt_words": 1, "conditions": ["light", "pose", "Light"]}', "condition 3 repeats condition 1"),
-        ('{"fedprompt_words": 1, "conditions": ["light", " "]}', "wrong at conditions.1"),
-        ('{"fedprompt_words": 2}', "format 2"),
-        ('{"fedprompt_words": 1, "attributes": {"dog": "legs"}}', "wrong at attributes.dog"),
-        ('{"fedprompt_words": 1, "attributs": {}}', "wrong at attributs"),
-        (json.dumps({"fedprompt_words": 1, "attributes": {"dog": ["x" * 301]}}), "attributes.dog.0"),
+        ('{"fedprompt_descriptions": 1, "conditions": ["light", "pose", "Light"]}', "condition 3 repeats condition 1"),
+        ('{"fedprompt_descriptions": 1, "conditions": ["light", " "]}', "wrong at conditions.1"),
+        ('{"fedprompt_descriptions": 2}', "format 2"),
+        ('{"fedprompt_descriptions": 1, "attributes": {"dog": "legs"}}', "wrong at attributes.dog"),
+        ('{"fedprompt_descriptions": 1, "attributs": {}}', "wrong at attributs"),
+        (json.dumps({"fedprompt_descriptions": 1, "attributes": {"dog": ["x" * 301]}}), "attributes.dog.0"),
     ],
 )
 def test_damaged_files_are_named(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text(text)
     with pytest.raises(UserError, match=said):
-        read_words(path)
+        read_descriptions(path)
 
 
 def test_a_file_by_hand_needs_no_more_than_names_and_phrases(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text('{"dog": ["four legs"], "car": []}')
-    found = read_words(path)
+    found = read_descriptions(path)
     assert found.attributes == {"dog": ("four legs",), "car": ()} and found.edited() == ("dog", "car")
     with pytest.raises(UserError, match="cannot be read"):
-        read_words(tmp_path / "no.json")
+        read_descriptions(tmp_path / "no.json")
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_other_peoples_files_in_any_spelling(table: object, tmp_path: Path) -> N
     path = tmp_path / "gpt.json"
     path.write_text(json.dumps(table))
     found = convert(path, ("golden_retriever", "airbus", "car"))
-    assert list(found.words.attributes.items()) == [
+    assert list(found.descriptions.attributes.items()) == [
         ("golden_retriever", ("fur",)),
         ("airbus", ("wings",)),
         ("car", ("wheels",)),
     ]
-    assert not found.missing and not found.unused and not found.words.edited()
+    assert not found.missing and not found.unused and not found.descriptions.edited()
 
 
 def test_a_converter_says_what_does_not_fit(tmp_path: Path) -> None:
@@ -265,8 +265,8 @@ def test_a_converter_says_what_does_not_fit(tmp_path: Path) -> None:
     path.write_text(json.dumps({"cat": ["whiskers", "is a cat", "Whisker"], "dgo": ["fur"]}))
     found = convert(path, ("cat", "dog"))
     assert found.missing == ("dog",) and found.unused == ("'dgo'; did you mean 'dog'?",)
-    assert found.words.attributes == {"cat": ("whiskers",)} and len(found.complaints["cat"]) == 2
-    assert convert(path, ()).words.attributes == {"cat": ("whiskers",), "dgo": ("fur",)}
+    assert found.descriptions.attributes == {"cat": ("whiskers",)} and len(found.complaints["cat"]) == 2
+    assert convert(path, ()).descriptions.attributes == {"cat": ("whiskers",), "dgo": ("fur",)}
     for text, said in (("[]", "no object"), ('{"x": []}', "No key"), ('{"Cat": [], "cats": []}', "several keys")):
         path.write_text(text)
         with pytest.raises(UserError, match=said):

@@ -140,7 +140,7 @@ def test_attributes_are_read(tmp_path):
     ("content", "message"),
     [
         ("{", "is not valid JSON"),
-        ("[]", "is not a words file"),
+        ("[]", "is not a descriptions file"),
         ('{"cat": "furry"}', "is wrong at attributes.cat"),
         ('{"cat": [" "]}', "is wrong at attributes.cat.0"),
         ('{"cats": ["furry"]}', "names the class 'cats'.*did you mean 'cat'"),
