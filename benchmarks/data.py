@@ -18,9 +18,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from fedprompt.data.decoding import Pixels, Workers
+from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
-from fedprompt.data.published.catalog import list_set
-from fedprompt.data.sources.image_folder import FileSource
+from fedprompt.data.published.catalog import list_images
 
 IMAGENET = 1_281_167
 CLASSES = 1000
@@ -41,9 +41,9 @@ def index(pictures: int, *, classes: int = CLASSES) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FEDPROMPT_CACHE=f"{folder}/cache"):
         root = Path(folder)
         make_tree(root, pictures, classes)
-        built, _ = timed(lambda: list_set("imagenet", root, {}))
+        built, _ = timed(lambda: list_images("imagenet", root, {}))
         before = memory()
-        opened, (_, kept, _) = timed(lambda: list_set("imagenet", root, {}))
+        opened, (_, kept, _) = timed(lambda: list_images("imagenet", root, {}))
         assert len(kept.files) == pictures + classes
         size = next((root / "cache/indexes").iterdir()).stat().st_size / 2**20
         return {

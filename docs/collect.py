@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedprompt.cli.data import PICTURES
-from fedprompt.data.published.catalog import Row, reader, rows
+from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -101,14 +101,14 @@ def tree() -> str:
 def overview() -> str:
     """A row a data set: what it is, how large, and on which terms."""
     lines = ["| name | data set | classes | train / val / test | on disk | licence |", "|---|---|---|---|---|---|"]
-    for name, row in rows().items():
+    for name, row in catalog().items():
         kind = ", many labels" * (row.kind == "multi")
         cells = (f"[`{name}`](#{name})", row.title, f"{row.classes:,}{kind}", numbers(row), row.size, row.licence)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def numbers(row: Row) -> str:
+def numbers(row: CatalogEntry) -> str:
     """Pictures by split, or by domain where no split was published."""
     if row.counts and set(row.counts) <= {"train", "val", "test"}:
         return " / ".join(f"{row.counts[word]:,}" if word in row.counts else "-" for word in ("train", "val", "test"))
@@ -119,15 +119,15 @@ def numbers(row: Row) -> str:
 
 def datasets() -> str:
     """A section a data set: where it is from, how it lies on disk, how it is asked about, and what to mind."""
-    return "\n".join(section(name, row) for name, row in rows().items())
+    return "\n".join(section(name, row) for name, row in catalog().items())
 
 
-def section(name: str, row: Row) -> str:
+def section(name: str, row: CatalogEntry) -> str:
     """One data set's row of the table, in words."""
     spoken = f"Prompt: `{row.template}`"
     spoken += "".join(f"; {domain}: `{text}`" for domain, text in row.templates.items())
     spoken += "".join(f"; for {key} `{text}`" for key, text in row.prompts.items())
-    own = [option for option in [*inspect.signature(reader(row)).parameters][1:] if option not in row.options]
+    own = [option for option in layout_options(row) if option not in row.options]
     lines = [
         f"### {name}\n\n{row.title}, {row.size}. Get it: {row.origin}. Licence: {row.licence}.\n",
         f"```\n{row.tree.rstrip()}\n```\n",

@@ -59,7 +59,7 @@ def test_micro_batches_are_measured_at_the_papers_batch():
 
 
 def test_an_index_is_made_and_opened_and_pictures_are_decoded(monkeypatch):
-    monkeypatch.setattr("fedprompt.data.published.index.FIRST", 0)  # small ones are not worth it otherwise
+    monkeypatch.setattr("fedprompt.data.published.index.MIN_FILES", 0)  # small ones are not worth it otherwise
     found = index(12, classes=4) | decoding(2, ())
     assert len(found) == 5 and all(value >= 0 for value in found.values())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprompt.data.partition.label_clusters import missing
+from fedprompt.data.annotation import draw_missing
 from fedprompt.demo.world import scenes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
@@ -113,7 +113,7 @@ def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path
 
 def test_missing_labels_are_the_same_for_every_trial_and_again() -> None:
     data = scenes(seed=5, train=4, test=1)
-    first, second = (missing(data, form="drop_positive", rate=0.5, seed=3) for _ in range(2))
+    first, second = (draw_missing(data, form="drop_positive", rate=0.5, seed=3) for _ in range(2))
     assert first.equal(second)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace, clause, describe
+from fedprompt.data.labels import LabelSpace, relative_clause, with_attribute
 from fedprompt.errors import UserError
 
 
@@ -88,9 +88,9 @@ def test_examples_of_many_labels_choose_columns():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"targets": torch.tensor([0])}, "4 pictures but 1 targets"),
-        ({"splits": ("train",)}, "4 pictures but 1 splits"),
-        ({"domains": ()}, "4 pictures but 0 domains"),
+        ({"targets": torch.tensor([0])}, "4 images but 1 targets"),
+        ({"splits": ("train",)}, "4 images but 1 splits"),
+        ({"domains": ()}, "4 images but 0 domains"),
         ({"base": (), "new": (1,)}, "at least one base class"),
         ({"base": (0, 2)}, "distinct"),
         ({"new": (3,)}, "from 0 to 2"),
@@ -136,8 +136,8 @@ def test_no_two_views_share_a_key(views):
     ],
 )
 def test_phrases_become_clauses_by_their_first_word(phrase, sentence):
-    assert describe("a dog.", phrase) == sentence
-    assert clause(phrase) == sentence.removeprefix("a dog, ").removesuffix(".")
+    assert with_attribute("a dog.", phrase) == sentence
+    assert relative_clause(phrase) == sentence.removeprefix("a dog, ").removesuffix(".")
 
 
 def test_names_fill_the_template_as_they_are():
@@ -165,6 +165,6 @@ def test_labels_become_rows_of_ones(labels):
 
 @pytest.mark.parametrize("name", ["cat\n", "\u202egod", "\x00", "dog\u200f"])
 def test_a_class_name_is_what_is_seen(name):
-    with pytest.raises(UserError, match="cannot be seen"):
+    with pytest.raises(UserError, match="invisible characters"):
         LabelSpace(("cat", name))
     assert LabelSpace(("a\u200cb", "F-16A/B", "con")).names  # a joiner is part of how some words are written

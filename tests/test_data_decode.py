@@ -47,7 +47,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(np.asarray(seen), turns[orientation](np.asarray(stored)))
 
 
-def test_an_exif_block_without_sense_leaves_the_picture_as_it_is(tmp_path):
+def test_an_exif_block_without_sense_leaves_the_image_as_it_is(tmp_path):
     path = saved(Image.new("RGB", (12, 9), "red"), tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode(path).size == (12, 9)
 
@@ -126,7 +126,7 @@ def test_content_counts_and_the_suffix_does_not(tmp_path):
     assert decode(path).getpixel((0, 0)) == (0, 0, 255)
 
 
-def test_a_picture_in_memory_is_not_changed():
+def test_an_image_in_memory_is_not_changed():
     image = Image.new("RGBA", (3, 2), (255, 0, 0, 0))
     to_rgb(image)
     assert image.mode == "RGBA"
@@ -154,7 +154,7 @@ def test_what_cannot_be_read_is_named_in_a_full_sentence(tmp_path, kind):
     assert str(path) in str(caught.value) and str(caught.value).endswith(".")
 
 
-def test_a_folder_is_not_a_picture(tmp_path):
+def test_a_folder_is_not_an_image(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         decode(tmp_path)
 
@@ -180,7 +180,7 @@ WHOLE = Image.merge("RGB", [Image.linear_gradient("L").resize((24, 20))] * 3)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_damaged_bytes_give_a_picture_or_a_user_error(tmp_path_factory, kind, data):
+def test_damaged_bytes_give_an_image_or_a_user_error(tmp_path_factory, kind, data):
     buffer = io.BytesIO()
     WHOLE.save(buffer, kind)
     content = bytearray(buffer.getvalue())
@@ -194,15 +194,15 @@ def test_damaged_bytes_give_a_picture_or_a_user_error(tmp_path_factory, kind, da
         assert str(path) in str(error)
 
 
-def test_a_picture_may_be_its_own_window(tmp_path):
+def test_an_image_may_be_its_own_window(tmp_path):
     path = saved(Image.fromarray(np.array([[1000, 1500, 2000]], dtype=np.uint16)), tmp_path / "a.png")
-    assert grey(decode(path, window="picture")).tolist() == [[0, 128, 255]]
+    assert grey(decode(path, window="minmax")).tolist() == [[0, 128, 255]]
     flat = saved(Image.fromarray(np.full((1, 2), 7.0, dtype=np.float32)), tmp_path / "b.tif")
-    assert grey(decode(flat, window="picture")).tolist() == [[0, 0]]
+    assert grey(decode(flat, window="minmax")).tolist() == [[0, 0]]
 
 
 @pytest.mark.parametrize("planar", ["contig", "separate"])
-def test_bands_of_a_satellite_picture_are_chosen(tmp_path, planar):
+def test_bands_of_a_satellite_image_are_chosen(tmp_path, planar):
     tifffile = pytest.importorskip("tifffile")
     levels = np.arange(13, dtype=np.uint16)[:, None, None] * 5000 * np.ones((1, 4, 6), np.uint16)
     pixels = np.moveaxis(levels, 0, -1) if planar == "contig" else levels

@@ -5,8 +5,8 @@ import torch
 
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
+from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
-from fedprompt.data.sources.image_folder import FileSource
 from fedprompt.errors import UserError
 from trees import picture
 

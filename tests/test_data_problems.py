@@ -7,13 +7,13 @@ import pytest
 from PIL import Image
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.problems import Problem, check, look
+from fedprompt.data.problems import Problem, find_problems, scan_images
 from fedprompt.data.sources.image_folder import image_folder
 
 
 @pytest.fixture
 def dataset(tmp_path) -> Dataset:
-    """Four different pictures of two classes in a train and a test folder each."""
+    """Four different images of two classes in a train and a test folder each."""
     for number, place in enumerate(("train/cat", "train/dog", "test/cat", "test/dog")):
         (tmp_path / place).mkdir(parents=True)
         for shade in (2 * number, 2 * number + 1):
@@ -22,26 +22,26 @@ def dataset(tmp_path) -> Dataset:
 
 
 def problems_of(dataset: Dataset) -> list[Problem]:
-    return check(dataset, look(dataset.source, range(len(dataset.source))))
+    return find_problems(dataset, scan_images(dataset.source, range(len(dataset.source))))
 
 
 def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset, monkeypatch):
     assert problems_of(dataset) == []
     monkeypatch.setattr("fedprompt.data.problems.BATCH", 3)
     told = []
-    look(dataset.source, range(8), on_image=lambda done, total: told.append((done, total)))
+    scan_images(dataset.source, range(8), on_step=lambda done, total: told.append((done, total)))
     assert told == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_only_the_rows_asked_for_are_opened_and_processes_see_the_same(dataset, monkeypatch):
     (dataset.source.root / dataset.source.files[5]).write_bytes(b"")
     monkeypatch.setattr("fedprompt.data.problems.BATCH", 1)
-    alone, together = (look(dataset.source, (1, 5, 7), workers=workers) for workers in (0, 2))
+    alone, together = (scan_images(dataset.source, (1, 5, 7), workers=workers) for workers in (0, 2))
     assert alone == together and alone.digests.keys() == {1, 7} and alone.unreadable.keys() == {5}
 
 
-def test_all_unreadable_pictures_are_named(dataset):
-    bad = {1: "text", 6: "not a picture either"}
+def test_all_unreadable_images_are_named(dataset):
+    bad = {1: "text", 6: "not an image either"}
     for row, content in bad.items():
         (dataset.source.root / dataset.source.files[row]).write_text(content)
     problems = problems_of(dataset)
@@ -49,7 +49,7 @@ def test_all_unreadable_pictures_are_named(dataset):
     assert all(dataset.source.files[row] in problem.message for row, problem in zip(bad, problems, strict=True))
 
 
-def test_a_test_picture_that_is_trained_on_is_a_leak_under_any_name_and_format(dataset):
+def test_a_test_image_that_is_trained_on_is_a_leak_under_any_name_and_format(dataset):
     source = dataset.source
     tested, trained = (dataset.splits.index(word) for word in ("test", "train"))
     copy = io.BytesIO()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import string
@@ -8,10 +7,11 @@ import string
 import pytest
 import torch
 
-from fedprompt.data.published import listing as folders
-from fedprompt.data.published.catalog import list_set, published_set, row, rows
+from fedprompt.data import folder as folders
+from fedprompt.data.published.catalog import catalog, entry, list_images
 from fedprompt.data.published.layouts.split_json import draw
-from fedprompt.data.published.verify import examine
+from fedprompt.data.published.verify import verify
+from fedprompt.data.sources.published import published
 from fedprompt.errors import UserError
 from trees import DOMAINNET, TREES, as_json, domains, picture, stanford_cars, terra_raw, text, xml
 
@@ -36,7 +36,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def listing(name, root, **options):
-    return list_set(name, root, options)[1]
+    return list_images(name, root, options)[1]
 
 
 def by_file(found) -> dict[str, object]:
@@ -44,28 +44,28 @@ def by_file(found) -> dict[str, object]:
 
 
 def test_the_table_has_the_26_sets_and_a_miniature_of_each():
-    assert len(rows().keys() - ZERO_SHOT) == TWENTY_SIX
-    assert rows().keys() == TREES.keys()
+    assert len(catalog().keys() - ZERO_SHOT) == TWENTY_SIX
+    assert catalog().keys() == TREES.keys()
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_every_set_reads_its_layout(name, tmp_path, monkeypatch):
     TREES[name](tmp_path)
-    data = published_set(name=name, root=tmp_path, base="all")
+    data = published(name=name, root=tmp_path, base="all")
     assert len(set(data.source.files)) == len(data.source.files) or name == "terraincognita"
-    assert data.space.kind == row(name).kind == ("multi" if data.targets.ndim > 1 else "single")
+    assert data.space.kind == entry(name).kind == ("multi" if data.targets.ndim > 1 else "single")
     if data.space.kind == "single":
         assert int(data.targets.min()) >= 0 and int(data.targets.max()) < len(data.space)
     else:
         assert data.targets.shape == (len(data.source), len(data.space)) and data.targets.dtype == torch.int8
     assert data.source.open(0).mode == "RGB"
-    looked = examine(name, tmp_path)
+    looked = verify(name, tmp_path)
     assert (looked.classes, sum(looked.splits.values())) == (len(data.space), len(data.source)) and looked.problems
     assert any(word.startswith("t") or word == "zsl" for word in data.splits)
     # The order in which a disk lists its folders changes nothing.
     scan = os.scandir
     monkeypatch.setattr(folders.os, "scandir", lambda place: _Backwards(scan(place)))
-    again = published_set(name=name, root=tmp_path, base="all")
+    again = published(name=name, root=tmp_path, base="all")
     assert list(again.source.files) == list(data.source.files) and torch.equal(again.targets, data.targets)
     assert again.splits == data.splits
 
@@ -83,33 +83,33 @@ class _Backwards:
 
 @pytest.mark.parametrize("name", TREES)
 def test_a_set_that_is_not_there_says_where_it_comes_from(name, tmp_path):
-    about = row(name)
+    about = entry(name)
     with pytest.raises(UserError) as error:
-        published_set(name=name, root=tmp_path)
+        published(name=name, root=tmp_path)
     for part in (about.title, about.origin, about.licence, about.tree.splitlines()[0], str(tmp_path)):
         assert part in str(error.value)
 
 
 @pytest.mark.parametrize("name", sorted(set(TREES) - ZERO_SHOT - {"voc2007"}))
-def test_a_lost_picture_is_refused_or_left_out(name, tmp_path):
+def test_a_lost_image_is_refused_or_left_out(name, tmp_path):
     TREES[name](tmp_path)
-    path, found, _ = list_set(name, tmp_path, {})
+    path, found, _ = list_images(name, tmp_path, {})
     lost = found.files[-1]
     (path / lost).unlink()
-    if found.walked:  # it was never listed
+    if found.files_exist:  # it was never listed
         assert len(listing(name, tmp_path).files) == len(found.files) - 1
         return
-    with pytest.raises(UserError, match=r"1 of \d+ listed pictures are not in"):
-        published_set(name=name, root=tmp_path)
-    data = published_set(name=name, root=tmp_path, missing="skip", base="all")
+    with pytest.raises(UserError, match=r"1 of \d+ listed images are not in"):
+        published(name=name, root=tmp_path)
+    data = published(name=name, root=tmp_path, missing="skip", base="all")
     assert lost not in data.source.files and any("left out" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_split_of_our_own_has_the_published_classes_and_says_that_it_is_ours(name, tmp_path):
     TREES[name](tmp_path)
-    published, path = listing(name, tmp_path), list_set(name, tmp_path, {})[0]
-    (path / row(name).options["split"]).unlink()
+    published, path = listing(name, tmp_path), list_images(name, tmp_path, {})[0]
+    (path / entry(name).options["split"]).unlink()
     with pytest.raises(UserError, match="make_split = true"):
         listing(name, tmp_path)
     ours = listing(name, tmp_path, make_split=True)
@@ -181,13 +181,13 @@ def test_a_web_page_saved_as_a_split_is_named(tmp_path):
 
 
 def test_splits_of_our_own_have_coops_proportions():
-    from fedprompt.data.published.layouts.natives import Found
+    from fedprompt.data.published.layouts.original_lists import OriginalLists
 
     files = [f"{letter}{number}" for letter in "ab" for number in range(10)]
-    found = Found(("a", "b"), [(file, "ab".index(file[0]), "") for file in files])
+    found = OriginalLists(("a", "b"), [(file, "ab".index(file[0]), "") for file in files])
     sizes = {word: len(items) for word, items in draw(found, seed=1).items()}
     assert sizes == {"train": 10, "val": 4, "test": 6}
-    official = Found(("a",), [(file, 0, "train" if file != "a9" else "test") for file in files[:10]])
+    official = OriginalLists(("a",), [(file, 0, "train" if file != "a9" else "test") for file in files[:10]])
     assert {word: len(items) for word, items in draw(official, seed=1).items()} == {"train": 7, "val": 2, "test": 1}
 
 
@@ -228,7 +228,7 @@ def test_a_subset_has_its_own_candidates(name, tmp_path):
 
 def test_officehome_knows_its_domains_by_any_name_and_sorts_bytewise(tmp_path):
     TREES["officehome"](tmp_path)
-    data = published_set(name="officehome", root=tmp_path, unseen_domains=("real_world",), domain_templates=True)
+    data = published(name="officehome", root=tmp_path, unseen_domains=("real_world",), domain_templates=True)
     assert data.space.names == ("Alarm_Clock", "TV", "Table") and data.new == ()
     assert data.seen_domains == ("art", "clipart", "product")
     assert data.examples(torch.tensor([0]), domain="clipart").space.texts()[0] == "a clipart of a Alarm Clock."
@@ -269,7 +269,7 @@ def test_vlcs_reads_numbered_folders_once(tmp_path):
 
 def test_terra_merges_its_annotation_files(tmp_path):
     terra_raw(tmp_path)
-    data = published_set(name="terraincognita", root=tmp_path, unseen_domains=("location_100",))
+    data = published(name="terraincognita", root=tmp_path, unseen_domains=("location_100",))
     shown = sorted(
         (file.rpartition("/")[2], domain, data.space.names[label])
         for file, domain, label in zip(data.source.files, data.domains, data.targets.tolist(), strict=True)
@@ -320,7 +320,7 @@ def test_voc_says_what_difficult_means(policy, value, tmp_path):
     assert found.targets[1, found.names.index("cat")] == value
     assert found.splits.count("train") == 6
     assert listing("voc2007", tmp_path, train_list="train").splits.count("train") == 3
-    assert "dining table" in published_set(name="voc2007", root=tmp_path).space.names
+    assert "dining table" in published(name="voc2007", root=tmp_path).space.names
 
 
 def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
@@ -344,7 +344,7 @@ def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
 def test_voc_lists_belong_to_their_split(tmp_path):
     TREES["voc2007"](tmp_path)
     text(tmp_path / "VOCdevkit/VOC2007/ImageSets/Main/dog_trainval.txt", ["000001 -1"])
-    with pytest.raises(UserError, match="lists other pictures"):
+    with pytest.raises(UserError, match="lists other images"):
         listing("voc2007", tmp_path)
 
 
@@ -360,12 +360,12 @@ def test_coco_sorts_by_id_leaves_crowds_and_keeps_the_empty(tmp_path):
 
 def test_zero_shot_lists_ask_about_unseen_and_about_all(tmp_path):
     TREES["coco_zero_shot"](tmp_path)
-    data = published_set(name="coco_zero_shot", root=tmp_path)
+    data = published(name="coco_zero_shot", root=tmp_path)
     assert data.space.names == ("person", "bottle", "tie") and (data.base, data.new) == ((0, 1), (2,))
-    assert data.tests == {"zsl": (2,), "gzsl": (0, 1, 2)}
+    assert data.test_candidates == {"zsl": (2,), "gzsl": (0, 1, 2)}
     assert data.targets[0].tolist() == [1, 0, 0]  # tie is no class of the training list
     assert data.splits == ("train", "train", "train", "zsl", "gzsl", "gzsl")
-    assert "1 listed picture(s) are not there" in data.notes[0]
+    assert "1 listed image(s) do not exist" in data.notes[0]
 
 
 def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
@@ -374,7 +374,7 @@ def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
     assert found.targets.tolist() == [[1, 0], [0, 1], [0, 0], [1, 1], [0, 1], [1, 0]]
     assert listing("nuswide", tmp_path, min_labels=2).splits == ("train", "test", "test")
     (tmp_path / "NUSWIDE/raw/Flickr/actor/Train_1.jpg").unlink()
-    kept = published_set(name="nuswide", root=tmp_path, missing="skip")
+    kept = published(name="nuswide", root=tmp_path, missing="skip")
     assert kept.targets.tolist() == [[1, 0], [0, 0], [1, 1], [0, 1], [1, 0]]  # labels stay with their pictures
     text(tmp_path / "NUSWIDE/raw/TrainTestLabels/Labels_animal_Train.txt", ["1"])
     with pytest.raises(UserError, match="by line number"):
@@ -383,7 +383,7 @@ def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
 
 def test_multiscene_adds_what_names_lack(tmp_path):
     TREES["multiscene_clean"](tmp_path)
-    data = published_set(name="multiscene_clean", root=tmp_path)
+    data = published(name="multiscene_clean", root=tmp_path)
     assert data.source.files[0] == "images/img_1.jpg" and data.space.names == ("oil field", "Beach")
     assert data.targets[1].tolist() == [0, 0]
 
@@ -414,12 +414,12 @@ def test_an_unknown_option_or_name_is_explained(tmp_path):
     with pytest.raises(UserError, match=r"no option 'make_splits'; did you mean 'make_split'"):
         listing("dtd", tmp_path, make_splits=True)
     with pytest.raises(UserError, match=r"did you mean 'dtd'"):
-        row("dtdd")
+        entry("dtdd")
 
 
 def test_counts_other_than_published_are_remarked(tmp_path):
     TREES["dtd"](tmp_path)
-    notes = published_set(name="dtd", root=tmp_path).notes
+    notes = published(name="dtd", root=tmp_path).notes
     assert "DTD has 47 classes, but 3 were found." in notes and any(
         "train 6 instead of 2,820" in note for note in notes
     )
@@ -427,26 +427,25 @@ def test_counts_other_than_published_are_remarked(tmp_path):
 
 def test_a_set_for_testing_alone_trains_nobody(tmp_path):
     TREES["dtd"](tmp_path)
-    data = published_set(name="dtd", root=tmp_path, train=False)
-    assert not data.trains and data.base == (0, 1, 2) and data.new == ()
+    data = published(name="dtd", root=tmp_path, train=False)
+    assert not data.has_training_images and data.base == (0, 1, 2) and data.new == ()
 
 
 @pytest.mark.parametrize("name", TREES)
 def test_every_row_explains_itself(name):
-    about = row(name)
+    about = entry(name)
     assert about.template.count("{}") == 1 and about.traps and about.sources
     assert all(
         trap[0] in string.ascii_letters + string.digits + "/" and trap.endswith((".", ")")) for trap in about.traps
     )
-    assert dataclasses.is_dataclass(folders.Listing)
 
 
 def test_wordings_join_templates_and_synonyms(tmp_path):
     TREES["voc2007"](tmp_path)
-    space = published_set(name="voc2007", root=tmp_path, base="all").space
-    assert space.wordings()[space.names.index("sofa")] == ("a photo of a sofa.", "a photo of a couch.")
+    space = published(name="voc2007", root=tmp_path, base="all").space
+    assert space.ensemble_texts()[space.names.index("sofa")] == ("a photo of a sofa.", "a photo of a couch.")
     TREES["imagenet"](tmp_path)
-    assert len(published_set(name="imagenet", root=tmp_path).space.wordings()[0]) == 8
+    assert len(published(name="imagenet", root=tmp_path).space.ensemble_texts()[0]) == 8
 
 
 MOVED = {

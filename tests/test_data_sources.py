@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from fedprompt.data.published.listing import inside
+from fedprompt.data.folder import path_inside
 from fedprompt.data.sources.class_table import class_table
 from fedprompt.data.sources.coco import coco
 from fedprompt.data.sources.label_table import label_table
@@ -53,7 +53,7 @@ def test_open_clips_table_and_json_lines_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,label,split", "a,dog,train", "b,cat,test"], "no picture of 'cat' is in the split 'train'"),
+        (["image,label,split", "a,dog,train", "b,cat,test"], "no image of 'cat' is in the split 'train'"),
         (["image,label", "a,0", "b,1"], "numbers for labels"),
         (["image,label", "gone,dog"], "line 2: there is no file"),
         (["image,name", "a,dog"], "line 2: 'label' is empty or not there"),
@@ -78,7 +78,7 @@ PARTS = st.sampled_from(
 def test_no_path_of_a_table_leaves_its_folder(parts):
     root, path = Path("/data/pictures"), "/".join(parts)
     try:
-        own = inside(root, path, origin="t.csv, line 2")
+        own = path_inside(root, path, origin="t.csv, line 2")
     except UserError as error:
         assert "t.csv, line 2: " in str(error)
         return
@@ -106,11 +106,11 @@ def test_a_link_may_lead_elsewhere_in_the_folder_but_not_out_of_it(tmp_path):
     pictures(tmp_path / "out", "b")
     for name, target in (("same", "in"), ("other", "../out"), ("b.jpg", "../out/b")):
         (tmp_path / "in" / name).symlink_to(target)
-    assert inside(tmp_path / "in", "same/a", origin="t.csv, line 2") == "same/a"
+    assert path_inside(tmp_path / "in", "same/a", origin="t.csv, line 2") == "same/a"
     for path in ("other/b", "b.jpg"):
         with pytest.raises(UserError, match=r"t\.csv, line 2: a link leads .* set `links = true`"):
-            inside(tmp_path / "in", path, origin="t.csv, line 2")
-        assert inside(tmp_path / "in", path, origin="", links=True) == path
+            path_inside(tmp_path / "in", path, origin="t.csv, line 2")
+        assert path_inside(tmp_path / "in", path, origin="", links=True) == path
 
 
 def test_an_unknown_label_is_named_by_line(tmp_path):
@@ -141,7 +141,7 @@ def test_ones_own_coco_file_is_a_data_set(tmp_path):
     assert coco(path=tmp_path / "areas", min_area=15.0).targets.tolist() == [[0, 1]]
     drawn = coco(path=tmp_path / "coco", train="annotations/instances_train2014.json", train_images="train2014")
     assert sorted(drawn.splits) == ["test", "train", "train", "val"]
-    with pytest.raises(UserError, match="no COCO file"):
+    with pytest.raises(UserError, match="not a COCO file"):
         as_json(tmp_path / "x/annotations/train.json", [])
         coco(path=tmp_path / "x")
 
@@ -167,7 +167,7 @@ def test_ones_own_voc_xml_is_a_data_set(difficult, value, tmp_path):
     with pytest.raises(UserError, match=r"b\.xml is not XML"):
         voc(path=tmp_path)
     text(tmp_path / "ImageSets/Main/train.txt", ["z"])
-    with pytest.raises(UserError, match="names the picture 'z'"):
+    with pytest.raises(UserError, match="names the image 'z'"):
         voc(path=tmp_path)
 
 
@@ -218,10 +218,10 @@ def test_shards_of_many_labels_and_wrong_ones(tmp_path):
     shard(tmp_path / "train/1.tar", {"a.png": jpeg("red"), "a.npy": npy(1, 1)})
     assert webdataset(path=tmp_path).targets.tolist() == [[0, 1], [1, 1]]
     shard(tmp_path / "train/2.tar", {"a.png": jpeg("red"), "a.npy": npy(1, 1, 0)})
-    with pytest.raises(UserError, match="fits no list of 2 classes"):
+    with pytest.raises(UserError, match="does not fit 2 classes"):
         webdataset(path=tmp_path)
     shard(tmp_path / "train/2.tar", {"a.txt": b"words"})
-    with pytest.raises(UserError, match="no picture with a label"):
+    with pytest.raises(UserError, match="not an image with a label"):
         webdataset(path=tmp_path)
 
 
@@ -255,7 +255,7 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("hf"))
 
 
-def test_parquet_keeps_its_order_and_pictures_are_decoded_by_us(tmp_path):
+def test_parquet_keeps_its_order_and_images_are_decoded_by_us(tmp_path):
     table(tmp_path / "data/train-00000-of-00001.parquet")
     table(tmp_path / "data/test-00000-of-00001.parquet", labels=(1,))
     data = huggingface(path=str(tmp_path))

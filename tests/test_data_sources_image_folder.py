@@ -11,15 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedprompt.data.sources import image_folder as readers
-from fedprompt.data.sources.image_folder import FileSource, image_folder
+from fedprompt.data import file_source
+from fedprompt.data.file_source import FileSource
+from fedprompt.data.sources.image_folder import image_folder
+from fedprompt.data.splits import draw_independent_splits
 from fedprompt.errors import UserError
 
 DOT = b"P6 1 1 255\n\x10\x20\x30"  # the smallest picture there is
 
 
 def fill(root: Path, *places: str, each: int = 4) -> Path:
-    """`each` one-pixel pictures in every folder."""
+    """`each` one-pixel images in every folder."""
     for place in places:
         folder = root / place
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,15 +113,14 @@ def test_adding_files_moves_no_other(tmp_path):
     seed=st.integers(0, 1000),
 )
 def test_every_class_is_trained_and_tested_where_it_can_be(counts, fraction, seed):
-    pictures = [(f"class {label}", f"{number}.png") for label, count in enumerate(counts) for number in range(count)]
-    classes = [folder for folder, _ in pictures]
-    splits = readers.draw_splits(pictures, [""] * len(pictures), classes, fraction=fraction, seed=seed)
+    files = [f"class {label}/{number}.png" for label, count in enumerate(counts) for number in range(count)]
+    classes = [file.partition("/")[0] for file in files]
+    splits = draw_independent_splits(files, classes, test_fraction=fraction, seed=seed)
     for name, count in Counter(classes).items():
         words = {split for split, own in zip(splits, classes, strict=True) if own == name}
         assert "train" in words
         assert ("test" in words) == (count > 1 and fraction > 0)
-    shuffled = pictures[::-1]
-    again = readers.draw_splits(shuffled, [""] * len(pictures), classes[::-1], fraction=fraction, seed=seed)
+    again = draw_independent_splits(files[::-1], classes[::-1], test_fraction=fraction, seed=seed)
     assert again[::-1] == splits
 
 
@@ -133,7 +134,7 @@ def test_attributes_are_read(tmp_path):
     (tmp_path / "attributes.json").write_text(json.dumps({"dog": ["four legs", "a tail"]}))
     space = image_folder(path=tmp_path, template="one {}.").space
     assert space.attributes == {"dog": ("four legs", "a tail")}
-    assert space.sentences()[1] == ("one dog, which has four legs.", "one dog, which is a tail.")
+    assert space.attribute_texts()[1] == ("one dog, which has four legs.", "one dog, which is a tail.")
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_wrong_attributes_are_named(tmp_path, content, message):
 @pytest.mark.parametrize(
     ("places", "options", "message"),
     [
-        ((), {}, "holds no pictures"),
+        ((), {}, "holds no images"),
         (("train/cat", "train/dog"), {}, "holds train and nothing else: add a train and a test folder"),
         (("test/cat", "val/cat"), {}, "holds test and val and nothing else"),
         (("cat", "photo/dog"), {}, r"not clear which .* cat/\d.ppm and photo/dog/\d.ppm"),
@@ -172,7 +173,7 @@ def test_wrong_attributes_are_named(tmp_path, content, message):
         (("cat", "dog"), {"layout": "domains"}, "does not fit the layout 'domains'"),
         (("cat", "dog"), {"base": ("dogs",)}, "base names the class 'dogs'.*did you mean 'dog'"),
         (("cat", "dog"), {"base": ("dog", "dog")}, "distinct"),
-        (("cat", "dog"), {"test_fraction": 1.0}, "not a share"),
+        (("cat", "dog"), {"test_fraction": 1.0}, "less than 1, not"),
         (("cat", "dog"), {"template": "a photo"}, "has no {}"),
         (("a/cat", "b/cat"), {"unseen_domains": ("c",)}, "has no domain 'c'"),
     ],
@@ -195,11 +196,11 @@ def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path):
             image_folder(path=tmp_path / name)
 
 
-def test_a_class_without_pictures_is_named(tmp_path):
+def test_a_class_without_images_is_named(tmp_path):
     fill(tmp_path, "cat", "dog")
     (tmp_path / "bird").mkdir()
     (tmp_path / "bird" / "song.mp3").write_bytes(b"")
-    with pytest.raises(UserError, match="bird holds no pictures"):
+    with pytest.raises(UserError, match="bird holds no images"):
         image_folder(path=tmp_path)
 
 
@@ -229,7 +230,7 @@ def test_a_name_that_is_not_text_is_refused(tmp_path):
 
 @pytest.mark.parametrize("limit", [1 << 28, 0])
 def test_the_fingerprint_sees_names_contents_and_window(tmp_path, monkeypatch, limit):
-    monkeypatch.setattr(readers, "HASHED_BYTES", limit)
+    monkeypatch.setattr(file_source, "HASHED_BYTES", limit)
     fill(tmp_path, "cat", "dog")
     files = ("cat/0.ppm", "dog/1.ppm")
 

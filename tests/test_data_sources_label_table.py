@@ -1,4 +1,4 @@
-"""Tables of pictures with many labels: both forms, unknown labels, and a sentence for every wrong cell."""
+"""Tables of images with many labels: both forms, unknown labels, and a sentence for every wrong cell."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.problems import Looked, check
+from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.data.sources.label_table import label_table
 from fedprompt.errors import UserError
 
 DOT = b"P6 1 1 255\n\x10\x20\x30"
 
 
-def table(folder: Path, text: str, *, name: str = "labels.csv", pictures: int = 4, **options) -> Dataset:
-    for number in range(pictures):
+def table(folder: Path, text: str, *, name: str = "labels.csv", images: int = 4, **options) -> Dataset:
+    for number in range(images):
         (folder / f"{number}.ppm").write_bytes(DOT + bytes([number]))
     (folder / name).write_text(text, encoding="utf-8")
     return label_table(path=folder / name, **options)
@@ -52,7 +52,7 @@ def test_json_lines_hold_lists_or_marks(tmp_path):
 def test_drawn_splits_leave_something_to_train_and_to_test(tmp_path_factory, count, seed):
     folder = tmp_path_factory.mktemp("drawn")
     text = "image,dog\n" + "".join(f"{number}.ppm,1\n" for number in range(count))
-    data = table(folder, text, pictures=count, seed=seed)
+    data = table(folder, text, images=count, seed=seed)
     assert set(data.splits) == {"train", "test"}
 
 
@@ -74,12 +74,12 @@ def test_words_beside_the_table_are_read(tmp_path):
     ("text", "sentence"),
     [
         ("picture,dog\n0.ppm,1\n", "line 1: there is no column 'image' .found 'picture', 'dog'"),
-        ("image,dog,dog\n0.ppm,1,1\n", "line 1, column 2: 'dog' stands 2 times"),
+        ("image,dog,dog\n0.ppm,1,1\n", "line 1, column 2: 'dog' occurs 2 times"),
         ("image,,dog\n0.ppm,1,1\n", "line 1, column 2: the name is empty"),
         ("image,labels,dog\n0.ppm,dog,1\n", "beside 'labels' there is the column 'dog'"),
-        ("image,dog\n0.ppm,1\n1.ppm,yes\n", "line 3, column 'dog': 'yes' is neither 1, 0 nor blank"),
+        ("image,dog\n0.ppm,1\n1.ppm,yes\n", "line 3, column 'dog': 'yes' is neither 1, 0 nor empty"),
         ("image,dog\n0.ppm,1\n\n1.ppm\n", "line 4: there are 1 cells, not 2"),
-        ("image,dog\n0.ppm,1\n0.ppm,1\n", "line 3, column 'image': '0.ppm' already stands in line 2"),
+        ("image,dog\n0.ppm,1\n0.ppm,1\n", "line 3, column 'image': '0.ppm' is already in line 2"),
         ("image,dog\n9.ppm,1\n", "line 2, column 'image': there is no file .*9.ppm"),
         ("image,dog\n,1\n", "line 2, column 'image': it is empty"),
         ("image,split,dog\n0.ppm,tain,1\n", "line 2, column 'split': 'tain' is neither"),
@@ -99,9 +99,9 @@ def test_a_wrong_cell_is_named(tmp_path, text, sentence):
     ("text", "sentence"),
     [
         ('{"image": "0.ppm", "labels": ["dog"]}\n{"image": ', "line 2: this is not JSON"),
-        ("[1]", "line 1: this is no object"),
+        ("[1]", "line 1: this is not an object"),
         ('{"image": "0.ppm", "label": "dog"}', "line 1, column 'label': there is no such key; did you mean 'labels'"),
-        ('{"image": 3, "labels": ["dog"]}', "line 1, column 'image': 3 is no text"),
+        ('{"image": 3, "labels": ["dog"]}', "line 1, column 'image': 3 is not text"),
         ('{"image": "0.ppm", "labels": {"dog": 2}}', "line 1, column 'labels': it is neither a list"),
         ('{"image": "0.ppm", "labels": [" "]}', "line 1, column 'labels': a class has an empty name"),
     ],
@@ -120,13 +120,15 @@ def test_files_and_options_that_make_no_sense(tmp_path):
         label_table(path=tmp_path / "latin.csv")
     with pytest.raises(UserError, match="does not have; did you mean 'dog'"):
         table(tmp_path, "image,dog\n0.ppm,1\n", new=("dogs",))
-    with pytest.raises(UserError, match="is not a share"):
+    with pytest.raises(UserError, match="less than 1, not"):
         table(tmp_path, "image,dog\n0.ppm,1\n", test_fraction=1.0)
 
 
-def test_pictures_and_classes_that_teach_nothing_are_listed(tmp_path):
+def test_images_and_classes_that_teach_nothing_are_listed(tmp_path):
     data = table(tmp_path, "image,split,dog,cat\n0.ppm,train,1,0\n1.ppm,train,,\n2.ppm,test,0,1\n")
-    kinds = {problem.message: problem.rows for problem in check(data, Looked({}, {})) if problem.kind == "labels"}
+    kinds = {
+        problem.message: problem.rows for problem in find_problems(data, ImageScan({}, {})) if problem.kind == "labels"
+    }
     assert list(kinds.values()) == [(1,), ()]
     first, second = kinds
     assert "1.ppm" in first and "'cat'" in second

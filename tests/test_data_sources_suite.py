@@ -5,7 +5,8 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition.base import by_domain, class_chunks
+from fedprompt.data.partition.by_domain import by_domain
+from fedprompt.data.partition.class_chunks import class_chunks
 from fedprompt.data.sources.suite import join, suite
 from fedprompt.errors import UserError
 from fedprompt.experiments.test_sets import make_test_sets
@@ -42,7 +43,7 @@ class Nothing:
 
 
 def fake(name, classes, *, base=None, domains=("",), unseen=(), train=True):
-    """A picture for training and one for testing of every class in every domain."""
+    """An image for training and one for testing of every class in every domain."""
     each = [(label, split, domain) for domain in domains for label in range(classes) for split in ("train", "test")]
     known = -(-classes // 2) if base is None else base
     return Dataset(
@@ -61,7 +62,7 @@ def fake(name, classes, *, base=None, domains=("",), unseen=(), train=True):
 @pytest.mark.parametrize(("size", "place", "total"), [(20, 1, 30), (10, 2, 59), (5, 3, 119)])
 def test_nine_sets_make_as_many_clients_as_published(size, place, total):
     joined = join([fake(name, row[0]) for name, row in NINE.items()])
-    partition = joined.dealt(lambda part: class_chunks(part, classes_per_client=size, shots=8))
+    partition = joined.partition_parts(lambda part: class_chunks(part, classes_per_client=size, shots=8))
     assert len(partition.shards) == total
     for name, row in NINE.items():
         own = [shard for shard in partition.shards if shard.name.startswith(f"{name}-")]
@@ -91,7 +92,7 @@ def test_a_joined_set_answers_with_its_parts():
     joined = join([fake("a", 3), fake("b", 2), fake("c", 4, base=4, train=False)])
     assert joined.base == (0, 1, 3) and joined.new == (2, 4)  # of c, nothing is trained or held out
     assert joined.space.names[3] == "b: b 0" and joined.source.describe(6) == "0"
-    partition = joined.dealt(lambda part: class_chunks(part, classes_per_client=1))
+    partition = joined.partition_parts(lambda part: class_chunks(part, classes_per_client=1))
     assert [shard.name for shard in partition.shards] == ["a-0", "a-1", "b-0"]
     found = joined.examples(torch.tensor(partition.shards[2].rows), partition.shards[2].classes)
     assert found.space.names == ("b 0",) and found.images.rows == (0,) and found.targets.tolist() == [0]
@@ -103,7 +104,7 @@ def test_a_joined_set_answers_with_its_parts():
         ("new", "b", ("b 1",)),
         ("unseen", "c", ("c 0", "c 1", "c 2", "c 3")),
     ]
-    with pytest.raises(UserError, match="no candidates in common"):
+    with pytest.raises(UserError, match="no candidate classes in common"):
         joined.examples(torch.tensor([0, 8]))
 
 
@@ -111,7 +112,7 @@ def test_a_suite_reads_sets_and_targets(tmp_path):
     for name in ("dtd", "eurosat", "imagenet_a"):
         TREES[name](tmp_path)
     joined = suite(root=tmp_path, sets=("dtd",), targets=("eurosat", "imagenet_a"))
-    assert [part.trains for part in joined.parts] == [True, False, False]
+    assert [part.has_training_images for part in joined.parts] == [True, False, False]
     assert {question.split for question in make_test_sets(joined)} == {"base", "new", "unseen"}
     assert joined.source.open(len(joined.source) - 1).mode == "RGB" and len(joined.source.fingerprint) == 32
     with pytest.raises(UserError, match="different data sets"):
@@ -119,7 +120,7 @@ def test_a_suite_reads_sets_and_targets(tmp_path):
     with pytest.raises(UserError, match="not in the suite"):
         suite(root=tmp_path, sets=("dtd",), options={"eurosat": {}})
     TREES["voc2007"](tmp_path)
-    with pytest.raises(UserError, match="many labels"):
+    with pytest.raises(UserError, match="is multi-label"):
         suite(root=tmp_path, sets=("voc2007",))
 
 

@@ -38,7 +38,7 @@ def test_every_name_is_one_token_and_every_sentence_comes_back(tokenizer):
     world = lexicon()
     assert all(len(tokenizer(name).input_ids) == 3 for name in world.classes)
     for space in (pictograms(train=0, test=1).space, scenes(train=0, test=1).space):
-        sentences = [sentence for own in space.sentences() for sentence in own]
+        sentences = [sentence for own in space.attribute_texts() for sentence in own]
         for text in [*space.texts(), *sentences, *world.attributes, *world.conditions]:
             ids = tokenizer(text).input_ids
             assert len(ids) <= CONTEXT

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprompt.data.descriptions import Descriptions, Scene, read_descriptions
-from fedprompt.data.labels import describe
+from fedprompt.data.labels import with_attribute
 from fedprompt.descriptions.convert import convert
 from fedprompt.descriptions.edits import generated, keep_edits, write_descriptions
 from fedprompt.descriptions.parsing import foreign, plain, quoted, refuses, strings
@@ -96,7 +96,7 @@ def test_markup_links_and_hidden_signs_go() -> None:
 )
 def test_phrases_have_one_grammar(raw: str, form: str, sentence: str) -> None:
     assert normal(raw) == form and normal(form) == form
-    assert describe("a photo of a dog.", form) == f"a photo of a dog, {sentence}."
+    assert with_attribute("a photo of a dog.", form) == f"a photo of a dog, {sentence}."
 
 
 def test_what_cannot_stand_for_a_class_is_told() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fedprompt.config.recipe import DataTable, DescriptionsTable, find_recipe, load_recipe, parse_recipe
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.published.catalog import published_set
+from fedprompt.data.sources.published import published
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
@@ -125,7 +125,7 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
 def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path: Path) -> None:
     for name in ("dtd", "eurosat"):
         TREES[name](tmp_path)
-    names = {name: published_set(name=name, root=tmp_path).space.names for name in ("dtd", "eurosat")}
+    names = {name: published(name=name, root=tmp_path).space.names for name in ("dtd", "eurosat")}
     write_descriptions(
         words_file, Descriptions(attributes={one: (f"a {one[::-1]} part",) for own in names.values() for one in own})
     )

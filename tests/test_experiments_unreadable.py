@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, class_chunks
+from fedprompt.data.joined import JoinedDataset, join
+from fedprompt.data.partition.base import Partition
+from fedprompt.data.partition.class_chunks import class_chunks
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.data.sources.suite import Joined, join
 from fedprompt.demo.world import pictograms
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -142,13 +143,13 @@ def test_a_run_goes_on_without_one_or_a_share_and_never_without_all(data: st.Dat
 def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
     parts = [dataclasses.replace(pictograms(train=1, test=1), name=name) for name in ("one", "two")]
     joined = join(parts)
-    dealt = joined.dealt(class_chunks)
+    dealt = joined.partition_parts(class_chunks)
     start, tests = len(parts[0].source), parts[1].rows(split="test")
     row = start + int(tests[0])
     found, _, (left_out,) = sift(joined, dealt, {row: "It is bad."}, share=0.05)
-    assert isinstance(found, Joined) and found.part_of(left_out.row) == 1 and left_out.place == "test pictures of two"
+    assert isinstance(found, JoinedDataset) and found.part_of(left_out.row) == 1 and left_out.place == "test pictures of two"
     assert row not in found.rows(split="test") and len(found.parts[1].rows(split="test")) == len(tests) - 1
-    assert found.parts[0].left_out == frozenset()
+    assert found.parts[0].excluded == frozenset()
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:

@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from fedprompt.data.published.catalog import rows
-from fedprompt.data.sources.huggingface import find_label_column, picture_column
+from fedprompt.data.published.catalog import catalog
+from fedprompt.data.sources.huggingface import find_image_column, find_label_column
 
 datasets = pytest.importorskip("datasets")
 offline = os.environ.get("HF_HUB_OFFLINE") != "0"
 pytestmark = [pytest.mark.live, pytest.mark.skipif(offline, reason="asks the Hub; set HF_HUB_OFFLINE=0")]
-COPIES = {name: row.hub for name, row in rows().items() if row.hub}
+COPIES = {name: row.hub for name, row in catalog().items() if row.hub}
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -21,5 +21,5 @@ def test_a_copy_has_pictures_labels_and_the_splits_we_take(name):
     stream = datasets.load_dataset(rules.id, streaming=True)
     part = next(iter(stream.values()))
     features = part.features or part._resolve_features().features
-    assert picture_column(features) in features and find_label_column(features, rules) in features
+    assert find_image_column(features) in features and find_label_column(features, rules) in features
     assert set(rules.splits) <= set(stream)

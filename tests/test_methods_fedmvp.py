@@ -225,7 +225,7 @@ def test_multi_label_compares_every_token(tiny_clip: Clip) -> None:
     encoded = method._encoder(tiny_clip, space)(images)
     tokens = unit(torch.cat([encoded.image[:, None], encoded.patches], dim=1))
     assert tokens.shape[1] == 1 + tiny_clip.patches + 4
-    groups = space.sentences()
+    groups = space.attribute_texts()
     text = torch.stack([unit(tiny_clip.text_features(group).mean(dim=0)) for group in groups])
     present, absent = 20 * tokens @ text.T, 20 * tokens @ tiny_clip.text_features(["a photo."]).T
     expected = 5 * (present.softmax(dim=1) * (present - absent)).sum(dim=1)

@@ -10,7 +10,6 @@ import torch
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.tables import ServerTable
-from fedprompt.data.partition.base import pooled
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.experiment import assemble, make_trials
 from fedprompt.report import Run, read_run
@@ -121,7 +120,7 @@ def test_a_server_has_nothing_to_do_where_nothing_is_sent() -> None:
 
 def test_pooling_holds_every_picture_once(recipe: Recipe) -> None:
     experiment = assemble(recipe)
-    (all_clients,) = pooled(experiment.partition, experiment.dataset).shards
+    (all_clients,) = experiment.partition.pooled(experiment.dataset).shards
     rows = sorted(row for shard in experiment.partition.shards for row in shard.rows)
     assert list(all_clients.rows) == rows and all_clients.classes == experiment.dataset.base
     trainer = experiment.trainers(experiment.trials[2])[0]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fedprompt import methods
 from fedprompt.cli.main import app
-from fedprompt.data.published.catalog import row
+from fedprompt.data.published.catalog import entry
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import make_trials, resolve
 from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
@@ -203,7 +203,7 @@ def test_figures_are_joined_or_counted():
 def test_every_domain_is_a_target_once():
     for name in ("pacs", "officehome", "vlcs", "terraincognita", "domainnet"):
         ((_, held),) = experiment(f"fedmvp/msst-{name}").grid.items()
-        assert sorted(chain(*held)) == sorted(row(name).domains)
+        assert sorted(chain(*held)) == sorted(entry(name).domains)
 
 
 MANY = {
@@ -274,7 +274,7 @@ def test_mistakes_at_the_command_line(tmp_path):
     assert "--root DIR" in run("reproduce", "fedmvp/base-to-new").output
     assert "is not a list of numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
     missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q")
-    assert missing.exit_code == 2 and row("pacs").licence in missing.output
+    assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
@@ -299,16 +299,16 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
     assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
-    assert row("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
+    assert entry("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
     every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
-    assert every.exit_code == 2 and all(row(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
+    assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
 
 
 def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["voc2007"](tmp_path)
-    about = row("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
-    monkeypatch.setattr("fedprompt.data.published.catalog.rows", lambda: {"voc2007": about})
+    about = entry("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
+    monkeypatch.setattr("fedprompt.data.published.catalog.catalog", lambda: {"voc2007": about})
     found = run("data", "check", "voc2007", "--root", tmp_path)
     assert found.exit_code == 0, found.output
     assert "train 6, test 3" in found.output and "Complete and as published." in found.output
@@ -317,9 +317,9 @@ def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
 def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["pacs"](tmp_path)
-    about = row("pacs").model_copy(update={"classes": 0, "others": {"the first one": 32}})
-    monkeypatch.setattr("fedprompt.data.published.catalog.rows", lambda: {"pacs": about})
-    monkeypatch.setattr("fedprompt.data.published.verify._bare", lambda listing: [])
+    about = entry("pacs").model_copy(update={"classes": 0, "other_versions": {"the first one": 32}})
+    monkeypatch.setattr("fedprompt.data.published.catalog.catalog", lambda: {"pacs": about})
+    monkeypatch.setattr("fedprompt.data.published.verify._classes_without_images", lambda listing: [])
     found = run("data", "check", "pacs", "--root", tmp_path)
     assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
 
@@ -331,10 +331,10 @@ def test_data_list_and_info(tmp_path, monkeypatch):
     there = run("data", "list", "--root", tmp_path).output
     assert str(tmp_path / "dtd") in there and there.count("not there") == len(TREES) - 1
     shown = run("data", "info", "voc2007").output
-    assert "difficult" in shown and "Options" in shown and row("voc2007").traps[0] in shown
+    assert "difficult" in shown and "Options" in shown and entry("voc2007").traps[0] in shown
 
 
 def test_a_stray_file_beside_the_table_is_no_row(tmp_path):
     text(tmp_path / "classes.txt", ["x"])
     with pytest.raises(UserError, match="did you mean 'pacs'"):
-        row("pac")
+        entry("pac")

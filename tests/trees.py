@@ -274,10 +274,10 @@ def domainnet(root: Path) -> None:
 
 
 def voc2007(root: Path) -> None:
-    from fedprompt.data.published.catalog import row
+    from fedprompt.data.published.catalog import entry
 
     folder = root / "VOCdevkit/VOC2007"
-    classes = list(row("voc2007").options["classes"])  # type: ignore[arg-type]
+    classes = list(entry("voc2007").options["classes"])  # type: ignore[arg-type]
     ids = {"train": [1, 2, 3], "val": [4, 5, 6], "test": [7, 8, 9]}
     ids["trainval"] = ids["train"] + ids["val"]
     for word, numbers in ids.items():

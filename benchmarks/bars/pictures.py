@@ -153,12 +153,12 @@ def deep_greys(folder: Path) -> Iterator[Bar]:
     ways: tuple[tuple[str, str, Window | None], ...] = (
         ("<u2", "png", None),
         (">u2", "tif", None),
-        ("<u2", "png", "picture"),
+        ("<u2", "png", "minmax"),
         ("<u2", "png", (0, 65535)),
         ("<i4", "tif", (0, 65535)),
-        ("<i4", "tif", "picture"),
+        ("<i4", "tif", "minmax"),
         ("<f4", "tif", (0, 65535)),
-        ("<f4", "tif", "picture"),
+        ("<f4", "tif", "minmax"),
     )
     kept = []
     for number, (kind, suffix, window) in enumerate(ways):

@@ -28,10 +28,10 @@ def list_(
 ) -> None:
     """List the data sets with their sizes and licences, and which of them are there."""
     from fedprompt.cli.console import plain_console, rows_table
-    from fedprompt.data.published.catalog import folder_of, rows
+    from fedprompt.data.published.catalog import catalog, folder_of
 
     head = ["name", "title", "classes", "size", "licence"] + ["where"] * (root is not None)
-    lines = [[name, about.title, f"{about.classes}", about.size, about.licence] for name, about in rows().items()]
+    lines = [[name, about.title, f"{about.classes}", about.size, about.licence] for name, about in catalog().items()]
     for line in lines if root else []:
         line.append(str(folder_of(line[0], root) or "not there"))  # type: ignore[arg-type]
     plain_console().print(rows_table(head, lines))
@@ -40,16 +40,14 @@ def list_(
 @data.command()
 def info(name: Name) -> None:
     """Say where a data set comes from, how it lies on disk, its options and its traps."""
-    import inspect
+    from fedprompt.data.published.catalog import entry, layout_options
 
-    from fedprompt.data.published.catalog import reader, row
-
-    about = row(name)
+    about = entry(name)
     typer.echo(f"{about.title}: {about.classes} classes, {about.size}. Licence: {about.licence}.")
     typer.echo(f"Get it: {about.origin}\nTree:\n{about.tree.rstrip()}")
     if about.hub:
         typer.echo(f"On the Hub: {about.hub.id} ({about.hub.caution})")
-    own = [option for option in [*inspect.signature(reader(about)).parameters][1:] if option not in about.options]
+    own = [option for option in layout_options(about) if option not in about.options]
     typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nMind:")
     for trap in about.traps:
         typer.echo(f"  - {trap}")
@@ -74,11 +72,11 @@ def check(
 
 def _is_right(name: str, root: Path) -> bool:
     from fedprompt.cli.console import counting, plain_console
-    from fedprompt.data.published.verify import examine
+    from fedprompt.data.published.verify import verify
 
     try:
         with counting(plain_console(), f"listing {name}") as on_step:
-            found = examine(name, root, on_step=on_step)
+            found = verify(name, root, on_step=on_step)
     except UserError as error:
         typer.echo(str(error), err=True)
         return False

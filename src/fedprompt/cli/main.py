@@ -161,7 +161,7 @@ def partition(
 ) -> None:
     """Show which client would hold which pictures."""
     from fedprompt.cli.console import counting, plain_console, rows_table
-    from fedprompt.data.partition.base import table
+    from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
     from fedprompt.experiments.experiment import load_dataset, make_partition
     from fedprompt.records.run_folder import write_atomic
@@ -171,7 +171,7 @@ def partition(
     with counting(plain_console(), "listing") as on_step:
         dataset = load_dataset(loaded.data, on_step=on_step)
     shards = make_partition(loaded, dataset)
-    head, *rows = table(shards, dataset)
+    head, *rows = partition_table(shards, dataset)
     plain_console().print(
         rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
     )
@@ -185,16 +185,15 @@ def partition(
 def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.cli.console import counting, plain_console
-    from fedprompt.data.problems import check as find_problems
-    from fedprompt.data.problems import look
+    from fedprompt.data.problems import find_problems, scan_images
     from fedprompt.experiments.experiment import load_dataset
 
     loaded, _ = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
         dataset = load_dataset(loaded.data, on_step=on_step)
-    with counting(plain_console(), "opening pictures") as on_image:
+    with counting(plain_console(), "opening pictures") as on_step:
         rows, workers = range(len(dataset.source)), loaded.backbone.workers
-        looked = look(dataset.source, rows, workers=workers, on_image=on_image)
+        looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
     problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)

@@ -19,15 +19,15 @@ SOURCES: Mapping[str, str] = {
     "voc": "fedprompt.data.sources.voc:voc",
     "webdataset": "fedprompt.data.sources.webdataset:webdataset",
     "huggingface": "fedprompt.data.sources.huggingface:huggingface",
-    "published": "fedprompt.data.published.catalog:published_set",
+    "published": "fedprompt.data.sources.published:published",
     "suite": "fedprompt.data.sources.suite:suite",
 }
 RULES: Mapping[str, str] = {
-    "class_chunks": "fedprompt.data.partition.base:class_chunks",
-    "iid": "fedprompt.data.partition.base:iid",
-    "dirichlet": "fedprompt.data.partition.base:dirichlet",
-    "by_domain": "fedprompt.data.partition.base:by_domain",
-    "by_site": "fedprompt.data.sources.sites:by_site",
+    "class_chunks": "fedprompt.data.partition.class_chunks:class_chunks",
+    "iid": "fedprompt.data.partition.iid:iid",
+    "dirichlet": "fedprompt.data.partition.dirichlet:dirichlet",
+    "by_domain": "fedprompt.data.partition.by_domain:by_domain",
+    "by_site": "fedprompt.data.partition.by_site:by_site",
     "label_clusters": "fedprompt.data.partition.label_clusters:label_clusters",
 }
 AGGREGATES: Mapping[str, str] = {

@@ -1,1 +1,1 @@
-"""Pictures, words and who holds which of them."""
+"""Data sets: images, labels, class names and descriptions; their sources, splits, and partitions over clients."""

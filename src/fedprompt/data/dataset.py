@@ -1,4 +1,4 @@
-"""A data set is a value: pictures, words, labels, domains and splits, each addressed by row."""
+"""Data sets as immutable values: images, labels, domains and splits, one row per image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedprompt.errors import UserError, did_you_mean
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Pictures with targets over one candidate list: what a client trains on and what a score is computed from."""
+    """Images with targets over one list of candidate classes: what a client trains on and what is evaluated."""
 
     images: Images
     targets: Tensor  # [B] int64 positions in space.names, or [B, C] int8 in {1, 0, -1 unknown}
@@ -29,11 +29,11 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """All pictures of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
+    """All images of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
 
-    `templates` are sentences for domains that have their own, `tests` the candidates of further test splits (all base
-    classes if not named), `notes` what its reader found odd, for whoever starts a run, and `left_out` rows that are in
-    no split any more.
+    `templates` are prompt templates of domains that have their own, `test_candidates` the candidate classes of further
+    test splits (all base classes if a split has none), `notes` remarks of the source for the user, and `excluded` rows
+    that belong to no split any more.
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -41,22 +41,23 @@ class Dataset:
     source: ImageSource
     space: LabelSpace
     targets: Tensor  # [N] int64, or [N, C] int8 in {1, 0, -1}
-    splits: Sequence[str]  # [N] "train", "test", ... one word a row
-    domains: Sequence[str]  # [N] one word a row; all "" where the data set has no domains
+    splits: Sequence[str]  # [N] "train", "val", "test", ... per row
+    domains: Sequence[str]  # [N] domain per row; all "" where the data set has no domains
     base: tuple[int, ...]
     new: tuple[int, ...] = ()
     unseen_domains: tuple[str, ...] = ()  # domains that no client may train on
     templates: Mapping[str, str] = field(default_factory=dict)  # domain -> template
-    tests: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
+    test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     notes: tuple[str, ...] = ()
-    left_out: frozenset[int] = frozenset()
+    excluded: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
         for column, length in lengths.items():
             if length != len(self.source):
                 raise UserError(
-                    f"The data set {self.name!r} has {len(self.source)} pictures but {length} {column}; give each one."
+                    f"The data set {self.name!r} has {len(self.source)} images but {length} {column}; "
+                    "every image needs one."
                 )
         labels = (*self.base, *self.new)
         if not self.base or len(set(labels)) < len(labels) or not set(labels) <= set(range(len(self.space))):
@@ -84,42 +85,42 @@ class Dataset:
         return tuple(domain for domain in self._domains[0] if domain not in self.unseen_domains)
 
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
-        """Row numbers, ascending, of a split, restricted to domains and (single label only) to classes."""
-        keep = _among(self._splits, (split,))
-        keep[list(self.left_out)] = False
+        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes."""
+        keep = _is_among(self._splits, (split,))
+        keep[list(self.excluded)] = False
         if domains is not None:
-            keep &= _among(self._domains, domains)
+            keep &= _is_among(self._domains, domains)
         if classes is not None:
-            assert self.space.kind == "single", "rows of a multi-label data set have no one class"
+            assert self.space.kind == "single", "rows of multi-label data have no one class"
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
 
     @property
     def parts(self) -> tuple[Dataset, ...]:
-        """The data sets it is made of: itself alone, unless several were joined."""
+        """The data sets this one was joined from; itself alone otherwise."""
         return (self,)
 
     def part_of(self, row: int) -> int:
         """Which of the parts a row belongs to."""
         return 0
 
-    def reworded(self, reword: Callable[[LabelSpace], LabelSpace]) -> Self:
-        """The same pictures in other words; of several data sets, each in its own."""
-        return replace(self, space=reword(self.space))
+    def map_label_space(self, change: Callable[[LabelSpace], LabelSpace]) -> Self:
+        """The same images with another label space, e.g. with other descriptions; of joined data sets, part by part."""
+        return replace(self, space=change(self.space))
 
     def without(self, rows: Collection[int]) -> Self:
-        """The data set without these rows in any split; all others keep their numbers, and so do their features."""
-        return replace(self, left_out=self.left_out | frozenset(rows)) if rows else self
+        """The data set with these rows in no split; all others keep their numbers, and so their cached features."""
+        return replace(self, excluded=self.excluded | frozenset(rows)) if rows else self
 
     @property
-    def trains(self) -> bool:
-        """Whether it has pictures to train on; one that has none is for testing alone."""
+    def has_training_images(self) -> bool:
+        """Whether there is anything to train on; a data set without is used for testing only."""
         return bool(len(self.rows(split="train", domains=self.seen_domains)))
 
     def examples(self, rows: Tensor, classes: Sequence[int] | None = None, *, domain: str = "") -> Examples:
-        """The rows over the sub-space of `classes` (all classes if None), targets re-indexed to that candidate list.
+        """The rows over the sub-space of `classes` (all classes if None), targets re-indexed to these candidates.
 
-        Single label: every row's class must be among `classes`. Multi label: target columns are selected. The space
+        Single label: every row's class must be among `classes`. Multi-label: target columns are selected. The space
         has the template of `domain`, if that domain has one of its own.
         """
         images = Images(self.source, tuple(rows.tolist()))
@@ -137,21 +138,21 @@ class Dataset:
 
 
 def multi_hot(labels: Sequence[Collection[int]], classes: int) -> Tensor:
-    """[N, C] int8: 1 where a row's labels name the class, else 0."""
+    """[N, C] int8: 1 where a row's labels include the class, else 0."""
     targets = torch.zeros(len(labels), classes, dtype=torch.int8)
     rows = [row for row, own in enumerate(labels) for _ in own]
     targets[rows, [label for own in labels for label in own]] = 1
     return targets
 
 
-def _encode(words: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:
-    """The distinct words in order of appearance, each with its code, and [N] codes: words are compared once."""
-    codes = {word: code for code, word in enumerate(dict.fromkeys(words))}
-    return codes, torch.tensor([codes[word] for word in words], dtype=torch.int64)
+def _encode(column: Sequence[str]) -> tuple[Mapping[str, int], Tensor]:
+    """Dictionary encoding: value -> code in order of appearance, and [N] codes, so that strings are compared once."""
+    codes = {value: code for code, value in enumerate(dict.fromkeys(column))}
+    return codes, torch.tensor([codes[value] for value in column], dtype=torch.int64)
 
 
-def _among(column: tuple[Mapping[str, int], Tensor], words: Iterable[str]) -> Tensor:
+def _is_among(column: tuple[Mapping[str, int], Tensor], values: Iterable[str]) -> Tensor:
     codes, rows = column
     wanted = torch.zeros(len(codes), dtype=torch.bool)
-    wanted[[codes[word] for word in words if word in codes]] = True
+    wanted[[codes[value] for value in values if value in codes]] = True
     return wanted[rows]

@@ -1,4 +1,4 @@
-"""The one way from a file to an RGB picture: upright, on white, with every grey level kept in its place."""
+"""Decoding of image files to 8-bit RGB: EXIF orientation, transparency on white, 16-bit greys, multi-band TIFF."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedprompt.errors import UserError
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000  # a 100 kB file can unpack to gigabytes
 
-Window = tuple[float, float] | Literal["picture"]  # the values of black and white; "picture": its own extremes
+Window = tuple[float, float] | Literal["minmax"]  # the values of black and white; "minmax": those of each image
 Bands = tuple[int, int, int]  # counted from 1, for red, green and blue
 Levels = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
@@ -24,14 +24,14 @@ Levels = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 def decode(
     path: str | Path, *, content: bytes | None = None, window: Window | None = None, bands: Bands | None = None
 ) -> Image.Image:
-    """Read a picture as `to_rgb` sees it; of several frames or pages the first.
+    """Read an image file and convert it with `to_rgb`; of several frames or pages the first.
 
-    `content` are the bytes, where they are not those of the file `path`. `bands` reads a TIFF of many bands and takes
-    three of them. Raises UserError naming the file if it is missing, no picture, damaged, cut off or larger than
+    `content` are the bytes, if they are not in the file `path`. `bands` reads a TIFF of many bands and takes
+    three of them. Raises UserError naming the file if it is missing, not an image, damaged, truncated or larger than
     `MAX_PIXELS`.
     """
     try:
-        # Pillow warns of sizes, which `to_rgb` decides, and of EXIF blocks that make no sense, which then say nothing.
+        # Pillow warns of sizes, which `to_rgb` checks, and of invalid EXIF blocks, which are then ignored.
         if bands is not None:
             return _from_bands(path if content is None else io.BytesIO(content), bands, window, str(path))
         file = path if content is None else io.BytesIO(content)
@@ -40,7 +40,7 @@ def decode(
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"The picture {path} does not exist; check the path, or the link if it is one.") from error
+        raise UserError(f"The image {path} does not exist; check the path, or the link if it is one.") from error
     except UnidentifiedImageError as error:
         kinds = ", ".join(FORMATS)
         raise UserError(
@@ -49,21 +49,21 @@ def decode(
         ) from error
     except Exception as error:  # a decoder may raise anything on damaged bytes; whatever it is, this file is the cause
         reason = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"The picture {path} cannot be read ({reason}); replace or remove the file.") from error
+        raise UserError(f"The image {path} cannot be read ({reason}); replace or remove the file.") from error
 
 
 def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in memory") -> Image.Image:
-    """Turn a picture upright (EXIF), lay it on white where it is transparent and convert it to 8-bit RGB.
+    """Apply the EXIF orientation, put transparent images on white and convert to 8-bit RGB.
 
-    `window` are the two grey values that become black and white in pictures of more than 8 bits a pixel; values
-    outside are cut to them. "picture" takes each picture's own lowest and highest. Without it, 16-bit greys
-    are scaled by the full range of the format, 0 to 65535, so that nothing is cut. Raises UserError, with `name` in
+    `window` are the two grey values that become black and white in images of more than 8 bits a pixel; values
+    outside are clipped. "minmax" takes the lowest and highest value of each image. Without `window`, 16-bit greys
+    are scaled by the full range of the format, 0 to 65535, so that nothing is clipped. Raises UserError, with `name` in
     it, for 32-bit and float greys, which have no such range, without a window, and for more than `MAX_PIXELS` pixels.
     """
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
-        raise UserError(f"The picture {name} has {size} pixels, more than {MAX_PIXELS:,}; scale it down.")
-    # differs: published pipelines of this field leave pictures as they lie, whatever their EXIF says
+        raise UserError(f"The image {name} has {size} pixels, more than {MAX_PIXELS:,}; scale it down.")
+    # differs: published pipelines of this field ignore the EXIF orientation of images
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -75,12 +75,12 @@ def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in 
 
 
 def _grey(image: Image.Image, window: Window | None, name: str) -> Image.Image:
-    # Pillow's own conversion would cut everything above 255 to white; its PPM reader gives 16 bits as mode I.
+    # Pillow's own conversion would clip everything above 255 to white; its PPM reader gives 16 bits as mode I.
     if window is None and (image.mode.startswith("I;16") or image.format == "PPM"):
         window = (0, 65535)
     if window is None:
         raise UserError(
-            f"The grey values of the picture {name} have no fixed range (mode {image.mode}); "
+            f"The grey values of the image {name} have no fixed range (mode {image.mode}); "
             "set `window` to those that are black and white."
         )
     return Image.fromarray(_scaled(np.asarray(image, dtype=np.float64), window)).convert("RGB")
@@ -89,8 +89,8 @@ def _grey(image: Image.Image, window: Window | None, name: str) -> Image.Image:
 def _scaled(levels: Levels, window: Window) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     known = levels[np.isfinite(levels)]
     extremes = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    black, white = extremes if window == "picture" else window
-    if window == "picture" and black == white:  # one flat grey: no contrast to spread
+    black, white = extremes if window == "minmax" else window
+    if window == "minmax" and black == white:  # one flat grey: no contrast to spread
         white = black + 1
     if not black < white:
         raise UserError(f"The window {window} is empty; give the grey value of black and a larger one for white.")
@@ -106,11 +106,11 @@ def _from_bands(file: str | Path | io.BytesIO, bands: Bands, window: Window | No
     with tifffile.TiffFile(file) as tiff:
         page = tiff.series[0]
         if np.prod(page.shape[-3:]) > MAX_PIXELS * max(bands):
-            raise UserError(f"The picture {name} has the shape {page.shape}, too much to read; scale it down.")
-        # A page a band, or bands beside each other ("YXS"): the band axis goes first.
+            raise UserError(f"The image {name} has the shape {page.shape}, too much to read; scale it down.")
+        # One page per band, or interleaved bands ("YXS"): the band axis goes first.
         levels = page.asarray() if page.axes[-1] != "S" else np.moveaxis(page.asarray(), -1, 0)
     if levels.ndim != len(bands) or not 1 <= min(bands) <= max(bands) <= levels.shape[0]:
-        raise UserError(f"The picture {name} has the shape {levels.shape}; it has no bands {bands} (counted from 1).")
+        raise UserError(f"The image {name} has the shape {levels.shape}; it has no bands {bands} (counted from 1).")
     if window is None and np.issubdtype(levels.dtype, np.unsignedinteger):
         window = (0, float(np.iinfo(levels.dtype).max))
     if window is None:

@@ -1,50 +1,51 @@
-"""The descriptions file: attributes of classes, conditions of a data set, and what a person changed after a model wrote."""
+"""Descriptions files: attributes of classes and conditions of a data set, written by a language model or a person."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
 
-from fedprompt.errors import UserError
+from fedprompt.data.folder import nfc
+from fedprompt.errors import UserError, did_you_mean
 
 FORMAT = 1
-LARGEST = 16 << 20  # bytes; a thousand classes with their scenes need a tenth of it
+MAX_BYTES = 16 << 20  # a thousand classes with their scenes need a tenth of it
 
 Phrase = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Phrases = Annotated[tuple[Phrase, ...], Field(max_length=200)]
 
 
-class Part(BaseModel):
-    """A piece of a descriptions file; an unknown key is a mistake, not a comment."""
+class Section(BaseModel):
+    """Base of all sections of a descriptions file; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Scene(Part):
-    """How some labels come to be in one picture: what conditions were distilled from, kept for audit."""
+class Scene(Section):
+    """How some labels come to be in one image: what conditions were derived from, stored for audit."""
 
     labels: tuple[str, ...]
     sentences: Phrases
 
 
-class Provenance(Part):
-    """Where the words come from. `written` has the fingerprint of every list as the model wrote it."""
+class Provenance(Section):
+    """Where the descriptions come from. `written` has the fingerprint of every list as the model wrote it."""
 
     model: str = ""
-    prompts: str = ""  # fingerprint of the questions' wording
+    prompts: str = ""  # fingerprint of the prompt templates
     parameters: dict[str, JsonValue] = {}
     source: str = ""  # of converted files: the name of the file
     written: dict[str, str] = {}  # class name -> fingerprint
     written_conditions: str = ""
 
 
-class Descriptions(Part):
-    """What a descriptions file holds; either part may be absent."""
+class Descriptions(Section):
+    """The content of a descriptions file; attributes or conditions may be absent."""
 
     fedprompt_descriptions: int = FORMAT
     attributes: dict[str, Phrases] = {}
@@ -54,7 +55,7 @@ class Descriptions(Part):
 
     @field_validator("conditions")
     @classmethod
-    def _differ(cls, conditions: Phrases) -> Phrases:
+    def _reject_repeated(cls, conditions: Phrases) -> Phrases:
         known: dict[str, int] = {}
         for number, condition in enumerate(conditions, start=1):
             if (before := known.setdefault(condition.lower(), number)) != number:
@@ -62,13 +63,13 @@ class Descriptions(Part):
         return conditions
 
     def edited(self) -> tuple[str, ...]:
-        """Classes whose list is no longer, or never was, what a model wrote."""
+        """Classes whose attributes are not exactly what a model wrote."""
         written = self.provenance.written
         return tuple(name for name, phrases in self.attributes.items() if written.get(name) != fingerprint(phrases))
 
     @property
     def conditions_edited(self) -> bool:
-        """Whether the conditions are not, as they stand, a model's."""
+        """Whether the conditions are not exactly what a model wrote."""
         return bool(self.conditions) and self.provenance.written_conditions != fingerprint(self.conditions)
 
 
@@ -77,17 +78,17 @@ def fingerprint(phrases: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def load_json(path: Path, *, called: str, needed: str) -> object:
-    """The JSON in a file of words, which `called` names; UserError when it is unreadable, no JSON, or too large."""
+def load_json(path: Path, *, what: str) -> object:
+    """The content of a JSON file, which messages call `what`; UserError if it is unreadable, not JSON, or too large."""
     try:
-        small = path.stat().st_size <= LARGEST
+        small = path.stat().st_size <= MAX_BYTES
         found: object = json.loads(path.read_text(encoding="utf-8")) if small else None
     except OSError as error:
-        raise UserError(f"{called} cannot be read ({error.strerror}); check the path.") from error
+        raise UserError(f"{what} cannot be read ({error.strerror}); check the path.") from error
     except ValueError as error:
-        raise UserError(f"{called} is not valid JSON ({error}); correct that place.") from error
+        raise UserError(f"{what} is not valid JSON ({error}); correct that place.") from error
     if not small:
-        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB, which no {needed}; check the path.")
+        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MiB; check the path.")
     return found
 
 
@@ -96,26 +97,25 @@ def read_descriptions(path: Path) -> Descriptions:
 
     Raises UserError when it cannot be read, is neither, or is damaged.
     """
-    tables = load_json(path, called=f"The descriptions file {path}", needed="descriptions file needs")
+    tables = load_json(path, what=f"The descriptions file {path}")
     if not isinstance(tables, dict):
-        raise UserError(
-            f"{path} is not a descriptions file; make one of it with: fedprompt describe convert {path} ..."
-        )
+        raise UserError(f"{path} is not a descriptions file; convert it with: fedprompt describe convert {path} ...")
     if "fedprompt_descriptions" not in tables:
         tables = {"fedprompt_descriptions": FORMAT, "attributes": tables}
     if tables["fedprompt_descriptions"] != FORMAT:
         raise UserError(
-            f"The descriptions file {path} has format {tables['fedprompt_descriptions']!r}, and this version reads {FORMAT}."
+            f"The descriptions file {path} has format {tables['fedprompt_descriptions']!r}, and this version reads "
+            f"{FORMAT}."
         )
     try:
         return Descriptions.model_validate(tables)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"])
-        said = first["msg"].removeprefix("Value error, ")
+        problem = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"The descriptions file {path} is wrong at {place}: {said}; correct it (fedprompt describe convert makes a words "
-            "file of other JSON)."
+            f"The descriptions file {path} is wrong at {place}: {problem}; correct it (fedprompt describe convert "
+            "makes a descriptions file from other JSON)."
         ) from error
 
 
@@ -127,3 +127,23 @@ def read_conditions(path: Path) -> tuple[str, ...]:
             f"The descriptions file {path} has no conditions; make some with: fedprompt describe conditions."
         )
     return found
+
+
+def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Attributes from the `attributes.json` of a folder, if it has one; UserError for another form or unknown class."""
+    file = root / "attributes.json"
+    if not file.exists():
+        return {}
+    return {
+        known_class(name, names, str(file)): phrases for name, phrases in read_descriptions(file).attributes.items()
+    }
+
+
+def known_class(name: str, names: Iterable[str], origin: str) -> str:
+    """A class name in NFC; UserError naming its `origin` if the data set has no such class."""
+    own = nfc(name)
+    if own not in names:
+        raise UserError(
+            f"{origin} names the class {name!r}, which the data set does not have{did_you_mean(own, names)}."
+        )
+    return own

@@ -1,4 +1,4 @@
-"""Addressable pictures: a source opens a row, `Images` names rows of it, and nothing is decoded until asked."""
+"""Image sources and lazy references to their rows: nothing is decoded until it is needed."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch import Tensor
 
 
 class ImageSource(Protocol):
-    """Where pictures come from: files, a table, or a renderer."""
+    """Where images come from: files, an archive, a table, or a renderer."""
 
     @property
     def fingerprint(self) -> str:
-        """A short hash that changes whenever any picture does."""
+        """A short hash that changes whenever any image changes."""
         ...
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         ...
 
     def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB."""
+        """Decode one image to RGB."""
         ...
 
     def take(self, rows: Sequence[int]) -> ImageSource:
-        """A source of these pictures alone, in this order, small enough to send to another process."""
+        """A source of these images alone, in this order, small enough to send to another process."""
         ...
 
     def describe(self, row: int) -> str:
@@ -42,7 +42,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class JoinedSource:
-    """The pictures of several sources, one after another."""
+    """The images of several sources, one after another."""
 
     sources: tuple[ImageSource, ...]
 
@@ -55,12 +55,12 @@ class JoinedSource:
         return sum(map(len, self.sources))
 
     def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB."""
+        """Decode one image to RGB."""
         source, own = self._find(row)
         return source.open(own)
 
     def take(self, rows: Sequence[int]) -> JoinedSource:
-        """A source of these pictures alone: neighbours that lie in one source are taken from it together."""
+        """A source of these images alone: consecutive rows of one source are taken from it together."""
         found = groupby(map(self._find, rows), key=lambda pair: id(pair[0]))
         runs = [list(run) for _, run in found]
         return JoinedSource(tuple(run[0][0].take([own for _, own in run]) for run in runs))
@@ -76,7 +76,7 @@ class JoinedSource:
         return tuple(accumulate((len(source) for source in self.sources[:-1]), initial=0))
 
     def _find(self, row: int) -> tuple[ImageSource, int]:
-        """Whose a row is, and which one it is there."""
+        """The source a row belongs to, and its row number there."""
         place = bisect_right(self._starts, row) - 1
         return self.sources[place], row - self._starts[place]
 
@@ -97,7 +97,7 @@ class Images:
 
     @property
     def keys(self) -> Tensor:
-        """[B] int64, unique within a source for each (row, mirrored) pair: what features are remembered by."""
+        """[B] int64, unique within a source for each (row, mirrored) pair: the key of cached features."""
         rows = torch.tensor(self.rows, dtype=torch.int64)
         return 2 * rows + torch.tensor(self.mirrored, dtype=torch.int64) if self.mirrored else 2 * rows
 
@@ -114,7 +114,7 @@ class Images:
         return Images(self.source, self.rows, tuple((before ^ mask).tolist()))
 
     def decode(self, position: int) -> Image.Image:
-        """Open one image as RGB, mirrored if its view says so."""
+        """Open one image as RGB, mirrored where `mirrored` says so."""
         image = self.source.open(self.rows[position])
         return ImageOps.mirror(image) if self.mirrored and self.mirrored[position] else image
 

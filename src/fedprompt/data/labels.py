@@ -1,4 +1,4 @@
-"""What is to be recognised, in words: class names, their template, their attributes, the conditions they occur in."""
+"""Label spaces: candidate class names with prompt templates, attributes, synonyms and conditions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal
 from fedprompt.errors import UserError
 
 Kind = Literal["single", "multi"]
-# Control signs, and those that turn text round: a name with them is not the one that is seen.
-HIDDEN = re.compile("[\\x00-\\x1f\\x7f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
+# Control characters and those that change the direction of text: names with them do not read as they look.
+INVISIBLE = re.compile("[\\x00-\\x1f\\x7f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class LabelSpace:
     """Candidate classes in label order; targets are positions in `names`.
 
     `attributes[name]` are short visual phrases ("four legs") that a language model or a person wrote for the class,
-    `synonyms[name]` other words for it, and `prompts[name]` is a whole sentence where the template makes no sense ("a
-    photo of no animal."). `ensemble` are further templates.
+    `synonyms[name]` other names of it, and `prompts[name]` is a whole sentence where the template makes no sense ("a
+    photo of no animal."). `ensemble` are further templates for prompt ensembling.
     """
 
     names: tuple[str, ...]
@@ -39,8 +39,8 @@ class LabelSpace:
         name, count = Counter(self.names).most_common(1)[0]
         if count > 1:
             raise UserError(f"The class name {name!r} stands {count} times in the list; give each class its own.")
-        if hidden := next(filter(HIDDEN.search, self.names), ""):
-            raise UserError(f"The class name {hidden!r} has signs that cannot be seen; give the class another name.")
+        if unreadable := next(filter(INVISIBLE.search, self.names), ""):
+            raise UserError(f"The class name {unreadable!r} has invisible characters; give the class another name.")
         for template in (self.template, *self.ensemble):
             if "{}" not in template:
                 raise UserError(
@@ -51,21 +51,21 @@ class LabelSpace:
         return len(self.names)
 
     def texts(self) -> tuple[str, ...]:
-        """One sentence a class: the template with the name in it, or the class's own prompt."""
-        return tuple(self.prompts.get(name) or self.template.replace("{}", words(name)) for name in self.names)
+        """One sentence per class: the template with the name in it, or the class's own prompt."""
+        return tuple(self.prompts.get(name) or self.template.replace("{}", readable_name(name)) for name in self.names)
 
-    def wordings(self) -> tuple[tuple[str, ...], ...]:
-        """For each class its text and, with further templates and synonyms, every other way to say it."""
-        return tuple((self.prompts[name],) if name in self.prompts else self._wordings(name) for name in self.names)
+    def ensemble_texts(self) -> tuple[tuple[str, ...], ...]:
+        """For each class its prompt ensemble: every template with the name and with every synonym."""
+        return tuple((self.prompts[name],) if name in self.prompts else self._ensemble(name) for name in self.names)
 
-    def _wordings(self, name: str) -> tuple[str, ...]:
-        said = (words(synonym) for synonym in (name, *self.synonyms.get(name, ())))
-        return tuple(template.replace("{}", one) for one in said for template in (self.template, *self.ensemble))
+    def _ensemble(self, name: str) -> tuple[str, ...]:
+        names = (readable_name(synonym) for synonym in (name, *self.synonyms.get(name, ())))
+        return tuple(template.replace("{}", one) for one in names for template in (self.template, *self.ensemble))
 
-    def sentences(self) -> tuple[tuple[str, ...], ...]:
+    def attribute_texts(self) -> tuple[tuple[str, ...], ...]:
         """For each class its attribute sentences, "a photo of a dog, which has legs."; its plain text if none."""
         return tuple(
-            tuple(describe(text, phrase) for phrase in self.attributes.get(name, ())) or (text,)
+            tuple(with_attribute(text, phrase) for phrase in self.attributes.get(name, ())) or (text,)
             for name, text in zip(self.names, self.texts(), strict=True)
         )
 
@@ -78,12 +78,20 @@ class LabelSpace:
         return replace(self, names=names, attributes=attributes, prompts=prompts, synonyms=synonyms)
 
 
-def words(name: str) -> str:
-    """A class name as a text tower should read it: underscores become spaces."""
+def readable_name(name: str) -> str:
+    """A class name as the text encoder reads it: underscores become spaces."""
     return name.replace("_", " ")
 
 
-def clause(attribute: str) -> str:
+def distinct_names(names: Sequence[str], origin: str) -> tuple[str, ...]:
+    """The class names as a tuple; UserError if two are the same. `origin` says in messages where they are from."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{origin} has two classes called {repeated[0]!r}; rename one of them.")
+    return tuple(names)
+
+
+def relative_clause(attribute: str) -> str:
     """Turn an attribute phrase into a relative clause (FedMVP's rule, with a test on whole words)."""
     # differs: the FedMVP release tests the first letter, which makes "arched windows" read "which is arched windows",
     # and knows no phrase that begins with "is"
@@ -95,6 +103,6 @@ def clause(attribute: str) -> str:
     return f"which has {attribute}"
 
 
-def describe(text: str, attribute: str) -> str:
+def with_attribute(text: str, attribute: str) -> str:
     """Append an attribute clause to a class sentence: "a photo of a dog." -> "a photo of a dog, which has legs."."""
-    return f"{text.rstrip('.')}, {clause(attribute)}."
+    return f"{text.rstrip('.')}, {relative_clause(attribute)}."

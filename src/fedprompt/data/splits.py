@@ -1,26 +1,30 @@
-"""Splits drawn by us where none was published: from the seed and each picture's own path, never stored by hand."""
+"""Names of splits, and train/val/test splits drawn from a seed and each image's path where none is published."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
+from fedprompt.data.folder import nfc
+from fedprompt.errors import UserError
 from fedprompt.seeding import seed_for
 
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FRACTIONS = (0.5, 0.2)  # train and val of every class; the rest is for testing
-VALIDATION = 0.2  # of an official training part
+VALIDATION = 0.2  # of an official training split
 
 
-def draw_splits(
+def draw_stratified_splits(
     files: Sequence[str],
     groups: Sequence[Hashable],
     *,
     seed: int,
     fractions: tuple[float, float] = FRACTIONS,
 ) -> list[str]:
-    """Within each group (a class, or a class of a domain) the first shares by their draws are for train and val.
+    """Stratified split: of each group (a class, or a class of a domain) exactly these fractions are train and val.
 
-    The order of the files does not matter. A group of two or more pictures has one for training and one for testing.
+    The order of the files does not matter, but adding one may move others. A group of two or more images has at least
+    one for training and one for testing.
     """
     splits = ["test"] * len(files)
     for rows in _shuffled(files, groups, seed).values():
@@ -31,12 +35,33 @@ def draw_splits(
     return splits
 
 
+def draw_independent_splits(
+    files: Sequence[str], groups: Sequence[Hashable], *, test_fraction: float, seed: int
+) -> list[str]:
+    """Each image is for testing with probability `test_fraction`, whatever other images there are.
+
+    Adding a file therefore moves no other, except that each group keeps at least one image for training and, if it has
+    two, one for testing. Paths count in Unicode NFC.
+    """
+    draws = [seed_for(seed, "split", *map(nfc, file.split("/"))) / 2**63 for file in files]  # uniform in [0, 1)
+    splits = ["test" if draw < test_fraction else "train" for draw in draws]
+    rows_by_group = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows_by_group[group].append(row)
+    for rows in rows_by_group.values():
+        rows.sort(key=draws.__getitem__)
+        if test_fraction > 0:
+            splits[rows[0]] = "test"
+        splits[rows[-1]] = "train"
+    return splits
+
+
 def draw_validation(
     files: Sequence[str], groups: Sequence[Hashable], official: Sequence[str], *, seed: int
 ) -> list[str]:
-    """Keep the official test part and move a fifth of every group's training part to val."""
+    """Stratified validation split: a fifth of each group's official training images; the official test split is kept."""
     splits = list(official)
-    training = [row for row, word in enumerate(official) if word == "train"]
+    training = [row for row, split in enumerate(official) if split == "train"]
     drawn = _shuffled([files[row] for row in training], [groups[row] for row in training], seed)
     for rows in drawn.values():
         for place in rows[: round(VALIDATION * len(rows))]:
@@ -49,3 +74,20 @@ def _shuffled(files: Sequence[str], groups: Sequence[Hashable], seed: int) -> di
     for row, group in enumerate(groups):
         rows[group].append(row)
     return {group: sorted(own, key=lambda row: seed_for(seed, "split", files[row])) for group, own in rows.items()}
+
+
+def check_test_fraction(test_fraction: float) -> None:
+    """UserError unless 0 <= test_fraction < 1."""
+    if not 0 <= test_fraction < 1:
+        raise UserError(f"test_fraction must be at least 0 and less than 1, not {test_fraction}.")
+
+
+def first_half(classes: int) -> tuple[int, ...]:
+    """The label ids of the base classes in base-to-new evaluation, the larger half."""
+    return tuple(range(-(-classes // 2)))
+
+
+def base_and_new(classes: int, base: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Label ids of base and new classes: the first half and the second ("half"), or all and none ("all")."""
+    known = first_half(classes) if base == "half" else tuple(range(classes))
+    return known, tuple(range(len(known), classes))

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from fedprompt.config.recipe import DescriptionsTable, Recipe, parse_recipe
 from fedprompt.config.registry import RULES, SOURCES, find
-from fedprompt.data.sources.sites import by_site, sites
+from fedprompt.data.partition.by_site import by_site
+from fedprompt.data.sources.sites import sites
 from fedprompt.deploy.preflight import agreement, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError

@@ -50,7 +50,7 @@ def convert(path: Path, names: Sequence[str]) -> Converted:
 
 
 def _load(path: Path) -> dict[str, object]:
-    found = load_json(path, called=str(path), needed="attributes need")
+    found = load_json(path, what=str(path))
     if isinstance(found, dict) and isinstance(found.get("attributes"), dict):
         found = found["attributes"]
     if isinstance(found, list):  # [{"name": "dog", "attributes": [...]}, ...]

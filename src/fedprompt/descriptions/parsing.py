@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 
-from fedprompt.data.labels import words
+from fedprompt.data.labels import readable_name
 
 LONGEST_ANSWER = 50_000  # characters that are looked at
 MOST_STRINGS = 500
@@ -109,7 +109,7 @@ def foreign(text: str) -> bool:
 
 def line(name: str) -> str:
     """A class name on one line, cut: nothing in it can begin a new turn or paragraph of a question."""
-    return " ".join(_HIDDEN.sub(" ", words(name)).split())[:LONGEST_NAME]
+    return " ".join(_HIDDEN.sub(" ", readable_name(name)).split())[:LONGEST_NAME]
 
 
 def quoted(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from fedprompt.data.labels import words
+from fedprompt.data.labels import readable_name
 from fedprompt.descriptions.parsing import excerpt, foreign, plain, refuses
 
 LONGEST = 80  # characters; "typically found in large bodies of water like lakes and rivers" has 63
@@ -83,7 +83,7 @@ def hollow(phrase: str) -> bool:
 
 def names_class(phrase: str, name: str) -> bool:
     """Whether a phrase contains a class's name, whole words, singular or plural: "dogs run" names "dog"."""
-    inside, wanted = stems(phrase), stems(words(name))
+    inside, wanted = stems(phrase), stems(readable_name(name))
     width = len(wanted)
     return any(inside[start : start + width] == wanted for start in range(len(inside) - width + 1)) if width else False
 

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
-from fedprompt.data.labels import LabelSpace
-from fedprompt.data.labels import words as spoken
+from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.methods.base import class_texts, cosine_classifier
 from fedprompt.ops.layers import unit
 from fedprompt.ops.metrics import accuracy
@@ -91,7 +90,7 @@ def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Sep
 
 def yardstick(clip: Clip, names: Sequence[str]) -> float:
     """The cosine above which two texts are the same to this backbone: nearly all pairs of class names are below it."""
-    cosines = _cosines(clip, [spoken(name) for name in names])
+    cosines = _cosines(clip, [readable_name(name) for name in names])
     pairs = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
     return max(LEAST, float(pairs.double().quantile(CLOSE))) if len(pairs) else 1.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedprompt.data.problems import check
+from fedprompt.data.problems import find_problems
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import fingerprint
 from fedprompt.experiments.context import RunCallbacks
@@ -16,7 +16,7 @@ def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
         some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
         callbacks.warn(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
-    for problem in check(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
+    for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
         found.setdefault(problem.kind, []).append(problem.message)
     for messages in (own for kind, own in found.items() if kind != "unreadable"):
         more = (

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
-from fedprompt.data.partition.base import Partition, Shard, pooled
-from fedprompt.data.sources.suite import Joined
+from fedprompt.data.joined import JoinedDataset
+from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.federated.client import Client
 from fedprompt.seeding import stream
 
@@ -55,7 +55,7 @@ class Clients(Sequence[Client]):
 
     def part(self, number: int) -> str:
         """The name of the data set that a client's pictures are from, where there are several; else ""."""
-        if not isinstance(self.dataset, Joined):
+        if not isinstance(self.dataset, JoinedDataset):
             return ""
         return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
 
@@ -78,7 +78,7 @@ class Clients(Sequence[Client]):
             replace(shard, rows=tuple(self._split(number)[1].tolist()))
             for number, shard in enumerate(self.partition.shards)
         )
-        return Clients(self.dataset, pooled(replace(self.partition, shards=tuple(shards)), self.dataset), test=False)
+        return Clients(self.dataset, replace(self.partition, shards=tuple(shards)).pooled(self.dataset), test=False)
 
     def _split(self, number: int) -> tuple[Tensor, Tensor]:
         """A client's rows that are held out and those it trains on, both in the order of its shard."""

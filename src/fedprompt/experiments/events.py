@@ -18,7 +18,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition.base import Partition, counts
+from fedprompt.data.partition.base import Partition, class_counts
 from fedprompt.experiments.class_descriptions import fingerprint
 from fedprompt.experiments.experiment import Experiment, Trial
 from fedprompt.experiments.server import in_words
@@ -87,7 +87,7 @@ def _data(dataset: Dataset) -> Line:
         "fingerprint": dataset.source.fingerprint,
         "kind": dataset.space.kind,
         "images": {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
-        "unreadable": len(dataset.left_out),
+        "unreadable": len(dataset.excluded),
         "base": [names[label] for label in dataset.base],
         "new": [names[label] for label in dataset.new],
         "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
@@ -124,7 +124,7 @@ def partition_counts(partition: Partition, dataset: Dataset) -> Line:
         "rule": partition.rule,
         "clients": [shard.name for shard in shards],
         "classes": [dataset.space.names[label] for label in labels],
-        "counts": counts(replace(partition, shards=shards), dataset).tolist(),
+        "counts": class_counts(replace(partition, shards=shards), dataset).tolist(),
         "domains": [shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
         "total": len(partition.shards),
     }

@@ -27,12 +27,12 @@ from fedprompt.config.recipe import (
 )
 from fedprompt.config.registry import RULES, SOURCES, SUPPLIED, find
 from fedprompt.config.tables import Choice, ServerTable, Toml
+from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
+from fedprompt.data.folder import OnStep
+from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
-from fedprompt.data.partition.label_clusters import hide, missing
-from fedprompt.data.problems import Looked
-from fedprompt.data.sources.image_folder import OnStep
-from fedprompt.data.sources.suite import Joined
+from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import absolute, described
@@ -81,7 +81,7 @@ class Experiment:
     described: Mapping[str, Dataset]
     hidden: Tensor | None = None
     left_out: tuple[LeftOut, ...] = ()
-    looked: Looked = Looked({}, {})  # noqa: RUF009  (frozen)
+    looked: ImageScan = ImageScan({}, {})  # noqa: RUF009  (frozen)
 
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one that holds everything they have."""
@@ -115,14 +115,14 @@ def assemble(
     trials = tuple(_told(trial, dataset) for trial in trials)
     # differs: the release deals pictures out after labels are hidden; here all rates train the same clients
     partition = make_partition(recipe, dataset)
-    looked = Looked({}, unreadable or {})
+    looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
         looked = look_through(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
     dataset, partition, left_out = sift(dataset, partition, looked.unreadable, share=recipe.data.unreadable)
     dataset, hidden = hide_labels(recipe, dataset)
     spoken = {trial.name: partial(described, table=trial.descriptions, seed=recipe.seed) for trial in trials}
-    in_words = {name: dataset.reworded(reword) for name, reword in spoken.items()}
+    in_words = {name: dataset.map_label_space(reword) for name, reword in spoken.items()}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(recipe, clip, dataset, partition, clients, trials, in_words, hidden, left_out, looked)
@@ -247,8 +247,8 @@ def make_partition(recipe: Recipe, dataset: Dataset) -> Partition:
     """Deal the training pictures out to clients by the rule that [partition] names."""
     builder = _rule(recipe)
     options = check_options(builder, recipe.partition.options, place="recipe: [partition]")
-    if isinstance(dataset, Joined):
-        return dataset.dealt(lambda part: builder(part, **options))
+    if isinstance(dataset, JoinedDataset):
+        return dataset.partition_parts(lambda part: builder(part, **options))
     partition: Partition = builder(dataset, **options)
     return partition
 
@@ -258,8 +258,8 @@ def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | Non
     form, rate = recipe.annotation.form, recipe.annotation.missing
     if not rate:
         return dataset, None
-    hidden = missing(dataset, form=form, rate=rate, seed=recipe.seed)
-    return hide(dataset, hidden, form=form), hidden
+    hidden = draw_missing(dataset, form=form, rate=rate, seed=recipe.seed)
+    return mask_labels(dataset, hidden, form=form), hidden
 
 
 def make_method(trial: Trial, clip: Clip) -> Method:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import BackboneTable
+from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.sources.image_folder import FileSource
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import Trial, load_backbone, make_method
 from fedprompt.experiments.model_card import adapter_folder

@@ -39,7 +39,7 @@ def make_test_sets(dataset: Dataset) -> tuple[TestSet, ...]:
         return _questions(dataset)
     return tuple(
         replace(question, name=part.name, part=part.name)
-        if part.trains
+        if part.has_training_images
         else replace(question, split="unseen", name=part.name, part=part.name, meaning=UNSEEN_SETS)
         for part in dataset.parts
         for question in _questions(part)
@@ -65,7 +65,7 @@ def _questions(dataset: Dataset) -> tuple[TestSet, ...]:
     # A data set may bring further test sets, e.g. the same classes without their usual company.
     for word in dict.fromkeys(dataset.splits):
         if word not in ("train", "val", "test"):
-            classes = dataset.tests.get(word, dataset.base)
+            classes = dataset.test_candidates.get(word, dataset.base)
             among = "all base classes" if classes == dataset.base else f"{len(classes)} classes"
             meaning = f"pictures of the further test set {word!r}, among {among}"
             asked.append(_ask(dataset, word, meaning, classes, seen, rows_of=word))

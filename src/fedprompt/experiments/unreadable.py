@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from fedprompt.data.dataset import Dataset
+from fedprompt.data.folder import OnStep
 from fedprompt.data.images import ImageSource, JoinedSource
 from fedprompt.data.partition.base import Partition
-from fedprompt.data.problems import Looked, look
-from fedprompt.data.sources.image_folder import OnStep
+from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError
 
 UNASKED = ("train", "val")  # splits that nothing is tested on; of the first, the partition has what is used
@@ -32,13 +32,13 @@ class LeftOut:
 
 def look_through(
     dataset: Dataset, partition: Partition, *, whole: bool, workers: int, on_step: OnStep | None = None
-) -> Looked:
+) -> ImageScan:
     """Open the pictures that a run uses, or all of the `whole` data set; what a program draws is always readable."""
     if _drawn(dataset.source):
-        return Looked({}, {})
+        return ImageScan({}, {})
     used = sorted(set(chain.from_iterable(_places(dataset, partition).values())))
     rows = range(len(dataset.source)) if whole else used
-    return look(dataset.source, rows, workers=workers, on_image=on_step)
+    return scan_images(dataset.source, rows, workers=workers, on_step=on_step)
 
 
 def sift(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
-from fedprompt.data.labels import Kind, LabelSpace, words
+from fedprompt.data.labels import Kind, LabelSpace, readable_name
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
@@ -94,7 +94,7 @@ class Method(nn.Module, ABC):
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
     """[C, D]: each class's mean of its sentences' unit features, not normalised: <v, mean> is the mean of cosines."""
-    sentences = space.sentences()
+    sentences = space.attribute_texts()
     features = clip.text_features([sentence for group in sentences for sentence in group])  # [N, D]
     groups = torch.split(features, [len(group) for group in sentences])
     return torch.stack([group.mean(dim=0) for group in groups])
@@ -155,7 +155,7 @@ def word_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Generato
 
 def after_context(space: LabelSpace) -> tuple[str, ...]:
     """A text a class with a place `<ctx>` for learned vectors in front of its name."""
-    return tuple(f"<ctx> {words(name)}." for name in space.names)
+    return tuple(f"<ctx> {readable_name(name)}." for name in space.names)
 
 
 def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace, words
+from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.methods.base import Classifier, Method, at_least, at_most, cosine_logits
 from fedprompt.ops.layers import linear, normal, unit
 
@@ -42,7 +42,7 @@ class FedMaPLe(Method):
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """[C, D] unit features of the class texts."""
         rest = " ".join(("<ctx>", *PHRASE[len(self.words[0]) :]))
-        prompts = clip.fill([f"{rest} {words(name)}." for name in space.names], ctx=self.words[0])
+        prompts = clip.fill([f"{rest} {readable_name(name)}." for name in space.names], ctx=self.words[0])
 
         def enter(block: int, tokens: Tensor) -> Tensor:
             if not 0 < block < len(self.words):

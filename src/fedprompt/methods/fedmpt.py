@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace, words
+from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.errors import UserError
 from fedprompt.methods.base import NOTHING, Classifier, Explanation, Method, at_least, one_of
 from fedprompt.ops.layers import linear, normal, unit
@@ -102,7 +102,7 @@ class FedMPT(Method):
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """Unit features [K, C, D] of all classes under all conditions."""
-        texts = [f"<own> {words(c)} <common> {words(name)}." for c in self.conditions(space) for name in space.names]
+        texts = [f"<own> {readable_name(c)} <common> {readable_name(name)}." for c in self.conditions(space) for name in space.names]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
         prompts = clip.fill(texts, own=own, common=self.class_ctx)
         features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], all classes of a condition begin alike

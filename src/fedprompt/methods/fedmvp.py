@@ -125,7 +125,7 @@ class FedMVP(Method):
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
         """N pairs (text, class), sorted: no order of classes or attributes counts. No attributes: the template text."""
         bare = [space.attributes.get(name) or (text,) for name, text in zip(space.names, space.texts(), strict=True)]
-        groups = bare if self.attribute_text == "bare" else space.sentences()
+        groups = bare if self.attribute_text == "bare" else space.attribute_texts()
         return tuple(sorted((text, name) for name, group in zip(space.names, groups, strict=True) for text in group))
 
     def _context(self, clip: Clip, space: LabelSpace) -> Tensor:

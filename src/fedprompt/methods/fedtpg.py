@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
-from fedprompt.data.labels import LabelSpace, words
+from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier, prompted_texts
 from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal
 
@@ -45,7 +45,7 @@ class FedTPG(Method):
 
     def context(self, clip: Clip, space: LabelSpace) -> Tensor:
         """The context [n_ctx, W] for these candidates; their order does not matter, to the bit."""
-        names = clip.text_features(sorted(words(name) for name in space.names))  # [C, D]
+        names = clip.text_features(sorted(readable_name(name) for name in space.names))  # [C, D]
         context: Tensor = self.blocks(self.cross(self.queries, self.project(names)))  # [n_ctx, W]
         return context
 

@@ -24,7 +24,7 @@ class ZeroShot(Method):
         """Score images against the templates of the classes."""
         if not self.ensemble:
             return cosine_classifier(clip, clip.text_features(space.texts()), space.kind)
-        wordings = space.wordings()
+        wordings = space.ensemble_texts()
         features = clip.text_features([text for own in wordings for text in own])  # [N, D]
         groups = torch.split(features, [len(own) for own in wordings])
         return cosine_classifier(clip, unit(torch.stack([own.mean(dim=0) for own in groups])), space.kind)

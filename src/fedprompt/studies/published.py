@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.tables import Toml
-from fedprompt.data.published.catalog import Row, row
-from fedprompt.data.sources.image_folder import first_half
+from fedprompt.data.published.catalog import CatalogEntry, entry
+from fedprompt.data.splits import first_half
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.studies.published_tables import Cell, table
 
@@ -162,8 +162,8 @@ def pictures(about: Published) -> float:
 
 def _pictures(plan: Recipe) -> float:
     data, shots = plan.data.options, plan.partition.options.get("shots")
-    trained_on = [row(name) for name in _named(data, "sets")]
-    tested = [*trained_on, *(row(name) for name in _named(data, "targets"))]
+    trained_on = [entry(name) for name in _named(data, "sets")]
+    tested = [*trained_on, *(entry(name) for name in _named(data, "targets"))]
     seen = sum(_held(about, shots, data) for about in trained_on)
     trained = [method for method in (plan.method, *plan.compare) if "rounds" not in method.train]
     passes = seen * plan.train.rounds * plan.train.local_epochs * plan.train.fraction * len(trained)
@@ -171,13 +171,13 @@ def _pictures(plan: Recipe) -> float:
     return float(passes + TEST_SHARE * tests * (1 + len(plan.compare)))
 
 
-def _tests(about: Row) -> int:
+def _tests(about: CatalogEntry) -> int:
     return sum(count for word, count in about.counts.items() if word not in ("train", "val")) or sum(
         about.domains.values()
     )
 
 
-def _held(about: Row, shots: object, data: Mapping[str, object]) -> int:
+def _held(about: CatalogEntry, shots: object, data: Mapping[str, object]) -> int:
     """Training pictures that all clients hold together."""
     if not isinstance(shots, int):
         return about.counts.get("train", sum(about.domains.values()))

@@ -1,1 +1,1 @@
-"""Partition rules: which client holds which training pictures. One file per rule."""
+"""Partition rules: how training images are distributed over clients, IID or non-IID; one file per rule."""

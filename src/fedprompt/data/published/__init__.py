@@ -1,1 +1,1 @@
-"""Published data sets, one TOML row each: catalog, file index, layouts of their archives, verification."""
+"""Published data sets, one TOML file each: catalog, layouts of their downloads, file index, verification."""

@@ -1,4 +1,4 @@
-"""A listing kept as Parquet, so that a data set of a million pictures is listed once and opened in a second."""
+"""The file index: a listing cached as Parquet, so that a data set of a million images opens in a second."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from fedprompt.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
-FIRST = 10_000  # pictures below which reading the lists again is as fast
+VERSION = 2
+MIN_FILES = 10_000  # below, reading the lists again is as fast
 
 
 @dataclass(frozen=True, eq=False)
-class Column(Sequence[str]):
-    """Words of an Arrow column, made one by one when asked for."""
+class LazyColumn(Sequence[str]):
+    """Strings of an Arrow column, converted one by one when accessed."""
 
     values: pa.ChunkedArray
 
@@ -48,25 +48,25 @@ class Column(Sequence[str]):
             yield from chunk.to_pylist()
 
 
-def home() -> Path:
-    """Where indexes are kept: $FEDPROMPT_CACHE, else the user's cache folder."""
+def cache_folder() -> Path:
+    """Where indexes are stored: $FEDPROMPT_CACHE, else the user's cache folder."""
     given = os.environ.get("FEDPROMPT_CACHE")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(given).expanduser() if given else cache / "fedprompt"
 
 
-def indexed(root: Path, wanted: str, read: Callable[[], Listing], *, cache: Path | None = None) -> tuple[Listing, str]:
-    """The listing of a data set, from its index if nothing it was made from has changed, and a fingerprint.
+def indexed(root: Path, key: str, read: Callable[[], Listing], *, cache: Path | None = None) -> tuple[Listing, str]:
+    """The listing of a data set, from its index if nothing it depends on has changed, and a fingerprint.
 
-    `wanted` says what is read and how (a row of the table with all options). The index holds the time of change of
-    every folder and list that the reader looked at; a picture replaced in its place, with the folder untouched, is
-    not seen. Small listings are not kept: their fingerprint is "" and a source hashes its files.
+    `key` identifies what is read and how (the layout with all options). The index holds the modification time of
+    every file and folder that the reader looked at; an image that is overwritten in place is not noticed. Small
+    listings are not cached: their fingerprint is "" and a source hashes its files.
     """
-    file = (cache or home()) / "indexes" / f"{_digest(VERSION, str(root.resolve()), wanted)}.parquet"
+    file = (cache or cache_folder()) / "indexes" / f"{_digest(VERSION, str(root.resolve()), key)}.parquet"
     if (found := _reopen(file, root)) is not None:
         return found
     listing = read()
-    if len(listing.files) < FIRST:
+    if len(listing.files) < MIN_FILES:
         return listing, ""
     _write(file, listing, root)
     found = _reopen(file, root)
@@ -78,12 +78,12 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _times(root: Path, stamps: Sequence[str]) -> str:
-    """When each folder and list last changed; 0 for one that is not there, which its appearing changes."""
+def _times(root: Path, dependencies: Sequence[str]) -> str:
+    """When each file and folder was last modified; 0 for one that does not exist."""
     times = []
-    for stamp in stamps:
+    for name in dependencies:
         try:
-            times.append(os.stat(root / stamp).st_mtime_ns)
+            times.append(os.stat(root / name).st_mtime_ns)
         except OSError:
             times.append(0)
     return json.dumps(times)
@@ -109,11 +109,12 @@ def _write(file: Path, listing: Listing, root: Path) -> None:
     )
     about = {
         "names": listing.names,
-        "stamps": listing.stamps,
-        "times": _times(root, listing.stamps),
+        "dependencies": listing.dependencies,
+        "times": _times(root, listing.dependencies),
         "notes": listing.notes,
-        "walked": listing.walked,
-        "tests": None if listing.tests is None else dict(listing.tests),
+        "missing_note": listing.missing_note,
+        "files_exist": listing.files_exist,
+        "test_candidates": None if listing.test_candidates is None else dict(listing.test_candidates),
         "base": listing.base,
         "fingerprint": _fingerprint(table),
     }
@@ -154,20 +155,21 @@ def _reopen(file: Path, root: Path) -> tuple[Listing, str] | None:
         table = pq.read_table(file)
         about = json.loads(table.schema.metadata[b"fedprompt"])
     except (OSError, ValueError, KeyError, pa.ArrowException):
-        return None  # damaged: it is only a memory, and is made again
-    if about["times"] != _times(root, about["stamps"]):
+        return None  # damaged: it is only a cache, and is made again
+    if about["times"] != _times(root, about["dependencies"]):
         return None
-    tests = about["tests"] and {word: tuple(labels) for word, labels in about["tests"].items()}
+    candidates = about["test_candidates"]
     listing = Listing(
         names=tuple(about["names"]),
-        files=Column(table["file"]),
+        files=LazyColumn(table["file"]),
         targets=_tensor(table["target"].combine_chunks()),
-        splits=_words(table["split"]),
-        domains=_words(table["domain"]),
-        stamps=tuple(about["stamps"]),
+        splits=_strings(table["split"]),
+        domains=_strings(table["domain"]),
+        dependencies=tuple(about["dependencies"]),
         notes=tuple(about["notes"]),
-        walked=about["walked"],
-        tests=tests,
+        missing_note=about["missing_note"],
+        files_exist=about["files_exist"],
+        test_candidates=candidates and {split: tuple(labels) for split, labels in candidates.items()},
         base=None if about["base"] is None else tuple(about["base"]),
     )
     return listing, about["fingerprint"]
@@ -182,10 +184,10 @@ def _tensor(values: pa.Array) -> Tensor:
     return torch.from_numpy(values.to_numpy().copy())
 
 
-def _words(column: pa.ChunkedArray) -> tuple[str, ...]:
-    """A column of few different words, each made once."""
+def _strings(column: pa.ChunkedArray) -> tuple[str, ...]:
+    """A dictionary-encoded column as strings, each distinct value created once."""
     encoded = column.combine_chunks()
-    words = encoded.dictionary.to_pylist()
-    if len(words) == 1:
-        return tuple(repeat(words[0], len(encoded)))
-    return tuple(words[code] for code in encoded.indices.to_pylist())
+    values = encoded.dictionary.to_pylist()
+    if len(values) == 1:
+        return tuple(repeat(values[0], len(encoded)))
+    return tuple(values[code] for code in encoded.indices.to_pylist())

@@ -1,1 +1,1 @@
-"""Forms in which people bring pictures of their own, besides folders and tables of many labels."""
+"""Data sources: readers of one's own and of published data sets. Each returns a Dataset; its keywords are [data]."""

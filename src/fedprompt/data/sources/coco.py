@@ -1,4 +1,4 @@
-"""One's own COCO annotations: a JSON a split with images, annotations and categories."""
+"""Multi-label images with COCO annotations: one JSON per split with images, annotations and categories."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from pathlib import Path
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
-from fedprompt.data.labels import LabelSpace
-from fedprompt.data.published.catalog import distinct
+from fedprompt.data.file_source import FileSource
+from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import read
-from fedprompt.data.published.listing import Folder, absent
-from fedprompt.data.sources.image_folder import FileSource, OnStep
-from fedprompt.data.splits import draw_splits
+from fedprompt.data.splits import draw_stratified_splits
 from fedprompt.errors import UserError
 
 
@@ -31,33 +30,34 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> Dataset:
-    """Read annotation files below the folder `path` as many labels a picture: those with a region in it.
+    """Read annotation files below the folder `path`; a label is present if a region in the image is annotated with it.
 
-    Classes are sorted by category id. Without a `test` file 30% of the pictures are drawn for testing and 20% for
+    Classes are sorted by category id. Without a `test` file 30% of the images are drawn for testing and 20% for
     validation. Raises UserError for files that are missing or of another form.
     """
     root = Path(path).expanduser()
-    splits = {"train": train, **({"test": test} if test else {})}
+    annotations = {"train": train, **({"test": test} if test else {})}
     images = {"train": train_images, "test": test_images or train_images}
-    folder = Folder(root, on_step=on_step)
+    folder = DatasetFolder(root, on_step=on_step)
     listing = read(
         folder,
-        annotations={word: (file,) for word, file in splits.items()},
-        images={word: (images[word],) for word in splits},
+        annotations={split: (file,) for split, file in annotations.items()},
+        images={split: (images[split],) for split in annotations},
         crowds=crowds,
         min_area=min_area,
         include_unlabelled=include_unlabelled,
     )
-    if lost := absent(folder, listing.files):
-        raise UserError(f"{len(lost)} pictures of {root} are not there, {listing.files[min(lost)]} for one; add them.")
-    words = listing.splits if test else draw_splits(listing.files, [""] * len(listing.files), seed=seed)
-    names = distinct(listing.names, str(root))
+    if missing := folder.missing(listing.files):
+        first = listing.files[min(missing)]
+        raise UserError(f"{len(missing)} images of {root} do not exist, for example {first}; add them.")
+    splits = listing.splits if test else draw_stratified_splits(listing.files, [""] * len(listing.files), seed=seed)
+    names = distinct_names(listing.names, str(root))
     return Dataset(
         name=root.resolve().name,
         source=FileSource(root, listing.files, window, bands=bands),
         space=LabelSpace(names, kind="multi", template=template),
         targets=listing.targets,
-        splits=words,
+        splits=splits,
         domains=listing.domains,
         base=tuple(range(len(names))),
     )

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: from the Hub, saved to disk, or Parquet files; pictures stay undecoded until asked for."""
+"""Hugging Face `datasets`: from the Hub, from `save_to_disk`, or from Parquet files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.decode import Bands, Window, decode
-from fedprompt.data.labels import LabelSpace
-from fedprompt.data.published.catalog import Hub, distinct, row
-from fedprompt.data.published.layouts.natives import spaced
-from fedprompt.data.sources.image_folder import SPLITS, first_half
-from fedprompt.data.splits import draw_splits
+from fedprompt.data.labels import LabelSpace, distinct_names
+from fedprompt.data.published.catalog import HubCopy, entry
+from fedprompt.data.published.layouts.original_lists import split_camel_case
+from fedprompt.data.splits import SPLIT_NAMES, base_and_new, draw_stratified_splits
 from fedprompt.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ LABELS = ("label", "labels", "objects", "cls", "npy")  # columns that usually ho
 
 @dataclass(frozen=True)
 class TableSource:
-    """Pictures in a column of an Arrow table, as bytes or paths."""
+    """Images in a column of an Arrow table, as bytes or paths."""
 
     table: datasets.Dataset = field(repr=False)
     column: str
@@ -49,14 +48,14 @@ class TableSource:
         return len(self.table)
 
     def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB; decoding is ours, so that all formats see a picture alike."""
+        """Decode one image to RGB, with the same decoder as all other sources."""
         cell = cast(Mapping[str, object], self.table[row][self.column])
         content = cell["bytes"]
         path = self.describe(row) if content is not None else str(cell["path"])
         return decode(path, content=cast("bytes | None", content), window=self.window, bands=self.bands)
 
     def take(self, rows: Sequence[int]) -> TableSource:
-        """A source of these pictures alone."""
+        """A source of these images alone."""
         return replace(self, table=self.table.select(rows))
 
     def describe(self, row: int) -> str:
@@ -82,41 +81,40 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
 ) -> Dataset:
     """Read a Hub id, a folder from `save_to_disk`, or a folder of Parquet files called `<split>-*.parquet`.
 
-    Pictures are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
+    Images are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
     WebDataset copies have it, unless columns are named. A label column may hold class numbers, names, lists of either,
     or 0/1 vectors; `classes` names them where the table does not. `like` is one of our data sets of which this is a
     copy: its names, order of classes and template are taken, mapped by name; `classes` are then in our order, in place
     of the copy's names. Where there is one split only, ours is drawn from the seed. Raises UserError for columns that
     are not there, scripts (which no longer run) and label names that fit no class.
     """
-    about = row(like) if like else None
-    rules = about.hub if about else None
-    table, splits = _load(path, revision, rules)
-    image_column = image_column or picture_column(table.features)
-    label_column = label_column or find_label_column(table.features, rules)
+    about = entry(like) if like else None
+    copy = about.hub if about else None
+    table, splits = _load(path, revision, copy)
+    image_column = image_column or find_image_column(table.features)
+    label_column = label_column or find_label_column(table.features, copy)
     for column in (image_column, label_column, *filter(None, (domain_column,))):
         if column not in table.column_names:
             hint = did_you_mean(column, table.column_names)
             raise UserError(f"{path} has no column {column!r}{hint} (columns: {', '.join(table.column_names)}).")
-    own = _names(table.features[label_column])
-    if rules and (own or "string" in str(getattr(table.features[label_column], "dtype", ""))):
+    own = _feature_names(table.features[label_column])
+    if copy and (own or "string" in str(getattr(table.features[label_column], "dtype", ""))):
         found, targets = _targets(table[label_column], own, path, numbers=bool(own))
-        names, targets = _reordered(found, targets, rules)
-        names = _spoken(names, targets, table, rules, classes)
+        names, targets = _reordered(found, targets, copy)
+        names = _class_names(names, targets, table, copy, classes)
     else:
         names, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
-    domains = tuple(map(str, _words(table, domain))) if domain else ("",) * len(table)
+    domains = tuple(map(str, _values(table, domain))) if domain else ("",) * len(table)
     if not any(splits):
         groups = list(zip(domains, targets.tolist() if targets.ndim == 1 else [0] * len(table), strict=True))
-        splits = draw_splits([str(number) for number in range(len(table))], groups, seed=seed)
-    whole = base == "all" or bool(unseen_domains) or targets.ndim > 1
-    known = tuple(range(len(names))) if whole else first_half(len(names))
+        splits = draw_stratified_splits([str(number) for number in range(len(table))], groups, seed=seed)
+    known, new = base_and_new(len(names), "all" if unseen_domains or targets.ndim > 1 else base)
     return Dataset(
         name=like or Path(path).name,
         source=TableSource(_undecoded(table, image_column), image_column, window, bands),
         space=LabelSpace(
-            distinct(names, path),
+            distinct_names(names, path),
             kind="single" if targets.ndim == 1 else "multi",
             template=template or (about.template if about else "a photo of a {}."),
             ensemble=about.ensemble if about else (),
@@ -125,41 +123,41 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
         splits=tuple(splits),
         domains=domains,
         base=known,
-        new=tuple(range(len(known), len(names))),
+        new=new,
         unseen_domains=unseen_domains,
-        notes=(f"Hub copy of {about.title}: {rules.caution}",) if about and rules else (),
+        notes=(f"Hub copy of {about.title}: {copy.caution}",) if about and copy else (),
     )
 
 
-def _load(path: str, revision: str, rules: Hub | None) -> tuple[datasets.Dataset, list[str]]:
+def _load(path: str, revision: str, copy: HubCopy | None) -> tuple[datasets.Dataset, list[str]]:
     """All splits as one table, and the split of every row, "" where there is only one."""
     try:
         import datasets
     except ImportError as error:
         raise UserError("Reading Hub data sets needs the extra: pip install 'fedprompt[hub]'.") from error
     parts = _parts(path, revision)
-    words = {name: (rules.splits.get(name, "") if rules and rules.splits else SPLITS.get(name, "")) for name in parts}
-    if len(parts) > 1 or (rules and rules.splits):
-        kept = {name: word for name, word in words.items() if word or len(parts) == 1}
+    known = copy.splits if copy and copy.splits else SPLIT_NAMES
+    if len(parts) > 1 or (copy and copy.splits):
+        kept = {name: known.get(name, "") for name in parts if known.get(name) or len(parts) == 1}
     else:
         kept = dict.fromkeys(parts, "")
     if "test" not in kept.values() and "val" in kept.values():
-        kept = {name: "test" if word == "val" else word for name, word in kept.items()}
-    if rules and rules.clip:
-        parts = {name: parts[name].select(_middle_frames(parts[name], rules.clip)) for name in kept}
-    splits = [word for name, word in kept.items() for _ in range(len(parts[name]))]
+        kept = {name: "test" if split == "val" else split for name, split in kept.items()}
+    if copy and copy.video_columns:
+        parts = {name: parts[name].select(_middle_frames(parts[name], copy.video_columns)) for name in kept}
+    splits = [split for name, split in kept.items() for _ in range(len(parts[name]))]
     return datasets.concatenate_datasets([parts[name] for name in kept]), splits
 
 
-def _middle_frames(table: datasets.Dataset, clip: Sequence[str]) -> Sequence[int]:
-    """The row of the middle frame of every video; all rows of a table that says nothing of frames."""
-    columns = [*clip, "frame"]
+def _middle_frames(table: datasets.Dataset, video_columns: Sequence[str]) -> Sequence[int]:
+    """The row of the middle frame of every video; all rows of a table without these columns."""
+    columns = [*video_columns, "frame"]
     if not set(columns) <= set(table.column_names):
         return range(len(table))
     videos: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-    words = table.select_columns(columns)
-    for place, (*video, frame) in enumerate(zip(*(words[column] for column in columns), strict=True)):
-        videos.setdefault(tuple(video), []).append((frame, place))
+    selected = table.select_columns(columns)
+    for row, (*video, frame) in enumerate(zip(*(selected[column] for column in columns), strict=True)):
+        videos.setdefault(tuple(video), []).append((frame, row))
     return [sorted(frames)[len(frames) // 2][1] for frames in videos.values()]
 
 
@@ -183,7 +181,7 @@ def _parts(path: str, revision: str) -> Mapping[str, datasets.Dataset]:
 
 def _parquet(folder: Path) -> Mapping[str, list[str]]:
     if any(folder.glob("*.py")) and not any(folder.rglob("*.parquet")):
-        raise UserError(f"{folder} is made by a script, which no longer runs; look for a copy in Parquet.")
+        raise UserError(f"{folder} is made by a script, which no longer runs; look for a Parquet copy.")
     found: dict[str, list[str]] = {}
     for file in sorted(folder.rglob("*.parquet")):
         found.setdefault(re.split(r"[-.]", file.name)[0], []).append(str(file))
@@ -192,29 +190,29 @@ def _parquet(folder: Path) -> Mapping[str, list[str]]:
     return found
 
 
-def picture_column(features: Mapping[str, object]) -> str:
-    """The first column that holds pictures; `image` if the table does not say which one does."""
+def find_image_column(features: Mapping[str, object]) -> str:
+    """The first column that holds images; `image` if the table declares none."""
     import datasets
 
-    pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return "image" if "image" in features or not pictures else pictures[0]
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    return "image" if "image" in features or not images else images[0]
 
 
-def find_label_column(features: Mapping[str, object], rules: Hub | None = None) -> str:
-    """The column with the labels: what our table says of a known copy, else the first of the usual ones."""
-    usual = (rules.label,) if rules and rules.label in features else LABELS
+def find_label_column(features: Mapping[str, object], copy: HubCopy | None = None) -> str:
+    """The column with the labels: of a known copy that of the catalog, else the first of the usual ones."""
+    usual = (copy.label,) if copy and copy.label in features else LABELS
     return next((name for name in usual if name in features), usual[0])
 
 
 def _undecoded(table: datasets.Dataset, column: str) -> datasets.Dataset:
     import datasets
 
-    # The library would turn pictures by their EXIF and leave greys grey, each unlike ours.
+    # The library's decoding differs from ours (16-bit greys, transparency); `open` decodes the bytes instead.
     return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
-def _names(feature: object) -> Names:
-    """Class names of a column that has them: of one label, of a list of them, or of the objects in a picture."""
+def _feature_names(feature: object) -> Names:
+    """Class names of a column that has them: of one label, of a list of them, or of the objects in an image."""
     inner = getattr(feature, "feature", feature)
     if isinstance(feature, dict) or isinstance(inner, dict):
         inner = cast(Mapping[str, object], feature if isinstance(feature, dict) else inner)["category"]
@@ -222,22 +220,22 @@ def _names(feature: object) -> Names:
     return tuple(getattr(inner, "names", None) or ())
 
 
-def _words(table: datasets.Dataset, column: str) -> list[object]:
-    names, values = _names(table.features[column]), list(table[column])
+def _values(table: datasets.Dataset, column: str) -> list[object]:
+    names, values = _feature_names(table.features[column]), list(table[column])
     return [names[value] if names else value for value in values]
 
 
 def _targets(column: Sequence[object], names: Names, path: str, *, numbers: bool) -> tuple[Names, Tensor]:
-    """Class names, and labels [N] or [N, C]; lists of `numbers` name classes, others may be vectors of 0 and 1."""
+    """Class names, and labels [N] or [N, C]; lists of class `numbers`, other lists may be vectors of 0 and 1."""
     values = [value["category"] if isinstance(value, dict) else value for value in column]
-    many = any(isinstance(value, list) for value in values)
+    multi = any(isinstance(value, list) for value in values)
     flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
     if not names and all(isinstance(one, str) for one in flat):
         names = tuple(sorted({str(one) for one in flat}))
     if not names:
         raise UserError(f"{path} has numbers for labels and no names for them; set `classes` in label order.")
     number = _numbering(names, path)
-    if not many:
+    if not multi:
         return names, torch.tensor([number(value) for value in values])
     rows = [cast(Sequence[object], value) for value in values]
     if not numbers and all(len(value) == len(names) and set(value) <= {0, 1} for value in rows):
@@ -257,22 +255,22 @@ def _numbering(names: Names, path: str) -> Callable[[object], int]:
     return number
 
 
-def _spoken(names: Names, targets: Tensor, table: datasets.Dataset, rules: Hub, classes: Names) -> Names:
-    """What to call the classes of a copy: `classes`, else what a column says of each, else the copy's own names."""
+def _class_names(names: Names, targets: Tensor, table: datasets.Dataset, copy: HubCopy, classes: Names) -> Names:
+    """The class names of a copy: `classes`, else those of its name column, else its own label names."""
     if classes:
         if len(classes) != len(names):
-            raise UserError(f"{rules.id} has {len(names)} classes, but {len(classes)} were named; name each of them.")
+            raise UserError(f"{copy.id} has {len(names)} classes, but {len(classes)} were named; name each of them.")
         return classes
-    if not rules.names:
+    if not copy.name_column:
         return names
-    known = rules.names in table.column_names
-    said = dict(zip(targets.tolist(), table[rules.names], strict=True)) if known else {}
-    if not known or len(said) < len(names):
-        raise UserError(f"The classes of {rules.id} are called {names[0]!r} and so on; set data.classes in our order.")
-    return tuple(str(said[label]) for label in range(len(names)))
+    known = copy.name_column in table.column_names
+    by_label = dict(zip(targets.tolist(), table[copy.name_column], strict=True)) if known else {}
+    if not known or len(by_label) < len(names):
+        raise UserError(f"The classes of {copy.id} are called {names[0]!r} and so on; set data.classes in our order.")
+    return tuple(str(by_label[label]) for label in range(len(names)))
 
 
-def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor]:
+def _reordered(names: Names, targets: Tensor, copy: HubCopy) -> tuple[Names, Tensor]:
     """Our order of a copy's classes: sorted by the copy's own names, then renamed; labels follow their names."""
     keys: Mapping[str, Callable[[str], object]] = {
         "given": lambda name: names.index(name),
@@ -280,10 +278,10 @@ def _reordered(names: Names, targets: Tensor, rules: Hub) -> tuple[Names, Tensor
         "lower": lambda name: name.lower(),
         "number": lambda name: int(name),
     }
-    ordered = sorted(names, key=keys[rules.order])  # type: ignore[arg-type]
-    shown = [rules.rename.get(name, name) for name in ordered]
-    shown = [re.sub(r"^(.*) (\d{4})$", r"\2 \1", name) if rules.year_first else name for name in shown]
-    shown = [spaced(name) if rules.run_together else name for name in shown]
+    ordered = sorted(names, key=keys[copy.order])  # type: ignore[arg-type]
+    renamed = [copy.rename.get(name, name) for name in ordered]
+    renamed = [re.sub(r"^(.*) (\d{4})$", r"\2 \1", name) if copy.year_first else name for name in renamed]
+    renamed = [split_camel_case(name) if copy.camel_case else name for name in renamed]
     place = torch.tensor([ordered.index(name) for name in names])
     columns = torch.tensor([names.index(name) for name in ordered])
-    return tuple(shown), place[targets] if targets.ndim == 1 else targets[:, columns]
+    return tuple(renamed), place[targets] if targets.ndim == 1 else targets[:, columns]

@@ -1,4 +1,4 @@
-"""One's own pictures annotated as VOC XML, as most tools for drawing boxes write it."""
+"""Multi-label images with PASCAL VOC annotations, the XML that most tools for bounding boxes write."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
-from fedprompt.data.labels import LabelSpace
-from fedprompt.data.published.catalog import distinct
-from fedprompt.data.published.layouts.voc_lists import Difficult, annotated, marked, values
-from fedprompt.data.published.listing import Folder
-from fedprompt.data.sources.image_folder import FileSource, OnStep
-from fedprompt.data.splits import draw_splits
+from fedprompt.data.file_source import FileSource
+from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.labels import LabelSpace, distinct_names
+from fedprompt.data.published.layouts.voc_lists import Difficult, label_columns, mark_values, read_objects
+from fedprompt.data.splits import draw_stratified_splits
 from fedprompt.errors import UserError
 
-LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}  # the first that is there is read
+LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}  # the first that exists is read
 
 
 def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -33,27 +32,29 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> Dataset:
-    """Read pictures below `path/images` as many labels each: the objects that `path/annotations/<name>.xml` has.
+    """Read images below `path/images`; the labels of each are the objects in `path/annotations/<name>.xml`.
 
-    `classes` are those of the data set in label order; without them, all that are annotated, sorted. `difficult` says
-    what objects count as that are all marked so. Splits are those of `ImageSets/Main/{train,val,test}.txt`, where
-    `trainval` may stand for train and val for a missing test; without lists 30% of the pictures are drawn for testing
-    and 20% for validation. Raises UserError for a picture without annotation, for two of one name, and for lists that
-    leave nothing to test.
+    `classes` are those of the data set in label order; without them, all that are annotated, sorted. `difficult` is
+    how a class counts of which all objects are marked difficult. Splits are those of
+    `ImageSets/Main/{train,val,test}.txt`, where `trainval` may stand for train and val for a missing test; without
+    lists 30% of the images are drawn for testing and 20% for validation. Raises UserError for an image without annotation, for two of the same name, and for lists
+    that leave nothing to test.
     """
     root = Path(path).expanduser()
-    folder = Folder(root, on_step=on_step)
+    folder = DatasetFolder(root, on_step=on_step)
     files: dict[str, str] = {}
-    for file in folder.pictures(images):
-        if twin := files.get(Path(file).stem):
-            raise UserError(f"{root} has {twin} and {file}, for which there is one annotation; rename one of them.")
+    for file in folder.images(images):
+        if other := files.get(Path(file).stem):
+            raise UserError(f"{root} has {other} and {file}, for which there is one annotation; rename one of them.")
         files[Path(file).stem] = file
     splits = _splits(folder, list(files), seed)
     for key in splits.keys() - files.keys():
-        raise UserError(f"A list of {root} names the picture {key!r}, which is not in {images}; add or strike it.")
-    found = annotated(folder, annotations, list(splits), classes)
-    names = distinct(classes or sorted({name for marks in found for name in marks}), str(root))
-    columns = marked(found, names, values(difficult))
+        raise UserError(
+            f"A list of {root} names the image {key!r}, which is not in {images}; add the file or remove the line."
+        )
+    objects = read_objects(folder, annotations, list(splits), classes)
+    names = distinct_names(classes or sorted({name for marks in objects for name in marks}), str(root))
+    columns = label_columns(objects, names, mark_values(difficult))
     return Dataset(
         name=root.resolve().name,
         source=FileSource(root, tuple(files[key] for key in splits), window, bands=bands),
@@ -65,17 +66,17 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     )
 
 
-def _splits(folder: Folder, keys: Sequence[str], seed: int) -> dict[str, str]:
-    """The split of every picture by its name."""
+def _splits(folder: DatasetFolder, keys: Sequence[str], seed: int) -> dict[str, str]:
+    """The split of every image by its name."""
     found: dict[str, str] = {}
-    for word, phases in LISTS.items():
+    for split, phases in LISTS.items():
         places = (f"ImageSets/Main/{phase}.txt" for phase in phases)
         if place := next(filter(folder.has, places), ""):
-            found |= {line.split()[0]: word for line in folder.lines(place)}
+            found |= {line.split()[0]: split for line in folder.lines(place)}
     if not found:
-        return dict(zip(keys, draw_splits(keys, [""] * len(keys), seed=seed), strict=True))
+        return dict(zip(keys, draw_stratified_splits(keys, [""] * len(keys), seed=seed), strict=True))
     if "test" not in found.values():
-        found = {key: "test" if word == "val" else word for key, word in found.items()}
+        found = {key: "test" if split == "val" else split for key, split in found.items()}
     if "test" not in found.values():
         raise UserError(f"The lists of {folder.path} leave nothing to test; add ImageSets/Main/val.txt or test.txt.")
     return found

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files of `<key>.jpg` beside `<key>.cls`, `.npy` or `.json`, read without unpacking."""
+"""WebDataset shards: tar files with `<key>.jpg` and `<key>.cls`, `.npy` or `.json`, read without unpacking."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.folder import SUFFIXES, OnStep
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.sources.image_folder import SPLITS, SUFFIXES, OnStep, first_half
+from fedprompt.data.splits import SPLIT_NAMES, base_and_new
+from fedprompt.data.table_file import read_lines
 from fedprompt.errors import UserError
 
 LABELS = ("cls", "npy", "json")
 
 
 @dataclass(frozen=True)
-class Member:
-    """A file inside a shard: where its bytes are."""
+class TarMember:
+    """A file inside a tar file: where its bytes are."""
 
-    shard: str
+    tar: str
     name: str
     offset: int
     size: int
@@ -37,19 +39,19 @@ class Member:
 
 @dataclass(frozen=True)
 class TarSource:
-    """Pictures inside tar files, each read from its place."""
+    """Images inside tar files, each read from its offset."""
 
     root: Path
-    members: tuple[Member, ...]
+    members: tuple[TarMember, ...]
     window: Window | None = None
     bands: Bands | None = None
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of where every picture lies and when its shard was last changed."""
+        """A hash of where every image lies and when its tar file was last modified."""
         digest = hashlib.sha256(json.dumps([self.window, self.bands]).encode())
-        for shard in dict.fromkeys(member.shard for member in self.members):
-            digest.update(f"{shard} {(self.root / shard).stat().st_mtime_ns}".encode())
+        for tar in dict.fromkeys(member.tar for member in self.members):
+            digest.update(f"{tar} {(self.root / tar).stat().st_mtime_ns}".encode())
         for member in self.members:
             digest.update(f"{member.name} {member.offset} {member.size}".encode())
         return digest.hexdigest()[:32]
@@ -58,17 +60,17 @@ class TarSource:
         return len(self.members)
 
     def open(self, row: int) -> Image.Image:
-        """Decode one picture to RGB."""
+        """Decode one image to RGB."""
         name = self.describe(row)
         return decode(name, content=_bytes(self.root, self.members[row]), window=self.window, bands=self.bands)
 
     def take(self, rows: Sequence[int]) -> TarSource:
-        """A source of these pictures alone, small enough to send to another process."""
+        """A source of these images alone, small enough to send to another process."""
         return replace(self, members=tuple(self.members[row] for row in rows))
 
     def describe(self, row: int) -> str:
-        """Shard and name."""
-        return f"{self.members[row].shard}/{self.members[row].name}"
+        """Tar file and name."""
+        return f"{self.members[row].tar}/{self.members[row].name}"
 
 
 def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -91,19 +93,19 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     root = Path(path).expanduser()
     names = tuple(classes) or tuple(_lines(root / "classnames.txt"))
     if not names:
-        raise UserError(f"{root} has no classnames.txt; write one class a line in label order, or set `classes`.")
+        raise UserError(f"{root} has no classnames.txt; write one class per line in label order, or set `classes`.")
     rows = list(_samples(root, train, on_step))
     if not rows:
-        raise UserError(f"{root} has no tar files with pictures and labels, neither in train and test nor by itself.")
+        raise UserError(f"{root} has no tar files with images and labels, neither in train and test nor at the top.")
     templates = [line.replace("{c}", "{}") for line in _lines(root / "zeroshot_classification_templates.txt")]
     labels = [_label(root, member, len(names)) for _, _, member in rows]
     multi = isinstance(labels[0], list)
     if any(isinstance(label, list) != multi for label in labels):
-        raise UserError(f"The shards in {root} have one label in some places and many in others; make them alike.")
-    known = tuple(range(len(names))) if multi or base == "all" else first_half(len(names))
+        raise UserError(f"The shards in {root} mix single labels and lists of labels; use one form.")
+    known, new = base_and_new(len(names), "all" if multi else base)
     return Dataset(
         name=root.resolve().name,
-        source=TarSource(root, tuple(picture for _, picture, _ in rows), window, bands),
+        source=TarSource(root, tuple(image for _, image, _ in rows), window, bands),
         space=LabelSpace(
             names,
             kind="multi" if multi else "single",
@@ -114,33 +116,33 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
         splits=tuple(split for split, _, _ in rows),
         domains=("",) * len(rows),
         base=known,
-        new=tuple(range(len(known), len(names))),
+        new=new,
     )
 
 
-def _samples(root: Path, train: str, on_step: OnStep | None) -> Iterator[tuple[str, Member, Member]]:
-    """Split, picture and label of every sample, shard by shard."""
+def _samples(root: Path, train: str, on_step: OnStep | None) -> Iterator[tuple[str, TarMember, TarMember]]:
+    """Split, image and label of every sample, shard by shard."""
     shards = [*root.glob("*/*.tar"), *root.glob("*.tar")]
     shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdigit() else 0, path))
     for number, path in enumerate(shards, start=1):
-        split = SPLITS.get("train" if path.parent.name == train else path.parent.name, "train")
-        samples: dict[str, dict[str, Member]] = {}
+        split = SPLIT_NAMES.get("train" if path.parent.name == train else path.parent.name, "train")
+        samples: dict[str, dict[str, TarMember]] = {}
         for member in _members(root, path):
             key, _, extension = member.name.rpartition("/")[2].partition(".")
             samples.setdefault(f"{member.name.rpartition('/')[0]}/{key}", {})[extension.lower()] = member
         for key, parts in samples.items():
-            pictures = [parts[kind] for kind in parts if f".{kind}" in SUFFIXES]
+            images = [parts[kind] for kind in parts if f".{kind}" in SUFFIXES]
             labels = [parts[kind] for kind in LABELS if kind in parts]
-            if not pictures or not labels:
+            if not images or not labels:
                 raise UserError(
-                    f"{path}: the sample {key.lstrip('/')!r} has {', '.join(parts)}, no picture with a label."
+                    f"{path}: the sample {key.lstrip('/')!r} has {', '.join(parts)}, not an image with a label."
                 )
-            yield split, pictures[0], labels[0]
+            yield split, images[0], labels[0]
         if on_step is not None:
             on_step(number, len(shards))
 
 
-def _members(root: Path, path: Path) -> Iterator[Member]:
+def _members(root: Path, path: Path) -> Iterator[TarMember]:
     try:
         with tarfile.open(path) as shard:
             members = [member for member in shard if member.isfile()]
@@ -148,25 +150,25 @@ def _members(root: Path, path: Path) -> Iterator[Member]:
         raise UserError(f"The shard {path} cannot be read ({error}); download it again.") from error
     for member in members:
         if not member.name.rpartition("/")[2].startswith("."):
-            yield Member(str(path.relative_to(root)), member.name, member.offset_data, member.size)
+            yield TarMember(str(path.relative_to(root)), member.name, member.offset_data, member.size)
 
 
-def _bytes(root: Path, member: Member) -> bytes:
-    with open(root / member.shard, "rb") as shard:
-        shard.seek(member.offset)
-        return shard.read(member.size)
+def _bytes(root: Path, member: TarMember) -> bytes:
+    with open(root / member.tar, "rb") as tar:
+        tar.seek(member.offset)
+        return tar.read(member.size)
 
 
-def _label(root: Path, member: Member, classes: int) -> int | list[int]:
+def _label(root: Path, member: TarMember, classes: int) -> int | list[int]:
     try:
         value = _value(member.name, _bytes(root, member))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{member.shard}/{member.name} is no label ({error}); it should be an integer or 0/1s."
+            f"{member.tar}/{member.name} is not a label ({error}); it should be an integer or 0/1s."
         ) from error
     fits = len(value) == classes if isinstance(value, list) else 0 <= value < classes
     if not fits:
-        raise UserError(f"{member.shard}/{member.name} is {value}, which fits no list of {classes} classes.")
+        raise UserError(f"{member.tar}/{member.name} is {value}, which does not fit {classes} classes.")
     return value
 
 
@@ -181,8 +183,5 @@ def _value(name: str, content: bytes) -> int | list[int]:
 
 
 def _lines(path: Path) -> list[str]:
-    return (
-        [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if path.exists()
-        else []
-    )
+    """The lines of an optional file."""
+    return read_lines(path, what="The file", hint="it should be UTF-8 text") if path.exists() else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedprompt.data.labels import clause
+from fedprompt.data.labels import relative_clause
 from fedprompt.demo.concepts import lexicon
 from fedprompt.demo.drawing import Dice
 
@@ -43,7 +43,7 @@ def concept_text(dice: Dice, concept: str) -> str:
         return context + dice.pick((" {x}.", " {x}", " a {x}.")).format(x=concept)
     if draw < 0.45:
         own = lexicon().attributes_of(concept)
-        return f"a photo of a {concept}, {clause(dice.pick(own))}." if own else f"a photo of a {concept}."
+        return f"a photo of a {concept}, {relative_clause(dice.pick(own))}." if own else f"a photo of a {concept}."
     return dice.pick(FORMS).format(x=concept)
 
 
@@ -55,7 +55,7 @@ def attribute_text(dice: Dice, attribute: str) -> str:
     if draw < 0.6:
         return f"{WILD} {WILD} {attribute}."
     form = dice.pick(("something {}", "a photo of something {}.", "a thing {}.", "an object {}"))
-    return form.format(clause(attribute))
+    return form.format(relative_clause(attribute))
 
 
 def full_caption(dice: Dice, said: Sequence[str], facts: Sequence[str]) -> str:
@@ -75,9 +75,9 @@ def noun_phrase(dice: Dice, concept: str, colour: str, size: float) -> str:
         words.append(colour)
     own = lexicon().attributes_of(concept)
     if own and dice.uniform() < 0.15:
-        return " ".join(["a", *words, "thing", clause(dice.pick(own))])
+        return " ".join(["a", *words, "thing", relative_clause(dice.pick(own))])
     if own and dice.uniform() < 0.1:
-        return " ".join(["a", *words, concept, clause(dice.pick(own))])
+        return " ".join(["a", *words, concept, relative_clause(dice.pick(own))])
     return " ".join(["a", *words, concept])
 
 

@@ -82,7 +82,7 @@ def _tolerance(clip: Clip, icons: Dataset) -> dict[str, float]:
     bare = clip.text_features([phrase for own in icons.space.attributes.values() for phrase in own])
     sizes = [len(own) for own in icons.space.attributes.values()]
     described = torch.stack([unit(part.mean(dim=0)) for part in torch.split(bare, sizes)])  # [C, D]
-    sentences = clip.text_features([sentence for own in icons.space.sentences() for sentence in own])
+    sentences = clip.text_features([sentence for own in icons.space.attribute_texts() for sentence in own])
     mean = torch.stack([part.mean(dim=0) for part in torch.split(sentences, sizes)])  # [C, D]
     return {
         "zero-shot seen hands, 77 classes": before,

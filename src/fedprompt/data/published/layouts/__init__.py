@@ -1,1 +1,1 @@
-"""Readers of the layouts in which published data sets come, one module a family, named by a row of `data/sets`."""
+"""Readers of the layouts that published data sets come in, one module per layout; `read` returns a Listing."""

@@ -1,49 +1,47 @@
-"""TerraIncognita in its raw form (Beery et al., 2018): annotations of camera traps, merged over several JSON files."""
+"""TerraIncognita as first published (Beery et al., 2018): camera-trap annotations, merged over several JSON files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
-from fedprompt.data.published.listing import Folder
+from fedprompt.data.folder import DatasetFolder, JsonObject
 from fedprompt.errors import UserError
 
-Row = Mapping[str, object]
 
-
-class Sight(NamedTuple):
-    """One species in one picture at one location."""
+class Sighting(NamedTuple):
+    """One species in one image at one location."""
 
     file: str
     location: str
-    name: str
+    species: str
 
 
-def sights(
-    folder: Folder, files: Sequence[str], locations: Mapping[str, Sequence[str]], classes: Sequence[str]
-) -> list[Sight]:
-    """What was seen at the wanted locations; a picture of two species is there twice, once for each.
+def read_sightings(
+    folder: DatasetFolder, files: Sequence[str], locations: Mapping[str, Sequence[str]], classes: Sequence[str]
+) -> list[Sighting]:
+    """All sightings at these locations; an image of two species is listed twice, once for each.
 
     A location is the last number in its domain's name, an integer in one file and a string in another; files repeat
-    pictures and categories.
+    images and categories.
     """
     wanted = {name.rpartition("_")[2]: name for name in locations}
     place = next((top for top in ("eccv_18_all_images_sm", ".") if folder.has(top)), ".")
-    found: dict[Sight, None] = {}
+    found: dict[Sighting, None] = {}
     for file in files:
         table = folder.json(file)
         if not isinstance(table, dict) or not {"images", "annotations", "categories"} <= table.keys():
             raise UserError(f"{folder.path / file} lacks images, annotations or categories; download it again.")
-        names = {str(row["id"]): str(row["name"]) for row in cast(Sequence[Row], table["categories"])}
-        pictures = {str(row["id"]): row for row in cast(Sequence[Row], table["images"])}
-        for row in cast(Sequence[Row], table["annotations"]):
-            picture, name = pictures[str(row["image_id"])], names[str(row["category_id"])]
-            location = wanted.get(str(picture["location"]))
+        names = {str(row["id"]): str(row["name"]) for row in cast(Sequence[JsonObject], table["categories"])}
+        images = {str(row["id"]): row for row in cast(Sequence[JsonObject], table["images"])}
+        for row in cast(Sequence[JsonObject], table["annotations"]):
+            image, name = images[str(row["image_id"])], names[str(row["category_id"])]
+            location = wanted.get(str(image["location"]))
             if location is not None and name in classes:
-                found[Sight(f"{place}/{picture['file_name']}".removeprefix("./"), location, name)] = None
+                found[Sighting(f"{place}/{image['file_name']}".removeprefix("./"), location, name)] = None
     if not found:
-        raise UserError(f"The annotations in {folder.path} have nothing from the locations {', '.join(wanted)}.")
+        raise UserError(f"The annotations in {folder.path} have no images from the locations {', '.join(wanted)}.")
     seen = sorted(found)
     if twice := len(seen) - len({sight.file for sight in seen}):
-        folder.notes.append(f"{twice} picture(s) show two species and are there once for each.")
+        folder.notes.append(f"{twice} image(s) show two species and are listed once for each.")
     return seen

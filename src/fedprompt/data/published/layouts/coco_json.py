@@ -1,4 +1,4 @@
-"""COCO's annotations (Lin et al., 2014): images, annotations and categories in one JSON a split, as Objects365 too."""
+"""COCO annotations (Lin et al., 2014): images, annotations and categories in one JSON per split; also Objects365."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from fedprompt.data.dataset import multi_hot
-from fedprompt.data.published.listing import Folder, Listing
+from fedprompt.data.folder import DatasetFolder, JsonObject
+from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError
 
-Row = Mapping[str, object]
 
-
-def read(  # noqa: PLR0913  (where copies keep the two splits, and which pictures count)
-    folder: Folder,
+def read(  # noqa: PLR0913  (where copies keep the two splits, and which images count)
+    folder: DatasetFolder,
     *,
     annotations: Mapping[str, Sequence[str]],
     images: Mapping[str, Sequence[str]],
@@ -24,41 +23,42 @@ def read(  # noqa: PLR0913  (where copies keep the two splits, and which picture
     min_labels: int = 0,
     exclude: Sequence[str] = (),
 ) -> Listing:
-    """Read a JSON a split; the classes are the categories in the order of their ids, never of the file.
+    """Read one JSON per split; the classes are the categories in the order of their ids, never of the file.
 
-    A class is present if a region of it is annotated, of `min_area` square pixels at least; crowd regions count only
-    with `crowds`. `min_labels` leaves pictures of the training split with fewer classes out; `exclude` are annotated
+    A class is present if a region of it is annotated, of at least `min_area` square pixels; crowd regions count only
+    with `crowds`. `min_labels` leaves out images of the training split with fewer classes; `exclude` are annotated
     files that no copy has.
     """
     tables = {
-        word: _Table(folder, folder.find(files, f"The annotations of {word}")) for word, files in annotations.items()
+        split: _CocoFile(folder, folder.find(files, f"The annotations of {split}"))
+        for split, files in annotations.items()
     }
-    names = _one_order(folder, tables)
+    names = _shared_categories(folder, tables)
     label = {key: number for number, key in enumerate(names)}
     files: list[str] = []
     splits: list[str] = []
     labels: list[set[int]] = []
-    for word, table in tables.items():
-        place = folder.find(images[word], f"The folder of {word} pictures")
-        shown = table.shown(label, crowds=crowds, min_area=min_area)
-        least = max(min_labels if word == "train" else 0, 0 if include_unlabelled else 1)
+    for split, table in tables.items():
+        place = folder.find(images[split], f"The folder of {split} images")
+        present = table.classes_by_image(label, crowds=crowds, min_area=min_area)
+        least = max(min_labels if split == "train" else 0, 0 if include_unlabelled else 1)
         for key, file in table.files():
-            # differs: the FedMPT release keeps pictures of five classes or more in training and in testing
-            if file.rpartition("/")[2] not in exclude and len(shown[key]) >= least:
+            # differs: the FedMPT release keeps images of five classes or more in training and in testing
+            if file.rpartition("/")[2] not in exclude and len(present[key]) >= least:
                 files.append(f"{place}/{file}".removeprefix("./"))
-                splits.append(word)
-                labels.append(shown[key])
+                splits.append(split)
+                labels.append(present[key])
     targets = multi_hot(labels, len(names))
-    return Listing(tuple(names.values()), tuple(files), targets, tuple(splits), ("",) * len(files), folder.stamps)
+    return Listing(tuple(names.values()), tuple(files), targets, tuple(splits), ("",) * len(files), folder.dependencies)
 
 
-class _Table:
-    def __init__(self, folder: Folder, file: str) -> None:
+class _CocoFile:
+    def __init__(self, folder: DatasetFolder, file: str) -> None:
         table = folder.json(file)
         if not isinstance(table, dict) or not {"images", "annotations", "categories"} <= table.keys():
-            raise UserError(f"{folder.path / file} lacks images, annotations or categories; it is no COCO file.")
+            raise UserError(f"{folder.path / file} lacks images, annotations or categories; it is not a COCO file.")
         self.images, self.annotations, self.categories = (
-            cast(Sequence[Row], table[part]) for part in ("images", "annotations", "categories")
+            cast(Sequence[JsonObject], table[part]) for part in ("images", "annotations", "categories")
         )
 
     def names(self) -> dict[int, str]:
@@ -67,7 +67,7 @@ class _Table:
     def files(self) -> Iterator[tuple[object, str]]:
         return ((row["id"], str(row["file_name"])) for row in self.images)
 
-    def shown(self, label: Mapping[int, int], *, crowds: bool, min_area: float) -> Mapping[object, set[int]]:
+    def classes_by_image(self, label: Mapping[int, int], *, crowds: bool, min_area: float) -> Mapping[object, set[int]]:
         found: dict[object, set[int]] = defaultdict(set)
         for row in self.annotations:
             large = not min_area or float(str(row.get("area", 0))) >= min_area
@@ -76,8 +76,8 @@ class _Table:
         return found
 
 
-def _one_order(folder: Folder, tables: Mapping[str, _Table]) -> dict[int, str]:
+def _shared_categories(folder: DatasetFolder, tables: Mapping[str, _CocoFile]) -> dict[int, str]:
     first, *others = (table.names() for table in tables.values())
     if any(other != first for other in others):
-        raise UserError(f"The annotation files in {folder.path} have different categories; they are of two versions.")
+        raise UserError(f"The annotation files in {folder.path} have different categories; they are from two versions.")
     return {number: " ".join(name.split()) for number, name in first.items()}

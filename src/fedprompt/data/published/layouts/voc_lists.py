@@ -1,4 +1,4 @@
-"""PASCAL VOC (Everingham et al., 2007): a list of ids a split and, for every class, a list of who shows it, or XML."""
+"""PASCAL VOC (Everingham et al., 2007): image ids per split, and labels from lists per class or from XML."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Literal
 
 import torch
 
-from fedprompt.data.published.listing import Folder, Listing
+from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError, did_you_mean
 
 Difficult = Literal["ignore", "negative", "positive"]
-Marks = Mapping[str, str]  # class -> "1", or "0" where it shows only as difficult; absent classes are not in it
+ClassMarks = Mapping[str, str]  # class -> "1", or "0" if only difficult objects; absent classes are not in it
 
 
 def read(
-    folder: Folder,
+    folder: DatasetFolder,
     *,
     classes: Sequence[str],
     train: Sequence[str],
@@ -26,50 +27,52 @@ def read(
 ) -> Listing:
     """Read `ImageSets/Main` of the training and the testing tree, which may be one.
 
-    Where the lists of classes are missing, `Annotations/<id>.xml` are read. A label 0, or objects that are all marked
-    so, stands for a class that shows only as "difficult": unknown if ignored, else absent (FedMPT) or present.
-    `train_list` "train" is the half that FedMPT's release really trains on.
+    Where the lists per class are missing, `Annotations/<id>.xml` are read. A label 0 stands for a class of which all
+    objects are marked "difficult": unknown if ignored, else absent (FedMPT) or present.
+    `train_list` "train" is the half that FedMPT's release actually trains on.
     """
-    # differs: the release goes through trainval but reads labels of train, which drops half of the pictures
-    value = values(difficult)
+    # differs: the release goes through trainval but reads labels of train, which drops half of the images
+    value = mark_values(difficult)
     files: list[str] = []
     splits: list[str] = []
     targets: list[list[int]] = []
-    for word, choices, phase in (("train", train, train_list), ("test", test, "test")):
+    for split, choices, phase in (("train", train, train_list), ("test", test, "test")):
         tree = folder.find((f"{choice}/ImageSets/Main/{phase}.txt" for choice in choices), f"VOC's list of {phase}")
         place = tree.removesuffix(f"/ImageSets/Main/{phase}.txt")
         ids = [line.split()[0] for line in folder.lines(tree)]
         lists = [f"{place}/ImageSets/Main/{name}_{phase}.txt" for name in classes]
         if not any(map(folder.has, lists)) and folder.has(f"{place}/Annotations"):
-            columns = marked(annotated(folder, f"{place}/Annotations", ids, classes), classes, value)
+            columns = label_columns(read_objects(folder, f"{place}/Annotations", ids, classes), classes, value)
         else:
             columns = [_column(folder, file, ids, value) for file in lists]
         files += [f"{place}/JPEGImages/{key}.jpg" for key in ids]
-        splits += [word] * len(ids)
+        splits += [split] * len(ids)
         targets += [list(row) for row in zip(*columns, strict=True)]
     marks = torch.tensor(targets, dtype=torch.int8)
-    return Listing(tuple(classes), tuple(files), marks, tuple(splits), ("",) * len(files), folder.stamps)
+    return Listing(tuple(classes), tuple(files), marks, tuple(splits), ("",) * len(files), folder.dependencies)
 
 
-def _column(folder: Folder, file: str, ids: Sequence[str], value: Mapping[str, int]) -> list[int]:
+def _column(folder: DatasetFolder, file: str, ids: Sequence[str], value: Mapping[str, int]) -> list[int]:
     # Two spaces stand before a value that is not negative.
     pairs = [line.split() for line in folder.lines(file)]
     if [pair[0] for pair in pairs] != list(ids):
-        raise UserError(f"{folder.path / file} lists other pictures than its split; it belongs to another one.")
+        raise UserError(f"{folder.path / file} lists other images than its split; it is from another version.")
     if wrong := next((pair for pair in pairs if pair[-1] not in value), None):
         raise UserError(f"{folder.path / file} has the line {' '.join(wrong)!r}; values are 1, -1 and 0.")
     return [value[pair[-1]] for pair in pairs]
 
 
-def values(difficult: Difficult) -> Mapping[str, int]:
-    """What VOC's marks mean."""
+def mark_values(difficult: Difficult) -> Mapping[str, int]:
+    """VOC's marks -> 1 present, 0 absent, -1 unknown."""
     return {"1": 1, "-1": 0, "0": {"ignore": -1, "negative": 0, "positive": 1}[difficult]}
 
 
-def annotated(folder: Folder, place: str, ids: Sequence[str], classes: Sequence[str] = ()) -> Sequence[Marks]:
-    """What the objects in `<place>/<id>.xml` show, picture by picture.
+def read_objects(
+    folder: DatasetFolder, place: str, ids: Sequence[str], classes: Sequence[str] = ()
+) -> Sequence[ClassMarks]:
+    """The marks of each image from the objects in `<place>/<id>.xml`.
 
-    Raises UserError for a file that is not such XML, or that names none of the `classes`, if there are some.
+    Raises UserError for a file that is not such XML, or that names a class other than `classes`, if there are some.
     """
     found = []
     for key in ids:
@@ -90,6 +93,6 @@ def annotated(folder: Folder, place: str, ids: Sequence[str], classes: Sequence[
     return found
 
 
-def marked(pictures: Sequence[Marks], classes: Sequence[str], value: Mapping[str, int]) -> list[list[int]]:
-    """Labels by class, [C][N]."""
-    return [[value[marks.get(name, "-1")] for marks in pictures] for name in classes]
+def label_columns(images: Sequence[ClassMarks], classes: Sequence[str], value: Mapping[str, int]) -> list[list[int]]:
+    """Labels per class, [C][N]."""
+    return [[value[marks.get(name, "-1")] for marks in images] for name in classes]

@@ -1,0 +1,68 @@
+"""Images in files below a folder, as an image source."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from PIL import Image
+
+from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.errors import UserError
+
+HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once per process
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files below a folder, decoded by `decode` with these `window` and `bands`."""
+
+    root: Path
+    files: Sequence[str]  # relative, "/" between folders
+    window: Window | None = None
+    index: str = ""  # fingerprint of the index that lists these files with their sizes; it then stands for them
+    bands: Bands | None = None  # of TIFFs that have more than three
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of relative paths, sizes and contents; above `HASHED_BYTES` in all, of times instead of contents.
+
+        A large data set restored with other times has another fingerprint, and a change that keeps a large data set's
+        sizes and times is not noticed. Raises UserError for a missing file.
+        """
+        if self.index:
+            return hashlib.sha256(self.index.encode() + self._decode_options()).hexdigest()[:32]
+        try:
+            paths = [os.path.join(self.root, file) for file in self.files]  # a Path per file would double the time
+            stats = [os.stat(path) for path in paths]
+            total = sum(stat.st_size for stat in stats)
+            digest = hashlib.sha256(self._decode_options())
+            for file, path, stat in zip(self.files, paths, stats, strict=True):
+                content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
+                digest.update(json.dumps([file, stat.st_size, content or stat.st_mtime_ns]).encode())
+        except OSError as error:
+            raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
+        return digest.hexdigest()[:32]
+
+    def _decode_options(self) -> bytes:
+        return json.dumps([self.window, self.bands] if self.bands else self.window).encode()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open(self, row: int) -> Image.Image:
+        """Decode one file to RGB; UserError naming it if that fails."""
+        return decode(self.root / self.files[row], window=self.window, bands=self.bands)
+
+    def take(self, rows: Sequence[int]) -> FileSource:
+        """A source of these images alone, small enough to send to another process."""
+        return replace(self, files=tuple(self.files[row] for row in rows), index="")
+
+    def describe(self, row: int) -> str:
+        """The path below the folder."""
+        return self.files[row]

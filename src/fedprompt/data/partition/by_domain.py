@@ -1,0 +1,27 @@
+"""Clients by domain and by chunk of classes: the multi-source protocol of FedMVP (Singha et al., 2025)."""
+
+from __future__ import annotations
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.partition.base import Partition, Shard, Shots, draw_shots
+from fedprompt.data.partition.class_chunks import rows_of, split_classes
+from fedprompt.errors import UserError
+
+
+def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
+    """Split every seen domain into chunks of classes as `class_chunks` does.
+
+    `shots` count per class and domain; a client is named after its domain. Single-label data only.
+    """
+    if dataset.seen_domains in {(), ("",)}:
+        raise UserError(
+            f"The data set {dataset.name!r} has no domains to train on; use the partition rule 'class_chunks' or 'iid'."
+        )
+    chunks = split_classes(dataset, classes_per_client)
+    shards = []
+    for domain in dataset.seen_domains:
+        by_class = draw_shots(dataset, (domain,), shots, seed)
+        shards += [
+            Shard(f"{domain}-{number}", rows_of(by_class, chunk), chunk, domain) for number, chunk in enumerate(chunks)
+        ]
+    return Partition("by_domain", seed, tuple(shard for shard in shards if shard.rows)).checked(dataset)

@@ -1,0 +1,48 @@
+"""A non-IID partition by Dirichlet label skew (Hsu et al., 2019): class shares are drawn from Dirichlet(alpha)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.partition.base import Partition, Shots, make_shards, require_enough, rows_by_class
+from fedprompt.errors import UserError
+from fedprompt.seeding import numpy_stream, stream
+
+
+def dirichlet(
+    dataset: Dataset, *, clients: int = 10, alpha: float = 0.5, shots: Shots = "all", seed: int = 1
+) -> Partition:
+    """Split each class over clients in shares drawn from Dirichlet(alpha): the smaller alpha, the more heterogeneous.
+
+    Every client has all base classes as candidates and at least one image. A multi-label image is assigned by one of
+    its labels, drawn at random; images without a label are split as a class of their own.
+    """
+    if alpha <= 0:
+        raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 is strongly non-IID, 100 is nearly IID.")
+    by_class = rows_by_class(dataset, shots, seed)
+    rows = torch.cat(list(by_class.values()))
+    require_enough(dataset, clients, len(rows))
+    owners = []
+    for label, own in by_class.items():
+        shares = torch.from_numpy(numpy_stream(seed, "shares", label).dirichlet([alpha] * clients))
+        ends = (shares.cumsum(0) * len(own)).round().long()
+        order = torch.randperm(len(own), generator=stream(seed, "order", label))
+        # The image at place `order` of the shuffled class belongs to the client whose share ends after that place.
+        owners.append(torch.searchsorted(ends, order, right=True).clamp(max=clients - 1))
+    owner = torch.cat(owners)
+    _fill_empty_clients(owner, clients)
+    sizes = torch.bincount(owner, minlength=clients)
+    shards = make_shards(torch.split(rows[owner.argsort(stable=True)], sizes.tolist()), dataset.base)
+    return Partition("dirichlet", seed, shards).checked(dataset)
+
+
+def _fill_empty_clients(owner: Tensor, clients: int) -> None:
+    """Give every client without images one image of the largest client, in place."""
+    sizes = torch.bincount(owner, minlength=clients)
+    for empty in (sizes == 0).nonzero().flatten().tolist():
+        largest = int(sizes.argmax())
+        owner[(owner == largest).nonzero().flatten()[-1]] = empty
+        sizes[largest] -= 1
+        sizes[empty] = 1
