@@ -20,7 +20,7 @@ from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-MADE = "<!-- Made by `python docs/collect.py` from the code; edit the docstrings and comments there. -->\n"
+MADE = "<!-- Made by `python -m tools.collect` from the code; edit the docstrings and comments there. -->\n"
 CLASSES = ("anchor", "apple")
 FROZEN, LIVE, SHARED, OWN = "#f0f2f5", "#d3e5f4", "#0072b2", "#d55e00"
 

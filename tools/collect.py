@@ -23,13 +23,13 @@ SOURCE = ROOT / "src" / "fedprompt"
 DEVIATIONS = """# Where we differ, and why
 
 Every place where this code does something else than a paper or its released code carries a `# differs:` comment.
-This page is made from those comments by `python docs/collect.py`; edit the comments, not the page.
+This page is made from those comments by `python -m tools.collect`; edit the comments, not the page.
 """
 
 METHODS = """# Methods
 
 Each has a page with its equation, what is implemented and what differs, its parameters and options (made by
-`python docs/collect.py` from its file). How they are compared is in [protocols.md](protocols.md), where they differ
+`python -m tools.collect` from its file). How they are compared is in [protocols.md](protocols.md), where they differ
 from papers and releases in [deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
 
 | method | what it is | trained at ViT-B/16 |
@@ -194,7 +194,7 @@ def stale() -> list[str]:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(f"Stale: {', '.join(stale())}; run `python docs/collect.py`." if stale() else 0)
+        sys.exit(f"Stale: {', '.join(stale())}; run `python -m tools.collect`." if stale() else 0)
     for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
