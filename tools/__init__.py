@@ -1,1 +1,1 @@
-"""What makes the generated pages of docs/ and the tables in them: `python -m tools.collect`, `python -m tools.tables`."""
+"""Generators of the pages and tables in docs/: `python -m tools.collect` and `python -m tools.tables`."""
