@@ -12,7 +12,7 @@ from fedprompt.federated.privacy.accounting import gaussian_epsilon, sampled_eps
 from fedprompt.federated.privacy.samples import steps_of
 
 PAGE = Path(__file__).parent.parent / "docs" / "epsilon.md"
-HEAD = """# What epsilon such settings cost
+HEAD = """# Epsilon of common settings
 
 Made by `python -m benchmarks.epsilon`. Each cell is what a run accounts (Renyi accounting by dp-accounting, an upper
 bound) and, in brackets, the tightest known bound (privacy loss distributions). As a rule of thumb, an epsilon of 1 is
@@ -28,7 +28,7 @@ figures are for federations of hundreds of sites, not of five.
 SAMPLE = """
 ## Sample-level: DP-SGD at one site
 
-{pictures} pictures, batches of {batch} drawn by Poisson sampling, delta {delta:g}; epochs count over the whole run
+{pictures} images, batches of {batch} drawn by Poisson sampling, delta {delta:g}; epochs count over the whole run
 (rounds times local epochs).
 """
 

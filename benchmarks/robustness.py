@@ -1,4 +1,4 @@
-"""Broken clients and adversaries against every rule: `python -m benchmarks.robustness` measures on and writes a page."""
+"""Faulty and malicious clients against every rule: `python -m benchmarks.robustness` measures and writes a page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ from fedprompt.runtimes.simulator import Simulator
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "robustness.jsonl"  # a line a case, added when it is measured: the page is drawn from it alone
 DIGITS = 4  # of an accuracy: pictures are some hundreds
-CLIENTS, LIARS = 10, 2
-OPTIONS: Mapping[str, dict[str, object]] = {"krum": {"attackers": LIARS}, "multi_krum": {"attackers": LIARS}}
+CLIENTS, ADVERSARIES = 10, 2
+OPTIONS: Mapping[str, dict[str, object]] = {
+    "krum": {"attackers": ADVERSARIES},
+    "multi_krum": {"attackers": ADVERSARIES},
+}
 ATTACKS: Mapping[str, dict[str, object]] = {
     "sign_flip": {"scale": 10.0},
     "gaussian": {"sigma": 10.0},
@@ -86,7 +89,7 @@ Results = Mapping[Case, Found]
 
 def cases() -> Iterator[Case]:
     """All that the page and its bars need."""
-    yield Case(clients=CLIENTS - LIARS)
+    yield Case(clients=CLIENTS - ADVERSARIES)
     yield from (Case(attack=fault) for fault in BROKEN)
     yield from (Case(rule, partition=partition) for partition in PARTITIONS for rule in AGGREGATES)
     yield from (Case(rule, attack) for rule in AGGREGATES for attack in ATTACKS)
@@ -112,7 +115,7 @@ class Bench:
         trial = experiment.trials[0]
         table = ServerTable.model_validate(
             {"aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
-            | ({"attack": {"adversaries": LIARS, **_attack(case.attack)}} if case.attack else {})
+            | ({"attack": {"adversaries": ADVERSARIES, **_attack(case.attack)}} if case.attack else {})
         )
         method = make_method(trial, experiment.clip)
         shared, personal = initial_state(method)
@@ -160,7 +163,7 @@ def broken_rows(found: Results) -> Iterator[str]:
     """A line a fault: accuracy with two broken clients of ten, and the difference to having only the other eight."""
     yield "| two of ten clients send | accuracy | the two absent | points | refused, with the reason |"
     yield "|---|---|---|---|---|"
-    absent = found[Case(clients=CLIENTS - LIARS)].accuracy
+    absent = found[Case(clients=CLIENTS - ADVERSARIES)].accuracy
     for fault in BROKEN:
         one = found[Case(attack=fault)]
         kind = fault.partition(".")[2]
@@ -193,14 +196,14 @@ def page(bench: Bench, found: Results) -> str:
     """The text of docs/robustness.md."""
     parts = [
         "# Robustness, measured\n",
-        f"Made by `python -m benchmarks.robustness --method {bench.method} --rounds {bench.rounds}`: {bench.method} on "
-        f"the embedded world, ten clients, {bench.rounds} rounds, one seed, top-1 accuracy on the base classes. What "
-        "the parts are for, and what they do not give, is in [privacy.md](privacy.md); which bars they must reach, "
-        "in [bars.md](bars.md).\n",
-        "## Broken clients\n",
+        f"Made by `python -m benchmarks.robustness --method {bench.method} --rounds {bench.rounds}`:\n"
+        f"{bench.method} on the embedded images, ten clients, {bench.rounds} rounds, one seed, top-1 accuracy on\n"
+        "the base classes. What rules and attacks are for is in [privacy.md](privacy.md), and which criteria they\n"
+        "must meet in [bars.md](bars.md).\n",
+        "## Faulty clients\n",
         *broken_rows(found),
-        f"\n## {LIARS} adversaries of ten\n",
-        "In brackets the share of the plain mean's accuracy without an attack. A text context drawn at random costs "
+        f"\n## {ADVERSARIES} adversaries of ten\n",
+        "In brackets the share of the plain mean's accuracy without an attack. A text context drawn at random costs\n"
         "the embedded CLIP almost nothing ([demo.md](demo.md)), so noise in it is a weak attack on PromptFL here.\n",
         *attack_rows(found),
         "\n## What a rule costs without an attack\n",

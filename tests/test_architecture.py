@@ -223,15 +223,24 @@ def run(program: str) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_the_readme_maps_every_source_file() -> None:
-    """Below its map's line `src/fedprompt/<folder>/`, every file has a line of its own with a sentence."""
+def test_the_readme_maps_every_folder() -> None:
+    """Every package is a line of the map, and a folder inside it is named in that line."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    listed: list[Path] = []
-    for line in readme.partition("<!-- map -->")[2].partition("<!-- end of map -->")[0].splitlines():
-        name, _, sentence = line.strip().partition(" ")
-        if name.startswith("src/"):
-            folder = ROOT / name
-        elif name.endswith(".py"):
-            listed.append((folder / name).relative_to(SOURCE))
-            assert len(sentence.split()) > 3, f"{name} has no sentence"
-    assert sorted(listed) == sorted(path for path in TREES if path.name != "__init__.py")
+    lines = readme.partition("<!-- map -->")[2].partition("<!-- end of map -->")[0].strip().splitlines()[1:-1]
+    assert 12 <= len(lines) <= 20
+    sentences = dict(re.split(r" +", line, maxsplit=1) for line in lines)
+    for folder in sorted({path.parent for path in TREES} - {Path()}):
+        top, *inner = folder.parts
+        sentence = sentences.get(f"src/fedprompt/{top}/", "")
+        assert sentence, f"the map lacks src/fedprompt/{top}/"
+        assert all(f"{name}/" in sentence for name in inner[:1]), f"the map lacks src/fedprompt/{folder.as_posix()}/"
+
+
+def test_the_design_page_shows_the_layers_that_are_enforced() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    shown = page.partition("Imports point down only")[2].split("```")[1].strip().splitlines()
+    ranks: dict[int, set[str]] = {}
+    for name, rank in RANKS.items():
+        if not name.startswith("__"):
+            ranks.setdefault(rank, set()).add(name)
+    assert [set(line.split()) for line in reversed(shown)] == [ranks[rank] for rank in sorted(ranks)]

@@ -32,7 +32,7 @@ def test_attacks_are_held_to_their_bars() -> None:
     found = {case: Found(0.8, 40 if case.attack in BROKEN else 0) for case in cases()}
     for attack in attacks.MUST_WITHSTAND:
         found[Case(attack=attack)] = Found(0.4, 0)
-    assert set(of(attacks.bars(BENCH, found)).values()) == {"held", "no bar"}
+    assert set(of(attacks.bars(BENCH, found)).values()) == {"held", "no criterion"}
     found[Case("median", "gaussian")] = Found(0.75, 0)
     found[Case(attack="broken.nan")] = Found(0.8, 39)
     found[Case("krum", partition="one_tenth")] = Found(0.76, 0)
@@ -49,7 +49,7 @@ def test_a_rehearsal_is_read_and_what_it_lacks_is_named(tmp_path: Path) -> None:
     ]
     (tmp_path / processes.RESULT).write_text(json.dumps({"about": {"flwr": "1.41.0"}, "rows": lines}))
     found = {bar.what: bar.verdict for bar in processes.bars([tmp_path]) if isinstance(bar, Row)}
-    assert [found[line["what"]] for line in lines] == ["not met", "held", "no bar", "not met"]
+    assert [found[line["what"]] for line in lines] == ["not met", "held", "no criterion", "not met"]
     assert list(found.values()).count("not measured") == len(processes.PROMISES) - 2
 
 

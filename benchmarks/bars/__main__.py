@@ -1,4 +1,4 @@
-"""Measure every bar and write docs/bars.md: `python -m benchmarks.bars [--rehearsal FOLDER ...]`."""
+"""Measure every acceptance criterion and write docs/bars.md: `python -m benchmarks.bars [--rehearsal FOLDER ...]`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from fedprompt.records.run_folder import write_atomic
 
 PAGE = ROOT / "docs" / "bars.md"
 PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")
-HEAD = """# Every bar, measured
+HEAD = """# Acceptance criteria, measured
 
-What [robustness and privacy](privacy.md) and [deploying](deploying.md) promise: each promise with the bar it is held to
-and what was measured. Made by
+What [robustness and privacy](privacy.md) and [deploying](deploying.md) promise: each promise with its acceptance
+criterion and what was measured. Made by
 
 ```
 {command}
 ```
 
-in {minutes:.0f} minutes, on {machine}. *Here* is this command itself; where only a yes or no can answer, it runs the
-tests in the files that are named. Attacks on whole trainings are `python -m benchmarks.robustness`, whose every case
-stands in `docs/robustness.jsonl`; real processes are `fedprompt deploy rehearse --full`.
+in {minutes:.0f} minutes, on
+{machine}.
+
+*Here* is this command itself; where the answer is a yes or a no, it runs the tests in the files that are named.
+Attacks on whole trainings are `python -m benchmarks.robustness`, whose every case is in `docs/robustness.jsonl`;
+real processes are `fedprompt deploy rehearse --full`.
 
 {count}
 """
@@ -40,12 +43,12 @@ def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[
     """What the page has a table of, by title."""
     bench = Bench(given.method, given.rounds)
     return {
-        "Secure sums": secure.bars,
+        "Secure aggregation": secure.bars,
         "Differential privacy": lambda: privacy.bars(folder),
-        "Broken and lying clients": lambda: attacks.bars(bench, bench.read(given.robustness)),
+        "Faulty and malicious clients": lambda: attacks.bars(bench, bench.read(given.robustness)),
         "Crashes and resumes": lambda: crashes.bars(folder),
         "Real processes": lambda: processes.bars(given.rehearsal),
-        "Pictures at a site": lambda: pictures.bars(folder),
+        "Images at a site": lambda: pictures.bars(folder),
         "Files and messages": lambda: foreign.bars(folder),
     }
 
@@ -93,7 +96,7 @@ def main() -> None:
     command = "python -m benchmarks.bars" + " --rehearsal FOLDER" * bool(given.rehearsal)
     write_atomic(given.page, page(rows, command=command, minutes=(time.monotonic() - started) / 60))
     for row in (row for every in rows.values() for row in every if row.verdict == "not met"):
-        print(f"not met: {row.what}: {row.measured} (bar: {row.bar})")
+        print(f"not met: {row.what}: {row.measured} (criterion: {row.bar})")
     print(f"Written: {given.page}")
 
 

@@ -1,4 +1,4 @@
-"""Bars of broken and lying clients: from the results of `benchmarks.robustness`, and from property tests."""
+"""Criteria for faulty and malicious clients: from the results of `benchmarks.robustness`, and from property tests."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
-from benchmarks.robustness import BROKEN, CLIENTS, LIARS, Bench, Case, Found, Results
+from benchmarks.robustness import ADVERSARIES, BROKEN, CLIENTS, Bench, Case, Found, Results
 from fedprompt.config.registry import AGGREGATES
 
 MUST_WITHSTAND = {"sign_flip": "sign flip x 10", "gaussian": "Gaussian of sigma 10"}
 ROBUST = ("median", "trimmed_mean", "multi_krum", "geometric_median")
-SUBTLE = {"alie": "ALIE", "inner_product": "inner product manipulation"}  # attacks that hide among the honest: no bar
+SUBTLE = {
+    "alie": "ALIE",
+    "inner_product": "inner product manipulation",
+}  # hidden among the honest
 SENT = {
     "nan": "NaN",
     "infinity": "infinity",
@@ -74,13 +77,13 @@ class Measured:
         """Two clients that send something broken, against those two absent."""
 
         def said(absent: Found, one: Found) -> tuple[str, bool]:
-            cost, sent = 100 * (absent.accuracy - one.accuracy), LIARS * rounds
+            cost, sent = 100 * (absent.accuracy - one.accuracy), ADVERSARIES * rounds
             refused = one.refused == sent
             return f"costs {cost:.1f} points; {one.refused} of {sent} refused, with the reason", cost <= 1 and refused
 
-        what = f"{LIARS} of {CLIENTS} clients send {SENT[fault.partition('.')[2]]}, {rounds} rounds"
+        what = f"{ADVERSARIES} of {CLIENTS} clients send {SENT[fault.partition('.')[2]]}, {rounds} rounds"
         bar = "completes; at most 1 point below those two being absent; every refusal recorded with its reason"
-        return self._row(what, bar, said, Case(clients=CLIENTS - LIARS), Case(attack=fault))
+        return self._row(what, bar, said, Case(clients=CLIENTS - ADVERSARIES), Case(attack=fault))
 
     def mean_loses(self, attack: str) -> Row:
         """That the attack is one."""
@@ -89,7 +92,7 @@ class Measured:
             lost = 100 * (clean.accuracy - one.accuracy)
             return f"loses {lost:.0f} points", lost >= 30
 
-        what = f"mean under {MUST_WITHSTAND[attack]}, {LIARS} of {CLIENTS}"
+        what = f"mean under {MUST_WITHSTAND[attack]}, {ADVERSARIES} of {CLIENTS}"
         return self._row(what, "loses at least 30 points (else it is no attack)", said, Case(), Case(attack=attack))
 
     def rule_keeps(self, rule: str, attack: str) -> Row:
@@ -99,7 +102,7 @@ class Measured:
             kept = one.accuracy / clean.accuracy
             return f"{100 * kept:.0f}% ({one.accuracy:.3f} of {clean.accuracy:.3f})", kept >= 0.95
 
-        what = f"{rule} under {MUST_WITHSTAND[attack]}, {LIARS} of {CLIENTS}"
+        what = f"{rule} under {MUST_WITHSTAND[attack]}, {ADVERSARIES} of {CLIENTS}"
         return self._row(what, "keeps 95% of the clean accuracy", said, Case(), Case(rule, attack))
 
     def as_it_is(self, attack: str) -> Row:
@@ -110,9 +113,9 @@ class Measured:
             worst, best = (choose(kept, key=kept.__getitem__) for choose in (min, max))
             return f"from {100 * kept[worst]:.0f}% ({worst}) to {100 * kept[best]:.0f}% ({best})", True
 
-        what = f"clean accuracy kept under {SUBTLE[attack]}, {LIARS} of {CLIENTS}"
+        what = f"clean accuracy kept under {SUBTLE[attack]}, {ADVERSARIES} of {CLIENTS}"
         line = self._row(what, "none; every rule in [robustness.md](robustness.md)", said, Case(), *cases_of(attack))
-        return replace(line, verdict="no bar") if line.verdict == "held" else line
+        return replace(line, verdict="no criterion") if line.verdict == "held" else line
 
     def clean(self, rule: str) -> Row:
         """What the rule costs where nobody lies."""

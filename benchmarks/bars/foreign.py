@@ -1,4 +1,4 @@
-"""Bars of what comes from elsewhere: adapters, messages, large bodies, a language model's words; and of what leaves."""
+"""Criteria for what comes from elsewhere: adapters, messages, large bodies, language models; and for what leaves."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bars(folder: Path) -> Iterator[Bar]:
         "test_deploy_site.py::test_counts_and_scores_of_a_handful_stay_at_the_site",
     )
     yield proof(
-        "words by a language model",
+        "descriptions by a language model",
         "asked for by a command of their own; only class names leave; answers are kept, cut and plain text",
         "test_descriptions_pipeline.py::test_only_class_names_leave",
         "test_descriptions_endpoint.py::test_a_kept_answer_costs_nothing_and_a_torn_line_is_asked_again",

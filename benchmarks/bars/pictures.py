@@ -61,7 +61,7 @@ def bars(folder: Path) -> Iterator[Bar]:
     yield proof(
         "a class without any picture",
         "named before the run",
-        "test_data_sources_image_folder.py::test_a_class_without_pictures_is_named",
+        "test_data_sources_image_folder.py::test_a_class_without_images_is_named",
     )
     yield proof(
         "unknown labels (-1), pictures that show nothing",

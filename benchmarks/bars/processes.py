@@ -40,5 +40,5 @@ def place(about: dict[str, object]) -> str:
 
 
 def _row(line: dict[str, Any], where: str) -> Row:
-    kept = "no bar" if line["bar"] == "none" else verdict(held=line["held"])
+    kept = "no criterion" if line["bar"] == "none" else verdict(held=line["held"])
     return Row(line["what"], line["bar"], line["measured"], kept, where)

@@ -1,4 +1,4 @@
-"""A bar and what was measured against it; bars that only a yes or no can answer are proved by running tests."""
+"""An acceptance criterion and what was measured; where only a yes or a no can answer, tests are run as the proof."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASSED, SKIPPED = "passed", "skipped"
 ENDS = ("failure", "error", SKIPPED)  # as pytest's report calls them
 CASES = 200  # that property tests of aggregation rules try
 
-Verdict = Literal["held", "not met", "no bar", "not measured"]
+Verdict = Literal["held", "not met", "no criterion", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Proof:
-    """A bar that is held if tests pass, each named `file.py::test`, below `tests/`."""
+    """A criterion that is held if tests pass, each named `file.py::test`, below `tests/`."""
 
     what: str
     bar: str
@@ -96,7 +96,7 @@ def ran(tests: Iterable[str]) -> dict[str, list[str]]:
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
     """A subject's lines."""
-    yield "| what | bar | measured | held | measured by |"
+    yield "| what | criterion | measured | held | measured by |"
     yield "|---|---|---|---|---|"
     for one in rows:
         held = f"**{one.verdict}**" if one.verdict == "not met" else one.verdict

@@ -74,7 +74,9 @@ def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Bar]:
     session = Session("bars", 1, threshold_of(SHARE, clients))
     total, _ = Exchange(session, vectors, everyone, Collector(session, count=words_of(shared))).run()
     wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
-    yield row(f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} words differ", held=not wrong)
+    yield row(
+        f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", held=not wrong
+    )
     floats = torch.stack([update.shared["w"] for update in sent]).sum(dim=0)
     off = np.abs(total[-numbers:].view(np.int64) * codec.step - floats.numpy()).max() / codec.step
     bar = f"at most {clients} half steps of quantisation"
@@ -130,10 +132,10 @@ def masked(count: int = MILLION) -> Iterator[Bar]:
     chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
     words = np.frombuffer(sent, dtype="<u8").astype(float)
     likeness = abs(np.corrcoef(words, plain.astype(float))[0, 1])
-    what = f"{count:,} masked words of a ramp"
+    what = f"{count:,} masked numbers of a ramp"
     bar = "chi-square of their bytes p > 0.01 (by chance not so once in a hundred times)"
     yield row(what, bar, f"p = {chance:.2f}", held=chance > 0.01)
-    yield row(what, "correlation with the plain words below 0.005", f"{likeness:.4f}", held=likeness < 0.005)
+    yield row(what, "correlation with the plain numbers below 0.005", f"{likeness:.4f}", held=likeness < 0.005)
 
 
 def cost(clients: int = 10, numbers: int = MILLION) -> Iterator[Bar]:

@@ -1,4 +1,4 @@
-"""A page and a picture for every method, made from its file, its constructor and one training step that is watched."""
+"""A page and a figure for every method, made from its file, its constructor and one training step that is observed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import functools
 import html
 import inspect
 import re
+from collections.abc import Callable, Container
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.clip.sizes import VIT_B_16
+from fedprompt.data.dataset import Dataset
 from fedprompt.demo import weights_folder
 from fedprompt.demo.world import pictograms
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
+from tools.markdown import ROOT, bullet, cell, wrapped
 
-FOLDER = Path(__file__).resolve().parent / "methods"
-MADE = "<!-- Made by `python docs/collect.py` from the code; edit the docstrings and comments there. -->\n"
+FOLDER = ROOT / "docs" / "methods"
+MADE = "<!-- Made by `python -m tools.collect` from the code; edit the docstrings and comments there. -->\n"
 CLASSES = ("anchor", "apple")
 FROZEN, LIVE, SHARED, OWN = "#f0f2f5", "#d3e5f4", "#0072b2", "#d55e00"
 
@@ -31,12 +34,12 @@ class Step:
 
     text: bool  # gradients went through the text tower
     image: bool
-    regions: bool  # patches were compared, not only the whole picture
+    regions: bool  # patches were compared, not only the whole image
 
 
 @functools.cache
-def backbone() -> tuple[Clip, object]:
-    """The embedded CLIP and the demo's pictures."""
+def backbone() -> tuple[Clip, Dataset]:
+    """The embedded CLIP and the demo's images."""
     return Clip.load(weights_folder()), pictograms(train=1, test=1)
 
 
@@ -46,29 +49,29 @@ def build(name: str, clip: object) -> Method:
     return kind(clip, **methods.told(kind, CLASSES), generator=stream(0))
 
 
-def watch(name: str) -> Step:
-    """Take one step on two pictures and see which towers were live."""
+def observe(name: str) -> Step:
+    """Take one step on two images and see through which towers gradients passed."""
     clip, dataset = backbone()
     patches = ("patch_features", "value_tokens")
     seen = dict.fromkeys(("encode_text", "encode_shared_prefixes", "encode_image", *patches), False)
 
-    def watched(verb: str):
-        plain = getattr(Clip, verb)
+    def observed(call: str) -> Callable[..., Any]:
+        plain = getattr(Clip, call)
 
-        def run(self: Clip, *given, **named):
+        def run(self: Clip, *given: Any, **named: Any) -> Any:
             found = plain(self, *given, **named)
-            tensor = found.tokens if verb == "encode_image" else found
-            seen[verb] |= tensor.requires_grad or verb in patches
+            tensor = found.tokens if call == "encode_image" else found
+            seen[call] |= tensor.requires_grad or call in patches
             return found
 
         return run
 
-    class Watched(Clip):
+    class Observed(Clip):
         pass
 
-    for verb in seen:
-        setattr(Watched, verb, watched(verb))
-    clip.__class__ = Watched
+    for call in seen:
+        setattr(Observed, call, observed(call))
+    clip.__class__ = Observed
     try:
         method = build(name, clip)
         rows = dataset.rows(split="train", classes=dataset.base[:2])[:2]
@@ -77,7 +80,7 @@ def watch(name: str) -> Step:
     finally:
         clip.__class__ = Clip
     return Step(
-        seen["encode_text"] or seen["encode_shared_prefixes"], seen["encode_image"], any(seen[verb] for verb in patches)
+        seen["encode_text"] or seen["encode_shared_prefixes"], seen["encode_image"], any(seen[call] for call in patches)
     )
 
 
@@ -93,25 +96,23 @@ def parameters(name: str) -> int:
 
 def page(name: str, remarks: list[str]) -> str:
     """The text of docs/methods/<name>.md."""
-    kind, step = methods.load(name), watch(name)
+    kind, step = methods.load(name), observe(name)
     equation, _, body = inspect.cleandoc(kind.__doc__ or "").partition("\n")
     options = methods.options(kind)
     meanings = dict(re.findall(r"^(\w+): ((?:.|\n(?= ))+)", body, re.MULTILINE))
     prose = re.split(r"^(?:" + "|".join(options) + r"): ", body, maxsplit=1, flags=re.MULTILINE)[0] if options else body
-    rows = [f"| `{key}` | `{p.default!r}` | {_line(meanings.get(key, ''))} |\n" for key, p in options.items()]
+    rows = [f"| `{key}` | `{p.default!r}` | {cell(meanings.get(key, ''))} |\n" for key, p in options.items()]
     shapes = [
         f"| `{key}` | {' x '.join(map(str, shape)) or '1'} | {'the client' if own else 'the server, averaged'} |\n"
         for key, shape, own in tensors(build(name, VIT_B_16))
     ]
     parts = [
-        f"{MADE}# {name}\n\n{_first(kind)}\n\n![what is learned where]({name}.svg)\n",
+        f"{MADE}# {name}\n\n{wrapped(_first(kind))}\n\n![what is learned where]({name}.svg)\n",
         f"\n## Equation\n\n{equation}\n",
         f"\n## What is implemented\n\n{prose.strip()}\n\n{_towers(step)}\n"
         if prose.strip()
         else f"\n{_towers(step)}\n",
-        "\n## What differs from papers and releases\n\n" + "".join(f"- {text}\n" for text in remarks)
-        if remarks
-        else "",
+        "\n## What differs from papers and releases\n\n" + "".join(bullet(text) for text in remarks) if remarks else "",
         f"\n## Parameters\n\n{parameters(name):,} at ViT-B/16{_note(options)}.\n",
         "\n| tensor | shape | kept by |\n| --- | --- | --- |\n" + "".join(_folded(shapes)) if shapes else "",
         "\n## Options\n\n| option | default | meaning |\n| --- | --- | --- |\n" + "".join(rows) if rows else "",
@@ -124,11 +125,7 @@ def _first(kind: type[Method]) -> str:
     return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def _note(options) -> str:
+def _note(options: Container[str]) -> str:
     return f", with {len(CLASSES)} classes" if "classes" in options else ""
 
 
@@ -137,19 +134,21 @@ def _folded(rows: list[str], most: int = 12) -> list[str]:
 
 
 def _towers(step: Step) -> str:
-    said = {True: "gradients pass through it in every step", False: "frozen and remembered: it runs once"}
-    reads = "patches as well as the whole picture" if step.regions else "the whole picture for single-label tasks"
-    return f"Text tower: {said[step.text]}. Image tower: {said[step.image]}. It reads {reads}."
+    said = {True: "gradients pass through it in every step", False: "frozen and cached, it runs once"}
+    reads = "patches as well as the whole image" if step.regions else "the whole image for single-label tasks"
+    return wrapped(f"Text tower: {said[step.text]}. Image tower: {said[step.image]}. The method reads {reads}.")
 
 
 def picture(name: str) -> str:
-    """An SVG of both towers, which of them are live, and the tensors that are trained."""
-    step, method = watch(name), build(name, VIT_B_16)
+    """An SVG of both towers, which of them gradients pass through, and the tensors that are trained."""
+    step, method = observe(name), build(name, VIT_B_16)
+    passes = {True: ("differentiable", LIVE), False: ("frozen", FROZEN)}
+    (text, text_colour), (image, image_colour) = passes[step.text], passes[step.image]
     boxes = [
         _box(10, 10, 130, "class names", FROZEN),
-        _box(180, 10, 200, "text tower, " + ("live" if step.text else "frozen"), LIVE if step.text else FROZEN),
-        _box(10, 110, 130, "pictures", FROZEN),
-        _box(180, 110, 200, "image tower, " + ("live" if step.image else "frozen"), LIVE if step.image else FROZEN),
+        _box(180, 10, 200, f"text tower, {text}", text_colour),
+        _box(10, 110, 130, "images", FROZEN),
+        _box(180, 110, 200, f"image tower, {image}", image_colour),
         _box(430, 60, 130, "regions" if step.regions else "cosine", FROZEN),
     ]
     arrows = [(140, 35, 180, 35), (140, 135, 180, 135), (380, 35, 430, 75), (380, 135, 430, 95)]

@@ -1,4 +1,4 @@
-"""Average runs over seeds into a Markdown table: `python docs/tables.py runs/study-1 runs/study-2 runs/study-3`.
+"""Average runs over seeds into a Markdown table: `python -m tools.tables runs/study-1 runs/study-2 runs/study-3`.
 
 Folders are named SETTING-SEED. Runs of one setting give a row a method with all its figures; runs of several settings
 give a row a setting, with the main figures of each method in it.

@@ -1,39 +1,38 @@
-"""Make what comes from the code: deviations, methods, data sets, experiments, the README's map (`--check` compares)."""
+"""Make the pages that come from the code, or their generated parts: `python -m tools.collect` (`--check` compares)."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from fedprompt.cli.data import PICTURES
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import method_pages as pages_of  # beside this file
-
-ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "src" / "fedprompt"
+from tools import method_pages, recipe_reference
+from tools.markdown import ROOT, SOURCE, bullet, first_sentence, wrapped
 
 DEVIATIONS = """# Where we differ, and why
 
 Every place where this code does something else than a paper or its released code carries a `# differs:` comment.
-This page is made from those comments by `python docs/collect.py`; edit the comments, not the page.
+This page is made from those comments by `python -m tools.collect`; edit the comments, not the page.
 """
 
 METHODS = """# Methods
 
-Each has a page with its equation, what is implemented and what differs, its parameters and options (made by
-`python docs/collect.py` from its file). How they are compared is in [protocols.md](protocols.md), where they differ
-from papers and releases in [deviations.md](deviations.md), how to add one in [adding_a_method.md](adding_a_method.md).
+Each method has a page with its equation, what is implemented and what differs, its parameters and its options
+(made by `python -m tools.collect` from its file). How methods are compared is in [protocols.md](protocols.md), where
+they differ from papers and releases in [deviations.md](deviations.md), and how to add one in
+[adding_a_method.md](adding_a_method.md).
 
 | method | what it is | trained at ViT-B/16 |
 | --- | --- | --- |
+"""
+
+SOURCE_MAP = """# Source map
+
+Every file of `src/fedprompt` with the first line of its docstring (made by `python -m tools.collect`). How the parts
+work together is in [design.md](design.md), the terms are in the [glossary](glossary.md).
 """
 
 
@@ -58,48 +57,46 @@ def deviations() -> str:
     parts = [DEVIATIONS]
     for path in sorted(SOURCE.rglob("*.py")):
         if found := remarks(path.read_text(encoding="utf-8")):
-            parts.append(f"\n## `{path.relative_to(ROOT).as_posix()}`\n\n" + "".join(f"- {text}\n" for text in found))
+            parts.append(f"\n## `{path.relative_to(ROOT).as_posix()}`\n\n" + "".join(bullet(text) for text in found))
     return "".join(parts)
 
 
-def first_sentence(path: Path) -> str:
-    """The first line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n")[0]
-
-
 def methods() -> str:
-    """The text of docs/methods.md: a row a method."""
+    """The text of docs/methods.md: a row per method."""
     rows = []
     for path in sorted((SOURCE / "methods").glob("*.py")):
-        if path.stem in pages_of.available():
-            count = f"{pages_of.parameters(path.stem):,}"
+        if path.stem in method_pages.available():
+            count = f"{method_pages.parameters(path.stem):,}"
             rows.append(f"| [`{path.stem}`](methods/{path.stem}.md) | {first_sentence(path)} | {count} |\n")
     return METHODS + "".join(rows)
 
 
-def method_pages() -> dict[Path, str]:
-    """docs/methods/: a page and a picture a method."""
+def pages_of_methods() -> dict[Path, str]:
+    """docs/methods/: a page and a figure per method."""
     found = {}
-    for name in pages_of.available():
+    for name in method_pages.available():
         said = remarks((SOURCE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
-        found[pages_of.FOLDER / f"{name}.md"] = pages_of.page(name, said)
-        found[pages_of.FOLDER / f"{name}.svg"] = pages_of.picture(name)
+        found[method_pages.FOLDER / f"{name}.md"] = method_pages.page(name, said)
+        found[method_pages.FOLDER / f"{name}.svg"] = method_pages.picture(name)
     return found
 
 
-def tree() -> str:
-    """The README's map: every source file with its docstring's first sentence, folder by folder."""
-    lines = ["```\n"]
+def source_map() -> str:
+    """The text of docs/source_map.md: every source file, folder by folder."""
+    parts = [SOURCE_MAP]
     for folder in sorted({path.parent for path in SOURCE.rglob("*.py")}):
+        name = folder.relative_to(SOURCE.parent).as_posix()
+        parts.append(f"\n## {name}/\n\n{wrapped(first_sentence(folder / '__init__.py'))}\n")
         files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
-        package = folder / "__init__.py"
-        lines.append(f"{folder.relative_to(ROOT).as_posix()}/  {first_sentence(package)}\n")
-        lines += [f"    {path.name:<16} {first_sentence(path)}\n" for path in files]
-    return "".join([*lines, "```\n"])
+        rows = [
+            f"| [`{path.name}`](../{path.relative_to(ROOT).as_posix()}) | {first_sentence(path)} |\n" for path in files
+        ]
+        parts += ["\n| file | what it is |\n| --- | --- |\n", *rows] if rows else []
+    return "".join(parts)
 
 
 def overview() -> str:
-    """A row a data set: what it is, how large, and on which terms."""
+    """A row per data set: what it is, how large, and on which terms."""
     lines = ["| name | data set | classes | train / val / test | on disk | licence |", "|---|---|---|---|---|---|"]
     for name, row in catalog().items():
         kind = ", many labels" * (row.kind == "multi")
@@ -109,7 +106,7 @@ def overview() -> str:
 
 
 def numbers(row: CatalogEntry) -> str:
-    """Pictures by split, or by domain where no split was published."""
+    """Images by split, or by domain where no split was published."""
     if row.counts and set(row.counts) <= {"train", "val", "test"}:
         return " / ".join(f"{row.counts[word]:,}" if word in row.counts else "-" for word in ("train", "val", "test"))
     parts = row.counts or row.domains
@@ -118,7 +115,7 @@ def numbers(row: CatalogEntry) -> str:
 
 
 def datasets() -> str:
-    """A section a data set: where it is from, how it lies on disk, how it is asked about, and what to mind."""
+    """A section per data set: where it is from, how it lies on disk, how it is asked about, and what to mind."""
     return "\n".join(section(name, row) for name, row in catalog().items())
 
 
@@ -128,21 +125,21 @@ def section(name: str, row: CatalogEntry) -> str:
     spoken += "".join(f"; {domain}: `{text}`" for domain, text in row.templates.items())
     spoken += "".join(f"; for {key} `{text}`" for key, text in row.prompts.items())
     own = [option for option in layout_options(row) if option not in row.options]
-    lines = [
-        f"### {name}\n\n{row.title}, {row.size}. Get it: {row.origin}. Licence: {row.licence}.\n",
-        f"```\n{row.tree.rstrip()}\n```\n",
-        *(f"- {trap}" for trap in row.traps),
-        *([f"- On the Hub: `{row.hub.id}`. {row.hub.caution}"] if row.hub else []),
-        f"\n{spoken}{'.' * (not spoken.endswith('`'))} Options: {', '.join(f'`{one}`' for one in own) or 'none'}.",
-        f"{row.sources}\n",
-    ]
-    return "\n".join(lines)
+    options = ", ".join(f"`{one}`" for one in own) or "none"
+    traps = [*row.traps, *([f"On the Hub: `{row.hub.id}`. {row.hub.caution}"] if row.hub else [])]
+    return (
+        f"### {name}\n\n"
+        + wrapped(f"{row.title}, {row.size}. Get it: {row.origin}. Licence: {row.licence}.")
+        + f"\n\n```\n{row.tree.rstrip()}\n```\n\n{''.join(map(bullet, traps))}\n"
+        + wrapped(f"{spoken}{'.' * (not spoken.endswith('`'))} Options: {options}.")
+        + f"\n{wrapped(row.sources)}\n"
+    )
 
 
 def experiments() -> str:
-    """A row an experiment: its command, its size and time, and what it is to reach."""
+    """A row per experiment: its command, its size and time, and what it is to reach."""
     lines = [
-        f"| experiment | runs | pictures at most | hours at {PICTURES:g}/s | to reach | mind |",
+        f"| experiment | runs | images at most | hours at {PICTURES:g}/s | to reach | mind |",
         "|---|---|---|---|---|---|",
     ]
     for name, about in published.experiments().items():
@@ -152,23 +149,7 @@ def experiments() -> str:
     return "\n".join(lines) + "\n"
 
 
-def compared(first: str, columns: Sequence[str]) -> str:
-    """Some columns of the table on the page of the comparison whose second column is `first`."""
-    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
-    lines = re.search(rf"^\| method \| {first} .*?(?=\n\n)", page, re.DOTALL | re.MULTILINE)
-    assert lines is not None, f"docs/comparison.md has no table of {first}"
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
-    places = [rows[0].index(column) for column in columns]
-    return "".join(f"| {' | '.join(row[place] for place in places)} |\n" for row in rows)
-
-
-COSTS = ("parameters", "sent", "seconds")
-ONE = ("method", "Local", "Base", "New", "HM", "Unseen", *COSTS)
-MANY = ("method", "Natural mAP", "Natural CF1", "Natural OF1", "Broken mAP", "Gap", *COSTS)
 PARTS = {
-    ("README.md", "map"): tree,
-    ("README.md", "one label"): lambda: compared("Local", ONE),
-    ("README.md", "many labels"): lambda: compared("Natural mAP", MANY),
     ("docs/datasets.md", "overview"): overview,
     ("docs/datasets.md", "data sets"): datasets,
     ("docs/reproducing.md", "experiments"): experiments,
@@ -177,13 +158,19 @@ PARTS = {
 
 def pages() -> dict[Path, str]:
     """Every generated page with the text it should have; of some only the parts between marks come from here."""
-    found = {ROOT / "docs" / "deviations.md": deviations(), ROOT / "docs" / "methods.md": methods()}
+    made = {
+        "deviations": deviations,
+        "methods": methods,
+        "recipes": recipe_reference.page,
+        "source_map": source_map,
+    }
+    found = {ROOT / "docs" / f"{name}.md": make() for name, make in made.items()}
     for (name, part), make in PARTS.items():
         page = ROOT / name
         text = found.get(page) or page.read_text(encoding="utf-8")
-        marks = re.compile(rf"(<!-- {part} -->\n).*?(<!-- end of {part} -->)", re.DOTALL)
-        found[page] = marks.sub(lambda old, make=make: old[1] + make() + old[2], text)
-    return found | method_pages()
+        before, mark, rest = text.partition(f"<!-- {part} -->\n")
+        found[page] = before + mark + make() + rest[rest.index(f"<!-- end of {part} -->") :]
+    return found | pages_of_methods()
 
 
 def stale() -> list[str]:
@@ -194,7 +181,7 @@ def stale() -> list[str]:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(f"Stale: {', '.join(stale())}; run `python docs/collect.py`." if stale() else 0)
+        sys.exit(f"Stale: {', '.join(stale())}; run `python -m tools.collect`." if stale() else 0)
     for path, text in pages().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
