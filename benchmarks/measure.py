@@ -77,7 +77,7 @@ def measure(job: Job) -> Result:
     count = job.batch if job.task == "train" else job.batch * job.batches
     examples = make_examples(count, job.classes, job.attributes, pixels, kind=job.kind)
     kind = methods.load(job.method)
-    method = kind(clip, **methods.told(kind, examples.space.names), generator=stream(1, "method"))
+    method = kind(clip, **methods.class_options(kind, examples.space.names), generator=stream(1, "method"))
     module = sys.modules[kind.__module__]
     watch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
     work = _step(method, clip, examples) if job.task == "train" else _pass(method, clip, examples, job)

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.bars.pictures import drawn
 from fedprompt import methods
-from fedprompt.config.recipe import BackboneTable
+from fedprompt.config.tables import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
 from fedprompt.experiments.experiment import load_backbone

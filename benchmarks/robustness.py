@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 
 from fedprompt.config.recipe import parse_recipe
-from fedprompt.config.registry import AGGREGATES
+from fedprompt.config.registry import AGGREGATION_RULES
 from fedprompt.config.tables import ServerTable
-from fedprompt.experiments.experiment import Experiment, assemble, make_method
-from fedprompt.experiments.server import make_adversaries, make_server
+from fedprompt.experiments.experiment import Experiment, assemble
+from fedprompt.experiments.plan import resolve
+from fedprompt.experiments.server import set_up
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
@@ -91,8 +92,8 @@ def cases() -> Iterator[Case]:
     """All that the page and its bars need."""
     yield Case(clients=CLIENTS - ADVERSARIES)
     yield from (Case(attack=fault) for fault in BROKEN)
-    yield from (Case(rule, partition=partition) for partition in PARTITIONS for rule in AGGREGATES)
-    yield from (Case(rule, attack) for rule in AGGREGATES for attack in ATTACKS)
+    yield from (Case(rule, partition=partition) for partition in PARTITIONS for rule in AGGREGATION_RULES.names())
+    yield from (Case(rule, attack) for rule in AGGREGATION_RULES.names() for attack in ATTACKS)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Bench:
         """The same pictures and clients for every case; what the backbone computes is remembered."""
         method, train = METHODS[self.method]
         text = RECIPE.format(partition=PARTITIONS[partition], method=method, train=train, rounds=self.rounds)
-        return assemble(parse_recipe(text))
+        return assemble(resolve(parse_recipe(text)))
 
     def measure(self, case: Case) -> Found:
         """Train and score."""
@@ -117,17 +118,18 @@ class Bench:
             {"aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
             | ({"attack": {"adversaries": ADVERSARIES, **_attack(case.attack)}} if case.attack else {})
         )
-        method = make_method(trial, experiment.clip)
+        method = trial.make_method(experiment.clip)
         shared, personal = initial_state(method)
-        adversaries = make_adversaries(table, clients=CLIENTS, seed=1)
+        setup = set_up(table, type(method), place=str(case))
+        adversaries = setup.adversaries(clients=CLIENTS, seed=1)
         simulator = Simulator(method, experiment.clip, experiment.clients, trial.settings, adversaries=adversaries)
-        server, refused = make_server(table, trial.method, weighting="uniform"), 0
+        refused = 0
         clients = range(case.clients)
-        for record in federate(method, simulator, clients=clients, rounds=self.rounds, seed=1, server=server):
+        for record in federate(method, simulator, clients=clients, rounds=self.rounds, seed=1, server=setup.server):
             shared = record.shared
             refused += len(record.refused)
         method.load_state_dict({**shared, **personal})
-        base = next(question for question in make_test_sets(experiment.dataset) if question.split == "base")
+        base = next(test_set for test_set in make_test_sets(experiment.dataset) if test_set.split == "base")
         score = evaluate(method, experiment.clip, base.examples, name="base")
         return Found(round(score.figures["accuracy"], DIGITS), refused)
 
@@ -176,7 +178,7 @@ def attack_rows(found: Results) -> Iterator[str]:
     yield "| rule | no attack | " + " | ".join(ATTACKS) + " |"
     yield "|---|---|" + "---|" * len(ATTACKS)
     clean = found[Case()].accuracy
-    for rule in AGGREGATES:
+    for rule in AGGREGATION_RULES.names():
         values = (found[Case(rule, attack)].accuracy for attack in ATTACKS)
         cells = " | ".join(f"{value:.3f} ({100 * value / clean:.0f}%)" for value in values)
         yield f"| {rule} | {found[Case(rule)].accuracy:.3f} | {cells} |"
@@ -186,7 +188,7 @@ def clean_rows(found: Results) -> Iterator[str]:
     """A line a rule without any attack: its cost against the mean, for clients alike and of disjoint classes."""
     yield "| rule | clients alike | points against the mean | clients of disjoint classes | points against the mean |"
     yield "|---|---|---|---|---|"
-    for rule in AGGREGATES:
+    for rule in AGGREGATION_RULES.names():
         pairs = [(found[Case(rule, partition=one)], found[Case(partition=one)]) for one in PARTITIONS]
         cells = (f"{own.accuracy:.3f} | {100 * (own.accuracy - mean.accuracy):+.1f}" for own, mean in pairs)
         yield f"| {rule} | {' | '.join(cells)} |"

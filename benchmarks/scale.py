@@ -14,6 +14,7 @@ import torch
 from fedprompt import methods
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.simulator import Simulator
@@ -24,7 +25,7 @@ def scale(*, clients: int = 10_000) -> dict[str, float]:
     """Seconds to assemble the run, milliseconds a client beyond its compute, memory after the first and last round."""
     recipe = load_recipe(Path(find_recipe("scale")), [f"partition.clients={clients}"])
     started = time.perf_counter()
-    experiment = assemble(recipe)
+    experiment = assemble(resolve(recipe))
     built = time.perf_counter() - started
     trial, clip, process = experiment.trials[0], experiment.clip, psutil.Process()
     method = methods.load(trial.method)(clip, generator=stream(1, "method"))

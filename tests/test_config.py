@@ -7,7 +7,8 @@ from typing import Literal
 
 import pytest
 
-from fedprompt.config.recipe import check_options, find_recipe, load_recipe, options_model, parse_recipe
+from fedprompt.config.blocks import check_options, options_model
+from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 
 MINIMAL = """
@@ -26,7 +27,9 @@ train = {lr = 0.1}
 """
 
 
-def build_piece(dataset: object, *, tokens: int = 4, kind: Literal["a", "b"] = "a", path: str, seed: int = 0) -> None:
+def build_piece(
+    dataset: object, *, tokens: int = 4, kind: Literal["a", "b"] = "a", path: str, generator: object = None
+) -> None:
     """Stand in for a method or a reader."""
 
 
@@ -94,8 +97,8 @@ def test_a_recipe_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_the_signature_is_the_configuration() -> None:
-    assert list(options_model(build_piece, supplied=("seed",)).model_fields) == ["tokens", "kind", "path"]
-    assert check_options(build_piece, {"path": "x"}, place="here", supplied=("seed",)) == {
+    assert list(options_model(build_piece).model_fields) == ["tokens", "kind", "path"]
+    assert check_options(build_piece, {"path": "x"}, place="here") == {
         "tokens": 4,
         "kind": "a",
         "path": "x",
@@ -111,12 +114,12 @@ def test_the_signature_is_the_configuration() -> None:
         ),
         ({}, r"here: the option 'path' is missing"),
         ({"path": "x", "kind": "c"}, r"here: kind = 'c' is not accepted: input should be 'a' or 'b'"),
-        ({"path": "x", "seed": 3}, r"there is no option 'seed'"),
+        ({"path": "x", "generator": 3}, r"there is no option 'generator'"),
     ],
 )
 def test_each_option_mistake_is_one_sentence(options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        check_options(build_piece, options, place="here", supplied=("seed",))
+        check_options(build_piece, options, place="here")
 
 
 def test_a_folder_with_a_recipes_name_does_not_hide_the_recipe(tmp_path, monkeypatch):

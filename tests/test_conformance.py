@@ -23,7 +23,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Client, Settings
+from fedprompt.federated.client import Client, TrainSettings
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.methods.base import Method
@@ -37,7 +37,7 @@ SPACE = LabelSpace(
     attributes={"dog": ("four legs", "round"), "cat": ("four legs",), "car": ("a photo", "is round")},
     synonyms={"dog": ("horse",)},
 )
-SETTINGS = Settings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5)
+SETTINGS = TrainSettings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5)
 # What an option is tried at besides its default: the first values that its type allows and its default is not.
 VALUES: dict[Any, tuple[Any, ...]] = {
     bool: (False, True),
@@ -51,7 +51,7 @@ VALUES: dict[Any, tuple[Any, ...]] = {
 def others(kind: type[Method], option: str) -> tuple[Any, ...]:
     """Values of an option that differ from its default."""
     annotation = get_type_hints(kind.__init__)[option]
-    default = methods.told(kind, SPACE.names).get(option, methods.options(kind)[option].default)
+    default = methods.class_options(kind, SPACE.names).get(option, methods.options(kind)[option].default)
     values = get_args(annotation) if get_origin(annotation) is Literal else VALUES[annotation]
     return tuple(value for value in values if value != default)
 
@@ -64,7 +64,7 @@ each_kind = pytest.mark.parametrize("kind", ["single", "multi"])
 
 def build(name: str, clip: Clip, *, seed: int = SETTINGS.seed, **options: object) -> Method:
     kind = methods.load(name)
-    return kind(clip, **methods.told(kind, SPACE.names) | options, generator=stream(seed, "method"))
+    return kind(clip, **methods.class_options(kind, SPACE.names) | options, generator=stream(seed, "method"))
 
 
 def examples(rows: Sequence[int], classes: Sequence[int], *, kind: str = "single") -> Examples:

@@ -26,13 +26,13 @@ class Heard(RunCallbacks):
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
-    def trial(self, name: str, rounds: int, done: int) -> None:
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
         self.calls.append((name, rounds, done))
 
-    def round(self, number: int, loss: float | None) -> None:
+    def on_round(self, number: int, loss: float | None) -> None:
         self.calls.append(number)
 
-    def warn(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         self.calls.append(text)
 
 

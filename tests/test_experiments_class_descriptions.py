@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.config.recipe import DataTable, DescriptionsTable, find_recipe, load_recipe, parse_recipe
+from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
+from fedprompt.config.tables import DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
@@ -19,7 +20,8 @@ from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import described, fingerprint, shuffled
-from fedprompt.experiments.experiment import assemble, load_dataset
+from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records.adapter import load_adapter
 from trees import TREES
@@ -53,7 +55,7 @@ samples = 0
 @pytest.fixture
 def words_file(tmp_path: Path) -> Path:
     path = tmp_path / "own.json"
-    names = load_dataset(DataTable(source="pictograms")).space.names
+    names = pictograms().space.names
     write_descriptions(
         path, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
@@ -70,7 +72,7 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
 
 @pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
-    experiment = assemble(load_recipe(find_recipe(name)))
+    experiment = assemble(resolve(load_recipe(find_recipe(name))))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
     assert len({fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
@@ -109,7 +111,7 @@ def test_shuffled_words_are_all_used_and_all_wrong(names: set[str], seed: int) -
 
 
 def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
-    experiment = assemble(parse_recipe(RECIPE.replace("FILE", str(words_file))))
+    experiment = assemble(resolve(parse_recipe(RECIPE.replace("FILE", str(words_file)))))
     main, none, wrong, file = (experiment.of(trial) for trial in experiment.trials)
     assert main.dataset.space == experiment.dataset.space and not none.dataset.space.attributes
     own, other = experiment.dataset.space.attributes, wrong.dataset.space.attributes
@@ -132,9 +134,10 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
     data = f"data={{source='suite', root='{tmp_path}', sets=['dtd'], targets=['eurosat']}}"
     told = f"descriptions={{attributes='{words_file}'}}"
     others = (
-        f"{{name='zeroshot', label='{key[0]}', descriptions={{{key}}}}}" for key in ("shuffled=true", "attributes='none'")
+        f"{{name='zeroshot', label='{key[0]}', descriptions={{{key}}}}}"
+        for key in ("shuffled=true", "attributes='none'")
     )
-    experiment = assemble(parse_recipe(RECIPE, [data, told, f"compare=[{','.join(others)}]"]))
+    experiment = assemble(resolve(parse_recipe(RECIPE, [data, told, f"compare=[{','.join(others)}]"])))
     main, shuffled, without = (experiment.of(trial) for trial in experiment.trials)
     first = main.clients[0].train.space
     assert first.attributes == {name: (f"a {name[::-1]} part",) for name in first.names}
@@ -147,7 +150,7 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
     assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
     write_descriptions(words_file, Descriptions(attributes=dict.fromkeys(names["dtd"], ())))
     with pytest.raises(UserError, match="no attributes for the class"):
-        assemble(parse_recipe(RECIPE, [data, told, "compare=[]"]))
+        assemble(resolve(parse_recipe(RECIPE, [data, told, "compare=[]"])))
 
 
 def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(words_file: Path, tmp_path: Path) -> None:
@@ -155,13 +158,11 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     write_descriptions(
         words_file, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
-    told = (
-        f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
-    )
+    told = f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
     recipe = re.sub(r"compare = \[.*?\n\]", f"compare = [{told}]", RECIPE, flags=re.DOTALL)
     few = ("data.source=scenes", "partition.rule=iid", "partition.clients=1", "method.name=zeroshot")
     recipe = recipe.replace("classes_per_client = 20\n", "")
-    runs.start(parse_recipe(recipe, few), tmp_path / "run")
+    runs.start(resolve(parse_recipe(recipe, few)), tmp_path / "run")
     adapter = load_adapter(tmp_path / "run" / "adapters" / "file")
     assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["dog"] == ("a god part",)
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
@@ -176,4 +177,4 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
 @pytest.mark.parametrize("setting", ["descriptions.attribute=x", 'method.descriptions={attribute="x"}'])
 def test_an_unknown_key_is_named(setting: str) -> None:
     with pytest.raises(UserError, match=re.escape("has no key 'attribute'; did you mean 'attributes'?")):
-        assemble(parse_recipe(RECIPE, [setting]))
+        assemble(resolve(parse_recipe(RECIPE, [setting])))

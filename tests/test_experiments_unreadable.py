@@ -21,6 +21,7 @@ from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.demo.world import pictograms
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.unreadable import look_through, sift
 from fedprompt.report import read_run
 from trees import picture
@@ -165,10 +166,10 @@ class Impatient(runs.RunCallbacks):
     def __init__(self) -> None:
         self.warned: list[str] = []
 
-    def warn(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         self.warned.append(text)
 
-    def round(self, number: int, loss: float | None) -> None:
+    def on_round(self, number: int, loss: float | None) -> None:
         raise KeyboardInterrupt
 
 
@@ -177,9 +178,9 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     for row, kind in ((dealt.shards[0].rows[1], "truncated"), (data.rows(split="test").tolist()[-1], "bomb")):
         spoil(folder / data.source.files[row], kind)
     whole, stopped, watch = tmp_path / "whole", tmp_path / "stopped", Impatient()
-    page = runs.start(recipe(folder), whole).read_text(encoding="utf-8")
+    page = runs.start(resolve(recipe(folder)), whole).read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
-        runs.start(recipe(folder), stopped, callbacks=watch)
+        runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
     assert "2 picture(s) cannot be read and are left out" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)
@@ -193,5 +194,5 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     header = lines(whole, "header")[0]["data"]
     assert header["unreadable"] == 2 and header["images"] == {"test": 2 * TEST - 1, "train": 2 * TRAIN - 1}
     with pytest.raises(UserError, match=r"1 of the 4 training pictures of client-0 .* unreadable = 0 .* without 0"):
-        runs.start(recipe(folder, "data.unreadable=0"), tmp_path / "strict")
+        runs.start(resolve(recipe(folder, "data.unreadable=0")), tmp_path / "strict")
     assert not (tmp_path / "strict").exists()

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fedprompt.config.registry import AGGREGATES, find
+from fedprompt.config.registry import AGGREGATION_RULES
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Rule, TooFewError, median, trimmed_mean
 from fedprompt.federated.aggregation.fedawa import fedawa
@@ -25,18 +25,12 @@ from fedprompt.federated.aggregation.robust import (
 from fedprompt.seeding import numpy_stream
 from fedprompt.updates import State, Update
 
-ROBUST = {
-    "median": median(),
-    "trimmed_mean": trimmed_mean(share=0.2),
-    "geometric_median": geometric_median(),
-    "krum": krum(attackers=2),
-    "multi_krum": multi_krum(attackers=2),
-    "centred_clipping": centred_clipping(),
-    "norm_bounded_mean": norm_bounded_mean(),
-}
-ALL = [*ROBUST.items(), *((word, find(AGGREGATES, word, place="")()) for word in ("mean", "cosine_filter", "fedawa"))]
+OPTIONS = {"krum": {"attackers": 2}, "multi_krum": {"attackers": 2}}
+NOT_ROBUST = {"mean", "cosine_filter", "fedawa"}
+RULES = {name: build(**OPTIONS.get(name, {})) for name, build in AGGREGATION_RULES.builders.items()}
+ROBUST = {name: rule for name, rule in RULES.items() if name not in NOT_ROBUST}
 CASES = int(os.environ.get("FEDPROMPT_CASES", "25"))
-each_rule = pytest.mark.parametrize(("name", "rule"), ALL)
+each_rule = pytest.mark.parametrize(("name", "rule"), RULES.items())
 # Numbers that differ by more than rounding, so that no tie is broken by it.
 vectors = arrays(np.float64, (9, 4), elements=st.integers(-40, 40).map(lambda number: number / 8), unique=True)
 

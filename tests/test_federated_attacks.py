@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedprompt.config.registry import ATTACKS, find
+from fedprompt.config.registry import ATTACKS
 from fedprompt.data.labels import LabelSpace
 from fedprompt.federated.attacks import Adversaries, alie, gaussian, inner_product, label_flip, scaled, sign_flip
-from fedprompt.federated.client import Settings
+from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import Update
@@ -41,7 +41,7 @@ def test_lies_that_follow_the_crowd() -> None:
 
 def test_label_flips_reach_training_and_only_that_of_liars() -> None:
     clients = {number: toy_client(number, examples=6) for number in range(3)}
-    settings = Settings(rounds=1, batch_size=2, lr=0.1)
+    settings = TrainSettings(rounds=1, batch_size=2, lr=0.1)
     shared = initial_state(Toy())[0]
     honest = Simulator(Toy(), fake_clip(), clients, settings).train(1, shared, range(3))
     adversaries = Adversaries(label_flip(), frozenset({2}), seed=0)
@@ -52,7 +52,7 @@ def test_label_flips_reach_training_and_only_that_of_liars() -> None:
     assert label_flip().relabel(many).targets.tolist() == [[0, 1, -1, 1]]
 
 
-@pytest.mark.parametrize("word", ATTACKS)
-def test_every_attack_of_the_kit_can_be_built_from_its_defaults(word: str) -> None:
-    attack = find(ATTACKS, word, place="")()
+@pytest.mark.parametrize("name", ATTACKS.names())
+def test_every_attack_of_the_kit_can_be_built_from_its_defaults(name: str) -> None:
+    attack = ATTACKS.builders[name]()
     assert (attack.relabel is None) != (attack.forge is None)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Settings, train_client
+from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.seeding import stream
 from fedprompt.updates import State, Update
 from toys import Toy, fake_clip, toy_client
 
-SETTINGS = Settings(rounds=10, local_epochs=2, batch_size=2, lr=0.1, seed=3)
+SETTINGS = TrainSettings(rounds=10, local_epochs=2, batch_size=2, lr=0.1, seed=3)
 
 
 def run(method: Toy | None = None, *, personal: State | None = None, round_number: int = 1, **changes) -> Update:

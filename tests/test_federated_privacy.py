@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Settings, train_client
+from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.privacy import clients as client_level
 from fedprompt.federated.privacy import samples as sample_level
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
@@ -93,7 +93,7 @@ def test_a_huge_or_broken_client_moves_the_result_no_farther_than_the_clip(monke
 
 def lesson(privacy: SamplePrivacy | None, batch_size: int, method: Toy | None = None, **options) -> Update:
     shared, personal = initial_state(Toy())
-    settings = Settings(rounds=1, batch_size=batch_size, lr=1.0, momentum=0.0, privacy=privacy, weight_decay=0.0)
+    settings = TrainSettings(rounds=1, batch_size=batch_size, lr=1.0, momentum=0.0, privacy=privacy, weight_decay=0.0)
     return train_client(
         method or Toy(switch=False),
         fake_clip(),
@@ -160,7 +160,7 @@ def test_the_run_ends_before_the_budget_is_passed_and_what_was_paid_stays_paid()
         return Ledger(privacy.spent, budget=3.0, charges=charges, record=lambda *entry: entries.append(entry))
 
     clients = {number: toy_client(number) for number in range(4)}
-    settings = Settings(rounds=99, batch_size=4, lr=0.1)
+    settings = TrainSettings(rounds=99, batch_size=4, lr=0.1)
     simulator = Simulator(Toy(switch=False), fake_clip(), clients, settings)
     book = ledger()
     done = list(

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedprompt.config.registry import AGGREGATES, OPTIMIZERS, find
+from fedprompt.config.registry import AGGREGATION_RULES, SERVER_OPTIMIZERS
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import TooFewError
 from fedprompt.federated.aggregation.robust import krum
 from fedprompt.federated.attacks import Adversaries, broken
-from fedprompt.federated.client import Settings, train_client
+from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.federated.server import Server
@@ -21,7 +21,7 @@ from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import Update, weighted_mean
 from toys import Toy, fake_clip, toy_client
 
-SETTINGS = Settings(rounds=4, local_epochs=1, batch_size=2, lr=0.1, seed=2)
+SETTINGS = TrainSettings(rounds=4, local_epochs=1, batch_size=2, lr=0.1, seed=2)
 CLIENTS = {number: toy_client(number) for number in range(7)}
 
 
@@ -31,8 +31,8 @@ def run(server: Server, start: Start | None = None, personal=None, rounds: int =
 
 
 def servers() -> list:
-    rules = [pytest.param(Server(rule=find(AGGREGATES, word, place="")()), id=word) for word in AGGREGATES]
-    steps = [pytest.param(Server(step=find(OPTIMIZERS, word, place="")()), id=word) for word in OPTIMIZERS]
+    rules = [pytest.param(Server(rule=rule()), id=name) for name, rule in AGGREGATION_RULES.builders.items()]
+    steps = [pytest.param(Server(step=step()), id=name) for name, step in SERVER_OPTIMIZERS.builders.items()]
     return [*rules, *steps]
 
 
@@ -107,7 +107,7 @@ def test_broken_clients_cost_what_their_absence_costs(kind: str) -> None:
 
 def test_fedprox_holds_a_client_near_what_it_received() -> None:
     def distance(mu: float) -> float:
-        settings = Settings(rounds=1, local_epochs=5, batch_size=2, lr=0.1, seed=2, proximal=mu, momentum=0.0)
+        settings = TrainSettings(rounds=1, local_epochs=5, batch_size=2, lr=0.1, seed=2, proximal=mu, momentum=0.0)
         shared, personal = initial_state(Toy())
         sent = train_client(
             Toy(switch=False),

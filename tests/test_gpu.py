@@ -12,7 +12,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.seeding import stream
 
@@ -56,6 +56,6 @@ def test_a_round_of_training_ends_on_the_processor(name: str) -> None:
         shared=shared,
         personal=personal,
         round_number=1,
-        settings=Settings(rounds=1, batch_size=4, lr=0.001),
+        settings=TrainSettings(rounds=1, batch_size=4, lr=0.001),
     )
     assert all(tensor.device.type == "cpu" and tensor.isfinite().all() for tensor in update.shared.values())

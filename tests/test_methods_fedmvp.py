@@ -16,7 +16,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.fedmvp import FedMVP
 from fedprompt.ops.layers import unit
@@ -159,7 +159,7 @@ def train(clip: Clip, method: FedMVP, *, epochs: int = 1, round_number: int = 1,
     if state is not None:
         shared, personal = shared | state.shared, state.personal
     client = Client(0, "zero", Examples(Images(Pictures(), ROWS), TARGETS, SPACE))
-    settings = Settings(rounds=9, local_epochs=epochs, batch_size=2, lr=1e-3)
+    settings = TrainSettings(rounds=9, local_epochs=epochs, batch_size=2, lr=1e-3)
     return train_client(
         method, clip, client, shared=shared, personal=personal, round_number=round_number, settings=settings
     )

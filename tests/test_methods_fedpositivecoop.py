@@ -10,7 +10,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.base import frozen_tokens
 from fedprompt.methods.fedpositivecoop import FedPositiveCoOp
@@ -64,7 +64,7 @@ def test_rows_belong_to_names_and_unknown_classes_take_their_mean(tiny_clip: Cli
 
 def test_the_context_learns_at_its_own_rate(tiny_clip: Clip) -> None:
     client = Client(0, "one", Examples(IMAGES, torch.eye(3, dtype=torch.int8), SPACE))
-    settings = Settings(1, momentum=0.0, weight_decay=0.0)
+    settings = TrainSettings(rounds=1, momentum=0.0, weight_decay=0.0)
     moves = []
     for rate in (1.0, 0.25):
         method = FedPositiveCoOp(tiny_clip, classes=SPACE.names, context_rate=rate, generator=stream(0))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt import methods
-from fedprompt.config.recipe import check_options
+from fedprompt.config.blocks import check_options
 from fedprompt.errors import UserError
 from fedprompt.methods.base import Method
 
@@ -51,6 +51,6 @@ def test_options_are_the_constructors_keywords(name: str) -> None:
     kind = methods.load(name)
     assert "generator" not in methods.options(kind)
     defaults = {option: parameter.default for option, parameter in methods.options(kind).items()}
-    assert check_options(kind, {}, place="here", supplied=("generator",)) == defaults
+    assert check_options(kind, {}, place="here") == defaults
     with pytest.raises(UserError, match=r"here: there is no option 'no_such_option'"):
-        check_options(kind, {"no_such_option": 1}, place="here", supplied=("generator",))
+        check_options(kind, {"no_such_option": 1}, place="here")

@@ -11,7 +11,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.seeding import stream
@@ -50,7 +50,13 @@ def test_identical_clients_average_to_one_of_them(tiny_clip: Clip, tiny_images: 
     start = {name: tensor.detach().clone() for name, tensor in method.state_dict().items()}
     updates = [
         train_client(
-            method, tiny_clip, Client(7, "one", train), shared=start, personal={}, round_number=1, settings=Settings(1)
+            method,
+            tiny_clip,
+            Client(7, "one", train),
+            shared=start,
+            personal={},
+            round_number=1,
+            settings=TrainSettings(rounds=1),
         )
         for _ in range(3)
     ]

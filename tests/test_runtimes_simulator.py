@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from fedprompt.errors import UserError
-from fedprompt.federated.client import Client, Settings
+from fedprompt.federated.client import Client, TrainSettings
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.runtimes.simulator import Simulator
 from toys import SPACE, Toy, fake_clip, toy_client
 
-SETTINGS = Settings(rounds=6, local_epochs=1, batch_size=2, lr=0.1, seed=2)
+SETTINGS = TrainSettings(rounds=6, local_epochs=1, batch_size=2, lr=0.1, seed=2)
 
 
 def make(clients=None, personal=None, **options) -> Simulator:

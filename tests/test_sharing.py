@@ -11,7 +11,8 @@ import torch
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.tables import ServerTable
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.experiment import assemble, make_trials
+from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.plan import resolve
 from fedprompt.report import Run, read_run
 
 RECIPE = """
@@ -50,7 +51,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 @pytest.fixture(scope="module")
 def folder(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharing") / "run"
-    runs.start(recipe, folder)
+    runs.start(resolve(recipe), folder)
     return folder
 
 
@@ -92,15 +93,15 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, recipe: Recipe, folder
         def __init__(self) -> None:
             self.name = ""
 
-        def trial(self, name: str, rounds: int, done: int) -> None:
+        def on_trial(self, name: str, rounds: int, done: int) -> None:
             self.name = name
 
-        def round(self, number: int, loss: float | None) -> None:
+        def on_round(self, number: int, loss: float | None) -> None:
             if self.name == "alone":
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.start(recipe, stopped, callbacks=Impatient())
+        runs.start(resolve(recipe), stopped, callbacks=Impatient())
     runs.resume(stopped)
     ours, theirs = (
         [(trial.name, [(s.column, s.client, s.value) for s in trial.scores]) for trial in read_run(path).trials]
@@ -111,15 +112,15 @@ def test_resuming_is_never_having_stopped(tmp_path: Path, recipe: Recipe, folder
 
 def test_a_server_has_nothing_to_do_where_nothing_is_sent() -> None:
     server = ["train.server.secure.share=0.9", "train.server.attack={name='sign_flip'}"]
-    one, alone, together, _ = make_trials(parse_recipe(RECIPE, server))
-    assert one.server.secure is not None and one.server.attack is not None
-    assert alone.server == together.server == ServerTable()
+    one, alone, together, _ = resolve(parse_recipe(RECIPE, server)).trials
+    assert one.setup.secure is not None and one.setup.attack is not None
+    assert alone.setup.table == together.setup.table == ServerTable()
     private = ["train.server.privacy={name='sample', clip=1.0, noise=2.0, epsilon=3.0, delta=1e-3}"]
-    assert all(trial.server.privacy is not None for trial in make_trials(parse_recipe(RECIPE, private)))
+    assert all(trial.setup.privacy is not None for trial in resolve(parse_recipe(RECIPE, private)).trials)
 
 
 def test_pooling_holds_every_picture_once(recipe: Recipe) -> None:
-    experiment = assemble(recipe)
+    experiment = assemble(resolve(recipe))
     (all_clients,) = experiment.partition.pooled(experiment.dataset).shards
     rows = sorted(row for shard in experiment.partition.shards for row in shard.rows)
     assert list(all_clients.rows) == rows and all_clients.classes == experiment.dataset.base

@@ -19,7 +19,7 @@ from fedprompt.cli.compare import DEMO
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import Expected
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
@@ -143,7 +143,7 @@ def test_runs_of_different_recipes_are_refused(folder: Path) -> None:
 
 def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
     recipe = parse_recipe(GRID + TINY, ["compare=[{ name = 'zeroshot' }]"])
-    assert [(trial.name, trial.settings.lr, trial.settings.seed) for trial in make_trials(search(recipe))] == [
+    assert [(trial.name, trial.settings.lr, trial.settings.seed) for trial in resolve(search(recipe)).trials] == [
         ("promptfl-lr-0.03", 0.03, 7),
         ("promptfl-lr-0.01", 0.01, 7),
         ("zeroshot-lr-0.03", 0.03, 7),
@@ -171,7 +171,7 @@ def test_what_a_search_finds_best_is_written_and_compared(folder: Path) -> None:
 @pytest.mark.parametrize("name", DEMO)
 def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
-    make_trials(resolve(recipe))
+    resolve(recipe)
     assert recipe.tuning.seed not in (1, 2, 3) and set(recipe.tuning.grid) == {"lr"}
     left_out = set(methods.names()) - {table.name for table in (recipe.method, *recipe.compare)}
     assert left_out == ({"dualcoop", "fedmpt", "fedmvp_regions"} if name == "compare_single" else set())

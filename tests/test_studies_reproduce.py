@@ -11,7 +11,7 @@ from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.data.published.catalog import entry
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
 from fedprompt.records.reading import Run, Trial
 from fedprompt.report import ours, read_run
@@ -50,15 +50,15 @@ def only(name, root, out, *settings, count=1):
 def test_every_experiment_is_a_valid_recipe_of_known_methods(name, tmp_path):
     about = experiment(name)
     for label in about.variants:
-        made = resolve(recipe(about, label, root=tmp_path, seed=1))
-        assert {trial.method for trial in make_trials(made)} <= set(methods.names())
-        assert made.seed == 1 and made.data.options["root"] == str(tmp_path)
-    trials = {trial.name for trial in make_trials(made)}
+        plan = resolve(recipe(about, label, root=tmp_path, seed=1))
+        assert {trial.method for trial in plan.trials} <= set(methods.names())
+        assert plan.recipe.seed == 1 and plan.recipe.data.options["root"] == str(tmp_path)
+    trials = {trial.name for trial in plan.trials}
     for reach in about.reach:
         assert set(reach.rows) <= trials
         assert set(reach.rows.values()) <= {cell.row for cell in table(reach.table)}
         columns = {cell.column for cell in table(reach.table)} - {"mean"}
-        options = made.data.options
+        options = plan.recipe.data.options
         known = {
             "figure": {"local", "base", "new", "hm"},
             "run": set(about.variants),

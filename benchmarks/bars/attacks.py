@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
 from benchmarks.robustness import ADVERSARIES, BROKEN, CLIENTS, Bench, Case, Found, Results
-from fedprompt.config.registry import AGGREGATES
+from fedprompt.config.registry import AGGREGATION_RULES
 
 MUST_WITHSTAND = {"sign_flip": "sign flip x 10", "gaussian": "Gaussian of sigma 10"}
 ROBUST = ("median", "trimmed_mean", "multi_krum", "geometric_median")
@@ -33,7 +33,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
     yield from (measured.mean_loses(attack) for attack in MUST_WITHSTAND)
     yield from (measured.rule_keeps(rule, attack) for rule in ROBUST for attack in MUST_WITHSTAND)
     yield from (measured.as_it_is(attack) for attack in SUBTLE)
-    yield from (measured.clean(rule) for rule in AGGREGATES if rule != "mean")
+    yield from (measured.clean(rule) for rule in AGGREGATION_RULES.names() if rule != "mean")
     yield proof(
         "broken updates of five kinds, through the server",
         "cost what the absence of their clients costs; each refused with its reason",
@@ -63,7 +63,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
 
 def cases_of(attack: str) -> list[Case]:
     """Every rule under it."""
-    return [Case(rule, attack) for rule in AGGREGATES]
+    return [Case(rule, attack) for rule in AGGREGATION_RULES.names()]
 
 
 class Measured:
@@ -109,7 +109,7 @@ class Measured:
         """What the rules keep under an attack that none was made against."""
 
         def said(clean: Found, *found: Found) -> tuple[str, bool]:
-            kept = {rule: one.accuracy / clean.accuracy for rule, one in zip(AGGREGATES, found, strict=True)}
+            kept = {rule: one.accuracy / clean.accuracy for rule, one in zip(AGGREGATION_RULES.names(), found, strict=True)}
             worst, best = (choose(kept, key=kept.__getitem__) for choose in (min, max))
             return f"from {100 * kept[worst]:.0f}% ({worst}) to {100 * kept[best]:.0f}% ({best})", True
 

@@ -18,6 +18,7 @@ from benchmarks.bars.rows import ROOT, Bar, Row, proof, row
 from benchmarks.mutations import SHARED, Bare
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
 from fedprompt.runtimes.payload import Payload
@@ -35,7 +36,7 @@ def bars(folder: Path) -> Iterator[Bar]:
     """All of them."""
     whole, killed = folder / "whole", folder / "killed"
     small = recipe(METHOD, clients=CLIENTS, rounds=ROUNDS)
-    runs.start(small, whole)
+    runs.start(resolve(small), whole)
     recipe_file = folder / "recipe.toml"
     recipe_file.write_text(small.to_toml(), encoding="utf-8")
     lost = killed_and_resumed(recipe_file, killed)

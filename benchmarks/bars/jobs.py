@@ -18,6 +18,7 @@ from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.run_folder import RunFolder
 
 RECIPE = """
@@ -61,10 +62,11 @@ def memory(folder: str, rounds: str) -> Figures:
     after: dict[int, float] = {}
 
     class Weighed(RunCallbacks):
-        def round(self, number: int, loss: float | None) -> None:
+        def on_round(self, number: int, loss: float | None) -> None:
             after[number] = psutil.Process().memory_info().rss / 2**20
 
-    runs.start(recipe("promptfl", clients=10, rounds=int(rounds)), Path(folder), callbacks=Weighed())
+    plan = resolve(recipe("promptfl", clients=10, rounds=int(rounds)))
+    runs.start(plan, Path(folder), callbacks=Weighed())
     return {"warm": after[WARM], "most": max(size for number, size in after.items() if number > WARM)}
 
 
@@ -81,14 +83,15 @@ def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
     filler, out = Path(folder) / "filler", Path(folder) / "run"
 
     class Filled(RunCallbacks):
-        def round(self, number: int, loss: float | None) -> None:
+        def on_round(self, number: int, loss: float | None) -> None:
             with suppress(OSError), filler.open("ab", buffering=0) as file:
                 while number == 2:
                     file.write(bytes(1024))
 
     said = ""
     try:
-        runs.start(recipe(method, clients=int(clients), rounds=int(rounds)), out, callbacks=Filled())
+        plan = resolve(recipe(method, clients=int(clients), rounds=int(rounds)))
+        runs.start(plan, out, callbacks=Filled())
     except UserError as error:
         said = str(error)
     kept = kept_round(out, method)

@@ -19,6 +19,7 @@ from fedprompt.data.decode import MAX_PIXELS, Window, decode
 from fedprompt.data.sources.class_table import class_table
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.run_folder import read_events
 
 NAMES = 84  # generated paths of each of six kinds
@@ -131,7 +132,9 @@ def run_with_bad_pictures(folder: Path, bad: int) -> str:
         (folder / "pictures" / "cat" / f"{number}.png").write_bytes(b"")
     table = f'[data]\nsource = "image_folder"\npath = "{folder / "pictures"}"\nbase = "all"'
     try:
-        runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2')), folder / "run")
+        runs.start(
+            resolve(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2'))), folder / "run"
+        )
     except UserError:
         return "stops in its rounds" if (folder / "run").exists() else "stops before round 1"
     reasons = [lost["reason"] for lost in next(iter(read_events(folder / "run")))["left_out"]]
@@ -213,7 +216,7 @@ def hardly_any(folder: Path) -> Row:
     drawn(folder / "b" / "dog", count=6)
     folders = "\n".join(f'{name} = "{folder / name}"' for name in "ab")
     table = f'[data]\nsource = "sites"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
-    runs.start(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"')), folder / "run")
+    runs.start(resolve(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"'))), folder / "run")
     rounds = [event for event in read_events(folder / "run") if event["event"] == "round"]
     finite = sum(len(event["losses"]) for event in rounds)
     said = f"{len(rounds)} of 2 rounds, {finite} of 4 finite losses"

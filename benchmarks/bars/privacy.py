@@ -11,9 +11,8 @@ import torch
 from dp_accounting.rdp import RdpAccountant
 
 from benchmarks.bars.rows import Bar, proof, row
-from fedprompt.config.tables import ServerTable
 from fedprompt.experiments.server import open_ledger
-from fedprompt.federated.client import Settings
+from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.noise import secret_normal
@@ -117,12 +116,10 @@ def budget() -> Iterator[Bar]:
 
 def resumed(folder: Path) -> Iterator[Bar]:
     """Charges of rounds that never finished, after going back to the start."""
-    table = ServerTable.model_validate(
-        {"privacy": {"name": "client", "clip": 1.0, "noise": 4.0, "epsilon": 3.0, "delta": DELTA}}
-    )
+    privacy = ClientPrivacy(clip=1.0, noise=4.0, epsilon=3.0, delta=DELTA)
 
     def ledger(run: RunFolder) -> Ledger:
-        found = open_ledger(run, "trial", table, Settings(rounds=9), lambda client: 1)
+        found = open_ledger(run, "trial", privacy, TrainSettings(rounds=9), lambda client: 1)
         assert found is not None
         return found
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedprompt.config.recipe import Recipe
+    from fedprompt.experiments.plan import Plan
 
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
 
@@ -20,29 +20,27 @@ Settings = Annotated[
 ]
 
 
-def load(name: str, settings: list[str] | None) -> tuple[Recipe, str]:
-    """The recipe with every default written out, and what to call it in messages."""
+def load(name: str, settings: list[str] | None) -> Plan:
+    """The plan of a recipe with settings; UserError for any mistake in them."""
     from fedprompt.config.recipe import find_recipe, load_recipe
-    from fedprompt.experiments.experiment import resolve
+    from fedprompt.experiments.plan import resolve
 
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name), path.name
+    return resolve(load_recipe(path, settings or ()), origin=path.name)
 
 
 @recipes.command()
 def show(recipe: RecipeName, settings: Settings = None) -> None:
     """Print a recipe with every default written out."""
-    typer.echo(load(recipe, settings)[0].to_toml(), nl=False)
+    typer.echo(load(recipe, settings).recipe.to_toml(), nl=False)
 
 
 @recipes.command()
 def validate(recipe: RecipeName, settings: Settings = None) -> None:
     """Check a recipe's keys, options and names without opening its data."""
-    from fedprompt.experiments.experiment import make_trials
-
-    loaded, origin = load(recipe, settings)
-    trials = make_trials(loaded, origin=origin)
-    typer.echo(f"{origin} is valid: {', '.join(trial.name for trial in trials)} on {loaded.data.source}.")
+    plan = load(recipe, settings)
+    names = ", ".join(trial.name for trial in plan.trials)
+    typer.echo(f"{plan.origin} is valid: {names} on {plan.source.name}.")
 
 
 @recipes.command()

@@ -56,32 +56,32 @@ class Bars(RunCallbacks):
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def step(self, text: str) -> None:
+    def on_step(self, text: str) -> None:
         """Name what is being done; the bar of clients has no meaning then."""
         self.progress.update(self._rounds, description=text)
         self.progress.update(self._clients, visible=False)
 
-    def moved(self, done: int, total: int) -> None:
+    def on_progress(self, done: int, total: int) -> None:
         """Move a bar of the step's own."""
         self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
 
-    def said(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """Say it above the bars."""
         self.progress.print(text)
 
-    def warn(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         """Say it above the bars."""
         self.progress.print(f"Warning: {text}")
 
-    def trial(self, name: str, rounds: int, done: int) -> None:
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
         """Begin a new bar of rounds."""
         self.progress.reset(self._rounds, total=rounds, completed=done, description=name, note="")
 
-    def client(self, done: int, total: int) -> None:
+    def on_client(self, done: int, total: int) -> None:
         """Move the bar of clients."""
         self.progress.update(self._clients, completed=done, total=total, description="  clients", visible=True)
 
-    def round(self, number: int, loss: float | None) -> None:
+    def on_round(self, number: int, loss: float | None) -> None:
         """Move the bar of rounds."""
         self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
 
@@ -93,25 +93,25 @@ class Lines(RunCallbacks):
         self.console = console
         self._trial, self._rounds = "", 0
 
-    def step(self, text: str) -> None:
+    def on_step(self, text: str) -> None:
         """Say what is being done."""
         self.console.print(f"{text} ...", highlight=False)
 
-    def said(self, text: str) -> None:
+    def on_message(self, text: str) -> None:
         """Say it."""
         self.console.print(text, highlight=False)
 
-    def warn(self, text: str) -> None:
+    def on_warning(self, text: str) -> None:
         """Say it."""
         self.console.print(f"Warning: {text}")
 
-    def trial(self, name: str, rounds: int, done: int) -> None:
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
         """Say which trial begins."""
         self._trial, self._rounds = name, rounds
         after = f", going on after round {done}" if done else ""
         self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)
 
-    def round(self, number: int, loss: float | None) -> None:
+    def on_round(self, number: int, loss: float | None) -> None:
         """Say how the round went."""
         loss_text = "" if loss is None else f", loss {loss:.4f}"
         self.console.print(f"{self._trial}: round {number}/{self._rounds}{loss_text}", highlight=False)

@@ -136,7 +136,7 @@ def _conduct(todo: list[Job], *, quiet: bool) -> None:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
             for done, left in conduct_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                callbacks.said(f"{done} of {len(todo)} runs are done{after}.")
+                callbacks.on_message(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command goes on from here.", err=True)
         raise typer.Exit(130) from error

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # every command imports what it needs itself: --help must not
     from fedprompt.descriptions.cost import Estimate
     from fedprompt.descriptions.endpoint import Endpoint
     from fedprompt.descriptions.pipeline import Made
-    from fedprompt.experiments.class_names import Vocabulary
+    from fedprompt.experiments.class_names import ClassNames
 
 describe = typer.Typer(no_args_is_help=True, help="Make, convert and review attributes and conditions.")
 
@@ -79,7 +79,7 @@ def attributes(
     from fedprompt.descriptions.requests import RateLimit
     from fedprompt.descriptions.validated_query import GenerationSettings
 
-    known = _vocabulary(classes, data, settings)
+    known = _known_classes(classes, data, settings)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
     with _asking(out, "describing classes") as on_done:
@@ -124,7 +124,7 @@ def conditions(
     from fedprompt.descriptions.requests import RateLimit
     from fedprompt.descriptions.validated_query import GenerationSettings
 
-    known = _vocabulary(classes, data, settings)
+    known = _known_classes(classes, data, settings)
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
@@ -151,9 +151,9 @@ def convert(
     from fedprompt.descriptions.convert import convert as read
     from fedprompt.descriptions.edits import write_descriptions
     from fedprompt.descriptions.pipeline import Made
-    from fedprompt.experiments.class_names import vocabulary
+    from fedprompt.experiments.class_names import read_class_names
 
-    known = vocabulary(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or ())
     if out.exists():
         raise UserError(f"{out} exists; move it away or write to another file.")
     found = read(source, known.names)
@@ -175,17 +175,17 @@ def review(
 ) -> None:
     """Write the review pages of a descriptions file again, after editing it; exit code 2 if anything is flagged."""
     from fedprompt.data.descriptions import read_descriptions
-    from fedprompt.experiments.class_names import vocabulary
+    from fedprompt.experiments.class_names import read_class_names
 
-    known = vocabulary(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or ())
     if _pages(words, read_descriptions(words), {}, known, backbone):
         raise typer.Exit(2)
 
 
-def _vocabulary(classes: Path | None, data: str | None, settings: list[str] | None) -> Vocabulary:
-    from fedprompt.experiments.class_names import vocabulary
+def _known_classes(classes: Path | None, data: str | None, settings: list[str] | None) -> ClassNames:
+    from fedprompt.experiments.class_names import read_class_names
 
-    known = vocabulary(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or ())
     if not known.names:
         raise UserError("Say which classes: --classes FILE, or --data RECIPE.")
     return known
@@ -221,7 +221,7 @@ def _asking(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
         raise typer.Exit(130) from error
 
 
-def _tell(out: Path, made: Made, known: Vocabulary, backbone: str | None) -> None:
+def _tell(out: Path, made: Made, known: ClassNames, backbone: str | None) -> None:
     flags = _pages(out, made.descriptions, made.complaints, known, backbone)
     if made.kept:
         typer.echo(f"Kept as edited by hand: {', '.join(made.kept)}")
@@ -233,7 +233,7 @@ def _pages(
     path: Path,
     descriptions: Descriptions,
     complaints: Mapping[str, tuple[str, ...]],
-    known: Vocabulary,
+    known: ClassNames,
     backbone: str | None,
 ) -> int:
     """Write both pages and return the number of flags."""

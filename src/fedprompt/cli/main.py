@@ -90,13 +90,13 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
     """Run a recipe: train, score, and write records, adapters and a report into a folder."""
     from fedprompt.experiments import run as runs
 
-    loaded, origin = load(recipe, settings)
-    folder = out or runs.free_folder((on or Path()) / "runs" / loaded.name)
+    plan = load(recipe, settings)
+    folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
-            runs.start(loaded, folder, callbacks=callbacks, origin=origin)
+            runs.start(plan, folder, callbacks=callbacks)
         else:
-            run_over(loaded, on, folder, callbacks=callbacks)
+            run_over(plan.recipe, on, folder, callbacks=callbacks)
     _tell(folder, quiet=quiet)
 
 
@@ -163,17 +163,16 @@ def partition(
     from fedprompt.cli.console import counting, plain_console, rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
-    from fedprompt.experiments.experiment import load_dataset, make_partition
     from fedprompt.records.run_folder import write_atomic
     from fedprompt.report import partition_figure
 
-    loaded, _ = load(recipe, settings)
+    plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
-        dataset = load_dataset(loaded.data, on_step=on_step)
-    shards = make_partition(loaded, dataset)
+        dataset = plan.source(on_step=on_step)
+    shards = plan.partition(dataset)
     head, *rows = partition_table(shards, dataset)
     plain_console().print(
-        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {loaded.partition.rule}")
+        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {plan.rule.name}")
     )
     if plot:
         counts = partition_counts(shards, dataset)
@@ -186,13 +185,12 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
     from fedprompt.cli.console import counting, plain_console
     from fedprompt.data.problems import find_problems, scan_images
-    from fedprompt.experiments.experiment import load_dataset
 
-    loaded, _ = load(recipe, settings)
+    plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
-        dataset = load_dataset(loaded.data, on_step=on_step)
+        dataset = plan.source(on_step=on_step)
     with counting(plain_console(), "opening pictures") as on_step:
-        rows, workers = range(len(dataset.source)), loaded.backbone.workers
+        rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
         looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
     problems = find_problems(dataset, looked)
     for problem in problems:
@@ -207,7 +205,7 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
     """List the methods: what each is, how many numbers it trains, and its options."""
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
-    from fedprompt.config.recipe import BackboneTable
+    from fedprompt.config.tables import BackboneTable
     from fedprompt.experiments.events import idea, parameters
     from fedprompt.experiments.experiment import load_backbone
 

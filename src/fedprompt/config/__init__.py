@@ -1,1 +1,1 @@
-"""Recipes: TOML tables checked by pydantic, and the registry of what their names stand for."""
+"""Recipes: TOML tables validated by pydantic, and the registries of the building blocks that they name."""

@@ -1,83 +1,136 @@
-"""What the words of a recipe mean: each row is a function whose keywords are its options."""
+"""Registries of building blocks: sources, partition rules, aggregation rules, server optimisers, privacy, attacks.
+
+A block is registered by being there: a public function of a scanned module whose return type and positional parameters
+are those of its kind. Its name is what a recipe calls it; its keyword-only parameters are its options.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
-from typing import Any
+from types import MappingProxyType, ModuleType
+from typing import Any, TypeVar
 
 from fedprompt.errors import UserError, did_you_mean
 
-SOURCES: Mapping[str, str] = {
-    "pictograms": "fedprompt.demo.world:pictograms",
-    "scenes": "fedprompt.demo.world:scenes",
-    "image_folder": "fedprompt.data.sources.image_folder:image_folder",
-    "sites": "fedprompt.data.sources.sites:sites",
-    "label_table": "fedprompt.data.sources.label_table:label_table",
-    "class_table": "fedprompt.data.sources.class_table:class_table",
-    "coco": "fedprompt.data.sources.coco:coco",
-    "voc": "fedprompt.data.sources.voc:voc",
-    "webdataset": "fedprompt.data.sources.webdataset:webdataset",
-    "huggingface": "fedprompt.data.sources.huggingface:huggingface",
-    "published": "fedprompt.data.sources.published:published",
-    "suite": "fedprompt.data.sources.suite:suite",
-}
-RULES: Mapping[str, str] = {
-    "class_chunks": "fedprompt.data.partition.class_chunks:class_chunks",
-    "iid": "fedprompt.data.partition.iid:iid",
-    "dirichlet": "fedprompt.data.partition.dirichlet:dirichlet",
-    "by_domain": "fedprompt.data.partition.by_domain:by_domain",
-    "by_site": "fedprompt.data.partition.by_site:by_site",
-    "label_clusters": "fedprompt.data.partition.label_clusters:label_clusters",
-}
-AGGREGATES: Mapping[str, str] = {
-    "mean": "fedprompt.federated.aggregation.base:mean",
-    "median": "fedprompt.federated.aggregation.base:median",
-    "trimmed_mean": "fedprompt.federated.aggregation.base:trimmed_mean",
-    "geometric_median": "fedprompt.federated.aggregation.robust:geometric_median",
-    "krum": "fedprompt.federated.aggregation.robust:krum",
-    "multi_krum": "fedprompt.federated.aggregation.robust:multi_krum",
-    "centred_clipping": "fedprompt.federated.aggregation.robust:centred_clipping",
-    "norm_bounded_mean": "fedprompt.federated.aggregation.robust:norm_bounded_mean",
-    "cosine_filter": "fedprompt.federated.aggregation.robust:cosine_filter",
-    "fedawa": "fedprompt.federated.aggregation.fedawa:fedawa",
-}
-OPTIMIZERS: Mapping[str, str] = {
-    "fedavgm": "fedprompt.federated.server_optimizers:fedavgm",
-    "fedadam": "fedprompt.federated.server_optimizers:fedadam",
-}
-PRIVACY: Mapping[str, str] = {
-    "client": "fedprompt.federated.privacy.clients:ClientPrivacy",
-    "sample": "fedprompt.federated.privacy.samples:SamplePrivacy",
-}
-ATTACKS: Mapping[str, str] = {
-    "sign_flip": "fedprompt.federated.attacks:sign_flip",
-    "scaled": "fedprompt.federated.attacks:scaled",
-    "gaussian": "fedprompt.federated.attacks:gaussian",
-    "free_rider": "fedprompt.federated.attacks:free_rider",
-    "label_flip": "fedprompt.federated.attacks:label_flip",
-    "alie": "fedprompt.federated.attacks:alie",
-    "inner_product": "fedprompt.federated.attacks:inner_product",
-    "broken": "fedprompt.federated.attacks:broken",
-}
+Builder = Callable[..., Any]
+Marked = TypeVar("Marked", bound=Builder)
 
 
-SUPPLIED = ("generator", "on_step")  # keywords that the assembly fills in itself, hence no options
+@dataclass(frozen=True)
+class Registry:
+    """All building blocks of one kind, found by scanning modules at the first look-up.
+
+    `places` are packages, of which every module is scanned, or single modules. `returns` is the name of the return type
+    and `takes` are the names of the positional parameters. With `classes`, the blocks are the subclasses of `returns`
+    instead, and the kind is left out of their names: ClientPrivacy of the kind "privacy" is called "client".
+    """
+
+    what: str
+    places: tuple[str, ...]
+    returns: str
+    takes: tuple[str, ...] = ()
+    classes: bool = False
+
+    def names(self) -> tuple[str, ...]:
+        """What a recipe may call a block, sorted."""
+        return tuple(self.builders)
+
+    @cached_property
+    def builders(self) -> Mapping[str, Builder]:
+        """Every block by its name, sorted; UserError if two have the same name."""
+        found: dict[str, Builder] = {}
+        for module in self._modules():
+            for builder in filter(self._is_one, _defined_in(module)):
+                name = self._name(builder)
+                if name in found:
+                    raise UserError(
+                        f"Two blocks of the kind {self.what!r} are called {name!r}: {_address(found[name])} and "
+                        f"{_address(builder)}; rename one of them."
+                    )
+                found[name] = builder
+        return MappingProxyType(dict(sorted(found.items())))
+
+    def find(self, name: str, *, place: str) -> Builder:
+        """The block with a name, or code of one's own as `package.module:function`.
+
+        Raises UserError if there is none; `place` ("demo.toml: [data] source") says where the name stands.
+        """
+        if name in self.builders:
+            return self.builders[name]
+        module, colon, function = name.partition(":")
+        if not colon:
+            raise UserError(
+                f"{place}: there is no {self.what} {name!r}{did_you_mean(name, self.names())} "
+                f"(known: {', '.join(self.names())}; your own: package.module:function)."
+            )
+        try:
+            builder: Builder = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"{place}: {name!r} cannot be imported ({error}); check the module and the function's name."
+            ) from error
+        return builder
+
+    def _modules(self) -> Iterator[ModuleType]:
+        for place in self.places:
+            module = import_module(place)
+            yield module
+            for inner in pkgutil.iter_modules(getattr(module, "__path__", ())):
+                yield import_module(f"{place}.{inner.name}")
+
+    def _is_one(self, builder: Builder) -> bool:
+        if inspect.isclass(builder) or self.classes:
+            return self.classes and self.returns in {base.__name__ for base in getattr(builder, "__bases__", ())}
+        signature = inspect.signature(builder)
+        kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+        positional = tuple(name for name, kind in kinds.items() if kind is not inspect.Parameter.KEYWORD_ONLY)
+        return positional == self.takes and _type_name(signature.return_annotation) == self.returns
+
+    def _name(self, builder: Builder) -> str:
+        if not inspect.isclass(builder):
+            return builder.__name__
+        words = re.findall("[A-Z][a-z0-9]*", builder.__name__.removesuffix(self.what.title()))
+        return "_".join(words).lower()
 
 
-def find(table: Mapping[str, str], word: str, *, place: str) -> Callable[..., Any]:
-    """Import the function a word stands for; `package.module:function` reaches code of one's own."""
-    address = table.get(word, word)
-    module, colon, function = address.partition(":")
-    if not colon:
-        known = ", ".join(table)
-        raise UserError(
-            f"{place} knows no {word!r}{did_you_mean(word, table)} (known: {known}; your own: package.module:function)."
-        )
-    try:
-        found = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"{place}: {word!r} cannot be imported ({error}); check the module and the function's name."
-        ) from error
-    return found  # type: ignore[no-any-return]
+def _defined_in(module: ModuleType) -> Iterator[Builder]:
+    """The public functions and classes that a module defines itself."""
+    for name, value in vars(module).items():
+        own = (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == module.__name__
+        if own and not name.startswith("_"):
+            yield value
+
+
+def _type_name(annotation: object) -> str:
+    """The last part of a type's name: an annotation is text where annotations are postponed."""
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    return text.strip("'\"").rpartition(".")[2]
+
+
+def _address(builder: Builder) -> str:
+    return f"{builder.__module__}:{builder.__name__}"
+
+
+def at_sites(builder: Marked) -> Marked:
+    """Mark a source whose images stay at the sites of a federation, or a partition rule whose clients are its sites."""
+    builder.at_sites = True  # type: ignore[attr-defined]
+    return builder
+
+
+def is_at_sites(builder: Builder) -> bool:
+    """Whether a source or a partition rule is marked by `at_sites`."""
+    return bool(getattr(builder, "at_sites", False))
+
+
+SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.world"), "Dataset")
+PARTITION_RULES = Registry("partition rule", ("fedprompt.data.partition",), "Partition", ("dataset",))
+AGGREGATION_RULES = Registry("aggregation rule", ("fedprompt.federated.aggregation",), "Rule")
+SERVER_OPTIMIZERS = Registry("server optimiser", ("fedprompt.federated.server_optimizers",), "Step")
+PRIVACY = Registry("privacy", ("fedprompt.federated.privacy",), "GaussianPrivacy", classes=True)
+ATTACKS = Registry("attack", ("fedprompt.federated.attacks",), "Attack")

@@ -15,7 +15,8 @@ import torch
 import fedprompt
 from fedprompt.data.labels import LabelSpace
 from fedprompt.deploy.settings import SiteFile
-from fedprompt.experiments.experiment import Experiment, Trial, make_method
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.plan import Trial
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.payload import Fields
@@ -48,7 +49,7 @@ def introduction(experiment: Experiment, trial: Trial, client: Client, settings:
 
 def agreement(experiment: Experiment, trial: Trial) -> dict[str, str]:
     """What server and sites must have in common, as fields to compare."""
-    shared, personal = initial_state(make_method(trial, experiment.clip))
+    shared, personal = initial_state(trial.make_method(experiment.clip))
     tensors = [(name, str(one.dtype), list(one.shape)) for name, one in sorted({**shared, **personal}.items())]
     return {
         "fedprompt": fedprompt.__version__,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.experiments.server import epsilon_function
-from fedprompt.federated.client import Settings
+from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.records.run_folder import write_atomic
@@ -17,7 +17,7 @@ SPENT = "privacy.json"  # in a site's folder: for each run and trial, the charge
 
 
 def charge(
-    folder: Path, trial: str, privacy: SamplePrivacy, settings: Settings, *, pictures: int, cap: float | None
+    folder: Path, trial: str, privacy: SamplePrivacy, settings: TrainSettings, *, pictures: int, cap: float | None
 ) -> None:
     """Pay for one more round of a trial before it runs; RefusedError when that would pass its budget or the site's.
 
@@ -32,6 +32,6 @@ def charge(
         write_atomic(path, json.dumps({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
 
     budget = privacy.epsilon if cap is None else min(privacy.epsilon, cap - others)
-    price = epsilon_function(privacy, settings, lambda client: pictures)
-    if not Ledger(price, budget=budget, charges={0: before}, record=record).admit(before + 1, [0]):
+    epsilon_of = epsilon_function(privacy, settings, lambda client: pictures)
+    if not Ledger(epsilon_of, budget=budget, charges={0: before}, record=record).admit(before + 1, [0]):
         raise RefusedError("one more round would pass the privacy budget of the site's pictures.", rule="epsilon")

@@ -10,18 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from fedprompt.config.recipe import DescriptionsTable, Recipe, parse_recipe
-from fedprompt.config.registry import RULES, SOURCES, find
-from fedprompt.data.partition.by_site import by_site
-from fedprompt.data.sources.sites import sites
+from fedprompt.config.recipe import Recipe, parse_recipe
+from fedprompt.config.tables import DescriptionsTable
 from fedprompt.deploy.preflight import agreement, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
-from fedprompt.experiments.experiment import Experiment, Trial, resolve
-from fedprompt.experiments.server import secure_sum
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import Checkpoint, Event, read_events, write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
@@ -63,24 +61,27 @@ def conduct(text: str, out: Path, channel: SiteChannel, deployment: Deployment, 
     make_transport = over(channel, deployment, federation.run)
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport)
-    return runs.start(enlisted(parse_recipe(text), deployment), out, make_transport=make_transport)
+    plan = resolve(enlisted(parse_recipe(text), deployment))
+    return runs.start(plan, out, make_transport=make_transport)
 
 
 def enlisted(recipe: Recipe, deployment: Deployment) -> Recipe:
-    """The recipe with the deployment's sites as its clients, where its rule deals out nothing but sites."""
-    recipe = resolve(recipe)
-    if find(RULES, recipe.partition.rule, place="[partition] rule") is not by_site:
+    """The recipe with the deployment's sites as its clients, if its partition rule makes one client per site."""
+    plan = resolve(recipe)
+    recipe = plan.recipe
+    if not plan.clients_are_sites:
         return recipe
     partition = recipe.partition.model_copy(update={"sites": list(deployment.sites)})
-    data = recipe.data.model_copy(update={"folders": {}})  # pictures of sites are at the sites
+    # The images are at the sites, whatever folders the recipe names.
+    data = recipe.data.model_copy(update={"folders": {}}) if plan.data_at_sites else recipe.data
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
 def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
-    """TransportFactory every trial of a run to the sites of a deployment."""
+    """The factory of transports from the trials of a run to the sites of a deployment."""
 
     def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
-        if trial.server.attack is not None:
+        if trial.setup.attack is not None:
             raise UserError("[train.server.attack] is for simulations; leave it out of a run over sites.")
         if trial.sharing != "federated":
             raise UserError(f"[train] sharing = {trial.sharing!r} is for simulations; leave it out over sites.")
@@ -93,7 +94,7 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
                 )
         job = {"recipe": travelling(context.experiment, trial), "run": run, "trial": trial.name}
         check = Preflight(channel, deployment, names, job)
-        context.callbacks.step("Asking the sites")
+        context.callbacks.on_step("Asking the sites")
         said = check.hold(context, trial)
         context.run.append({"event": "sites", "trial": trial.name, "sites": said})
         pictures = {names.index(name): _count(fields.get("images")) for name, fields in said.items()}
@@ -105,7 +106,7 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
             if event["event"] == "round" and event["trial"] == trial.name
             for client in event.get("kept", ())
         }
-        secure = secure_sum(trial.server, weighting=trial.weighting)
+        secure = trial.setup.secure
         return Remote(
             method,
             channel,
@@ -114,7 +115,7 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
             accepted=accepted,
             pictures=pictures,
             secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
-            on_client=context.callbacks.client,
+            on_client=context.callbacks.on_client,
         )
 
     return make_transport
@@ -127,8 +128,8 @@ def travelling(experiment: Experiment, trial: Trial) -> str:
     options = {key: value for key, value in recipe.data.options.items() if key not in ("folders", "test")}
     descriptions = DescriptionsTable()
     if trial.descriptions != descriptions:
-        if find(SOURCES, recipe.data.source, place="[data] source") is not sites:
-            raise UserError("Words for a run over sites go with pictures that lie there; leave out [descriptions].")
+        if not experiment.plan.data_at_sites:
+            raise UserError("[descriptions] of a run over sites need a source whose images lie there; leave them out.")
         options["attributes"] = {name: list(phrases) for name, phrases in space.attributes.items()}
         descriptions = DescriptionsTable(conditions=space.conditions or NONE)
     changed = {
@@ -177,7 +178,7 @@ class Preflight:
             raise UserError("The preflight stops the run. " + "; ".join(wrong) + ".")
         for name in self.names:
             if name not in present:
-                context.callbacks.warn(f"The site {name} is not connected; it may join in a later round.")
+                context.callbacks.on_warning(f"The site {name} is not connected; it may join in a later round.")
         return said
 
     def _gather(self) -> set[str]:

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.recipe import BackboneTable, Recipe, parse_recipe
-from fedprompt.config.registry import SOURCES, find
-from fedprompt.data.sources.sites import sites
+from fedprompt.config.recipe import Recipe, parse_recipe
+from fedprompt.config.tables import BackboneTable
 from fedprompt.deploy.preflight import introduction
 from fedprompt.deploy.privacy_budget import charge
 from fedprompt.deploy.secure_member import Membership
@@ -23,8 +22,8 @@ from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
 from fedprompt.experiments.events import METRICS
-from fedprompt.experiments.experiment import Experiment, Trial, assemble, load_backbone, make_method
-from fedprompt.experiments.server import secure_sum
+from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
+from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
@@ -83,18 +82,19 @@ class Site:
         if lacking := [word for word in needed if word not in request.fields]:
             raise RefusedError(f"the request lacks {', '.join(lacking)}; update the server.", rule="request")
         recipe = _recipe(request.fields)
-        check_job(settings.policy, recipe)
-        if settings.data and find(SOURCES, recipe.data.source, place="job") is not sites:
+        check_job(settings.policy, recipe)  # before any name in it is looked up
+        plan = resolve(recipe, origin="job")
+        if settings.data and not plan.data_at_sites:
             raise RefusedError("the job wants other pictures than this site's own.", rule="data")
         state = SiteState(self.folder / "state", str(request.fields["run"]), str(request.fields["trial"]))
-        experiment = self._experiment(recipe, settings, state)
+        experiment = self._experiment(plan, settings, state)
         trial = _trial(experiment, request.fields)
         experiment = experiment.of(trial)
         client = _client(experiment, request.fields, settings)
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
         if request.kind == HELLO:
             return Payload(DONE, introduction(experiment, trial, client, settings))
-        secure = secure_sum(trial.server, weighting=trial.weighting)
+        secure = trial.setup.secure
         if request.kind in SECURE and secure is not None:
 
             def vector(codec: Codec) -> MaskedVector:
@@ -137,13 +137,13 @@ class Site:
         batch_size = job.trial.settings.batch_size
         return evaluate(job.method, job.experiment.clip, job.client.test, name=job.client.name, batch_size=batch_size)
 
-    def _experiment(self, recipe: Recipe, settings: SiteFile, state: SiteState) -> Experiment:
-        own = localised(recipe, settings)
+    def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> Experiment:
+        own = localised(plan.recipe, settings)
         key = f"{state.folder.name} {own.model_dump_json()}"
         if key not in self._experiments:
             known = state.left_out()
             try:
-                experiment = assemble(own, origin="job", backbone=self._clip, unreadable=known)
+                experiment = assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
             except UnreadableError as error:
                 _log.warning("%s", error)
                 sentence = "too many of the site's pictures cannot be read; its log says which."
@@ -164,7 +164,7 @@ class Site:
 
 def _job(request: Payload, experiment: Experiment, trial: Trial, client: Client, state: SiteState) -> Job:
     """Rebuild what a request that carries the shared state is about."""
-    method = make_method(trial, experiment.clip)
+    method = trial.make_method(experiment.clip)
     start, personal = initial_state(method)
     check_raw(request.tensors, start)
     personal = state.load(int(request.fields["since"]), personal)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedprompt import methods
-from fedprompt.config.recipe import DescriptionsTable, Recipe, TrainTable, checked
-from fedprompt.config.tables import ServerTable
+from fedprompt.config.recipe import Recipe, checked
+from fedprompt.config.tables import DescriptionsTable, ServerTable, TrainTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE

@@ -56,7 +56,7 @@ def _submit(recipe: str, folder: Path, out: Path, callbacks: RunCallbacks) -> Pa
     for name in (PROCESS, STOPPED, WAITING):
         (out / name).unlink(missing_ok=True)
     told = events_of(out)
-    callbacks.step("Handing the run to the server")
+    callbacks.on_step("Handing the run to the server")
     said = commands.ask(commands.run(folder / "app", settings), folder)
     if not said.get("success"):
         raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
@@ -100,9 +100,9 @@ class _Teller:
         for number, event in enumerate(events[same:], start=same):
             if event["event"] == "round":
                 self._begin(event["trial"], events[:number])
-                self._watch.round(event["round"], event["loss"])
+                self._watch.on_round(event["round"], event["loss"])
                 for client, reason in event.get("failed", {}).items():
-                    self._watch.warn(f"In round {event['round']}, site {client} {reason}")
+                    self._watch.on_warning(f"In round {event['round']}, site {client} {reason}")
             elif event["event"] == "trial" and event["status"] == "running":
                 self._begin(event["trial"], events[: number + 1])
         self._told = events
@@ -111,7 +111,7 @@ class _Teller:
         """Say who keeps the others waiting, if it takes long, and again when that changes."""
         said = ", ".join(waiting.sites) if waiting and waiting.seconds >= PATIENCE else ""
         if said and said != self._named:
-            self._watch.said(f"Waiting for {said}.")
+            self._watch.on_message(f"Waiting for {said}.")
         self._named = said
 
     def _begin(self, trial: str, events: Sequence[Event]) -> None:
@@ -119,7 +119,7 @@ class _Teller:
             return
         self._trial = trial
         done, rounds = _progress(trial, events)
-        self._watch.trial(trial, rounds, done)
+        self._watch.on_trial(trial, rounds, done)
 
 
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:

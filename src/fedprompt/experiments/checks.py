@@ -14,7 +14,7 @@ def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
     """Warn of pictures that are left out, and of whatever else is odd with those that were opened."""
     if lost := experiment.left_out:
         some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
-        callbacks.warn(f"{some} {lost[0].reason}")
+        callbacks.on_warning(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
         found.setdefault(problem.kind, []).append(problem.message)
@@ -22,7 +22,7 @@ def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
         more = (
             f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
         )
-        callbacks.warn(messages[0] + more)
+        callbacks.on_warning(messages[0] + more)
 
 
 def header_of(run: RunFolder) -> Event:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from fedprompt.config.recipe import DescriptionsTable
+from fedprompt.config.tables import DescriptionsTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace

@@ -1,4 +1,4 @@
-"""What `fedprompt describe` takes from a recipe and a backbone: class names, their company, and how texts compare."""
+"""What `fedprompt describe` reads: class names, label co-occurrence, and descriptions compared by a backbone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.config.recipe import BackboneTable, find_recipe, load_recipe
+from fedprompt.config.recipe import find_recipe, load_recipe
+from fedprompt.config.tables import BackboneTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import Descriptions
 from fedprompt.data.labels import LabelSpace
@@ -18,49 +19,50 @@ from fedprompt.descriptions.label_combinations import Combination, co_occurrence
 from fedprompt.descriptions.pipeline import read_names
 from fedprompt.descriptions.review import Overlaps
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import load_backbone, load_dataset, resolve
+from fedprompt.experiments.experiment import load_backbone
+from fedprompt.experiments.plan import resolve
 
-MOST_PICTURES = 2000  # training pictures on which zero-shot accuracy is measured
+MOST_IMAGES = 2000  # training images on which zero-shot accuracy is measured
 
 
 @dataclass(frozen=True)
-class Vocabulary:
-    """Class names, and the data set they came from, if any."""
+class ClassNames:
+    """Class names, and the data set that they are from, if any."""
 
     names: tuple[str, ...] = ()
     dataset: Dataset | None = None
 
     def combinations(self, most: int, *, seed: int) -> list[Combination]:
-        """Labels that are together in training pictures; without a data set any are."""
+        """Combinations of labels that co-occur in training images; without a data set, any combinations."""
         counts = torch.zeros(len(self.names), len(self.names))
         if self.dataset is not None and self.dataset.space.kind == "multi":
             counts = co_occurrence(self.dataset.targets[self.dataset.rows(split="train")])
         return combinations(counts, most=most, seed=seed)
 
 
-def vocabulary(classes: Path | None, recipe: str | None, settings: Sequence[str] = ()) -> Vocabulary:
+def read_class_names(classes: Path | None, recipe: str | None, settings: Sequence[str] = ()) -> ClassNames:
     """The classes of a text file or of a recipe's data set; none if neither is given, UserError if both are."""
     if classes is not None and recipe is not None:
         raise UserError("Give the classes once: --classes FILE, or --data RECIPE.")
     if classes is not None:
-        return Vocabulary(read_names(classes))
+        return ClassNames(read_names(classes))
     if recipe is None:
-        return Vocabulary()
+        return ClassNames()
     path = find_recipe(recipe)
-    dataset = load_dataset(resolve(load_recipe(path, settings), origin=path.name).data)
-    return Vocabulary(dataset.space.names, dataset)
+    dataset = resolve(load_recipe(path, settings), origin=path.name).source()
+    return ClassNames(dataset.space.names, dataset)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a backbone says of some words: which phrases are near-duplicates, and the classes' separation."""
+    """Descriptions compared by a backbone: near-duplicate phrases, and the separation of the classes."""
 
     overlaps: Overlaps | None = None
     separations: tuple[measure.Separation, measure.Separation] | None = None
 
 
-def compare(descriptions: Descriptions, known: Vocabulary, backbone: str | None) -> Comparison:
-    """Compare with a backbone by its name; nothing without one."""
+def compare(descriptions: Descriptions, known: ClassNames, backbone: str | None) -> Comparison:
+    """Compare descriptions by their text features; an empty comparison without a backbone."""
     named = dict.fromkeys(
         (*descriptions.attributes, *(label for scene in descriptions.scenes for label in scene.labels))
     )
@@ -74,5 +76,5 @@ def compare(descriptions: Descriptions, known: Vocabulary, backbone: str | None)
     if known.dataset is None:
         return Comparison(overlaps, measure.separations(clip, LabelSpace(names), descriptions.attributes))
     rows = known.dataset.rows(split="train")
-    examples = known.dataset.examples(rows[:: max(1, len(rows) // MOST_PICTURES)])
+    examples = known.dataset.examples(rows[:: max(1, len(rows) // MOST_IMAGES)])
     return Comparison(overlaps, measure.separations(clip, known.dataset.space, descriptions.attributes, examples))

@@ -1,4 +1,4 @@
-"""What every step of a run works with, and whoever looks on."""
+"""The context of a run: its folder, experiment and test sets, the transport to clients, and progress callbacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fedprompt.experiments.experiment import Experiment, Trial
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
@@ -15,57 +16,57 @@ from fedprompt.updates import State
 
 
 class RunCallbacks:
-    """Whoever looks on while a run goes: every step is told here. This one does nothing."""
+    """Callbacks on the progress of a run. These do nothing; a subclass overrides what it wants to know."""
 
-    def step(self, text: str) -> None:
-        """Something that takes a while begins."""
+    def on_step(self, text: str) -> None:
+        """A step of the run begins that may take long, such as opening data or scoring."""
 
-    def said(self, text: str) -> None:
-        """Something that is good to know."""
+    def on_message(self, text: str) -> None:
+        """Information for the user."""
 
-    def warn(self, text: str) -> None:
-        """Something is odd, but the run goes on."""
+    def on_warning(self, text: str) -> None:
+        """Something that the user should look at; the run continues."""
 
-    def moved(self, done: int, total: int) -> None:
-        """How far a step has come, if it can tell."""
+    def on_progress(self, done: int, total: int) -> None:
+        """Progress within the current step, where it is known."""
 
-    def trial(self, name: str, rounds: int, done: int) -> None:
-        """A trial begins, or goes on after `done` rounds."""
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        """A trial of so many rounds begins, or continues after `done` of them."""
 
-    def client(self, done: int, total: int) -> None:
-        """A client of the round has answered."""
+    def on_client(self, done: int, total: int) -> None:
+        """A client of the round has finished."""
 
-    def round(self, number: int, loss: float | None) -> None:
-        """A round is recorded and kept."""
+    def on_round(self, number: int, loss: float | None) -> None:
+        """A round is finished and its checkpoint saved; `loss` is the mean training loss, None without an update."""
 
 
 NO_CALLBACKS = RunCallbacks()
 
 
 class RunTransport(Transport, Protocol):
-    """A transport that can be kept, asked and told of in a run's folder."""
+    """A transport with what a run needs besides: personal states to checkpoint, notes to record, models to score."""
 
     method: Method
-    personal: dict[int, State]  # those that the server's side holds
-    notes: Mapping[str, Any]  # what the line of the last round says besides the usual
+    personal: dict[int, State]  # by client, where this process holds them
+    notes: Mapping[str, Any]  # further fields of the last round's record
 
     @property
     def owners(self) -> Sequence[int | None]:
-        """Whose models are scored here: every client's where tensors are personal, else None: the one all share."""
+        """Whose models are scored here: every client's if tensors are personal, else None for the shared model."""
         ...
 
     def restore(self, shared: State, client: int | None = None) -> Method:
-        """The method with the shared state and a client's personal one, or the one that a new client starts from."""
+        """The method with the shared state and a client's personal one; without a client, the initial one."""
         ...
 
     def pictures(self, client: int) -> int:
-        """How many training pictures a client has, at least."""
+        """Number of a client's training images, or a lower bound of it."""
         ...
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every step of a run works with."""
+    """What every step of a run needs; `asked` are the test sets."""
 
     run: RunFolder
     experiment: Experiment
@@ -74,5 +75,5 @@ class RunContext:
     make_transport: TransportFactory
 
 
-# How a trial reaches its clients, going on from a checkpoint: the clients of this process, or sites elsewhere.
+# Makes the transport of a trial that starts from a checkpoint: to simulated clients, or to sites over a network.
 TransportFactory = Callable[[RunContext, Trial, Method, Checkpoint], RunTransport]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedprompt.experiments import events as describe
 from fedprompt.experiments.context import RunContext, RunTransport
-from fedprompt.experiments.experiment import Trial
+from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import choose, sample_lines
 from fedprompt.experiments.test_sets import top_k
 from fedprompt.federated.evaluate import Decision, predict, score
@@ -93,6 +93,6 @@ def show_samples(context: RunContext, trial: Trial, method: Method) -> None:
     """Record what the method says of a few test pictures."""
     recipe, clip = context.experiment.recipe, context.experiment.clip
     chosen = choose(context.asked, count=recipe.evaluate.samples, seed=recipe.seed)
-    main = trial == context.experiment.trials[0]
+    main = trial.name == context.experiment.trials[0].name
     for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
         context.run.append(line)

@@ -7,7 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
 from typing import Any
@@ -20,8 +20,9 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, class_counts
 from fedprompt.experiments.class_descriptions import fingerprint
-from fedprompt.experiments.experiment import Experiment, Trial
-from fedprompt.experiments.server import in_words
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.plan import Trial
+from fedprompt.experiments.server import describe_server
 from fedprompt.experiments.test_sets import LOCAL, TestSet
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Round
@@ -109,7 +110,7 @@ def protocol(experiment: Experiment) -> str:
     return (
         f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, "
         f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
-        f"{in_words(train.server, weighting=train.weighting)}. "
+        f"{describe_server(train.server, weighting=train.weighting)}. "
         "A method's own table may override this; its settings are in its row.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
         f"{REMARKS[experiment.dataset.space.kind]}"
@@ -132,7 +133,7 @@ def partition_counts(partition: Partition, dataset: Dataset) -> Line:
 
 def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
     """A trial that starts."""
-    settings = {key: value for key, value in asdict(trial.settings).items() if key != "seed"}
+    settings = trial.settings.model_dump(exclude={"seed"})
     return {
         "event": "trial",
         "trial": trial.name,
@@ -161,7 +162,7 @@ def parameters(method: Method) -> int:
 
 def _server(trial: Trial) -> Line:
     """What the server does beyond its defaults."""
-    said = trial.server.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    said = trial.setup.table.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return {"server": said} if said else {}
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from fedprompt.experiments.events import versions
-from fedprompt.experiments.experiment import Experiment, Trial
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
 from fedprompt.records.reading import Trial as Record
 from fedprompt.records.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""A trained adapter on pictures of one's own, over its own classes or over words named at call time."""
+"""Prediction with a trained adapter: image files, over the adapter's own classes or over any others."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.recipe import BackboneTable
+from fedprompt.config.tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import Trial, load_backbone, make_method
+from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
+from fedprompt.experiments.plan import bind_method
 from fedprompt.experiments.sample_images import TOP, png, recognised
-from fedprompt.experiments.test_sets import chances
-from fedprompt.federated.client import Settings
+from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
+from fedprompt.seeding import stream
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's strongest classes with their probabilities, best first.
+    """The classes of an image with the highest probabilities, best first.
 
-    `present` are the labels of many that count as there; None where a picture has one label.
+    `present` are the labels above the decision threshold; None for single-label data.
     """
 
     picture: str
@@ -38,7 +39,7 @@ class Prediction:
 
 
 def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
-    """Read an adapter folder, or the adapter of a run: of its main trial unless another is named."""
+    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none."""
     if not place.is_dir():
         raise UserError(f"There is no folder {place}; give the folder of a run or of an adapter.")
     if not (place / "run.jsonl").is_file():
@@ -57,20 +58,13 @@ def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
 
 
 def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, Clip]:
-    """Open the adapter's backbone (or another copy of it) and put the trained tensors in a method.
+    """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
-    Raises UserError when the backbone is another one or a tensor does not fit.
+    Raises UserError if the backbone is another one or a tensor does not fit.
     """
     clip = load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
-    trial = Trial(
-        str(adapter.folder),
-        adapter.card.method,
-        adapter.card.params,
-        Settings(rounds=1),
-        fraction=1.0,
-        weighting="uniform",
-    )
-    method = make_method(trial, clip)
+    block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
+    method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
@@ -86,20 +80,20 @@ def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
 
 def predict_files(
     adapter: Adapter,
-    pictures: Sequence[Path],
+    files: Sequence[Path],
     *,
     classes: Sequence[str] = (),
     backbone: str | None = None,
     page: Path | None = None,
 ) -> list[Prediction]:
-    """Recognise pictures; UserError names the one that cannot be read.
+    """Predict the classes of image files; UserError naming one that cannot be read.
 
-    `page` is an HTML file to draw, with every picture, its strongest classes and where the method looks.
+    `page` is an HTML file to write, with every image, its most probable classes and attention maps.
     """
     method, clip = restore(adapter, backbone=backbone)
     space = candidates(adapter, classes)
-    images = Images(FileSource(Path(), tuple(str(picture) for picture in pictures)), tuple(range(len(pictures))))
-    probabilities = chances(predict(method, clip, images, space), space.kind)  # [B, C]
+    images = Images(FileSource(Path(), tuple(map(str, files))), tuple(range(len(files))))
+    probabilities = class_probabilities(predict(method, clip, images, space), space.kind)  # [B, C]
     top = probabilities.topk(min(TOP, len(space)))
     if page is not None:
         singly = [images.take([place]) for place in range(len(images))]
@@ -108,19 +102,19 @@ def predict_files(
     return [
         Prediction(
             str(picture),
-            tuple((space.names[label], chance) for label, chance in zip(labels, values, strict=True)),
+            tuple((space.names[label], probability) for label, probability in zip(labels, values, strict=True)),
             _present(every, space, adapter),
         )
         for picture, labels, values, every in zip(
-            pictures, top.indices.tolist(), top.values.tolist(), probabilities.tolist(), strict=True
+            files, top.indices.tolist(), top.values.tolist(), probabilities.tolist(), strict=True
         )
     ]
 
 
 def _present(probabilities: Sequence[float], space: LabelSpace, adapter: Adapter) -> tuple[str, ...] | None:
-    """The labels that reach the adapter's threshold, 0.5 if it has none or does not know the label."""
+    """The labels at or above the adapter's threshold, which is 0.5 for a label without one."""
     if space.kind == "single":
         return None
     fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
     pairs = zip(space.names, probabilities, strict=True)
-    return tuple(name for name, chance in pairs if chance >= fitted.get(name, 0.5))
+    return tuple(name for name, probability in pairs if probability >= fitted.get(name, 0.5))

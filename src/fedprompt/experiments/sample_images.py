@@ -13,7 +13,7 @@ from PIL import Image
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.experiments.test_sets import TestSet, chances
+from fedprompt.experiments.test_sets import TestSet, class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Attention, Explanation, Method
 from fedprompt.seeding import stream
@@ -70,14 +70,14 @@ def png(image: Image.Image) -> str:
 
 def recognised(method: Method, clip: Clip, images: Images, space: LabelSpace, *, truth: Sequence[int] = ()) -> Line:
     """What a method sees in one picture, and by what it goes: attention maps, or labels under conditions."""
-    probabilities = chances(predict(method, clip, images, space)[0], space.kind)  # [C]
+    probabilities = class_probabilities(predict(method, clip, images, space)[0], space.kind)  # [C]
     top = probabilities.topk(min(TOP, len(space)))
     line: Line = {
         "name": images.describe(0),
         "truth": [space.names[label] for label in truth],
         "top": [
-            [space.names[label], round(chance, 4)]
-            for chance, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            [space.names[label], round(probability, 4)]
+            for probability, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
         ],
     }
     with torch.no_grad():
@@ -106,7 +106,7 @@ def _reasons(explanation: Explanation, labels: Sequence[int], space: LabelSpace,
         "labels": [
             {
                 "name": space.names[label],
-                "found": [round(chance, 4) for chance in explanation.evidence[0, :, label].tolist()],
+                "found": [round(probability, 4) for probability in explanation.evidence[0, :, label].tolist()],
                 "lifts": [[round(lift, 2) for lift in lifts[k, :, label].tolist()] for k in range(len(lifts))],
             }
             for label in labels

@@ -1,118 +1,147 @@
-"""From [train.server] to what ends a round: the server's rule and step, secure sums, privacy and its ledger, adversaries."""
+"""The server of a trial, from [train.server]: aggregation, optimiser, privacy with its ledger, secure sums, attack."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fedprompt import methods
-from fedprompt.config.recipe import check_options
-from fedprompt.config.registry import AGGREGATES, ATTACKS, OPTIMIZERS, PRIVACY, find
+from fedprompt.config.blocks import Block, bind, with_defaults
+from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
 from fedprompt.config.tables import Piece, ServerTable
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
-from fedprompt.federated.attacks import Adversaries
-from fedprompt.federated.client import Settings
+from fedprompt.federated.attacks import Adversaries, Attack
+from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import EpsilonFunction, Ledger
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.federated.screening import Limits
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.server import Server
+from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.updates import weighted_mean
 
-TABLES: Mapping[str, Mapping[str, str]] = {
-    "aggregate": AGGREGATES,
-    "optimizer": OPTIMIZERS,
+REGISTRIES: Mapping[str, Registry] = {
+    "aggregate": AGGREGATION_RULES,
+    "optimizer": SERVER_OPTIMIZERS,
     "privacy": PRIVACY,
     "attack": ATTACKS,
 }
 CHARGE = "privacy"  # the event of a charge; it names no trial, so that going back to a checkpoint takes none back
 
 
-def resolve_server(table: ServerTable, *, place: str) -> ServerTable:
-    """The table with the defaults of its pieces written out; UserError for a piece or an option that is not known."""
-    resolved = {}
-    for key, words in TABLES.items():
-        piece: Piece | None = getattr(table, key)
-        if piece is not None:
-            options = check_options(find(words, piece.name, place=place), piece.options, place=f"{place} {key}")
-            named = {name: getattr(piece, name) for name in type(piece).model_fields}
-            resolved[key] = type(piece)(**named, **options)
-    return table.model_copy(update=resolved)
+@dataclass(frozen=True)
+class ServerSetup:
+    """What [train.server] sets up for a trial; `table` is that table with every default written out."""
+
+    table: ServerTable
+    server: Server
+    privacy: ClientPrivacy | SamplePrivacy | None = None
+    secure: SecureSum | None = None
+    attack: Attack | None = None
+
+    @property
+    def sample_privacy(self) -> SamplePrivacy | None:
+        """Differential privacy that clients apply while they train (DP-SGD), if the table asks for it."""
+        return self.privacy if isinstance(self.privacy, SamplePrivacy) else None
+
+    def adversaries(self, *, clients: int, seed: int) -> Adversaries | None:
+        """The malicious clients, which are the last ones; UserError for more of them than there are clients."""
+        if self.attack is None or self.table.attack is None:
+            return None
+        count = self.table.attack.adversaries
+        if count > clients:
+            raise UserError(f"[train.server.attack] adversaries = {count}, but there are {clients} clients.")
+        return Adversaries(self.attack, frozenset(range(clients - count, clients)), seed)
 
 
-def _make(table: ServerTable, key: str) -> Any:
-    """The piece that the table names under a key, None if it names none."""
-    piece: Piece | None = getattr(table, key)
-    if piece is None:
-        return None
-    builder = find(TABLES[key], piece.name, place=f"[train.server] {key}")
-    return builder(**check_options(builder, piece.options, place=f"[train.server] {key}"))
-
-
-def make_server(table: ServerTable, method: str, *, weighting: Weighting) -> Server:
-    """The server's half of a trial's rounds. UserError for parts that exclude each other."""
-    privacy = _make(table, "privacy")
-    rule = _make(table, "aggregate")
-    if table.secure is not None and (rule is not None or methods.load(method).aggregate is not weighted_mean):
-        raise UserError(
-            f"Secure sums show the server no single update, but {'its rule' if rule else method} must see them; "
-            "leave out [train.server.secure] or the rule."
+def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
+    """The building blocks that the table names, by key, with checked options."""
+    pieces: dict[str, Piece | None] = {key: getattr(table, key) for key in REGISTRIES}
+    return {
+        key: bind(
+            piece.name,
+            REGISTRIES[key].find(piece.name, place=f"{place} {key}"),
+            piece.options,
+            place=f"{place} {key}",
         )
-    if table.secure is not None and table.norm_limit:
-        raise UserError(
-            "Secure sums show the server no update's length; use the clip of [train.server.secure] instead."
-        )
-    return Server(
+        for key, piece in pieces.items()
+        if piece is not None
+    }
+
+
+def write_out(table: ServerTable, blocks: Mapping[str, Block[Any]]) -> ServerTable:
+    """The table with the defaults of its blocks written out."""
+    return table.model_copy(update={key: with_defaults(getattr(table, key), block) for key, block in blocks.items()})
+
+
+def set_up(
+    table: ServerTable, method: type[Method], *, weighting: Weighting = "uniform", sends: bool = True, place: str
+) -> ServerSetup:
+    """Build what the table names for a method's trial.
+
+    Where no client sends anything (not `sends`), only the privacy of samples counts. Raises UserError for parts that
+    exclude each other.
+    """
+    blocks = bind_server(table, place=place)
+    privacy: ClientPrivacy | SamplePrivacy | None = blocks["privacy"]() if "privacy" in blocks else None
+    if not sends:
+        privacy = privacy if isinstance(privacy, SamplePrivacy) else None
+        blocks = {"privacy": blocks["privacy"]} if privacy is not None else {}
+        table = ServerTable(privacy=table.privacy if privacy is not None else None)
+    built = {key: block() for key, block in blocks.items() if key != "privacy"}
+    if table.secure is not None:
+        _check_secure(table, method, has_rule="aggregate" in built)
+    server = Server(
         weighting=weighting,
         limits=Limits(most_examples=table.most_examples, norm=table.norm_limit),
-        rule=rule,
-        step=_make(table, "optimizer"),
+        rule=built.get("aggregate"),
+        step=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
+    secure = _secure_sum(table, privacy, weighting)
+    return ServerSetup(write_out(table, blocks), server, privacy, secure, built.get("attack"))
 
 
-def at_home(table: ServerTable) -> ServerTable:
-    """What of the table counts where nothing is sent: the privacy of pictures."""
-    return ServerTable(privacy=table.privacy) if sample_privacy(table) is not None else ServerTable()
+def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
+    if has_rule or method.aggregate is not weighted_mean:
+        who = "its aggregation rule" if has_rule else method.__name__
+        raise UserError(
+            f"With secure aggregation the server sees no single update, but {who} needs them; "
+            "leave out [train.server.secure] or the rule."
+        )
+    if table.norm_limit:
+        raise UserError(
+            "With secure aggregation the server sees no update's length; use the clip of [train.server.secure] instead "
+            "of norm_limit."
+        )
 
 
-def sample_privacy(table: ServerTable) -> SamplePrivacy | None:
-    """What every client's training owes to its pictures, if the table says so."""
-    privacy = _make(table, "privacy")
-    return privacy if isinstance(privacy, SamplePrivacy) else None
-
-
-def secure_sum(table: ServerTable, *, weighting: Weighting) -> SecureSum | None:
-    """Secure aggregation between simulated clients; with client-level privacy they clip, as the server cannot."""
+def _secure_sum(
+    table: ServerTable, privacy: ClientPrivacy | SamplePrivacy | None, weighting: Weighting
+) -> SecureSum | None:
+    """Secure aggregation; with client-level privacy the clients clip to its norm, as the server cannot."""
     if table.secure is None:
         return None
-    privacy = _make(table, "privacy")
     clip = privacy.clip if isinstance(privacy, ClientPrivacy) else table.secure.clip
     return SecureSum(share=table.secure.share, clip=clip, weighting=weighting, most_examples=table.secure.most_examples)
 
 
-def make_adversaries(table: ServerTable, *, clients: int, seed: int) -> Adversaries | None:
-    """The last clients, if the table has some of them attack."""
-    if table.attack is None:
-        return None
-    if table.attack.adversaries > clients:
-        raise UserError(
-            f"[train.server.attack] adversaries = {table.attack.adversaries}, but there are {clients} clients."
-        )
-    chosen = frozenset(range(clients - table.attack.adversaries, clients))
-    return Adversaries(_make(table, "attack"), chosen, seed)
-
-
 def open_ledger(
-    run: RunFolder, trial: str, table: ServerTable, settings: Settings, pictures: Callable[[int], int]
+    run: RunFolder,
+    trial: str,
+    privacy: ClientPrivacy | SamplePrivacy | None,
+    settings: TrainSettings,
+    images: Callable[[int], int],
 ) -> Ledger | None:
-    """The ledger of a trial with all that its run has ever charged; None without privacy."""
-    privacy = _make(table, "privacy")
+    """The privacy ledger of a trial with all charges that its run has recorded; None without privacy.
+
+    `images` gives a client's number of training images.
+    """
     if privacy is None:
         return None
     paid = [event for event in run.events() if event["event"] == CHARGE and event["ledger"] == trial]
@@ -123,7 +152,7 @@ def open_ledger(
         )
 
     return Ledger(
-        epsilon_function(privacy, settings, functools.cache(pictures)),
+        epsilon_function(privacy, settings, functools.cache(images)),
         budget=privacy.epsilon,
         charges=Counter(client for event in paid for client in event["clients"]),
         record=record,
@@ -131,38 +160,38 @@ def open_ledger(
 
 
 def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
-    """What the record of a round says of privacy: epsilon so far, at which delta, and whom that is about."""
+    """The privacy fields of a round's record: epsilon so far, its delta, and what is protected, clients or samples."""
     if ledger is None or table.privacy is None:
         return {}
     return {"epsilon": ledger.epsilon, "delta": table.privacy.options["delta"], "protects": table.privacy.name}
 
 
 def epsilon_function(
-    privacy: ClientPrivacy | SamplePrivacy, settings: Settings, pictures: Callable[[int], int]
+    privacy: ClientPrivacy | SamplePrivacy, settings: TrainSettings, images: Callable[[int], int]
 ) -> EpsilonFunction:
-    """What a number of rounds costs a client, given how many training pictures each has."""
+    """Epsilon by client and number of rounds; `images` gives a client's number of training images."""
     if isinstance(privacy, ClientPrivacy):
         return privacy.spent
 
-    def price(client: int, charges: int) -> float:
+    def epsilon(client: int, charges: int) -> float:
         epochs = charges * settings.local_epochs
-        return privacy.spent(pictures=pictures(client), batch_size=settings.batch_size, epochs=epochs)
+        return privacy.spent(pictures=images(client), batch_size=settings.batch_size, epochs=epochs)
 
-    return price
+    return epsilon
 
 
-def in_words(table: ServerTable, *, weighting: Weighting) -> str:
+def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
     """What the server does with updates, for the protocol's sentence."""
-    said = (
+    text = (
         f"the {weighting} mean of what they send" if table.aggregate is None else f"the rule {table.aggregate.name!r}"
     )
     if table.optimizer is not None:
-        said += f", and a step of {table.optimizer.name!r} towards it"
+        text += f", and a step of {table.optimizer.name!r} towards it"
     if table.secure is not None:
-        said += ", as a secure sum"
+        text += ", as a secure sum"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
-        said += f", with {table.privacy.name}-level differential privacy ({options})"
+        text += f", with {table.privacy.name}-level differential privacy ({options})"
     if table.attack is not None:
-        said += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
-    return said
+        text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
+    return text

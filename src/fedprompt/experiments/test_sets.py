@@ -1,4 +1,4 @@
-"""What a model is asked: base and new classes, unseen domains, further test sets; and the words that say so."""
+"""Test sets of a data set: base and new classes, unseen domains, further splits; and predictions from logits."""
 
 from __future__ import annotations
 
@@ -15,73 +15,71 @@ from fedprompt.records.reading import BROKEN, NATURAL
 
 @dataclass(frozen=True)
 class TestSet:
-    """One set of test pictures with its candidate list, and the column of the table it belongs to."""
+    """Test images over their candidate classes, and the column of the results table that they belong to."""
 
     split: str
     name: str
     meaning: str
     examples: Examples
-    part: str = ""  # the data set, where there are several
+    part: str = ""  # the data set, if several were joined
 
 
-LOCAL = "each client's test pictures, among that client's classes only; unweighted mean over clients"
-
-
-UNSEEN_SETS = "test pictures of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
+LOCAL = "each client's test images, among that client's classes only; unweighted mean over clients"
+UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 
 
 def make_test_sets(dataset: Dataset) -> tuple[TestSet, ...]:
-    """The test_sets a data set allows, in table order; those without a test picture are left out.
+    """The test sets of a data set, in table order, without empty ones.
 
-    Of several data sets that are trained on together, each is asked by itself, and a table has the mean over them.
+    Each of several joined data sets has its own; a results table has the mean over them.
     """
     if len(dataset.parts) == 1:
-        return _questions(dataset)
+        return _test_sets_of(dataset)
     return tuple(
-        replace(question, name=part.name, part=part.name)
+        replace(test_set, name=part.name, part=part.name)
         if part.has_training_images
-        else replace(question, split="unseen", name=part.name, part=part.name, meaning=UNSEEN_SETS)
+        else replace(test_set, split="unseen", name=part.name, part=part.name, meaning=UNSEEN_SETS)
         for part in dataset.parts
-        for question in _questions(part)
+        for test_set in _test_sets_of(part)
     )
 
 
-def _questions(dataset: Dataset) -> tuple[TestSet, ...]:
+def _test_sets_of(dataset: Dataset) -> tuple[TestSet, ...]:
     every, seen = (*dataset.base, *dataset.new), dataset.seen_domains
-    word, meaning = _first(dataset)
-    asked = [
-        _ask(dataset, word, meaning, dataset.base, seen),
-        _ask(
+    column, meaning = _base_column(dataset)
+    found = [
+        _test_set(dataset, column, meaning, dataset.base, seen),
+        _test_set(
             dataset,
             "new",
-            "test pictures of the new classes, which nobody trained on, among all new classes",
+            "test images of the new classes, which nobody trained on, among all new classes",
             dataset.new,
             seen,
         ),
     ]
     for domain in dataset.unseen_domains:
-        meaning = "test pictures in domains nobody trained on, among all classes; unweighted mean over domains"
-        asked.append(_ask(dataset, "unseen", meaning, every, (domain,), name=domain))
-    # A data set may bring further test sets, e.g. the same classes without their usual company.
-    for word in dict.fromkeys(dataset.splits):
-        if word not in ("train", "val", "test"):
-            classes = dataset.test_candidates.get(word, dataset.base)
+        meaning = "test images in domains nobody trained on, among all classes; unweighted mean over domains"
+        found.append(_test_set(dataset, "unseen", meaning, every, (domain,), name=domain))
+    # A data set may have further test splits, e.g. the same classes without their usual co-occurrence.
+    for split in dict.fromkeys(dataset.splits):
+        if split not in ("train", "val", "test"):
+            classes = dataset.test_candidates.get(split, dataset.base)
             among = "all base classes" if classes == dataset.base else f"{len(classes)} classes"
-            meaning = f"pictures of the further test set {word!r}, among {among}"
-            asked.append(_ask(dataset, word, meaning, classes, seen, rows_of=word))
-    return tuple(question for question in asked if question is not None and len(question.examples))
+            meaning = f"images of the further test set {split!r}, among {among}"
+            found.append(_test_set(dataset, split, meaning, classes, seen, rows_of=split))
+    return tuple(test_set for test_set in found if test_set is not None and len(test_set.examples))
 
 
-def _first(dataset: Dataset) -> tuple[str, str]:
-    """The column of the test pictures over the base classes, and what it means."""
+def _base_column(dataset: Dataset) -> tuple[str, str]:
+    """The column of the test images over the base classes, and its meaning."""
     if dataset.space.kind == "single" or dataset.new:
-        return "base", "test pictures of the base classes, among all base classes"
+        return "base", "test images of the base classes, among all base classes"
     if BROKEN in dataset.splits:
-        return NATURAL, "test pictures, whose labels keep their usual company, among all classes"
-    return "test", "test pictures, among all classes"
+        return NATURAL, "test images, whose labels co-occur as usual, among all classes"
+    return "test", "test images, among all classes"
 
 
-def _ask(  # noqa: PLR0913  (one row of a table)
+def _test_set(  # noqa: PLR0913  (one row of a table)
     dataset: Dataset,
     split: str,
     meaning: str,
@@ -93,7 +91,7 @@ def _ask(  # noqa: PLR0913  (one row of a table)
 ) -> TestSet | None:
     if not classes:
         return None
-    # A picture of a multi-label set shows many classes: its columns are chosen, never its rows.
+    # An image of multi-label data shows many classes: columns are selected, never rows.
     wanted = classes if dataset.space.kind == "single" else None
     rows = dataset.rows(split=rows_of, classes=wanted, domains=domains)
     return TestSet(
@@ -101,13 +99,13 @@ def _ask(  # noqa: PLR0913  (one row of a table)
     )
 
 
-def chances(logits: Tensor, kind: Kind) -> Tensor:
-    """Logits [..., C] as probabilities: they sum to one, or each stands alone where a picture may show many classes."""
+def class_probabilities(logits: Tensor, kind: Kind) -> Tensor:
+    """Probabilities [..., C] from logits: softmax for single-label data, sigmoid for multi-label data."""
     return logits.softmax(dim=-1) if kind == "single" else logits.sigmoid()
 
 
 def top_k(logits: Tensor, targets: Tensor) -> Tensor:
-    """[N, C] the labels a model would name if told how many a picture has: no threshold decides for it."""
-    asked = (targets == 1).sum(dim=1, keepdim=True)  # [N, 1]
+    """[N, C] the most probable labels of each image, as many as it has; unknown labels (-1) are never among them."""
+    count = (targets == 1).sum(dim=1, keepdim=True)  # [N, 1]
     known = logits.masked_fill(targets == -1, -math.inf)
-    return known.argsort(dim=1, descending=True, stable=True).argsort(dim=1) < asked
+    return known.argsort(dim=1, descending=True, stable=True).argsort(dim=1) < count

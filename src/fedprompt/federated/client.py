@@ -7,12 +7,12 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
+from fedprompt.config.tables import ClientTraining
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
@@ -32,19 +32,9 @@ class Client:
     domain: str = ""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How every client trains; the defaults are FedMVP's (specified for ViT-B/16, 8 shots, 20 classes a client)."""
+class TrainSettings(ClientTraining):
+    """How every client trains: the keys of [train] that concern clients, with their defaults, and what is not in it."""
 
-    rounds: int
-    local_epochs: int = 1
-    batch_size: int = 128
-    lr: float = 3e-3
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-5
-    schedule: Literal["cosine", "constant"] = "cosine"
-    proximal: float = 0.0  # mu of FedProx (Li et al., 2020): mu / 2 |w - w_received|^2 beside the loss
     privacy: SamplePrivacy | None = None
     seed: int = 0
 
@@ -64,7 +54,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     shared: State,
     personal: State,
     round_number: int,
-    settings: Settings,
+    settings: TrainSettings,
 ) -> Update:
     """Load the states into `method`, train it for the local epochs and return copies of what it learned.
 
@@ -116,7 +106,7 @@ def _require_grad(method: Method, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _optimizer(
-    method: Method, parameters: Mapping[str, Tensor], settings: Settings, lr: float
+    method: Method, parameters: Mapping[str, Tensor], settings: TrainSettings, lr: float
 ) -> torch.optim.Optimizer:
     groups = [{"params": [parameter], "lr": lr * method.rate(name)} for name, parameter in parameters.items()]
     if settings.optimizer == "sgd":
@@ -131,7 +121,7 @@ class Lesson:
     method: Method
     clip: Clip
     client: Client
-    settings: Settings
+    settings: TrainSettings
     address: tuple[int, int]
     anchor: State
 

@@ -1,4 +1,4 @@
-"""One file a method: the file's name is the method's name, its constructor's keywords are its options."""
+"""The registry of methods: one file per method, named like it; the keywords of its constructor are its options."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+from fedprompt.config.blocks import option_parameters
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.methods.base import Method
 
 
 def names() -> tuple[str, ...]:
-    """The methods of this package, sorted: one a file."""
+    """The methods of this package, sorted: one per file."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
 
 
@@ -35,22 +36,17 @@ def load(name: str) -> type[Method]:
 
 
 def missing(method: type[Method]) -> tuple[str, ...]:
-    """The packages that a method needs and that are not installed."""
+    """The optional packages that a method needs and that are not installed."""
     return tuple(package for package in method.needs if find_spec(package) is None)
 
 
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
     """What a recipe's [method] table may set: the constructor's keywords, without the generator of initial draws."""
-    parameters = inspect.signature(method).parameters
-    return {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "generator"
-    }
+    return option_parameters(method)
 
 
-def told(method: type[Method], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """What a run tells a method that asks by the option `classes`: the names of all classes that anyone trains on."""
+def class_options(method: type[Method], classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The option `classes` for a method that has it: the names of all classes that any client trains on."""
     return {"classes": tuple(classes)} if "classes" in options(method) else {}
 
 

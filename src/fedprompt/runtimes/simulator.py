@@ -8,7 +8,7 @@ from typing import Any
 
 from fedprompt.clip.model import Clip
 from fedprompt.federated.attacks import Adversaries
-from fedprompt.federated.client import Client, Settings, train_client
+from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.secure.secure_sum import SecureSum
@@ -30,7 +30,7 @@ class Simulator:
         method: Method,
         clip: Clip,
         clients: Sequence[Client] | Mapping[int, Client],
-        settings: Settings,
+        settings: TrainSettings,
         *,
         personal: Mapping[int, State] | None = None,
         on_client: Callable[[int, int], None] | None = None,

@@ -1,4 +1,4 @@
-"""Many runs, each in a folder of its own, that are begun, gone on with or left as they are."""
+"""Sweeps: many runs, each in a folder of its own, that are started, resumed, or skipped if they are done."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
-from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.experiments.plan import Plan, resolve
 from fedprompt.records.events import Expected
 from fedprompt.report import Run, read_run
 
@@ -45,22 +45,22 @@ class Job:
         return run is not None and run.end is not None and run.end.status == "done"
 
 
-def check(job: Job) -> None:
-    """UserError for a mistake in a job's recipe, or when its folder holds a run with other settings."""
-    recipe = resolve(job.recipe, origin=job.recipe.name)
-    make_trials(recipe, origin=recipe.name)
+def check(job: Job) -> Plan:
+    """The plan of a job; UserError for a mistake in its recipe, or if its folder holds a run with other settings."""
+    plan = resolve(job.recipe, origin=job.recipe.name)
     begun = job.folder / runs.RECIPE
-    if begun.is_file() and load_recipe(begun).to_toml() != recipe.to_toml():
+    if begun.is_file() and load_recipe(begun).to_toml() != plan.recipe.to_toml():
         raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
+    return plan
 
 
 def conduct(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
-    """Begin a run, or go on with it; UserError as `check`."""
-    check(job)
+    """Start a run, or resume it; UserError as `check`."""
+    plan = check(job)
     if (job.folder / "run.jsonl").is_file():
         runs.resume(job.folder, callbacks=callbacks)
     else:
-        runs.start(job.recipe, job.folder, callbacks=callbacks, origin=job.recipe.name, expected=job.expected)
+        runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected)
 
 
 def conduct_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:

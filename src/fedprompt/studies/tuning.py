@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from fedprompt.config.recipe import MethodTable, Recipe
-from fedprompt.config.tables import Toml
+from fedprompt.config.recipe import Recipe
+from fedprompt.config.tables import MethodTable, Toml
 from fedprompt.errors import UserError
 from fedprompt.report import Run
 from fedprompt.report.comparison import headline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedprompt.config.registry import at_sites
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.errors import UserError
@@ -9,6 +10,7 @@ from fedprompt.errors import UserError
 SERVER = "server"  # the domain of images that the server tests with
 
 
+@at_sites
 def by_site(dataset: Dataset, *, sites: tuple[str, ...] = ()) -> Partition:
     """Give each site, in the order of names, all training images of base classes in the domain with its name.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import at_sites
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Window
 from fedprompt.data.images import JoinedSource
@@ -16,6 +17,7 @@ from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.errors import UserError, did_you_mean
 
 
+@at_sites
 def sites(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     classes: tuple[str, ...],

@@ -8,8 +8,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+from fedprompt.data.dataset import Dataset
 from fedprompt.data.folder import OnStep
-from fedprompt.data.joined import JoinedDataset, join
+from fedprompt.data.joined import join
 from fedprompt.data.published.catalog import Options, entry, folder_of
 from fedprompt.data.sources.published import published
 from fedprompt.errors import UserError
@@ -26,7 +27,7 @@ def suite(  # noqa: PLR0913  (every option has a default, and a recipe names the
     attributes: Path | None = None,
     seed: int = 1,
     on_step: OnStep | None = None,
-) -> JoinedDataset:
+) -> Dataset:
     """Read `sets`, which are partitioned over clients set by set, and `targets`, all of whose classes are only tested.
 
     `options` are those of a data set's layout, by its name; `attributes` is a folder with a file of attributes per

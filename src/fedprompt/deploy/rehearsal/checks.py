@@ -24,6 +24,7 @@ from fedprompt.deploy.worker_socket import ADDRESS, BUSY
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.run_folder import Event, RunFolder, write_atomic
 from fedprompt.updates import State
 
@@ -140,7 +141,7 @@ def equality(stage: Stage) -> list[Row]:
     train = stage.recipe.train.model_copy(update={"rounds": 3})
     backbone = stage.recipe.backbone.model_copy(update={"device": "cpu"})
     recipe = stage.recipe.model_copy(update={"data": data, "train": train, "backbone": backbone})
-    runs.start(recipe, stage.folder / "simulated")
+    runs.start(resolve(recipe), stage.folder / "simulated")
     same = _same(_model(running.out), _model(stage.folder / "simulated"))
     late = _overheads(rounds[1:])
     return [

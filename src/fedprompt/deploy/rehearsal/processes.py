@@ -23,7 +23,7 @@ from fedprompt.deploy.init import init_deployment, init_site
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import load_dataset, resolve
+from fedprompt.experiments.plan import resolve
 from fedprompt.runtimes.flower import commands
 
 SITES = ("east", "north", "south")
@@ -120,7 +120,7 @@ def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: fl
         quorum=2,
         deadline=deadline,
     )
-    recipe = resolve(load_recipe(find_recipe(RECIPE), settings))
+    recipe = resolve(load_recipe(find_recipe(RECIPE), settings)).recipe
     stage = Stage(folder, deployment, recipe, proxied)
     with stoppable(), ExitStack() as stack:
         for name in ("proxy", *SITES, "server"):
@@ -131,7 +131,7 @@ def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: fl
 
 def _prepare(stage: Stage, ports: Mapping[str, int], say: Say) -> None:
     init_deployment(stage.server, stage.deployment)
-    dataset = load_dataset(load_recipe(find_recipe("demo")).data)
+    dataset = resolve(load_recipe(find_recipe("demo"), ["data.seed=0"])).source()
     for name, port in ports.items():
         own = stage.site(name)
         shutil.move(stage.server / "sites" / name, own)  # what a courier does

@@ -1,0 +1,119 @@
+"""Building blocks with their options: a signature is the schema of a recipe's table, and checked options are bound."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from fedprompt.config.tables import Choice, Toml
+from fedprompt.errors import UserError, did_you_mean
+
+SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
+Built = TypeVar("Built", covariant=True)
+Named = TypeVar("Named", bound=Choice)
+
+
+@dataclass(frozen=True)
+class Block(Generic[Built]):
+    """A builder with checked options: calling it builds.
+
+    `options` are the builder's keywords, all of them, with paths made absolute.
+    """
+
+    name: str
+    builder: Callable[..., Built]
+    options: Mapping[str, Any]
+
+    def __call__(self, *objects: object, **supplied: object) -> Built:
+        """Build from positional objects and those supplied keywords (`SUPPLIED`) that the builder takes."""
+        taken = {name: value for name, value in supplied.items() if takes(self.builder, name)}
+        return self.builder(*objects, **self.options, **taken)
+
+    def with_options(self, options: Mapping[str, Any]) -> Block[Built]:
+        """The same builder with other values of some options."""
+        return replace(self, options={**self.options, **options})
+
+    @property
+    def written(self) -> Toml:
+        """The options as a recipe writes them: paths are text, and an option without a value is left out."""
+        return {name: _written(value) for name, value in self.options.items() if value is not None}
+
+
+def bind(name: str, builder: Callable[..., Any], options: Mapping[str, Any], *, place: str) -> Block[Any]:
+    """Check a table's options against the builder's signature and fill in defaults.
+
+    `place` ("demo.toml: [method] coop") names the table in the UserError for an option that is unknown, missing or
+    of a wrong value.
+    """
+    checked = check_options(builder, options, place=place)
+    return Block(name, builder, {key: _absolute(value) for key, value in checked.items()})
+
+
+def with_defaults(table: Named, block: Block[Any]) -> Named:
+    """The table that names a block, with every option of the block written out."""
+    known = {name: getattr(table, name) for name in type(table).model_fields}
+    return type(table)(**known, **block.written)
+
+
+def takes(builder: Callable[..., object], keyword: str) -> bool:
+    """Whether a builder has a keyword."""
+    return keyword in inspect.signature(builder).parameters
+
+
+def option_parameters(builder: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The keyword-only parameters of a builder that are options, by name."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(builder).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in SUPPLIED
+    }
+
+
+def options_model(builder: Callable[..., object]) -> type[BaseModel]:
+    """A pydantic model of a builder's options: its signature is the configuration."""
+    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
+    fields: Toml = {
+        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
+        for name, parameter in option_parameters(builder).items()
+    }
+    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    return create_model(getattr(builder, "__name__", "Options"), __config__=settings, **fields)
+
+
+def check_options(builder: Callable[..., object], options: Mapping[str, Any], *, place: str) -> Toml:
+    """The options with all defaults filled in; UserError as `bind`."""
+    model = options_model(builder)
+    try:
+        values = model.model_validate(options)
+    except ValidationError as error:
+        raise UserError(_sentence(error, model, place)) from None
+    return {name: getattr(values, name) for name in model.model_fields}
+
+
+def _sentence(error: ValidationError, model: type[BaseModel], place: str) -> str:
+    first = error.errors(include_url=False)[0]
+    option = str(first["loc"][0])
+    known = ", ".join(model.model_fields) or "none"
+    if first["type"] == "extra_forbidden":
+        return f"{place}: there is no option {option!r}{did_you_mean(option, model.model_fields)} (options: {known})."
+    if first["type"] == "missing":
+        return f"{place}: the option {option!r} is missing; add it (options: {known})."
+    return f"{place}: {option} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+
+
+def _absolute(value: object) -> object:
+    """The same value with absolute paths in it: a run may be resumed from another folder."""
+    if isinstance(value, Mapping):
+        return {key: _absolute(item) for key, item in value.items()}
+    return value.expanduser().resolve() if isinstance(value, Path) else value
+
+
+def _written(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _written(item) for key, item in value.items()}
+    return str(value) if isinstance(value, Path) else value

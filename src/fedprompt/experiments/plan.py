@@ -1,0 +1,181 @@
+"""The plan of a run: `resolve` checks a recipe once and binds every building block that it names to its options.
+
+Everything that comes after calls the bound blocks; it looks up no name and checks no option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
+
+from fedprompt import methods
+from fedprompt.clip.model import Clip
+from fedprompt.config.blocks import Block, bind, takes, with_defaults
+from fedprompt.config.recipe import Recipe, checked
+from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
+from fedprompt.config.tables import Choice, ClientTraining, DescriptionsTable, MethodTable, TrainTable
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.joined import JoinedDataset
+from fedprompt.data.partition.base import Partition
+from fedprompt.errors import UserError
+from fedprompt.experiments.class_descriptions import absolute
+from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
+from fedprompt.federated.aggregation.base import Weighting
+from fedprompt.federated.client import TrainSettings
+from fedprompt.methods.base import Method
+from fedprompt.seeding import stream
+
+Sharing = Literal["federated", "local", "pooled"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method of a run with everything that it is trained with."""
+
+    name: str
+    builder: Block[Method]
+    settings: TrainSettings
+    setup: ServerSetup
+    fraction: float = 1.0
+    weighting: Weighting = "uniform"
+    sharing: Sharing = "federated"
+    descriptions: DescriptionsTable = field(default_factory=DescriptionsTable)
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.builder.name
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The method's options with every default, as a recipe writes them."""
+        return self.builder.written
+
+    def make_method(self, clip: Clip) -> Method:
+        """A fresh method; its initial state depends on the seed alone."""
+        return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
+
+    def with_classes(self, names: Sequence[str]) -> Trial:
+        """The trial whose method knows the names of all classes that clients train on, unless the recipe gives some."""
+        found = methods.class_options(_class_of(self.builder), names)
+        wanted = {option: classes for option, classes in found.items() if not self.builder.options[option]}
+        return replace(self, builder=self.builder.with_options(wanted))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with every default written out, and what it names, bound; `trials` starts with the main method.
+
+    `source(on_step=None)` reads the data set. `origin` names the recipe in messages.
+    """
+
+    recipe: Recipe
+    origin: str
+    source: Block[Dataset]
+    rule: Block[Partition]
+    trials: tuple[Trial, ...]
+
+    @property
+    def data_at_sites(self) -> bool:
+        """Whether the images lie at the sites of a federation, not in one place."""
+        return is_at_sites(self.source.builder)
+
+    @property
+    def clients_are_sites(self) -> bool:
+        """Whether the clients are the sites of a federation."""
+        return is_at_sites(self.rule.builder)
+
+    def partition(self, dataset: Dataset) -> Partition:
+        """Partition the training images; data sets that were joined are partitioned one by one."""
+        return dataset.partition_parts(self.rule) if isinstance(dataset, JoinedDataset) else self.rule(dataset)
+
+
+def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
+    """Check everything that a recipe names before any data is opened; UserError for an unknown name or option.
+
+    Resolving a plan's recipe again gives the same plan.
+    """
+    source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed)
+    rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
+    server = recipe.train.server
+    server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
+    tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    blocks = {key: bind_method(table.name, table.options, place=f"{origin}: [{key}]") for key, table in tables.items()}
+    main, *others = (_write_out_method(tables[key], blocks[key], f"{origin}: [{key}]") for key in tables)
+    recipe = recipe.model_copy(
+        update={
+            "data": with_defaults(recipe.data, source),
+            "partition": with_defaults(recipe.partition, rule),
+            "descriptions": absolute(recipe.descriptions),
+            "method": main,
+            "train": recipe.train.model_copy(update={"server": server}),
+            "compare": tuple(others),
+        }
+    )
+    places = (f"{origin}: [{key}" for key in tables)
+    trials = tuple(map(_plan_trial, [recipe] * len(tables), (main, *others), blocks.values(), places))
+    names = [trial.name for trial in trials]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{origin}: two methods of the run are called {twice!r}; give one of them a label of its own.")
+    return Plan(recipe, origin, source, rule, trials)
+
+
+def bind_method(name: str, options: Mapping[str, Any], *, place: str) -> Block[Method]:
+    """A method with checked options; UserError for an unknown method or option."""
+    return bind(name, methods.load(name), options, place=f"{place} {name}")
+
+
+def _class_of(block: Block[Method]) -> type[Method]:
+    return cast("type[Method]", block.builder)
+
+
+def _bind_seeded(registry: Registry, table: Choice, key: str, *, place: str, seed: int) -> Block[Any]:
+    """The block that a table names under a key; it takes the run's seed unless the table has another."""
+    name = getattr(table, key)
+    builder, options = registry.find(name, place=f"{place} {key}"), table.options
+    if takes(builder, "seed"):
+        options.setdefault("seed", seed)
+    return bind(name, builder, options, place=place)
+
+
+def _write_out_method(table: MethodTable, block: Block[Method], place: str) -> MethodTable:
+    own = absolute(checked(DescriptionsTable, table.descriptions, origin=f"{place}.descriptions"))
+    descriptions = own.model_dump(mode="json", include=set(table.descriptions))
+    return with_defaults(table.model_copy(update={"descriptions": descriptions}), block)
+
+
+def _plan_trial(recipe: Recipe, table: MethodTable, block: Block[Method], place: str) -> Trial:
+    """The trial of a method, whose table may override keys of [train] and [descriptions]."""
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin=f"{place}.train]")
+    descriptions = checked(
+        DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin=f"{place}.descriptions]"
+    )
+    setup = set_up(
+        train.server,
+        _class_of(block),
+        weighting=train.weighting,
+        sends=train.sharing == "federated",
+        place=f"{place}.train.server]",
+    )
+    settings = TrainSettings(
+        seed=recipe.seed, privacy=setup.sample_privacy, **train.model_dump(include=set(ClientTraining.model_fields))
+    )
+    return Trial(
+        table.title,
+        _all_personal(block) if train.sharing == "local" else block,
+        settings,
+        setup,
+        fraction=train.fraction,
+        weighting=train.weighting,
+        sharing=train.sharing,
+        descriptions=descriptions,
+    )
+
+
+def _all_personal(block: Block[Method]) -> Block[Method]:
+    """The same method with all tensors personal, so that nothing leaves a client."""
+    kind = _class_of(block)
+    local = type(kind.__name__, (kind,), {"personal": ("",), "__module__": kind.__module__})
+    return replace(block, builder=local)
