@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ def run(method: Toy | None = None, *, personal: State | None = None, round_numbe
         shared=shared,
         personal=personal or start,
         round_number=round_number,
-        settings=replace(SETTINGS, **changes),
+        settings=SETTINGS.model_copy(update=changes),
     )
 
 
@@ -40,7 +39,7 @@ def test_learning_rate_follows_the_global_round() -> None:
     assert rates == sorted(rates, reverse=True)
     assert rates[5] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.05 * (1 + math.cos(0.9 * math.pi)))
-    assert replace(SETTINGS, schedule="constant").lr_at(7) == 0.1
+    assert SETTINGS.model_copy(update={"schedule": "constant"}).lr_at(7) == 0.1
 
 
 def test_training_equals_the_steps_written_out() -> None:

@@ -109,7 +109,9 @@ class Measured:
         """What the rules keep under an attack that none was made against."""
 
         def said(clean: Found, *found: Found) -> tuple[str, bool]:
-            kept = {rule: one.accuracy / clean.accuracy for rule, one in zip(AGGREGATION_RULES.names(), found, strict=True)}
+            kept = {
+                rule: one.accuracy / clean.accuracy for rule, one in zip(AGGREGATION_RULES.names(), found, strict=True)
+            }
             worst, best = (choose(kept, key=kept.__getitem__) for choose in (min, max))
             return f"from {100 * kept[worst]:.0f}% ({worst}) to {100 * kept[best]:.0f}% ({best})", True
 
