@@ -46,7 +46,7 @@ def backbone() -> tuple[Clip, Dataset]:
 def build(name: str, clip: object) -> Method:
     """A fresh method on a backbone or on the sizes of one."""
     kind = methods.load(name)
-    return kind(clip, **methods.told(kind, CLASSES), generator=stream(0))
+    return kind(clip, **methods.class_options(kind, CLASSES), generator=stream(0))
 
 
 def observe(name: str) -> Step:

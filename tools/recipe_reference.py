@@ -15,8 +15,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fedprompt import methods
-from fedprompt.config.recipe import Recipe, options_model
-from fedprompt.config.registry import AGGREGATES, ATTACKS, OPTIMIZERS, PRIVACY, RULES, SOURCES, SUPPLIED, find
+from fedprompt.config.blocks import options_model
+from fedprompt.config.recipe import Recipe
+from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PARTITION_RULES, PRIVACY, SERVER_OPTIMIZERS, SOURCES
 from fedprompt.methods.base import Method
 from tools.markdown import cell, wrapped
 
@@ -52,18 +53,18 @@ def kinds() -> Sequence[Kind]:
     """Every kind of part that a recipe can name."""
     found = {name: methods.load(name) for name in methods.names()}
     return (
-        Kind("Data sources", "data.source", "[data]", _found(SOURCES)),
-        Kind("Partition rules", "partition.rule", "[partition]", _found(RULES)),
+        Kind("Data sources", "data.source", "[data]", SOURCES.builders),
+        Kind("Partition rules", "partition.rule", "[partition]", PARTITION_RULES.builders),
         Kind("Methods", "method.name", "[method]", found),
-        Kind("Aggregation rules", "train.server.aggregate.name", "[train.server.aggregate]", _found(AGGREGATES)),
-        Kind("Server optimizers", "train.server.optimizer.name", "[train.server.optimizer]", _found(OPTIMIZERS)),
-        Kind("Differential privacy", "train.server.privacy.name", "[train.server.privacy]", _found(PRIVACY)),
-        Kind("Attacks", "train.server.attack.name", "[train.server.attack]", _found(ATTACKS)),
+        Kind(
+            "Aggregation rules", "train.server.aggregate.name", "[train.server.aggregate]", AGGREGATION_RULES.builders
+        ),
+        Kind(
+            "Server optimizers", "train.server.optimizer.name", "[train.server.optimizer]", SERVER_OPTIMIZERS.builders
+        ),
+        Kind("Differential privacy", "train.server.privacy.name", "[train.server.privacy]", PRIVACY.builders),
+        Kind("Attacks", "train.server.attack.name", "[train.server.attack]", ATTACKS.builders),
     )
-
-
-def _found(table: Mapping[str, str]) -> dict[str, Callable[..., object]]:
-    return {name: find(table, name, place="the reference") for name in table}
 
 
 def page() -> str:
@@ -145,7 +146,7 @@ def _part(name: str, builder: Callable[..., object]) -> str:
 
 
 def _options(builder: Callable[..., object]) -> Mapping[str, FieldInfo]:
-    return options_model(builder, supplied=SUPPLIED).model_fields
+    return options_model(builder).model_fields
 
 
 def _meanings(builder: Callable[..., object]) -> dict[str, str]:
