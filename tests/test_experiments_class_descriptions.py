@@ -19,7 +19,7 @@ from fedprompt.demo.world import pictograms, scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.class_descriptions import described, fingerprint, shuffled
+from fedprompt.experiments.class_descriptions import describe_classes, fingerprint, shuffle_attributes
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.test_sets import make_test_sets
@@ -67,7 +67,7 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
         (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
-        assert described(dataset.space, table, seed=0) == dataset.space
+        assert describe_classes(dataset.space, table, seed=0) == dataset.space
 
 
 @pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
@@ -81,33 +81,35 @@ def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different
 
 
 def test_where_words_come_from(words_file: Path) -> None:
-    assert described(SPACE, DescriptionsTable(), seed=0) == SPACE
-    assert described(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(SPACE.names)
-    assert described(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
-    assert described(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
+    assert describe_classes(SPACE, DescriptionsTable(), seed=0) == SPACE
+    assert describe_classes(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
+        SPACE.names
+    )
+    assert describe_classes(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
+    assert describe_classes(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
-        described(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
+        describe_classes(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
     other = LabelSpace(("dogs", "unicorn"))
     with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
-        described(other, DescriptionsTable(attributes="pictograms"), seed=0)
+        describe_classes(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
-        described(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
+        describe_classes(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
     with pytest.raises(UserError, match="two classes"):
-        described(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
+        describe_classes(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2, max_size=8), st.integers(0, 9))
 def test_shuffled_words_are_all_used_and_all_wrong(names: set[str], seed: int) -> None:
     attributes = {name: (f"{name} part",) for name in sorted(names)}
-    found = shuffled(attributes, tuple(attributes), seed=seed)
+    found = shuffle_attributes(attributes, tuple(attributes), seed=seed)
     assert sorted(found.values()) == sorted(attributes.values())
     assert all(found[name] != attributes[name] for name in names)
-    assert found == shuffled(attributes, tuple(attributes), seed=seed)
+    assert found == shuffle_attributes(attributes, tuple(attributes), seed=seed)
 
 
 def test_every_trial_is_told_its_own_words(words_file: Path) -> None:

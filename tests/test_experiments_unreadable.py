@@ -22,7 +22,7 @@ from fedprompt.demo.world import pictograms
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
-from fedprompt.experiments.unreadable import look_through, sift
+from fedprompt.experiments.unreadable import exclude_unreadable, scan_used_images
 from fedprompt.report import read_run
 from trees import picture
 
@@ -92,9 +92,9 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(kind: str, folder: Path
     tested = data.rows(split="test").tolist()[0]
     for lost in (row, tested):
         spoil(folder / data.source.files[lost], kind)
-    looked = look_through(data, dealt, whole=False, workers=0)
+    looked = scan_used_images(data, dealt, whole=False, workers=0)
     assert looked.unreadable.keys() == {row, tested}
-    data, dealt, left_out = sift(data, dealt, looked.unreadable, share=0.05)
+    data, dealt, left_out = exclude_unreadable(data, dealt, looked.unreadable, share=0.05)
     assert [one.row for one in left_out] == sorted((row, tested))
     places = {one.row: one.place for one in left_out}
     assert places == {row: "training pictures of client-1", tested: "test pictures of pictures"}
@@ -108,12 +108,14 @@ def test_only_what_a_run_uses_is_opened(folder: Path) -> None:
     used = {row for shard in dealt.shards for row in shard.rows}
     unused = next(row for row in data.rows(split="train").tolist() if row not in used)
     spoil(folder / data.source.files[unused])
-    looked = look_through(data, dealt, whole=False, workers=0)
+    looked = scan_used_images(data, dealt, whole=False, workers=0)
     assert not looked.unreadable and looked.digests.keys() == used | set(data.rows(split="test").tolist())
-    looked = look_through(data, dealt, whole=True, workers=0)
-    assert looked.unreadable.keys() == {unused} and sift(data, dealt, looked.unreadable, share=0.0)[2] == ()
+    looked = scan_used_images(data, dealt, whole=True, workers=0)
+    assert (
+        looked.unreadable.keys() == {unused} and exclude_unreadable(data, dealt, looked.unreadable, share=0.0)[2] == ()
+    )
     drawn = pictograms(train=1, test=1)
-    assert not look_through(drawn, class_chunks(drawn), whole=True, workers=0).digests
+    assert not scan_used_images(drawn, class_chunks(drawn), whole=True, workers=0).digests
 
 
 LARGE = (pictograms(train=2, test=1), class_chunks(pictograms(train=2, test=1), classes_per_client=3, shots=8))
@@ -133,7 +135,7 @@ def test_a_run_goes_on_without_one_or_a_share_and_never_without_all(data: st.Dat
 
     wrong = any(too_many(set(own)) for own in (rows, *(shard.rows for shard in dealt.shards)))
     try:
-        _, kept, left_out = sift(drawn, dealt, dict.fromkeys(lost, "It is bad."), share=share)
+        _, kept, left_out = exclude_unreadable(drawn, dealt, dict.fromkeys(lost, "It is bad."), share=share)
     except UserError as error:
         assert wrong and "cannot be read; with [data] unreadable" in str(error) and "It is bad." in str(error)
         return
@@ -147,7 +149,7 @@ def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
     dealt = joined.partition_parts(class_chunks)
     start, tests = len(parts[0].source), parts[1].rows(split="test")
     row = start + int(tests[0])
-    found, _, (left_out,) = sift(joined, dealt, {row: "It is bad."}, share=0.05)
+    found, _, (left_out,) = exclude_unreadable(joined, dealt, {row: "It is bad."}, share=0.05)
     assert (
         isinstance(found, JoinedDataset)
         and found.part_of(left_out.row) == 1

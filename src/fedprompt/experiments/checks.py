@@ -1,4 +1,4 @@
-"""What is checked before a run starts or goes on: whether pictures are odd, and that it is the run that it was."""
+"""Checks before a run starts or resumes: warnings about images, and that backbone, data and texts are unchanged."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.records.run_folder import Event, RunFolder
 
 
-def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of pictures that are left out, and of whatever else is odd with those that were opened."""
+def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
+    """Warn of images that are left out, and of other problems of those that were opened."""
     if lost := experiment.left_out:
-        some = f"{len(lost)} picture(s) cannot be read and are left out, as run.jsonl lists."
+        some = f"{len(lost)} image(s) cannot be read and are left out, as run.jsonl lists."
         callbacks.on_warning(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
@@ -26,7 +26,7 @@ def inspect(experiment: Experiment, callbacks: RunCallbacks) -> None:
 
 
 def header_of(run: RunFolder) -> Event:
-    """What a run recorded first; UserError if it did not come so far."""
+    """The header of a run's record; UserError if the run stopped before it was written."""
     header = next((event for event in run.events() if event["event"] == "header"), None)
     if header is None:
         raise UserError(
@@ -35,8 +35,8 @@ def header_of(run: RunFolder) -> Event:
     return header
 
 
-def check_same(run: RunFolder, header: Event, experiment: Experiment) -> None:
-    """UserError if backbone, data or words are no longer those of the header."""
+def check_unchanged(run: RunFolder, header: Event, experiment: Experiment) -> None:
+    """UserError if backbone, data or descriptions are no longer those of the header."""
     dataset = experiment.dataset
     for what, before, now in (
         ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),

@@ -1,4 +1,4 @@
-"""The clients of a partition: who trains on what, is tested on what, and what nobody trains on."""
+"""The clients of a partition: training images, test images, and images held out to fit a decision threshold."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fedprompt.seeding import stream
 
 
 class Clients(Sequence[Client]):
-    """The clients of a partition, made when asked for: ten thousand of them cost nothing until they train.
+    """The clients of a partition, built on access: ten thousand of them cost nothing until they train.
 
-    With `test`, a client's test pictures are those its shard names, else those of its classes, from its domain or all
-    seen ones. Nobody trains on a share of `held_out` of each client's pictures: they are for fitting a threshold.
+    With `test`, a client's test images are those of its shard, else those of its classes in its domain or, without a
+    domain, in all seen ones. A share `held_out` of each client's images is not trained on, to fit a threshold.
     """
 
     def __init__(self, dataset: Dataset, partition: Partition, *, test: bool, held_out: float = 0.0) -> None:
@@ -54,26 +54,26 @@ class Clients(Sequence[Client]):
         )
 
     def part(self, number: int) -> str:
-        """The name of the data set that a client's pictures are from, where there are several; else ""."""
+        """The name of the data set that a client's images are from, if several were joined; else ""."""
         if not isinstance(self.dataset, JoinedDataset):
             return ""
         return self.dataset.parts[self.dataset.part_of(self.partition.shards[number].rows[0])].name
 
     def over(self, dataset: Dataset) -> Clients:
-        """The same clients over the same pictures in other words."""
+        """The same clients over the same images with other class descriptions."""
         other = copy.copy(self)
         other.dataset = dataset
         return other
 
     def held_out(self) -> Examples | None:
-        """The pictures of all clients that none trains on, over all base classes; None if there are none."""
+        """The held-out images of all clients, over all base classes; None if there are none."""
         if not self.share:
             return None
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
 
     def pooled(self) -> Clients:
-        """One client alone, who trains on all that these train on."""
+        """Centralised training: one client that trains on everything that these train on."""
         shards = (
             replace(shard, rows=tuple(self._split(number)[1].tolist()))
             for number, shard in enumerate(self.partition.shards)
@@ -81,7 +81,7 @@ class Clients(Sequence[Client]):
         return Clients(self.dataset, replace(self.partition, shards=tuple(shards)).pooled(self.dataset), test=False)
 
     def _split(self, number: int) -> tuple[Tensor, Tensor]:
-        """A client's rows that are held out and those it trains on, both in the order of its shard."""
+        """A client's held-out rows and its training rows, both in the order of its shard."""
         rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
         held = torch.zeros(len(rows), dtype=torch.bool)
         order = torch.randperm(len(rows), generator=stream(self.partition.seed, "held out", number))

@@ -66,11 +66,11 @@ class RunTransport(Transport, Protocol):
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every step of a run needs; `asked` are the test sets."""
+    """What every step of a run needs."""
 
     run: RunFolder
     experiment: Experiment
-    asked: tuple[TestSet, ...]
+    test_sets: tuple[TestSet, ...]
     callbacks: RunCallbacks
     make_transport: TransportFactory
 

@@ -1,4 +1,4 @@
-"""A trained trial is asked everything: clients about their own pictures, every owner's model all test_sets."""
+"""Evaluation of a trained trial: clients' models on their own test images, every model on all test sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from fedprompt.experiments import events as describe
 from fedprompt.experiments.context import RunContext, RunTransport
 from fedprompt.experiments.plan import Trial
-from fedprompt.experiments.sample_images import choose, sample_lines
+from fedprompt.experiments.sample_images import draw_samples, sample_lines
 from fedprompt.experiments.test_sets import top_k
 from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
@@ -25,27 +25,27 @@ from fedprompt.updates import State
 def score_clients(
     context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
 ) -> None:
-    """Ask every client's model about the client's own test pictures, if the recipe wants that."""
+    """Score every client's model on the client's own test images, if the recipe asks for it."""
     if not context.experiment.recipe.evaluate.local:
         return
     clients = context.experiment.clients
-    asked: Transport = transport
+    reached: Transport = transport
     if trial.sharing == "pooled":  # one client has trained for all
         method = transport.restore(shared)
         everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
-        asked = Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
+        reached = Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
     numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
-    for found in asked.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
+    for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
         line = describe.score_line(trial, round_number, "local", found, space, client=number, part=part)
         context.run.append(line)
 
 
-def decide(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
-    """When a label counts as present, by owner and, under None, for the model that all share or a new client gets.
+def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
+    """Decision thresholds of multi-label data by owner of a model; None is the shared model, or a new client's.
 
-    From the threshold on that is best on held-out training pictures, if there are any.
+    The threshold is the one that is best on held-out training images, if there are any.
     """
     recipe, held = context.experiment.recipe.evaluate, context.experiment.clients.held_out()
     decisions = {}
@@ -59,7 +59,7 @@ def decide(context: RunContext, transport: RunTransport, shared: State) -> dict[
     return decisions
 
 
-def score_all(
+def score_test_sets(
     context: RunContext,
     trial: Trial,
     transport: RunTransport,
@@ -68,31 +68,31 @@ def score_all(
     round_number: int,
     decisions: Mapping[int | None, Decision] = MappingProxyType({}),
 ) -> None:
-    """Ask every owner's model every test_set; with `decisions`, by owner, also which labels it sees together."""
+    """Score every model on every test set; with `decisions`, by owner, also record how its labels co-occur."""
     clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
-    present: dict[str, list[Tensor]] = {}  # by split, a tensor an owner
+    present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
     for owner in transport.owners:
         method = transport.restore(shared, owner)
-        for test_set in context.asked:
-            asked, space = test_set.examples, test_set.examples.space
-            logits = predict(method, clip, asked.images, space, batch_size=batch_size)
-            figures = score(logits, asked.targets, space, name=test_set.name, decision=decisions.get(owner))
+        for test_set in context.test_sets:
+            examples, space = test_set.examples, test_set.examples.space
+            logits = predict(method, clip, examples.images, space, batch_size=batch_size)
+            figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
             line = describe.score_line(
                 trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part
             )
             context.run.append(line)
             if decisions and space.kind == "multi":
-                present.setdefault(test_set.split, []).append(top_k(logits, asked.targets))
-    for test_set in context.asked:
+                present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
+    for test_set in context.test_sets:
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])
             context.run.append(describe.cooccurrence_line(test_set, shown, trial=trial.name))
 
 
-def show_samples(context: RunContext, trial: Trial, method: Method) -> None:
-    """Record what the method says of a few test pictures."""
+def record_samples(context: RunContext, trial: Trial, method: Method) -> None:
+    """Record the method's predictions for a few test images."""
     recipe, clip = context.experiment.recipe, context.experiment.clip
-    chosen = choose(context.asked, count=recipe.evaluate.samples, seed=recipe.seed)
+    chosen = draw_samples(context.test_sets, count=recipe.evaluate.samples, seed=recipe.seed)
     main = trial.name == context.experiment.trials[0].name
-    for line in sample_lines(method, clip, chosen, trial=trial.name, pictures=main):
+    for line in sample_lines(method, clip, chosen, trial=trial.name, pixels=main):
         context.run.append(line)

@@ -20,10 +20,10 @@ from fedprompt.data.folder import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import described
+from fedprompt.experiments.class_descriptions import describe_classes
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial
-from fedprompt.experiments.unreadable import LeftOut, look_through, sift
+from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
 DEMO = "demo"  # the name of the embedded backbone
@@ -46,7 +46,7 @@ class Experiment:
     trials: tuple[Trial, ...]
     described: Mapping[str, Dataset]
     hidden: Tensor | None = None
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[UnreadableImage, ...] = ()
     looked: ImageScan = ImageScan({}, {})  # noqa: RUF009  (frozen)
 
     @property
@@ -87,10 +87,14 @@ def assemble(
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
-        looked = look_through(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
-    dataset, partition, left_out = sift(dataset, partition, looked.unreadable, share=recipe.data.unreadable)
+        looked = scan_used_images(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
+    dataset, partition, left_out = exclude_unreadable(
+        dataset, partition, looked.unreadable, share=recipe.data.unreadable
+    )
     dataset, hidden = hide_labels(recipe, dataset)
-    descriptions = {trial.name: partial(described, table=trial.descriptions, seed=recipe.seed) for trial in trials}
+    descriptions = {
+        trial.name: partial(describe_classes, table=trial.descriptions, seed=recipe.seed) for trial in trials
+    }
     by_trial = {name: dataset.map_label_space(describe) for name, describe in descriptions.items()}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)

@@ -19,7 +19,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import absolute
+from fedprompt.experiments.class_descriptions import with_absolute_paths
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.client import TrainSettings
@@ -107,7 +107,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
         update={
             "data": with_defaults(recipe.data, source),
             "partition": with_defaults(recipe.partition, rule),
-            "descriptions": absolute(recipe.descriptions),
+            "descriptions": with_absolute_paths(recipe.descriptions),
             "method": main,
             "train": recipe.train.model_copy(update={"server": server}),
             "compare": tuple(others),
@@ -141,7 +141,7 @@ def _bind_seeded(registry: Registry, table: Choice, key: str, *, place: str, see
 
 
 def _write_out_method(table: MethodTable, block: Block[Method], place: str) -> MethodTable:
-    own = absolute(checked(DescriptionsTable, table.descriptions, origin=f"{place}.descriptions"))
+    own = with_absolute_paths(checked(DescriptionsTable, table.descriptions, origin=f"{place}.descriptions"))
     descriptions = own.model_dump(mode="json", include=set(table.descriptions))
     return with_defaults(table.model_copy(update={"descriptions": descriptions}), block)
 

@@ -15,7 +15,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import bind_method
-from fedprompt.experiments.sample_images import TOP, png, recognised
+from fedprompt.experiments.sample_images import TOP, png, prediction_fields
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
@@ -97,7 +97,7 @@ def predict_files(
     top = probabilities.topk(min(TOP, len(space)))
     if page is not None:
         singly = [images.take([place]) for place in range(len(images))]
-        lines = [recognised(method, clip, one, space) | {"picture": png(one.decode(0))} for one in singly]
+        lines = [prediction_fields(method, clip, one, space) | {"picture": png(one.decode(0))} for one in singly]
         write_atomic(page, predictions_page(adapter.card.method, lines))
     return [
         Prediction(

@@ -11,9 +11,9 @@ from pathlib import Path
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import events as describe
-from fedprompt.experiments.checks import check_same, header_of, inspect
+from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
-from fedprompt.experiments.evaluate import decide, score_all, score_clients, show_samples
+from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
@@ -61,18 +61,18 @@ def start(
     experiment = assemble(plan, on_step=callbacks.on_progress)
     for note in experiment.dataset.notes:
         callbacks.on_warning(note)
-    inspect(experiment, callbacks)
-    asked = make_test_sets(experiment.dataset)
+    warn_of_problems(experiment, callbacks)
+    test_sets = make_test_sets(experiment.dataset)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(describe.header(experiment, asked) | {"expected": [one.model_dump() for one in expected]})
-        for test_set in asked:
+        run.append(describe.header(experiment, test_sets) | {"expected": [one.model_dump() for one in expected]})
+        for test_set in test_sets:
             if test_set.examples.space.kind == "multi":
                 run.append(describe.cooccurrence_line(test_set, test_set.examples.targets == 1))
-        return _run_trials(RunContext(run, experiment, asked, callbacks, make_transport))
+        return _run_trials(RunContext(run, experiment, test_sets, callbacks, make_transport))
 
 
 def resume(
@@ -88,7 +88,7 @@ def resume(
         unreadable = {lost["row"]: lost["reason"] for lost in header.get("left_out", ())}
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
-        check_same(run, header, experiment)
+        check_unchanged(run, header, experiment)
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
 
 
@@ -107,7 +107,7 @@ def _run_trials(context: RunContext) -> Path:
 def _for_trial(context: RunContext, trial: Trial) -> RunContext:
     """The context with the trial's own class descriptions."""
     experiment = context.experiment.of(trial)
-    return replace(context, experiment=experiment, asked=make_test_sets(experiment.dataset))
+    return replace(context, experiment=experiment, test_sets=make_test_sets(experiment.dataset))
 
 
 @contextmanager
@@ -143,9 +143,9 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         shared, rounds = last.shared, last.round_number
         context.callbacks.on_step(f"Scoring {trial.name}")
         score_clients(context, trial, transport, shared, round_number=rounds)
-        decisions = decide(context, transport, shared)
-        score_all(context, trial, transport, shared, round_number=rounds, decisions=decisions)
-        show_samples(context, trial, transport.restore(shared, transport.owners[0]))
+        decisions = fit_decisions(context, transport, shared)
+        score_test_sets(context, trial, transport, shared, round_number=rounds, decisions=decisions)
+        record_samples(context, trial, transport.restore(shared, transport.owners[0]))
         if trial.sharing != "local":  # local training leaves no model that all clients share
             exports = method.exports(experiment.recipe.backbone.path)
             save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
@@ -157,7 +157,7 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            score_all(context, trial, transport, shared, round_number=number)
+            score_test_sets(context, trial, transport, shared, round_number=number)
 
     if not checkpoint.round_number:
         score_now(0)

@@ -1,4 +1,4 @@
-"""A few test pictures for the report: drawn by address, the same for every trial, never picked for looks."""
+"""Sample images for the report: drawn at random from the test sets, the same for every trial, with predictions."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Attention, Explanation, Method
 from fedprompt.seeding import stream
 
-LARGEST_SIDE = 128  # pixels of a picture kept in the record
-TOP = 5  # predictions kept of a picture
-ATTRIBUTES = 5  # attention maps kept of a picture
-LABELS = 4  # labels of a picture, true or likely, whose places are kept
+LARGEST_SIDE = 128  # pixels of an image in the record
+TOP = 5  # predictions recorded per image
+ATTRIBUTES = 5  # attention maps recorded per image
+LABELS = 4  # labels per image, true or probable, whose locations are recorded
 
 Line = dict[str, Any]
 
 
-def choose(asked: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
-    """Draw pictures as (test_set, position in its examples); the columns of the table take turns."""
+def draw_samples(test_sets: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
+    """Draw images as (test set, position in its examples), from the columns of the results table in turn."""
     draws = stream(seed, "sample")
-    splits = dict.fromkeys(test_set.split for test_set in asked)
-    columns = [[test_set for test_set in asked if test_set.split == split] for split in splits]
+    splits = dict.fromkeys(test_set.split for test_set in test_sets)
+    columns = [[test_set for test_set in test_sets if test_set.split == split] for split in splits]
     chosen = []
     for number in range(count if columns else 0):
         column = columns[number % len(columns)]
@@ -40,11 +40,11 @@ def choose(asked: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[Tes
 
 
 def sample_lines(
-    method: Method, clip: Clip, chosen: Sequence[tuple[TestSet, int]], *, trial: str, pictures: bool
+    method: Method, clip: Clip, chosen: Sequence[tuple[TestSet, int]], *, trial: str, pixels: bool
 ) -> Iterator[Line]:
-    """One line a picture: truth, strongest predictions and, where the method has any, attention maps.
+    """One record per image: true labels, top predictions and, if the method has them, attention maps.
 
-    `pictures` also keeps the pixels; one trial of a run is enough for that.
+    `pixels` also records the image itself; one trial of a run is enough for that.
     """
     for number, (test_set, position) in enumerate(chosen):
         target = test_set.examples.targets[position]
@@ -54,13 +54,15 @@ def sample_lines(
             "trial": trial,
             "sample": str(number),
             "split": test_set.split,
-            **({"picture": png(test_set.examples.images.decode(position))} if pictures else {}),
-            **recognised(method, clip, test_set.examples.images.take([position]), test_set.examples.space, truth=truth),
+            **({"picture": png(test_set.examples.images.decode(position))} if pixels else {}),
+            **prediction_fields(
+                method, clip, test_set.examples.images.take([position]), test_set.examples.space, truth=truth
+            ),
         }
 
 
 def png(image: Image.Image) -> str:
-    """A small copy of a picture, PNG in base64."""
+    """A small copy of an image as base64-encoded PNG."""
     small = image.copy()
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     file = io.BytesIO()
@@ -68,8 +70,10 @@ def png(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def recognised(method: Method, clip: Clip, images: Images, space: LabelSpace, *, truth: Sequence[int] = ()) -> Line:
-    """What a method sees in one picture, and by what it goes: attention maps, or labels under conditions."""
+def prediction_fields(
+    method: Method, clip: Clip, images: Images, space: LabelSpace, *, truth: Sequence[int] = ()
+) -> Line:
+    """A method's predictions for one image with its attention maps, or with its explanation by conditions."""
     probabilities = class_probabilities(predict(method, clip, images, space)[0], space.kind)  # [C]
     top = probabilities.topk(min(TOP, len(space)))
     line: Line = {
@@ -97,7 +101,7 @@ def _grid(clip: Clip) -> list[int]:
 
 
 def _reasons(explanation: Explanation, labels: Sequence[int], space: LabelSpace, clip: Clip) -> Line:
-    """For these labels and every condition, how sure the method is and where it looks, in multiples of even mass."""
+    """Per label and condition, the probability and the map of patches, in multiples of uniform mass."""
     lifts = explanation.plans[0] * len(space) * clip.patches  # [K, P, C]
     return {
         "grid": _grid(clip),
@@ -115,7 +119,7 @@ def _reasons(explanation: Explanation, labels: Sequence[int], space: LabelSpace,
 
 
 def _maps(attention: Attention, clip: Clip) -> Line:
-    """The attributes with the highest weight at their best patch, at most one map a text."""
+    """The maps of the attributes with the highest weight at their best patch, at most one per text."""
     weights = attention.weights[0]  # [P, N]
     strongest = weights.max(dim=0).values.argsort(descending=True, stable=True).tolist()
     kept: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: found before the first round, left out, listed, and too many of them refused."""
+"""Unreadable images: found before the first round, left out of the run and listed; too many of them are an error."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError
 
-UNASKED = ("train", "val")  # splits that nothing is tested on; of the first, the partition has what is used
+NOT_TESTED = ("train", "val")  # splits; the rows of "train" that a run uses are in the partition
 
 
 class UnreadableError(UserError):
-    """More pictures cannot be read than the recipe allows."""
+    """More images are unreadable than the recipe allows."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A picture that a run does without: whose it would have been, and why it cannot be read."""
+class UnreadableImage:
+    """An image that a run leaves out: its row and name, where it was used, and why it cannot be read."""
 
     row: int
     picture: str
@@ -30,10 +30,10 @@ class LeftOut:
     reason: str
 
 
-def look_through(
+def scan_used_images(
     dataset: Dataset, partition: Partition, *, whole: bool, workers: int, on_step: OnStep | None = None
 ) -> ImageScan:
-    """Open the pictures that a run uses, or all of the `whole` data set; what a program draws is always readable."""
+    """Open the images that a run uses, or all of the `whole` data set; images drawn by a program need no scan."""
     if _drawn(dataset.source):
         return ImageScan({}, {})
     used = sorted(set(chain.from_iterable(_places(dataset, partition).values())))
@@ -41,18 +41,22 @@ def look_through(
     return scan_images(dataset.source, rows, workers=workers, on_step=on_step)
 
 
-def sift(
+def exclude_unreadable(
     dataset: Dataset, partition: Partition, unreadable: Mapping[int, str], *, share: float
-) -> tuple[Dataset, Partition, tuple[LeftOut, ...]]:
-    """Data set and partition without the unreadable rows, and those that were used, each once.
+) -> tuple[Dataset, Partition, tuple[UnreadableImage, ...]]:
+    """Data set and partition without the unreadable rows, and a list of those that the run would have used.
 
-    Nothing is dealt out or drawn again: who loses a picture has one less. Raises UnreadableError where a client's
-    training pictures, or a data set's training or test pictures, lose more than `share` and more than one, any at all
-    if `share` is 0, or all.
+    Nothing is partitioned or drawn anew: a client that loses an image has one less. Raises UnreadableError if of a
+    client's training images, or of a data set's training or test images, more than `share` and more than one are
+    unreadable, or all; if `share` is 0, for a single one.
     """
-    found: dict[int, LeftOut] = {}
+    found: dict[int, UnreadableImage] = {}
     for place, rows in _places(dataset, partition).items() if unreadable else ():
-        lost = [LeftOut(row, dataset.source.describe(row), place, unreadable[row]) for row in rows if row in unreadable]
+        lost = [
+            UnreadableImage(row, dataset.source.describe(row), place, unreadable[row])
+            for row in rows
+            if row in unreadable
+        ]
         allowed = min(max(1, int(share * len(rows))), len(rows) - 1) if share else 0
         if lost and len(lost) > allowed:
             more = f" {len(lost) - 1} more are listed by: fedprompt check RECIPE." if len(lost) > 1 else ""
@@ -65,18 +69,18 @@ def sift(
 
 
 def _places(dataset: Dataset, partition: Partition) -> dict[str, Sequence[int]]:
-    """The rows that a run uses: of every client, and of every data set for training and for testing."""
-    words = dict.fromkeys(word for word in dataset.splits if word not in UNASKED)
+    """The rows that a run uses: per client, and per data set for training and for testing."""
+    splits = dict.fromkeys(split for split in dataset.splits if split not in NOT_TESTED)
     used = {
         "training": list(chain.from_iterable(shard.rows for shard in partition.shards)),
-        "test": list(chain.from_iterable(dataset.rows(split=word).tolist() for word in words)),
+        "test": list(chain.from_iterable(dataset.rows(split=split).tolist() for split in splits)),
     }
-    places: dict[str, Sequence[int]] = {f"training pictures of {shard.name}": shard.rows for shard in partition.shards}
+    places: dict[str, Sequence[int]] = {f"training images of {shard.name}": shard.rows for shard in partition.shards}
     for what, rows in used.items():
         owned: list[list[int]] = [[] for _ in dataset.parts]
         for row in rows:
             owned[dataset.part_of(row)].append(row)
-        places |= {f"{what} pictures of {part.name}": own for part, own in zip(dataset.parts, owned, strict=True)}
+        places |= {f"{what} images of {part.name}": own for part, own in zip(dataset.parts, owned, strict=True)}
     return places
 
 
