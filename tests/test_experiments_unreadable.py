@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(kind: str, folder: Path
     data, dealt, left_out = exclude_unreadable(data, dealt, looked.unreadable, share=0.05)
     assert [one.row for one in left_out] == sorted((row, tested))
     places = {one.row: one.place for one in left_out}
-    assert places == {row: "training pictures of client-1", tested: "test pictures of pictures"}
+    assert places == {row: "training images of client-1", tested: "test images of pictures"}
     assert all(one.picture in one.reason and one.reason.endswith(".") for one in left_out)
     assert row not in dealt.shards[1].rows and len(dealt.shards[1].rows) == 3 and len(dealt.shards[0].rows) == 4
     assert tested not in data.rows(split="test") and row not in data.rows(split="train")
@@ -151,9 +151,7 @@ def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
     row = start + int(tests[0])
     found, _, (left_out,) = exclude_unreadable(joined, dealt, {row: "It is bad."}, share=0.05)
     assert (
-        isinstance(found, JoinedDataset)
-        and found.part_of(left_out.row) == 1
-        and left_out.place == "test pictures of two"
+        isinstance(found, JoinedDataset) and found.part_of(left_out.row) == 1 and left_out.place == "test images of two"
     )
     assert row not in found.rows(split="test") and len(found.parts[1].rows(split="test")) == len(tests) - 1
     assert found.parts[0].excluded == frozenset()
@@ -199,6 +197,6 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     assert "2 picture(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]
     assert header["unreadable"] == 2 and header["images"] == {"test": 2 * TEST - 1, "train": 2 * TRAIN - 1}
-    with pytest.raises(UserError, match=r"1 of the 4 training pictures of client-0 .* unreadable = 0 .* without 0"):
+    with pytest.raises(UserError, match=r"1 of the 4 training images of client-0 .* unreadable = 0 .* without 0"):
         runs.start(resolve(recipe(folder, "data.unreadable=0")), tmp_path / "strict")
     assert not (tmp_path / "strict").exists()

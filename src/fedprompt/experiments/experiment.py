@@ -92,10 +92,8 @@ def assemble(
         dataset, partition, looked.unreadable, share=recipe.data.unreadable
     )
     dataset, hidden = hide_labels(recipe, dataset)
-    descriptions = {
-        trial.name: partial(describe_classes, table=trial.descriptions, seed=recipe.seed) for trial in trials
-    }
-    by_trial = {name: dataset.map_label_space(describe) for name, describe in descriptions.items()}
+    describe = partial(describe_classes, seed=recipe.seed)
+    by_trial = {trial.name: dataset.map_label_space(partial(describe, table=trial.descriptions)) for trial in trials}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(plan, clip, dataset, partition, clients, trials, by_trial, hidden, left_out, looked)

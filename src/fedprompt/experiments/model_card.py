@@ -1,4 +1,4 @@
-"""A trial's adapter folder with its model card: what was learned from whom, how well, and within which limits."""
+"""A trial's adapter folder with its model card: data, clients, figures, protocol, privacy and limits."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CARD = """# {title}
 
 {idea}
 
-A fedprompt adapter: only what was trained, {trainable} numbers, without the backbone `{backbone}`.
+A fedprompt adapter: the {trainable} trained parameters, without the backbone `{backbone}`.
 
 ```
-fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
+fedprompt predict ADAPTER_FOLDER image.jpg --classes "cat,dog"
 ```
 
 ## Data
@@ -34,7 +34,7 @@ fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
 
 {clients}
 
-{unreadable} picture(s) could not be read and were left out.
+{unreadable} image(s) could not be read and were left out.
 
 ## Figures
 {figures}
@@ -49,12 +49,12 @@ fedprompt predict ADAPTER_FOLDER picture.jpg --classes "cat,dog"
 {left_out}
 
 ## Limits
-Measured on the test pictures of `{data}` only. On other pictures or words it may do worse than the backbone alone.
+Measured on the test images of `{data}` only. On other images or classes it may be worse than the backbone alone.
 """
 
 
 def adapter_folder(run_folder: Path, trial: str) -> Path:
-    """Where a run keeps what a trial has learned."""
+    """The folder of a trial's adapter in a run."""
     return run_folder / ADAPTERS / trial
 
 
@@ -69,7 +69,7 @@ def save_trial_adapter(
 ) -> None:
     """Write the adapter of a trial whose scores are recorded.
 
-    `exports` are its method's further files; `threshold` is when a label of many counts as present.
+    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data.
     """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
@@ -114,14 +114,14 @@ def save_trial_adapter(
 
 
 def _left_out(record: Record) -> dict[str, list[int]]:
-    """Round -> clients that were asked and did not deliver."""
+    """Round -> clients that were asked and sent no usable update."""
     return {str(line.round): sorted(line.failed) for line in record.rounds if line.failed}
 
 
 def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) -> str:
     recipe, dataset = experiment.recipe, experiment.dataset
     data = ModelCardData(
-        license="unknown",  # the pictures' owner decides, not this library
+        license="unknown",  # the owner of the images decides, not this library
         library_name="fedprompt",
         base_model=recipe.backbone.path,
         tags=["federated-learning", "clip", "prompt-tuning"],
@@ -136,7 +136,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
         data=dataset.name,
         base=len(dataset.base),
         new=len(dataset.new),
-        clients=_table(("client", "classes", "training pictures"), _sites(experiment)),
+        clients=_table(("client", "classes", "training images"), _sites(experiment)),
         unreadable=len(experiment.left_out),
         figures=_table(("split", "value", "meaning"), _figures(run, record)),
         protocol=run.header.protocol,
