@@ -22,7 +22,7 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from fedprompt.deploy.settings import Deployment, SiteFile
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import make_trials, resolve
+from fedprompt.experiments.plan import resolve
 from pages import PAGES, ROOT, SHELL, Block, Command, anchors, blocks, commands, prose, text_outside_blocks
 
 BLOCKS = tuple(block for page in PAGES for block in blocks(page))
@@ -138,8 +138,7 @@ def _check_recipe(values: Mapping[str, Any]) -> None:
     names = values.get("recipes") or [values.get("recipe") or values.get("data")]
     for name in names:
         if isinstance(name, str) and name in BUNDLED:
-            recipe = load_recipe(find_recipe(name), values.get("settings") or ())
-            make_trials(resolve(recipe))
+            resolve(load_recipe(find_recipe(name), values.get("settings") or ()))
         elif isinstance(name, str):
             assert "/" in name or name.endswith(".toml") or name.isupper(), f"no recipe {name!r} comes with fedprompt"
 
@@ -188,7 +187,7 @@ def check_toml(tables: dict[str, Any]) -> None:
     if set(tables) <= set(Recipe.model_fields):
         base = tomllib.loads(find_recipe("demo").read_text(encoding="utf-8"))
         whole = tables if {"name", "data", "method"} <= set(tables) else _merged(base, tables)
-        make_trials(resolve(parse_recipe(_toml(whole))))
+        resolve(parse_recipe(_toml(whole)))
         return
     errors = [problem for problem in (_problem(SiteFile, SITE | tables), _problem(Deployment, tables)) if problem]
     assert len(errors) < 2, f"neither a recipe nor a site nor a deployment: {errors}"

@@ -116,8 +116,8 @@ def _row(key: str, field: FieldInfo, *, choice: str) -> str:
     default = "required" if field.is_required() else _value(field.get_default(call_default_factory=True))
     meaning = cell(field.description or "")
     if choice:
-        place = f"one of [{choice.lower()}](#{choice.lower().replace(' ', '-')}), or your own"
-        meaning = f"{meaning}; {place}" if meaning else place
+        link = f"[{choice.lower()}](#{choice.lower().replace(' ', '-')})"
+        meaning = f"{meaning}: {link}" if meaning else f"one of the {link}, or package.module:function"
     return f"| {' | '.join((f'`{key}`', _type(field.annotation), default, _range(field), meaning))} |\n"
 
 
