@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedprompt.config.registry import AGGREGATES, find
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregation.base import Rule, TooFewError, median, trimmed_mean
+from fedprompt.federated.aggregation.base import TooFewError, median, trimmed_mean
 from fedprompt.federated.aggregation.fedawa import fedawa
 from fedprompt.federated.aggregation.robust import (
     centred_clipping,
@@ -23,7 +23,7 @@ from fedprompt.federated.aggregation.robust import (
     norm_bounded_mean,
 )
 from fedprompt.seeding import numpy_stream
-from fedprompt.updates import State, Update
+from fedprompt.updates import AggregationRule, State, Update
 
 ROBUST = {
     "median": median(),
@@ -50,7 +50,7 @@ def updates(points: np.ndarray, shared: State) -> list[Update]:
     ]
 
 
-def apply(rule: Rule, points: np.ndarray, weights: np.ndarray | None = None, at: float = 0.0) -> np.ndarray:
+def apply(rule: AggregationRule, points: np.ndarray, weights: np.ndarray | None = None, at: float = 0.0) -> np.ndarray:
     shared = {"a": torch.full((3,), at), "b": torch.tensor(at)}
     weights = np.full(len(points), 1 / len(points)) if weights is None else weights
     new, _ = rule(shared, updates(points, shared), weights.tolist(), {})
@@ -60,7 +60,7 @@ def apply(rule: Rule, points: np.ndarray, weights: np.ndarray | None = None, at:
 @each_rule
 @settings(max_examples=CASES)
 @given(vectors, st.randoms(use_true_random=False))
-def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random) -> None:
+def test_order_does_not_count(name: str, rule: AggregationRule, points: np.ndarray, random) -> None:
     order = list(range(len(points)))
     random.shuffle(order)
     assert apply(rule, points[order]) == pytest.approx(apply(rule, points), abs=1e-5)
@@ -69,13 +69,13 @@ def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random)
 @each_rule
 @settings(max_examples=CASES)
 @given(vectors)
-def test_only_changes_count_not_where_they_begin(name: str, rule: Rule, points: np.ndarray) -> None:
+def test_only_changes_count_not_where_they_begin(name: str, rule: AggregationRule, points: np.ndarray) -> None:
     if name != "fedawa":  # whose second term is the distance from the shared state itself
         assert apply(rule, points, at=2.0) == pytest.approx(apply(rule, points), abs=1e-4)
 
 
 @each_rule
-def test_equal_updates_are_returned(name: str, rule: Rule) -> None:
+def test_equal_updates_are_returned(name: str, rule: AggregationRule) -> None:
     point = np.array([0.5, -1.0, 2.0, 0.25])
     assert apply(rule, np.tile(point, (9, 1))) == pytest.approx(point, abs=1e-6)
 
@@ -121,17 +121,17 @@ def test_no_step_from_the_geometric_median_is_shorter(points: np.ndarray) -> Non
 
 @pytest.mark.parametrize("size", [1e1, 1e4, 1e30])
 @pytest.mark.parametrize(("name", "rule"), ROBUST.items())
-def test_two_liars_of_ten_move_a_robust_rule_little(name: str, rule: Rule, size: float) -> None:
+def test_two_adversaries_of_ten_move_a_robust_rule_little(name: str, rule: AggregationRule, size: float) -> None:
     honest = numpy_stream(0, "honest").normal(1.0, 0.1, (8, 4))
-    lies = np.stack([-size * honest[0], size * np.array([3.0, -1.0, 2.0, 1.0])])
-    moved = apply(rule, np.concatenate([honest, lies])) - honest.mean(axis=0)
+    poisoned = np.stack([-size * honest[0], size * np.array([3.0, -1.0, 2.0, 1.0])])
+    moved = apply(rule, np.concatenate([honest, poisoned])) - honest.mean(axis=0)
     bound = 1.0 if name in ("norm_bounded_mean", "centred_clipping") else 0.3
     assert np.linalg.norm(moved) < bound
 
 
 @settings(max_examples=CASES)
 @given(vectors, st.sampled_from((-1e6, 1e6)))
-def test_less_than_half_lying_leave_the_median_among_the_honest(points: np.ndarray, far: float) -> None:
+def test_fewer_than_half_adversaries_leave_the_median_among_the_honest(points: np.ndarray, far: float) -> None:
     honest = points[:5]
     found = apply(median(), np.concatenate([honest, np.full((4, 4), far)]))
     assert (honest.min(axis=0) <= found).all() and (found <= honest.max(axis=0)).all()
@@ -161,7 +161,7 @@ def test_clipping_goes_on_from_its_last_centre() -> None:
 
 
 def test_too_few_updates_for_so_many_attackers() -> None:
-    with pytest.raises(TooFewError, match="krum needs 7 updates a round and has 6"):
+    with pytest.raises(TooFewError, match="krum needs 7 updates per round and has 6"):
         apply(krum(attackers=2), np.zeros((6, 4)))
 
 

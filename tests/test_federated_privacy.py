@@ -148,7 +148,7 @@ def test_poisson_batches_take_every_picture_with_the_same_chance() -> None:
 
 def test_a_method_that_chooses_by_what_it_saw_is_refused() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
-    with pytest.raises(UserError, match="Toy chooses what to train by what it has seen"):
+    with pytest.raises(UserError, match="Toy chooses what to train by the data it has seen"):
         lesson(privacy, batch_size=4, method=Toy(switch=True))
 
 
@@ -198,5 +198,5 @@ def test_an_option_that_makes_no_sense_is_named(kind: type, option: str) -> None
 
 def test_a_sites_epsilon_grows_with_epochs_and_shrinks_with_pictures() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
-    few, many = (privacy.spent(pictures=count, batch_size=32, epochs=10) for count in (100, 1000))
-    assert few > many > privacy.spent(pictures=1000, batch_size=32, epochs=5)
+    few, many = (privacy.spent(images=count, batch_size=32, epochs=10) for count in (100, 1000))
+    assert few > many > privacy.spent(images=1000, batch_size=32, epochs=5)

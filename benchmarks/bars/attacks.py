@@ -51,7 +51,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
     yield proof(
         f"the median under less than half of adversaries, {CASES} cases",
         "stays between the honest",
-        f"{FILE}::test_less_than_half_lying_leave_the_median_among_the_honest",
+        f"{FILE}::test_fewer_than_half_adversaries_leave_the_median_among_the_honest",
     )
     yield proof(
         f"median, trimmed mean, Krum and multi-Krum, {CASES} cases each",

@@ -64,8 +64,6 @@ def weighted_mean(shared: State, updates: Sequence[Update], weights: Sequence[fl
     return averaged
 
 
-def fedavg(
-    shared: State, updates: Sequence[Update], weights: Sequence[float], memory: State
-) -> tuple[State, State]:
+def fedavg(shared: State, updates: Sequence[Update], weights: Sequence[float], memory: State) -> tuple[State, State]:
     """FedAvg (McMahan et al., 2017) as an `AggregationRule`: the weighted mean, without memory."""
     return weighted_mean(shared, updates, weights), {}

@@ -32,6 +32,6 @@ def charge(
         write_atomic(path, json.dumps({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
 
     budget = privacy.epsilon if cap is None else min(privacy.epsilon, cap - others)
-    price = epsilon_function(privacy, settings, lambda client: pictures)
-    if not Ledger(price, budget=budget, charges={0: before}, record=record).admit(before + 1, [0]):
+    epsilon_of = epsilon_function(privacy, settings, lambda client: pictures)
+    if not Ledger(epsilon_of, budget=budget, charges={0: before}, record=record).admit(before + 1, [0]):
         raise RefusedError("one more round would pass the privacy budget of the site's pictures.", rule="epsilon")

@@ -58,7 +58,7 @@ class RunTransport(Transport, Protocol):
         """The method with the shared state and a client's personal one, or the one that a new client starts from."""
         ...
 
-    def pictures(self, client: int) -> int:
+    def num_examples(self, client: int) -> int:
         """How many training pictures a client has, at least."""
         ...
 

@@ -22,7 +22,7 @@ from fedprompt.federated.screening import Limits
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.server import Server
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import weighted_mean
+from fedprompt.updates import fedavg
 
 TABLES: Mapping[str, Mapping[str, str]] = {
     "aggregate": AGGREGATES,
@@ -58,7 +58,7 @@ def make_server(table: ServerTable, method: str, *, weighting: Weighting) -> Ser
     """The server's half of a trial's rounds. UserError for parts that exclude each other."""
     privacy = _make(table, "privacy")
     rule = _make(table, "aggregate")
-    if table.secure is not None and (rule is not None or methods.load(method).aggregate is not weighted_mean):
+    if table.secure is not None and (rule is not None or methods.load(method).aggregate is not fedavg):
         raise UserError(
             f"Secure sums show the server no single update, but {'its rule' if rule else method} must see them; "
             "leave out [train.server.secure] or the rule."
@@ -71,7 +71,7 @@ def make_server(table: ServerTable, method: str, *, weighting: Weighting) -> Ser
         weighting=weighting,
         limits=Limits(most_examples=table.most_examples, norm=table.norm_limit),
         rule=rule,
-        step=_make(table, "optimizer"),
+        optimizer=_make(table, "optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
 
@@ -109,7 +109,7 @@ def make_adversaries(table: ServerTable, *, clients: int, seed: int) -> Adversar
 
 
 def open_ledger(
-    run: RunFolder, trial: str, table: ServerTable, settings: Settings, pictures: Callable[[int], int]
+    run: RunFolder, trial: str, table: ServerTable, settings: Settings, num_examples: Callable[[int], int]
 ) -> Ledger | None:
     """The ledger of a trial with all that its run has ever charged; None without privacy."""
     privacy = _make(table, "privacy")
@@ -123,7 +123,7 @@ def open_ledger(
         )
 
     return Ledger(
-        epsilon_function(privacy, settings, functools.cache(pictures)),
+        epsilon_function(privacy, settings, functools.cache(num_examples)),
         budget=privacy.epsilon,
         charges=Counter(client for event in paid for client in event["clients"]),
         record=record,
@@ -138,17 +138,17 @@ def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
 
 
 def epsilon_function(
-    privacy: ClientPrivacy | SamplePrivacy, settings: Settings, pictures: Callable[[int], int]
+    privacy: ClientPrivacy | SamplePrivacy, settings: Settings, num_examples: Callable[[int], int]
 ) -> EpsilonFunction:
     """What a number of rounds costs a client, given how many training pictures each has."""
     if isinstance(privacy, ClientPrivacy):
         return privacy.spent
 
-    def price(client: int, charges: int) -> float:
+    def epsilon_of(client: int, charges: int) -> float:
         epochs = charges * settings.local_epochs
-        return privacy.spent(pictures=pictures(client), batch_size=settings.batch_size, epochs=epochs)
+        return privacy.spent(images=num_examples(client), batch_size=settings.batch_size, epochs=epochs)
 
-    return price
+    return epsilon_of
 
 
 def in_words(table: ServerTable, *, weighting: Weighting) -> str:

@@ -1,4 +1,4 @@
-"""A client's part of a round: local training of a method on the client's own images, which gives its update."""
+"""A client's part of a round: it trains a method on its own images and returns an update."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedprompt.updates import State, Update
 
 @dataclass(frozen=True)
 class Client:
-    """A client (a site): its images, few-shot or not, over its own candidate classes, and their domain if they have one.
+    """A client (a site): its images (often few-shot), over its own candidate classes, and their domain if any.
 
     Clients are usually non-IID: they differ in classes, domains and numbers of images.
     """
@@ -95,8 +95,8 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
         method.end_epoch(epoch)
         if settings.privacy is not None and method.trainable() != names:
             raise UserError(
-                f"{type(method).__name__} chooses what to train by the data it has seen, which no privacy budget accounts "
-                "for; switch that off in its options, or leave out [train.server.privacy]."
+                f"{type(method).__name__} chooses what to train by the data it has seen, which no privacy budget "
+                "accounts for; switch that off in its options, or leave out [train.server.privacy]."
             )
     method.zero_grad()
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
@@ -121,7 +121,9 @@ def _require_grad(method: Method, names: Sequence[str]) -> dict[str, Tensor]:
 def _optimizer(
     method: Method, parameters: Mapping[str, Tensor], settings: Settings, lr: float
 ) -> torch.optim.Optimizer:
-    groups = [{"params": [parameter], "lr": lr * method.learning_rate_factor(name)} for name, parameter in parameters.items()]
+    groups = [
+        {"params": [parameter], "lr": lr * method.learning_rate_factor(name)} for name, parameter in parameters.items()
+    ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)

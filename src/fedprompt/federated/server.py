@@ -53,7 +53,13 @@ class Server:
             )
 
     def combine(
-        self, aggregate: AggregationRule, shared: State, updates: Sequence[Update], memory: State, *, asked: Sequence[int]
+        self,
+        aggregate: AggregationRule,
+        shared: State,
+        updates: Sequence[Update],
+        memory: State,
+        *,
+        asked: Sequence[int],
     ) -> Outcome:
         """End a round in which the clients `asked` were to train; `aggregate` is the method's own rule.
 
@@ -69,9 +75,8 @@ class Server:
             if error.needed > len(asked):
                 raise
             return Outcome(shared, memory, (), screened.refused, str(error))
-        moved, optimizer_memory = target, {}
-        if self.optimizer is not None:
-            moved, optimizer_memory = self.optimizer(shared, target, _part(memory, OPTIMIZER))
+        optimizer = self.optimizer or _no_optimizer
+        moved, optimizer_memory = optimizer(shared, target, _part(memory, OPTIMIZER))
         if not all(tensor.isfinite().all() for tensor in moved.values()):
             return Outcome(shared, memory, (), screened.refused, "the sum of the updates is not finite")
         kept = {RULE + name: tensor for name, tensor in rule_memory.items()}
@@ -90,3 +95,7 @@ class Server:
 
 def _part(memory: State, prefix: str) -> State:
     return {name.removeprefix(prefix): tensor for name, tensor in memory.items() if name.startswith(prefix)}
+
+
+def _no_optimizer(shared: State, target: State, memory: State) -> tuple[State, State]:
+    return target, {}

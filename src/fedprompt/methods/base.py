@@ -21,7 +21,7 @@ from fedprompt.errors import UserError
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
-from fedprompt.updates import Aggregate, weighted_mean
+from fedprompt.updates import AggregationRule, fedavg
 
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 
@@ -55,7 +55,7 @@ class Method(nn.Module, ABC):
     """
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
-    aggregate: ClassVar[Aggregate] = staticmethod(weighted_mean)  # the server's half
+    aggregate: ClassVar[AggregationRule] = staticmethod(fedavg)  # the server's half
     needs: ClassVar[tuple[str, ...]] = ()  # packages beyond fedprompt's own; each is also the extra that installs it
 
     @abstractmethod
@@ -72,8 +72,8 @@ class Method(nn.Module, ABC):
         """Names of the parameters to train, and to send, now; asked before every local epoch."""
         return tuple(name for name, _ in self.named_parameters())
 
-    def rate(self, name: str) -> float:
-        """What multiplies the learning rate for a parameter."""
+    def learning_rate_factor(self, name: str) -> float:
+        """The factor on the learning rate of a parameter."""
         return 1.0
 
     def exports(self, backbone: str) -> Mapping[str, str | bytes]:

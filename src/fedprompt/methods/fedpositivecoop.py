@@ -54,7 +54,7 @@ class FedPositiveCoOp(Method):
         self.negative = normal(len(classes), clip.dim, std=1.0, generator=generator)
         self.residual = nn.Parameter(torch.zeros(len(classes), clip.dim)) if residual else None
 
-    def rate(self, name: str) -> float:
+    def learning_rate_factor(self, name: str) -> float:
         """The context learns more slowly than the tables."""
         return self.context_rate if name == "context" else 1.0
 

@@ -75,7 +75,7 @@ def geometric_median() -> AggregationRule:
 
 
 def krum(*, attackers: int = 1) -> AggregationRule:
-    """The one update with the closest neighbours (Blanchard et al., 2017); needs 2 `attackers` + 3 updates per round."""
+    """The one update with the closest neighbours (Blanchard et al., 2017). Needs 2 `attackers` + 3 updates."""
     return _krum("krum", attackers, chosen=lambda count: 1)
 
 

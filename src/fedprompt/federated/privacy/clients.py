@@ -37,7 +37,9 @@ class ClientPrivacy(GaussianPrivacy):
 
         Tensors that nobody sent get noise too, because which ones are sent may depend on the data.
         """
-        weights = [clip_factor(change_norm(update, shared), self.clip) * _clients_in(update) / asked for update in updates]
+        weights = [
+            clip_factor(change_norm(update, shared), self.clip) * _clients_in(update) / asked for update in updates
+        ]
         moved = weighted_mean(shared, updates, weights)
         std = self.noise * self.clip / asked
         return {
