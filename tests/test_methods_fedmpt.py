@@ -86,8 +86,10 @@ def test_one_condition_and_equal_patches_are_the_pooled_feature(
 
 def test_words_as_vectors_make_the_sentence(tiny_clip: Clip) -> None:
     method = FedMPT(tiny_clip, n_conditions=2, generator=stream(0))
-    method.condition_ctx.data = torch.stack([tiny_clip.words("a photo of a"), tiny_clip.words("an the is has")])
-    method.class_ctx.data = tiny_clip.words("which has the four")
+    method.condition_ctx.data = torch.stack(
+        [tiny_clip.token_embeddings("a photo of a"), tiny_clip.token_embeddings("an the is has")]
+    )
+    method.class_ctx.data = tiny_clip.token_embeddings("which has the four")
     sentences = [
         "a photo of a photo which has the four dog.",
         "a photo of a photo which has the four cat.",

@@ -62,5 +62,5 @@ def test_the_loss_holds_texts_near_the_templates(tiny_clip: Clip) -> None:
     text = unit(tiny_clip.encode_text(tiny_clip.fill(["<c> dog.", "<c> cat.", "<c> four legs."], c=method.ctx)))
     cosines = (text * tiny_clip.text_features(SPACE.texts())).sum(dim=1)
     assert abs(drift(method) - 3 * (1 - cosines.mean().item())) < 1e-4
-    method.ctx.data = tiny_clip.words("a photo of a")
+    method.ctx.data = tiny_clip.token_embeddings("a photo of a")
     assert abs(drift(method)) < 1e-4

@@ -144,7 +144,7 @@ def word_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Generato
     at_least(1, n_ctx=n_ctx)
     if not init:
         return normal(n_ctx, clip.text_width, generator=generator)
-    embeddings = clip.words(init)  # [n, W]
+    embeddings = clip.token_embeddings(init)  # [n, W]
     if len(embeddings) != n_ctx:
         raise UserError(
             f'The option init = "{init}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; '

@@ -32,7 +32,7 @@ class FedMaPLe(Method):
         at_least(1, n_ctx=n_ctx, depth=depth)
         at_most(len(PHRASE), n_ctx=n_ctx)
         depth = min(depth, clip.text_blocks, clip.image_blocks)
-        first = clip.words(" ".join(PHRASE[:n_ctx])).clone()  # [n, W]
+        first = clip.token_embeddings(" ".join(PHRASE[:n_ctx])).clone()  # [n, W]
         deeper = [normal(len(first), clip.text_width, generator=generator) for _ in range(1, depth)]
         self.words = nn.ParameterList([nn.Parameter(first), *deeper])
         couplers = [linear(clip.text_width, clip.image_width, generator=generator) for _ in range(min(depth, 2))]

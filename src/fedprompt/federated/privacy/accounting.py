@@ -65,8 +65,8 @@ class GaussianPrivacy:
                 raise UserError(f"The privacy option {name} = {getattr(self, name)} must be a number above 0.")
         if self.delta >= 1:
             raise UserError(
-                f"The privacy option delta = {self.delta} must be below 1, and should be below 1 divided by the number of "
-                "protected clients or images."
+                f"The privacy option delta = {self.delta} must be below 1, and should be below 1 divided by the number "
+                "of protected clients or images."
             )
 
 
