@@ -84,7 +84,7 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
     precision, without = metrics.mean_of_known(per_class)
     figures = {"mean_average_precision": precision, "classes_without_positive": float(without)}
     figures |= _decided(logits > 0, targets)
-    best = metrics.top(logits, targets, TOP)
+    best = metrics.top_k(logits, targets, TOP)
     figures |= {
         f"top{TOP}_of1": metrics.micro_f1(best, targets),
         f"top{TOP}_cf1_hm": metrics.f1_of_means(best, targets),
