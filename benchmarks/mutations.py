@@ -94,7 +94,7 @@ def _honest_rounds(requests: Requests) -> None:
 
 
 def _combine(sent: list[Update]) -> str:
-    server = Server(rule=multi_krum(attackers=1), limits=Limits(most_examples=10_000, norm=5.0))
+    server = Server(rule=multi_krum(adversaries=1), limits=Limits(most_examples=10_000, norm=5.0))
     out = server.combine(fedavg, SHARED, sent, {}, asked=range(CLIENTS))
     assert all(tensor.isfinite().all() for tensor in out.shared.values())
     return next(iter(out.refused.values()), "used").partition(":")[0]

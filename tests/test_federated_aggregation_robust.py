@@ -29,8 +29,8 @@ ROBUST = {
     "median": median(),
     "trimmed_mean": trimmed_mean(share=0.2),
     "geometric_median": geometric_median(),
-    "krum": krum(attackers=2),
-    "multi_krum": multi_krum(attackers=2),
+    "krum": krum(adversaries=2),
+    "multi_krum": multi_krum(adversaries=2),
     "centred_clipping": centred_clipping(),
     "norm_bounded_mean": norm_bounded_mean(),
 }
@@ -97,15 +97,15 @@ def test_krum_equals_a_brute_force(points: np.ndarray) -> None:
     scores = [sorted(np.delete(row, place))[: 9 - 2 - 2] for place, row in enumerate(distances)]
     sums = np.array([sum(score) for score in scores])
     order = np.argsort(sums)
-    for rule, chosen in ((krum(attackers=2), 1), (multi_krum(attackers=2), 7)):
+    for rule, chosen in ((krum(adversaries=2), 1), (multi_krum(adversaries=2), 7)):
         assume(sums[order[chosen]] - sums[order[chosen - 1]] > 1e-6)  # who is equal shares the last place
         assert apply(rule, points) == pytest.approx(points[order[:chosen]].mean(axis=0), abs=1e-6)
 
 
 def test_equal_scores_share_the_last_place_of_krum() -> None:
     corners = np.array([[x, y, z, 0.0] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    assert apply(krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
-    assert apply(multi_krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert apply(krum(adversaries=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert apply(multi_krum(adversaries=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
 
 
 @settings(max_examples=CASES)
@@ -160,9 +160,9 @@ def test_clipping_goes_on_from_its_last_centre() -> None:
     assert not torch.equal(again["a"], fresh["a"]), "the centre is remembered"
 
 
-def test_too_few_updates_for_so_many_attackers() -> None:
+def test_too_few_updates_for_so_many_adversaries() -> None:
     with pytest.raises(TooFewError, match="krum needs 7 updates per round and has 6"):
-        apply(krum(attackers=2), np.zeros((6, 4)))
+        apply(krum(adversaries=2), np.zeros((6, 4)))
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_too_few_updates_for_so_many_attackers() -> None:
     [
         (lambda: trimmed_mean(share=0.5), "share = 0.5"),
         (lambda: cosine_filter(share=1.0), "share = 1.0"),
-        (lambda: krum(attackers=-1), "attackers = -1"),
+        (lambda: krum(adversaries=-1), "adversaries = -1"),
         (lambda: norm_bounded_mean(bound=0.0), "bound = 0.0"),
         (lambda: centred_clipping(radius=-1.0), "radius = -1.0"),
     ],

@@ -17,7 +17,7 @@ from toys import Toy, fake_clip, toy_client
 SHARED = {"w": torch.ones(3)}
 
 
-def forged(attack, values=(2.0, 3.0, 4.0, 9.0, 9.0), round_number: int = 1) -> list[torch.Tensor]:
+def poisoned_by(attack, values=(2.0, 3.0, 4.0, 9.0, 9.0), round_number: int = 1) -> list[torch.Tensor]:
     sent = [Update(client, 5, {"w": torch.full((3,), value)}, {}, 0.0, 0.0) for client, value in enumerate(values)]
     after = Adversaries(attack, frozenset({3, 4}), seed=0).poison_updates(round_number, SHARED, sent)
     assert [one is other for one, other in zip(after, sent, strict=True)] == [True] * 3 + [False] * 2
@@ -25,18 +25,18 @@ def forged(attack, values=(2.0, 3.0, 4.0, 9.0, 9.0), round_number: int = 1) -> l
 
 
 def test_attacks_on_ones_own_change() -> None:
-    assert forged(sign_flip(scale=2.0))[0].tolist() == [-15.0] * 3
-    assert forged(scaled(factor=3.0))[0].tolist() == [25.0] * 3
-    one, other = forged(gaussian(sigma=5.0))
-    assert not torch.equal(one, other) and torch.equal(one, forged(gaussian(sigma=5.0))[0])
-    assert not torch.equal(one, forged(gaussian(sigma=5.0), round_number=2)[0])
+    assert poisoned_by(sign_flip(scale=2.0))[0].tolist() == [-15.0] * 3
+    assert poisoned_by(scaled(factor=3.0))[0].tolist() == [25.0] * 3
+    one, other = poisoned_by(gaussian(sigma=5.0))
+    assert not torch.equal(one, other) and torch.equal(one, poisoned_by(gaussian(sigma=5.0))[0])
+    assert not torch.equal(one, poisoned_by(gaussian(sigma=5.0), round_number=2)[0])
 
 
 def test_attacks_that_follow_the_honest_changes() -> None:
-    assert forged(inner_product(epsilon=0.5))[0].tolist() == [0.0] * 3  # honest changes 1, 2, 3
-    (first, second) = forged(alie())
+    assert poisoned_by(inner_product(epsilon=0.5))[0].tolist() == [0.0] * 3  # honest changes 1, 2, 3
+    (first, second) = poisoned_by(alie())
     assert torch.equal(first, second) and 1.0 < first[0] < 3.0, "the poisoned value stays among honest ones"
-    assert forged(alie(), values=(2.0, 2.0, 2.0, 9.0, 9.0))[0].tolist() == [2.0] * 3
+    assert poisoned_by(alie(), values=(2.0, 2.0, 2.0, 9.0, 9.0))[0].tolist() == [2.0] * 3
 
 
 def test_label_flips_reach_training_and_only_that_of_adversaries() -> None:

@@ -184,7 +184,7 @@ def test_a_list_of_keys_must_be_long_enough_and_have_ones_own() -> None:
         client: Envelope.from_bytes(SecureClient(client, session).advertise_keys()).parts[client] for client in range(4)
     }
 
-    def told(keys: dict[int, bytes]) -> bytes:
+    def list_of(keys: dict[int, bytes]) -> bytes:
         return Envelope("advertise_keys", SERVER, 1, keys).to_bytes()
 
     for keys, reason in (
@@ -195,11 +195,11 @@ def test_a_list_of_keys_must_be_long_enough_and_have_ones_own() -> None:
         client = SecureClient(0, session)
         client.advertise_keys()
         with pytest.raises(RefusedUpdateError, match=reason):
-            client.share_keys(told(keys))
+            client.share_keys(list_of(keys))
     client = SecureClient(0, session)
     own = Envelope.from_bytes(client.advertise_keys()).parts[0]
     with pytest.raises(RefusedUpdateError, match="fewer than the threshold"):
-        client.share_keys(told({0: own, 1: others[1]}))
+        client.share_keys(list_of({0: own, 1: others[1]}))
 
 
 def test_signed_keys_cannot_be_swapped() -> None:

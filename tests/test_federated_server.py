@@ -76,7 +76,7 @@ def test_momentum_zero_and_lr_one_is_the_plain_mean() -> None:
 
 
 def test_a_round_with_too_few_for_a_rule_is_skipped_or_refused_at_once() -> None:
-    server, shared = Server(rule=krum(attackers=1)), {"w": torch.zeros(2)}
+    server, shared = Server(rule=krum(adversaries=1)), {"w": torch.zeros(2)}
     sent = [update(client, 1.0) for client in range(4)]
     out = server.combine(fedavg, shared, sent, {}, asked=range(5))
     assert "krum needs 5" in out.skipped and out.shared is shared and out.used == ()

@@ -118,7 +118,7 @@ class Measured:
         return replace(line, verdict="no criterion") if line.verdict == "held" else line
 
     def clean(self, rule: str) -> Row:
-        """What the rule costs where nobody lies."""
+        """What the rule costs without adversaries."""
 
         def said(*found: Found) -> tuple[str, bool]:
             gains = [100 * (own.accuracy - mean.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]

@@ -123,7 +123,7 @@ class FedMVP(Method):
         return Attention(self.former.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
-        """N pairs (text, class), sorted so that order does not matter; a class without attributes gives its template."""
+        """N pairs (text, class), sorted so that order does not matter; no attributes: the template text."""
         bare = [space.attributes.get(name) or (text,) for name, text in zip(space.names, space.texts(), strict=True)]
         groups = bare if self.attribute_text == "bare" else space.attribute_texts()
         return tuple(sorted((text, name) for name, group in zip(space.names, groups, strict=True) for text in group))

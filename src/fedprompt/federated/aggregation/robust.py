@@ -74,24 +74,24 @@ def geometric_median() -> AggregationRule:
     return Reweighted(reweigh)
 
 
-def krum(*, attackers: int = 1) -> AggregationRule:
-    """The one update with the closest neighbours (Blanchard et al., 2017). Needs 2 `attackers` + 3 updates."""
-    return _krum("krum", attackers, chosen=lambda count: 1)
+def krum(*, adversaries: int = 1) -> AggregationRule:
+    """The one update with the closest neighbours (Blanchard et al., 2017). Needs 2 `adversaries` + 3 updates."""
+    return _krum("krum", adversaries, chosen=lambda count: 1)
 
 
-def multi_krum(*, attackers: int = 1) -> AggregationRule:
-    """The mean of all but the `attackers` updates with the farthest neighbours (Blanchard et al., 2017)."""
-    return _krum("multi_krum", attackers, chosen=lambda count: count - attackers)
+def multi_krum(*, adversaries: int = 1) -> AggregationRule:
+    """The mean of all but the `adversaries` updates with the farthest neighbours (Blanchard et al., 2017)."""
+    return _krum("multi_krum", adversaries, chosen=lambda count: count - adversaries)
 
 
-def _krum(name: str, attackers: int, *, chosen: Callable[[int], int]) -> AggregationRule:
-    _at_least_none(attackers)
+def _krum(name: str, adversaries: int, *, chosen: Callable[[int], int]) -> AggregationRule:
+    _not_negative(adversaries)
 
     def reweigh(products: Tensor, weights: Tensor) -> Tensor:
         count = len(weights)
-        if count < 2 * attackers + 3:
-            raise TooFewError(name, 2 * attackers + 3, count)
-        nearest = squared_distances(products).sort(dim=1).values[:, 1 : count - attackers - 1]  # the first is itself
+        if count < 2 * adversaries + 3:
+            raise TooFewError(name, 2 * adversaries + 3, count)
+        nearest = squared_distances(products).sort(dim=1).values[:, 1 : count - adversaries - 1]  # the first is itself
         scores = nearest.sum(dim=1)
         last = scores.sort().values[chosen(count) - 1]
         # differs: updates with equal scores share the last place, where the paper takes any: order must not count
@@ -167,9 +167,9 @@ def _shorten(lengths: Tensor, longest: Tensor) -> Tensor:
     return torch.where(lengths > longest, longest / lengths, 1.0)
 
 
-def _at_least_none(attackers: int) -> None:
-    if attackers < 0:
-        raise UserError(f"The option attackers = {attackers} cannot be negative.")
+def _not_negative(adversaries: int) -> None:
+    if adversaries < 0:
+        raise UserError(f"The option adversaries = {adversaries} cannot be negative.")
 
 
 def _positive(**options: float) -> None:
