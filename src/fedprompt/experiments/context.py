@@ -59,8 +59,8 @@ class RunTransport(Transport, Protocol):
         """The method with the shared state and a client's personal one; without a client, the initial one."""
         ...
 
-    def pictures(self, client: int) -> int:
-        """Number of a client's training images, or a lower bound of it."""
+    def num_examples(self, client: int) -> int:
+        """How many training pictures a client has, at least."""
         ...
 
 

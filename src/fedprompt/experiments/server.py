@@ -23,7 +23,7 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import weighted_mean
+from fedprompt.updates import fedavg
 
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
@@ -100,7 +100,7 @@ def set_up(
         weighting=weighting,
         limits=Limits(most_examples=table.most_examples, norm=table.norm_limit),
         rule=built.get("aggregate"),
-        step=built.get("optimizer"),
+        optimizer=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
     secure = _secure_sum(table, privacy, weighting)
@@ -108,7 +108,7 @@ def set_up(
 
 
 def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
-    if has_rule or method.aggregate is not weighted_mean:
+    if has_rule or method.aggregate is not fedavg:
         who = "its aggregation rule" if has_rule else method.__name__
         raise UserError(
             f"With secure aggregation the server sees no single update, but {who} needs them; "
@@ -136,11 +136,11 @@ def open_ledger(
     trial: str,
     privacy: ClientPrivacy | SamplePrivacy | None,
     settings: TrainSettings,
-    images: Callable[[int], int],
+    num_examples: Callable[[int], int],
 ) -> Ledger | None:
     """The privacy ledger of a trial with all charges that its run has recorded; None without privacy.
 
-    `images` gives a client's number of training images.
+    `num_examples` gives a client's number of training images.
     """
     if privacy is None:
         return None
@@ -152,7 +152,7 @@ def open_ledger(
         )
 
     return Ledger(
-        epsilon_function(privacy, settings, functools.cache(images)),
+        epsilon_function(privacy, settings, functools.cache(num_examples)),
         budget=privacy.epsilon,
         charges=Counter(client for event in paid for client in event["clients"]),
         record=record,
@@ -167,15 +167,15 @@ def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
 
 
 def epsilon_function(
-    privacy: ClientPrivacy | SamplePrivacy, settings: TrainSettings, images: Callable[[int], int]
+    privacy: ClientPrivacy | SamplePrivacy, settings: TrainSettings, num_examples: Callable[[int], int]
 ) -> EpsilonFunction:
-    """Epsilon by client and number of rounds; `images` gives a client's number of training images."""
+    """Epsilon by client and number of rounds; `num_examples` gives a client's number of training images."""
     if isinstance(privacy, ClientPrivacy):
         return privacy.spent
 
     def epsilon(client: int, charges: int) -> float:
         epochs = charges * settings.local_epochs
-        return privacy.spent(pictures=images(client), batch_size=settings.batch_size, epochs=epochs)
+        return privacy.spent(images=num_examples(client), batch_size=settings.batch_size, epochs=epochs)
 
     return epsilon
 
