@@ -16,7 +16,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import statistics as measure
 from fedprompt.descriptions.label_combinations import Combination, co_occurrence, combinations
 from fedprompt.descriptions.pipeline import read_names
-from fedprompt.descriptions.review import Overlaps
+from fedprompt.descriptions.review import FindDuplicates
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone, load_dataset, resolve
 
@@ -55,7 +55,7 @@ def vocabulary(classes: Path | None, recipe: str | None, settings: Sequence[str]
 class Comparison:
     """What a backbone says of some words: which phrases are near-duplicates, and the classes' separation."""
 
-    overlaps: Overlaps | None = None
+    overlaps: FindDuplicates | None = None
     separations: tuple[measure.Separation, measure.Separation] | None = None
 
 
@@ -68,7 +68,7 @@ def compare(descriptions: Descriptions, known: Vocabulary, backbone: str | None)
     if backbone is None or len(names) < 2:
         return Comparison()
     clip = load_backbone(BackboneTable(path=backbone))
-    overlaps = partial(measure.overlaps, clip, limit=measure.yardstick(clip, names))
+    overlaps = partial(measure.overlaps, clip, limit=measure.similarity_threshold(clip, names))
     if not descriptions.attributes:
         return Comparison(overlaps)
     if known.dataset is None:
