@@ -57,7 +57,7 @@ class ConditionSettings:
         least = max(1000, 100 * self.generation.count)
         if self.context_characters < least:
             raise UserError(
-                f"A question needs room for {least} characters to tell {self.generation.count} conditions, not "
+                f"A request needs room for {least} characters to distil {self.generation.count} conditions, not "
                 f"{self.context_characters}; give it more, or ask for fewer conditions."
             )
 

@@ -29,11 +29,11 @@ class RateLimit:
     first_wait: float = 1.0  # seconds before the second attempt; doubles with each further one
     longest_wait: float = 60.0
 
-    def wait(self, attempt: int, key: str, asked: float | None) -> float:
+    def wait(self, attempt: int, key: str, retry_after: float | None) -> float:
         """Seconds before attempt + 1: what the server asks for, or exponential backoff with seeded jitter of 50%."""
         jitter = 0.5 + seed_for(attempt, key) / 2**64
         own = self.first_wait * 2.0 ** (attempt - 1) * jitter
-        return min(self.longest_wait, own if asked is None else max(asked, 0.1 * own))
+        return min(self.longest_wait, own if retry_after is None else max(retry_after, 0.1 * own))
 
 
 class LlmClient:
