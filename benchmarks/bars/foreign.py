@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.bars.jobs import ask, recipe
 from benchmarks.bars.rows import Bar, Row, proof, row
 from fedprompt.deploy.init import init_deployment
-from fedprompt.deploy.rehearsal.processes import Stage, free_ports, nginx, proxy_line
+from fedprompt.deploy.rehearsal.processes import LocalFederation, free_ports, nginx, proxy_connection
 from fedprompt.deploy.settings import Deployment
 
 MESSAGES = 10_000
@@ -93,14 +93,14 @@ def status_of(folder: Path) -> int:
     """What the proxy answers to the announcement of a large body."""
     port, local = free_ports(2)
     deployment = Deployment(name="bars", address="localhost", port=port, local_port=local, sites=("a",))
-    stage = Stage(folder, deployment, recipe("promptfl", clients=1, rounds=1), proxied=True)
-    init_deployment(stage.server, deployment)
+    federation = LocalFederation(folder, deployment, recipe("promptfl", clients=1, rounds=1), proxied=True)
+    init_deployment(federation.server, deployment)
     try:
-        stage.start_proxy()
-        line = proxy_line(stage)
+        federation.start_proxy()
+        line = proxy_connection(federation)
         line.putrequest("POST", "/v1/fleet/push-object")
         line.putheader("Content-Length", str(BODY))
         line.endheaders()
         return line.getresponse().status
     finally:
-        stage.stop("proxy")
+        federation.stop("proxy")

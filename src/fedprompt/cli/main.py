@@ -14,7 +14,7 @@ import fedprompt
 from fedprompt.cli.compare import compare
 from fedprompt.cli.config import RecipeName, Settings, load, recipes
 from fedprompt.cli.data import data, reproduce
-from fedprompt.cli.deploy import mount, resume_over, run_over
+from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
 
@@ -96,7 +96,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         if on is None:
             runs.start(loaded, folder, callbacks=callbacks, origin=origin)
         else:
-            run_over(loaded, on, folder, callbacks=callbacks)
+            run_over_sites(loaded, on, folder, callbacks=callbacks)
     _tell(folder, quiet=quiet)
 
 
@@ -106,7 +106,7 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
-        if not resume_over(run, callbacks=callbacks):
+        if not resume_over_sites(run, callbacks=callbacks):
             runs.resume(run, callbacks=callbacks)
     _tell(run, quiet=quiet)
 

@@ -1,4 +1,4 @@
-"""A site's part in secure sums: its secrets live in the worker's memory for one round, and no round is told twice."""
+"""A site as a member of secure sums: a round's secrets stay in the worker's memory, and no round is summed twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, Payload
 RULE = "secure sums"
 
 
-class Membership:
-    """The member that a site is in the round under way."""
+class SecureMember:
+    """The site's `Member` of the current round."""
 
     def __init__(self) -> None:
         self._member: Member | None = None
@@ -26,9 +26,9 @@ class Membership:
     def answer(
         self, request: Payload, secure: SecureSum, state: SiteState, vector: Callable[[Codec], MaskedVector]
     ) -> Payload:
-        """Take the step that is asked for; `vector` trains and writes down the change.
+        """Answer one step of the protocol; `vector` trains and encodes the update.
 
-        Raises RefusedError for a round that was unmasked before: two sums of one training could single out a site.
+        Raises RefusedError for a round that was unmasked before: two sums of the same updates could expose one.
         """
         fields = request.fields
         number, members = int(fields["round"]), int(fields["members"])
@@ -40,11 +40,11 @@ class Membership:
             return Payload.of_message(self._member.keys())
         member = self._member
         if member is None or member.session != session:
-            raise RefusedError("the site's worker was started again in this round.", rule=RULE)
+            raise RefusedError("the site's worker was restarted in this round.", rule=RULE)
         message = b64decode(fields[MESSAGE], validate=True)
         if request.kind == SHARES:
             return Payload.of_message(member.shares(message))
         if request.kind == MASKED:
             return Payload.of_message(member.masked(message, vector(secure.codec(members))))
-        state.mark_unmasked(number)  # before the answer: a site that dies now must not be asked again
+        state.mark_unmasked(number)  # before the answer, so that a crash now cannot lead to a second sum
         return Payload.of_message(member.unmask(message))
