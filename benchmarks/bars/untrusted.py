@@ -20,7 +20,7 @@ def criteria(folder: Path) -> Iterator[Criterion]:
     """All criteria for untrusted inputs."""
     yield from adapters(folder)
     yield proof(
-        "code that could execute the content of files (pickle, torch.load, NumPy pickles, yaml.load, eval, exec, shells)",
+        "code that could execute a file (pickle, torch.load, NumPy pickles, yaml.load, eval, exec, shells)",
         "does not occur in the package",
         "test_architecture.py::test_banned_words",
     )
