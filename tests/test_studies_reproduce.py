@@ -15,10 +15,10 @@ from fedprompt.experiments.experiment import make_trials, resolve
 from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
 from fedprompt.records.reading import Run, Trial
 from fedprompt.report import ours, read_run
-from fedprompt.studies.published import expected_cells, experiment, experiments, pictures, recipe
+from fedprompt.studies.published import experiment, experiments, image_passes, matched_cells, recipe
 from fedprompt.studies.published_tables import cells, remarks, table
 from fedprompt.studies.reproduce import _mean, differences, jobs
-from fedprompt.studies.sweep import conduct_all
+from fedprompt.studies.sweep import run_all
 from trees import TREES, as_json, text
 
 MINIATURE = (
@@ -42,7 +42,7 @@ def only(name, root, out, *settings, count=1):
     about = experiment(name)
     todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
     with patch("fedprompt.experiments.run.render"):  # drawing takes longer than everything else here
-        assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
+        assert [number for number, _ in run_all(todo)] == list(range(1, len(todo) + 1))
     return about, todo, [read_run(job.folder) for job in todo]
 
 
@@ -54,19 +54,19 @@ def test_every_experiment_is_a_valid_recipe_of_known_methods(name, tmp_path):
         assert {trial.method for trial in make_trials(made)} <= set(methods.names())
         assert made.seed == 1 and made.data.options["root"] == str(tmp_path)
     trials = {trial.name for trial in make_trials(made)}
-    for reach in about.reach:
-        assert set(reach.rows) <= trials
-        assert set(reach.rows.values()) <= {cell.row for cell in table(reach.table)}
-        columns = {cell.column for cell in table(reach.table)} - {"mean"}
+    for match in about.matches:
+        assert set(match.rows) <= trials
+        assert set(match.rows.values()) <= {cell.row for cell in table(match.table)}
+        columns = {cell.column for cell in table(match.table)} - {"mean"}
         options = made.data.options
         known = {
             "figure": {"local", "base", "new", "hm"},
             "run": set(about.variants),
             "part": {*options.get("sets", ()), *options.get("targets", ())},
             "column": columns,
-        }[reach.axis]
-        assert columns <= known and reach.column in {"", "mean", *columns}
-    assert pictures(about) > 0
+        }[match.axis]
+        assert columns <= known and match.column in {"", "mean", *columns}
+    assert image_passes(about) > 0
 
 
 UNREACHED = {  # no run of ours is what these rows are of, as a remark of their experiment says
@@ -78,9 +78,9 @@ def test_every_printed_row_and_column_has_an_experiment_that_leads_to_it():
     reached = {
         (cell.table, cell.row, column)
         for about in experiments().values()
-        for reach, _, own in expected_cells(about)
+        for match, _, own in matched_cells(about)
         for cell in own
-        for column in ([reach.column] if reach.axis == "column" else {one.column for one in own})
+        for column in ([match.column] if match.axis == "column" else {one.column for one in own})
     }
     printed = {(cell.table, cell.row, cell.column) for cell in chain(*cells().values())}
     left = {key for key in printed - reached if key[:2] not in UNREACHED}
@@ -128,11 +128,9 @@ def test_base_to_new_over_nine_sets(tmp_path):
     (difference, *_) = differences(about, todo)
     assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
     assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
-    list(conduct_all(todo))  # nothing is left to do
+    list(run_all(todo))  # nothing is left to do
     with pytest.raises(UserError, match="other settings"):
-        list(
-            conduct_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"]))
-        )
+        list(run_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"])))
 
 
 @pytest.mark.parametrize("name", ["fedtpg/cross-dataset", "fedtpg/imagenet-ssmt"])
@@ -266,7 +264,7 @@ def test_the_list_says_command_cost_and_target():
     shown = run("reproduce", "--list").output
     for name, about in experiments().items():
         assert f"{name}: " in shown and about.command in shown
-    assert "to reach: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
+    assert "published: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
 
 
 def test_mistakes_at_the_command_line(tmp_path):
@@ -281,7 +279,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
     def stop(todo, *, callbacks):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedprompt.studies.sweep.conduct_all", stop)
+    monkeypatch.setattr("fedprompt.studies.sweep.run_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
     assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
@@ -298,7 +296,7 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     as_json(split, {word: [[file, swapped[name], name] for file, _, name in rows] for word, rows in table.items()})
     assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
-    assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
+    assert "1 listed image(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
     assert entry("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
     every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
     assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
@@ -321,7 +319,7 @@ def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch)
     monkeypatch.setattr("fedprompt.data.published.catalog.catalog", lambda: {"pacs": about})
     monkeypatch.setattr("fedprompt.data.published.verify._classes_without_images", lambda listing: [])
     found = run("data", "check", "pacs", "--root", tmp_path)
-    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
+    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 images" in found.output
 
 
 def test_data_list_and_info(tmp_path, monkeypatch):

@@ -143,7 +143,7 @@ def experiments() -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, about in published.experiments().items():
-        runs, each = len(about.variants) * len(about.seeds), published.pictures(about) * len(about.seeds)
+        runs, each = len(about.variants) * len(about.seeds), published.image_passes(about) * len(about.seeds)
         goals = "<br>".join(published.targets(about)) or "no figure was recovered"
         lines.append(f"| `{name}` | {runs} | {each:,.0f} | {each / PICTURES / 3600:,.1f} | {goals} | {about.remark} |")
     return "\n".join(lines) + "\n"

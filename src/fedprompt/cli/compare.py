@@ -81,19 +81,19 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
 def _conduct(todo: Sequence[Job], processes: int) -> None:
     """Bring runs to their ends, those that have begun already too."""
     from fedprompt.cli.console import console_callbacks, plain_console
-    from fedprompt.studies.sweep import check, conduct, conduct_together
+    from fedprompt.studies.sweep import check, run_in_parallel, run_job
 
     for job in todo:
         check(job)
     waiting = [job for job in todo if not job.done]
     typer.echo(f"{len(todo)} runs, {len(todo) - len(waiting)} of them done.")
     if processes > 1 and len(waiting) > 1:
-        conduct_together(waiting, processes=processes, told=lambda job: typer.echo(f"Done: {job.folder}"))
+        run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
     for job in waiting:
         typer.echo(f"{job.folder.name}:")
         with console_callbacks(plain_console(), quiet=False) as callbacks:
-            conduct(job, callbacks=callbacks)
+            run_job(job, callbacks=callbacks)
 
 
 def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:

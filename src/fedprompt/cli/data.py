@@ -130,11 +130,11 @@ def reproduce(
 
 def _conduct(todo: list[Job], *, quiet: bool) -> None:
     from fedprompt.cli.console import console_callbacks, plain_console
-    from fedprompt.studies.sweep import conduct_all
+    from fedprompt.studies.sweep import run_all
 
     try:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
-            for done, left in conduct_all(todo, callbacks=callbacks):
+            for done, left in run_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
                 callbacks.said(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:
@@ -143,16 +143,16 @@ def _conduct(todo: list[Job], *, quiet: bool) -> None:
 
 
 def _list_experiments(rate: float) -> None:
-    from fedprompt.studies.published import HARDWARE, experiments, pictures, source, targets
+    from fedprompt.studies.published import HARDWARE, experiments, image_passes, source, targets
 
     typer.echo(f"Hardware: {HARDWARE}.\nTimes are estimates at {rate:g} pictures a second; give yours with --rate.\n")
     for name, about in experiments().items():
-        count = pictures(about) * len(about.seeds)
+        count = image_passes(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
         typer.echo(f"{name}: {number} runs, at most {count:,.0f} pictures, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
         for sentence in targets(about):
-            typer.echo(f"  to reach: {sentence}")
+            typer.echo(f"  published: {sentence}")
         if about.remark:
             typer.echo(f"  mind: {about.remark}")
 
