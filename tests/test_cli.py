@@ -140,21 +140,19 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
     source = pictograms(train=1, test=1).source
-    picture = tmp_path / "one.png"
-    source.open(0).save(picture)
-    own = json.loads(call("predict", finished, picture, "--json"))
-    assert own[0]["picture"] == str(picture) and len(own[0]["top"]) == 5
-    named = json.loads(
-        call("predict", finished / "adapters" / "fedmvp", picture, "--classes", "llama, anchor", "--json")
-    )
+    image = tmp_path / "one.png"
+    source.open(0).save(image)
+    own = json.loads(call("predict", finished, image, "--json"))
+    assert own[0]["picture"] == str(image) and len(own[0]["top"]) == 5
+    named = json.loads(call("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json"))
     assert {name for name, _ in named[0]["top"]} == {"llama", "anchor"}
     assert sum(chance for _, chance in named[0]["top"]) == pytest.approx(1, abs=1e-5)
-    assert "one.png" in call("predict", finished, picture, "--trial", "promptfl")
-    (tmp_path / "text.jpg").write_text("no picture")
+    assert "one.png" in call("predict", finished, image, "--trial", "promptfl")
+    (tmp_path / "text.jpg").write_text("no image")
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
 
 
-def folder_of_pictures(root: Path) -> Path:
+def folder_of_images(root: Path) -> Path:
     for number, name in enumerate(("cat", "dog", "horse", "mug")):
         for copy in range(4):
             path = root / name / f"{copy}.png"
@@ -163,10 +161,10 @@ def folder_of_pictures(root: Path) -> Path:
     return root
 
 
-def test_a_folder_of_ones_own_pictures_works(tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
-    overrides = ("-s", f"data.path={pictures}", "-s", "partition.classes_per_client=1")
-    assert "16 pictures, 0 problem(s)" in call("check", "own_folder", *overrides)
+def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
+    assert "16 images, 0 problem(s)" in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")
@@ -214,13 +212,13 @@ def test_wrong_folders_are_named(recipe: Path, finished: Path, tmp_path: Path) -
     assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", "--out", tmp_path / "run")
 
 
-def test_corrupt_pictures_and_empty_classes_are_named(tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
-    (pictures / "cat" / "0.png").write_bytes((pictures / "cat" / "0.png").read_bytes()[:40])
-    overrides = ("-s", f"data.path={pictures}", "-s", "data.unreadable=0", "-s", "backbone.path=demo")
+def test_corrupt_images_and_empty_classes_are_named(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    (images / "cat" / "0.png").write_bytes((images / "cat" / "0.png").read_bytes()[:40])
+    overrides = ("-s", f"data.path={images}", "-s", "data.unreadable=0", "-s", "backbone.path=demo")
     overrides += ("--out", tmp_path / "run")
     assert "0.png" in sentence("run", "own_folder", *overrides)
-    (pictures / "zebra").mkdir()
+    (images / "zebra").mkdir()
     assert "zebra" in sentence("run", "own_folder", *overrides)
     assert not (tmp_path / "run").exists()
 

@@ -135,9 +135,7 @@ def test_names_are_compared_by_whole_words() -> None:
 
 
 def test_near_duplicates_share_most_content_words() -> None:
-    assert near_duplicates("four legs", "has four leg") and near_duplicates(
-        "often made of metal", "is made of metal"
-    )
+    assert near_duplicates("four legs", "has four leg") and near_duplicates("often made of metal", "is made of metal")
     assert not near_duplicates("four legs", "two legs") and content_stems("a tail") == content_stems("has a tail")
 
 

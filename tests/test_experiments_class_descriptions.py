@@ -132,7 +132,8 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
     data = f"data={{source='suite', root='{tmp_path}', sets=['dtd'], targets=['eurosat']}}"
     told = f"descriptions={{attributes='{words_file}'}}"
     others = (
-        f"{{name='zeroshot', label='{key[0]}', descriptions={{{key}}}}}" for key in ("shuffled=true", "attributes='none'")
+        f"{{name='zeroshot', label='{key[0]}', descriptions={{{key}}}}}"
+        for key in ("shuffled=true", "attributes='none'")
     )
     experiment = assemble(parse_recipe(RECIPE, [data, told, f"compare=[{','.join(others)}]"]))
     main, shuffled, without = (experiment.of(trial) for trial in experiment.trials)
@@ -155,9 +156,7 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     write_descriptions(
         words_file, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
-    told = (
-        f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
-    )
+    told = f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
     recipe = re.sub(r"compare = \[.*?\n\]", f"compare = [{told}]", RECIPE, flags=re.DOTALL)
     few = ("data.source=scenes", "partition.rule=iid", "partition.clients=1", "method.name=zeroshot")
     recipe = recipe.replace("classes_per_client = 20\n", "")

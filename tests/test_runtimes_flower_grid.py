@@ -235,7 +235,9 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
 def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
     fields = {"fedprompt_descriptions": 1, "attributes": {"dog": ["fur"], "cat": ["claws", "whiskers"], "tree": []}}
     (tmp_path / "descriptions.json").write_text(json.dumps(fields))
-    named = f"[descriptions]\nattributes = '{tmp_path / 'descriptions.json'}'\nshuffled = true\nconditions = ['at night']\n"
+    named = (
+        f"[descriptions]\nattributes = '{tmp_path / 'descriptions.json'}'\nshuffled = true\nconditions = ['at night']\n"
+    )
     over = grid(tmp_path)
     runs.start(parse_recipe(one(tmp_path, named)), tmp_path / "simulated")
     run_on_sites(one(tmp_path, named), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)

@@ -275,13 +275,13 @@ def test_mistakes_at_the_command_line(tmp_path):
     assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+def test_an_interruption_says_how_to_continue(tmp_path, monkeypatch):
     def stop(todo, *, callbacks):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fedprompt.studies.sweep.run_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
-    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
+    assert stopped.exit_code == 130 and "the same command continues" in stopped.output
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
 
 

@@ -102,7 +102,11 @@ class FedMPT(Method):
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """Unit features [K, C, D] of all classes under all conditions."""
-        texts = [f"<own> {readable_name(c)} <common> {readable_name(name)}." for c in self.conditions(space) for name in space.names]
+        texts = [
+            f"<own> {readable_name(c)} <common> {readable_name(name)}."
+            for c in self.conditions(space)
+            for name in space.names
+        ]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
         prompts = clip.fill(texts, own=own, common=self.class_ctx)
         features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], all classes of a condition begin alike
