@@ -79,16 +79,16 @@ def measure(job: Job) -> Result:
     kind = methods.load(job.method)
     method = kind(clip, **methods.told(kind, examples.space.names), generator=stream(1, "method"))
     module = sys.modules[kind.__module__]
-    watch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
+    stopwatch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
     work = _step(method, clip, examples) if job.task == "train" else _pass(method, clip, examples, job)
     work()
     rates, seconds, transport = [], [], []
     for _ in range(job.repeats):
         rates.append(matrix_rate(clip, job.batch))
-        started, before = time.perf_counter(), watch.seconds if watch else 0.0
+        started, before = time.perf_counter(), stopwatch.seconds if stopwatch else 0.0
         work()
         seconds.append(time.perf_counter() - started)
-        transport.append(watch.seconds - before if watch else 0.0)
+        transport.append(stopwatch.seconds - before if stopwatch else 0.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     macs = step_macs(clip, method, job) if job.task == "train" else 0.0
     return Result(median(seconds), tuple(seconds), peak, median(rates), macs, median(transport))

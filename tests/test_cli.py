@@ -1,4 +1,4 @@
-"""The commands as a user meets them: whole runs on the embedded world, and one sentence for every mistake."""
+"""Commands end to end: whole runs on the demo data sets, and one sentence per user error."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:
     assert "<svg" in page and not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
-def test_the_page_is_drawn_again_from_the_records_alone(finished: Path, tmp_path: Path) -> None:
+def test_the_report_is_written_again_from_the_records_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "run.jsonl", tmp_path)
     call("report", tmp_path)
     assert (tmp_path / "report.html").read_bytes() == (finished / "report.html").read_bytes()
 
 
-class Impatient(runs.RunCallbacks):
+class Interrupter(runs.RunCallbacks):
     """Press Ctrl-C after a round of a trial."""
 
     def __init__(self, trial: str, round_number: int) -> None:
@@ -121,7 +121,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        runs.start(load_recipe(recipe), folder, callbacks=Impatient(*stop))
+        runs.start(load_recipe(recipe), folder, callbacks=Interrupter(*stop))
     assert events(folder)[-1]["status"] == "interrupted"
     call("resume", folder)
     for trial in ("fedmvp", "promptfl"):
@@ -146,7 +146,7 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     assert own[0]["picture"] == str(image) and len(own[0]["top"]) == 5
     named = json.loads(call("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json"))
     assert {name for name, _ in named[0]["top"]} == {"llama", "anchor"}
-    assert sum(chance for _, chance in named[0]["top"]) == pytest.approx(1, abs=1e-5)
+    assert sum(probability for _, probability in named[0]["top"]) == pytest.approx(1, abs=1e-5)
     assert "one.png" in call("predict", finished, image, "--trial", "promptfl")
     (tmp_path / "text.jpg").write_text("no image")
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
@@ -173,7 +173,7 @@ def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_the_quiet_commands_say_what_they_should() -> None:
+def test_commands_without_a_run_print_their_results() -> None:
     listed = call("methods")
     assert "FedMVP (Singha et al., 2025)" in listed and "consistency" in listed
     assert parse_recipe(call("config", "show", "demo")).name == "demo"
@@ -181,7 +181,7 @@ def test_the_quiet_commands_say_what_they_should() -> None:
     assert json.loads(call("config", "schema"))["properties"]["method"]
 
 
-def test_doctor_finds_everything_in_place(tmp_path: Path) -> None:
+def test_doctor_passes_on_a_complete_installation(tmp_path: Path) -> None:
     assert "demo" in call("doctor", "--out", tmp_path)
 
 
@@ -196,7 +196,7 @@ def test_doctor_finds_everything_in_place(tmp_path: Path) -> None:
         ("backbone.path=no/such/folder", "no/such/folder"),
     ],
 )
-def test_a_wrong_word_is_named_and_nothing_is_written(setting: str, words: str, recipe: Path, tmp_path: Path) -> None:
+def test_a_wrong_value_is_named_and_nothing_is_written(setting: str, words: str, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert words in sentence("run", recipe, "-s", setting, "--out", folder)
     assert not folder.exists()

@@ -1,4 +1,4 @@
-"""Many labels as a user meets them: a table of one's own from check to predictions, and data that is odd."""
+"""Multi-label data end to end: a table from check to predictions, and invalid files."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_table_is_checked_and_shared_out(finished: Path) -> None:
+def test_a_table_is_checked_and_partitioned(finished: Path) -> None:
     own = settings(finished / "labels.csv")
     said = call("check", "own_table", *own, code=2)
     assert "1 images have no known label, for example 7.png" in said
     assert "all 4" in call("partition", "own_table", *own)
 
 
-def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:
+def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
     run = finished / "run"
     assert "Labels under conditions" in (run / "report.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (run / "run.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -68,13 +68,13 @@ def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:
     assert card.thresholds and len(set(card.thresholds)) == 1 and 0 < card.thresholds[0] < 1
 
 
-def test_predictions_name_what_is_present_and_show_where(finished: Path, tmp_path: Path) -> None:
+def test_predictions_name_the_labels_present_and_their_regions(finished: Path, tmp_path: Path) -> None:
     images = [finished / "images" / f"{row}.png" for row in (0, 9)]
     found = json.loads(call("predict", finished / "run", *images, "--json", "--page", tmp_path / "seen.html"))
     card = load_adapter(finished / "run" / "adapters" / "fedmpt").card
     for one in found:
         top = dict(one["top"])
-        assert all((name in one["present"]) == (chance >= card.thresholds[0]) for name, chance in top.items())
+        assert all((name in one["present"]) == (probability >= card.thresholds[0]) for name, probability in top.items())
     page = (tmp_path / "seen.html").read_text(encoding="utf-8")
     assert page.count("<article") == 2 * 2 and "Labels under conditions" in page
     assert " -> " in call("predict", finished / "run", images[0], "--classes", "car,horse,boat")
@@ -91,7 +91,7 @@ def test_one_client_and_labels_that_it_never_sees(finished: Path, more: str, tmp
     assert (tmp_path / "run" / "adapters" / "fedmpt" / "adapter_config.json").exists()
 
 
-def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> None:
+def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path) -> None:
     table = finished / "one.csv"
     table.write_text("image,car\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)), encoding="utf-8")
     own = settings(table, "partition={rule='iid',clients=1}")
@@ -99,7 +99,7 @@ def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> Non
     call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b")
 
 
-def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
+def test_invalid_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     table = finished / "wrong.csv"
     for text, words in (("image,car,car\n", "'car' occurs 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
         table.write_text(text, encoding="utf-8")
@@ -117,5 +117,5 @@ def test_missing_labels_are_the_same_for_every_trial_and_again() -> None:
     assert first.equal(second)
 
 
-def test_the_demo_of_many_labels_is_a_valid_recipe() -> None:
+def test_the_multi_label_demo_is_a_valid_recipe() -> None:
     assert "multilabel.toml is valid: fedmpt, zeroshot" in call("config", "validate", "multilabel")

@@ -92,8 +92,8 @@ def test_an_invalid_answer_is_repaired_with_its_reason(bad: str, tmp_path: Path)
 
     result, chat = make(tmp_path / "a.json", script, ("dog",))
     assert result and result.descriptions.attributes == {"dog": ("four legs", "fur")}
-    told = chat.asked[1]["messages"][-1]["content"]
-    assert re.match(r"Only [01] of 2 attributes can be used: \S", told)
+    prompt = chat.asked[1]["messages"][-1]["content"]
+    assert re.match(r"Only [01] of 2 attributes can be used: \S", prompt)
 
 
 def test_the_complete_phrases_of_a_truncated_answer_are_used(tmp_path: Path) -> None:
@@ -205,8 +205,8 @@ def scenes(question: dict[str, Any], number: int) -> Reply:
     text = question["messages"][1]["content"]
     if text.startswith("One photo"):
         return Reply(listed("sentences", f"It is scene {number} here.", "<b>They</b> rest in the sun."))
-    told = ("**Background**: what is behind", "spatial layout", "the cat's place", "backgrounds")
-    found = (*told, "lighting", "object scale")
+    prompt = ("**Background**: what is behind", "spatial layout", "the cat's place", "backgrounds")
+    found = (*prompt, "lighting", "object scale")
     return Reply(listed("conditions", *found))
 
 
@@ -238,8 +238,8 @@ def test_scenes_become_conditions_and_are_kept(tmp_path: Path) -> None:
 def test_conditions_that_name_things_or_overlap_are_requested_again(tmp_path: Path) -> None:
     result, chat = make_scenes(tmp_path / "c.json", scenes, count=6)
     assert result and result.descriptions.conditions == ("background", "spatial layout", "lighting", "object scale")
-    told = chat.asked[3]["messages"][-1]["content"]
-    assert "names the thing 'cat'" in told and "overlaps 'background'" in told and len(chat.asked) == 5
+    prompt = chat.asked[3]["messages"][-1]["content"]
+    assert "names the thing 'cat'" in prompt and "overlaps 'background'" in prompt and len(chat.asked) == 5
     assert result.rejections["conditions"]
 
 

@@ -19,7 +19,7 @@ TURNS = (Message("system", "be brief"), Message("user", "one"), Message("assista
 
 
 class ToyModel:
-    """What the library hands out for a model's name."""
+    """A stand-in for a model of the library."""
 
     model_id, key_env_var, supports_schema = "toy", "TOY_KEY", True
 

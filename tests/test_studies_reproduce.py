@@ -74,7 +74,7 @@ UNREACHED = {  # no run of ours is what these rows are of, as a remark of their 
 }
 
 
-def test_every_printed_row_and_column_has_an_experiment_that_leads_to_it():
+def test_every_published_row_and_column_has_an_experiment():
     reached = {
         (cell.table, cell.row, column)
         for about in experiments().values()
@@ -170,7 +170,7 @@ def test_domains_are_held_out_in_turn(name, sets, tmp_path):
     assert alone == (set(chain(*held)) if name == "fedclip/pacs" else set())
 
 
-def test_a_mean_over_data_sets_counts_each_alike_however_many_rotations_it_has():
+def test_a_mean_over_data_sets_weighs_each_equally_whatever_its_number_of_rotations():
     about = experiment("fedmvp/ablation-msst")
     share = {label: 1.0 if label.startswith("domainnet") else 0.5 for label in about.variants}
     expected = Expected(trial="fedmvp", table="t", name="n", value=0.0, columns=("unseen",))
@@ -216,7 +216,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_protocols_of_many_labels(name, tmp_path):
+def test_multi_label_protocols(name, tmp_path):
     for one in MANY[name]:
         TREES[one](tmp_path)
     small = (*CHEAP, "partition.heterogeneity=0.1", "method.label='fedmpt'", "evaluate.held_out=0.5")
@@ -234,7 +234,7 @@ def test_protocols_of_many_labels(name, tmp_path):
         assert (todo[0].folder / "annotation.safetensors").exists()
 
 
-def test_the_real_method_runs_too(tmp_path):
+def test_a_real_method_runs_too(tmp_path):
     TREES["dtd"](tmp_path)
     settings = (*MINIATURE, "data.sets=['dtd']", f"data.attributes='{tmp_path}'")
     names = ("banded", "polka-dotted", "woven")
@@ -246,7 +246,7 @@ def test_the_real_method_runs_too(tmp_path):
         only("fedmvp/base-to-new", tmp_path, tmp_path / "other", *settings)
 
 
-def test_the_command_prints_ours_beside_the_published(tmp_path):
+def test_the_command_prints_our_figures_beside_the_published(tmp_path):
     TREES["dtd"](tmp_path)
     words = chain(*(("-s", setting) for setting in (*MINIATURE, "data.sets=['dtd']")))
     name = "zero-shot/base-to-new"
@@ -260,14 +260,14 @@ def test_the_command_prints_ours_beside_the_published(tmp_path):
     assert "base-to-new: FedTPG" in report and "<td>75.78</td>" in report
 
 
-def test_the_list_says_command_cost_and_target():
+def test_the_list_has_command_cost_and_published_figures():
     shown = run("reproduce", "--list").output
     for name, about in experiments().items():
         assert f"{name}: " in shown and about.command in shown
     assert "published: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
 
 
-def test_mistakes_at_the_command_line(tmp_path):
+def test_mistakes_at_the_command_line_are_sentences(tmp_path):
     assert "did you mean 'fedmvp/base-to-new'" in run("reproduce", "fedmvp/base-to-nw").output
     assert "--root DIR" in run("reproduce", "fedmvp/base-to-new").output
     assert "is not a list of numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
@@ -285,7 +285,7 @@ def test_an_interruption_says_how_to_continue(tmp_path, monkeypatch):
     assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
 
 
-def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
+def test_data_check_lists_problems(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["food101"](tmp_path)
     found = run("data", "check", "food101", "--root", tmp_path)
@@ -302,7 +302,7 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
 
 
-def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
+def test_data_check_accepts_a_correct_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["voc2007"](tmp_path)
     about = entry("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
@@ -312,7 +312,7 @@ def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
     assert "train 6, test 3" in found.output and "Complete and as published." in found.output
 
 
-def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch):
+def test_a_known_other_version_is_a_remark_not_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["pacs"](tmp_path)
     about = entry("pacs").model_copy(update={"classes": 0, "other_versions": {"the first one": 32}})
@@ -332,7 +332,7 @@ def test_data_list_and_info(tmp_path, monkeypatch):
     assert "difficult" in shown and "Options" in shown and entry("voc2007").traps[0] in shown
 
 
-def test_a_stray_file_beside_the_table_is_no_row(tmp_path):
+def test_a_stray_file_in_the_catalogue_is_ignored(tmp_path):
     text(tmp_path / "classes.txt", ["x"])
     with pytest.raises(UserError, match="did you mean 'pacs'"):
         entry("pac")

@@ -129,12 +129,12 @@ def masked(count: int = MILLION) -> Iterator[Criterion]:
     boxes = collector.shares({member.client: member.shares(keys) for member in members})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)
     sent = Envelope.from_bytes(members[0].masked(boxes[0], plain)).parts[0]
-    chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
+    p_value = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
     words = np.frombuffer(sent, dtype="<u8").astype(float)
     likeness = abs(np.corrcoef(words, plain.astype(float))[0, 1])
     what = f"{count:,} masked numbers of a ramp"
     criterion = "chi-square of their bytes p > 0.01 (by chance not so once in a hundred times)"
-    yield row(what, criterion, f"p = {chance:.2f}", met=chance > 0.01)
+    yield row(what, criterion, f"p = {p_value:.2f}", met=p_value > 0.01)
     yield row(what, "correlation with the plain numbers below 0.005", f"{likeness:.4f}", met=likeness < 0.005)
 
 

@@ -111,14 +111,14 @@ def _localisation(clip: Clip, multi: Dataset) -> dict[str, float]:
     text = clip.text_features(multi.space.texts())
     best = (clip.patch_features(multi.examples(torch.tensor(rows)).images) @ text.T).argmax(dim=1)  # [B, C]
     assert isinstance(multi.source, Drawings)
-    hits, chances = [], []
+    hits, by_chance = [], []
     for row, patches in zip(rows, best, strict=True):
         for icon in compose_scene(SEED, multi.source.addresses[row])[0]:
             side = PATCH
             touched = (coverage(icon).reshape(8, side, 8, side).max(axis=(1, 3)) > 0.5).flatten()  # [P]
             hits.append(bool(touched[int(patches[multi.space.names.index(icon.concept)])]))
-            chances.append(float(touched.mean()))
+            by_chance.append(float(touched.mean()))
     return {
         "best patch on its object, two-object scenes": 100 * float(np.mean(hits)),
-        "the same by chance": 100 * float(np.mean(chances)),
+        "the same by chance": 100 * float(np.mean(by_chance)),
     }
