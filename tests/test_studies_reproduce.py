@@ -282,7 +282,7 @@ def test_an_interruption_says_how_to_continue(tmp_path, monkeypatch):
     monkeypatch.setattr("fedprompt.studies.sweep.run_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
     assert stopped.exit_code == 130 and "the same command continues" in stopped.output
-    assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
+    assert stopped.output.startswith("Note: FedMVP reads attributes")  # before hours of work, not after
 
 
 def test_data_check_lists_problems(tmp_path, monkeypatch):
