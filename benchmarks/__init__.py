@@ -1,1 +1,1 @@
-"""Performance, measured through the public interface: `python -m benchmarks` writes RESULTS.md."""
+"""Benchmarks of speed and memory through the public interface: `python -m benchmarks` writes RESULTS.md."""

@@ -1,4 +1,4 @@
-"""Measure and write RESULTS.md: `python -m benchmarks [SECTION ...]`; a section replaces only itself on the page."""
+"""Run benchmarks and write RESULTS.md: `python -m benchmarks [SECTION ...]` replaces these sections of the page."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Every measurement is a process of its own: the median of some repeats after one 
 weights (speed does not depend on them). Rows of one section were measured in one run; machines are noisy, compare rows
 within a section.
 
-- *ours*: frozen features remembered. *cache off*: nothing remembered. *as released*: nothing remembered, every text at
-  the full context length, class texts encoded anew for every batch, as published code does (it still profits from our
-  shortcut in each tower's last block). *whole texts*: ours, but texts that begin alike do not share their beginning.
-- *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate seen
-  in the same process (tower forward and backward to its inputs, PromptFormer forward and full backward).
-- *transport*: the share of the step that optimal transport takes. *Many labels*: every picture shows three.
+- *ours*: with the feature cache. *cache off*: without it. *as released*: without it, every text at the full context
+  length, class texts encoded anew for every batch, as published code does (it still has our shortcut in each
+  encoder's last block). *whole texts*: ours, without shared-prefix encoding.
+- *against the floor*: time over the time that the step's necessary multiply-adds take at the matrix-product rate
+  measured in the same process (encoder forward and backward to its inputs, PromptFormer forward and full backward).
+- *transport*: the share of the step that optimal transport takes. *Many labels*: every image has three.
 """
 
 
@@ -51,14 +51,14 @@ def large_batch(base: Job) -> Iterator[Job]:
 
 
 def text_alone(base: Job) -> Iterator[Job]:
-    """Training steps of methods that learn nothing but text: with remembered features no image is looked at."""
+    """Training steps of text-only methods, which encode no image when features are cached."""
     for name in ("promptfl", "fedtpg"):
         for mode in WAYS:
             yield dataclasses.replace(base, method=name, mode=mode)
 
 
 def many_classes(base: Job) -> Iterator[Job]:
-    """Evaluation over long candidate lists, of the method that writes most text per class."""
+    """Evaluation over many candidate classes, of the method with most texts per class."""
     for classes in (100, 1000):
         for mode in ("ours", "as released"):
             job = dataclasses.replace(base, method="fedmvp", mode=mode, task="evaluate")
@@ -66,14 +66,14 @@ def many_classes(base: Job) -> Iterator[Job]:
 
 
 def many_labels(base: Job) -> Iterator[Job]:
-    """Training steps on pictures with many labels, of the method that looks for them under conditions."""
+    """Training steps on multi-label images, of the method with co-occurrence conditions."""
     for classes in (20, 80):
         for mode in (*WAYS, "whole texts"):
             yield dataclasses.replace(base, method="fedmpt", mode=mode, classes=classes, kind="multi")
 
 
 def micro_batches(base: Job) -> Iterator[Job]:
-    """FedCoCoOp's training step, which encodes a text for each picture and class; the larger one in four gigabytes."""
+    """FedCoCoOp's training step, which encodes a text per image and class; the larger one in four gigabytes."""
     for batch in (base.batch, 4 * base.batch):
         yield dataclasses.replace(base, method="fedcocoop", batch=batch, repeats=1)
 
@@ -88,19 +88,19 @@ SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
 }
 
 FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
-    "scale": ("ten thousand clients, two pictures each", lambda: scale() | import_seconds()),
-    "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 made ready for the tower", data),
+    "scale": ("ten thousand clients, two images each", lambda: scale() | import_seconds()),
+    "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
 }
 
 
 def run(job: Job) -> Result:
-    """Measure in a fresh process, so that peak memory is the job's own."""
+    """Measure in a new process, so that peak memory is the job's own."""
     command = [sys.executable, "-m", "benchmarks", "--job", json.dumps(dataclasses.asdict(job))]
     return Result(**json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1]))
 
 
 def rows(found: Mapping[Job, Result]) -> Iterator[str]:
-    """A line a measurement: seconds, how many times slower than ours, fraction of the floor, memory."""
+    """A line per measurement: seconds, relative to ours, relative to the floor, transport and memory."""
     yield "| method | task, batch | classes | mode | seconds | against ours | against the floor | transport | memory |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for job, result in found.items():
@@ -115,7 +115,7 @@ def rows(found: Mapping[Job, Result]) -> Iterator[str]:
 
 
 def measured(name: str, base: Job) -> str:
-    """The text of a section, its jobs run one after another."""
+    """The text of a section after running its jobs."""
     found: dict[Job, Result] = {}
     todo = list(SECTIONS[name](base))
     for number, job in enumerate(todo, start=1):

@@ -1,4 +1,4 @@
-"""A CLIP of ViT-B/16's dimensions with random weights (speed does not depend on them), run our way and as released."""
+"""A CLIP of ViT-B/16's dimensions with random weights (speed does not depend on them), and its modes of encoding."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ SIZES = {
 
 
 class WholeTexts(Clip):
-    """Texts that begin alike go through the tower one by one, each from its first token."""
+    """Encodes every text from its first token, without shared prefixes."""
 
     def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:
         return self.encode_text(prompts)
 
 
 class AsReleased(WholeTexts):
-    """The published pattern: nothing is remembered, and every text runs at the full context length."""
+    """Encodes like published code: no cache, and every text at the full context length."""
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         filler = [self.tokenizer.end] * self.context_length
@@ -65,7 +65,7 @@ MODES = {
 
 
 def make_clip(size: str, mode: str, *, batch: int) -> Clip:
-    """A random backbone of that size in that mode; frozen passes run `batch` pictures at once in every mode."""
+    """A random backbone of that size in that mode; frozen passes encode `batch` images at once in every mode."""
     vision, pixels, patch, context = SIZES[size]
     tokenizer = CLIPTokenizer.from_pretrained(weights_folder())
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -78,7 +78,7 @@ def make_clip(size: str, mode: str, *, batch: int) -> Clip:
 
 
 class Grey:
-    """A source of pictures that differ in brightness; decoding costs next to nothing, as it is not what is measured."""
+    """A source of images that differ in brightness; decoding costs almost nothing, because it is not measured."""
 
     fingerprint = "grey"
 
@@ -100,10 +100,7 @@ class Grey:
 
 @functools.cache
 def make_examples(images: int, classes: int, attributes: int, pixels: int, *, kind: Kind = "single") -> Examples:
-    """That many pictures over that many classes with attributes of their own, a third of them shared.
-
-    Of many labels a picture has three.
-    """
+    """Examples with attributes per class, a third of them shared; multi-label images have three labels."""
     names = tuple(f"thing number {label}" for label in range(classes))
     phrases = {
         name: tuple(

@@ -1,4 +1,4 @@
-"""A data set of ImageNet's size listed, indexed and opened again; pictures decoded a second, alone and by workers."""
+"""Benchmarks of data: listing, indexing and opening a data set of ImageNet's size, and decoding images by workers."""
 
 from __future__ import annotations
 
@@ -30,64 +30,64 @@ BATCH = 32
 Made = TypeVar("Made")
 
 
-def data(*, pictures: int = IMAGENET, decoded: int = 1000) -> dict[str, float]:
-    """Both, with worker processes in powers of two up to the number of cores."""
+def data(*, images: int = IMAGENET, decoded: int = 1000) -> dict[str, float]:
+    """Index and decoding, with worker processes in powers of two up to the number of cores."""
     cores = len(os.sched_getaffinity(0))
-    return index(pictures) | decoding(decoded, tuple(2**power for power in range(1, cores.bit_length())))
+    return index(images) | decoding(decoded, tuple(2**power for power in range(1, cores.bit_length())))
 
 
-def index(pictures: int, *, classes: int = CLASSES) -> dict[str, float]:
-    """Seconds to list and index a tree of so many training pictures and to open it again, and memory it takes then."""
+def index(images: int, *, classes: int = CLASSES) -> dict[str, float]:
+    """Seconds to list and index that many training images and to open the index again, and the memory it takes."""
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, FEDPROMPT_CACHE=f"{folder}/cache"):
         root = Path(folder)
-        make_tree(root, pictures, classes)
+        make_tree(root, images, classes)
         built, _ = timed(lambda: list_images("imagenet", root, {}))
         before = memory()
         opened, (_, kept, _) = timed(lambda: list_images("imagenet", root, {}))
-        assert len(kept.files) == pictures + classes
+        assert len(kept.files) == images + classes
         size = next((root / "cache/indexes").iterdir()).stat().st_size / 2**20
         return {
-            f"list and index {pictures:,} pictures (s)": built,
+            f"list and index {images:,} images (s)": built,
             "open the index again (s)": opened,
             "index on disk (MiB)": size,
             "memory of the opened index (MiB)": memory() - before,
         }
 
 
-def make_tree(root: Path, pictures: int, classes: int) -> None:
-    """ImageNet's layout with empty files: listing opens none."""
+def make_tree(root: Path, images: int, classes: int) -> None:
+    """ImageNet's layout with empty files, because listing opens none."""
     ids = [f"n{number:08d}" for number in range(classes)]
     (root / "imagenet").mkdir()
     (root / "imagenet/classnames.txt").write_text("".join(f"{wnid} thing {wnid}\n" for wnid in ids))
-    for split, count in (("train", pictures), ("val", classes)):
+    for split, count in (("train", images), ("val", classes)):
         for number, wnid in enumerate(ids):
             folder = root / f"imagenet/images/{split}/{wnid}"
             folder.mkdir(parents=True)
-            for picture in range(number, count, classes):
-                os.close(os.open(folder / f"{wnid}_{picture}.JPEG", os.O_CREAT | os.O_WRONLY))
+            for image in range(number, count, classes):
+                os.close(os.open(folder / f"{wnid}_{image}.JPEG", os.O_CREAT | os.O_WRONLY))
 
 
 def decoding(count: int, workers: tuple[int, ...]) -> dict[str, float]:
-    """Pictures a second from JPEG files to what the tower takes, and by how much the main process has grown."""
+    """Images per second from JPEG files to pixel tensors, and the growth of the main process's memory."""
     prepare = Prepare()
     with jpegs(count) as source:
         batches = [Images(source, tuple(range(start, min(start + BATCH, count)))) for start in range(0, count, BATCH)]
         prepare(batches[0])
         alone, _ = timed(lambda: [prepare(batch) for batch in batches])
-        found = {"decoded by one process (pictures/s)": count / alone}
+        found = {"decoded by one process (images/s)": count / alone}
         for number in workers:
             pool = Workers(number, prepare)
-            list(pool.map(batches[:1] * number))  # processes that have begun
+            list(pool.map(batches[:1] * number))  # start the processes
             before = memory()
             spent, _ = timed(partial(_count, pool, batches))
-            found[f"decoded by {number} workers (pictures/s)"] = count / spent
-            found[f"memory grown meanwhile, {number} workers (MiB)"] = memory() - before
+            found[f"decoded by {number} workers (images/s)"] = count / spent
+            found[f"memory growth, {number} workers (MiB)"] = memory() - before
             pool.close()
     return found
 
 
 class Prepare:
-    """CLIP's preprocessing; a class, so that workers can be sent it."""
+    """CLIP's preprocessing; a class, so that it can be sent to workers."""
 
     def __init__(self) -> None:
         size = {"height": 224, "width": 224}
@@ -99,7 +99,7 @@ class Prepare:
 
 @contextmanager
 def jpegs(count: int) -> Iterator[FileSource]:
-    """So many photograph-sized JPEG files of drawn clouds."""
+    """That many JPEG files of photograph size with random content."""
     draws = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
@@ -113,12 +113,12 @@ def _count(pool: Workers[Pixels], batches: list[Images]) -> int:
 
 
 def timed(work: Callable[[], Made]) -> tuple[float, Made]:
-    """Seconds that some work took, and what it made."""
+    """Seconds that a function took, and its result."""
     started = time.perf_counter()
     made = work()
     return time.perf_counter() - started, made
 
 
 def memory() -> float:
-    """MiB that this process has."""
+    """Resident memory of this process in MiB."""
     return float(psutil.Process().memory_info().rss / 2**20)

@@ -1,4 +1,4 @@
-"""What privacy costs: `python -m benchmarks.epsilon` writes docs/epsilon.md; minutes, as the accountant is slow."""
+"""Table of epsilon for common settings: `python -m benchmarks.epsilon` writes docs/epsilon.md in a few minutes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ figures are for federations of hundreds of sites, not of five.
 SAMPLE = """
 ## Sample-level: DP-SGD at one site
 
-{pictures} images, batches of {batch} drawn by Poisson sampling, delta {delta:g}; epochs count over the whole run
+{images} images, batches of {batch} drawn by Poisson sampling, delta {delta:g}; epochs count over the whole run
 (rounds times local epochs).
 """
 
@@ -41,7 +41,7 @@ def _tight(noise: float, times: int, delta: float, rate: float = 1.0) -> float:
 
 
 def client_rows(noises: Sequence[float], rounds: Sequence[int], delta: float) -> Iterator[str]:
-    """A line a number of rounds."""
+    """A line per number of rounds."""
     yield "| rounds | " + " | ".join(f"{noise:g}" for noise in noises) + " |"
     yield "|---|" + "---|" * len(noises)
     for times in rounds:
@@ -53,14 +53,14 @@ def client_rows(noises: Sequence[float], rounds: Sequence[int], delta: float) ->
 
 
 def sample_rows(
-    noises: Sequence[float], epochs: Sequence[int], *, pictures: int, batch: int, delta: float
+    noises: Sequence[float], epochs: Sequence[int], *, images: int, batch: int, delta: float
 ) -> Iterator[str]:
-    """A line a number of epochs."""
+    """A line per number of epochs."""
     yield "| epochs | " + " | ".join(f"{noise:g}" for noise in noises) + " |"
     yield "|---|" + "---|" * len(noises)
-    rate = batch / pictures
+    rate = batch / images
     for count in epochs:
-        steps = count * steps_of(pictures, batch)
+        steps = count * steps_of(images, batch)
         cells = (
             f"{sampled_epsilon(noise, rate=rate, steps=steps, delta=delta):.1f} "
             f"({_tight(noise, steps, delta, rate):.1f})"
@@ -76,10 +76,10 @@ def page() -> str:
         CLIENT.format(delta=1e-3),
         *client_rows((1, 2, 5, 10, 20), (10, 50, 100), 1e-3),
     ]
-    for pictures, batch in ((1000, 32), (160, 32)):
+    for images, batch in ((1000, 32), (160, 32)):
         parts += [
-            SAMPLE.format(pictures=pictures, batch=batch, delta=1e-5),
-            *sample_rows((0.8, 1.0, 1.5, 2.0, 4.0), (10, 50), pictures=pictures, batch=batch, delta=1e-5),
+            SAMPLE.format(images=images, batch=batch, delta=1e-5),
+            *sample_rows((0.8, 1.0, 1.5, 2.0, 4.0), (10, 50), images=images, batch=batch, delta=1e-5),
         ]
     return "\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: a method in a mode, a training step or an evaluation, with peak memory."""
+"""One measurement of a method in a mode: seconds of a training step or an evaluation, and peak memory."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Median seconds, every second, the process's peak memory, and the matrix-product rate seen in the same process.
+    """Median seconds, the seconds of every repeat, the process's peak memory, and its matrix-product rate.
 
     `transport` are the seconds of the median's step that went into optimal transport, 0 for methods without it.
     """
@@ -56,7 +56,7 @@ class Result:
 
 
 class Stopwatch:
-    """Adds up the time that a function takes, in its module under its own name."""
+    """Replaces a module's function and adds up the time that it takes."""
 
     def __init__(self, module: ModuleType, name: str) -> None:
         self.seconds, self.function = 0.0, getattr(module, name)
@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 def measure(job: Job) -> Result:
-    """Run a job: one warm-up, in which features are remembered where the mode remembers, then the timed repeats."""
+    """Run a job: one warm-up, which fills the feature cache if the mode has one, then the timed repeats."""
     clip = make_clip(job.size, job.mode, batch=job.batch)
     pixels = SIZES[job.size][1]
     count = job.batch if job.task == "train" else job.batch * job.batches
@@ -79,16 +79,16 @@ def measure(job: Job) -> Result:
     kind = methods.load(job.method)
     method = kind(clip, **methods.class_options(kind, examples.space.names), generator=stream(1, "method"))
     module = sys.modules[kind.__module__]
-    watch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
+    stopwatch = Stopwatch(module, "sinkhorn") if hasattr(module, "sinkhorn") else None
     work = _step(method, clip, examples) if job.task == "train" else _pass(method, clip, examples, job)
     work()
     rates, seconds, transport = [], [], []
     for _ in range(job.repeats):
         rates.append(matrix_rate(clip, job.batch))
-        started, before = time.perf_counter(), watch.seconds if watch else 0.0
+        started, before = time.perf_counter(), stopwatch.seconds if stopwatch else 0.0
         work()
         seconds.append(time.perf_counter() - started)
-        transport.append(watch.seconds - before if watch else 0.0)
+        transport.append(stopwatch.seconds - before if stopwatch else 0.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     macs = step_macs(clip, method, job) if job.task == "train" else 0.0
     return Result(median(seconds), tuple(seconds), peak, median(rates), macs, median(transport))
@@ -99,7 +99,7 @@ def _step(method: Method, clip: Clip, examples: Examples) -> Callable[[], object
     optimizer = torch.optim.SGD(parameters, lr=1e-4) if parameters else None
 
     def step() -> None:
-        draws = stream(1, "loss")  # the same coins in every repeat: what is remembered stays remembered
+        draws = stream(1, "loss")  # the same random draws in every repeat, so that cached features are hit
         loss = method.loss(clip, examples.images, examples.targets, examples.space, stream=draws)
         if optimizer is not None:
             optimizer.zero_grad()
@@ -127,7 +127,7 @@ def _pass(method: Method, clip: Clip, examples: Examples, job: Job) -> Callable[
 
 
 def matrix_rate(clip: Clip, batch: int) -> float:
-    """Multiply-adds a second of the tower's own matrix products: [tokens, W] x [W, 4W] and back."""
+    """Multiply-adds per second of the encoder's own matrix products: [tokens, W] x [W, 4W] and back."""
     width, tokens = clip.image_width, batch * (clip.patches + 1)
     x, wide, narrow = torch.randn(tokens, width), torch.randn(width, 4 * width), torch.randn(4 * width, width)
     seconds = []
@@ -141,7 +141,7 @@ def matrix_rate(clip: Clip, batch: int) -> float:
 def step_macs(clip: Clip, method: Method, job: Job) -> float:
     """Multiply-adds that a FedMVP training step must do; 0 for a method without a PromptFormer (`former`).
 
-    The tower once forward and once backward to its inputs (its weights are frozen), for all tokens in every block but
+    The encoder once forward and once backward to its inputs (its weights are frozen), for all tokens in every block but
     the last, where only the class token is read; the PromptFormer forward and twice backward (inputs and weights; its
     queries' inputs are frozen, but their LoRA factors and norms are not).
     """
@@ -154,5 +154,5 @@ def step_macs(clip: Clip, method: Method, job: Job) -> float:
     last = (tokens * 2 + 2 + 2 * ratio) * width**2 + 2 * tokens * width
     tower = (depth - 1) * block + last + width * clip.dim
     former = clip.patches * (2 + 12) * width**2 + 2 * clip.patches * count * width + clip.patches * 2 * 8 * width
-    shared = count * (clip.dim * width + 2 * width**2)  # attributes are projected once a step, not once an image
+    shared = count * (clip.dim * width + 2 * width**2)  # attributes are projected once per step, not per image
     return job.batch * (2 * tower + 3 * former) + 3 * shared

@@ -1,4 +1,4 @@
-"""Messages as a broken or hostile side might send them: ten thousand mutations, each used or refused, none a crash.
+"""Fuzzing of messages: ten thousand mutated updates, answers, requests and secure-sum steps, which must not crash.
 
 Updates and answers reach the server, requests reach a site, steps of a secure sum reach either.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.bars.pictures import drawn
+from benchmarks.bars.images import write_images
 from fedprompt import methods
 from fedprompt.config.tables import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
@@ -62,12 +62,12 @@ Kind = Callable[[np.random.Generator], str]
 
 
 def fuzz(count: int) -> tuple[Counter[str], float]:
-    """Mutate `count` messages: how often each reason was given ("used" for none), and by how much memory grew.
+    """Mutate `count` messages: the counts of reasons for refusal ("used" for none), and the growth of memory.
 
-    That is the process's peak over its peak after honest rounds, so the process should have done nothing else before.
+    Growth is the process's peak over its peak after honest rounds, so the process should do nothing else before.
     """
     draws, reasons = numpy_stream(0, "mutations"), Counter[str]()
-    logging.disable()  # a site's own log would hold thousands of tracebacks, which is what it is for
+    logging.disable()  # a site's own log would hold thousands of tracebacks
     with tempfile.TemporaryDirectory() as folder:
         requests = Requests(Path(folder))
         kinds: tuple[Kind, ...] = (_update, _answer, _secure, _update, _answer, _secure, _update, _answer, requests)
@@ -105,7 +105,7 @@ def _odd(draws: np.random.Generator) -> Any:
 
 
 def _update(draws: np.random.Generator) -> str:
-    """One of seven decoded updates is mutated: dropped, renamed, retyped, resized, huge, negative, NaN, unicode."""
+    """Mutate one of seven decoded updates: tensors dropped, renamed, retyped, resized, huge, negative or NaN."""
     sent = [_honest(client, draws) for client in range(CLIENTS)]
     shared = dict(sent[0].shared)
     name = str(draws.choice(sorted(shared)))
@@ -138,7 +138,7 @@ def _update(draws: np.random.Generator) -> str:
 
 
 def _answer(draws: np.random.Generator) -> str:
-    """One of two sites' answers is mutated in its fields, its kind or its tensors, before any byte is read."""
+    """Mutate one of two sites' answers in its fields, kind or tensors, before any tensor is decoded."""
     fields, tensors = dict(ANSWER.fields), dict(ANSWER.tensors)
     name = str(draws.choice([*fields]))
     ways: list[Callable[[], Payload]] = [
@@ -161,7 +161,7 @@ def _raw(draws: np.random.Generator) -> Raw:
 
 
 def _answered(said: Mapping[str, Payload]) -> str:
-    """What a round over two sites makes of what they say."""
+    """The outcome of a round over two sites with these answers."""
 
     class Post:
         def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
@@ -174,7 +174,7 @@ def _answered(said: Mapping[str, Payload]) -> str:
 
 
 class Bare(Method):
-    """A method that has tensors and never trains: what a transport asks it for."""
+    """A method with tensors that never trains, for transports."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,24 +186,24 @@ class Bare(Method):
 
 
 class Requests:
-    """A site with six pictures and a job that it does, from a server that is broken or means harm."""
+    """A site with six images, and mutated requests from a faulty or malicious server."""
 
     def __init__(self, folder: Path) -> None:
         for number, name in enumerate(("cat", "dog")):
             for split in ("train", "test"):
-                drawn(folder / "pictures" / split / name, count=3, shade=100 * number)
-        site = SiteFile(name="a", superlink="localhost:1", device="cpu", data=str(folder / "pictures"))
+                write_images(folder / "images" / split / name, count=3, shade=100 * number)
+        site = SiteFile(name="a", superlink="localhost:1", device="cpu", data=str(folder / "images"))
         save(folder / SITE, site.model_copy(update={"policy": Policy(maximum_rounds=3)}))
         self.site = Site(folder)
         method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
         fields = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
         self.honest = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
-        assert self.site.answer(self.honest).kind == DONE, "the job that is mutated is one that the site does"
+        assert self.site.answer(self.honest).kind == DONE, "the unmutated request is accepted"
 
     def __call__(self, draws: np.random.Generator) -> str:
-        """A request is mutated in its fields, its kind, its tensors or a line of its recipe.
+        """Mutate a request in its fields, kind, tensors or a line of its recipe.
 
-        A site catches whatever happens, as its text may hold names; of what type it was is in the reason.
+        A site answers any exception with its type alone, because its text may hold names.
         """
         fields = dict(self.honest.fields)
         name, lines = str(draws.choice([*fields])), RECIPE.splitlines()
@@ -217,13 +217,13 @@ class Requests:
             lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
         ]
         answer = self.site.answer(ways[draws.integers(len(ways))]())
-        assert answer.kind == DONE or not answer.tensors, "who does no job sends nothing of it"
+        assert answer.kind == DONE or not answer.tensors, "a refused request is answered without tensors"
         said = str(answer.fields.get("reason", "")).partition(",")[0]
         return {DONE: "used", REFUSED: "refused by a site"}.get(answer.kind, f"{said} at a site")
 
 
 def _secure(draws: np.random.Generator) -> str:
-    """One member's bytes in one step of a secure sum are cut, grown, flipped, swapped or emptied."""
+    """Truncate, extend, flip, reverse or empty one member's bytes in one step of a secure sum."""
 
     def mutate(content: bytes) -> bytes:
         place = int(draws.integers(len(content)))

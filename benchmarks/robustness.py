@@ -23,8 +23,8 @@ from fedprompt.records.run_folder import append_line
 from fedprompt.runtimes.simulator import Simulator
 
 DOCS = Path(__file__).parent.parent / "docs"
-RESULTS = DOCS / "robustness.jsonl"  # a line a case, added when it is measured: the page is drawn from it alone
-DIGITS = 4  # of an accuracy: pictures are some hundreds
+RESULTS = DOCS / "robustness.jsonl"  # a line per case, appended when it is measured; the page is made from it
+DIGITS = 4  # of an accuracy, measured on some hundred images
 CLIENTS, ADVERSARIES = 10, 2
 OPTIONS: Mapping[str, dict[str, object]] = {
     "krum": {"adversaries": ADVERSARIES},
@@ -66,7 +66,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One training: with which rule, under which attack, over which clients."""
+    """One training run: the aggregation rule, the attack, the partition and the number of clients."""
 
     rule: str = "mean"
     attack: str = ""
@@ -79,7 +79,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """What came of it: accuracy on the base classes after the last round, and updates refused in all rounds."""
+    """The result: accuracy on the base classes after the last round, and updates refused in all rounds."""
 
     accuracy: float
     refused: int | None = None
@@ -89,7 +89,7 @@ Results = Mapping[Case, Found]
 
 
 def cases() -> Iterator[Case]:
-    """All that the page and its bars need."""
+    """All cases of the page and of the acceptance criteria."""
     yield Case(clients=CLIENTS - ADVERSARIES)
     yield from (Case(attack=fault) for fault in BROKEN)
     yield from (Case(rule, partition=partition) for partition in PARTITIONS for rule in AGGREGATION_RULES.names())
@@ -98,14 +98,14 @@ def cases() -> Iterator[Case]:
 
 @dataclass(frozen=True)
 class Bench:
-    """Trains one method on the demo world again and again, each time with another server and other adversaries."""
+    """Trains one method on the demo data set with any aggregation rule and attack."""
 
     method: str
     rounds: int
 
     @cache  # noqa: B019  (a bench lives as long as the process)
     def experiment(self, partition: str) -> Experiment:
-        """The same pictures and clients for every case; what the backbone computes is remembered."""
+        """The experiment of a partition, the same for every case; frozen features are cached."""
         method, train = METHODS[self.method]
         text = RECIPE.format(partition=PARTITIONS[partition], method=method, train=train, rounds=self.rounds)
         return assemble(resolve(parse_recipe(text)))
@@ -134,7 +134,7 @@ class Bench:
         return Found(round(score.figures["accuracy"], DIGITS), refused)
 
     def read(self, path: Path = RESULTS) -> Results:
-        """The cases of this bench that a file of results holds; none if there is no file."""
+        """The results of this bench in a file; none if there is no file."""
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         found = {}
         for line in map(json.loads, lines):
@@ -143,8 +143,8 @@ class Bench:
                 found[Case(**line)] = Found(accuracy, refused)
         return found
 
-    def go_on(self, path: Path) -> Results:
-        """Measure every case that the file lacks, adding each to it as soon as it is known."""
+    def complete(self, path: Path) -> Results:
+        """Measure every case that the file lacks, and append each result at once."""
         known = dict(self.read(path))
         for case in cases():
             if case not in known:
@@ -162,7 +162,7 @@ def _attack(words: str) -> dict[str, object]:
 
 
 def broken_rows(found: Results) -> Iterator[str]:
-    """A line a fault: accuracy with two broken clients of ten, and the difference to having only the other eight."""
+    """A line per fault: accuracy with two faulty clients of ten, and the difference to only the other eight."""
     yield "| two of ten clients send | accuracy | the two absent | points | refused, with the reason |"
     yield "|---|---|---|---|---|"
     absent = found[Case(clients=CLIENTS - ADVERSARIES)].accuracy
@@ -174,7 +174,7 @@ def broken_rows(found: Results) -> Iterator[str]:
 
 
 def attack_rows(found: Results) -> Iterator[str]:
-    """A line a rule: accuracy without an attack and under each; share of the mean's clean accuracy in brackets."""
+    """A line per rule: accuracy without an attack and under each; share of the mean's clean accuracy in brackets."""
     yield "| rule | no attack | " + " | ".join(ATTACKS) + " |"
     yield "|---|---|" + "---|" * len(ATTACKS)
     clean = found[Case()].accuracy
@@ -185,7 +185,7 @@ def attack_rows(found: Results) -> Iterator[str]:
 
 
 def clean_rows(found: Results) -> Iterator[str]:
-    """A line a rule without any attack: its cost against the mean, for clients alike and of disjoint classes."""
+    """A line per rule without an attack: its cost against the mean, for IID clients and for disjoint classes."""
     yield "| rule | clients alike | points against the mean | clients of disjoint classes | points against the mean |"
     yield "|---|---|---|---|---|"
     for rule in AGGREGATION_RULES.names():
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=DOCS / "robustness.md")
     given = parser.parse_args()
     bench = Bench(given.method, given.rounds)
-    given.page.write_text(page(bench, bench.go_on(given.results)), encoding="utf-8")
+    given.page.write_text(page(bench, bench.complete(given.results)), encoding="utf-8")
     print(f"Written: {given.page}")
 
 

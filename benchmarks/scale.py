@@ -1,4 +1,4 @@
-"""Ten thousand clients with two pictures each, and what importing costs."""
+"""Benchmarks of ten thousand clients with two images each, and of importing the package."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedprompt.seeding import stream
 
 
 def scale(*, clients: int = 10_000) -> dict[str, float]:
-    """Seconds to assemble the run, milliseconds a client beyond its compute, memory after the first and last round."""
+    """Seconds to assemble the run, overhead per client in milliseconds, memory after the first and last round."""
     recipe = load_recipe(Path(find_recipe("scale")), [f"partition.clients={clients}"])
     started = time.perf_counter()
     experiment = assemble(resolve(recipe))
@@ -47,7 +47,7 @@ def scale(*, clients: int = 10_000) -> dict[str, float]:
 
 
 def bare_seconds(method: Method, simulator: Simulator, clients: tuple[int, ...]) -> float:
-    """Seconds of loss, backward and one optimizer step alone, on the pictures of these clients."""
+    """Seconds of loss, backward and one optimiser step alone, on the images of these clients."""
     total = 0.0
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9)
     for number in clients:
@@ -61,7 +61,7 @@ def bare_seconds(method: Method, simulator: Simulator, clients: tuple[int, ...])
 
 
 def import_seconds() -> dict[str, float]:
-    """Seconds of importing torch alone, and of fedprompt's public layers on top of it, in fresh processes."""
+    """Seconds of importing fedprompt after torch, in new processes."""
 
     def seconds(statement: str) -> float:
         program = f"import time; import torch; t = time.perf_counter(); {statement}; print(time.perf_counter() - t)"

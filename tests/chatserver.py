@@ -1,4 +1,4 @@
-"""A server on the loopback interface that speaks chat completions and misbehaves as it is told."""
+"""A chat-completion server on the loopback interface whose faults a script chooses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass
 class Reply:
-    """What the server does with one question."""
+    """The response to one request."""
 
     text: str | None = None
     status: int = 200
@@ -43,7 +43,7 @@ def chat_server(script: Script) -> Iterator[Chat]:
     """Serve until the block ends."""
     guard, running = threading.Lock(), [0]
 
-    class ErrorGroup(BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             question = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with guard:
@@ -55,7 +55,7 @@ def chat_server(script: Script) -> Iterator[Chat]:
             try:
                 self.reply(script(question, number))
             except OSError:
-                pass  # whoever asked has gone
+                pass  # the caller is gone
             finally:
                 with guard:
                     running[0] -= 1
@@ -81,7 +81,7 @@ def chat_server(script: Script) -> Iterator[Chat]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), ErrorGroup)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     chat = Chat(f"http://127.0.0.1:{server.server_port}/v1")
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

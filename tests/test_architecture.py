@@ -218,7 +218,7 @@ def test_everything_but_deployments_works_without_their_packages() -> None:
 def test_the_client_app_starts_without_torch() -> None:
     pytest.importorskip("flwr")
     heavy = "{'torch', 'transformers', 'matplotlib', 'pydantic'}"
-    module = "fedprompt.deploy.client_app"
+    module = "fedprompt.deploy.apps"
     run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
 
 

@@ -38,7 +38,7 @@ def test_as_released_reads_every_text_at_full_length():
     )
 
 
-def test_table_has_a_row_a_measurement_with_its_ratio():
+def test_the_table_has_a_row_per_measurement_with_its_ratio():
     found = {job: measure(job) for job in (TINY, dataclasses.replace(TINY, mode="cache off"))}
     lines = list(rows(found))
     assert len(lines) == 4 and "| 1.00 |" in lines[2]
@@ -58,7 +58,7 @@ def test_micro_batches_are_measured_at_the_papers_batch():
     ]
 
 
-def test_an_index_is_made_and_opened_and_pictures_are_decoded(monkeypatch):
+def test_an_index_is_built_and_opened_and_images_are_decoded(monkeypatch):
     monkeypatch.setattr("fedprompt.data.published.index.MIN_FILES", 0)  # small ones are not worth it otherwise
     found = index(12, classes=4) | decoding(2, ())
     assert len(found) == 5 and all(value >= 0 for value in found.values())

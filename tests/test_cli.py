@@ -1,4 +1,4 @@
-"""The commands as a user meets them: whole runs on the embedded world, and one sentence for every mistake."""
+"""Commands end to end: whole runs on the demo data sets, and one sentence per user error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.plan import resolve
 
 TINY = """
 name = "tiny"
@@ -96,13 +95,13 @@ def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:
     assert "<svg" in page and not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
-def test_the_page_is_drawn_again_from_the_records_alone(finished: Path, tmp_path: Path) -> None:
+def test_the_report_is_written_again_from_the_records_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copy(finished / "run.jsonl", tmp_path)
     call("report", tmp_path)
     assert (tmp_path / "report.html").read_bytes() == (finished / "report.html").read_bytes()
 
 
-class Impatient(runs.RunCallbacks):
+class Interrupter(runs.RunCallbacks):
     """Press Ctrl-C after a round of a trial."""
 
     def __init__(self, trial: str, round_number: int) -> None:
@@ -122,7 +121,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        runs.start(resolve(load_recipe(recipe)), folder, callbacks=Impatient(*stop))
+        runs.start(load_recipe(recipe), folder, callbacks=Interrupter(*stop))
     assert events(folder)[-1]["status"] == "interrupted"
     call("resume", folder)
     for trial in ("fedmvp", "promptfl"):
@@ -141,21 +140,19 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
     source = pictograms(train=1, test=1).source
-    picture = tmp_path / "one.png"
-    source.open(0).save(picture)
-    own = json.loads(call("predict", finished, picture, "--json"))
-    assert own[0]["picture"] == str(picture) and len(own[0]["top"]) == 5
-    named = json.loads(
-        call("predict", finished / "adapters" / "fedmvp", picture, "--classes", "llama, anchor", "--json")
-    )
+    image = tmp_path / "one.png"
+    source.open(0).save(image)
+    own = json.loads(call("predict", finished, image, "--json"))
+    assert own[0]["picture"] == str(image) and len(own[0]["top"]) == 5
+    named = json.loads(call("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json"))
     assert {name for name, _ in named[0]["top"]} == {"llama", "anchor"}
-    assert sum(chance for _, chance in named[0]["top"]) == pytest.approx(1, abs=1e-5)
-    assert "one.png" in call("predict", finished, picture, "--trial", "promptfl")
-    (tmp_path / "text.jpg").write_text("no picture")
+    assert sum(probability for _, probability in named[0]["top"]) == pytest.approx(1, abs=1e-5)
+    assert "one.png" in call("predict", finished, image, "--trial", "promptfl")
+    (tmp_path / "text.jpg").write_text("no image")
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
 
 
-def folder_of_pictures(root: Path) -> Path:
+def folder_of_images(root: Path) -> Path:
     for number, name in enumerate(("cat", "dog", "horse", "mug")):
         for copy in range(4):
             path = root / name / f"{copy}.png"
@@ -164,10 +161,10 @@ def folder_of_pictures(root: Path) -> Path:
     return root
 
 
-def test_a_folder_of_ones_own_pictures_works(tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
-    overrides = ("-s", f"data.path={pictures}", "-s", "partition.classes_per_client=1")
-    assert "16 pictures, 0 problem(s)" in call("check", "own_folder", *overrides)
+def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
+    assert "16 images, 0 problem(s)" in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")
@@ -176,7 +173,7 @@ def test_a_folder_of_ones_own_pictures_works(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").exists()
 
 
-def test_the_quiet_commands_say_what_they_should() -> None:
+def test_commands_without_a_run_print_their_results() -> None:
     listed = call("methods")
     assert "FedMVP (Singha et al., 2025)" in listed and "consistency" in listed
     assert parse_recipe(call("config", "show", "demo")).name == "demo"
@@ -184,7 +181,7 @@ def test_the_quiet_commands_say_what_they_should() -> None:
     assert json.loads(call("config", "schema"))["properties"]["method"]
 
 
-def test_doctor_finds_everything_in_place(tmp_path: Path) -> None:
+def test_doctor_passes_on_a_complete_installation(tmp_path: Path) -> None:
     assert "demo" in call("doctor", "--out", tmp_path)
 
 
@@ -199,7 +196,7 @@ def test_doctor_finds_everything_in_place(tmp_path: Path) -> None:
         ("backbone.path=no/such/folder", "no/such/folder"),
     ],
 )
-def test_a_wrong_word_is_named_and_nothing_is_written(setting: str, words: str, recipe: Path, tmp_path: Path) -> None:
+def test_a_wrong_value_is_named_and_nothing_is_written(setting: str, words: str, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert words in sentence("run", recipe, "-s", setting, "--out", folder)
     assert not folder.exists()
@@ -215,13 +212,13 @@ def test_wrong_folders_are_named(recipe: Path, finished: Path, tmp_path: Path) -
     assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", "--out", tmp_path / "run")
 
 
-def test_corrupt_pictures_and_empty_classes_are_named(tmp_path: Path) -> None:
-    pictures = folder_of_pictures(tmp_path / "pictures")
-    (pictures / "cat" / "0.png").write_bytes((pictures / "cat" / "0.png").read_bytes()[:40])
-    overrides = ("-s", f"data.path={pictures}", "-s", "data.unreadable=0", "-s", "backbone.path=demo")
+def test_corrupt_images_and_empty_classes_are_named(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    (images / "cat" / "0.png").write_bytes((images / "cat" / "0.png").read_bytes()[:40])
+    overrides = ("-s", f"data.path={images}", "-s", "data.unreadable=0", "-s", "backbone.path=demo")
     overrides += ("--out", tmp_path / "run")
     assert "0.png" in sentence("run", "own_folder", *overrides)
-    (pictures / "zebra").mkdir()
+    (images / "zebra").mkdir()
     assert "zebra" in sentence("run", "own_folder", *overrides)
     assert not (tmp_path / "run").exists()
 

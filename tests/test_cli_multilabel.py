@@ -1,4 +1,4 @@
-"""Many labels as a user meets them: a table of one's own from check to predictions, and data that is odd."""
+"""Multi-label data end to end: a table from check to predictions, and invalid files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.eve
 
 
 def own_table(folder: Path, *, kind: str = "columns") -> Path:
-    """Twenty scenes as files with a table; one picture shows nothing, of one nothing is known."""
+    """Twenty scenes as files with a table; one image shows nothing, of one nothing is known."""
     data = scenes(seed=5, train=4, test=1)
     rows, names = range(20), data.space.names
-    (folder / "pictures").mkdir(parents=True)
+    (folder / "images").mkdir(parents=True)
     for row in rows:
-        data.source.open(row).save(folder / "pictures" / f"{row}.png")
+        data.source.open(row).save(folder / "images" / f"{row}.png")
     marks = [["1" if label == 1 else "0" for label in data.targets[row].tolist()] for row in rows]
     marks[3], marks[7] = ["0"] * len(names), [""] * len(names)
     if kind == "columns":
@@ -36,7 +36,7 @@ def own_table(folder: Path, *, kind: str = "columns") -> Path:
 
 
 def settings(table: Path, *more: str) -> tuple[str, ...]:
-    pairs = (f"data.path={table}", f"data.images={table.parent / 'pictures'}", *more)
+    pairs = (f"data.path={table}", f"data.images={table.parent / 'images'}", *more)
     return tuple(word for pair in pairs for word in ("-s", pair))
 
 
@@ -48,14 +48,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_table_is_checked_and_shared_out(finished: Path) -> None:
+def test_a_table_is_checked_and_partitioned(finished: Path) -> None:
     own = settings(finished / "labels.csv")
     said = call("check", "own_table", *own, code=2)
-    assert "1 pictures have no known label, 7.png for one" in said
+    assert "1 images have no known label, for example 7.png" in said
     assert "all 4" in call("partition", "own_table", *own)
 
 
-def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:
+def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
     run = finished / "run"
     assert "Labels under conditions" in (run / "report.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (run / "run.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -68,16 +68,16 @@ def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:
     assert card.thresholds and len(set(card.thresholds)) == 1 and 0 < card.thresholds[0] < 1
 
 
-def test_predictions_name_what_is_present_and_show_where(finished: Path, tmp_path: Path) -> None:
-    pictures = [finished / "pictures" / f"{row}.png" for row in (0, 9)]
-    found = json.loads(call("predict", finished / "run", *pictures, "--json", "--page", tmp_path / "seen.html"))
+def test_predictions_name_the_labels_present_and_their_regions(finished: Path, tmp_path: Path) -> None:
+    images = [finished / "images" / f"{row}.png" for row in (0, 9)]
+    found = json.loads(call("predict", finished / "run", *images, "--json", "--page", tmp_path / "seen.html"))
     card = load_adapter(finished / "run" / "adapters" / "fedmpt").card
     for one in found:
         top = dict(one["top"])
-        assert all((name in one["present"]) == (chance >= card.thresholds[0]) for name, chance in top.items())
+        assert all((name in one["present"]) == (probability >= card.thresholds[0]) for name, probability in top.items())
     page = (tmp_path / "seen.html").read_text(encoding="utf-8")
     assert page.count("<article") == 2 * 2 and "Labels under conditions" in page
-    assert " -> " in call("predict", finished / "run", pictures[0], "--classes", "car,horse,boat")
+    assert " -> " in call("predict", finished / "run", images[0], "--classes", "car,horse,boat")
 
 
 def test_the_same_labels_as_a_list_of_names(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_one_client_and_labels_that_it_never_sees(finished: Path, more: str, tmp
     assert (tmp_path / "run" / "adapters" / "fedmpt" / "adapter_config.json").exists()
 
 
-def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> None:
+def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path) -> None:
     table = finished / "one.csv"
     table.write_text("image,car\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)), encoding="utf-8")
     own = settings(table, "partition={rule='iid',clients=1}")
@@ -99,9 +99,9 @@ def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> Non
     call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b")
 
 
-def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
+def test_invalid_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     table = finished / "wrong.csv"
-    for text, words in (("image,car,car\n", "'car' stands 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
+    for text, words in (("image,car,car\n", "'car' occurs 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
         table.write_text(text, encoding="utf-8")
         assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
     conditions = tmp_path / "conditions.json"
@@ -117,5 +117,5 @@ def test_missing_labels_are_the_same_for_every_trial_and_again() -> None:
     assert first.equal(second)
 
 
-def test_the_demo_of_many_labels_is_a_valid_recipe() -> None:
+def test_the_multi_label_demo_is_a_valid_recipe() -> None:
     assert "multilabel.toml is valid: fedmpt, zeroshot" in call("config", "validate", "multilabel")

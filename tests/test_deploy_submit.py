@@ -1,4 +1,4 @@
-"""Looking on at a run over sites: what its records say is told once, and who keeps it waiting is named."""
+"""Following a run over sites: every event is reported once, and sites that it waits for are named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("flwr")
 
 from fedprompt.deploy.settings import WAITING
-from fedprompt.deploy.submit import Waiting, follow, waited_for
+from fedprompt.deploy.submit import Waiting, follow, waiting_for
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.run_folder import Event
 
@@ -22,7 +22,7 @@ FAILED: list[Event] = [{"event": "trial", "trial": "fedmvp", "status": "failed"}
 END: Event = {"event": "end", "status": "done"}
 
 
-class Heard(RunCallbacks):
+class Recorder(RunCallbacks):
     def __init__(self) -> None:
         self.calls: list[Any] = []
 
@@ -40,32 +40,32 @@ def round_line(number: int, **more: object) -> Event:
     return {"event": "round", "trial": "fedmvp", "round": number, "loss": 0.5, **more}
 
 
-def heard(folder: Path, events: list[Event], told: list[Event]) -> list[Any]:
+def report_of(folder: Path, events: list[Event], known: list[Event]) -> list[Any]:
     (folder / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    watch = Heard()
-    follow(folder, watch, told=told)
-    return watch.calls
+    recorder = Recorder()
+    follow(folder, recorder, known=known)
+    return recorder.calls
 
 
-def test_a_run_is_told_from_its_beginning(tmp_path: Path) -> None:
+def test_a_new_run_is_reported_from_its_beginning(tmp_path: Path) -> None:
     events = [HEADER, BEGUN, round_line(1, failed={"1": "is not connected."}), round_line(2), END]
-    assert heard(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
+    assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
 
 
-def test_a_run_that_took_back_its_failed_beginning_is_told_whole(tmp_path: Path) -> None:
-    told = [HEADER, BEGUN, *FAILED]
-    assert heard(tmp_path, [HEADER, BEGUN, round_line(1), round_line(2), END], told) == [("fedmvp", 2, 0), 1, 2]
+def test_a_run_that_removed_its_failed_events_is_reported_completely(tmp_path: Path) -> None:
+    known = [HEADER, BEGUN, *FAILED]
+    assert report_of(tmp_path, [HEADER, BEGUN, round_line(1), round_line(2), END], known) == [("fedmvp", 2, 0), 1, 2]
 
 
-def test_a_run_that_goes_on_is_told_from_there(tmp_path: Path) -> None:
-    told = [HEADER, BEGUN, round_line(1)]
-    events = [*told, {"event": "resume", "trial": "fedmvp", "round": 1}, BEGUN, round_line(2), END]
-    assert heard(tmp_path, events, told) == [("fedmvp", 2, 1), 2]
+def test_a_resumed_run_is_reported_from_there(tmp_path: Path) -> None:
+    known = [HEADER, BEGUN, round_line(1)]
+    events = [*known, {"event": "resume", "trial": "fedmvp", "round": 1}, BEGUN, round_line(2), END]
+    assert report_of(tmp_path, events, known) == [("fedmvp", 2, 1), 2]
 
 
-def test_who_is_waited_for_is_named_with_the_time(tmp_path: Path) -> None:
-    assert waited_for(tmp_path) is None
+def test_sites_that_are_waited_for_are_named_with_the_time(tmp_path: Path) -> None:
+    assert waiting_for(tmp_path) is None
     (tmp_path / WAITING).write_text(json.dumps({"sites": ["north", "south"], "since": time.time() - 241}))
-    assert str(waited_for(tmp_path)) == "north, south, 4 min" and str(Waiting(("east",), 5.2)) == "east, 5 s"
+    assert str(waiting_for(tmp_path)) == "north, south, 4 min" and str(Waiting(("east",), 5.2)) == "east, 5 s"
     (tmp_path / WAITING).write_text(json.dumps({"sites": [], "since": time.time()}))
-    assert waited_for(tmp_path) is None
+    assert waiting_for(tmp_path) is None

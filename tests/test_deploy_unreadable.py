@@ -1,4 +1,4 @@
-"""A site leaves out pictures that it cannot read: how many is told, which ones stays in its log."""
+"""A site leaves out unreadable images: it reports how many, and only its own log lists them."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ name = "promptfl"
 """
 
 
-def test_a_site_tells_how_many_it_cannot_read_and_keeps_the_names(tmp_path, caplog, monkeypatch):
+def test_a_site_reports_the_number_of_unreadable_images_without_their_names(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("fedprompt.deploy.preflight.versions", dict)
     for name in "ab":
         for number in range(20):
-            picture(tmp_path / f"pictures/train/{name}/{number}.png")
-        picture(tmp_path / f"pictures/test/{name}/0.png")
+            picture(tmp_path / f"images/train/{name}/{number}.png")
+        picture(tmp_path / f"images/test/{name}/0.png")
     fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0}
-    for bad, told, held in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
+    for bad, reported, kept in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
         for number in range(bad):
-            (tmp_path / f"pictures/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
-        save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "pictures"), device="cpu"))
+            (tmp_path / f"images/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
+        save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu"))
         caplog.clear()
         answer = Site(tmp_path).answer(Payload(HELLO, {**fields, "run": f"{bad:032x}"}))
-        if told == "refused":
+        if reported == "refused":
             assert answer.kind == "refused" and "png" not in str(answer.fields) and "25 of the 40" in caplog.text
         else:
             assert answer.kind == "done", answer.fields
-            assert answer.fields["unreadable"] == told and answer.fields["images"] == held
+            assert answer.fields["unreadable"] == reported and answer.fields["images"] == kept
             assert caplog.text.count("Left out") == bad and "png" not in str(answer.fields)
 
 
-def test_a_run_leaves_out_the_same_pictures_whatever_happens_to_their_files(tmp_path, monkeypatch):
+def test_a_run_leaves_out_the_same_images_whatever_happens_to_their_files(tmp_path, monkeypatch):
     monkeypatch.setattr("fedprompt.deploy.preflight.versions", dict)
     for name in "ab":
         for number in range(20):
-            picture(tmp_path / f"pictures/train/{name}/{number}.png")
-        picture(tmp_path / f"pictures/test/{name}/0.png")
-    bad = tmp_path / "pictures/train/a/3.png"
+            picture(tmp_path / f"images/train/{name}/{number}.png")
+        picture(tmp_path / f"images/test/{name}/0.png")
+    bad = tmp_path / "images/train/a/3.png"
     bad.write_bytes(b"")
-    save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "pictures"), device="cpu"))
+    save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu"))
 
     def images(run: str) -> int:  # a worker that was started again
         fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0}

@@ -1,4 +1,4 @@
-"""Text from models and people: found in any answer, cleaned, in one grammar, kept in a file that is safe to edit."""
+"""Parsing of answers, normal form of phrases, descriptions files that are safe to edit, conversion."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fedprompt.data.descriptions import Descriptions, Scene, read_descriptions
 from fedprompt.data.labels import with_attribute
 from fedprompt.descriptions.convert import convert
 from fedprompt.descriptions.edits import generated, keep_edits, write_descriptions
-from fedprompt.descriptions.parsing import foreign, plain, quoted, refuses, strings
-from fedprompt.descriptions.phrases import choose, core, names_class, near, normal, unify
+from fedprompt.descriptions.parsing import clean, is_foreign, is_refusal, parse_list, quoted
+from fedprompt.descriptions.phrases import content_stems, names_class, near_duplicates, normalise, select_phrases, unify
 from fedprompt.errors import UserError
 
 LIST = ["has four legs", "is round"]
@@ -36,17 +36,17 @@ LIST = ["has four legs", "is round"]
     ],
 )
 def test_a_list_is_found_in_whatever_is_around_it(text: str) -> None:
-    assert strings(text, "attributes") == LIST
+    assert parse_list(text, "attributes") == LIST
 
 
 @given(st.text(max_size=300), st.sampled_from(["attributes", "x"]))
 def test_no_answer_breaks_anything(text: str, key: str) -> None:
     for wrapped in (text, '{"attributes": [' + text, json.dumps({"attributes": [text, 3, None, [text]]})):
-        for found in strings(wrapped, key):
-            choose([found], "dog")
+        for found in parse_list(wrapped, key):
+            select_phrases([found], "dog")
 
 
-def test_an_answer_of_any_size_or_depth_is_read_in_no_time() -> None:
+def test_an_answer_of_any_size_or_depth_is_parsed() -> None:
     for text in (
         "[" * 100_000,
         '{"attributes": ["' + "a" * 10**6,
@@ -54,22 +54,22 @@ def test_an_answer_of_any_size_or_depth_is_read_in_no_time() -> None:
         "-" * 10**6,
         "{" * 60_000 + "}" * 60_000,
     ):
-        assert choose(strings(text, "attributes"), "dog")[0] == ()
-        plain(text, 80)
+        assert select_phrases(parse_list(text, "attributes"), "dog")[0] == ()
+        clean(text, 80)
 
 
 @given(st.text(max_size=400))
 def test_plain_text_has_no_markup_left_and_stays_plain(text: str) -> None:
-    found = plain(text, 80)
+    found = clean(text, 80)
     assert len(found) <= 80 and not set(found) & set("<>[]{}`*_|\\\n\r\x00\u202e")
-    assert plain(found, 80) == found
+    assert clean(found, 80) == found
 
 
-def test_markup_links_and_hidden_signs_go() -> None:
-    assert plain("**four** <b onclick='x()'>legs</b>&nbsp;\u202e", 80) == "four legs"
-    assert plain("[a tail](javascript:alert(1)) https://evil.example/x", 80) == "a tail"
-    assert plain("&lt;script&gt;x&lt;/script&gt;", 80) == "x"
-    assert plain("long " * 30, 80) == ""
+def test_markup_links_and_hidden_characters_are_removed() -> None:
+    assert clean("**four** <b onclick='x()'>legs</b>&nbsp;\u202e", 80) == "four legs"
+    assert clean("[a tail](javascript:alert(1)) https://evil.example/x", 80) == "a tail"
+    assert clean("&lt;script&gt;x&lt;/script&gt;", 80) == "x"
+    assert clean("long " * 30, 80) == ""
 
 
 @pytest.mark.parametrize(
@@ -94,12 +94,12 @@ def test_markup_links_and_hidden_signs_go() -> None:
         ("The dog has fur", "fur", "which has fur"),
     ],
 )
-def test_phrases_have_one_grammar(raw: str, form: str, sentence: str) -> None:
-    assert normal(raw) == form and normal(form) == form
+def test_phrases_have_one_normal_form(raw: str, form: str, sentence: str) -> None:
+    assert normalise(raw) == form and normalise(form) == form
     assert with_attribute("a photo of a dog.", form) == f"a photo of a dog, {sentence}."
 
 
-def test_what_cannot_stand_for_a_class_is_told() -> None:
+def test_phrases_that_are_no_attributes_are_rejected_with_a_reason() -> None:
     raw = [
         "has fur",
         "covered in fur",
@@ -112,7 +112,7 @@ def test_what_cannot_stand_for_a_class_is_told() -> None:
         "the colour",
         "Number: 4",
     ]
-    kept, complaints = choose(raw, "dog")
+    kept, rejections = select_phrases(raw, "dog")
     assert kept == ("fur", "is covered in fur")
     reasons = (
         "class name",
@@ -124,7 +124,7 @@ def test_what_cannot_stand_for_a_class_is_told() -> None:
         "names a property",
         "no word",
     )
-    assert [reason in complaint for reason, complaint in zip(reasons, complaints, strict=True)] == [True] * 8
+    assert [reason in rejection for reason, rejection in zip(reasons, rejections, strict=True)] == [True] * 8
 
 
 def test_names_are_compared_by_whole_words() -> None:
@@ -134,21 +134,23 @@ def test_names_are_compared_by_whole_words() -> None:
     assert not names_class("cathedral windows", "cat") and not names_class("golden light", "golden retriever")
 
 
-def test_near_and_far() -> None:
-    assert near("four legs", "has four leg") and near("often made of metal", "is made of metal")
-    assert not near("four legs", "two legs") and core("a tail") == core("has a tail")
+def test_near_duplicates_share_most_content_words() -> None:
+    assert near_duplicates("four legs", "has four leg") and near_duplicates("often made of metal", "is made of metal")
+    assert not near_duplicates("four legs", "two legs") and content_stems("a tail") == content_stems("has a tail")
 
 
 phrase = st.sampled_from(["a tail", "has a tail", "tails", "four legs", "wheels", "is round", "a wheel"])
 
 
 @given(st.dictionaries(st.sampled_from("abcde"), st.lists(phrase, max_size=4), max_size=5))
-def test_one_core_has_one_wording_whatever_the_order(attributes: dict[str, list[str]]) -> None:
+def test_phrases_with_the_same_content_words_get_one_wording_whatever_the_order(
+    attributes: dict[str, list[str]],
+) -> None:
     found = unify(attributes)
     wordings = {one for phrases in found.values() for one in phrases}
-    assert len({core(one) for one in wordings}) == len(wordings)
-    assert {name: set(map(core, phrases)) for name, phrases in found.items()} == {
-        name: set(map(core, phrases)) for name, phrases in attributes.items()
+    assert len({content_stems(one) for one in wordings}) == len(wordings)
+    assert {name: set(map(content_stems, phrases)) for name, phrases in found.items()} == {
+        name: set(map(content_stems, phrases)) for name, phrases in attributes.items()
     }
     assert unify(dict(reversed(attributes.items()))) == found
 
@@ -159,13 +161,18 @@ def test_a_name_stays_inside_its_quotation(name: str) -> None:
     assert "\n" not in line and len(json.loads(line)) <= 100
 
 
-def test_languages_and_refusals() -> None:
-    assert not any(map(foreign, ("can pour water", "is a van", "has a den")))
+def test_foreign_phrases_and_refusals_are_recognised() -> None:
+    assert not any(map(is_foreign, ("can pour water", "is a van", "has a den")))
     assert (
-        foreign("mit vier Beinen") and foreign("колёса") and not foreign("a sharp tip") and not foreign("café tables")
+        is_foreign("mit vier Beinen")
+        and is_foreign("колёса")
+        and not is_foreign("a sharp tip")
+        and not is_foreign("café tables")
     )
     assert (
-        refuses("As an AI language model") and refuses("I can\u2019t help with that") and not refuses("can help to dig")
+        is_refusal("As an AI language model")
+        and is_refusal("I can\u2019t help with that")
+        and not is_refusal("can help to dig")
     )
 
 
@@ -197,7 +204,9 @@ name = st.text(min_size=1, max_size=8)
 
 @settings(max_examples=40, deadline=None)
 @given(attributes=st.dictionaries(name, st.lists(st.text('abc é"\\<', min_size=1).filter(str.strip), max_size=3)))
-def test_any_names_survive_the_file(attributes: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_class_name_survives_writing_and_reading(
+    attributes: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("w") / "w.json"
     words = generated(Descriptions.model_validate({"attributes": attributes}))
     write_descriptions(path, words)
@@ -218,14 +227,14 @@ def test_any_names_survive_the_file(attributes: dict[str, list[str]], tmp_path_f
         (json.dumps({"fedprompt_descriptions": 1, "attributes": {"dog": ["x" * 301]}}), "attributes.dog.0"),
     ],
 )
-def test_damaged_files_are_named(text: str, said: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named_in_the_error(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text(text)
     with pytest.raises(UserError, match=said):
         read_descriptions(path)
 
 
-def test_a_file_by_hand_needs_no_more_than_names_and_phrases(tmp_path: Path) -> None:
+def test_a_hand_written_file_needs_only_names_and_phrases(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text('{"dog": ["four legs"], "car": []}')
     found = read_descriptions(path)
@@ -248,7 +257,7 @@ def test_a_file_by_hand_needs_no_more_than_names_and_phrases(tmp_path: Path) -> 
         {"attributes": {"golden retriever": ["fur"], "car": ["wheels"], "airbus": ["wings"]}},
     ],
 )
-def test_other_peoples_files_in_any_spelling(table: object, tmp_path: Path) -> None:
+def test_attribute_files_in_any_spelling_are_converted(table: object, tmp_path: Path) -> None:
     path = tmp_path / "gpt.json"
     path.write_text(json.dumps(table))
     found = convert(path, ("golden_retriever", "airbus", "car"))
@@ -260,12 +269,12 @@ def test_other_peoples_files_in_any_spelling(table: object, tmp_path: Path) -> N
     assert not found.missing and not found.unused and not found.descriptions.edited()
 
 
-def test_a_converter_says_what_does_not_fit(tmp_path: Path) -> None:
+def test_the_converter_lists_what_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "gpt.json"
     path.write_text(json.dumps({"cat": ["whiskers", "is a cat", "Whisker"], "dgo": ["fur"]}))
     found = convert(path, ("cat", "dog"))
     assert found.missing == ("dog",) and found.unused == ("'dgo'; did you mean 'dog'?",)
-    assert found.descriptions.attributes == {"cat": ("whiskers",)} and len(found.complaints["cat"]) == 2
+    assert found.descriptions.attributes == {"cat": ("whiskers",)} and len(found.rejections["cat"]) == 2
     assert convert(path, ()).descriptions.attributes == {"cat": ("whiskers",), "dgo": ("fur",)}
     for text, said in (("[]", "no object"), ('{"x": []}', "No key"), ('{"Cat": [], "cats": []}', "several keys")):
         path.write_text(text)

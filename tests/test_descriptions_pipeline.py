@@ -1,4 +1,4 @@
-"""Both pipelines from class names to a reviewed file, with a server that answers well, badly, or against us."""
+"""Attributes and conditions from class names to a reviewed file, with valid, invalid and malicious answers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.descriptions import Descriptions, Scene, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import statistics as measure
-from fedprompt.descriptions.conditions import Plan, portions
+from fedprompt.descriptions.conditions import ConditionSettings, chunks
 from fedprompt.descriptions.edits import generated, write_descriptions
 from fedprompt.descriptions.endpoint import ChatServer
 from fedprompt.descriptions.label_combinations import co_occurrence, combinations
-from fedprompt.descriptions.pipeline import Job, Made, make_attributes, make_conditions, read_names
-from fedprompt.descriptions.requests import RateLimit
+from fedprompt.descriptions.llm_client import RateLimit
+from fedprompt.descriptions.pipeline import (
+    GenerationJob,
+    GenerationResult,
+    generate_attributes,
+    generate_conditions,
+    read_names,
+)
 from fedprompt.descriptions.review import markdown, review, write_pages
 from fedprompt.descriptions.validated_query import GenerationSettings
 from fedprompt.errors import UserError
@@ -43,25 +49,27 @@ def answers(question: dict[str, Any], number: int) -> Reply:
     return Reply(listed("attributes", *GOOD[asked_class(question)]))
 
 
-def make(out: Path, script: Script, names: tuple[str, ...] = NAMES, **wish: Any) -> tuple[Made | None, Chat]:
-    pace = RateLimit(first_wait=0.001, concurrent=1)
+def make(
+    out: Path, script: Script, names: tuple[str, ...] = NAMES, **settings: Any
+) -> tuple[GenerationResult | None, Chat]:
+    rate_limit = RateLimit(first_wait=0.001, concurrent=1)
     with chat_server(script) as chat:
-        job = Job(out, ChatServer(chat.url, "toy"), pace)
-        return make_attributes(names, job, GenerationSettings(**{"count": 2, **wish})), chat
+        job = GenerationJob(out, ChatServer(chat.url, "toy"), rate_limit)
+        return generate_attributes(names, job, GenerationSettings(**{"count": 2, **settings})), chat
 
 
-def test_names_become_attributes_that_classes_share(tmp_path: Path) -> None:
-    made, chat = make(tmp_path / "a.json", answers)
-    assert made and made.descriptions == read_descriptions(tmp_path / "a.json") and not made.complaints
-    assert made.descriptions.attributes == {
+def test_class_names_become_shared_attributes(tmp_path: Path) -> None:
+    result, chat = make(tmp_path / "a.json", answers)
+    assert result and result.descriptions == read_descriptions(tmp_path / "a.json") and not result.rejections
+    assert result.descriptions.attributes == {
         "dog": ("four legs", "fur"),
         "cat": ("four legs", "whiskers"),
         "car": ("four wheels", "is shiny"),
     }
-    assert made.descriptions.provenance.model == "toy" and made.descriptions.provenance.parameters["count"] == 2
+    assert result.descriptions.provenance.model == "toy" and result.descriptions.provenance.parameters["count"] == 2
     assert len(chat.asked) == 3
     again, chat = make(tmp_path / "a.json", answers)
-    assert again and again.descriptions == made.descriptions and not chat.asked
+    assert again and again.descriptions == result.descriptions and not chat.asked
 
 
 BAD = {
@@ -78,27 +86,27 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_a_bad_answer_is_repaired_with_its_reason(bad: str, tmp_path: Path) -> None:
+def test_an_invalid_answer_is_repaired_with_its_reason(bad: str, tmp_path: Path) -> None:
     def script(question: dict[str, Any], number: int) -> Reply:
         return Reply(BAD[bad]) if len(question["messages"]) == 4 else Reply(listed("attributes", "four legs", "fur"))
 
-    made, chat = make(tmp_path / "a.json", script, ("dog",))
-    assert made and made.descriptions.attributes == {"dog": ("four legs", "fur")}
-    told = chat.asked[1]["messages"][-1]["content"]
-    assert re.match(r"Only [01] of 2 attributes can be used: \S", told)
+    result, chat = make(tmp_path / "a.json", script, ("dog",))
+    assert result and result.descriptions.attributes == {"dog": ("four legs", "fur")}
+    prompt = chat.asked[1]["messages"][-1]["content"]
+    assert re.match(r"Only [01] of 2 attributes can be used: \S", prompt)
 
 
-def test_a_half_answer_counts_for_what_is_whole(tmp_path: Path) -> None:
-    made, chat = make(tmp_path / "a.json", lambda *_: Reply('{"attributes": ["four legs", "fur", "a ta'), ("dog",))
-    assert made and made.descriptions.attributes == {"dog": ("four legs", "fur")} and len(chat.asked) == 1
+def test_the_complete_phrases_of_a_truncated_answer_are_used(tmp_path: Path) -> None:
+    result, chat = make(tmp_path / "a.json", lambda *_: Reply('{"attributes": ["four legs", "fur", "a ta'), ("dog",))
+    assert result and result.descriptions.attributes == {"dog": ("four legs", "fur")} and len(chat.asked) == 1
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_repairs_are_bounded_and_the_class_is_flagged(bad: str, tmp_path: Path) -> None:
-    made, chat = make(tmp_path / "a.json", lambda *_: Reply(BAD[bad]), ("dog",), repairs=1)
-    assert made and len(chat.asked) == 2 and made.complaints["dog"]
-    if not made.descriptions.attributes["dog"]:
-        assert any(f.entry == "dog" and "no attributes" in f.text for f in review(made.descriptions, title="x").flags)
+    result, chat = make(tmp_path / "a.json", lambda *_: Reply(BAD[bad]), ("dog",), repairs=1)
+    assert result and len(chat.asked) == 2 and result.rejections["dog"]
+    if not result.descriptions.attributes["dog"]:
+        assert any(f.entry == "dog" and "no attributes" in f.text for f in review(result.descriptions, title="x").flags)
 
 
 INJECTIONS = (
@@ -114,24 +122,24 @@ INJECTIONS = (
 
 @pytest.mark.parametrize("name", INJECTIONS)
 def test_an_injection_in_a_class_name_stays_data(name: str, tmp_path: Path) -> None:
-    """The question quotes it; an answer that obeys it is an answer like any other: cleaned, limited and escaped."""
+    """The prompt quotes it; an answer that obeys it is cleaned, limited and escaped like any other."""
     obeyed = ("<img src=x onerror=alert(1)>", "sk-12345 is my key", "](javascript:alert(1))", "a tail", name)
 
     def script(question: dict[str, Any], number: int) -> Reply:
         assert len(asked_class(question)) <= 100
         return Reply(listed("attributes", *obeyed))
 
-    made, chat = make(tmp_path / "a.json", script, (name, "dog"), count=9, repairs=0)
-    assert made and len(chat.asked) == 2
+    result, chat = make(tmp_path / "a.json", script, (name, "dog"), count=9, repairs=0)
+    assert result and len(chat.asked) == 2
     lines = chat.asked[0]["messages"][3]["content"].splitlines()
     assert len(lines) == 6 and lines[0].startswith("List 9 visual attributes that are typical of the class ")
-    for page in write_pages(tmp_path / "a.json", review(made.descriptions, title=name)):
+    for page in write_pages(tmp_path / "a.json", review(result.descriptions, title=name)):
         text = page.read_text()
         assert "<script>" not in text.lower() and "<img" not in text and "49" not in text.replace("sk-12345", "")
     assert not re.search(r"(?<!\\)\]\(", (tmp_path / "a.md").read_text())
 
 
-def test_only_class_names_leave(tmp_path: Path) -> None:
+def test_only_class_names_leave_the_machine(tmp_path: Path) -> None:
     _, chat = make(tmp_path / "secret-folder.json", answers)
     sent = json.dumps([chat.asked, chat.headers])
     assert "secret" not in sent and str(tmp_path) not in sent
@@ -141,7 +149,7 @@ def test_only_class_names_leave(tmp_path: Path) -> None:
     )
 
 
-def test_stopped_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_an_interrupted_job_continues_from_the_kept_answers(tmp_path: Path) -> None:
     names = tuple(f"thing {n}" for n in range(20))
 
     def script(question: dict[str, Any], number: int) -> Reply:
@@ -152,22 +160,24 @@ def test_stopped_half_way_it_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"The 8 answers so far are kept"):
         make(dead, lambda q, n: script(q, n) if n < 8 else Reply(status=500), names)
     assert not dead.exists()
-    made, chat = make(dead, script, names)
-    assert made and whole and made.descriptions == whole.descriptions and len(chat.asked) == 12
+    result, chat = make(dead, script, names)
+    assert result and whole and result.descriptions == whole.descriptions and len(chat.asked) == 12
     assert dead.read_bytes() == (tmp_path / "whole.json").read_bytes()
 
 
-def test_a_hand_edit_is_neither_asked_about_nor_lost(tmp_path: Path) -> None:
+def test_a_hand_edit_is_neither_queried_nor_lost(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     make(out, answers)
     out.write_text(out.read_text().replace('"fur"', '"soft fur"'))
     with chat_server(answers) as chat:
-        job = Job(out, ChatServer(chat.url, "other model"), RateLimit(first_wait=0.001))
-        made = make_attributes(NAMES, job, GenerationSettings(count=2))
-        assert made and made.kept == ("dog",) and made.descriptions.attributes["dog"] == ("four legs", "soft fur")
+        job = GenerationJob(out, ChatServer(chat.url, "other model"), RateLimit(first_wait=0.001))
+        result = generate_attributes(NAMES, job, GenerationSettings(count=2))
+        assert result and result.kept == ("dog",) and result.descriptions.attributes["dog"] == ("four legs", "soft fur")
         assert sorted(asked_class(question) for question in chat.asked) == ["car", "cat"]
-        made = make_attributes(NAMES, Job(out, job.endpoint, job.pace, overwrite=True), GenerationSettings(count=2))
-        assert made and made.descriptions.attributes["dog"] == ("four legs", "fur")
+        result = generate_attributes(
+            NAMES, GenerationJob(out, job.endpoint, job.rate_limit, overwrite=True), GenerationSettings(count=2)
+        )
+        assert result and result.descriptions.attributes["dog"] == ("four legs", "fur")
 
 
 @pytest.mark.parametrize("name", ["descriptions.md", "words.html", "words"])
@@ -177,13 +187,13 @@ def test_a_file_that_its_pages_would_overwrite_is_refused(name: str, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_an_estimate_comes_before_the_first_question_and_may_end_it(tmp_path: Path) -> None:
+def test_the_estimate_comes_before_the_first_request_and_can_be_declined(tmp_path: Path) -> None:
     found = []
     with chat_server(answers) as chat:
-        job = Job(tmp_path / "a.json", ChatServer(chat.url, "toy"), agree=lambda e: bool(found.append(e)))
-        assert make_attributes(NAMES, job, GenerationSettings(count=2)) is None and not chat.asked
+        job = GenerationJob(tmp_path / "a.json", ChatServer(chat.url, "toy"), agree=lambda e: bool(found.append(e)))
+        assert generate_attributes(NAMES, job, GenerationSettings(count=2)) is None and not chat.asked
     (estimate,) = found
-    assert estimate.questions == 3 and estimate.tokens_out == 1200 and 600 < estimate.tokens_in < 2400
+    assert estimate.requests == 3 and estimate.tokens_out == 1200 and 600 < estimate.tokens_in < 2400
     assert "at most 0.01 at your prices" in estimate.sentence(1.0, 10.0)
 
 
@@ -195,83 +205,94 @@ def scenes(question: dict[str, Any], number: int) -> Reply:
     text = question["messages"][1]["content"]
     if text.startswith("One photo"):
         return Reply(listed("sentences", f"It is scene {number} here.", "<b>They</b> rest in the sun."))
-    told = ("**Background**: what is behind", "spatial layout", "the cat's place", "backgrounds")
-    found = (*told, "lighting", "object scale")
+    prompt = ("**Background**: what is behind", "spatial layout", "the cat's place", "backgrounds")
+    found = (*prompt, "lighting", "object scale")
     return Reply(listed("conditions", *found))
 
 
-def make_scenes(out: Path, script: Script, *, count: int = 3, **plan: Any) -> tuple[Made | None, Chat]:
+def make_scenes(out: Path, script: Script, *, count: int = 3, **changes: Any) -> tuple[GenerationResult | None, Chat]:
     with chat_server(script) as chat:
-        job = Job(out, ChatServer(chat.url, "toy"), RateLimit(first_wait=0.001, concurrent=1))
-        return make_conditions(
-            SCENE_NAMES, PAIRS, job, Plan(wish=GenerationSettings(count), **{"sentences": 2, **plan})
+        job = GenerationJob(out, ChatServer(chat.url, "toy"), RateLimit(first_wait=0.001, concurrent=1))
+        return generate_conditions(
+            SCENE_NAMES,
+            PAIRS,
+            job,
+            ConditionSettings(generation=GenerationSettings(count), **{"sentences": 2, **changes}),
         ), chat
 
 
 def test_scenes_become_conditions_and_are_kept(tmp_path: Path) -> None:
-    made, chat = make_scenes(tmp_path / "c.json", scenes)
-    assert made and made.descriptions.conditions == ("background", "spatial layout", "lighting") and not made.complaints
-    assert [scene.labels for scene in made.descriptions.scenes] == [("cat", "chair"), ("sea", "boat")]
-    assert made.descriptions.scenes[0].sentences == ("It is scene 0 here", "They rest in the sun")
+    result, chat = make_scenes(tmp_path / "c.json", scenes)
+    assert (
+        result
+        and result.descriptions.conditions == ("background", "spatial layout", "lighting")
+        and not result.rejections
+    )
+    assert [scene.labels for scene in result.descriptions.scenes] == [("cat", "chair"), ("sea", "boat")]
+    assert result.descriptions.scenes[0].sentences == ("It is scene 0 here", "They rest in the sun")
     assert len(chat.asked) == 3 and '"cat" and "chair"' in chat.asked[0]["messages"][1]["content"]
     again, chat = make_scenes(tmp_path / "c.json", scenes)
-    assert again and again.descriptions == made.descriptions and not chat.asked
+    assert again and again.descriptions == result.descriptions and not chat.asked
 
 
-def test_conditions_that_name_things_or_overlap_are_asked_again(tmp_path: Path) -> None:
-    made, chat = make_scenes(tmp_path / "c.json", scenes, count=6)
-    assert made and made.descriptions.conditions == ("background", "spatial layout", "lighting", "object scale")
-    told = chat.asked[3]["messages"][-1]["content"]
-    assert "names the thing 'cat'" in told and "overlaps 'background'" in told and len(chat.asked) == 5
-    assert made.complaints["conditions"]
+def test_conditions_that_name_things_or_overlap_are_requested_again(tmp_path: Path) -> None:
+    result, chat = make_scenes(tmp_path / "c.json", scenes, count=6)
+    assert result and result.descriptions.conditions == ("background", "spatial layout", "lighting", "object scale")
+    prompt = chat.asked[3]["messages"][-1]["content"]
+    assert "names the thing 'cat'" in prompt and "overlaps 'background'" in prompt and len(chat.asked) == 5
+    assert result.rejections["conditions"]
 
 
-def test_more_sentences_than_fit_are_distilled_in_parts(tmp_path: Path) -> None:
+def test_more_sentences_than_fit_are_distilled_in_chunks(tmp_path: Path) -> None:
     def script(question: dict[str, Any], number: int) -> Reply:
         if question["messages"][1]["content"].startswith("One photo"):
             return Reply(listed("sentences", *(f"{number} {n} " + "word " * 30 for n in range(9))))
         return Reply(listed("conditions", *(f"{word} {number}" for word in ("light", "pose", "depth"))))
 
-    made, chat = make_scenes(tmp_path / "c.json", script, sentences=9, budget=1000)
+    result, chat = make_scenes(tmp_path / "c.json", script, sentences=9, context_characters=1000)
     forms = [question["messages"][1]["content"].split()[1] for question in chat.asked]
     assert (
-        made and forms == ["photo"] * 2 + ["sentences"] * 3 + ["conditions"] and len(made.descriptions.conditions) == 3
+        result
+        and forms == ["photo"] * 2 + ["sentences"] * 3 + ["conditions"]
+        and len(result.descriptions.conditions) == 3
     )
 
 
-def test_a_model_that_writes_no_scene_is_told_of(tmp_path: Path) -> None:
-    made, _ = make_scenes(tmp_path / "c.json", lambda *_: Reply("As an AI I cannot do that."))
-    assert made and not made.descriptions.conditions and made.complaints["conditions"] == ("no scene was written",)
-    assert [flag.entry for flag in review(made.descriptions, title="x").flags] == ["conditions"]
+def test_a_model_that_writes_no_scene_is_reported(tmp_path: Path) -> None:
+    result, _ = make_scenes(tmp_path / "c.json", lambda *_: Reply("As an AI I cannot do that."))
+    assert (
+        result and not result.descriptions.conditions and result.rejections["conditions"] == ("no scene was written",)
+    )
+    assert [flag.entry for flag in review(result.descriptions, title="x").flags] == ["conditions"]
 
 
-def test_conditions_edited_by_hand_stay_and_nothing_is_asked(tmp_path: Path) -> None:
+def test_conditions_edited_by_hand_stay_and_nothing_is_requested(tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     make_scenes(out, scenes)
     out.write_text(out.read_text().replace('"lighting"', '"weather"'))
-    made, chat = make_scenes(out, scenes, count=2)
-    assert made and made.kept == ("the conditions",) and not chat.asked
+    result, chat = make_scenes(out, scenes, count=2)
+    assert result and result.kept == ("the conditions",) and not chat.asked
     assert read_descriptions(out).conditions == ("background", "spatial layout", "weather")
 
 
-@pytest.mark.parametrize(("count", "budget"), [(5, 999), (20, 1999)])
-def test_parts_that_could_not_shrink_are_refused(count: int, budget: int) -> None:
+@pytest.mark.parametrize(("count", "context_characters"), [(5, 999), (20, 1999)])
+def test_parts_that_could_not_shrink_are_refused(count: int, context_characters: int) -> None:
     with pytest.raises(UserError, match="needs room for"):
-        Plan(budget=budget, wish=GenerationSettings(count))
+        ConditionSettings(context_characters=context_characters, generation=GenerationSettings(count))
 
 
-def test_merging_ends_whatever_a_model_invents(tmp_path: Path) -> None:
+def test_merging_conditions_terminates_for_any_answer(tmp_path: Path) -> None:
     def script(question: dict[str, Any], number: int) -> Reply:
         if question["messages"][1]["content"].startswith("One photo"):
             return Reply(listed("sentences", *(f"{number} {n} " + "word " * 30 for n in range(20))))
-        letters = "abcdefghijklmnopqrst"
-        return Reply(listed("conditions", *(f"{3 * one}{number} {9 * one}{number}{7 * one}" for one in letters)))
+        client = "abcdefghijklmnopqrst"
+        return Reply(listed("conditions", *(f"{3 * one}{number} {9 * one}{number}{7 * one}" for one in client)))
 
-    made, chat = make_scenes(tmp_path / "c.json", script, count=20, sentences=20, budget=2000)
-    assert made and len(made.descriptions.conditions) == 20 and len(chat.asked) < 20
+    result, chat = make_scenes(tmp_path / "c.json", script, count=20, sentences=20, context_characters=2000)
+    assert result and len(result.descriptions.conditions) == 20 and len(chat.asked) < 20
 
 
-def test_a_file_with_other_words_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_file_with_another_kind_of_descriptions_is_not_overwritten(tmp_path: Path) -> None:
     out = tmp_path / "w.json"
     write_descriptions(out, Descriptions(attributes={"cat": ("fur",)}))
     with pytest.raises(UserError, match="holds attributes"):
@@ -279,10 +300,12 @@ def test_a_file_with_other_words_is_not_overwritten(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text("abc ", min_size=1, max_size=60), max_size=30), st.integers(10, 200))
-def test_portions_keep_every_sentence_in_order(sentences: list[str], budget: int) -> None:
-    parts = portions(sentences, budget)
+def test_chunks_keep_every_sentence_in_order(sentences: list[str], context_characters: int) -> None:
+    parts = chunks(sentences, context_characters)
     assert [one for part in parts for one in part] == sentences
-    assert all(len(part) <= 1 or sum(len(one) for one in part) <= budget + max(map(len, part)) for part in parts)
+    assert all(
+        len(part) <= 1 or sum(len(one) for one in part) <= context_characters + max(map(len, part)) for part in parts
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -293,7 +316,7 @@ def test_portions_keep_every_sentence_in_order(sentences: list[str], budget: int
     st.integers(1, 40),
     st.integers(0, 5),
 )
-def test_combinations_are_capped_distinct_and_really_occur(rows: list[list[int]], most: int, seed: int) -> None:
+def test_combinations_are_capped_distinct_and_co_occur_in_the_data(rows: list[list[int]], most: int, seed: int) -> None:
     counts = co_occurrence(torch.tensor(rows))
     found = combinations(counts, most=most, seed=seed)
     assert len(found) == len(set(found)) <= most and found == combinations(counts, most=most, seed=seed)
@@ -314,7 +337,7 @@ def test_rare_labels_are_in_as_many_combinations() -> None:
 
 def test_sharing_is_counted() -> None:
     found = measure.sharing({"dog": ("legs", "fur"), "cat": ("legs", "whiskers"), "car": ("wheels",), "x": ()})
-    assert (found.distinct, found.shared, found.lonely) == (4, 1, ("car",))
+    assert (found.distinct, found.shared, found.unshared) == (4, 1, ("car",))
     assert found.per_class == pytest.approx((0.5 + 0.5 + 0) / 3) and found.top == (("legs", ("dog", "cat")),)
 
 
@@ -330,7 +353,7 @@ def test_separation_before_and_after(tiny_clip: Clip) -> None:
     assert measure.overlaps(tiny_clip, ["four legs"], 0.0) == []
 
 
-def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
+def test_the_review_page_flags_problems(tmp_path: Path) -> None:
     words = generated(
         Descriptions(
             attributes={
@@ -345,12 +368,12 @@ def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
             scenes=(Scene(labels=("dog", "cat"), sentences=("x & <y>",)),),
         )
     )
-    found = review(words, title="w", names=("dog", "cat", "bear"), complaints={"wolf": ("'<i>' is empty",)})
+    found = review(words, title="w", names=("dog", "cat", "bear"), rejections={"wolf": ("'<i>' is empty",)})
     said = "\n".join(f"{flag.entry}: {flag.text}" for flag in found.flags)
     for expected in (
         "bear: is missing",
         "dog: leaks its own name",
-        "cat: says nearly the same twice",
+        "cat: has near-duplicates",
         "wolf: has no attributes",
         "tiger: has the same list as 'lion'",
         "fox: has markup",
@@ -363,7 +386,7 @@ def test_a_page_flags_what_a_person_should_see(tmp_path: Path) -> None:
     assert all("<b>red" not in page and "<y>" not in page and "&lt;y&gt;" in page for page in pages)
 
 
-def test_pairs_that_a_backbone_confuses_are_one_flag_an_entry() -> None:
+def test_near_duplicates_for_the_backbone_are_one_flag_per_entry() -> None:
     pairs = [("a", f"b{number}", 1.0) for number in range(5)]
     words = Descriptions(attributes={"dog": ("a",), "conditions": ("a",)}, conditions=("a",))
     found = review(words, title="x", overlaps=lambda phrases: pairs)
@@ -375,7 +398,7 @@ def test_markdown_is_escaped() -> None:
     assert markdown("a|b *c* <d>\n# e") == r"a\|b \*c\* &lt;d&gt; \# e"
 
 
-def test_class_names_are_read_from_lines(tmp_path: Path) -> None:
+def test_class_names_are_read_one_per_line(tmp_path: Path) -> None:
     path = tmp_path / "n.txt"
     path.write_text("# ours\ndog\n\n  cat \n")
     assert read_names(path) == ("dog", "cat")
@@ -397,7 +420,7 @@ def test_the_commands_from_names_to_pages(tmp_path: Path) -> None:
     with chat_server(answers) as chat:
         ask = ("attributes", "--classes", names, "-o", out, "--llm", "toy", "--url", chat.url, "--count", 2)
         said = call(*ask, "--dry-run", "--price-in", 1)
-        assert "3 questions" in said and "at your prices" in said and not chat.asked and not out.exists()
+        assert "3 requests" in said and "at your prices" in said and not chat.asked and not out.exists()
         said = call(*ask)
         assert "describing classes: 3/3" in said and "a.html" in said and "flag" not in said
         assert "3 answers are kept and cost nothing" in call(*ask) and len(chat.asked) == 3
@@ -425,13 +448,13 @@ name = "zeroshot"
 
 
 def test_the_commands_on_a_recipes_data(tmp_path: Path) -> None:
-    """Pictures stay here: they only measure how well the words separate the classes."""
+    """Images are not sent: they only measure how well the descriptions separate the classes."""
     for name in NAMES:
-        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "images" / name).mkdir(parents=True)
         for number in range(4):
-            Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / "pictures" / name / f"{number}.png")
+            Image.new("RGB", (64, 64), (60 * number, 0, 0)).save(tmp_path / "images" / name / f"{number}.png")
     folder, drawn = tmp_path / "folder.toml", tmp_path / "drawn.toml"
-    folder.write_text(RECIPE.format(data=f'source = "image_folder"\npath = "{tmp_path / "pictures"}"'))
+    folder.write_text(RECIPE.format(data=f'source = "image_folder"\npath = "{tmp_path / "images"}"'))
     drawn.write_text(RECIPE.format(data='source = "scenes"\ntrain = 2\ntest = 1'))
 
     def script(question: dict[str, Any], number: int) -> Reply:
@@ -442,14 +465,14 @@ def test_the_commands_on_a_recipes_data(tmp_path: Path) -> None:
         model = ("--llm", "toy", "--url", chat.url, "--count", 2, "--backbone", "demo")
         call("attributes", "--data", folder, "-o", tmp_path / "a.json", *model)
         call("conditions", "--data", drawn, "--combinations", 4, "-o", tmp_path / "c.json", *model)
-        assert "pictures" not in json.dumps(chat.asked) and "png" not in json.dumps(chat.asked)
+        assert "images" not in json.dumps(chat.asked) and "png" not in json.dumps(chat.asked)
     page = (tmp_path / "a.md").read_text()
     assert re.search(r"template alone \| -?\d\.\d+ \| -?\d\.\d+ \(.+\) \| \d+\.\d % \|", page)
     found = read_descriptions(tmp_path / "c.json")
     assert found.conditions == ("background", "spatial layout") and len(found.scenes) == 4
 
 
-def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_loses_no_kept_answer(tmp_path: Path) -> None:
     names = [f"thing {number}" for number in range(30)]
     (tmp_path / "names.txt").write_text("\n".join(names))
     reached = threading.Event()
@@ -467,7 +490,7 @@ def test_a_killed_process_has_lost_nothing(tmp_path: Path) -> None:
         process.kill()
         process.wait(60)
         before = len(chat.asked)
-        kept = (tmp_path / "a.exchanges.jsonl").read_text().splitlines()[:-1]  # the last line may be torn
+        kept = (tmp_path / "a.transcript.jsonl").read_text().splitlines()[:-1]  # the last line may be torn
         answered = {json.loads(line)["request"]["messages"][-1]["text"] for line in kept}
         assert not (tmp_path / "a.json").exists() and len(answered) >= 7
         call(*words, "--url", chat.url, "--count", 2)

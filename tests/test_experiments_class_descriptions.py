@@ -160,7 +160,8 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     write_descriptions(
         words_file, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
-    told = f'{{ name = "promptfl", label = "file", descriptions = {{ attributes = "{words_file}", conditions = ["a", "b"] }} }}'
+    own = f'{{ attributes = "{words_file}", conditions = ["a", "b"] }}'
+    told = f'{{ name = "promptfl", label = "file", descriptions = {own} }}'
     recipe = re.sub(r"compare = \[.*?\n\]", f"compare = [{told}]", RECIPE, flags=re.DOTALL)
     few = ("data.source=scenes", "partition.rule=iid", "partition.clients=1", "method.name=zeroshot")
     recipe = recipe.replace("classes_per_client = 20\n", "")

@@ -15,13 +15,12 @@ from flwr.app import Message
 from conftest import Pictures
 from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
-from fedprompt.deploy.privacy_budget import SPENT
-from fedprompt.deploy.server_run import conduct
+from fedprompt.deploy.server_run import run_on_sites
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
+from fedprompt.deploy.site_state import SPENT
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.plan import resolve
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
@@ -71,7 +70,7 @@ def pictures(folder: Path) -> None:
 
 
 def deployment(**changes: object) -> Deployment:
-    return Deployment(name="test", address="localhost", sites=SITES, patience=0, **changes)
+    return Deployment(name="test", address="localhost", sites=SITES, connect_timeout=0, **changes)
 
 
 def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> MemoryGrid:
@@ -97,8 +96,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of one recipe run by the simulator and over the grid."""
     folder = tmp_path_factory.mktemp("grid")
     channel, over = GridChannel(grid(folder), poll=0), deployment()
-    runs.start(resolve(parse_recipe(recipe(folder))), folder / "simulated")
-    conduct(recipe(folder), folder / "federated", channel, over, home=folder)
+    runs.start(parse_recipe(recipe(folder)), folder / "simulated")
+    run_on_sites(recipe(folder), folder / "federated", channel, over, home=folder)
     return folder / "simulated", folder / "federated"
 
 
@@ -146,8 +145,8 @@ def one(folder: Path, server: str) -> str:
 
 def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> None:
     over = grid(tmp_path)
-    runs.start(resolve(parse_recipe(one(tmp_path, SUMS))), tmp_path / "simulated")
-    conduct(one(tmp_path, SUMS), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    runs.start(parse_recipe(one(tmp_path, SUMS)), tmp_path / "simulated")
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
     kinds = [
@@ -165,11 +164,11 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
 
     over = grid(tmp_path, fault=lost)
     channel = GridChannel(over, poll=0)
-    conduct(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "out", NAMES[0], "round")
     assert [event.get("skipped", "")[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
-    conduct(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "again", NAMES[0], "round")
     assert [event["kept"] for event in rounds] == [[0, 2]] * 2 and all("1" in event["failed"] for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
@@ -181,7 +180,7 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
 
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
     over = grid(tmp_path)
-    conduct(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     message = next(message for message in over.sent if message.metadata.message_type == MASKED_INPUT)
     asked = from_records(message.content)
     answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(
@@ -195,13 +194,13 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
     noisy = '[train.server.privacy]\nname = "sample"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
     over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0))
     channel = GridChannel(over, poll=0)
-    conduct(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
+    run_on_sites(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
     spent = json.loads((tmp_path / "east" / SPENT).read_text())
     charged = [event for event in read_events(tmp_path / "first") if event["event"] == "privacy"]
     assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
     assert next(iter(spent.values()))["epsilon"] <= charged[-1]["epsilon"] <= 30
     (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
-    conduct(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
+    run_on_sites(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
     for event in lines(tmp_path / "second", NAMES[0], "round"):
         assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
 
@@ -219,12 +218,12 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
     over.fault = power_cut
     channel = GridChannel(over, poll=0)
     with pytest.raises(KeyboardInterrupt):
-        conduct(text, tmp_path / "out", channel, deployment(), home=tmp_path)
+        run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     newest = max((tmp_path / "out" / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
     over.fault = lambda site, reply: reply
-    conduct(text, tmp_path / "out", channel, deployment(), home=tmp_path)
-    runs.start(resolve(parse_recipe(text)), tmp_path / "simulated")
+    run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
+    runs.start(parse_recipe(text), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
     assert [event["round"] for event in lines(tmp_path / "out", name, "resume")] == [1]
     assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
@@ -240,8 +239,8 @@ def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
         f"[descriptions]\nattributes = '{tmp_path / 'descriptions.json'}'\nshuffled = true\nconditions = ['at night']\n"
     )
     over = grid(tmp_path)
-    runs.start(resolve(parse_recipe(one(tmp_path, named))), tmp_path / "simulated")
-    conduct(one(tmp_path, named), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    runs.start(parse_recipe(one(tmp_path, named)), tmp_path / "simulated")
+    run_on_sites(one(tmp_path, named), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
     assert all("descriptions.json" not in from_records(message.content).fields["recipe"] for message in over.sent)
@@ -253,4 +252,4 @@ def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
 def test_attacks_and_the_ends_of_the_scale_are_for_simulations(tmp_path: Path, line: str) -> None:
     text = one(tmp_path, "").replace("[train]", f"[train]\n{line}")
     with pytest.raises(UserError, match="simulations"):
-        conduct(text, tmp_path / "o", GridChannel(grid(tmp_path), poll=0), deployment(), home=tmp_path)
+        run_on_sites(text, tmp_path / "o", GridChannel(grid(tmp_path), poll=0), deployment(), home=tmp_path)

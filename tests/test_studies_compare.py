@@ -1,4 +1,4 @@
-"""Comparisons: a table over seeds from small runs, in every form, and the choice that a grid makes."""
+"""Comparisons: tables over seeds from small runs, in every format, and tuning on a grid."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def memory(folder: Path) -> tuple[str, str]:
-    """Both seeds see the same pictures, which are read once."""
+    """Both seeds use the same images, which are read once."""
     return "--set", f"backbone.disk={folder / 'features'}"
 
 
-def test_runs_that_are_there_become_a_table(folder: Path) -> None:
+def test_finished_runs_become_a_table(folder: Path) -> None:
     there = [folder / "out" / f"few-{seed}" for seed in (1, 2)]
     said = call("compare", *there, there[0], "--out", folder / "again")
     assert (folder / "again" / "runs.csv").read_text() == (folder / "out" / "few.csv").read_text()
@@ -101,26 +101,26 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
 
 
-def test_ours_stands_beside_what_was_published(folder: Path) -> None:
+def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
     runs = [read_run(folder / "out" / f"few-{seed}") for seed in (1, 2)]
     one = Expected(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
-    told = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
-    (found,) = differences(told)
+    merged = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
+    (found,) = differences(merged)
     values = [100 * trial.figures["new"] for run in runs for trial in run.trials if trial.name == "alone"]
     assert sorted(found.ours) == sorted(values) and found.difference == pytest.approx(fmean(values) - 50)
-    compared = comparison(by_seed(told))
+    compared = comparison(by_seed(merged))
     line = f"| 50.00 | {fmean(values):.2f} ± {stdev(values):.2f} | {fmean(values) - 50:+.2f} | 2 |"
     assert "\nt: a page." in markdown(compared) and line in markdown(compared)
     assert latex(compared).count(r"\begin{tabular}") == 2 and "published" not in markdown(comparison(runs))
     # Runs of one seed are joined, and what each of them expects with them.
     other = Expected(trial="alone", table="t", name="base", value=1.0, columns=("base",))
     (joined,) = by_seed(
-        [told[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
+        [merged[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
     )
     assert joined.header.expected == (one, other)
 
 
-def test_what_is_done_is_left_alone_and_other_settings_are_refused(folder: Path) -> None:
+def test_finished_runs_are_kept_and_other_settings_are_refused(folder: Path) -> None:
     before = (folder / "out" / "few-1" / "run.jsonl").read_bytes()
     said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
     assert "2 runs, 2 of them done." in said
@@ -129,7 +129,7 @@ def test_what_is_done_is_left_alone_and_other_settings_are_refused(folder: Path)
     assert "other settings" in said
 
 
-def test_figures_stand_alone(folder: Path) -> None:
+def test_figures_need_no_other_file(folder: Path) -> None:
     for name in ("few-bytes.svg", "few-seconds.svg"):
         text = (folder / "out" / name).read_text(encoding="utf-8")
         assert text.count("<svg") == 1 and "alone" in text
@@ -153,7 +153,7 @@ def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
         search(parse_recipe(TINY))
 
 
-def test_what_a_search_finds_best_is_written_and_compared(folder: Path) -> None:
+def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) -> None:
     (folder / "grid.toml").write_text(GRID + TINY.replace('"few"', '"grid"'), encoding="utf-8")
     said = call(
         "compare", folder / "grid.toml", "--tune", "--seeds", "1", "--out", folder / "tuned", *memory(folder),
@@ -169,7 +169,7 @@ def test_what_a_search_finds_best_is_written_and_compared(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DEMO)
-def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
+def test_the_demo_recipes_compare_every_possible_method(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
     resolve(recipe)
     assert recipe.tuning.seed not in (1, 2, 3) and set(recipe.tuning.grid) == {"lr"}
@@ -177,7 +177,7 @@ def test_the_demos_recipes_compare_every_method_that_can(name: str) -> None:
     assert left_out == ({"dualcoop", "fedmpt", "fedmvp_regions"} if name == "compare_single" else set())
 
 
-def test_names_beside_dots_do_not_cover_each_other() -> None:
+def test_labels_of_points_do_not_overlap() -> None:
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
     dots = [(1.0, 60.5, "promptfl"), (1.0, 60.5, "fedawa"), (1.1, 60.4, "fedkgcoop"), (9.0, 66.0, "fedmpt")]

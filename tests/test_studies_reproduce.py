@@ -15,10 +15,10 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
 from fedprompt.records.reading import Run, Trial
 from fedprompt.report import ours, read_run
-from fedprompt.studies.published import expected_cells, experiment, experiments, pictures, recipe
+from fedprompt.studies.published import experiment, experiments, image_passes, matched_cells, recipe
 from fedprompt.studies.published_tables import cells, remarks, table
 from fedprompt.studies.reproduce import _mean, differences, jobs
-from fedprompt.studies.sweep import conduct_all
+from fedprompt.studies.sweep import run_all
 from trees import TREES, as_json, text
 
 MINIATURE = (
@@ -42,7 +42,7 @@ def only(name, root, out, *settings, count=1):
     about = experiment(name)
     todo = jobs(about, root=root, out=out, seeds=[1], settings=settings)[:count]
     with patch("fedprompt.experiments.run.render"):  # drawing takes longer than everything else here
-        assert [number for number, _ in conduct_all(todo)] == list(range(1, len(todo) + 1))
+        assert [number for number, _ in run_all(todo)] == list(range(1, len(todo) + 1))
     return about, todo, [read_run(job.folder) for job in todo]
 
 
@@ -54,19 +54,19 @@ def test_every_experiment_is_a_valid_recipe_of_known_methods(name, tmp_path):
         assert {trial.method for trial in plan.trials} <= set(methods.names())
         assert plan.recipe.seed == 1 and plan.recipe.data.options["root"] == str(tmp_path)
     trials = {trial.name for trial in plan.trials}
-    for reach in about.reach:
-        assert set(reach.rows) <= trials
-        assert set(reach.rows.values()) <= {cell.row for cell in table(reach.table)}
-        columns = {cell.column for cell in table(reach.table)} - {"mean"}
+    for match in about.matches:
+        assert set(match.rows) <= trials
+        assert set(match.rows.values()) <= {cell.row for cell in table(match.table)}
+        columns = {cell.column for cell in table(match.table)} - {"mean"}
         options = plan.recipe.data.options
         known = {
             "figure": {"local", "base", "new", "hm"},
             "run": set(about.variants),
             "part": {*options.get("sets", ()), *options.get("targets", ())},
             "column": columns,
-        }[reach.axis]
-        assert columns <= known and reach.column in {"", "mean", *columns}
-    assert pictures(about) > 0
+        }[match.axis]
+        assert columns <= known and match.column in {"", "mean", *columns}
+    assert image_passes(about) > 0
 
 
 UNREACHED = {  # no run of ours is what these rows are of, as a remark of their experiment says
@@ -74,13 +74,13 @@ UNREACHED = {  # no run of ours is what these rows are of, as a remark of their 
 }
 
 
-def test_every_printed_row_and_column_has_an_experiment_that_leads_to_it():
+def test_every_published_row_and_column_has_an_experiment():
     reached = {
         (cell.table, cell.row, column)
         for about in experiments().values()
-        for reach, _, own in expected_cells(about)
+        for match, _, own in matched_cells(about)
         for cell in own
-        for column in ([reach.column] if reach.axis == "column" else {one.column for one in own})
+        for column in ([match.column] if match.axis == "column" else {one.column for one in own})
     }
     printed = {(cell.table, cell.row, cell.column) for cell in chain(*cells().values())}
     left = {key for key in printed - reached if key[:2] not in UNREACHED}
@@ -128,11 +128,9 @@ def test_base_to_new_over_nine_sets(tmp_path):
     (difference, *_) = differences(about, todo)
     assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
     assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
-    list(conduct_all(todo))  # nothing is left to do
+    list(run_all(todo))  # nothing is left to do
     with pytest.raises(UserError, match="other settings"):
-        list(
-            conduct_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"]))
-        )
+        list(run_all(jobs(about, root=tmp_path, out=tmp_path / "out", seeds=[1], settings=[*CHEAP, "train.lr=1.0"])))
 
 
 @pytest.mark.parametrize("name", ["fedtpg/cross-dataset", "fedtpg/imagenet-ssmt"])
@@ -172,7 +170,7 @@ def test_domains_are_held_out_in_turn(name, sets, tmp_path):
     assert alone == (set(chain(*held)) if name == "fedclip/pacs" else set())
 
 
-def test_a_mean_over_data_sets_counts_each_alike_however_many_rotations_it_has():
+def test_a_mean_over_data_sets_weighs_each_equally_whatever_its_number_of_rotations():
     about = experiment("fedmvp/ablation-msst")
     share = {label: 1.0 if label.startswith("domainnet") else 0.5 for label in about.variants}
     expected = Expected(trial="fedmvp", table="t", name="n", value=0.0, columns=("unseen",))
@@ -218,7 +216,7 @@ MANY = {
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_protocols_of_many_labels(name, tmp_path):
+def test_multi_label_protocols(name, tmp_path):
     for one in MANY[name]:
         TREES[one](tmp_path)
     small = (*CHEAP, "partition.heterogeneity=0.1", "method.label='fedmpt'", "evaluate.held_out=0.5")
@@ -236,7 +234,7 @@ def test_protocols_of_many_labels(name, tmp_path):
         assert (todo[0].folder / "annotation.safetensors").exists()
 
 
-def test_the_real_method_runs_too(tmp_path):
+def test_a_real_method_runs_too(tmp_path):
     TREES["dtd"](tmp_path)
     settings = (*MINIATURE, "data.sets=['dtd']", f"data.attributes='{tmp_path}'")
     names = ("banded", "polka-dotted", "woven")
@@ -248,7 +246,7 @@ def test_the_real_method_runs_too(tmp_path):
         only("fedmvp/base-to-new", tmp_path, tmp_path / "other", *settings)
 
 
-def test_the_command_prints_ours_beside_the_published(tmp_path):
+def test_the_command_prints_our_figures_beside_the_published(tmp_path):
     TREES["dtd"](tmp_path)
     words = chain(*(("-s", setting) for setting in (*MINIATURE, "data.sets=['dtd']")))
     name = "zero-shot/base-to-new"
@@ -262,14 +260,14 @@ def test_the_command_prints_ours_beside_the_published(tmp_path):
     assert "base-to-new: FedTPG" in report and "<td>75.78</td>" in report
 
 
-def test_the_list_says_command_cost_and_target():
+def test_the_list_has_command_cost_and_published_figures():
     shown = run("reproduce", "--list").output
     for name, about in experiments().items():
         assert f"{name}: " in shown and about.command in shown
-    assert "to reach: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
+    assert "published: FedMVP local 81.89, base 75.37, new 77.82, hm 78.27 (base-to-new)" in shown
 
 
-def test_mistakes_at_the_command_line(tmp_path):
+def test_mistakes_at_the_command_line_are_sentences(tmp_path):
     assert "did you mean 'fedmvp/base-to-new'" in run("reproduce", "fedmvp/base-to-nw").output
     assert "--root DIR" in run("reproduce", "fedmvp/base-to-new").output
     assert "is not a list of numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
@@ -277,17 +275,17 @@ def test_mistakes_at_the_command_line(tmp_path):
     assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch):
+def test_an_interruption_says_how_to_continue(tmp_path, monkeypatch):
     def stop(todo, *, callbacks):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedprompt.studies.sweep.conduct_all", stop)
+    monkeypatch.setattr("fedprompt.studies.sweep.run_all", stop)
     stopped = run("reproduce", "fedmvp/base-to-new", "--root", tmp_path)
-    assert stopped.exit_code == 130 and "the same command goes on" in stopped.output
-    assert stopped.output.startswith("Mind: FedMVP reads attributes")  # before hours of work, not after
+    assert stopped.exit_code == 130 and "the same command continues" in stopped.output
+    assert stopped.output.startswith("Note: FedMVP reads attributes")  # before hours of work, not after
 
 
-def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
+def test_data_check_lists_problems(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["food101"](tmp_path)
     found = run("data", "check", "food101", "--root", tmp_path)
@@ -298,13 +296,13 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     as_json(split, {word: [[file, swapped[name], name] for file, _, name in rows] for word, rows in table.items()})
     assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
-    assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
+    assert "1 listed image(s) do not exist" in run("data", "check", "food101", "--root", tmp_path).output
     assert entry("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
     every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
     assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
 
 
-def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
+def test_data_check_accepts_a_correct_copy(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["voc2007"](tmp_path)
     about = entry("voc2007").model_copy(update={"counts": {"train": 6, "test": 3}})
@@ -314,14 +312,14 @@ def test_data_check_praises_a_copy_that_is_right(tmp_path, monkeypatch):
     assert "train 6, test 3" in found.output and "Complete and as published." in found.output
 
 
-def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch):
+def test_a_known_other_version_is_a_remark_not_a_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDPROMPT_CACHE", str(tmp_path / "cache"))
     TREES["pacs"](tmp_path)
     about = entry("pacs").model_copy(update={"classes": 0, "other_versions": {"the first one": 32}})
     monkeypatch.setattr("fedprompt.data.published.catalog.catalog", lambda: {"pacs": about})
     monkeypatch.setattr("fedprompt.data.published.verify._classes_without_images", lambda listing: [])
     found = run("data", "check", "pacs", "--root", tmp_path)
-    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
+    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 images" in found.output
 
 
 def test_data_list_and_info(tmp_path, monkeypatch):
@@ -334,7 +332,7 @@ def test_data_list_and_info(tmp_path, monkeypatch):
     assert "difficult" in shown and "Options" in shown and entry("voc2007").traps[0] in shown
 
 
-def test_a_stray_file_beside_the_table_is_no_row(tmp_path):
+def test_a_stray_file_in_the_catalogue_is_ignored(tmp_path):
     text(tmp_path / "classes.txt", ["x"])
     with pytest.raises(UserError, match="did you mean 'pacs'"):
         entry("pac")

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from fedprompt.cli.data import PICTURES
+from fedprompt.cli.data import IMAGES_PER_SECOND
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
 from tools import method_pages, recipe_reference
@@ -139,13 +139,14 @@ def section(name: str, row: CatalogEntry) -> str:
 def experiments() -> str:
     """A row per experiment: its command, its size and time, and what it is to reach."""
     lines = [
-        f"| experiment | runs | images at most | hours at {PICTURES:g}/s | to reach | mind |",
+        f"| experiment | runs | images at most | hours at {IMAGES_PER_SECOND:g}/s | to reach | mind |",
         "|---|---|---|---|---|---|",
     ]
     for name, about in published.experiments().items():
-        runs, each = len(about.variants) * len(about.seeds), published.pictures(about) * len(about.seeds)
+        runs, each = len(about.variants) * len(about.seeds), published.image_passes(about) * len(about.seeds)
         goals = "<br>".join(published.targets(about)) or "no figure was recovered"
-        lines.append(f"| `{name}` | {runs} | {each:,.0f} | {each / PICTURES / 3600:,.1f} | {goals} | {about.remark} |")
+        hours = each / IMAGES_PER_SECOND / 3600
+        lines.append(f"| `{name}` | {runs} | {each:,.0f} | {hours:,.1f} | {goals} | {about.remark} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,1 +1,1 @@
-"""Every bar of reliability, security and privacy with its measure: `python -m benchmarks.bars` writes docs/bars.md."""
+"""Acceptance criteria of reliability, security and privacy: `python -m benchmarks.bars` writes docs/bars.md."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.bars import attacks, crashes, foreign, pictures, privacy, processes, secure
-from benchmarks.bars.rows import ROOT, Bar, Row, settled, table
+from benchmarks.bars import attacks, crashes, images, privacy, processes, secure, untrusted
+from benchmarks.bars.criteria import ROOT, Criterion, Row, settled, table
 from benchmarks.robustness import RESULTS, Bench
 from fedprompt.records.run_folder import write_atomic
 
@@ -39,22 +39,22 @@ real processes are `fedprompt deploy rehearse --full`.
 """
 
 
-def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[], Iterable[Bar]]]:
-    """What the page has a table of, by title."""
+def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[], Iterable[Criterion]]]:
+    """The tables of the page by title."""
     bench = Bench(given.method, given.rounds)
     return {
-        "Secure aggregation": secure.bars,
-        "Differential privacy": lambda: privacy.bars(folder),
-        "Faulty and malicious clients": lambda: attacks.bars(bench, bench.read(given.robustness)),
-        "Crashes and resumes": lambda: crashes.bars(folder),
-        "Real processes": lambda: processes.bars(given.rehearsal),
-        "Images at a site": lambda: pictures.bars(folder),
-        "Files and messages": lambda: foreign.bars(folder),
+        "Secure aggregation": secure.criteria,
+        "Differential privacy": lambda: privacy.criteria(folder),
+        "Faulty and malicious clients": lambda: attacks.criteria(bench, bench.read(given.robustness)),
+        "Crashes and resumes": lambda: crashes.criteria(folder),
+        "Real processes": lambda: processes.criteria(given.rehearsal),
+        "Images at a site": lambda: images.criteria(folder),
+        "Files and messages": lambda: untrusted.criteria(folder),
     }
 
 
 def machine() -> str:
-    """Where this runs, in general words."""
+    """A description of this machine and the installed packages."""
     found = [f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}, Python {platform.python_version()}"]
     for name in PACKAGES:
         try:
@@ -73,20 +73,22 @@ def page(found: Mapping[str, Sequence[Row]], *, command: str, minutes: float) ->
 
 
 def section(title: str, rows: Sequence[Row]) -> Iterator[str]:
-    """A subject's table under its title."""
+    """A table under its title."""
     yield from (f"## {title}", "", *table(rows), "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rehearsal", type=Path, nargs="*", default=[], help="folders of `fedprompt deploy rehearse`")
+    parser.add_argument(
+        "--rehearsal", type=Path, nargs="*", default=[], help="folders of `fedprompt deploy rehearse --full`"
+    )
     parser.add_argument("--robustness", type=Path, default=RESULTS, help="results of `python -m benchmarks.robustness`")
-    parser.add_argument("--method", default="promptfl", help="whose results of that file")
-    parser.add_argument("--rounds", type=int, default=20, help="which of its results")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--method", default="promptfl", help="the method of those results")
+    parser.add_argument("--rounds", type=int, default=20, help="the rounds of those results")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page to write")
     given = parser.parse_args()
     started = time.monotonic()
-    found: dict[str, list[Bar]] = {}
+    found: dict[str, list[Criterion]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for title, measure in subjects(given, Path(folder)).items():
             print(f"[{time.monotonic() - started:4.0f} s] {title}", flush=True)
@@ -96,7 +98,7 @@ def main() -> None:
     command = "python -m benchmarks.bars" + " --rehearsal FOLDER" * bool(given.rehearsal)
     write_atomic(given.page, page(rows, command=command, minutes=(time.monotonic() - started) / 60))
     for row in (row for every in rows.values() for row in every if row.verdict == "not met"):
-        print(f"not met: {row.what}: {row.measured} (criterion: {row.bar})")
+        print(f"not met: {row.what}: {row.measured} (criterion: {row.criterion})")
     print(f"Written: {given.page}")
 
 

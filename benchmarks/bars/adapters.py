@@ -1,4 +1,4 @@
-"""Adapters from somebody who means harm: each must be refused quickly, in little memory, and must not run anything."""
+"""Malicious adapters, which must be refused quickly, in little memory, and without executing anything."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ WEIGHTS, CARD, WORDS = "adapter_model.safetensors", "adapter_config.json", "attr
 PRINT = "f" * 64
 MANY = 10**6
 CLAIM = 100 * 10**9  # bytes
-Forge = Callable[[Path], None]  # changes a copy of an honest adapter
+Change = Callable[[Path], None]  # changes a copy of a valid adapter
 
 
 class Payload:
-    """Unpickled, it leaves a file behind."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -36,13 +36,13 @@ class Payload:
 
 
 def measure(folder: Path) -> dict[str, float | str]:
-    """Which forged adapters were accepted, what the worst took in seconds and MiB, whether the canary was touched."""
+    """The malicious adapters that were accepted, the worst seconds and MiB, and whether the canary was touched."""
     save_honest(folder / "honest")
     load(folder / "honest")
     canary, accepted, seconds, grown = folder / "canary", [], [], []
     kinds = forgeries(canary)
-    for name, forge in kinds.items():
-        forge(shutil.copytree(folder / "honest", folder / name))
+    for name, change in kinds.items():
+        change(shutil.copytree(folder / "honest", folder / name))
     for name in kinds:
         before, started = peak(), time.perf_counter()
         try:
@@ -56,13 +56,13 @@ def measure(folder: Path) -> dict[str, float | str]:
         "kinds": len(kinds),
         "accepted": ", ".join(accepted),
         "seconds": max(seconds),
-        "grown": sum(grown),  # at most what the worst took
+        "grown": sum(grown),  # an upper bound of the worst
         "canary": "touched" if canary.exists() else "untouched",
     }
 
 
-def forgeries(canary: Path) -> Mapping[str, Forge]:
-    """All kinds by name; they are written in pieces, so that making them leaves no high-water mark."""
+def forgeries(canary: Path) -> Mapping[str, Change]:
+    """The malicious changes by name; files are written in pieces, so that making them does not raise peak memory."""
     size = STATE["context"].nbytes
     whole = {"dtype": "F32", "shape": [16, 512], "data_offsets": [0, size]}
     return {
@@ -78,24 +78,24 @@ def forgeries(canary: Path) -> Mapping[str, Forge]:
         "a sparse file of 100 GB": lambda place: sparse(place / WEIGHTS),
         "a header of 1,000,000 keys": lambda place: swollen(place / WEIGHTS, struct.pack("<Q", 14 * MANY), b"0"),
         "a card of 1,000,000 keys": lambda place: swollen(place / CARD, b'{"params": ', b"0"),
-        "words of 1,000,000 keys": lambda place: swollen(place / WORDS, b'{"attributes": ', b'["x"]'),
+        "descriptions of 1,000,000 keys": lambda place: swollen(place / WORDS, b'{"attributes": ', b'["x"]'),
     }
 
 
 def safetensors(place: Path, head: Mapping[str, object], size: int) -> None:
-    """A file with that head and so many zeros."""
+    """Write a safetensors file with that header and `size` zero bytes."""
     text = json.dumps(head).encode()
     (place / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
 
 
 def sparse(path: Path) -> None:
-    """A file that takes no room and claims a lot."""
+    """Make a sparse file of a huge size."""
     with path.open("r+b") as file:
         file.truncate(CLAIM)
 
 
 def swollen(path: Path, start: bytes, value: bytes) -> None:
-    """JSON with a million keys."""
+    """Write JSON with a million keys."""
     with path.open("wb") as file:
         file.write(start + b'{"k": ' + value)
         file.writelines(pieces(value))
@@ -103,12 +103,12 @@ def swollen(path: Path, start: bytes, value: bytes) -> None:
 
 
 def pieces(value: bytes) -> Iterator[bytes]:
-    """The keys one by one."""
+    """The keys of the JSON."""
     return (b',"%d": %s' % (number, value) for number in range(MANY))
 
 
 def save_honest(folder: Path) -> None:
-    """An adapter that is one."""
+    """Write a valid adapter."""
     space = LabelSpace(("cat", "dog"))
     card = AdapterCard(
         method="promptfl",
@@ -123,10 +123,10 @@ def save_honest(folder: Path) -> None:
 
 
 def load(folder: Path) -> None:
-    """All that `fedprompt predict` reads of an adapter."""
+    """Load everything that `fedprompt predict` reads of an adapter."""
     load_tensors(load_adapter(folder), STATE, fingerprint=PRINT)
 
 
 def peak() -> float:
-    """The most MiB that this process has had."""
+    """Peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchmarks.bars.rows import CASES, Bar, Row, proof, verdict
+from benchmarks.bars.criteria import CASES, Criterion, Row, proof, verdict
 from benchmarks.robustness import ADVERSARIES, BROKEN, CLIENTS, Bench, Case, Found, Results
 from fedprompt.config.registry import AGGREGATION_RULES
 
@@ -22,12 +22,12 @@ SENT = {
     "name": "a tensor nobody shares",
     "weight": "a claim of 10**12 examples",
 }
-POINTS = {"iid": 1.0, "one_tenth": 3.0}  # that a rule may cost without an attack, by how clients differ
+POINTS = {"iid": 1.0, "one_tenth": 3.0}  # points that a rule may cost without an attack, by partition
 FILE = "test_federated_aggregation_robust.py"
 
 
-def bars(bench: Bench, found: Results) -> Iterator[Bar]:
-    """All of them; a case that nobody has measured yet is a line that says so."""
+def criteria(bench: Bench, found: Results) -> Iterator[Criterion]:
+    """All criteria; a case without a result is a line that says so."""
     measured = Measured(f"`benchmarks.robustness`: {bench.method}, {bench.rounds} rounds", found)
     yield from (measured.broken(fault, rounds=bench.rounds) for fault in BROKEN)
     yield from (measured.mean_loses(attack) for attack in MUST_WITHSTAND)
@@ -62,19 +62,19 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
 
 
 def cases_of(attack: str) -> list[Case]:
-    """Every rule under it."""
+    """The cases of every rule under an attack."""
     return [Case(rule, attack) for rule in AGGREGATION_RULES.names()]
 
 
 class Measured:
-    """Lines about cases that a file of results holds, or does not."""
+    """Lines from a file of results; a missing result is "not measured"."""
 
     def __init__(self, where: str, found: Results) -> None:
         self.where = where
         self.found = found
 
     def broken(self, fault: str, *, rounds: int) -> Row:
-        """Two clients that send something broken, against those two absent."""
+        """Two faulty clients, compared with a run without these two."""
 
         def said(absent: Found, one: Found) -> tuple[str, bool]:
             cost, sent = 100 * (absent.accuracy - one.accuracy), ADVERSARIES * rounds
@@ -82,11 +82,11 @@ class Measured:
             return f"costs {cost:.1f} points; {one.refused} of {sent} refused, with the reason", cost <= 1 and refused
 
         what = f"{ADVERSARIES} of {CLIENTS} clients send {SENT[fault.partition('.')[2]]}, {rounds} rounds"
-        bar = "completes; at most 1 point below those two being absent; every refusal recorded with its reason"
-        return self._row(what, bar, said, Case(clients=CLIENTS - ADVERSARIES), Case(attack=fault))
+        criterion = "completes; at most 1 point below those two being absent; every refusal recorded with its reason"
+        return self._row(what, criterion, said, Case(clients=CLIENTS - ADVERSARIES), Case(attack=fault))
 
     def mean_loses(self, attack: str) -> Row:
-        """That the attack is one."""
+        """The attack harms the mean."""
 
         def said(clean: Found, one: Found) -> tuple[str, bool]:
             lost = 100 * (clean.accuracy - one.accuracy)
@@ -96,7 +96,7 @@ class Measured:
         return self._row(what, "loses at least 30 points (else it is no attack)", said, Case(), Case(attack=attack))
 
     def rule_keeps(self, rule: str, attack: str) -> Row:
-        """That the rule withstands it."""
+        """The rule withstands the attack."""
 
         def said(clean: Found, one: Found) -> tuple[str, bool]:
             kept = one.accuracy / clean.accuracy
@@ -106,7 +106,7 @@ class Measured:
         return self._row(what, "keeps 95% of the clean accuracy", said, Case(), Case(rule, attack))
 
     def as_it_is(self, attack: str) -> Row:
-        """What the rules keep under an attack that none was made against."""
+        """What all rules keep under an attack that hides among honest updates."""
 
         def said(clean: Found, *found: Found) -> tuple[str, bool]:
             kept = {
@@ -117,23 +117,23 @@ class Measured:
 
         what = f"clean accuracy kept under {SUBTLE[attack]}, {ADVERSARIES} of {CLIENTS}"
         line = self._row(what, "none; every rule in [robustness.md](robustness.md)", said, Case(), *cases_of(attack))
-        return replace(line, verdict="no criterion") if line.verdict == "held" else line
+        return replace(line, verdict="no criterion") if line.verdict == "met" else line
 
     def clean(self, rule: str) -> Row:
-        """What the rule costs without adversaries."""
+        """What the rule costs without an attack."""
 
         def said(*found: Found) -> tuple[str, bool]:
             gains = [100 * (own.accuracy - mean.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]
-            held = all(gain >= -most for gain, most in zip(gains, POINTS.values(), strict=True))
-            return " and ".join(f"{gain:+.1f}" for gain in gains) + " points", held
+            met = all(gain >= -most for gain, most in zip(gains, POINTS.values(), strict=True))
+            return " and ".join(f"{gain:+.1f}" for gain in gains) + " points", met
 
         pairs = [case for one in POINTS for case in (Case(partition=one), Case(rule, partition=one))]
-        bar = "at most 1 point below the mean where clients are alike, 3 where each has a tenth of the classes"
-        return self._row(f"{rule} without an attack", bar, said, *pairs)
+        criterion = "at most 1 point below the mean where clients are alike, 3 where each has a tenth of the classes"
+        return self._row(f"{rule} without an attack", criterion, said, *pairs)
 
-    def _row(self, what: str, bar: str, said: Callable[..., tuple[str, bool]], *cases: Case) -> Row:
+    def _row(self, what: str, criterion: str, said: Callable[..., tuple[str, bool]], *cases: Case) -> Row:
         known = [self.found[case] for case in cases if case in self.found]
         if len(known) < len(cases):
-            return Row(what, bar, "-", "not measured", self.where)
-        measured, held = said(*known)
-        return Row(what, bar, measured, verdict(held=held), self.where)
+            return Row(what, criterion, "-", "not measured", self.where)
+        measured, met = said(*known)
+        return Row(what, criterion, measured, verdict(met=met), self.where)

@@ -1,4 +1,4 @@
-"""Bars of crashes and resumes on one machine: kills, torn checkpoints, a full disk, a missing quorum, 200 rounds."""
+"""Criteria for crashes and resumes: kills, truncated checkpoints, a full disk, a missing quorum, memory over rounds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from benchmarks.bars.jobs import WARM, ask, kept_round, recipe
-from benchmarks.bars.rows import ROOT, Bar, Row, proof, row
+from benchmarks.bars.criteria import ROOT, Criterion, Row, proof, row
+from benchmarks.bars.subprocesses import WARM, kept_round, recipe, run_in_process
 from benchmarks.mutations import SHARED, Bare
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -27,13 +27,13 @@ from fedprompt.updates import State
 
 METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
 KILLS = 3
-PATIENCE = 120.0  # seconds in which a process must come to a round
-EVERY = 10  # bytes between two places where a checkpoint is cut
+TIMEOUT = 120.0  # seconds in which a process must reach a round
+EVERY = 10  # bytes between two positions at which a checkpoint is truncated
 MEASURES = {"round": ("clients", "loss", "losses", "bytes_up"), "score": ("split", "measure", "value", "per_class")}
 
 
-def bars(folder: Path) -> Iterator[Bar]:
-    """All of them."""
+def criteria(folder: Path) -> Iterator[Criterion]:
+    """All criteria for crashes."""
     whole, killed = folder / "whole", folder / "killed"
     small = recipe(METHOD, clients=CLIENTS, rounds=ROUNDS)
     runs.start(resolve(small), whole)
@@ -53,27 +53,27 @@ def bars(folder: Path) -> Iterator[Bar]:
 
 
 def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
-    """SIGKILL a run somewhere in rounds drawn by chance, resume it each time: how many recorded rounds were lost."""
+    """SIGKILL a run in randomly chosen rounds and resume it each time; returns the recorded rounds that were lost."""
     lost, command = [], ["run", str(recipe_file), "--out", str(out), "--quiet"]
     recorded = 0
     for number in sorted(secrets.SystemRandom().sample(range(1, ROUNDS - 1), KILLS)):
         with process(command) as running:
-            wait_for(out, max(number, recorded + 1), running)  # a round of this process, not of the one before
-            time.sleep(secrets.randbelow(100) / 500)  # anywhere in a round, in training or in saving
+            wait_for(out, max(number, recorded + 1), running)  # a round of this process, not of the previous one
+            time.sleep(secrets.randbelow(100) / 500)  # any moment of a round, while it trains or saves
             running.kill()
         recorded = max((event["round"] for event in lines(out, "round")), default=0)
         lost.append(recorded - kept_round(out, METHOD))
         command = ["resume", str(out), "--quiet"]
     with process(command) as running:
-        assert running.wait() == 0, "the last resume must come to its end"
+        assert running.wait() == 0, "the last resume must finish"
     return lost
 
 
 @contextmanager
 def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The command line as a process, gone afterwards."""
+    """A fedprompt command as a process, killed at the end."""
     with subprocess.Popen(
-        [sys.executable, "-m", "fedprompt.cli.main", *command], cwd=ROOT, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "fedprompt", *command], cwd=ROOT, stdout=subprocess.DEVNULL
     ) as running:
         try:
             yield running
@@ -82,10 +82,10 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for(out: Path, number: int, running: subprocess.Popen[bytes]) -> None:
-    """Until the round is recorded."""
-    end = time.monotonic() + PATIENCE
+    """Wait until the round is recorded."""
+    end = time.monotonic() + TIMEOUT
     while not any(event["round"] >= number for event in lines(out, "round")):
-        assert running.poll() is None and time.monotonic() < end, "the run to be killed did not come that far"
+        assert running.poll() is None and time.monotonic() < end, "the run did not reach the round in time"
         time.sleep(0.01)
 
 
@@ -94,16 +94,16 @@ def lines(out: Path, kind: str) -> list[Event]:
     return [event for event in read_events(out) if event["event"] == kind] if (out / "run.jsonl").exists() else []
 
 
-def compared(whole: Path, killed: Path, lost: list[int]) -> Iterator[Bar]:
-    """The killed run against the one that nobody disturbed."""
+def compared(whole: Path, killed: Path, lost: list[int]) -> Iterator[Criterion]:
+    """The killed run, compared with an undisturbed one."""
     one, other = (last(place) for place in (whole, killed))
     equal = same(tensors(one), tensors(other)) and one.round_number == other.round_number
     what = f"{METHOD}, SIGKILL in {len(lost)} of {ROUNDS} rounds by chance, resumed"
-    yield row(what, "final tensors equal to the bit", "equal" if equal else "differ", held=equal)
+    yield row(what, "final tensors equal to the bit", "equal" if equal else "differ", met=equal)
     figures = [measures(place) for place in (whole, killed)]
     count, alike = len(figures[0]), figures[0] == figures[1]
-    yield row(what, "metrics identical", f"{count} lines {'equal' if alike else 'differ'}", held=alike)
-    yield row(what, "loses at most one round", f"{max(lost)} recorded rounds at most", held=max(lost) <= 1)
+    yield row(what, "metrics identical", f"{count} lines {'equal' if alike else 'differ'}", met=alike)
+    yield row(what, "loses at most one round", f"{max(lost)} recorded rounds at most", met=max(lost) <= 1)
 
 
 def last(place: Path) -> Checkpoint:
@@ -115,7 +115,7 @@ def last(place: Path) -> Checkpoint:
 
 
 def tensors(checkpoint: Checkpoint) -> State:
-    """All of a checkpoint's, those of clients too."""
+    """All tensors of a checkpoint, the personal ones included."""
     own = {f"{client}/{name}": one for client, state in checkpoint.personal.items() for name, one in state.items()}
     return {**checkpoint.shared, **checkpoint.memory, **own}
 
@@ -125,12 +125,12 @@ def same(ours: State, theirs: State) -> bool:
 
 
 def measures(place: Path) -> list[Mapping[str, object]]:
-    """What a run recorded of rounds and scores, but for times."""
+    """What a run recorded of rounds and scores, without times."""
     return [{key: event.get(key) for key in keys} for kind, keys in MEASURES.items() for event in lines(place, kind)]
 
 
-def torn(place: Path) -> Iterator[Bar]:
-    """Cut the newest checkpoint at every tenth byte."""
+def torn(place: Path) -> Iterator[Criterion]:
+    """Truncate the newest checkpoint at every tenth byte."""
     newest = max((place / "checkpoints").iterdir())
     content, wanted = newest.read_bytes(), int(newest.stem.rpartition("@")[2]) - 1
     found, warnings = 0, Counting()
@@ -149,7 +149,7 @@ def torn(place: Path) -> Iterator[Bar]:
         f"newest checkpoint cut at every {EVERY}th byte",
         "falls back to the one before with a warning",
         f"{found} of {cuts} fall back, {warnings.count} warnings",
-        held=found == cuts == warnings.count,
+        met=found == cuts == warnings.count,
     )
 
 
@@ -159,29 +159,32 @@ class Counting(logging.Handler):
     count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One more."""
+        """Count a record."""
         self.count += record.levelno == logging.WARNING
 
 
 def full_disk(folder: Path) -> Row:
-    """A file system of its own runs full in the middle of a run; needs Linux's user namespaces."""
-    what, bar = "disk full while a run saves", "a clear error, the last checkpoint intact; goes on once there is room"
+    """A file system that fills up during a run; needs Linux's user namespaces."""
+    what, criterion = (
+        "disk full while a run saves",
+        "a clear error, the last checkpoint intact; goes on once there is room",
+    )
     place = folder / "disk"
     place.mkdir()
     try:
         within = ("unshare", "--map-root-user", "--mount")
-        found = ask("full_disk", place, METHOD, CLIENTS, 4, within=within)
+        found = run_in_process("full_disk", place, METHOD, CLIENTS, 4, within=within)
     except (OSError, subprocess.CalledProcessError):
-        return Row(what, bar, "this machine lets nobody mount a file system", "not measured")
+        return Row(what, criterion, "this machine lets nobody mount a file system", "not measured")
     clear = "disk is full" in str(found["said"]) and found["kept"] == 2
     said = (
         f'"{str(found["said"]).partition(": ")[2]}" Kept: round {found["kept"]}; resumed to round {found["last"]} of 4'
     )
-    return row(what, bar, said, held=clear and found["last"] == 4)
+    return row(what, criterion, said, met=clear and found["last"] == 4)
 
 
-def quorum() -> Iterator[Bar]:
-    """Three sites of which two are silent, where two are needed."""
+def quorum() -> Iterator[Criterion]:
+    """Three sites that do not answer, with a quorum of two."""
 
     class Silent:
         def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
@@ -199,19 +202,19 @@ def quorum() -> Iterator[Bar]:
                 break
             skipped += "skipped" in transport.notes
             unchanged &= same(record.shared, SHARED)
-    held = unchanged and said == f"paused in round {MISSED_ROUNDS}" and skipped == MISSED_ROUNDS - 1
+    met = unchanged and said == f"paused in round {MISSED_ROUNDS}" and skipped == MISSED_ROUNDS - 1
     yield row(
         "fewer answers than the quorum",
         f"rounds skipped, model unchanged, the run pauses after {MISSED_ROUNDS} in a row",
         f"{skipped} skipped, model {'unchanged' if unchanged else 'changed'}, {said}",
-        held=held,
+        met=met,
     )
 
 
 def grown(folder: Path, rounds: int = 200) -> Row:
     """Resident memory over many rounds."""
-    found = ask("memory", folder / "memory", rounds)
+    found = run_in_process("memory", folder / "memory", rounds)
     warm, most = float(found["warm"]), float(found["most"])
     said = f"{100 * (most / warm - 1):+.1f}% ({warm:.0f} to {most:.0f} MiB)"
     what = f"memory over {rounds} rounds of 10 clients, promptfl"
-    return row(what, f"grows at most 5% after round {WARM}", said, held=most <= 1.05 * warm)
+    return row(what, f"grows at most 5% after round {WARM}", said, met=most <= 1.05 * warm)

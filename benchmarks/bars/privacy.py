@@ -1,4 +1,4 @@
-"""Bars of differential privacy: what is clipped, how much noise, what it costs, and that a budget ends a run."""
+"""Criteria for differential privacy: clipping, noise, epsilon, and a budget that ends a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import dp_accounting
 import torch
 from dp_accounting.rdp import RdpAccountant
 
-from benchmarks.bars.rows import Bar, proof, row
+from benchmarks.bars.criteria import Criterion, proof, row
 from fedprompt.experiments.server import open_ledger
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
@@ -25,14 +25,14 @@ DELTA = 1e-3
 FILE = "test_federated_privacy.py"
 
 
-def bars(folder: Path) -> Iterator[Bar]:
-    """All of them."""
+def criteria(folder: Path) -> Iterator[Criterion]:
+    """All criteria for differential privacy."""
     yield from clipping()
     std = float(secret_normal((1000, 1000), std=3.0).std()) / 3.0
     yield row(
-        "deviation of 1,000,000 numbers of noise", "within 2%", f"{100 * (std - 1):+.2f}%", held=abs(std - 1) <= 0.02
+        "deviation of 1,000,000 numbers of noise", "within 2%", f"{100 * (std - 1):+.2f}%", met=abs(std - 1) <= 0.02
     )
-    yield from prices()
+    yield from epsilons()
     yield from budget()
     yield from resumed(folder)
     yield proof(
@@ -52,8 +52,8 @@ def bars(folder: Path) -> Iterator[Bar]:
     )
 
 
-def clipping() -> Iterator[Bar]:
-    """How far one client moves the result, its change nothing, tiny, huge or broken."""
+def clipping() -> Iterator[Criterion]:
+    """How far one client moves the result with a zero, tiny, huge or non-finite change."""
     privacy = ClientPrivacy(clip=2.0, noise=1e-9, epsilon=1.0, delta=DELTA)
     server, shared = Server(privacy=privacy), {"w": torch.zeros(1000)}
     sizes = [0.0, *(10.0**power for power in range(-20, 31))]
@@ -67,7 +67,7 @@ def clipping() -> Iterator[Bar]:
         f"clipped length of {len(sizes)} changes from 0 to 1e30 times a normal one",
         "at most (1 + 1e-6) clips",
         f"(1 {longest - 1:+.0e}) clips at most",
-        held=longest <= 1 + 1e-6,
+        met=longest <= 1 + 1e-6,
     )
     broken = [
         Update(client, 1, {"w": torch.full((1000,), value)}, {}, 0.0, 0.0)
@@ -79,12 +79,12 @@ def clipping() -> Iterator[Bar]:
         "changes of NaN and of infinity",
         "refused before clipping",
         f"{len(refused)} of 2 refused ({said})",
-        held=len(refused) == 2,
+        met=len(refused) == 2,
     )
 
 
-def prices() -> Iterator[Bar]:
-    """Our figures against the accountant asked directly."""
+def epsilons() -> Iterator[Criterion]:
+    """Our epsilon, compared with dp-accounting called directly."""
     differences = []
     for noise, rounds in itertools.product((1.0, 2.0, 5.0, 10.0, 20.0), (10, 50)):
         oracle = RdpAccountant().compose(dp_accounting.GaussianDpEvent(noise), rounds).get_epsilon(DELTA)
@@ -94,17 +94,17 @@ def prices() -> Iterator[Bar]:
         oracle = RdpAccountant().compose(event, steps).get_epsilon(1e-5)
         differences.append(abs(sampled_epsilon(noise, rate=0.032, steps=steps, delta=1e-5) - oracle))
     what = f"epsilon of {len(differences)} settings against dp-accounting"
-    yield row(what, "equal to 1e-6", f"largest difference {max(differences):.0e}", held=max(differences) <= 1e-6)
+    yield row(what, "equal to 1e-6", f"largest difference {max(differences):.0e}", met=max(differences) <= 1e-6)
 
 
-def budget() -> Iterator[Bar]:
-    """Rounds are admitted until one more would be too many."""
+def budget() -> Iterator[Criterion]:
+    """Rounds are admitted until one more would exceed the budget."""
     privacy = ClientPrivacy(clip=1.0, noise=4.0, epsilon=3.0, delta=DELTA)
     ledger = Ledger(privacy.spent, budget=privacy.epsilon, record=lambda *entry: None)
     rounds = sum(1 for _ in itertools.takewhile(lambda number: ledger.admit(number, [0, 1]), itertools.count(1)))
     after = privacy.spent(0, rounds + 1)
     said = f"ends after {rounds} rounds at {ledger.epsilon:.3f}; one more would be {after:.3f}"
-    yield row("a run with a budget of epsilon 3", "ends before it, not after", said, held=ledger.epsilon <= 3.0 < after)
+    yield row("a run with a budget of epsilon 3", "ends before it, not after", said, met=ledger.epsilon <= 3.0 < after)
     yield proof(
         "the same in a run that trains",
         "ends before its budget; what was paid stays paid",
@@ -112,8 +112,8 @@ def budget() -> Iterator[Bar]:
     )
 
 
-def resumed(folder: Path) -> Iterator[Bar]:
-    """Charges of rounds that never finished, after going back to the start."""
+def resumed(folder: Path) -> Iterator[Criterion]:
+    """Charges of unfinished rounds still count after going back to the start."""
     privacy = ClientPrivacy(clip=1.0, noise=4.0, epsilon=3.0, delta=DELTA)
 
     def ledger(run: RunFolder) -> Ledger:
@@ -130,4 +130,4 @@ def resumed(folder: Path) -> Iterator[Bar]:
         again = ledger(run).epsilon
     said = f"epsilon {first.epsilon:.3f} before, {again:.3f} after"
     what = "three charged rounds that failed, after going back to round 0 and a resume"
-    yield row(what, "still count; the ledger never shrinks", said, held=again == first.epsilon > 0)
+    yield row(what, "still count; the ledger never shrinks", said, met=again == first.epsilon > 0)

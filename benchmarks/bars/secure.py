@@ -1,4 +1,4 @@
-"""Bars of secure sums: exact, true to the mean whoever drops out, looking random, cheap; and what members refuse."""
+"""Criteria for secure sums: exactness, dropouts, randomness of masked vectors, cost, and what members refuse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from benchmarks.bars.rows import Bar, proof, row
+from benchmarks.bars.criteria import Criterion, proof, row
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import MaskedVector, mask
 from fedprompt.federated.secure.secure_client import SecureClient, Session
@@ -31,14 +31,14 @@ VECTOR = "dc95c078a2408989ad48a21492842087530f8afbc74536b9a963b4f1c4cb738b"
 FILE = "test_federated_secure.py"
 
 
-def bars() -> Iterator[Bar]:
-    """All of them, the costly one last."""
+def criteria() -> Iterator[Criterion]:
+    """All criteria for secure sums."""
     yield from sums()
     yield from dropouts()
     yield from masked()
     found = mask(bytes(32), 4).astype("<u8").tobytes().hex()
     what = "stream of masks under the key of zeros"
-    yield row(what, "a published test vector", f"{found[:8]}..., as printed", held=found == VECTOR)
+    yield row(what, "a published test vector", f"{found[:8]}..., as printed", met=found == VECTOR)
     yield proof(
         "fewer shares than the threshold",
         "give no secret",
@@ -59,15 +59,15 @@ def bars() -> Iterator[Bar]:
 
 
 def updates(clients: int, numbers: int) -> list[Update]:
-    """Changes about as long as real ones are."""
+    """Updates of realistic length."""
     return [
         Update(client, 1, {"w": 1e-3 * torch.randn(numbers, generator=stream(1, client))}, {}, 0.5, 0.0)
         for client in range(clients)
     ]
 
 
-def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Bar]:
-    """The integers against NumPy's, and what rounding costs against the sum of the floats."""
+def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Criterion]:
+    """The integer sum, compared with NumPy's, and its rounding error, compared with the float sum."""
     shared = {"w": torch.zeros(numbers, dtype=torch.float64)}  # float32 changes would all be whole numbers of steps
     codec = Codec(clip=4.0, clients=clients)
     sent = [replace(one, shared={"w": one.shared["w"].double() * (1 + 1e-9)}) for one in updates(clients, numbers)]
@@ -76,16 +76,16 @@ def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Bar]:
     total, _ = Exchange(session, vectors, everyone, SecureServer(session, length=vector_length(shared))).run()
     wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
     yield row(
-        f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", held=not wrong
+        f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", met=not wrong
     )
     floats = torch.stack([update.shared["w"] for update in sent]).sum(dim=0)
     off = np.abs(total[-numbers:].view(np.int64) * codec.step - floats.numpy()).max() / codec.step
-    bar = f"at most {clients} half steps of quantisation"
-    yield row("its largest error", bar, f"{2 * off:.2f} half steps", held=off <= clients / 2 + 1e-3)
+    criterion = f"at most {clients} half steps of quantisation"
+    yield row("its largest error", criterion, f"{2 * off:.2f} half steps", met=off <= clients / 2 + 1e-3)
 
 
-def dropouts() -> Iterator[Bar]:
-    """As many missing as may be, and one more, in every step."""
+def dropouts() -> Iterator[Criterion]:
+    """As many dropouts as allowed, and one more, in every step."""
     errors, given_up = [], 0
     for clients, step in itertools.product(COHORTS, STEPS):
         errors.append(error(clients, step))
@@ -99,23 +99,23 @@ def dropouts() -> Iterator[Bar]:
         f"n - t clients drop out ({cohorts})",
         "the sum is unmasked; relative L2 error at most 1e-4",
         f"{every} of {every} unmasked, worst error {max(errors):.1e}",
-        held=max(errors) <= 1e-4,
+        met=max(errors) <= 1e-4,
     )
     yield row(
         f"n - t + 1 clients drop out ({cohorts})",
         "the round is given up, nothing is unmasked",
         f"{given_up} of {every} given up",
-        held=given_up == every,
+        met=given_up == every,
     )
 
 
 def gone(step: Step, left: int) -> Present:
-    """All but the first `left` clients are gone in that step."""
+    """All but the first `left` clients drop out in that step."""
     return lambda now, client: now != step or client < left
 
 
 def error(clients: int, step: Step, numbers: int = 10_000) -> float:
-    """Relative L2 error of the mean, as many missing in a step as may be."""
+    """Relative L2 error of the mean with as many dropouts in a step as allowed."""
     shared, sent, left = {"w": torch.zeros(numbers)}, updates(clients, numbers), threshold_of(SHARE, clients)
     (cohort,), _ = simulate(SecureSum(SHARE), 1, shared, sent, present=gone(step, left))
     heard = sent if step == "unmask" else sent[:left]
@@ -123,8 +123,8 @@ def error(clients: int, step: Step, numbers: int = 10_000) -> float:
     return float((cohort.shared["w"] - wanted).norm() / wanted.norm())
 
 
-def masked(count: int = MILLION) -> Iterator[Bar]:
-    """What the server sees of a vector that is anything but random."""
+def masked(count: int = MILLION) -> Iterator[Criterion]:
+    """How random the masked vector of a ramp looks to the server."""
     session = Session("bars", 1, 2)
     members = [SecureClient(client, session) for client in range(2)]
     server = SecureServer(session, length=count)
@@ -132,22 +132,22 @@ def masked(count: int = MILLION) -> Iterator[Bar]:
     boxes = server.relay_shares({member.number: member.share_keys(keys) for member in members})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)
     sent = Envelope.from_bytes(members[0].masked_input(boxes[0], plain)).parts[0]
-    chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
+    p_value = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
     words = np.frombuffer(sent, dtype="<u8").astype(float)
     likeness = abs(np.corrcoef(words, plain.astype(float))[0, 1])
     what = f"{count:,} masked numbers of a ramp"
-    bar = "chi-square of their bytes p > 0.01 (by chance not so once in a hundred times)"
-    yield row(what, bar, f"p = {chance:.2f}", held=chance > 0.01)
-    yield row(what, "correlation with the plain numbers below 0.005", f"{likeness:.4f}", held=likeness < 0.005)
+    criterion = "chi-square of their bytes p > 0.01 (by chance not so once in a hundred times)"
+    yield row(what, criterion, f"p = {p_value:.2f}", met=p_value > 0.01)
+    yield row(what, "correlation with the plain numbers below 0.005", f"{likeness:.4f}", met=likeness < 0.005)
 
 
-def cost(clients: int = 10, numbers: int = MILLION) -> Iterator[Bar]:
-    """A whole round, server and members, with as many missing as may be."""
+def cost(clients: int = 10, numbers: int = MILLION) -> Iterator[Criterion]:
+    """Bytes and CPU time of a round of server and members, with as many dropouts as allowed."""
     shared, sent = {"w": torch.zeros(numbers)}, updates(clients, numbers)
     started = time.process_time()
     _, notes = simulate(SecureSum(SHARE), 1, shared, sent, present=gone("masked_input", threshold_of(SHARE, clients)))
     seconds = (time.process_time() - started) / clients
     ratio = max(notes["bytes_up"].values()) / (4 * numbers)
     what = f"a round of {clients} clients with {numbers:,} numbers"
-    yield row(what, "at most 2.2 times the plain bytes", f"{ratio:.3f} times", held=ratio <= 2.2)
-    yield row(what, "at most 2 s of CPU a client", f"{seconds:.2f} s, server included", held=seconds <= 2)
+    yield row(what, "at most 2.2 times the plain bytes", f"{ratio:.3f} times", met=ratio <= 2.2)
+    yield row(what, "at most 2 s of CPU a client", f"{seconds:.2f} s, server included", met=seconds <= 2)

@@ -1,4 +1,4 @@
-"""The command `compare`: methods side by side over seeds, after a search for settings that is the same for all."""
+"""The command `compare`: methods compared over several seeds, with equal tuning of all methods if wanted."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ QUICK = ("train.rounds=2", "evaluate.local=false", "data.train=8", "data.test=4"
 def compare(
     recipes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE... | RUN...", help="Recipes to train under every seed, or folders of runs."),
+        typer.Argument(metavar="RECIPE... | RUN...", help="Recipes to run with every seed, or folders of runs."),
     ] = None,
-    demo: Annotated[bool, typer.Option(help="Every method on the embedded pictures, single and many labels.")] = False,
+    demo: Annotated[bool, typer.Option(help="Compare all methods on the embedded data sets.")] = False,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/compare by default.")] = None,
-    processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at a time.")] = 1,
-    quick: Annotated[bool, typer.Option(help="One seed, two rounds, few pictures: does everything work?")] = False,
-    tune: Annotated[bool, typer.Option(help="First try every method at every point of the recipe's grid.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/compare).")] = None,
+    processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of runs in parallel.")] = 1,
+    quick: Annotated[bool, typer.Option(help="A quick check: one seed, two rounds, few images.")] = False,
+    tune: Annotated[bool, typer.Option(help="First tune every method on the recipe's grid.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Train every method of the recipes under every seed and write tables and figures; go on with what was begun.
+    """Train every method of the recipes with every seed, or resume, and write tables and figures.
 
-    Of runs that are there already, of one seed or many, only the table is made.
+    Folders of runs are not trained again: only the tables are written.
     """
     from fedprompt.config.recipe import find_recipe, load_recipe
     from fedprompt.report import read_run
@@ -43,11 +43,11 @@ def compare(
 
     names = [*(recipes or ()), *(DEMO if demo else ())]
     if not names:
-        raise UserError("Name recipes to compare over, or give --demo for the embedded pictures.")
+        raise UserError("Name recipes to compare, or give --demo for the embedded data sets.")
     folder = out or Path("runs") / ("compare-quick" if quick else "compare")
     if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
         if len(finished) < len(names):
-            raise UserError("Name recipes or folders of runs, not both; a table is of one or the other.")
+            raise UserError("Give either recipes or folders of runs, not both.")
         _write({"runs": _joined(finished)}, folder)
         return
     numbers = [1] if quick else _numbers(seeds)
@@ -79,25 +79,25 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
 
 
 def _conduct(todo: Sequence[Job], processes: int) -> None:
-    """Bring runs to their ends, those that have begun already too."""
+    """Run the jobs that are not done, and resume those that have begun."""
     from fedprompt.cli.console import console_callbacks, plain_console
-    from fedprompt.studies.sweep import check, conduct, conduct_together
+    from fedprompt.studies.sweep import check, run_in_parallel, run_job
 
     for job in todo:
         check(job)
     waiting = [job for job in todo if not job.done]
     typer.echo(f"{len(todo)} runs, {len(todo) - len(waiting)} of them done.")
     if processes > 1 and len(waiting) > 1:
-        conduct_together(waiting, processes=processes, told=lambda job: typer.echo(f"Done: {job.folder}"))
+        run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
     for job in waiting:
         typer.echo(f"{job.folder.name}:")
         with console_callbacks(plain_console(), quiet=False) as callbacks:
-            conduct(job, callbacks=callbacks)
+            run_job(job, callbacks=callbacks)
 
 
 def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:
-    """The recipes with the settings that a search chooses for each method; each is also written as a file."""
+    """The recipes with tuned settings for each method; each is also written to a file."""
     from fedprompt.records.run_folder import write_atomic
     from fedprompt.report import read_run
     from fedprompt.studies.sweep import Job
@@ -117,5 +117,5 @@ def _numbers(seeds: str) -> list[int]:
         return [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise typer.BadParameter(
-            f"{seeds!r} are no whole numbers separated by commas.", param_hint="--seeds"
+            f"{seeds!r} is not a list of whole numbers separated by commas.", param_hint="--seeds"
         ) from error

@@ -1,4 +1,4 @@
-"""The commands `config show|validate|schema`, and how every command is given a recipe."""
+"""The commands `config show`, `config validate` and `config schema`, and the recipe arguments of all commands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import typer
 if TYPE_CHECKING:
     from fedprompt.experiments.plan import Plan
 
-recipes = typer.Typer(no_args_is_help=True, help="Look at recipes without running them.")
+recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of a recipe that comes with fedprompt.")
-]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]
@@ -37,7 +35,7 @@ def show(recipe: RecipeName, settings: Settings = None) -> None:
 
 @recipes.command()
 def validate(recipe: RecipeName, settings: Settings = None) -> None:
-    """Check a recipe's keys, options and names without opening its data."""
+    """Check a recipe's keys, options and names without reading its data."""
     plan = load(recipe, settings)
     names = ", ".join(trial.name for trial in plan.trials)
     typer.echo(f"{plan.origin} is valid: {names} on {plan.source.name}.")
@@ -45,7 +43,7 @@ def validate(recipe: RecipeName, settings: Settings = None) -> None:
 
 @recipes.command()
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors."""
+    """Print the JSON schema of recipes, for use in editors."""
     from fedprompt.experiments.recipe_schema import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))

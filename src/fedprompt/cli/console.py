@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars on a terminal, plain lines elsewhere, and tables."""
+"""Terminal output: progress bars on a terminal, plain lines elsewhere, and tables."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
 
 def plain_console() -> Console:
-    """Where to print: names of classes and clients are not ours, so square brackets in them are no markup."""
+    """A console without markup, because names of classes and clients may have square brackets."""
     return Console(markup=False, highlight=False)
 
 
 @contextmanager
 def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """One bar that goes away when done; it is moved by calling with (done, total)."""
+    """Show a temporary progress bar; call the function with (done, total) to move it."""
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class Bars(RunCallbacks):
+class ProgressBars(RunCallbacks):
     """One bar for the rounds of a trial and one for the clients of a round."""
 
     def __init__(self, console: Console) -> None:
@@ -57,24 +57,24 @@ class Bars(RunCallbacks):
         self.progress.stop()
 
     def on_step(self, text: str) -> None:
-        """Name what is being done; the bar of clients has no meaning then."""
+        """Show the step, and hide the bar of clients."""
         self.progress.update(self._rounds, description=text)
         self.progress.update(self._clients, visible=False)
 
     def on_progress(self, done: int, total: int) -> None:
-        """Move a bar of the step's own."""
+        """Show the progress of the step."""
         self.progress.update(self._clients, completed=done, total=total, description="", visible=True)
 
     def on_message(self, text: str) -> None:
-        """Say it above the bars."""
+        """Print the text above the bars."""
         self.progress.print(text)
 
     def on_warning(self, text: str) -> None:
-        """Say it above the bars."""
+        """Print the text above the bars."""
         self.progress.print(f"Warning: {text}")
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """Begin a new bar of rounds."""
+        """Reset the bar of rounds."""
         self.progress.reset(self._rounds, total=rounds, completed=done, description=name, note="")
 
     def on_client(self, done: int, total: int) -> None:
@@ -86,51 +86,51 @@ class Bars(RunCallbacks):
         self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
 
 
-class Lines(RunCallbacks):
-    """One line a round, for logs and pipes."""
+class ProgressLines(RunCallbacks):
+    """One line per round, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._trial, self._rounds = "", 0
 
     def on_step(self, text: str) -> None:
-        """Say what is being done."""
+        """Print the step."""
         self.console.print(f"{text} ...", highlight=False)
 
     def on_message(self, text: str) -> None:
-        """Say it."""
+        """Print the text."""
         self.console.print(text, highlight=False)
 
     def on_warning(self, text: str) -> None:
-        """Say it."""
+        """Print the text."""
         self.console.print(f"Warning: {text}")
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """Say which trial begins."""
+        """Print the trial."""
         self._trial, self._rounds = name, rounds
-        after = f", going on after round {done}" if done else ""
+        after = f", resumed after round {done}" if done else ""
         self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)
 
     def on_round(self, number: int, loss: float | None) -> None:
-        """Say how the round went."""
+        """Print the round's loss."""
         loss_text = "" if loss is None else f", loss {loss:.4f}"
         self.console.print(f"{self._trial}: round {number}/{self._rounds}{loss_text}", highlight=False)
 
 
 @contextmanager
 def console_callbacks(console: Console, *, quiet: bool) -> Iterator[RunCallbacks]:
-    """The callbacks that fits the terminal: bars, lines, or silence."""
+    """The callbacks for a console: bars, lines, or none."""
     if quiet:
         yield RunCallbacks()
     elif console.is_terminal:
-        with Bars(console) as bars:
+        with ProgressBars(console) as bars:
             yield bars
     else:
-        yield Lines(console)
+        yield ProgressLines(console)
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """One row a trial: its headline figures in percent, what it trains and a client sends; then further ones."""
+    """One row per trial: headline figures in percent, trained parameters and upload; then further figures."""
     shown = [column for column in run.columns if ":" not in column]
     table = _figures_table(run, shown, title=run.header.title or None)
     for heading in ("trainable", "sent / client / round"):
@@ -148,7 +148,7 @@ def run_tables(run: Run) -> Iterator[Table]:
 
 
 def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
-    """Ours beside each published table."""
+    """Our figures beside each published table."""
     for title, rows in printed_tables(found):
         yield rows_table(HEAD, rows, title=title)
 
@@ -174,7 +174,7 @@ def size(count: float) -> str:
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:
-    """A plain table of words; a column of numbers is set to the right."""
+    """A plain table; columns of numbers are right-aligned."""
     table = Table(title=title)
     for place, name in enumerate(head):
         numeric = bool(rows) and all(NUMBER.fullmatch(row[place]) for row in rows)
@@ -185,7 +185,7 @@ def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """What the doctor found; a failure is followed by what to do."""
+    """The findings of `fedprompt doctor`, each failure with its fix."""
     rows = [
         (
             "ok" if not finding.fix else "FAILED",
@@ -198,6 +198,6 @@ def findings_table(findings: Sequence[Finding]) -> Table:
 
 
 def option_rows(options: Mapping[str, inspect.Parameter], documentation: str) -> list[tuple[str, str, str]]:
-    """Name, default and meaning of each option; meanings are the `name: text` lines of the class's docstring."""
+    """Name, default and meaning of each option, from the `name: text` lines of the class's docstring."""
     meanings = dict(line.strip().split(": ", 1) for line in documentation.splitlines() if ": " in line)
     return [(name, repr(option.default), meanings.get(name, "")) for name, option in options.items()]

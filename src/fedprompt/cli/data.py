@@ -1,4 +1,4 @@
-"""The commands `data` and `reproduce`: published data sets, whether a copy is right, and what experiments give."""
+"""The commands `data` and `reproduce`: published data sets and experiments."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from fedprompt.errors import UserError
 if TYPE_CHECKING:
     from fedprompt.studies.sweep import Job
 
-data = typer.Typer(no_args_is_help=True, help="Published data sets: what they are, and whether a copy is right.")
+data = typer.Typer(no_args_is_help=True, help="List, describe and check published data sets.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set; list them with: fedprompt data list")]
-Root = Annotated[Path, typer.Option("--root", help="The folder that holds the data sets' folders.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A data set of: fedprompt data list")]
+Root = Annotated[Path, typer.Option("--root", help="Folder with one folder per data set.")]
 Override = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. backbone.path=DIR.")
 ]
-PICTURES = 300.0  # a second with gradients, a GPU of some years ago; what a machine does is in its own run.jsonl
+IMAGES_PER_SECOND = 300.0  # with gradients, on a GPU of some years ago; run.jsonl has the rate of a machine
 
 
 @data.command("list")
 def list_(
-    root: Annotated[Path | None, typer.Option("--root", help="Also say which of them are in this folder.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Also show which of them are in this folder.")] = None,
 ) -> None:
-    """List the data sets with their sizes and licences, and which of them are there."""
+    """List the published data sets with their sizes and licences."""
     from fedprompt.cli.console import plain_console, rows_table
     from fedprompt.data.published.catalog import catalog, folder_of
 
@@ -39,7 +39,7 @@ def list_(
 
 @data.command()
 def info(name: Name) -> None:
-    """Say where a data set comes from, how it lies on disk, its options and its traps."""
+    """Describe a data set: source, folders and files, options and pitfalls."""
     from fedprompt.data.published.catalog import entry, layout_options
 
     about = entry(name)
@@ -48,7 +48,7 @@ def info(name: Name) -> None:
     if about.hub:
         typer.echo(f"On the Hub: {about.hub.id} ({about.hub.caution})")
     own = [option for option in layout_options(about) if option not in about.options]
-    typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nMind:")
+    typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nNotes:")
     for trap in about.traps:
         typer.echo(f"  - {trap}")
     typer.echo(f"Sources: {about.sources}")
@@ -57,11 +57,11 @@ def info(name: Name) -> None:
 @data.command()
 def check(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Data sets, or experiments for all that they need.")
+        list[str], typer.Argument(metavar="NAME...", help="Data sets, or experiments for all their data sets.")
     ],
     root: Root,
 ) -> None:
-    """Say whether copies are complete and right, without opening pictures; exit code 2 if one is not."""
+    """Check that copies are complete and as published, without opening images; exit code 2 if not."""
     from fedprompt.studies.published import experiment, sets
 
     wanted = dict.fromkeys(one for name in names for one in (sets(experiment(name)) if "/" in name else (name,)))
@@ -95,15 +95,17 @@ def _is_right(name: str, root: Path) -> bool:
 
 def reproduce(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="An experiment, e.g. fedmvp/base-to-new.")] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="The folder that holds the data sets' folders.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder; runs/reproduce/NAME by default.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; the experiment's own by default.")] = "",
-    rate: Annotated[float, typer.Option(help="Pictures a second with gradients, for the estimate of time.")] = PICTURES,
+    root: Annotated[Path | None, typer.Option("--root", help="Folder with one folder per data set.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/reproduce/NAME).")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the experiment's).")] = "",
+    rate: Annotated[float, typer.Option(help="Training images per second, for estimates of time.")] = IMAGES_PER_SECOND,
     settings: Override = None,
-    every: Annotated[bool, typer.Option("--list", help="Only list the experiments.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but the comparison.")] = False,
+    every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
 ) -> None:
-    """Run a published experiment with its settings and print our figures beside the printed ones; go on if begun."""
+    """Run a published experiment, or resume it, and compare our figures with the published ones."""
     if every or name is None:
         _list_experiments(rate)
         return
@@ -113,11 +115,11 @@ def reproduce(
 
     about = experiment(name)
     if root is None:
-        raise UserError(f"Where are the data sets? Type: {about.command}")
+        raise UserError(f"Name the folder of the data sets: {about.command}")
     folder = out or Path("runs") / "reproduce" / name
     todo = published.jobs(about, root=root, out=folder, seeds=_numbers(seeds), settings=settings or ())
     for caution in published.cautions(about, settings or ()):
-        typer.echo(f"Mind: {caution}")
+        typer.echo(f"Note: {caution}")
     _conduct(todo, quiet=quiet)
     found = published.differences(about, todo)
     for table in published_tables(found):
@@ -130,31 +132,31 @@ def reproduce(
 
 def _conduct(todo: list[Job], *, quiet: bool) -> None:
     from fedprompt.cli.console import console_callbacks, plain_console
-    from fedprompt.studies.sweep import conduct_all
+    from fedprompt.studies.sweep import run_all
 
     try:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
-            for done, left in conduct_all(todo, callbacks=callbacks):
+            for done, left in run_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
                 callbacks.on_message(f"{done} of {len(todo)} runs are done{after}.")
     except KeyboardInterrupt as error:
-        typer.echo("Interrupted; the same command goes on from here.", err=True)
+        typer.echo("Interrupted; the same command continues from here.", err=True)
         raise typer.Exit(130) from error
 
 
 def _list_experiments(rate: float) -> None:
-    from fedprompt.studies.published import HARDWARE, experiments, pictures, source, targets
+    from fedprompt.studies.published import HARDWARE, experiments, image_passes, source, targets
 
-    typer.echo(f"Hardware: {HARDWARE}.\nTimes are estimates at {rate:g} pictures a second; give yours with --rate.\n")
+    typer.echo(f"Hardware: {HARDWARE}.\nTimes are estimates at {rate:g} images per second; set --rate to yours.\n")
     for name, about in experiments().items():
-        count = pictures(about) * len(about.seeds)
+        count = image_passes(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
-        typer.echo(f"{name}: {number} runs, at most {count:,.0f} pictures, {_duration(count / rate)}")
+        typer.echo(f"{name}: {number} runs, at most {count:,.0f} images, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
         for sentence in targets(about):
-            typer.echo(f"  to reach: {sentence}")
+            typer.echo(f"  published: {sentence}")
         if about.remark:
-            typer.echo(f"  mind: {about.remark}")
+            typer.echo(f"  note: {about.remark}")
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""`fedprompt describe`: words from language models on the command line; the pipeline itself is in `language`."""
+"""The commands `describe`: generate, convert and review class descriptions; the work is in `fedprompt.descriptions`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:  # every command imports what it needs itself: --help must not
     from fedprompt.data.descriptions import Descriptions
     from fedprompt.descriptions.cost import Estimate
     from fedprompt.descriptions.endpoint import Endpoint
-    from fedprompt.descriptions.pipeline import Made
+    from fedprompt.descriptions.pipeline import GenerationResult
     from fedprompt.experiments.class_names import ClassNames
 
 describe = typer.Typer(no_args_is_help=True, help="Make, convert and review attributes and conditions.")
 
 Output = Annotated[
-    Path, typer.Option("--out", "-o", help="The descriptions file; pages and exchanges are written beside it.")
+    Path, typer.Option("--out", "-o", help="The descriptions file; review pages and transcript are written beside it.")
 ]
 Model = Annotated[
     str, typer.Option("--llm", metavar="MODEL", help="A model of the server at --url, else of the llm library.")
@@ -30,23 +30,25 @@ Url = Annotated[
     str, typer.Option(help="An OpenAI-compatible server, e.g. http://localhost:11434/v1.", envvar="OPENAI_BASE_URL")
 ]
 KeyEnv = Annotated[str, typer.Option(help="Environment variable with the server's key.")]
-Classes = Annotated[Path | None, typer.Option(help="Text file with one class name a line.")]
+Classes = Annotated[Path | None, typer.Option(help="Text file with one class name per line.")]
 Data = Annotated[str | None, typer.Option(metavar="RECIPE", help="A recipe whose data set has the classes.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key of it.")]
-Concurrent = Annotated[int, typer.Option(min=1, max=64, help="Questions at once; models on this machine take one.")]
-PerMinute = Annotated[float, typer.Option(min=0, help="Questions a minute; 0 sets no limit.")]
-Timeout = Annotated[float, typer.Option(min=1, help="Seconds a server has for an answer.")]
-Attempts = Annotated[int, typer.Option(min=1, max=20, help="Attempts at a question before giving up.")]
-Temperature = Annotated[float, typer.Option(min=0, max=2)]
-Seed = Annotated[int, typer.Option(help="Goes with every question, and draws combinations of labels.")]
-Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further questions about a bad answer.")]
-Brief = Annotated[bool, typer.Option("--brief", help="One-line questions, for very small models.")]
-PriceIn = Annotated[float, typer.Option(min=0, help="EpsilonFunction of a million tokens out, for the estimate.")]
-PriceOut = Annotated[float, typer.Option(min=0, help="EpsilonFunction of a million tokens back, for the estimate.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would cost, and stop.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key of the recipe.")
+]
+Concurrent = Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests; models on this machine take one.")]
+PerMinute = Annotated[float, typer.Option(min=0, help="Requests per minute; 0 sets no limit.")]
+Timeout = Annotated[float, typer.Option(min=1, help="Timeout of a request in seconds.")]
+Attempts = Annotated[int, typer.Option(min=1, max=20, help="Attempts per request before giving up.")]
+Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature of the model.")]
+Seed = Annotated[int, typer.Option(help="Seed of every request, and of the combinations of labels.")]
+Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further requests after an invalid answer.")]
+Brief = Annotated[bool, typer.Option("--brief", help="One-line prompts, for very small models.")]
+PriceIn = Annotated[float, typer.Option(min=0, help="Price of a million input tokens, for the estimate.")]
+PriceOut = Annotated[float, typer.Option(min=0, help="Price of a million output tokens, for the estimate.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimate, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that were edited by hand, too.")]
 Backbone = Annotated[
-    str | None, typer.Option(help='A CLIP, or "demo": compare phrases, and measure how well they separate the classes.')
+    str | None, typer.Option(help='A CLIP, or "demo", to find near-duplicates and measure the separation of classes.')
 ]
 
 
@@ -57,7 +59,7 @@ def attributes(
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
-    count: Annotated[int, typer.Option(min=1, max=30, help="Attributes a class.")] = 5,
+    count: Annotated[int, typer.Option(min=1, max=30, help="Attributes per class.")] = 5,
     url: Url = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
     concurrent: Concurrent = 4,
@@ -74,21 +76,23 @@ def attributes(
     overwrite: Overwrite = False,
     backbone: Backbone = None,
 ) -> None:
-    """Ask a language model for visual attributes of every class. Only class names leave this machine."""
-    from fedprompt.descriptions.pipeline import Job, make_attributes, open_endpoint
-    from fedprompt.descriptions.requests import RateLimit
+    """Query a language model for visual attributes of every class. Only class names leave this machine."""
+    from fedprompt.descriptions.llm_client import RateLimit
+    from fedprompt.descriptions.pipeline import GenerationJob, generate_attributes, open_endpoint
     from fedprompt.descriptions.validated_query import GenerationSettings
 
     known = _known_classes(classes, data, settings)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
-    pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
-    with _asking(out, "describing classes") as on_done:
-        job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
-        made = make_attributes(
+    rate_limit = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
+    with _progress(out, "describing classes") as on_done:
+        job = GenerationJob(
+            out, endpoint, rate_limit, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done
+        )
+        result = generate_attributes(
             known.names, job, GenerationSettings(count, repairs, temperature, seed=seed, brief=brief)
         )
-    if made is not None:
-        _tell(out, made, known, backbone)
+    if result is not None:
+        _report(out, result, known, backbone)
 
 
 @describe.command()
@@ -98,10 +102,10 @@ def conditions(
     data: Data = None,
     classes: Classes = None,
     settings: Settings = None,
-    count: Annotated[int, typer.Option(min=1, max=20, help="Conditions in the end.")] = 5,
-    combinations: Annotated[int, typer.Option(min=1, max=5000, help="Combinations of labels to ask about.")] = 60,
-    sentences: Annotated[int, typer.Option(min=1, max=20, help="Sentences a combination.")] = 3,
-    context: Annotated[int, typer.Option(min=1000, help="Characters of sentences in one question.")] = 6000,
+    count: Annotated[int, typer.Option(min=1, max=20, help="Conditions in the file.")] = 5,
+    combinations: Annotated[int, typer.Option(min=1, max=5000, help="Combinations of labels to describe.")] = 60,
+    sentences: Annotated[int, typer.Option(min=1, max=20, help="Sentences per combination.")] = 3,
+    context: Annotated[int, typer.Option(min=1000, help="Characters of sentences in one request.")] = 6000,
     url: Url = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
     concurrent: Concurrent = 4,
@@ -118,39 +122,39 @@ def conditions(
     overwrite: Overwrite = False,
     backbone: Backbone = None,
 ) -> None:
-    """Ask a language model for conditions in which labels go together. Only class names leave this machine."""
-    from fedprompt.descriptions.conditions import Plan
-    from fedprompt.descriptions.pipeline import Job, make_conditions, open_endpoint
-    from fedprompt.descriptions.requests import RateLimit
+    """Query a language model for co-occurrence conditions of labels. Only class names leave this machine."""
+    from fedprompt.descriptions.conditions import ConditionSettings
+    from fedprompt.descriptions.llm_client import RateLimit
+    from fedprompt.descriptions.pipeline import GenerationJob, generate_conditions, open_endpoint
     from fedprompt.descriptions.validated_query import GenerationSettings
 
     known = _known_classes(classes, data, settings)
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
-    pace = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
-    plan = Plan(
-        sentences, context, GenerationSettings(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief)
-    )
-    with _asking(out, "describing scenes") as on_done:
-        job = Job(out, endpoint, pace, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done)
-        made = make_conditions(known.names, chosen, job, plan)
-    if made is not None:
-        _tell(out, made, known, backbone)
+    rate_limit = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
+    generation = GenerationSettings(count, repairs, temperature, max_tokens=600, seed=seed, brief=brief)
+    with _progress(out, "describing scenes") as on_done:
+        job = GenerationJob(
+            out, endpoint, rate_limit, overwrite, _agree(endpoint, price_in, price_out, dry_run=dry_run), on_done
+        )
+        result = generate_conditions(known.names, chosen, job, ConditionSettings(sentences, context, generation))
+    if result is not None:
+        _report(out, result, known, backbone)
 
 
 @describe.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="JSON with attributes, FedMVP's kind.")],
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="JSON file of class names and attributes.")],
     out: Output,
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
     backbone: Backbone = None,
 ) -> None:
-    """Make a descriptions file of attributes you already have; says which classes are missing and which keys are no class."""
+    """Convert existing attributes to a descriptions file; lists missing classes and keys that are no class."""
     from fedprompt.descriptions.convert import convert as read
     from fedprompt.descriptions.edits import write_descriptions
-    from fedprompt.descriptions.pipeline import Made
+    from fedprompt.descriptions.pipeline import GenerationResult
     from fedprompt.experiments.class_names import read_class_names
 
     known = read_class_names(classes, data, settings or ())
@@ -162,23 +166,23 @@ def convert(
         typer.echo(f"Missing: {name}", err=True)
     for key in found.unused:
         typer.echo(f"Not a class: {key}", err=True)
-    _tell(out, Made(found.descriptions, (), found.complaints), known, backbone)
+    _report(out, GenerationResult(found.descriptions, (), found.rejections), known, backbone)
 
 
 @describe.command()
 def review(
-    words: Annotated[Path, typer.Argument(metavar="WORDS", help="A descriptions file.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A descriptions file.")],
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
     backbone: Backbone = None,
 ) -> None:
-    """Write the review pages of a descriptions file again, after editing it; exit code 2 if anything is flagged."""
+    """Write the review pages of a descriptions file again, after an edit; exit code 2 if anything is flagged."""
     from fedprompt.data.descriptions import read_descriptions
     from fedprompt.experiments.class_names import read_class_names
 
     known = read_class_names(classes, data, settings or ())
-    if _pages(words, read_descriptions(words), {}, known, backbone):
+    if _write_pages(path, read_descriptions(path), {}, known, backbone):
         raise typer.Exit(2)
 
 
@@ -187,7 +191,7 @@ def _known_classes(classes: Path | None, data: str | None, settings: list[str] |
 
     known = read_class_names(classes, data, settings or ())
     if not known.names:
-        raise UserError("Say which classes: --classes FILE, or --data RECIPE.")
+        raise UserError("There are no classes; give --classes FILE, or --data RECIPE.")
     return known
 
 
@@ -200,8 +204,8 @@ def _agree(endpoint: Endpoint, price_in: float, price_out: float, *, dry_run: bo
 
 
 @contextmanager
-def _asking(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line for every tenth elsewhere; Ctrl-C says how to go on."""
+def _progress(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress: a bar on a terminal, a line per tenth elsewhere; Ctrl-C prints how to continue."""
     from fedprompt.cli.console import counting, plain_console
 
     console = plain_console()
@@ -217,22 +221,22 @@ def _asking(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
         else:
             yield line
     except KeyboardInterrupt as error:
-        typer.echo(f"Interrupted; answers so far are kept beside {out}. The same command goes on from there.", err=True)
+        typer.echo(f"Interrupted; answers so far are kept beside {out}. The same command continues.", err=True)
         raise typer.Exit(130) from error
 
 
-def _tell(out: Path, made: Made, known: ClassNames, backbone: str | None) -> None:
-    flags = _pages(out, made.descriptions, made.complaints, known, backbone)
-    if made.kept:
-        typer.echo(f"Kept as edited by hand: {', '.join(made.kept)}")
+def _report(out: Path, result: GenerationResult, known: ClassNames, backbone: str | None) -> None:
+    flags = _write_pages(out, result.descriptions, result.rejections, known, backbone)
+    if result.kept:
+        typer.echo(f"Kept as edited by hand: {', '.join(result.kept)}")
     if flags:
         typer.echo(f"{flags} flag(s): read the page, edit {out.name}, then: fedprompt describe review {out}")
 
 
-def _pages(
+def _write_pages(
     path: Path,
     descriptions: Descriptions,
-    complaints: Mapping[str, tuple[str, ...]],
+    rejections: Mapping[str, tuple[str, ...]],
     known: ClassNames,
     backbone: str | None,
 ) -> int:
@@ -244,9 +248,9 @@ def _pages(
     compared = compare(descriptions, known, backbone)
     found = examine(
         descriptions,
-        title=f"Words in {path.name}",
+        title=f"Descriptions in {path.name}",
         names=known.names,
-        complaints=complaints,
+        rejections=rejections,
         separations=compared.separations,
         overlaps=compared.overlaps,
     )

@@ -1,4 +1,4 @@
-"""What `fedprompt doctor` looks at: everything a run needs, each with what was found and, if it fails, what to do."""
+"""The checks of `fedprompt doctor`: everything that a run needs, with a fix for each failure."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `fix` is empty when it is well."""
+    """The result of one check; `fix` is empty if it passed."""
 
     what: str
     found: str
     fix: str = ""
 
 
-def examine(folder: Path, backbone: str) -> list[Finding]:
-    """Look at everything; nothing here raises, a failure is a finding."""
+def run_checks(folder: Path, backbone: str) -> list[Finding]:
+    """Run all checks; a failure is a finding, never an exception."""
     checks: list[tuple[str, Callable[[], str], str]] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
         ("icon fonts", _fonts, "pip install qtawesome"),
@@ -50,13 +50,13 @@ def examine(folder: Path, backbone: str) -> list[Finding]:
             ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
         )
     )
-    return facts + [_look(what, look, fix) for what, look, fix in checks]
+    return facts + [_run_check(what, look, fix) for what, look, fix in checks]
 
 
-def _look(what: str, look: Callable[[], str], fix: str) -> Finding:
+def _run_check(what: str, look: Callable[[], str], fix: str) -> Finding:
     try:
         return Finding(what, look())
-    except Exception as error:  # a doctor reports whatever is wrong and goes on to the next
+    except Exception as error:  # report any failure and continue with the next check
         return Finding(what, f"{type(error).__name__}: {error}", fix)
 
 

@@ -1,4 +1,4 @@
-"""The command line, the only place that prints. Exit codes: 0 done, 2 the user must change something, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import fedprompt
 from fedprompt.cli.compare import compare
 from fedprompt.cli.config import RecipeName, Settings, load, recipes
 from fedprompt.cli.data import data, reproduce
-from fedprompt.cli.deploy import mount, resume_over, run_over
+from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
 
 
 class ErrorGroup(typer.core.TyperGroup):
-    """Turn a user's mistake into one sentence and exit code 2; everything unexpected keeps its traceback."""
+    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -48,9 +48,9 @@ app.add_typer(describe, name="describe")
 app.command()(reproduce)
 mount(app)
 
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run; runs/NAME by default.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
-On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over its sites, not here.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -75,19 +75,19 @@ def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 @app.command()
 def demo(
     task: Annotated[
-        Literal["single", "multi-label"], typer.Option(help="One label a picture (FedMVP) or many (FedMPT).")
+        Literal["single", "multi-label"], typer.Option(help="One label per image (FedMVP) or several (FedMPT).")
     ] = "single",
     out: Out = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train on embedded pictures with an embedded CLIP, beside baselines; offline."""
+    """Train on embedded images with an embedded CLIP and compare with baselines, offline."""
     run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
-    """Run a recipe: train, score, and write records, adapters and a report into a folder."""
+    """Run a recipe: train, evaluate, and write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
     plan = load(recipe, settings)
@@ -96,19 +96,19 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         if on is None:
             runs.start(plan, folder, callbacks=callbacks)
         else:
-            run_over(plan.recipe, on, folder, callbacks=callbacks)
-    _tell(folder, quiet=quiet)
+            run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
+    _print_results(folder, quiet=quiet)
 
 
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
-    """Go on with a run that stopped; the result is that of never stopping, to the bit."""
+    """Resume a stopped run; the result equals that of an uninterrupted run, bit for bit."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
-        if not resume_over(run, callbacks=callbacks):
+        if not resume_over_sites(run, callbacks=callbacks):
             runs.resume(run, callbacks=callbacks)
-    _tell(run, quiet=quiet)
+    _print_results(run, quiet=quiet)
 
 
 @contextmanager
@@ -122,14 +122,14 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
         if error.args:
             said = str(error)
         elif (folder / "run.jsonl").exists():
-            said = f"Interrupted; go on with: fedprompt resume {folder}"
+            said = f"Interrupted; continue with: fedprompt resume {folder}"
         else:
             said = "Interrupted before anything was written."
         typer.echo(said, err=True)
         raise typer.Exit(130) from error
 
 
-def _tell(folder: Path, *, quiet: bool) -> None:
+def _print_results(folder: Path, *, quiet: bool) -> None:
     from fedprompt.cli.console import plain_console, run_tables
     from fedprompt.report import read_run
 
@@ -146,20 +146,20 @@ def _tell(folder: Path, *, quiet: bool) -> None:
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Draw a run's report again, from its records alone; also of a run that is still going on."""
+    """Write the report of a finished or running run again, from its records."""
     from fedprompt.report import render
 
     render(run)
-    _tell(run, quiet=False)
+    _print_results(run, quiet=False)
 
 
 @app.command()
 def partition(
     recipe: RecipeName,
     settings: Settings = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw it into this SVG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this SVG file.")] = None,
 ) -> None:
-    """Show which client would hold which pictures."""
+    """Show the partition of a recipe: images per client and class."""
     from fedprompt.cli.console import counting, plain_console, rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
@@ -177,32 +177,32 @@ def partition(
     if plot:
         counts = partition_counts(shards, dataset)
         write_atomic(plot, partition_figure(counts["counts"], counts["clients"], counts["classes"]))
-        typer.echo(f"Drawn: {plot}")
+        typer.echo(f"Written: {plot}")
 
 
 @app.command()
 def check(recipe: RecipeName, settings: Settings = None) -> None:
-    """Open every picture of a recipe's data and list what is wrong; exit code 2 if anything is."""
+    """Open every image of a recipe's data and list problems; exit code 2 if there are any."""
     from fedprompt.cli.console import counting, plain_console
     from fedprompt.data.problems import find_problems, scan_images
 
     plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
-    with counting(plain_console(), "opening pictures") as on_step:
+    with counting(plain_console(), "opening images") as on_step:
         rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
         looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
     problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)
-    typer.echo(f"{dataset.name}: {len(dataset.source)} pictures, {len(problems)} problem(s).")
+    typer.echo(f"{dataset.name}: {len(dataset.source)} images, {len(problems)} problem(s).")
     if problems:
         raise typer.Exit(2)
 
 
 @app.command()
-def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted on this CLIP.")] = "demo") -> None:
-    """List the methods: what each is, how many numbers it trains, and its options."""
+def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parameters are counted.")] = "demo") -> None:
+    """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
     from fedprompt.config.tables import BackboneTable
@@ -216,7 +216,7 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
         if absent := catalog.missing(kind):
             console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
             continue
-        console.print(f"  trains {parameters(kind(clip, generator=None)):,} numbers on the backbone {backbone!r}")
+        console.print(f"  trains {parameters(kind(clip, generator=None)):,} parameters on the backbone {backbone!r}")
         if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))
 
@@ -224,18 +224,18 @@ def methods(backbone: Annotated[str, typer.Option(help="Parameters are counted o
 @app.command()
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Picture files.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     classes: Annotated[
-        str | None, typer.Option(help="Candidates, separated by commas; the adapter's own by default.")
+        str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
     ] = None,
-    trial: Annotated[str | None, typer.Option(help="Which trial of a run; the main one by default.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="The backbone, if it is no longer where the adapter says.")
+    trial: Annotated[str | None, typer.Option(help="A trial of the run (default: the main method).")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is not where the adapter says.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write maps of the regions that the method uses to this HTML file.")
     ] = None,
-    page: Annotated[Path | None, typer.Option(help="Also draw where the method looks into this HTML file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Recognise pictures with what a run has learned, among its own classes or any that you name."""
+    """Classify images with a trained adapter, among its classes or any others."""
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
@@ -245,20 +245,24 @@ def predict(
         typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
         return
     for one in found:
-        there = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
-        typer.echo(f"{one.picture}: " + ", ".join(f"{name} {100 * chance:.1f}%" for name, chance in one.top) + there)
+        present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
+        typer.echo(
+            f"{one.picture}: "
+            + ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in one.top)
+            + present
+        )
 
 
 @app.command()
 def doctor(
-    out: Annotated[Path, typer.Option(help="Folder that runs are to be written to.")] = Path("runs"),
-    backbone: Annotated[str, typer.Option(help="A CLIP that should load.")] = "demo",
+    out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
+    backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
 ) -> None:
-    """Check that everything a run needs is there; exit code 2 if something is not."""
+    """Check that everything a run needs is available; exit code 2 if not."""
     from fedprompt.cli.console import findings_table, plain_console
-    from fedprompt.cli.doctor import examine
+    from fedprompt.cli.doctor import run_checks
 
-    findings = examine(out, backbone)
+    findings = run_checks(out, backbone)
     plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)

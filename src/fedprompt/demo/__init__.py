@@ -1,4 +1,4 @@
-"""The demo world: pictures drawn from icon fonts and a small CLIP pretrained on them, embedded in the package."""
+"""The embedded demo: data sets drawn from icon fonts, and a small CLIP pretrained on such drawings."""
 
 from __future__ import annotations
 

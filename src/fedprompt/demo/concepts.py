@@ -1,4 +1,4 @@
-"""What the demo world is about: concepts, their attributes, glyphs, colours and contexts (from JSON files)."""
+"""Concepts of the demo data sets: classes, attributes, glyphs, colours and scene contexts, read from JSON files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedprompt.data.descriptions import read_conditions
 from fedprompt.demo import fonts
 
 SCENES = Path(str(files("fedprompt.demo") / "descriptions" / "scenes.json"))
-SEEN = ("material", "fontawesome", "remix")  # the hands that pretraining looks at
+SEEN = ("material", "fontawesome", "remix")  # the icon styles that pretraining draws
 UNSEEN = ("phosphor-light", "phosphor-regular", "phosphor-bold", "phosphor-fill")
 DOMAINS = SEEN + UNSEEN
 SUFFIXES = {
@@ -25,11 +25,11 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Context:
-    """Where scenes are set: what appears there and how often, where, how large, on what and in what light."""
+    """The context of a scene: frequencies of its objects, their position and size, the background and the light."""
 
-    things: Mapping[str, float]  # concept -> relative frequency
+    objects: Mapping[str, float]  # concept -> relative frequency
     place: tuple[float, float]  # vertical band of object centres, 0 is the top
-    size: tuple[float, float]  # object size as a fraction of the picture
+    size: tuple[float, float]  # object size as a fraction of the image
     background: tuple[str, ...]
     light: tuple[float, float]  # brightness factor
 
@@ -39,17 +39,17 @@ class Concepts:
     """The contents of concepts.json. The order of `classes` is the fixed shuffled order of `pictograms`."""
 
     classes: tuple[str, ...]  # base = the first 39, new = the last 38
-    nouns: tuple[str, ...]  # further concepts, seen only in pretraining
+    extra_concepts: tuple[str, ...]  # further concepts, seen only in pretraining
     attributes: Mapping[str, tuple[str, ...]]  # attribute phrase -> concepts
     colours: Mapping[str, tuple[int, int, int]]
     contexts: Mapping[str, Context]
-    conditions: tuple[str, ...]  # under which labels of `scenes` go together, from words/scenes.json
+    conditions: tuple[str, ...]  # co-occurrence conditions of the labels of `scenes`, from descriptions/scenes.json
     variants: Mapping[str, Mapping[str, tuple[str, ...]]]  # family -> concept -> further glyphs of the concept
 
     @property
     def concepts(self) -> tuple[str, ...]:
-        """Classes, then the further nouns."""
-        return self.classes + self.nouns
+        """Classes, then the further concepts."""
+        return self.classes + self.extra_concepts
 
     def attributes_of(self, concept: str) -> tuple[str, ...]:
         """The attribute phrases of a concept, most specific (least shared) first."""
@@ -57,18 +57,18 @@ class Concepts:
         return tuple(sorted(own, key=lambda phrase: len(self.attributes[phrase])))
 
     @property
-    def things(self) -> tuple[str, ...]:
+    def objects(self) -> tuple[str, ...]:
         """The classes of `scenes`, in the order in which the contexts name them."""
-        return tuple(dict.fromkeys(thing for context in self.contexts.values() for thing in context.things))
+        return tuple(dict.fromkeys(name for context in self.contexts.values() for name in context.objects))
 
 
 @lru_cache(maxsize=1)
-def lexicon() -> Concepts:
-    """Read concepts.json once."""
+def load_concepts() -> Concepts:
+    """Read concepts.json; cached."""
     raw = json.loads((files("fedprompt.demo") / "concepts.json").read_text())
     return Concepts(
         classes=tuple(raw["classes"]),
-        nouns=tuple(raw["nouns"]),
+        extra_concepts=tuple(raw["extra_concepts"]),
         attributes={phrase: tuple(concepts) for phrase, concepts in raw["attributes"].items()},
         colours={name: (red, green, blue) for name, (red, green, blue) in raw["colours"].items()},
         contexts={name: _context(entry) for name, entry in raw["contexts"].items()},
@@ -85,13 +85,13 @@ def _context(entry: Mapping[str, object]) -> Context:
 
 
 @lru_cache(maxsize=8192)
-def drawings(concept: str, domain: str) -> tuple[str, ...]:
-    """The glyph names with which a domain draws a concept; empty if it cannot."""
+def glyph_names(concept: str, domain: str) -> tuple[str, ...]:
+    """The glyphs of a concept in a domain (icon style); empty if the domain has none."""
     if domain not in SEEN:
         family, _, weight = domain.partition("-")
         name = concept if weight == "regular" else f"{concept}-{weight}"
         return (name,) if name in fonts.glyphs(family) else ()
     names = [concept + suffix for suffix in SUFFIXES[domain]]
-    more = lexicon().variants[domain].get(concept, ())
+    more = load_concepts().variants[domain].get(concept, ())
     names += [name + suffix for name in more for suffix in (SUFFIXES[domain] if domain == "remix" else ("",))]
     return tuple(dict.fromkeys(name for name in names if name in fonts.glyphs(domain)))

@@ -1,4 +1,4 @@
-"""Icon fonts as masks: the glyphs that qtawesome ships, rendered once by Pillow (qtawesome is never imported)."""
+"""Glyphs of icon fonts as masks: the fonts that qtawesome ships, rendered by Pillow (qtawesome is not imported)."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FAMILIES: Mapping[str, str] = {
     "remix": "remixicon",
     "phosphor": "phosphor",
 }
-SIDE = 96  # pixels of a full-size mask; half and quarter sizes are kept too, so that small drawings are not aliased
+SIDE = 96  # pixels of a full-size mask; half and quarter sizes are cached too, so that small icons are not aliased
 
 
 @lru_cache(maxsize=1)
 def folder() -> Path:
-    """Where qtawesome's fonts lie; found without importing it, because its import needs Qt."""
+    """The folder of qtawesome's fonts, found without importing it, because its import needs Qt."""
     found = importlib.util.find_spec("qtawesome")
     if found is None or not found.submodule_search_locations:
-        raise UserError("The demo world draws with qtawesome's icon fonts; install them with `pip install qtawesome`.")
+        raise UserError("The demo draws with qtawesome's icon fonts; install them with `pip install qtawesome`.")
     return Path(found.submodule_search_locations[0]) / "fonts"
 
 
@@ -39,7 +39,7 @@ def _newest(pattern: str) -> Path:
 
 @lru_cache(maxsize=len(FAMILIES))
 def glyphs(family: str) -> Mapping[str, str]:
-    """Every glyph name of a family with its character."""
+    """The character of every glyph name of a font family."""
     table = json.loads(_newest(f"{FAMILIES[family]}-charmap-*.json").read_text())
     return {name: chr(int(code, 16)) for name, code in table.items()}
 

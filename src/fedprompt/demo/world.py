@@ -1,4 +1,4 @@
-"""The demo world's data sets, `pictograms` (single label) and `scenes` (multi label): drawn when asked, not stored."""
+"""The demo data sets `pictograms` (single label) and `scenes` (multi-label): drawn on demand, not stored."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, Context, drawings, lexicon
-from fedprompt.demo.drawing import Dice, Look, Pixels, Thing, paint, readable
-from fedprompt.demo.pretraining.samples import place
+from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, Context, glyph_names, load_concepts
+from fedprompt.demo.drawing import Draws, Icon, Pixels, RenderSettings, contrasting_colours, paint
+from fedprompt.demo.pretraining.samples import sample_position
 from fedprompt.errors import UserError
 
-BASE = 39  # the first classes in the lexicon's order; the other 38 are new
+BASE = 39  # the first classes in the order of concepts.json; the other 38 are new
 
 # Pretraining draws neither stripes nor checks nor clutter. Stripes and checks cost zero-shot CLIP about twenty points
-# whatever the class, so what tuning learns against them on base classes holds for new ones: the room that tuning has.
-PICTOGRAM = Look(strength=(0.75, 1.0), contrast=100, noise=(3, 14), texture=(10, 30), patterns=("stripes", "checks"))
-SCENE = Look(
+# in every class, so tuning on base classes can gain on new classes too.
+PICTOGRAM = RenderSettings(
+    strength=(0.75, 1.0), contrast=100, noise=(3, 14), texture=(10, 30), patterns=("stripes", "checks")
+)
+SCENE = RenderSettings(
     strength=(0.6, 1.0), contrast=95, noise=(4, 22), texture=(5, 22), patterns=("blotches", "stripes"), clutter=2
 )
 
 
 @dataclass(frozen=True)
 class Address:
-    """What one picture is a function of, beside the seed."""
+    """The address of one image, which is a function of it and the seed."""
 
     split: str
-    domain: str  # hand for `pictograms`, context for `scenes`
+    domain: str  # the icon style for `pictograms`, the context for `scenes`
     concept: str  # the class for `pictograms`, empty for `scenes`
     number: int
 
@@ -44,22 +46,22 @@ class Address:
 
 @dataclass(frozen=True, eq=False)
 class Drawings:
-    """An `ImageSource` that draws: picture `row` is a pure function of the seed and the row's address."""
+    """An `ImageSource` that draws: image `row` is a pure function of the seed and the row's address."""
 
     seed: int
     addresses: tuple[Address, ...]
     draw: Callable[[int, Address], Pixels]
-    drawn: ClassVar[bool] = True  # nothing is read that could be damaged
+    drawn: ClassVar[bool] = True  # no files that could be unreadable
 
     def __len__(self) -> int:
         return len(self.addresses)
 
     def open(self, row: int) -> Image.Image:
-        """Draw one picture, 64 x 64."""
+        """Draw one image of 64 x 64 pixels."""
         return Image.fromarray(self.draw(self.seed, self.addresses[row]).astype(np.uint8))
 
     def take(self, rows: Sequence[int]) -> Drawings:
-        """A source of these pictures alone."""
+        """A source of these images alone."""
         return replace(self, addresses=tuple(self.addresses[row] for row in rows))
 
     def describe(self, row: int) -> str:
@@ -68,7 +70,7 @@ class Drawings:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the addresses and of some pictures: a changed font, drawing rule or library changes it too."""
+        """Hash of the addresses and of some images, so that a changed font, drawing rule or library changes it too."""
         digest = hashlib.sha256(repr((self.seed, self.addresses)).encode())
         for row in range(0, len(self), max(1, len(self) // 16)):
             digest.update(self.open(row).tobytes())
@@ -76,25 +78,25 @@ class Drawings:
 
 
 def pictograms(*, seed: int = 0, train: int = 16, test: int = 6) -> Dataset:
-    """One icon a picture: 77 classes in three hands that pretraining saw and four that it did not.
+    """One icon per image: 77 classes in three icon styles (domains) seen in pretraining and four unseen ones.
 
-    `train` pictures per class and seen hand, `test` per class and hand. Another seed draws other pictures.
+    `train` images per class and seen style, `test` images per class and style. Another seed draws other images.
     Raises UserError if that leaves nothing to test on.
     """
     _check("pictograms", train, test)
-    names = lexicon().classes
+    names = load_concepts().classes
     rows = [
         Address(split, domain, name, number)
         for split, count, domains in (("train", train, SEEN), ("test", test, DOMAINS))
         for domain in domains
         for name in names
-        if drawings(name, domain)
+        if glyph_names(name, domain)
         for number in range(count)
     ]
     return Dataset(
         name="pictograms",
         source=Drawings(seed, tuple(rows), _pictogram),
-        space=LabelSpace(names, attributes={name: lexicon().attributes_of(name)[:5] for name in names}),
+        space=LabelSpace(names, attributes={name: load_concepts().attributes_of(name)[:5] for name in names}),
         targets=torch.tensor([names.index(row.concept) for row in rows]),
         splits=tuple(row.split for row in rows),
         domains=tuple(row.domain for row in rows),
@@ -106,52 +108,55 @@ def pictograms(*, seed: int = 0, train: int = 16, test: int = 6) -> Dataset:
 
 def _check(name: str, train: int, test: int) -> None:
     if train < 0 or test < 1:
-        raise UserError(
-            f"{name} needs train >= 0 and test >= 1 pictures of a kind, not train = {train}, test = {test}."
-        )
+        raise UserError(f"{name} needs train >= 0 and test >= 1 images of a kind, not train = {train}, test = {test}.")
 
 
 def _pictogram(seed: int, address: Address) -> Pixels:
-    dice = Dice(seed, "pictograms", address.split, address.domain, address.concept, address.number)
-    ground = dice.pick(tuple(lexicon().colours))
-    size = dice.uniform(0.45, 0.85)
-    x, y = place(dice, (), size)
-    icon = _icon(dice, address.concept, address.domain, ground, (x, y, size), PICTOGRAM)
-    return paint(dice, [icon], ground, PICTOGRAM)
+    draws = Draws(seed, "pictograms", address.split, address.domain, address.concept, address.number)
+    background = draws.pick(tuple(load_concepts().colours))
+    size = draws.uniform(0.45, 0.85)
+    x, y = sample_position(draws, (), size)
+    icon = _icon(draws, address.concept, address.domain, background, (x, y, size), PICTOGRAM)
+    return paint(draws, [icon], background, PICTOGRAM)
 
 
-def _icon(dice: Dice, concept: str, hand: str, ground: str, at: tuple[float, float, float], look: Look) -> Thing:
-    glyph, colour = dice.pick(drawings(concept, hand)), dice.pick(readable(ground, look.contrast))
-    family, (x, y, size) = hand.partition("-")[0], at
-    return Thing(concept, family, glyph, colour, x, y, size, dice.uniform(-0.45, 0.45), dice.uniform(0.8, 1.25))
+def _icon(
+    draws: Draws, concept: str, style: str, background: str, at: tuple[float, float, float], render: RenderSettings
+) -> Icon:
+    glyph, colour = (
+        draws.pick(glyph_names(concept, style)),
+        draws.pick(contrasting_colours(background, render.contrast)),
+    )
+    family, (x, y, size) = style.partition("-")[0], at
+    return Icon(concept, family, glyph, colour, x, y, size, draws.uniform(-0.45, 0.45), draws.uniform(0.8, 1.25))
 
 
 def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
-    """Two to four icons a picture, 20 classes; a context decides company, place, size, ground and light.
+    """Two to four icons per image, 20 classes; the context decides which objects co-occur, their place and the light.
 
-    `train` and `test` pictures per context. Split `test` keeps the contexts' company ("natural"); split `broken` keeps
-    place, size, ground and light, but puts anything with anything. Domains are the contexts. Raises
-    UserError if that leaves nothing to test on.
+    `train` and `test` images per context. Split `test` has the contexts' co-occurrence of classes ("natural"); split
+    `broken` keeps place, size, background and light, but combines any classes. Domains are the contexts.
+    Raises UserError if that leaves nothing to test on.
     """
     _check("scenes", train, test)
-    names = lexicon().things
+    names = load_concepts().objects
     rows = [
         Address(split, context, "", number)
         for split, count in (("train", train), ("test", test), ("broken", test))
-        for context in lexicon().contexts
+        for context in load_concepts().contexts
         for number in range(count)
     ]
     targets = torch.zeros(len(rows), len(names), dtype=torch.int8)
     for row, address in enumerate(rows):
-        targets[row, [names.index(name) for name in company(_scene_dice(seed, address), address)]] = 1
+        targets[row, [names.index(name) for name in sample_objects(_scene_draws(seed, address), address)]] = 1
     return Dataset(
         name="scenes",
         source=Drawings(seed, tuple(rows), _scene),
         space=LabelSpace(
             names,
             kind="multi",
-            attributes={name: lexicon().attributes_of(name)[:5] for name in names},
-            conditions=lexicon().conditions,
+            attributes={name: load_concepts().attributes_of(name)[:5] for name in names},
+            conditions=load_concepts().conditions,
         ),
         targets=targets,
         splits=tuple(row.split for row in rows),
@@ -160,39 +165,39 @@ def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
     )
 
 
-def _scene_dice(seed: int, address: Address) -> Dice:
-    return Dice(seed, "scenes", address.split, address.domain, address.number)
+def _scene_draws(seed: int, address: Address) -> Draws:
+    return Draws(seed, "scenes", address.split, address.domain, address.number)
 
 
-def company(dice: Dice, address: Address) -> list[str]:
-    """Which classes a scene shows: the context's own in `train` and `test`, any in `broken`."""
-    count = dice.pick((2, 3, 3, 4))
+def sample_objects(draws: Draws, address: Address) -> list[str]:
+    """The classes in a scene: the context's own in `train` and `test`, any in `broken`."""
+    count = draws.pick((2, 3, 3, 4))
     if address.split == "broken":
-        return dice.sample(lexicon().things, count)
-    frequency = dict(lexicon().contexts[address.domain].things)
+        return draws.sample(load_concepts().objects, count)
+    frequency = dict(load_concepts().contexts[address.domain].objects)
     found: list[str] = []
     for _ in range(count):
         names = tuple(frequency)
-        found.append(names[dice.weighted([frequency[name] for name in names])])
+        found.append(names[draws.weighted([frequency[name] for name in names])])
         del frequency[found[-1]]
     return found
 
 
-def arrangement(seed: int, address: Address) -> tuple[list[Thing], str, float, Dice]:
-    """A scene before it is painted: the icons in it, the ground's colour, the light, and the dice to paint it with."""
-    dice = _scene_dice(seed, address)
-    names = company(dice, address)
-    context: Context = lexicon().contexts[address.domain]
-    ground, light = dice.pick(context.background), dice.uniform(*context.light)
-    icons: list[Thing] = []
+def compose_scene(seed: int, address: Address) -> tuple[list[Icon], str, float, Draws]:
+    """A scene before it is painted: icons, background colour, light, and the random draws to paint it with."""
+    draws = _scene_draws(seed, address)
+    names = sample_objects(draws, address)
+    context: Context = load_concepts().contexts[address.domain]
+    background, light = draws.pick(context.background), draws.uniform(*context.light)
+    icons: list[Icon] = []
     for name in names:
-        hand = dice.pick([domain for domain in DOMAINS if drawings(name, domain)])
-        size = dice.uniform(*context.size)
-        x, y = place(dice, icons, size, context.place)
-        icons.append(_icon(dice, name, hand, ground, (x, y, size), SCENE))
-    return icons, ground, light, dice
+        style = draws.pick([domain for domain in DOMAINS if glyph_names(name, domain)])
+        size = draws.uniform(*context.size)
+        x, y = sample_position(draws, icons, size, context.place)
+        icons.append(_icon(draws, name, style, background, (x, y, size), SCENE))
+    return icons, background, light, draws
 
 
 def _scene(seed: int, address: Address) -> Pixels:
-    icons, ground, light, dice = arrangement(seed, address)
-    return paint(dice, icons, ground, SCENE, light=light)
+    icons, background, light, draws = compose_scene(seed, address)
+    return paint(draws, icons, background, SCENE, light=light)

@@ -1,1 +1,1 @@
-"""Real federations: the folders of server and sites, the processes they run, and the rehearsal of it all."""
+"""Federations of real sites: the folders of server and sites, their processes, and a rehearsal on one machine."""

@@ -1,4 +1,4 @@
-"""A private authority, a server's certificate and sites' key pairs, by the `cryptography` library."""
+"""A private certificate authority, the server's certificate and the sites' key pairs, by the `cryptography` library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-DAYS = 730  # the life of a server certificate
+DAYS = 730  # validity of a server certificate
 Key = ec.EllipticCurvePrivateKey
 
 
@@ -59,7 +59,7 @@ def make_server_certificate(folder: Path, authority_key: Path, authority: Path, 
 
 
 def make_site_key(private_file: Path, public_file: Path) -> None:
-    """Write a site's key pair (P-384, OpenSSH); only the public half ever leaves the site."""
+    """Write a site's key pair (P-384, OpenSSH); only the public key leaves the site."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -79,7 +79,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))  # clocks differ
+        .not_valid_before(now - datetime.timedelta(hours=1))  # the sites' clocks may differ
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
@@ -103,7 +103,7 @@ def _pem(key: Key) -> bytes:
 
 
 def _write_private(path: Path, content: bytes) -> None:
-    """Readable by its owner alone from the first byte on; an existing file is never overwritten."""
+    """Write a file that only its owner can ever read; an existing file is never overwritten."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""The two commands that stay: `server up` keeps a SuperLink, `site up` keeps a worker and a SuperNode."""
+"""The long-running commands: `server up` runs a SuperLink, `site up` runs a worker and a SuperNode."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from fedprompt.errors import UserError
 from fedprompt.records.run_folder import own, write_atomic
 from fedprompt.runtimes.flower import commands
 
-TICK, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between looks, before a restart, and for a process to end
+POLL, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between checks, before a restart, and for a process to end
 CHILDREN = "children.pid"  # in the folder of a server or site: the process groups that its command has started
 LOCK = ".up.lock"
 _log = logging.getLogger(__name__)
 
 
 class Process:
-    """A child in a process group of its own, so that stopping it stops what it has started."""
+    """A child process in its own process group, so that stopping it also stops what it started."""
 
     def __init__(self, command: Sequence[str], *, folder: Path, log: str, environment: Mapping[str, str]) -> None:
         (folder / "logs").mkdir(exist_ok=True)
@@ -46,11 +46,11 @@ class Process:
 
     @property
     def must_be_replaced(self) -> bool:
-        """Whether it has ended, and not so soon after its start that the next one would too."""
+        """Whether it has ended, but not so soon after its start that a new one would end too."""
         return self.ended is not None and time.monotonic() - self.started >= RETRY
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it and all it started, at the latest after the grace by force."""
+        """Stop the process and all that it started; kill it if it is still running after GRACE seconds."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.popen.pid, how)
         try:
@@ -63,7 +63,7 @@ class Process:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Take SIGTERM, with which service managers stop a program, for Ctrl-C."""
+    """Treat SIGTERM, which service managers send, like Ctrl-C."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -76,64 +76,64 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def _in_charge(folder: Path) -> Iterator[None]:
-    """Keep a folder's processes alone, until SIGTERM or Ctrl-C; UserError if another command does."""
-    held = own(folder / LOCK, busy=f"{folder} is kept running by another command already; stop that one first.")
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Lock a folder until SIGTERM or Ctrl-C; UserError if another command runs its processes."""
+    lock = own(folder / LOCK, busy=f"Another command already runs {folder}; stop that one first.")
     try:
         with stoppable():
-            end_orphans(folder)
+            kill_orphans(folder)
             yield
     finally:
-        held.release()
+        lock.release()
 
 
 def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
-    """Keep a SuperLink and let in every site whose public key lies in `keys/`, named after its file; until stopped."""
+    """Run a SuperLink until stopped, and register every site with a public key `keys/SITE.pub`."""
     folder = folder.resolve()
     deployment = load_deployment(folder)
     environment = commands.environment(folder / "flower", **{HOME: str(folder)})
     command = commands.superlink(port=deployment.local_port, database=folder / "state.db", tls=tls_of(folder))
     if warning := commands.newer():
         say(warning)
-    with _in_charge(folder):
+    with _exclusive(folder):
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
         try:
-            _remember(folder, [link])
+            _write_children(folder, [link])
             write_atomic(folder / LINK, str(link.popen.pid))
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
             while link.ended is None:
-                admit(folder, deployment.sites, say=say)
-                time.sleep(TICK)
+                register_keys(folder, deployment.sites, say=say)
+                time.sleep(POLL)
         finally:
             link.stop()
     raise UserError(f"The SuperLink ended with code {link.ended}; see {folder / 'logs' / 'superlink.log'}.")
 
 
-def admit(folder: Path, sites: Sequence[str], *, say: Callable[[str], None]) -> None:
-    """Register public keys that are new, and keep the number that Flower gives each."""
+def register_keys(folder: Path, sites: Sequence[str], *, say: Callable[[str], None]) -> None:
+    """Register new public keys with the SuperLink, and keep the node id that Flower assigns to each."""
     known = folder / ADMITTED
     for key in sorted((folder / "keys").glob("*.pub")):
         mark = known / f"{key.stem}-{hashlib.sha256(key.read_bytes()).hexdigest()[:16]}"
         if mark.exists():
             continue
         if key.stem not in sites:
-            _log.warning("%s is no site of the deployment; add it to deployment.toml or rename the file.", key.stem)
+            _log.warning("%s is not a site of the deployment; add it to deployment.toml or rename the file.", key.stem)
             continue
-        said = commands.ask(commands.register(key, key.stem), folder)
-        if not said.get("success"):
-            raise UserError(f"The server did not accept the key {key} ({said.get('error-message', said)}).")
-        write_atomic(mark, str(said["node-id"]))
+        reply = commands.ask(commands.register(key, key.stem), folder)
+        if not reply.get("success"):
+            raise UserError(f"The server did not accept the key {key} ({reply.get('error-message', reply)}).")
+        write_atomic(mark, str(reply["node-id"]))
         say(f"The site {key.stem} may now connect.")
 
 
 def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> None:
-    """Keep the worker and the SuperNode of a site; either is started again when it ends; until stopped."""
+    """Run the worker and the SuperNode of a site until stopped, and restart either one when it ends."""
     folder = folder.resolve()
     site = load_site(folder)
     if data is not None:
         if not data.is_dir():
-            raise UserError(f"There is no folder {data}; give the folder that holds one folder of pictures a class.")
+            raise UserError(f"There is no folder {data}; give the folder with one folder of images per class.")
         site = site.model_copy(update={"data": str(data.resolve())})
         save(folder / SITE, site)
     if not site_key(folder).exists():
@@ -142,9 +142,9 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     programs = {"supernode": _node(folder, site)}
     if site.worker:
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
-    say(f"The site {site.name} works for {site.superlink} with the pictures of {site.data or 'the recipe'}.")
-    with _in_charge(folder):
-        _keep(programs, folder, environment, say)
+    say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
+    with _exclusive(folder):
+        _supervise(programs, folder, environment, say)
 
 
 def _node(folder: Path, site: SiteFile) -> list[str]:
@@ -158,7 +158,7 @@ def _node(folder: Path, site: SiteFile) -> list[str]:
     )
 
 
-def _keep(
+def _supervise(
     programs: Mapping[str, Sequence[str]], folder: Path, environment: Mapping[str, str], say: Callable[[str], None]
 ) -> None:
     def start(name: str) -> Process:
@@ -168,40 +168,40 @@ def _keep(
     try:
         for name in programs:
             running[name] = start(name)
-        _remember(folder, running.values())
+        _write_children(folder, running.values())
         while True:
-            time.sleep(TICK)
+            time.sleep(POLL)
             for name in [name for name, process in running.items() if process.must_be_replaced]:
-                say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log); it is started again.")
-                running[name].stop()  # what it may have left behind
+                say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log) and is restarted.")
+                running[name].stop()  # kill children that it may have left
                 running[name] = start(name)
-                _remember(folder, running.values())
+                _write_children(folder, running.values())
     finally:
         for process in running.values():
             process.stop()
 
 
-def _remember(folder: Path, running: Iterable[Process]) -> None:
+def _write_children(folder: Path, running: Iterable[Process]) -> None:
     write_atomic(folder / CHILDREN, "".join(f"{process.popen.pid}\n" for process in running))
 
 
-def end_orphans(folder: Path) -> None:
-    """End what a command that was killed left running: it would hold the port, and answer beside its successor.
+def kill_orphans(folder: Path) -> None:
+    """Kill the processes that a killed command left running: they would occupy its port and answer requests.
 
-    Who still runs is read from /proc, so this does something on Linux only.
+    Running processes are looked up in /proc, so this works on Linux only.
     """
     path = folder / CHILDREN
     for number in map(int, path.read_text(encoding="utf-8").split() if path.exists() else ()):
-        with contextlib.suppress(OSError):  # it is gone; a number may have passed to a stranger, who is spared
+        with contextlib.suppress(OSError):  # the process is gone; its id may belong to an unrelated process by now
             if str(folder).encode() in Path(f"/proc/{number}/cmdline").read_bytes():
                 os.killpg(number, signal.SIGKILL)
 
 
 def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:
-    """Return when something listens on a port of loopback; UserError when nothing does in time."""
+    """Wait until something listens on a port of loopback; UserError if nothing does in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and alive():
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.1)
-    raise UserError(f"Nothing listens on port {port} of this machine; see the logs, and whether the port is taken.")
+    raise UserError(f"Nothing listens on port {port} of this machine; see the logs, and check that the port is free.")

@@ -1,4 +1,4 @@
-"""The folders of a deployment: what the server's operator makes, and what a site's administrator adds at the site."""
+"""Create the folders of a deployment: the server's with one per site, and the keys that are made at a site."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 
-# The reverse proxy lets sites exchange messages and nothing else: starting runs stays on the server's loopback.
+# The reverse proxy passes only the sites' messages: calls that start runs are possible on the server's loopback alone.
 NGINX = """# Include this inside nginx's http block, e.g. as /etc/nginx/conf.d/fedprompt.conf
 server {{
   listen {port} ssl;
   ssl_certificate {folder}/certificates/server.pem;
   ssl_certificate_key {folder}/certificates/server.key;
   ssl_protocols TLSv1.2 TLSv1.3;
-  client_max_body_size 16m;  # Flower sends pieces of 5 MB
+  client_max_body_size 16m;  # Flower sends chunks of 5 MB
   location /v1/fleet/ {{
     proxy_pass https://127.0.0.1:{local_port};
     proxy_ssl_verify on;
@@ -36,7 +36,7 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart={python} -m fedprompt.cli.main {command} {folder}
+ExecStart={python} -m fedprompt {command} {folder}
 WorkingDirectory={folder}
 Restart=always
 RestartSec=5
@@ -48,9 +48,9 @@ WantedBy=multi-user.target
 
 
 def init_deployment(folder: Path, deployment: Deployment) -> None:
-    """Make the server's folder: authority, certificate, proxy and service files, the app, and a folder for each site.
+    """Create the server's folder: authority, certificate, proxy and service files, the app, and a folder per site.
 
-    Raises UserError if a deployment is there already: its keys are not made twice.
+    Raises UserError if the folder already holds a deployment, whose keys must not be replaced.
     """
     folder = folder.resolve()
     if (folder / DEPLOYMENT).exists():
@@ -72,13 +72,13 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
         own = folder / "sites" / site
         own.mkdir(parents=True)
         write_atomic(own / "ca.crt", authority.read_bytes())
-        port = SiteFile.model_fields["port"].default + number  # several sites of a rehearsal share one machine
+        port = SiteFile.model_fields["port"].default + number  # a rehearsal runs several sites on one machine
         save(own / SITE, SiteFile(name=site, superlink=f"{deployment.address}:{deployment.port}", port=port))
     save(folder / DEPLOYMENT, deployment)
 
 
 def init_site(folder: Path) -> Path:
-    """At the site: make its key pair and service file; returns the public key, which goes to the server's operator."""
+    """Create a site's key pair and service file; returns the public key, which goes to the server's operator."""
     folder = folder.resolve()
     site = load_site(folder)
     private, public = site_key(folder), folder / f"{site.name}.pub"
@@ -89,12 +89,12 @@ def init_site(folder: Path) -> Path:
 
 
 def site_key(folder: Path) -> Path:
-    """Where a site keeps its private key."""
+    """The file of a site's private key."""
     return folder / "site.key"
 
 
 def service(what: str, command: str, folder: Path) -> str:
-    """A systemd unit that keeps a command of ours running."""
+    """A systemd unit that keeps a fedprompt command running."""
     return SERVICE.format(what=what, python=sys.executable, command=command, folder=folder)
 
 

@@ -1,4 +1,4 @@
-"""Before the first round: what each site says of itself, and the differences that would spoil a run, named by site."""
+"""Preflight before the first round: what each site reports about itself, and the mismatches that stop a run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.payload import Fields
 
-# What must be the same everywhere, and what to do where it is not.
-CURES = {
+# What must be equal at server and sites, and the fix for a mismatch.
+FIXES = {
     "fedprompt": "install the server's version of fedprompt there",
     "method": "install the server's versions there; the method's tensors differ in name, shape or type",
     "backbone": "copy the server's backbone there, or name its folder in site.toml",
@@ -30,15 +30,15 @@ CURES = {
 }
 
 
-def introduction(experiment: Experiment, trial: Trial, client: Client, settings: SiteFile) -> Fields:
-    """What a site says of itself; counts below its threshold are not told."""
+def hello_answer(experiment: Experiment, trial: Trial, client: Client, settings: SiteFile) -> Fields:
+    """The fields of a site's answer to a hello message; counts below the policy's threshold are withheld."""
     smallest = settings.policy.smallest_count
     labels = _counts(client, smallest)
     return {
         "site": settings.name,
-        **agreement(experiment, trial),
+        **fingerprints(experiment, trial),
         "versions": versions(),
-        # Exact sums would tell the counts that are not told.
+        # Exact sums would reveal the withheld counts.
         "images": len(client.train) // smallest * smallest,
         "labels": labels,
         "unreadable": len(experiment.left_out) // smallest * smallest,
@@ -47,8 +47,8 @@ def introduction(experiment: Experiment, trial: Trial, client: Client, settings:
     }
 
 
-def agreement(experiment: Experiment, trial: Trial) -> dict[str, str]:
-    """What server and sites must have in common, as fields to compare."""
+def fingerprints(experiment: Experiment, trial: Trial) -> dict[str, str]:
+    """Fingerprints of what must be equal at server and sites: version, method, backbone and classes."""
     shared, personal = initial_state(trial.make_method(experiment.clip))
     tensors = [(name, str(one.dtype), list(one.shape)) for name, one in sorted({**shared, **personal}.items())]
     return {
@@ -60,7 +60,7 @@ def agreement(experiment: Experiment, trial: Trial) -> dict[str, str]:
 
 
 def class_list(space: LabelSpace) -> str:
-    """A hash of all that the classes are known by."""
+    """A hash of class names, task, template and descriptions."""
     return digest([space.names, space.kind, space.template, sorted(space.attributes.items()), space.conditions])
 
 
@@ -70,26 +70,26 @@ def digest(value: object) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What a site's numbers may depend on besides."""
+    """Versions and threads, on which a site's results may depend too."""
     packages = {name: version(name) for name in ("torch", "transformers", "numpy", "flwr")}
     return {"python": platform.python_version(), "threads": str(torch.get_num_threads()), **packages}
 
 
 def _counts(client: Client, smallest: int) -> list[int | None]:
-    """Training pictures of each class of the client; None where there are a few."""
+    """Training images per class of the client; None where there are fewer than `smallest`."""
     targets, classes = client.train.targets, len(client.train.space)
     found = (targets == 1).sum(dim=0) if targets.ndim > 1 else torch.bincount(targets, minlength=classes)
     return [None if 0 < count < smallest else count for count in found.tolist()]
 
 
-def mismatches(ours: Mapping[str, str], said: Fields, *, asked: float, answered: float, skew: float) -> list[str]:
-    """What is different at one site, each in fields with its cure; times are the server's clock around the question."""
+def mismatches(ours: Mapping[str, str], theirs: Fields, *, asked: float, answered: float, skew: float) -> list[str]:
+    """The mismatches of one site, each with its fix; `asked` and `answered` are the server's times of the exchange."""
     found = [
-        f"{what} is {str(said.get(what))[:16]!r}, not {wanted[:16]!r}; {CURES[what]}"
+        f"{what} is {str(theirs.get(what))[:16]!r}, not {wanted[:16]!r}; {FIXES[what]}"
         for what, wanted in ours.items()
-        if said.get(what) != wanted
+        if theirs.get(what) != wanted
     ]
-    clock: Any = said.get("time")
+    clock: Any = theirs.get("time")
     if not isinstance(clock, int | float) or not asked - skew <= clock <= answered + skew:
         found.append(f"its clock is off by more than {skew:.0f} s; set it by NTP")
     return found

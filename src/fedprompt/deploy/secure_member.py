@@ -1,4 +1,4 @@
-"""A site's part in secure sums: its secrets stay in the worker's memory for one round; no round is summed twice."""
+"""A site as a member of secure sums: a round's secrets stay in the worker's memory, and no round is summed twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, MESSAGE, SH
 RULE = "secure sums"
 
 
-class Membership:
-    """A site's `SecureClient` in the round under way."""
+class SecureMember:
+    """The site's `SecureClient` of the current round."""
 
     def __init__(self) -> None:
         self._client: SecureClient | None = None
@@ -26,9 +26,9 @@ class Membership:
     def answer(
         self, request: Payload, secure: SecureSum, state: SiteState, vector: Callable[[Codec], MaskedVector]
     ) -> Payload:
-        """Take the step that is asked for; `vector` trains and encodes the change.
+        """Answer one step of the protocol; `vector` trains and encodes the update.
 
-        Raises RefusedError for a round that was unmasked before: two sums of the same training could reveal one site's.
+        Raises RefusedError for a round that was unmasked before: two sums of the same updates could expose one.
         """
         fields = request.fields
         number, clients = int(fields["round"]), int(fields["clients"])
@@ -40,11 +40,11 @@ class Membership:
             return Payload.of_message(self._client.advertise_keys())
         client = self._client
         if client is None or client.session != session:
-            raise RefusedError("the site's worker was started again in this round.", rule=RULE)
+            raise RefusedError("the site's worker was restarted in this round.", rule=RULE)
         message = b64decode(fields[MESSAGE], validate=True)
         if request.kind == SHARE_KEYS:
             return Payload.of_message(client.share_keys(message))
         if request.kind == MASKED_INPUT:
             return Payload.of_message(client.masked_input(message, vector(secure.codec(clients))))
-        state.mark_unmasked(number)  # before the answer: a site that dies now must not be asked again
+        state.mark_unmasked(number)  # before the answer, so that a crash now cannot lead to a second sum
         return Payload.of_message(client.unmask(message))

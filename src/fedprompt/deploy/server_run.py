@@ -1,4 +1,4 @@
-"""A run over sites, as the server sees it: the preflight, then the same rounds, records and report as anywhere."""
+"""A run over sites at the server: the preflight, then the same rounds, records and report as in a simulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.tables import DescriptionsTable
-from fedprompt.deploy.preflight import agreement, mismatches
+from fedprompt.deploy.preflight import fingerprints, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -25,12 +25,12 @@ from fedprompt.records.run_folder import Checkpoint, Event, read_events, write_a
 from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
 from fedprompt.runtimes.remote import Channel, Remote
 
-FEDERATION = "federation.json"  # in a run's folder: which deployment it belongs to, and the id that sites know it by
-POLL = 1.0  # seconds between looks at who is connected
+FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
+POLL = 1.0  # seconds between checks of which sites are connected
 
 
 class SiteChannel(Channel, Protocol):
-    """A channel that knows who is connected."""
+    """A channel that lists the connected sites."""
 
     def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
         """The connected sites by name."""
@@ -39,7 +39,7 @@ class SiteChannel(Channel, Protocol):
 
 @dataclass(frozen=True)
 class Federation:
-    """What a run over sites is remembered by."""
+    """The run id at the sites, and the deployment's folder, of a run over sites."""
 
     run: str
     deployment: str
@@ -54,18 +54,18 @@ class Federation:
         return cls(str(fields["run"]), str(fields["deployment"]))
 
 
-def conduct(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
-    """Run the recipe over the sites into `out`, or go on with the run that is there; returns the report."""
+def run_on_sites(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
+    """Run a recipe over the sites into `out`, or resume the run in it; returns the report."""
     federation = Federation.of(out) or Federation(secrets.token_hex(16), str(home))
     write_atomic(out / FEDERATION, json.dumps(vars(federation)))
-    make_transport = over(channel, deployment, federation.run)
+    make_transport = site_transport(channel, deployment, federation.run)
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport)
-    plan = resolve(enlisted(parse_recipe(text), deployment))
+    plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
     return runs.start(plan, out, make_transport=make_transport)
 
 
-def enlisted(recipe: Recipe, deployment: Deployment) -> Recipe:
+def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
     """The recipe with the deployment's sites as its clients, if its partition rule makes one client per site."""
     plan = resolve(recipe)
     recipe = plan.recipe
@@ -77,8 +77,8 @@ def enlisted(recipe: Recipe, deployment: Deployment) -> Recipe:
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
-def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
-    """The factory of transports from the trials of a run to the sites of a deployment."""
+def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
+    """The factory of transports to the sites of a deployment, for every trial of a run."""
 
     def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
         if trial.setup.attack is not None:
@@ -89,17 +89,17 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
         for name in names:
             if name not in deployment.sites:
                 raise UserError(
-                    f"The recipe has a client {name!r}, which is no site of the deployment "
+                    f"The recipe has a client {name!r}, which is not a site of the deployment "
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
-        job = {"recipe": travelling(context.experiment, trial), "run": run, "trial": trial.name}
-        check = Preflight(channel, deployment, names, job)
+        job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
+        preflight = Preflight(channel, deployment, names, job)
         context.callbacks.on_step("Asking the sites")
-        said = check.hold(context, trial)
-        context.run.append({"event": "sites", "trial": trial.name, "sites": said})
-        num_examples = {names.index(name): _count(fields.get("images")) for name, fields in said.items()}
+        answers = preflight.run(context, trial)
+        context.run.append({"event": "sites", "trial": trial.name, "sites": answers})
+        num_examples = {names.index(name): _count(fields.get("images")) for name, fields in answers.items()}
         if trial.settings.privacy is not None and len(num_examples) < len(names):
-            raise UserError("A privacy budget of pictures needs every site at the preflight; start them, then resume.")
+            raise UserError("A privacy budget per image needs every site at the preflight; start them, then resume.")
         accepted = {
             int(client): int(event["round"])
             for event in context.run.events()
@@ -121,15 +121,15 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
     return make_transport
 
 
-def travelling(experiment: Experiment, trial: Trial) -> str:
-    """The recipe as sites get it: of one trial, words in place of their files, and without the server's own paths."""
+def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
+    """The recipe that sites receive: one trial's, with descriptions inlined, and without the server's own paths."""
     recipe, space = experiment.recipe, experiment.dataset.space
     table = next(one for one in (recipe.method, *recipe.compare) if one.title == trial.name)
     options = {key: value for key, value in recipe.data.options.items() if key not in ("folders", "test")}
     descriptions = DescriptionsTable()
     if trial.descriptions != descriptions:
         if not experiment.plan.data_at_sites:
-            raise UserError("[descriptions] of a run over sites need a source whose images lie there; leave them out.")
+            raise UserError("[descriptions] of a run over sites need the sites' own images; leave the table out.")
         options["attributes"] = {name: list(phrases) for name, phrases in space.attributes.items()}
         descriptions = DescriptionsTable(conditions=space.conditions or NONE)
     changed = {
@@ -142,22 +142,22 @@ def travelling(experiment: Experiment, trial: Trial) -> str:
     return recipe.model_copy(update=changed).to_toml()
 
 
-def _count(said: object) -> int:
-    return said if type(said) is int and said > 0 else 0
+def _count(value: object) -> int:
+    return value if type(value) is int and value > 0 else 0
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """One test_set to every site before the first round."""
+    """The hello message to every site before the first round, and the comparison of the answers."""
 
     channel: SiteChannel
     deployment: Deployment
     names: tuple[str, ...]
     job: Fields
 
-    def hold(self, context: RunContext, trial: Trial) -> dict[str, Fields]:
-        """What each site said. UserError naming every site that does not fit, or that too few are connected."""
-        present = self._gather()
+    def run(self, context: RunContext, trial: Trial) -> dict[str, Fields]:
+        """The answer of each connected site. Raises UserError for mismatches, and if too few sites are connected."""
+        present = self._wait_for_sites()
         asked = time.time()
         answers = self.channel.ask(
             {
@@ -167,23 +167,22 @@ class Preflight:
             },
             deadline=self.deployment.deadline,
         )
-        ours, wrong = agreement(context.experiment, trial), []
-        said: dict[str, Fields] = {}
+        ours, problems = fingerprints(context.experiment, trial), []
+        accepted: dict[str, Fields] = {}
         for name, answer in answers.items():
-            faults = self._faults(ours, answer, asked)
-            wrong += [f"{name}: {fault}" for fault in faults]
+            problems += [f"{name}: {problem}" for problem in self._problems(ours, answer, asked)]
             if isinstance(answer, Payload):
-                said[name] = answer.fields
-        if wrong:
-            raise UserError("The preflight stops the run. " + "; ".join(wrong) + ".")
+                accepted[name] = answer.fields
+        if problems:
+            raise UserError("The preflight stops the run. " + "; ".join(problems) + ".")
         for name in self.names:
             if name not in present:
                 context.callbacks.on_warning(f"The site {name} is not connected; it may join in a later round.")
-        return said
+        return accepted
 
-    def _gather(self) -> set[str]:
-        """Wait for all sites, at most as long as the deployment has patience; UserError below the quorum."""
-        end = time.monotonic() + self.deployment.patience
+    def _wait_for_sites(self) -> set[str]:
+        """Wait for all sites for at most `connect_timeout` seconds; UserError below the quorum."""
+        end = time.monotonic() + self.deployment.connect_timeout
         present = set(self.channel.sites()) & set(self.names)
         while len(present) < len(self.names) and time.monotonic() < end:
             time.sleep(POLL)
@@ -193,11 +192,11 @@ class Preflight:
             missing = ", ".join(sorted(set(self.names) - present))
             raise UserError(
                 f"{len(present)} of the {quorum} sites that a round needs are connected (missing: {missing}); "
-                "start them with `fedprompt site up`, then go on with: fedprompt resume RUN."
+                "start them with `fedprompt site up`, then continue with: fedprompt resume RUN."
             )
         return present
 
-    def _faults(self, ours: Mapping[str, str], answer: Payload | str, asked: float) -> list[str]:
+    def _problems(self, ours: Mapping[str, str], answer: Payload | str, asked: float) -> list[str]:
         if isinstance(answer, str):
             return [answer.rstrip(".")]
         if answer.kind != DONE:
@@ -206,6 +205,6 @@ class Preflight:
         return mismatches(ours, answer.fields, asked=asked, answered=time.time(), skew=skew)
 
 
-def events_of(folder: Path) -> list[Event]:
-    """The events of a run that may still be going on, or not have begun."""
+def recorded_events(folder: Path) -> list[Event]:
+    """The events of a run so far; none before it has begun."""
     return list(read_events(folder)) if (folder / "run.jsonl").exists() else []

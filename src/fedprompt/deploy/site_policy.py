@@ -1,4 +1,4 @@
-"""A site's policy against a job: the site wins, and says which rule it was."""
+"""Check a job against a site's policy, and refuse it with the name of the rule."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fedprompt.experiments.class_descriptions import NONE
 
 
 class RefusedError(UserError):
-    """A job that the site does not do; its text holds nothing but the rule and what the job itself says."""
+    """A job that the site refuses; the message holds nothing but the rule and what the job itself contains."""
 
     def __init__(self, sentence: str, *, rule: str) -> None:
         super().__init__(f"{sentence.removesuffix('.')} (rule {rule}).")
 
 
 def check_job(policy: Policy, recipe: Recipe) -> None:
-    """Hold what a job asks for against the policy, before any of it is imported or opened."""
+    """Check a job's recipe against the policy, before anything in it is imported or opened."""
     allowed = policy.methods or methods.names()
     for table in (recipe.method, *recipe.compare):
         if table.name not in allowed:
@@ -33,7 +33,7 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
             checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job")
         )
         if any(":" in address for address in _addresses(recipe, train.server)):
-            # package.module:function would import whatever the server names
+            # package.module:function would import code that the server chooses
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
 
 
@@ -44,7 +44,7 @@ def _check_privacy(policy: Policy, server: ServerTable) -> None:
         return
     promised = server.privacy.options.get("epsilon") if server.privacy is not None else None
     if isinstance(promised, bool) or not isinstance(promised, int | float) or not 0 < promised <= policy.epsilon:
-        raise RefusedError(f"the job promises no epsilon of at most {policy.epsilon}.", rule="epsilon")
+        raise RefusedError(f"the job has no privacy budget of at most {policy.epsilon}.", rule="epsilon")
 
 
 def _check_descriptions(descriptions: DescriptionsTable) -> None:
@@ -52,11 +52,11 @@ def _check_descriptions(descriptions: DescriptionsTable) -> None:
         isinstance(named, str) and named not in ("", NONE)
         for named in (descriptions.attributes, descriptions.conditions)
     ):
-        raise RefusedError("the job names a file of words; words travel in the job itself.", rule="descriptions")
+        raise RefusedError("the job names a descriptions file; descriptions belong in the job.", rule="descriptions")
 
 
 def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
-    """Every word of a job that could name code."""
+    """Every name in a job that could refer to code."""
     yield recipe.data.source
     yield recipe.partition.rule
     for piece in (server.aggregate, server.optimizer, server.privacy, server.attack):
@@ -65,8 +65,8 @@ def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
 
 
 def check_site(policy: Policy, fingerprint: str, images: int) -> None:
-    """Hold what the site itself has found against the policy."""
+    """Check the backbone and the number of images at the site against the policy."""
     if policy.backbones and not fingerprint.startswith(policy.backbones):
         raise RefusedError("the job's backbone is not one that this site allows.", rule="backbones")
     if images < policy.minimum_images:
-        raise RefusedError("the site has fewer training pictures than it takes part with.", rule="minimum_images")
+        raise RefusedError("the site has fewer training images than its minimum.", rule="minimum_images")

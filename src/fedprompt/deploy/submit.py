@@ -1,4 +1,4 @@
-"""Runs on a deployment, from the server's shell: start one, follow it by its records, go on with it, look around."""
+"""Start, follow and resume runs on a deployment, and list its sites and runs, from the server's shell."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import tomli_w
 
 from fedprompt.config.recipe import Recipe
-from fedprompt.deploy.server_run import Federation, events_of
+from fedprompt.deploy.server_run import Federation, recorded_events
 from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
@@ -22,28 +22,28 @@ from fedprompt.experiments.run import RECIPE
 from fedprompt.records.run_folder import Event, write_atomic
 from fedprompt.runtimes.flower import commands
 
-TICK = 0.5  # seconds between looks at a run's records
-PATIENCE = 30.0  # seconds after which it is said who is waited for
-BIRTH = 180.0  # seconds within which a run must have begun
+POLL = 0.5  # seconds between reads of a run's records
+NOTICE_AFTER = 30.0  # seconds after which the sites that the run waits for are printed
+START_TIMEOUT = 180.0  # seconds within which a run must have begun
 
 
-def run_on(recipe: Recipe, folder: Path, out: Path, *, callbacks: RunCallbacks) -> Path:
+def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: RunCallbacks) -> Path:
     """Run a recipe over the sites of a deployment whose server is up; returns the run's folder when it is done.
 
-    Ctrl-C ends the looking on, not the run. Raises UserError with the reason when the run stops.
+    Ctrl-C stops following, not the run. Raises UserError with the reason when the run stops.
     """
     if (out / "run.jsonl").exists():
         raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
 
-def resume_on(out: Path, *, callbacks: RunCallbacks) -> Path:
-    """Go on with a run over sites from its last finished round."""
+def resume_on_deployment(out: Path, *, callbacks: RunCallbacks) -> Path:
+    """Resume a run over sites from its last finished round."""
     federation = Federation.of(out)
     if federation is None:
         raise UserError(f"The run {out} was not made by a deployment; resume it with: fedprompt resume {out}")
     if _alive(out):
-        raise UserError(f"The run {out} is still going on; follow it with: fedprompt status {federation.deployment}")
+        raise UserError(f"The run {out} is still running; follow it with: fedprompt status {federation.deployment}")
     return _submit((out / RECIPE).read_text(encoding="utf-8"), Path(federation.deployment), out, callbacks)
 
 
@@ -55,75 +55,73 @@ def _submit(recipe: str, folder: Path, out: Path, callbacks: RunCallbacks) -> Pa
     write_atomic(settings, tomli_w.dumps({"recipe": recipe, "out": str(out)}))
     for name in (PROCESS, STOPPED, WAITING):
         (out / name).unlink(missing_ok=True)
-    told = events_of(out)
-    callbacks.on_step("Handing the run to the server")
-    said = commands.ask(commands.run(folder / "app", settings), folder)
-    if not said.get("success"):
-        raise UserError(f"The server did not take the run ({said.get('error-message', said)}); is it up?")
+    known = recorded_events(out)
+    callbacks.on_step("Submitting the run to the server")
+    reply = commands.ask(commands.run(folder / "app", settings), folder)
+    if not reply.get("success"):
+        raise UserError(f"The server did not accept the run ({reply.get('error-message', reply)}); is it up?")
     try:
-        follow(out, callbacks, told=told)
+        follow(out, callbacks, known=known)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            f"The run goes on without you; see how it stands with: fedprompt status {folder}"
-        ) from interrupt
+        raise KeyboardInterrupt(f"The run continues; see its status with: fedprompt status {folder}") from interrupt
     return out
 
 
-def follow(out: Path, callbacks: RunCallbacks, *, told: Sequence[Event] = ()) -> None:
-    """Tell the callbacks what a run records, until it is done; UserError with the reason when it stops."""
+def follow(out: Path, callbacks: RunCallbacks, *, known: Sequence[Event] = ()) -> None:
+    """Report new events of a run to the callbacks until it is done; UserError with the reason when it stops."""
     begun = time.monotonic()
-    teller = _Teller(callbacks, told)
+    reporter = _Reporter(callbacks, known)
     while True:
         alive = _alive(out)  # before the records are read, so that the last of them are not missed
-        events = events_of(out)
-        teller.tell(events)
+        events = recorded_events(out)
+        reporter.report(events)
         if events and events[-1]["event"] == "end" and events[-1]["status"] == "done":
             return
         if (out / STOPPED).exists():
             raise UserError((out / STOPPED).read_text(encoding="utf-8"))
-        unborn = not (out / PROCESS).exists() and time.monotonic() - begun < BIRTH
-        if not alive and not unborn:
-            raise UserError(f"The run {out} stopped without a word; go on with: fedprompt resume {out}")
-        teller.wait_for(waited_for(out))
-        time.sleep(TICK)
+        starting = not (out / PROCESS).exists() and time.monotonic() - begun < START_TIMEOUT
+        if not alive and not starting:
+            raise UserError(f"The run {out} stopped without a message; continue with: fedprompt resume {out}")
+        reporter.report_waiting(waiting_for(out))
+        time.sleep(POLL)
 
 
-class _Teller:
-    """Tells a callbacks what is new in records; a run that goes on takes back those that its checkpoint does not hold."""
+class _Reporter:
+    """Reports new events to callbacks. A resumed run removes the events after its checkpoint, so known ones can go."""
 
-    def __init__(self, callbacks: RunCallbacks, told: Sequence[Event]) -> None:
-        self._watch, self._told, self._trial, self._named = callbacks, told, "", ""
+    def __init__(self, callbacks: RunCallbacks, known: Sequence[Event]) -> None:
+        self._callbacks, self._known, self._trial, self._waiting = callbacks, known, "", ""
 
-    def tell(self, events: Sequence[Event]) -> None:
-        """Tell what comes after the beginning that is known."""
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._told, events, strict=False)))
+    def report(self, events: Sequence[Event]) -> None:
+        """Report the events after those that are known."""
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._known, events, strict=False)))
         for number, event in enumerate(events[same:], start=same):
             if event["event"] == "round":
                 self._begin(event["trial"], events[:number])
-                self._watch.on_round(event["round"], event["loss"])
+                self._callbacks.on_round(event["round"], event["loss"])
                 for client, reason in event.get("failed", {}).items():
-                    self._watch.on_warning(f"In round {event['round']}, site {client} {reason}")
+                    self._callbacks.on_warning(f"In round {event['round']}, site {client} {reason}")
             elif event["event"] == "trial" and event["status"] == "running":
                 self._begin(event["trial"], events[: number + 1])
-        self._told = events
+        self._known = events
 
-    def wait_for(self, waiting: Waiting | None) -> None:
-        """Say who keeps the others waiting, if it takes long, and again when that changes."""
-        said = ", ".join(waiting.sites) if waiting and waiting.seconds >= PATIENCE else ""
-        if said and said != self._named:
-            self._watch.on_message(f"Waiting for {said}.")
-        self._named = said
+    def report_waiting(self, waiting: Waiting | None) -> None:
+        """Report the sites that the run has waited for longer than NOTICE_AFTER, whenever they change."""
+        names = ", ".join(waiting.sites) if waiting and waiting.seconds >= NOTICE_AFTER else ""
+        if names and names != self._waiting:
+            self._callbacks.on_message(f"Waiting for {names}.")
+        self._waiting = names
 
     def _begin(self, trial: str, events: Sequence[Event]) -> None:
         if trial == self._trial:
             return
         self._trial = trial
         done, rounds = _progress(trial, events)
-        self._watch.on_trial(trial, rounds, done)
+        self._callbacks.on_trial(trial, rounds, done)
 
 
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
-    """The last finished round of a trial, and how many it has."""
+    """The last finished round of a trial, and its number of rounds."""
     own = [event for event in events if event.get("trial") == trial]
     rounds = [int(event["rounds"]) for event in own if event["event"] == "trial" and "rounds" in event]
     done = [int(event["round"]) for event in own if event["event"] == "round"]
@@ -131,7 +129,7 @@ def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
 
 
 def _alive(out: Path) -> bool:
-    """Whether the process that conducts the run is there."""
+    """Whether the run's server process is running."""
     try:
         number = int((out / PROCESS).read_text(encoding="utf-8"))
         os.kill(number, 0)
@@ -147,29 +145,29 @@ def _command(number: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class SiteState:
-    """A site as the server sees it."""
+class SiteStatus:
+    """The status of a site at the server."""
 
     name: str
-    status: str  # Flower's word: "online", "offline", "registered"; or that no key came yet
+    status: str  # Flower's status "online", "offline" or "registered"; or that its key is missing
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Sites whose answers are missing, and for how many seconds they have been asked."""
+    """Sites whose answers are missing, and the seconds since their request."""
 
     sites: tuple[str, ...]
     seconds: float
 
     def __str__(self) -> str:
-        """For a table: "north, 4 min"."""
+        """E.g. "north, 4 min"."""
         spent = f"{self.seconds / 60:.0f} min" if self.seconds >= 60 else f"{self.seconds:.0f} s"
         return f"{', '.join(self.sites)}, {spent}"
 
 
 @dataclass(frozen=True)
-class RunState:
-    """A run as its records say."""
+class RunStatus:
+    """The status of a run, from its records."""
 
     folder: Path
     status: str
@@ -179,42 +177,42 @@ class RunState:
     waiting: Waiting | None = None
 
 
-def waited_for(out: Path) -> Waiting | None:
-    """Who keeps a run waiting; None if nobody does."""
+def waiting_for(out: Path) -> Waiting | None:
+    """The sites that a run waits for; None if there are none."""
     try:
-        said = json.loads((out / WAITING).read_text(encoding="utf-8"))
+        fields = json.loads((out / WAITING).read_text(encoding="utf-8"))
     except OSError:
         return None
-    return Waiting(tuple(said["sites"]), max(time.time() - said["since"], 0.0)) if said["sites"] else None
+    return Waiting(tuple(fields["sites"]), max(time.time() - fields["since"], 0.0)) if fields["sites"] else None
 
 
-def sites_of(folder: Path) -> list[SiteState]:
-    """Every site of a deployment; UserError when the server does not answer."""
+def sites_of(folder: Path) -> list[SiteStatus]:
+    """The status of every site of a deployment; UserError when the server does not answer."""
     folder = folder.resolve()
     deployment = load_deployment(folder)
-    said = commands.ask(commands.nodes(), folder)
-    if not said.get("success"):
+    reply = commands.ask(commands.nodes(), folder)
+    if not reply.get("success"):
         raise UserError(f"The server of {deployment.name} does not answer; start it with: fedprompt server up {folder}")
-    listed = said.get("nodes", [])
+    listed = reply.get("nodes", [])
     assert isinstance(listed, list)
     status = {str(node["node-id"]): str(node["status"]) for node in listed}
     numbers = {path.name.rpartition("-")[0]: path.read_text() for path in (folder / ADMITTED).glob("*-*")}
-    return [SiteState(name, status.get(numbers.get(name, ""), "its key has not come")) for name in deployment.sites]
+    return [SiteStatus(name, status.get(numbers.get(name, ""), "no key yet")) for name in deployment.sites]
 
 
-def runs_of(folder: Path) -> list[RunState]:
+def runs_of(folder: Path) -> list[RunStatus]:
     """The runs in a deployment's folder, oldest first."""
-    return [run_state(path.parent) for path in sorted((folder / "runs").glob("*/run.jsonl"))]
+    return [run_status(path.parent) for path in sorted((folder / "runs").glob("*/run.jsonl"))]
 
 
-def run_state(out: Path) -> RunState:
-    """What the records of a run say."""
-    events = events_of(out)
+def run_status(out: Path) -> RunStatus:
+    """The status of the run in a folder."""
+    events = recorded_events(out)
     begun = (event["trial"] for event in reversed(events) if event["event"] == "trial" and "rounds" in event)
     trial = next(begun, "")
     done, rounds = _progress(trial, events)
     last = events[-1] if events else {}
     ended = str(last["status"]) if last.get("event") == "end" else ""
     status = "running" if _alive(out) else ended or "stopped"
-    waiting = waited_for(out) if status == "running" else None
-    return RunState(out, status, trial, done, rounds, waiting)
+    waiting = waiting_for(out) if status == "running" else None
+    return RunStatus(out, status, trial, done, rounds, waiting)

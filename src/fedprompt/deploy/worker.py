@@ -1,4 +1,4 @@
-"""The resident worker of a site: `python -m fedprompt.deploy.worker FOLDER` keeps backbone and features in memory."""
+"""The worker of a site, which keeps backbone and features in memory: `python -m fedprompt.deploy.worker FOLDER`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def serve(folder: Path, *, requests: int | None = None) -> None:
-    """Answer requests one after another, for ever or `requests` times; a caller that goes away changes nothing."""
+    """Answer requests one after another, forever or `requests` times; a lost connection is ignored."""
     site, done = Site(folder), 0
     with listen(folder) as listener:
         while done != requests:
@@ -26,12 +26,12 @@ def serve(folder: Path, *, requests: int | None = None) -> None:
 def _serve_one(listener: Listener, site: Site) -> bool:
     busy = site.folder / BUSY
     try:
-        with listener.accept() as line:
-            request = receive(line)
+        with listener.accept() as connection:
+            request = receive(connection)
             busy.touch()
-            line.send_bytes(site.answer(request).to_bytes())
+            connection.send_bytes(site.answer(request).to_bytes())
     except (OSError, EOFError, AuthenticationError, UserError) as error:
-        _log.warning("A caller was lost or turned away: %s", type(error).__name__)
+        _log.warning("A connection was lost or refused: %s", type(error).__name__)
         return False
     finally:
         busy.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The local line between a site's short-lived Flower process and its resident worker; imports nothing heavy."""
+"""The loopback socket between a site's short-lived Flower process and its worker; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload
 
-BUSY = "worker.busy"  # there while the worker has a request in hand
-ADDRESS = "worker.json"  # where the worker listens, and the secret that both ends prove to know (mode 0600)
+BUSY = "worker.busy"  # exists while the worker answers a request
+ADDRESS = "worker.json"  # the worker's port, and the secret that authenticates both ends (mode 0600)
 LARGEST = 1 << 31  # bytes of a message
 
 
 class NoWorkerError(Exception):
-    """There is no worker to talk to."""
+    """No worker listens."""
 
 
 def listen(folder: Path) -> Listener:
-    """Open a port of loopback that only holders of a fresh secret may talk to, and leave both in the site's folder."""
+    """Listen on a port of loopback, authenticated by a new secret, and write both to the site's folder."""
     secret = secrets.token_hex(32)
     listener = Listener(("127.0.0.1", 0), backlog=16, authkey=bytes.fromhex(secret))
     content = json.dumps({"port": listener.address[1], "secret": secret, "process": os.getpid()})
@@ -35,21 +35,21 @@ def listen(folder: Path) -> Listener:
     return listener
 
 
-def ask(folder: Path, request: Payload) -> Payload:
-    """The worker's answer. Raises NoWorkerError if none listens, UserError if it went away while it worked."""
+def request_worker(folder: Path, request: Payload) -> Payload:
+    """The worker's answer. Raises NoWorkerError if none listens, UserError if it stops before it answers."""
     try:
         address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
-        line = Client(("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["secret"]))
+        connection = Client(("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["secret"]))
     except (OSError, ValueError, KeyError, EOFError, AuthenticationError) as error:
         raise NoWorkerError from error
-    with line:
+    with connection:
         try:
-            line.send_bytes(request.to_bytes())
-            return Payload.from_bytes(line.recv_bytes(LARGEST))
+            connection.send_bytes(request.to_bytes())
+            return receive(connection)
         except (OSError, EOFError) as error:
-            raise UserError("The worker went away while it worked; `fedprompt site up` starts it again.") from error
+            raise UserError("The worker stopped before it answered; `fedprompt site up` restarts it.") from error
 
 
-def receive(line: Connection) -> Payload:
-    """The request at the worker's end."""
-    return Payload.from_bytes(line.recv_bytes(LARGEST))
+def receive(connection: Connection) -> Payload:
+    """The next message of a connection."""
+    return Payload.from_bytes(connection.recv_bytes(LARGEST))

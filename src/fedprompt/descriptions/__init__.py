@@ -1,1 +1,1 @@
-"""Words from language models: attributes of classes and conditions of data sets, made once, kept in a reviewed file."""
+"""Class descriptions from language models: attributes and co-occurrence conditions in a reviewed file."""

@@ -1,4 +1,4 @@
-"""Attributes of classes as FedMVP wants them (Singha et al., 2025): visual, typical, and shared between classes."""
+"""Attributes per class from a language model, as FedMVP uses them (Singha et al., 2025): visual, shared by classes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import partial
 from fedprompt.data.descriptions import Descriptions, Provenance
 from fedprompt.descriptions.edits import generated
 from fedprompt.descriptions.endpoint import Message, Request
+from fedprompt.descriptions.llm_client import LlmClient, OnDone
 from fedprompt.descriptions.parsing import line, quoted
-from fedprompt.descriptions.phrases import choose, unify
-from fedprompt.descriptions.requests import LlmClient, OnDone
-from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, insist, wording
+from fedprompt.descriptions.phrases import select_phrases, unify
+from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, prompts_hash, validated_query
 
 SYSTEM = (
     "You describe how things look, for a computer that recognises them in photos. Names between quotation marks are "
@@ -29,44 +29,46 @@ EXAMPLE = (
     '{"reasoning": "A vessel of ceramic from which one pours.", "attributes": ["has a spout", "has a handle", '
     '"is made of ceramic", "is round", "used for hot drinks"]}',
 )
-# A model of a hundred million weights follows neither rules nor forms, and quotation marks make it spell.
+# A model of 100 million parameters follows neither rules nor JSON, and quotation marks make it spell words out.
 BRIEF = "List {count} visual attributes of a {name}."
 BRIEF_AGAIN = "{first} Answer with other ones than these: {kept}."
 
 
-def describe_class(name: str, correspondence: LlmClient, wish: GenerationSettings) -> Outcome:
-    """The attributes of one class."""
-    first = first_request(name, wish)
-    return insist(first, correspondence, wish, choose=partial(choose, name=name), brief_again=BRIEF_AGAIN)
+def describe_class(name: str, client: LlmClient, settings: GenerationSettings) -> Outcome:
+    """Query the attributes of one class."""
+    first = first_request(name, settings)
+    return validated_query(first, client, settings, select=partial(select_phrases, name=name), brief_again=BRIEF_AGAIN)
 
 
-def first_request(name: str, wish: GenerationSettings) -> Request:
-    """The question about one class: an example, then the class. Nothing but its name leaves the machine."""
-    if wish.brief:
-        return wish.request(Message("user", BRIEF.format(count=wish.count, name=line(name))), listed="attributes")
+def first_request(name: str, settings: GenerationSettings) -> Request:
+    """The request about one class: an example, then the class. Nothing but its name leaves the machine."""
+    if settings.brief:
+        return settings.request(
+            Message("user", BRIEF.format(count=settings.count, name=line(name))), listed="attributes"
+        )
     example, answer = EXAMPLE
-    return wish.request(
+    return settings.request(
         Message("system", SYSTEM),
-        Message("user", QUESTION.format(count=wish.count, name=quoted([example]))),
+        Message("user", QUESTION.format(count=settings.count, name=quoted([example]))),
         Message("assistant", answer),
-        Message("user", QUESTION.format(count=wish.count, name=quoted([name]))),
+        Message("user", QUESTION.format(count=settings.count, name=quoted([name]))),
         listed="attributes",
     )
 
 
 def describe_classes(
-    names: Sequence[str], correspondence: LlmClient, wish: GenerationSettings, *, on_done: OnDone
+    names: Sequence[str], client: LlmClient, settings: GenerationSettings, *, on_done: OnDone
 ) -> tuple[Descriptions, dict[str, tuple[str, ...]]]:
-    """Descriptions with the attributes of every class, in the order of the names; and complaints about classes with too few.
+    """Descriptions with the attributes of every class, in the order of the names, and the phrases rejected per class.
 
     Raises UserError when the model cannot be reached; what it has answered by then is kept.
     """
-    described = correspondence.each(lambda name: describe_class(name, correspondence, wish), names, on_done)
+    described = client.each(lambda name: describe_class(name, client, settings), names, on_done)
     attributes = unify({name: found.phrases for name, found in zip(names, described, strict=True)})
-    complaints = {name: found.complaints for name, found in zip(names, described, strict=True) if found.complaints}
+    rejections = {name: found.rejections for name, found in zip(names, described, strict=True) if found.rejections}
     provenance = Provenance(
-        model=correspondence.endpoint.model,
-        prompts=wording(SYSTEM, QUESTION, *EXAMPLE, BRIEF, BRIEF_AGAIN),
-        parameters=asdict(wish),
+        model=client.endpoint.model,
+        prompts=prompts_hash(SYSTEM, QUESTION, *EXAMPLE, BRIEF, BRIEF_AGAIN),
+        parameters=asdict(settings),
     )
-    return generated(Descriptions(attributes=attributes, provenance=provenance)), complaints
+    return generated(Descriptions(attributes=attributes, provenance=provenance)), rejections

@@ -1,4 +1,7 @@
-"""Conditions in which labels go together, in FedMPT's two stages (Wang et al., 2026): scenes, then what they share."""
+"""Co-occurrence conditions of labels from a language model, in FedMPT's two stages (Wang et al., 2026).
+
+The model first writes sentences (scenes) for combinations of labels, then distils conditions from all sentences.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from functools import partial
 from fedprompt.data.descriptions import Descriptions, Provenance, Scene
 from fedprompt.descriptions.edits import generated
 from fedprompt.descriptions.endpoint import Message, Request
-from fedprompt.descriptions.parsing import excerpt, foreign, line, plain, quoted, refuses, strings
-from fedprompt.descriptions.phrases import names_class, near
-from fedprompt.descriptions.requests import LlmClient, OnDone
-from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, insist, wording
+from fedprompt.descriptions.llm_client import LlmClient, OnDone
+from fedprompt.descriptions.parsing import clean, excerpt, is_foreign, is_refusal, line, parse_list, quoted
+from fedprompt.descriptions.phrases import names_class, near_duplicates
+from fedprompt.descriptions.validated_query import GenerationSettings, Outcome, prompts_hash, validated_query
 from fedprompt.errors import UserError
 
 LONGEST_SENTENCE, LONGEST_CONDITION, MOST_WORDS = 200, 40, 4
@@ -37,108 +40,115 @@ Think step by step in "reasoning" about which of them mean the same. Then name t
 overlap, of one to three words each, in this form: {{"reasoning": "...", "conditions": ["...", "..."]}}"""
 BRIEF_SCENES = "Write {count} different sentences about photos that show {labels} together."
 BRIEF_DISTIL = "Photos:\n{sentences}\nList {count} properties in which such photos differ, in one or two words each."
-# Where sentences are too much for a model, the question alone has to do.
+# A second query of a model that cannot handle the sentences: the question alone.
 BRIEF_AGAIN = "List {count} things that differ between photos of the same objects."
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much is asked: sentences a combination, characters of sentences in one question, conditions as a wish."""
+class ConditionSettings:
+    """Sentences per combination, characters of sentences in one request, and the settings of every request."""
 
     sentences: int = 3
-    budget: int = 6000
-    wish: GenerationSettings = field(default_factory=lambda: GenerationSettings(max_tokens=600))
+    context_characters: int = 6000
+    generation: GenerationSettings = field(default_factory=lambda: GenerationSettings(max_tokens=600))
 
     def __post_init__(self) -> None:
-        # With less room than that, conditions of parts could come back from merging as many as they went in.
-        least = max(1000, 100 * self.wish.count)
-        if self.budget < least:
+        # With less room, merging the conditions of parts might not reduce their number.
+        least = max(1000, 100 * self.generation.count)
+        if self.context_characters < least:
             raise UserError(
-                f"A question needs room for {least} characters to tell {self.wish.count} conditions, not "
-                f"{self.budget}; give it more, or ask for fewer conditions."
+                f"A request needs room for {least} characters to distil {self.generation.count} conditions, not "
+                f"{self.context_characters}; give it more, or ask for fewer conditions."
             )
 
 
-def scene_request(labels: Sequence[str], plan: Plan) -> Request:
-    """The question about one combination of labels."""
-    if plan.wish.brief:
-        brief = BRIEF_SCENES.format(labels=" and ".join(f"a {line(label)}" for label in labels), count=plan.sentences)
-        return plan.wish.request(Message("user", brief), listed="sentences")
-    question = SCENES.format(labels=quoted(labels), count=plan.sentences)
-    return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="sentences")
+def scene_request(labels: Sequence[str], settings: ConditionSettings) -> Request:
+    """The request for sentences about one combination of labels."""
+    if settings.generation.brief:
+        brief = BRIEF_SCENES.format(
+            labels=" and ".join(f"a {line(label)}" for label in labels), count=settings.sentences
+        )
+        return settings.generation.request(Message("user", brief), listed="sentences")
+    question = SCENES.format(labels=quoted(labels), count=settings.sentences)
+    return settings.generation.request(Message("system", SYSTEM), Message("user", question), listed="sentences")
 
 
-def describe_scene(labels: Sequence[str], correspondence: LlmClient, plan: Plan) -> Scene:
-    """Sentences about one combination; none if the model wrote nothing of use."""
-    text = correspondence.ask(scene_request(labels, plan)).text
-    found = (plain(sentence, LONGEST_SENTENCE) for sentence in strings(text, "sentences"))
-    usable = (one for one in found if len(one.split()) > 2 and not foreign(one) and not refuses(one))
-    return Scene(labels=tuple(labels), sentences=tuple(dict.fromkeys(usable))[: plan.sentences])
+def describe_scene(labels: Sequence[str], client: LlmClient, settings: ConditionSettings) -> Scene:
+    """Query sentences about one combination; the scene has none if the model wrote nothing usable."""
+    text = client.ask(scene_request(labels, settings)).text
+    found = (clean(sentence, LONGEST_SENTENCE) for sentence in parse_list(text, "sentences"))
+    usable = (one for one in found if len(one.split()) > 2 and not is_foreign(one) and not is_refusal(one))
+    return Scene(labels=tuple(labels), sentences=tuple(dict.fromkeys(usable))[: settings.sentences])
 
 
-def trouble(condition: str, names: Sequence[str]) -> str:
-    """Why a phrase cannot be a condition; empty if it can."""
+def rejection_reason(condition: str, names: Sequence[str]) -> str:
+    """Why a phrase cannot be a condition; empty if it can be."""
     if not condition or len(condition.split()) > MOST_WORDS:
         return "is empty or too long"
-    if foreign(condition) or refuses(condition) or not any(letter.isalpha() for letter in condition):
+    if is_foreign(condition) or is_refusal(condition) or not any(letter.isalpha() for letter in condition):
         return "is no English phrase"
     named = next((name for name in names if names_class(condition, name)), "")
     return f"names the thing {named!r}" if named else ""
 
 
-def choose(found: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Usable, different conditions in lower case, and a complaint about each of the others."""
+def select_conditions(found: Sequence[str], names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The usable, distinct conditions in lower case, and the reason for each rejected one."""
     kept: list[str] = []
-    complaints: list[str] = []
+    rejections: list[str] = []
     for raw in found:
-        condition = plain(_EXPLAINED.split(raw)[0], LONGEST_CONDITION).lower()
-        reason = trouble(condition, names)
-        reason = reason or next((f"overlaps {other!r}" for other in kept if near(condition, other)), "")
+        condition = clean(_EXPLAINED.split(raw)[0], LONGEST_CONDITION).lower()
+        reason = rejection_reason(condition, names)
+        reason = reason or next((f"overlaps {other!r}" for other in kept if near_duplicates(condition, other)), "")
         if reason:
-            complaints.append(f"{excerpt(raw, LONGEST_CONDITION)!r} {reason}")
+            rejections.append(f"{excerpt(raw, LONGEST_CONDITION)!r} {reason}")
         else:
             kept.append(condition)
-    return tuple(kept), tuple(dict.fromkeys(complaints))
+    return tuple(kept), tuple(dict.fromkeys(rejections))
 
 
 def distil(
-    sentences: Sequence[str], names: Sequence[str], correspondence: LlmClient, plan: Plan, *, form: str = DISTIL
+    sentences: Sequence[str],
+    names: Sequence[str],
+    client: LlmClient,
+    settings: ConditionSettings,
+    *,
+    form: str = DISTIL,
 ) -> Outcome:
-    """Conditions from sentences; what does not fit one question is distilled in parts that are merged."""
+    """Conditions from sentences; what does not fit one request is distilled in chunks, whose conditions are merged."""
     if not sentences:
         return Outcome((), ("no scene was written",))
-    parts = portions(sentences, plan.budget)
+    parts = chunks(sentences, settings.context_characters)
     if len(parts) == 1:
-        first = distil_request(sentences, plan, form=form)
-        chosen = partial(choose, names=names)
-        return insist(first, correspondence, plan.wish, choose=chosen, brief_again=BRIEF_AGAIN)
-    found = [distil(part, names, correspondence, plan, form=form) for part in parts]
-    pool, _ = choose([condition for outcome in found for condition in outcome.phrases], names)
-    if len(pool) > plan.wish.count:
-        return distil(pool, names, correspondence, plan, form=MERGE)
-    return Outcome(pool, tuple(complaint for outcome in found for complaint in outcome.complaints))
+        first = distil_request(sentences, settings, form=form)
+        select = partial(select_conditions, names=names)
+        return validated_query(first, client, settings.generation, select=select, brief_again=BRIEF_AGAIN)
+    found = [distil(part, names, client, settings, form=form) for part in parts]
+    pool, _ = select_conditions([condition for outcome in found for condition in outcome.phrases], names)
+    if len(pool) > settings.generation.count:
+        return distil(pool, names, client, settings, form=MERGE)
+    return Outcome(pool, tuple(rejection for outcome in found for rejection in outcome.rejections))
 
 
-def distil_request(sentences: Sequence[str], plan: Plan, *, form: str = DISTIL) -> Request:
-    """The question that distils; sentences are quoted, for a model wrote them."""
+def distil_request(sentences: Sequence[str], settings: ConditionSettings, *, form: str = DISTIL) -> Request:
+    """The request for conditions; sentences are quoted, because a model wrote them."""
     listed = "\n".join(quoted([sentence[:100]]) if form == MERGE else _line(sentence) for sentence in sentences)
-    if plan.wish.brief:
-        brief = BRIEF_DISTIL.format(sentences=listed, count=plan.wish.count)
-        return plan.wish.request(Message("user", brief), listed="conditions")
-    question = form.format(sentences=listed, count=plan.wish.count)
-    return plan.wish.request(Message("system", SYSTEM), Message("user", question), listed="conditions")
+    if settings.generation.brief:
+        brief = BRIEF_DISTIL.format(sentences=listed, count=settings.generation.count)
+        return settings.generation.request(Message("user", brief), listed="conditions")
+    question = form.format(sentences=listed, count=settings.generation.count)
+    return settings.generation.request(Message("system", SYSTEM), Message("user", question), listed="conditions")
 
 
 def _line(sentence: str) -> str:
-    return '"' + plain(sentence, LONGEST_SENTENCE).replace('"', "'") + '"'
+    return '"' + clean(sentence, LONGEST_SENTENCE).replace('"', "'") + '"'
 
 
-def portions(sentences: Sequence[str], budget: int) -> list[list[str]]:
-    """Sentences in their order, cut into portions of at most `budget` characters (at least one sentence each)."""
+def chunks(sentences: Sequence[str], context_characters: int) -> list[list[str]]:
+    """Sentences in order, in chunks of at most `context_characters` characters and at least one sentence."""
     parts: list[list[str]] = [[]]
     size = 0
     for sentence in sentences:
-        if parts[-1] and size + len(sentence) > budget:
+        if parts[-1] and size + len(sentence) > context_characters:
             parts.append([])
             size = 0
         parts[-1].append(sentence)
@@ -148,27 +158,27 @@ def portions(sentences: Sequence[str], budget: int) -> list[list[str]]:
 
 def describe_conditions(
     names: Sequence[str],
-    company: Sequence[Sequence[int]],
-    correspondence: LlmClient,
-    plan: Plan,
+    combinations: Sequence[Sequence[int]],
+    client: LlmClient,
+    settings: ConditionSettings,
     *,
     on_done: OnDone,
 ) -> tuple[Descriptions, tuple[str, ...]]:
-    """Descriptions with scenes for every combination of label ids and the conditions distilled from them; and complaints."""
-    labels = [[names[label] for label in combination] for combination in company]
-    scenes = correspondence.each(lambda chosen: describe_scene(chosen, correspondence, plan), labels, on_done)
-    # One sentence of every scene, then the next of each: a portion holds as many different scenes as it can.
-    ordered = [s.sentences[turn] for turn in range(plan.sentences) for s in scenes if turn < len(s.sentences)]
-    found = distil(ordered, names, correspondence, plan)
+    """Descriptions with a scene per combination of label ids and the conditions distilled from them; and rejections."""
+    labels = [[names[label] for label in combination] for combination in combinations]
+    scenes = client.each(lambda chosen: describe_scene(chosen, client, settings), labels, on_done)
+    # One sentence of every scene, then the next of each: a chunk holds as many different scenes as it can.
+    ordered = [s.sentences[turn] for turn in range(settings.sentences) for s in scenes if turn < len(s.sentences)]
+    found = distil(ordered, names, client, settings)
     provenance = Provenance(
-        model=correspondence.endpoint.model,
-        prompts=wording(SYSTEM, SCENES, DISTIL, MERGE, BRIEF_SCENES, BRIEF_DISTIL, BRIEF_AGAIN),
+        model=client.endpoint.model,
+        prompts=prompts_hash(SYSTEM, SCENES, DISTIL, MERGE, BRIEF_SCENES, BRIEF_DISTIL, BRIEF_AGAIN),
         parameters={
-            "combinations": len(company),
-            "sentences": plan.sentences,
-            "budget": plan.budget,
-            **asdict(plan.wish),
+            "combinations": len(combinations),
+            "sentences": settings.sentences,
+            "context_characters": settings.context_characters,
+            **asdict(settings.generation),
         },
     )
     descriptions = Descriptions(conditions=found.phrases, scenes=tuple(scenes), provenance=provenance)
-    return generated(descriptions), found.complaints
+    return generated(descriptions), found.rejections

@@ -1,4 +1,4 @@
-"""Attribute files that people already have, such as FedMVP's: any order, spelling of names and nesting."""
+"""Convert existing attribute files, such as FedMVP's, to descriptions: any order, spelling of names and nesting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedprompt.data.descriptions import Descriptions, Provenance, fingerprint, load_json
-from fedprompt.descriptions.phrases import choose, normal, stems
+from fedprompt.descriptions.phrases import normalise, select_phrases, stems
 from fedprompt.errors import UserError, did_you_mean
 
 _ARTICLE = frozenset(("a", "an", "the"))
@@ -16,12 +16,12 @@ _ARTICLE = frozenset(("a", "an", "the"))
 
 @dataclass(frozen=True)
 class Converted:
-    """The words, and what a person should know: missing classes, keys that are none, phrases left out."""
+    """The descriptions, the classes without a key, the keys that are no class, and the phrases rejected per class."""
 
     descriptions: Descriptions
     missing: tuple[str, ...]
     unused: tuple[str, ...]
-    complaints: Mapping[str, tuple[str, ...]]
+    rejections: Mapping[str, tuple[str, ...]]
 
 
 def convert(path: Path, names: Sequence[str]) -> Converted:
@@ -32,21 +32,21 @@ def convert(path: Path, names: Sequence[str]) -> Converted:
     table = _load(path)
     owners = _owners(table, names or tuple(table), path)
     attributes: dict[str, tuple[str, ...]] = {}
-    complaints: dict[str, tuple[str, ...]] = {}
+    rejections: dict[str, tuple[str, ...]] = {}
     for name in names or tuple(table):
         if name not in owners:
             continue
         phrases = list(_phrases(table[owners[name]]))
-        kept, dropped = choose(phrases, name)
+        kept, dropped = select_phrases(phrases, name)
         attributes[name] = kept
         if dropped:
-            complaints[name] = dropped
+            rejections[name] = dropped
     missing = tuple(name for name in names if name not in owners)
     used = set(owners.values())
     unused = tuple(f"{key!r}{did_you_mean(key, missing)}" for key in table if key not in used)
     written = {name: fingerprint(phrases) for name, phrases in attributes.items()}
     descriptions = Descriptions(attributes=attributes, provenance=Provenance(source=path.name, written=written))
-    return Converted(descriptions, missing, unused, complaints)
+    return Converted(descriptions, missing, unused, rejections)
 
 
 def _load(path: Path) -> dict[str, object]:
@@ -69,7 +69,7 @@ def _pair(entry: object) -> tuple[str, object] | None:
 
 
 def _owners(table: Mapping[str, object], names: Sequence[str], path: Path) -> dict[str, str]:
-    """Which key of the table belongs to a class: as it is written, else whatever its case, joints, article, plural."""
+    """The table's key for each class: an exact match, else one that differs in case, hyphens, article or plural."""
     spellings: dict[tuple[str, ...], list[str]] = {}
     for key in table:
         spellings.setdefault(_spelling(key), []).append(key)
@@ -86,7 +86,7 @@ def _owners(table: Mapping[str, object], names: Sequence[str], path: Path) -> di
 
 
 def _spelling(name: str) -> tuple[str, ...]:
-    """What stays of a name: "a photo of a Golden_Retriever." and "golden retrievers" are the same."""
+    """A name in canonical form: "a photo of a Golden_Retriever." and "golden retrievers" are equal."""
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ")
     name = re.sub(r"^.*\b(?:photo|picture|image) of ", "", name.lower().strip())
     found = stems(name)
@@ -96,7 +96,7 @@ def _spelling(name: str) -> tuple[str, ...]:
 def _phrases(value: object) -> list[str]:
     """The phrases in a value: a list, a text with separators, an object of either, numbered or not."""
     if isinstance(value, str):
-        return [part for part in re.split(r"[;\n]|(?<!\d),(?!\d)", value) if normal(part)]
+        return [part for part in re.split(r"[;\n]|(?<!\d),(?!\d)", value) if normalise(part)]
     if isinstance(value, Mapping):
         return [phrase for part in value.values() for phrase in _phrases(part)]
     if isinstance(value, list):

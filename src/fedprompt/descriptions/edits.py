@@ -1,4 +1,4 @@
-"""Writing a descriptions file, and keeping what a person has changed in it apart from what a model wrote."""
+"""Write descriptions files, and tell a person's edits from what a model wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedprompt.records.run_folder import write_atomic
 
 
 def generated(descriptions: Descriptions) -> Descriptions:
-    """The words with a fingerprint of every list: from here on, what differs from it was edited by hand."""
+    """The descriptions with a fingerprint of every list: a list that no longer matches was edited by hand."""
     written = {name: fingerprint(phrases) for name, phrases in descriptions.attributes.items()}
     conditions = fingerprint(descriptions.conditions) if descriptions.conditions else ""
     provenance = descriptions.provenance.model_copy(update={"written": written, "written_conditions": conditions})
@@ -22,21 +22,21 @@ def generated(descriptions: Descriptions) -> Descriptions:
 
 
 def keep_edits(old: Descriptions, new: Descriptions) -> tuple[Descriptions, tuple[str, ...]]:
-    """New words with the attributes that a person has changed, or added, in the old ones; and of which classes."""
+    """The new descriptions with the attributes that a person changed or added in the old ones, and those classes."""
     kept = old.edited()
     attributes = {**new.attributes, **{name: old.attributes[name] for name in kept}}
     return new.model_copy(update={"attributes": attributes}), kept
 
 
 def check_path(path: Path) -> Path:
-    """The path if a descriptions file may be written there; its pages are NAME.md and NAME.html, so it is NAME.json."""
+    """The path, if it ends in .json; UserError otherwise, because the review pages are NAME.md and NAME.html."""
     if path.suffix != ".json":
         raise UserError(f"A descriptions file ends in .json, which {path.name!r} does not; write to {path.stem}.json.")
     return path
 
 
 def write_descriptions(path: Path, descriptions: Descriptions) -> None:
-    """Write a descriptions file, whole or not at all: one line a class, so that it is pleasant to edit and to compare."""
+    """Write a descriptions file atomically, one line per class, so that it is easy to edit and to diff."""
     tables = descriptions.model_dump(mode="json", exclude_defaults=True) | {"fedprompt_descriptions": FORMAT}
     write_atomic(check_path(path), _layout(tables))
 

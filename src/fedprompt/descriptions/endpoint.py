@@ -1,6 +1,6 @@
-"""Who is asked: any server that speaks OpenAI's chat completions (a cloud, vLLM, Ollama, llama.cpp), and what is said.
+"""Chat-completion endpoints: OpenAI's protocol, which clouds, vLLM, Ollama and llama.cpp speak.
 
-httpx is imported here and nowhere else; a key comes from the environment and goes into one header.
+httpx is imported here and nowhere else; the API key comes from the environment and goes into one header.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fedprompt.errors import UserError
 
 LARGEST_ANSWER = 1 << 20  # bytes read of one answer, whatever the server sends
 TRANSIENT = frozenset({408, 409, 425, 429})
-REFUSING = frozenset({400, 422})  # of a parameter, perhaps
-MISSING = "Asking a server needs the package httpx; install it with: pip install 'fedprompt[llm]'."
+UNSUPPORTED = frozenset({400, 422})  # perhaps because the server does not know a parameter
+MISSING = "A model on a server needs the package httpx; install it with: pip install 'fedprompt[llm]'."
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `listed` names the list of strings that the answer's JSON object must have."""
+    """One chat-completion request. `listed` names the list of strings that the answer's JSON object must have."""
 
     messages: tuple[Message, ...]
     listed: str
@@ -44,12 +44,12 @@ class Request:
     seed: int = 0
 
     def key(self, model: str) -> str:
-        """What an answer is kept under: the same question to the same model costs nothing the second time."""
+        """The key under which an answer is kept: a repeated request to the same model costs nothing."""
         return hashlib.sha256(json.dumps([model, asdict(self)]).encode()).hexdigest()[:32]
 
     @property
     def schema(self) -> JsonValue:
-        """The JSON schema of the answer, for servers that can hold a model to one."""
+        """The JSON schema of the answer, for servers that support structured output."""
         strings: JsonValue = {"type": "array", "items": {"type": "string"}}
         properties: dict[str, JsonValue] = {"reasoning": {"type": "string"}, self.listed: strings}
         return {
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: text as it is, never trusted; `sent` are the parameters that went with the question."""
+    """A completion: its text as received, which is never trusted; `sent` are the parameters of the request."""
 
     text: str
     tokens_in: int | None = None
@@ -70,8 +70,8 @@ class Answer:
     sent: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-class Passing(Exception):  # noqa: N818  (a condition that passes, not an error)
-    """The question may be asked again; after `wait` seconds if the server named a time."""
+class TransientError(Exception):
+    """The request may be retried; after `wait` seconds if the server named a time."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -79,27 +79,27 @@ class Passing(Exception):  # noqa: N818  (a condition that passes, not an error)
 
 
 class Endpoint(Protocol):
-    """Someone who answers."""
+    """A language model that answers requests."""
 
     @property
     def model(self) -> str:
-        """Which model: answers are kept by it, wherever it runs."""
+        """The model's name; kept answers belong to it, wherever it runs."""
 
     @property
     def name(self) -> str:
-        """Which model and where, for people and records, without any secret."""
+        """The model and where it runs, for messages and records, without any secret."""
 
     @property
     def parallel(self) -> int:
-        """How many questions it takes at once."""
+        """How many requests it takes at once."""
 
     def ask(self, request: Request) -> Answer:
-        """Answer, or raise Passing if asking again may help, or UserError if it cannot."""
+        """The answer. Raises TransientError if a retry may help, UserError if it cannot."""
 
 
 @dataclass(frozen=True)
 class _Reply:
-    """What a server sent back; `wait` are the seconds that it asks to wait."""
+    """A server's HTTP response; `wait` is its Retry-After in seconds."""
 
     status: int
     body: str
@@ -107,7 +107,7 @@ class _Reply:
 
 
 class ChatServer:
-    """A server at `url` (".../v1") that speaks chat completions; `key_env` names the variable with its key, if any."""
+    """A server at `url` (".../v1") with chat completions; `key_env` names the environment variable with its API key."""
 
     parallel = 64
 
@@ -122,7 +122,7 @@ class ChatServer:
         self.model, self.timeout, self.key_env = model, timeout, key_env
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._client = httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
-        self._refused: frozenset[str] = frozenset()
+        self._unsupported: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -130,53 +130,53 @@ class ChatServer:
         return f"{self.model} at {urlsplit(self._url).netloc}"
 
     def ask(self, request: Request) -> Answer:
-        """Ask once; parameters without which the server does answer are left out from then on."""
-        refused = self._refused
+        """Send the request; parameters that the server turns out not to support are left out from then on."""
+        unsupported = self._unsupported
         while True:
-            sent = _optional(request, refused)
+            sent = _optional(request, unsupported)
             reply = self._post({"model": self.model, "messages": _turns(request), **sent})
-            if reply.status not in REFUSING or not sent:
+            if reply.status not in UNSUPPORTED or not sent:
                 break
-            refused |= {name for name in sent if name in reply.body} or frozenset(sent)
+            unsupported |= {name for name in sent if name in reply.body} or frozenset(sent)
         self._check(reply)
-        self._refused |= refused
+        self._unsupported |= unsupported
         return _answer(reply.body, sent)
 
-    def _post(self, question: Mapping[str, JsonValue]) -> _Reply:
+    def _post(self, body: Mapping[str, JsonValue]) -> _Reply:
         deadline = time.monotonic() + self.timeout
         try:
-            with self._client.stream("POST", f"{self._url}/chat/completions", json=question) as response:
-                body = _collect(response.iter_bytes(), deadline)
+            with self._client.stream("POST", f"{self._url}/chat/completions", json=body) as response:
+                content = _read(response.iter_bytes(), deadline)
         except self._httpx.TimeoutException as error:
-            raise Passing(f"no answer within {self.timeout:g} s") from error
+            raise TransientError(f"no answer within {self.timeout:g} s") from error
         except self._httpx.HTTPError as error:
-            raise Passing(f"{type(error).__name__}: {error}") from error
+            raise TransientError(f"{type(error).__name__}: {error}") from error
         wait = _seconds(response.headers.get("retry-after"))
-        return _Reply(response.status_code, body.decode(errors="replace"), wait)
+        return _Reply(response.status_code, content.decode(errors="replace"), wait)
 
     def _check(self, reply: _Reply) -> None:
-        """Passing or UserError unless there is an answer, with what the server says about it."""
+        """Raise TransientError or UserError, with the server's message, unless the status is 200."""
         if reply.status == 200:
             return
         said = " ".join(reply.body[:200].split())
         if self._key:
             said = said.replace(self._key, "***")
         if reply.status in TRANSIENT or reply.status >= 500:
-            raise Passing(f"status {reply.status} ({said})", reply.wait)
-        cure = {
+            raise TransientError(f"status {reply.status} ({said})", reply.wait)
+        fix = {
             401: f"set {self.key_env} to a valid key",
             403: f"set {self.key_env} to a key that may use the model",
             404: "check the model's name and that the URL ends in /v1",
         }.get(reply.status, "check the URL and the model")
-        raise UserError(f"{self.name} refuses the question with status {reply.status} ({said}); {cure}.")
+        raise UserError(f"{self.name} refuses the request with status {reply.status} ({said}); {fix}.")
 
 
 def _turns(request: Request) -> JsonValue:
     return [{"role": message.role, "content": message.text} for message in request.messages]
 
 
-def _optional(request: Request, refused: frozenset[str]) -> dict[str, JsonValue]:
-    """The parameters that a server may refuse to be told, without those that it did."""
+def _optional(request: Request, unsupported: frozenset[str]) -> dict[str, JsonValue]:
+    """The optional parameters of a request, without those that the server does not support."""
     schema: JsonValue = {"name": "answer", "strict": True, "schema": request.schema}
     wanted: dict[str, JsonValue] = {
         "response_format": {"type": "json_schema", "json_schema": schema},
@@ -184,9 +184,9 @@ def _optional(request: Request, refused: frozenset[str]) -> dict[str, JsonValue]
         "seed": request.seed,
         "max_tokens": request.max_tokens,
     }
-    if "max_tokens" in refused:  # newer models have another word for it
+    if "max_tokens" in unsupported:  # newer models have another name for it
         wanted["max_completion_tokens"] = request.max_tokens
-    return {name: value for name, value in wanted.items() if name not in refused}
+    return {name: value for name, value in wanted.items() if name not in unsupported}
 
 
 def _answer(body: str, sent: Mapping[str, JsonValue]) -> Answer:
@@ -197,27 +197,27 @@ def _answer(body: str, sent: Mapping[str, JsonValue]) -> Answer:
         usage = found.get("usage") or {}
         counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise Passing("a body that is not a chat completion") from error
+        raise TransientError("a body that is not a chat completion") from error
     if not isinstance(text, str):
-        raise Passing("a completion without text")
+        raise TransientError("a completion without text")
     tokens_in, tokens_out = (count if isinstance(count, int) else None for count in counts)
     return Answer(text, tokens_in, tokens_out, sent)
 
 
-def _collect(pieces: Iterable[bytes], deadline: float) -> bytes:
-    """All pieces, if they end in time: httpx counts from the last byte, and a server may trickle."""
+def _read(pieces: Iterable[bytes], deadline: float) -> bytes:
+    """The whole body, if it arrives in time: httpx's timeout starts anew with every byte."""
     body = b""
     for piece in pieces:
         body += piece
         if len(body) > LARGEST_ANSWER:
-            raise Passing(f"an answer of more than {LARGEST_ANSWER >> 20} MiB")
+            raise TransientError(f"an answer of more than {LARGEST_ANSWER >> 20} MiB")
         if time.monotonic() > deadline:
-            raise Passing("no whole answer in time")
+            raise TransientError("no complete answer in time")
     return body
 
 
 def checked_url(url: str, *, secret: bool) -> str:
-    """The URL without a slash at its end; UserError if it is none, or if a key would travel in clear."""
+    """The URL without a trailing slash; UserError if it is invalid, or if a key would be sent unencrypted."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -225,12 +225,12 @@ def checked_url(url: str, *, secret: bool) -> str:
         parts, host = urlsplit(""), ""
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc:
         raise UserError(f"{url!r} is not the address of a server; write e.g. http://localhost:8000/v1, without a key.")
-    if secret and parts.scheme == "http" and not _near(host):
+    if secret and parts.scheme == "http" and not _is_private(host):
         raise UserError(f"A key would travel unencrypted to {host}; use https, or unset the variable with the key.")
     return url.rstrip("/")
 
 
-def _near(host: str) -> bool:
+def _is_private(host: str) -> bool:
     """Whether a host is this machine or on a private network."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_private
@@ -242,4 +242,4 @@ def _seconds(text: str | None) -> float | None:
     try:
         return max(0.0, float(text or ""))
     except ValueError:
-        return None  # a date, or nothing: our own backoff serves
+        return None  # a date, or nothing: our own backoff applies

@@ -1,4 +1,4 @@
-"""Attribute phrases in one grammar, so that classes share them: normal form, leaks of names, near-duplicates.
+"""Attribute phrases in a normal form, so that classes can share them; leaked class names and near-duplicates.
 
 The normal form completes "which has ..." or begins with a word that `data.labels.clause` knows: "four legs",
 "has a tail", "a vehicle", "used for writing", "can fly", "often worn", "is round".
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from fedprompt.data.labels import readable_name
-from fedprompt.descriptions.parsing import excerpt, foreign, plain, refuses
+from fedprompt.descriptions.parsing import clean, excerpt, is_foreign, is_refusal
 
 LONGEST = 80  # characters; "typically found in large bodies of water like lakes and rivers" has 63
 MOST_WORDS = 12
@@ -25,9 +25,9 @@ _PROPERTY = re.compile(
 _SMALL = re.compile(r"an?|the|of|in|on|for|with|to|and|or|its|is|are|has|have|can|may|often|typically")
 
 
-def normal(phrase: str) -> str:
-    """The phrase in normal form, lower case as CLIP reads it; empty if it is too long or nothing is left of it."""
-    text = _SUBJECT.sub("", _label(plain(phrase, 3 * LONGEST)).lower())
+def normalise(phrase: str) -> str:
+    """The phrase in normal form, lower case as CLIP's tokenizer has it; empty if it is too long or nothing is left."""
+    text = _SUBJECT.sub("", _label(clean(phrase, 3 * LONGEST)).lower())
     for old, new in (
         (r"^(?:have|having|with|possess\w*|features?|contains?|includes?|shows?) ", "has "),
         (r"^are ", "is "),
@@ -44,18 +44,18 @@ def normal(phrase: str) -> str:
 
 
 def _label(text: str) -> str:
-    """Of "Tail: long and furry, which it wags" the name; of "colour: brown, mostly" what it says."""
+    """The useful part of "name: text": "tail" of "Tail: long, which it wags", "brown" of "colour: brown, mostly"."""
     name, colon, said = text.partition(": ")
     if not colon:
         return text
     brief = said.split(",")[0]
-    if re.search(r"\ban? \w+$", brief):  # "a small, round body" is one thing
+    if re.search(r"\ban? \w+$", brief):  # "a small, round body" is one phrase
         brief = said
-    return brief if hollow(name) or len(said.split()) <= 3 else name
+    return brief if names_no_value(name) or len(said.split()) <= 3 else name
 
 
 def stem(word: str) -> str:
-    """A word without its plural ending, good enough to compare by; "horse" loses its e, so "buses" are a "bus"."""
+    """A word without its plural ending, good enough for comparisons ("buses" and "bus" agree; "horse" loses its e)."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("ches", "shes", "xes", "sses")):
@@ -66,73 +66,76 @@ def stem(word: str) -> str:
 
 
 def stems(text: str) -> tuple[str, ...]:
-    """The stems of a text's words, in order; "4" and "four" are one word."""
+    """The stems of a text's words, in order; "4" and "four" are the same word."""
     return tuple(stem(_NUMBERS.get(word, word)) for word in re.findall(r"[^\W_]+", text.lower()))
 
 
-def core(phrase: str) -> frozenset[str]:
-    """What a phrase says, whatever its grammar: the stems of its words but the small ones."""
+def content_stems(phrase: str) -> frozenset[str]:
+    """The stems of a phrase's content words, without articles, prepositions and auxiliaries."""
     found = frozenset(stems(phrase))
     return frozenset(word for word in found if not _SMALL.fullmatch(word)) or found
 
 
-def hollow(phrase: str) -> bool:
-    """Whether a phrase names properties and gives them no value: "a colour", "size and shape"."""
-    return all(_PROPERTY.fullmatch(word) for word in core(phrase))
+def names_no_value(phrase: str) -> bool:
+    """Whether a phrase names properties without a value: "a colour", "size and shape"."""
+    return all(_PROPERTY.fullmatch(word) for word in content_stems(phrase))
 
 
 def names_class(phrase: str, name: str) -> bool:
-    """Whether a phrase contains a class's name, whole words, singular or plural: "dogs run" names "dog"."""
+    """Whether a phrase contains a class name as whole words, singular or plural: "dogs run" names "dog"."""
     inside, wanted = stems(phrase), stems(readable_name(name))
     width = len(wanted)
     return any(inside[start : start + width] == wanted for start in range(len(inside) - width + 1)) if width else False
 
 
-def near(one: str, other: str) -> bool:
-    """Whether two phrases say the same but for grammar, or nearly: three quarters of their words agree."""
-    left, right = core(one), core(other)
+def near_duplicates(one: str, other: str) -> bool:
+    """Whether two phrases share at least three quarters of their content words."""
+    left, right = content_stems(one), content_stems(other)
     return 4 * len(left & right) >= 3 * len(left | right)
 
 
-def trouble(phrase: str, name: str) -> str:
-    """Why a phrase in normal form cannot stand for the class; empty if it can."""
+def rejection_reason(phrase: str, name: str) -> str:
+    """Why a phrase in normal form is no attribute of the class; empty if it is one."""
     if not phrase:
         return "is empty or too long"
-    if refuses(phrase):
+    if is_refusal(phrase):
         return "is a refusal"
-    if foreign(phrase):
+    if is_foreign(phrase):
         return "is not English"
-    if hollow(phrase):
+    if names_no_value(phrase):
         return "names a property and not its value"
     if names_class(phrase, name):
         return "contains the class name"
-    said = core(phrase) - frozenset(_NUMBERS.values())
+    said = content_stems(phrase) - frozenset(_NUMBERS.values())
     return "" if any(re.search(r"[^\W\d_]{2}", word) for word in said) else "has no word in it"
 
 
-def choose(found: Iterable[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The usable phrases in normal form without near-duplicates, and a complaint about each of the others."""
+def select_phrases(found: Iterable[str], name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The usable phrases in normal form without near-duplicates, and the reason for each rejected one."""
     kept: list[str] = []
-    complaints: list[str] = []
+    rejections: list[str] = []
     for raw in found:
-        phrase = normal(raw)
-        reason = trouble(phrase, name) or next((f"repeats {other!r}" for other in kept if near(phrase, other)), "")
+        phrase = normalise(raw)
+        reason = rejection_reason(phrase, name) or next(
+            (f"repeats {other!r}" for other in kept if near_duplicates(phrase, other)), ""
+        )
         if reason:
-            complaints.append(f"{excerpt(raw, LONGEST)!r} {reason}")
+            rejections.append(f"{excerpt(raw, LONGEST)!r} {reason}")
         else:
             kept.append(phrase)
-    return tuple(kept), tuple(dict.fromkeys(complaints))
+    return tuple(kept), tuple(dict.fromkeys(rejections))
 
 
 def unify(attributes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
-    """Say the same thing in the same words everywhere: of phrases with one core the most frequent stands for all.
+    """Give phrases with the same content words one wording in all classes: the most frequent one.
 
-    Ties go to the shorter, then to the first of the alphabet, so the order of the classes does not matter.
+    Ties go to the shorter, then to the alphabetically first, so the order of the classes does not matter.
     """
     votes = Counter(phrase for phrases in attributes.values() for phrase in phrases)
     best: dict[frozenset[str], str] = {}
     for phrase in sorted(votes, key=lambda phrase: (-votes[phrase], len(phrase), phrase)):
-        best.setdefault(core(phrase), phrase)
+        best.setdefault(content_stems(phrase), phrase)
     return {
-        name: tuple(dict.fromkeys(best[core(phrase)] for phrase in phrases)) for name, phrases in attributes.items()
+        name: tuple(dict.fromkeys(best[content_stems(phrase)] for phrase in phrases))
+        for name, phrases in attributes.items()
     }

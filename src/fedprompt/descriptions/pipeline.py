@@ -1,4 +1,4 @@
-"""Making a descriptions file from beginning to end: what is already there, the estimate, the questions, and the file."""
+"""Generate a descriptions file: keep what is there, estimate the cost, query the model, write the file."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from pathlib import Path
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions.attributes import describe_classes
-from fedprompt.descriptions.conditions import Plan, describe_conditions
+from fedprompt.descriptions.conditions import ConditionSettings, describe_conditions
 from fedprompt.descriptions.cost import Estimate, attribute_requests, condition_requests, estimate
 from fedprompt.descriptions.edits import check_path, keep_edits, write_descriptions
 from fedprompt.descriptions.endpoint import ChatServer, Endpoint, Request
+from fedprompt.descriptions.llm_client import LlmClient, OnDone, RateLimit
 from fedprompt.descriptions.plugins import PluginModel
-from fedprompt.descriptions.requests import LlmClient, OnDone, RateLimit
-from fedprompt.descriptions.transcript import Exchanges
+from fedprompt.descriptions.transcript import Transcript
 from fedprompt.descriptions.validated_query import GenerationSettings
 from fedprompt.errors import UserError
 
 
 @dataclass(frozen=True)
-class Job:
-    """Where the file goes, who is asked and how hard. `agree` sees the estimate and may say no; `on_done` counts."""
+class GenerationJob:
+    """Where the file goes, which model writes it, and at what rate.
+
+    `agree` gets the cost estimate and returns whether to go on; `on_done` gets (done, total) after each query.
+    """
 
     out: Path
     endpoint: Endpoint
-    pace: RateLimit = field(default_factory=RateLimit)
-    overwrite: bool = False  # hand edits too
+    rate_limit: RateLimit = field(default_factory=RateLimit)
+    overwrite: bool = False  # replace hand edits too
     agree: Callable[[Estimate], bool] = lambda estimate: True
     on_done: OnDone = lambda done, total: None
 
@@ -35,51 +38,53 @@ class Job:
         check_path(self.out)
 
     @property
-    def exchanges(self) -> Path:
-        """Where every exchange is kept."""
-        return self.out.with_suffix(".exchanges.jsonl")
+    def transcript(self) -> Path:
+        """The file that keeps every request with its answer."""
+        return self.out.with_suffix(".transcript.jsonl")
 
 
 @dataclass(frozen=True)
-class Made:
-    """The words as written, the lists that a person's edits kept, and what could not be used."""
+class GenerationResult:
+    """The descriptions as written, the hand-edited entries that were kept, and the phrases rejected per entry."""
 
     descriptions: Descriptions
     kept: tuple[str, ...]
-    complaints: Mapping[str, tuple[str, ...]]
+    rejections: Mapping[str, tuple[str, ...]]
 
 
 def open_endpoint(model: str, *, url: str = "", key_env: str = "OPENAI_API_KEY", timeout: float = 60.0) -> Endpoint:
-    """The model at a server if there is a URL, else one of the `llm` library."""
+    """The model on a server if a URL is given, else a model of the `llm` library."""
     return ChatServer(url, model, key_env=key_env, timeout=timeout) if url else PluginModel(model)
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Class names, one a line; empty lines and lines that begin with # are left out."""
+    """Class names, one per line; empty lines and lines that begin with # are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"The class names {path} cannot be read ({error}); give a text file, one name a line."
+            f"The class names {path} cannot be read ({error}); give a text file with one name per line."
         ) from error
     names = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
     if not names:
-        raise UserError(f"{path} holds no class name; write one a line.")
+        raise UserError(f"{path} holds no class name; write one per line.")
     return LabelSpace(names).names
 
 
-def make_attributes(names: Sequence[str], job: Job, wish: GenerationSettings) -> Made | None:
-    """Write the attributes of all classes; None if the estimate was not agreed to.
+def generate_attributes(
+    names: Sequence[str], job: GenerationJob, settings: GenerationSettings
+) -> GenerationResult | None:
+    """Generate and write the attributes of all classes; None if `job.agree` declines the estimate.
 
-    Classes whose list a person has edited are neither asked about nor changed, unless the job overwrites.
+    Classes whose list a person has edited are neither queried nor changed, unless the job overwrites.
     """
-    old = _present(job, "conditions")
-    asked = [name for name in names if name not in old.edited()]
-    with Exchanges(job.exchanges) as exchanges:
-        if not _agreed(job, attribute_requests(asked, wish), exchanges):
+    old = _existing(job, "conditions")
+    missing = [name for name in names if name not in old.edited()]
+    with Transcript(job.transcript) as transcript:
+        if not _agreed(job, attribute_requests(missing, settings), transcript):
             return None
-        correspondence = LlmClient(job.endpoint, exchanges, pace=job.pace)
-        new, complaints = describe_classes(asked, correspondence, wish, on_done=job.on_done)
+        client = LlmClient(job.endpoint, transcript, rate_limit=job.rate_limit)
+        new, rejections = describe_classes(missing, client, settings, on_done=job.on_done)
     descriptions, kept = keep_edits(old, new)
     order = {
         name: descriptions.attributes[name]
@@ -88,28 +93,30 @@ def make_attributes(names: Sequence[str], job: Job, wish: GenerationSettings) ->
     }
     descriptions = descriptions.model_copy(update={"attributes": order})
     write_descriptions(job.out, descriptions)
-    return Made(descriptions, kept, complaints)
+    return GenerationResult(descriptions, kept, rejections)
 
 
-def make_conditions(names: Sequence[str], company: Sequence[Sequence[int]], job: Job, plan: Plan) -> Made | None:
-    """Write the conditions of a data set from combinations of its labels; None if the estimate was not agreed to.
+def generate_conditions(
+    names: Sequence[str], combinations: Sequence[Sequence[int]], job: GenerationJob, settings: ConditionSettings
+) -> GenerationResult | None:
+    """Generate and write conditions from combinations of labels; None if `job.agree` declines the estimate.
 
-    Conditions that a person has edited stay as they are, and nothing is asked, unless the job overwrites.
+    Conditions that a person has edited stay as they are and nothing is queried, unless the job overwrites.
     """
-    old = _present(job, "attributes")
+    old = _existing(job, "attributes")
     if old.conditions_edited:
-        return Made(old, ("the conditions",), {})
-    with Exchanges(job.exchanges) as exchanges:
-        if not _agreed(job, condition_requests(names, company, plan), exchanges):
+        return GenerationResult(old, ("the conditions",), {})
+    with Transcript(job.transcript) as transcript:
+        if not _agreed(job, condition_requests(names, combinations, settings), transcript):
             return None
-        correspondence = LlmClient(job.endpoint, exchanges, pace=job.pace)
-        new, complaints = describe_conditions(names, company, correspondence, plan, on_done=job.on_done)
+        client = LlmClient(job.endpoint, transcript, rate_limit=job.rate_limit)
+        new, rejections = describe_conditions(names, combinations, client, settings, on_done=job.on_done)
     write_descriptions(job.out, new)
-    return Made(new, (), {"conditions": complaints} if complaints else {})
+    return GenerationResult(new, (), {"conditions": rejections} if rejections else {})
 
 
-def _present(job: Job, other: str) -> Descriptions:
-    """The words in the way; UserError, before anything is asked, if the file holds what this job does not make."""
+def _existing(job: GenerationJob, other: str) -> Descriptions:
+    """The descriptions in the output file; UserError, before any query, if it holds entries of the `other` kind."""
     if not job.out.exists():
         return Descriptions()
     old = read_descriptions(job.out)
@@ -118,5 +125,5 @@ def _present(job: Job, other: str) -> Descriptions:
     return Descriptions() if job.overwrite else old
 
 
-def _agreed(job: Job, requests: Sequence[Request], exchanges: Exchanges) -> bool:
-    return job.agree(estimate(requests, exchanges, job.endpoint.model))
+def _agreed(job: GenerationJob, requests: Sequence[Request], transcript: Transcript) -> bool:
+    return job.agree(estimate(requests, transcript, job.endpoint.model))

@@ -1,4 +1,4 @@
-"""Any model that the `llm` library knows, by its plugins: clouds and models on this machine. `llm` is imported here."""
+"""Models of the `llm` library and its plugins, remote or on this machine. `llm` is imported here and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from fedprompt.descriptions.endpoint import Answer, Passing, Request
+from fedprompt.descriptions.endpoint import Answer, Request, TransientError
 from fedprompt.errors import UserError
 
 MISSING = "A model without --url is one of the llm library; install it with: pip install 'fedprompt[llm]'."
@@ -17,8 +17,8 @@ MISSING = "A model without --url is one of the llm library; install it with: pip
 class PluginModel:
     """A model by its name or alias in the `llm` library.
 
-    Models on this machine take one question at a time. Keys come from the environment alone: the library's own key
-    store is not read, and what is asked is not written to its log.
+    Models on this machine take one request at a time. API keys come from the environment alone: the library's own key
+    store is not read, and requests are not written to its log.
     """
 
     def __init__(self, model: str) -> None:
@@ -48,7 +48,7 @@ class PluginModel:
         return key
 
     def ask(self, request: Request) -> Answer:
-        """Ask once, with those of our parameters that the model has as options."""
+        """Send the request, with those of its parameters that the model has as options."""
         if self.parallel > 1:
             return self._ask(request)
         with self._guard:
@@ -56,16 +56,16 @@ class PluginModel:
 
     def _ask(self, request: Request) -> Answer:
         options = self._options(request)
-        asked: dict[str, Any] = {**options}
+        arguments: dict[str, Any] = {**options}
         if self._key:
-            asked["key"] = self._key
+            arguments["key"] = self._key
         if self._model.supports_schema:
-            asked["schema"] = request.schema
+            arguments["schema"] = request.schema
         try:
-            response = self._model.prompt(_flat(request), system=_system(request) or None, stream=False, **asked)
+            response = self._model.prompt(_flat(request), system=_system(request) or None, stream=False, **arguments)
             text, usage = response.text(), response.usage()
-        except self._errors as error:  # plugins raise what they like
-            raise Passing(f"{type(error).__name__}: {_hide(str(error), self._key)[:200]}") from error
+        except self._errors as error:  # plugins have no common exception
+            raise TransientError(f"{type(error).__name__}: {_hide(str(error), self._key)[:200]}") from error
         return Answer(text, usage.input, usage.output, options)
 
     def _options(self, request: Request) -> dict[str, JsonValue]:
@@ -82,7 +82,7 @@ def _system(request: Request) -> str:
 
 
 def _flat(request: Request) -> str:
-    """The turns of a conversation as one prompt: plugins share no other way to hand over a past they did not make."""
+    """The turns of a conversation as one prompt: plugins have no common way to pass earlier turns."""
     turns = [message for message in request.messages if message.role != "system"]
     labels = {"user": "Question", "assistant": "Answer"}
     if len(turns) == 1:

@@ -1,4 +1,4 @@
-"""What words are worth before any training: how much classes share them, how well they tell classes apart."""
+"""Statistics of descriptions before training: how many attributes classes share, how well they separate classes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from fedprompt.methods.base import class_texts, cosine_classifier
 from fedprompt.ops.layers import unit
 from fedprompt.ops.metrics import accuracy
 
-CLOSE = 0.99  # near-duplicates are nearer to each other than this share of all pairs of class names,
-LEAST = 0.95  # and no farther than this: a small backbone keeps class names further apart than phrases
+CLOSE = 0.99  # near-duplicates have a higher cosine than this quantile of all pairs of class names,
+LEAST = 0.95  # and at least this cosine: a small backbone keeps class names further apart than phrases
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """How attributes spread over classes; what unseen classes have in common with seen ones is what carries over."""
+    """How attributes are shared between classes: what unseen classes share with seen ones is what generalises."""
 
     distinct: int  # different phrases
-    shared: int  # of them, with two classes or more
-    per_class: float  # mean over classes of the share of its phrases that another class has too
-    lonely: tuple[str, ...]  # classes that share nothing
+    shared: int  # of them, in two classes or more
+    per_class: float  # mean over classes of the fraction of its phrases that another class has too
+    unshared: tuple[str, ...]  # classes that share nothing
     top: tuple[tuple[str, tuple[str, ...]], ...]  # the phrases of most classes
 
 
 def sharing(attributes: Mapping[str, Sequence[str]], *, top: int = 20) -> Sharing:
-    """Count who shares what."""
+    """Count the attributes that classes share."""
     owners: dict[str, list[str]] = defaultdict(list)
     for name, phrases in attributes.items():
         for phrase in dict.fromkeys(phrases):
@@ -45,16 +45,16 @@ def sharing(attributes: Mapping[str, Sequence[str]], *, top: int = 20) -> Sharin
         distinct=len(owners),
         shared=len(common),
         per_class=sum(ratios) / len(ratios) if ratios else 0.0,
-        lonely=tuple(name for name, count in parts.items() if not count),
+        unshared=tuple(name for name, count in parts.items() if not count),
         top=tuple((phrase, tuple(owners[phrase])) for phrase in ordered[:top]),
     )
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How near class texts lie to each other: cosine to the nearest other class, mean and worst; lower is better.
+    """Similarity of class texts: the cosine to the nearest other class, mean and worst; lower is better.
 
-    With pictures also the zero-shot accuracy on them.
+    With images also the zero-shot accuracy on them.
     """
 
     mean: float
@@ -66,9 +66,9 @@ class Separation:
 def separations(
     clip: Clip, space: LabelSpace, attributes: Mapping[str, tuple[str, ...]], examples: Examples | None = None
 ) -> tuple[Separation, Separation]:
-    """Class texts before, by the template alone, and after, by attribute sentences.
+    """The separation of class texts by the template alone, and by attribute sentences.
 
-    `examples` are training pictures of all classes of `space`: words must not be chosen on test pictures.
+    `examples` are training images of all classes of `space`: attributes must not be chosen on test images.
     """
     before, after = replace(space, attributes={}), replace(space, attributes=attributes)
     return _separation(clip, before, examples), _separation(clip, after, examples)
@@ -88,8 +88,8 @@ def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Sep
     return Separation(float(nearest.mean()), float(nearest[worst]), pair, found)
 
 
-def yardstick(clip: Clip, names: Sequence[str]) -> float:
-    """The cosine above which two texts are the same to this backbone: nearly all pairs of class names are below it."""
+def similarity_threshold(clip: Clip, names: Sequence[str]) -> float:
+    """The cosine above which two texts are near-duplicates to this backbone; nearly all class names are below it."""
     cosines = _cosines(clip, [readable_name(name) for name in names])
     pairs = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
     return max(LEAST, float(pairs.double().quantile(CLOSE))) if len(pairs) else 1.0

@@ -1,4 +1,4 @@
-"""Every exchange with a model, a JSON line each beside the output: a re-run costs nothing and an audit is possible."""
+"""Transcript of requests and answers, one JSON line each: a re-run sends nothing twice, and an audit is possible."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fedprompt.descriptions.endpoint import Answer, Request
 from fedprompt.records.run_folder import append_line, own
 
 
-class Exchanges:
-    """A file of exchanges, owned by one process while open; usable as a context manager and from threads.
+class Transcript:
+    """A transcript file, locked by one process while open; a context manager, and safe to use from threads.
 
-    A line torn by a crash is left out and its question asked again. Failed attempts are kept for the audit alone.
+    A line truncated by a crash is skipped and its request sent again. Failed attempts are kept for audits alone.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,16 +44,16 @@ class Exchanges:
         return len(self._answers)
 
     def find(self, key: str) -> Answer | None:
-        """The answer to a question that was asked before."""
+        """The kept answer to a request; None if it was never answered."""
         return self._answers.get(key)
 
     def answered(self, key: str, endpoint: str, request: Request, answer: Answer) -> None:
-        """Keep an answer; it is on the disk when this returns."""
+        """Keep an answer; it is on disk when this returns."""
         self._append({"key": key, "endpoint": endpoint, "request": asdict(request), "answer": asdict(answer)})
         self._answers[key] = answer
 
     def failed(self, key: str, endpoint: str, reason: str) -> None:
-        """Note an attempt without an answer."""
+        """Record an attempt without an answer."""
         self._append({"key": key, "endpoint": endpoint, "failed": reason})
 
     def _append(self, line: dict[str, object]) -> None:
@@ -72,6 +72,6 @@ class Exchanges:
                     self._answers[str(found["key"])] = Answer(**found["answer"])
             except (ValueError, KeyError, TypeError):
                 continue
-        if content and not content.endswith(b"\n"):  # a new line must not be joined to a torn one
+        if content and not content.endswith(b"\n"):  # a new line must not be appended to a truncated one
             with self.path.open("ab") as file:
                 file.write(b"\n")

@@ -1,4 +1,4 @@
-"""One question asked until its answer is of use: the list in it is found, checked, and asked for again with reasons."""
+"""A query whose answer is validated: its list is parsed and checked, and requested again with the reasons."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fedprompt.descriptions.endpoint import Message, Request
-from fedprompt.descriptions.parsing import refuses, strings
-from fedprompt.descriptions.requests import LlmClient
+from fedprompt.descriptions.llm_client import LlmClient
+from fedprompt.descriptions.parsing import is_refusal, parse_list
 
 MOST_REASONS = 10
-LONGEST_ECHO = 2000  # characters of an answer that go back to its model: it must not grow the next question
+LONGEST_ECHO = 2000  # characters of an answer that go back to the model, so that requests do not grow
 AGAIN = """Only {good} of {count} {listed} can be used: {reasons}.
 Answer again in the same form with {count} different short {listed}, in English."""
 REFUSED = "the answer was a refusal; the question is harmless"
 NOTHING = "no list was found in the answer"
 TOO_FEW = "they are too few"
 
-Choose = Callable[[Sequence[str]], tuple[tuple[str, ...], tuple[str, ...]]]  # phrases -> usable ones, complaints
+Select = Callable[[Sequence[str]], tuple[tuple[str, ...], tuple[str, ...]]]  # phrases -> usable ones, rejections
 
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What to ask for: phrases, repairs of an answer that has fewer, and the model's parameters.
+    """The number of phrases, the repairs of an answer with fewer, and the model's sampling parameters.
 
-    `brief` asks in one line, for models too small for rules, examples and JSON.
+    `brief` uses one-line prompts, for models too small for rules, examples and JSON.
     """
 
     count: int = 5
@@ -37,55 +37,58 @@ class GenerationSettings:
     brief: bool = False
 
     def request(self, *messages: Message, listed: str) -> Request:
-        """A question with these parameters."""
+        """A request with these parameters."""
         return Request(messages, listed, self.temperature, self.max_tokens, self.seed)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a model's answers came to: phrases that can be used, and why there are not more."""
+    """The usable phrases of a model's answers, and why there are not more."""
 
     phrases: tuple[str, ...]
-    complaints: tuple[str, ...] = ()
+    rejections: tuple[str, ...] = ()
 
 
-def insist(
-    first: Request, correspondence: LlmClient, wish: GenerationSettings, *, choose: Choose, brief_again: str
+def validated_query(
+    first: Request, client: LlmClient, settings: GenerationSettings, *, select: Select, brief_again: str
 ) -> Outcome:
-    """Ask, check, and ask again with the reasons until there are enough phrases or the repairs are used up.
+    """Query, validate, and query again with the reasons until there are enough phrases or no repairs are left.
 
-    `brief_again` words a brief repair; {first}, {kept} and {count} stand for the question, what is kept, and how many.
+    `brief_again` is the prompt of a brief repair; {first}, {kept} and {count} stand for the first prompt, the phrases
+    kept, and the number of phrases wanted.
     """
     request = first
     kept: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
-    for _ in range(1 + wish.repairs):
-        text = correspondence.ask(request).text
-        found = strings(text, first.listed)
-        kept, complaints = choose([*kept, *found])
-        if len(kept) >= wish.count:
-            return Outcome(kept[: wish.count])
-        reasons = complaints[:MOST_REASONS] or (_reason(text, found),)
-        if wish.brief:
-            told = brief_again.format(first=first.messages[-1].text, kept=", ".join(kept) or "none", count=wish.count)
-            request = replace(first, messages=(Message("user", told),))
+    for _ in range(1 + settings.repairs):
+        text = client.ask(request).text
+        found = parse_list(text, first.listed)
+        kept, rejections = select([*kept, *found])
+        if len(kept) >= settings.count:
+            return Outcome(kept[: settings.count])
+        reasons = rejections[:MOST_REASONS] or (_reason(text, found),)
+        if settings.brief:
+            prompt = brief_again.format(
+                first=first.messages[-1].text, kept=", ".join(kept) or "none", count=settings.count
+            )
+            request = replace(first, messages=(Message("user", prompt),))
         else:
-            request = _with_reasons(first, text, reasons, good=len(kept), count=wish.count)
+            request = _with_reasons(first, text, reasons, good=len(kept), count=settings.count)
     return Outcome(kept, reasons)
 
 
 def _reason(text: str, found: Sequence[str]) -> str:
-    if refuses(text):
+    if is_refusal(text):
         return REFUSED
     return TOO_FEW if found else NOTHING
 
 
 def _with_reasons(first: Request, text: str, reasons: Sequence[str], *, good: int, count: int) -> Request:
-    told = AGAIN.format(good=good, count=count, listed=first.listed, reasons="; ".join(reasons))
-    turns = (Message("assistant", text[:LONGEST_ECHO]), Message("user", told))
+    prompt = AGAIN.format(good=good, count=count, listed=first.listed, reasons="; ".join(reasons))
+    turns = (Message("assistant", text[:LONGEST_ECHO]), Message("user", prompt))
     return replace(first, messages=(*first.messages, *turns))
 
 
-def wording(*texts: str) -> str:
-    """A fingerprint of the questions, for the record of what made a file."""
+def prompts_hash(*texts: str) -> str:
+    """A hash of the prompts, for the provenance of a file."""
     return hashlib.sha256(json.dumps([AGAIN, *texts]).encode()).hexdigest()[:16]

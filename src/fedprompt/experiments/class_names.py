@@ -17,7 +17,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import statistics as measure
 from fedprompt.descriptions.label_combinations import Combination, co_occurrence, combinations
 from fedprompt.descriptions.pipeline import read_names
-from fedprompt.descriptions.review import Overlaps
+from fedprompt.descriptions.review import FindDuplicates
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.plan import resolve
@@ -57,7 +57,7 @@ def read_class_names(classes: Path | None, recipe: str | None, settings: Sequenc
 class Comparison:
     """Descriptions compared by a backbone: near-duplicate phrases, and the separation of the classes."""
 
-    overlaps: Overlaps | None = None
+    overlaps: FindDuplicates | None = None
     separations: tuple[measure.Separation, measure.Separation] | None = None
 
 
@@ -70,7 +70,7 @@ def compare(descriptions: Descriptions, known: ClassNames, backbone: str | None)
     if backbone is None or len(names) < 2:
         return Comparison()
     clip = load_backbone(BackboneTable(path=backbone))
-    overlaps = partial(measure.overlaps, clip, limit=measure.yardstick(clip, names))
+    overlaps = partial(measure.overlaps, clip, limit=measure.similarity_threshold(clip, names))
     if not descriptions.attributes:
         return Comparison(overlaps)
     if known.dataset is None:

@@ -1,1 +1,1 @@
-"""What papers printed, and the experiments that lead to it: tables with a source, protocols, and what runs them."""
+"""Studies: sweeps of runs, comparisons, tuning, and published experiments with their tables."""

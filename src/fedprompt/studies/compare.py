@@ -1,4 +1,4 @@
-"""A comparison: recipes times seeds, and the tables that their runs make."""
+"""Compare methods: the runs of recipes under several seeds, and the tables made from them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fedprompt.studies.sweep import Job
 
 
 def jobs(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> list[Job]:
-    """Every recipe under every seed; UserError for two recipes of one name."""
+    """Every recipe under every seed; UserError for two recipes with the same name."""
     names = [recipe.name for recipe in recipes]
     if len(set(names)) != len(names):
-        raise UserError(f"Of the recipes {', '.join(names)} two have one name; give each a name of its own.")
+        raise UserError(f"Two of the recipes {', '.join(names)} have the same name; rename one of them.")
     return [
         Job(recipe.model_copy(update={"seed": seed}), out / f"{recipe.name}-{seed}")
         for recipe in recipes
@@ -28,7 +28,7 @@ def jobs(recipes: Sequence[Recipe], seeds: Sequence[int], out: Path) -> list[Job
 
 
 def write_tables(tables: Mapping[str, Sequence[Run]], out: Path) -> Iterator[Path]:
-    """Write each named table (Markdown, LaTeX, CSV) and figures from its finished runs; yields what was written."""
+    """Write each table (Markdown, LaTeX, CSV) and its figures from finished runs; yields the files."""
     for name, finished in tables.items():
         found = comparison(finished)
         for ending, text in {

@@ -1,4 +1,4 @@
-"""Published experiments as recipes: a protocol, a block of training settings, methods, and the runs they come to."""
+"""Published experiments as recipes: a protocol, a block of training settings, methods, and the runs of each."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from fedprompt.studies.published_tables import Cell, table
 
 SEEDS = (1, 2, 3)
 BACKBONE = "openai/clip-vit-base-patch16"
-HARDWARE = "one GPU that holds ViT-B/16 with its gradients at the batch size, or a patient CPU"
-MEAN = "mean"  # the column of a published table that stands for its others
-TEST_SHARE = 1 / 3  # of a training picture's work: forward, without backward
+HARDWARE = "one GPU with memory for ViT-B/16 and its gradients at the batch size, or days on a CPU"
+MEAN = "mean"  # the column of a published table with the mean of the others
+TEST_SHARE = 1 / 3  # cost of a test image relative to a training image: forward without backward
 Settings = Mapping[str, JsonValue]
 
 
-class Reach(BaseModel):
-    """Which published cells belong to figures of ours."""
+class TableMatch(BaseModel):
+    """Which cells of a published table correspond to our figures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     table: str
-    axis: Literal["figure", "run", "part", "column"]  # what the table's columns are: our figures, runs, data sets, one
-    rows: Mapping[str, str]  # trial -> row
+    axis: Literal["figure", "run", "part", "column"]  # its columns are our figures, runs, data sets, or one is
+    rows: Mapping[str, str]  # our trial -> row of the table
     figure: str = ""
     column: str = ""
 
 
-class Published(BaseModel):
-    """One experiment; `runs` are what its runs differ in, by label, or `grid` the values of one key."""
+class PublishedExperiment(BaseModel):
+    """One experiment; `runs` has the settings in which its runs differ, by label, or `grid` the values of one key."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class Published(BaseModel):
     runs: Mapping[str, Settings] = {}
     grid: Mapping[str, tuple[JsonValue, ...]] = {}
     seeds: tuple[int, ...] = SEEDS
-    reach: tuple[Reach, ...] = ()
+    matches: tuple[TableMatch, ...] = ()
     remark: str = ""
 
     @property
@@ -64,7 +64,7 @@ class Published(BaseModel):
 
     @property
     def command(self) -> str:
-        """What to type."""
+        """The command that reproduces it."""
         return f"fedprompt reproduce {self.name} --root DIR"
 
 
@@ -78,21 +78,21 @@ def _pieces() -> Toml:
 
 
 @cache
-def experiments() -> Mapping[str, Published]:
-    """All of them, by name."""
-    return {table["name"]: Published.model_validate(table) for table in _pieces()["experiment"]}
+def experiments() -> Mapping[str, PublishedExperiment]:
+    """All experiments by name."""
+    return {table["name"]: PublishedExperiment.model_validate(table) for table in _pieces()["experiment"]}
 
 
-def experiment(name: str) -> Published:
-    """One of them; UserError if there is none of that name."""
+def experiment(name: str) -> PublishedExperiment:
+    """The experiment of a name; UserError if there is none."""
     if name not in experiments():
         hint = did_you_mean(name, experiments())
         raise UserError(f"There is no experiment {name!r}{hint}; list them with: fedprompt reproduce --list")
     return experiments()[name]
 
 
-def recipe(about: Published, label: str, *, root: Path, seed: int, settings: Sequence[str] = ()) -> Recipe:
-    """The recipe of one run; `settings` are the user's own, which come last."""
+def recipe(about: PublishedExperiment, label: str, *, root: Path, seed: int, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe of one run; `settings` are the user's own, which override the others."""
     pieces = _pieces()
     protocol, block = pieces["protocol"][about.protocol], pieces["block"][about.block]
     main, *others = about.methods
@@ -100,7 +100,7 @@ def recipe(about: Published, label: str, *, root: Path, seed: int, settings: Seq
         "name": f"{about.name}-{label}-{seed}".replace("/", "-").replace("+", "."),
         "about": f"{about.name}, {label}: {protocol['about']}",
         "seed": seed,
-        "check": False,  # a million pictures are checked once, by `fedprompt data check`
+        "check": False,  # a million images are checked once, by `fedprompt data check`
         "backbone": {"path": BACKBONE, "batch": 32},
         "data": {**protocol["data"], "root": str(Path(root).expanduser().resolve())},
         "partition": dict(protocol["partition"]),
@@ -114,17 +114,17 @@ def recipe(about: Published, label: str, *, root: Path, seed: int, settings: Seq
 
 
 def _toml(value: JsonValue) -> str:
-    # A string in quotes, a list on one line: what stands after "key = ".
+    # The value as TOML on one line.
     return " ".join(tomli_w.dumps({"value": value}).partition("=")[2].split())
 
 
-def source(about: Published) -> str:
-    """Where its training settings come from."""
+def source(about: PublishedExperiment) -> str:
+    """The source of the training settings."""
     return str(_pieces()["block"][about.block]["source"])
 
 
-def sets(about: Published) -> tuple[str, ...]:
-    """Names of the data sets that its runs need, each once."""
+def sets(about: PublishedExperiment) -> tuple[str, ...]:
+    """Names of the data sets that the runs need, without repeats."""
     plans = [recipe(about, label, root=Path("."), seed=1).data.options for label in about.variants]
     return tuple(dict.fromkeys(name for data in plans for name in _named(data, "sets") + _named(data, "targets")))
 
@@ -134,51 +134,51 @@ def _named(data: Mapping[str, Any], word: str) -> list[str]:
     return [*data.get(word, ()), *alone]
 
 
-def targets(about: Published) -> list[str]:
-    """What each trial is to reach, a sentence a row of a published table."""
+def targets(about: PublishedExperiment) -> list[str]:
+    """The published figures of each trial, a sentence per row of a published table."""
     found = []
-    for reach, _, cells in expected_cells(about):
-        one = reach.column or MEAN
+    for match, _, cells in matched_cells(about):
+        one = match.column or MEAN
         shown = [cell for cell in cells if cell.column == one] or cells
         text = ", ".join(" ".join(filter(None, (c.column, c.measure, f"{c.value:.2f}"))) for c in shown)
-        found.append(f"{cells[0].row} {text} ({reach.table})")
+        found.append(f"{cells[0].row} {text} ({match.table})")
     return found
 
 
-def expected_cells(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
-    """For every trial that has a row in a published table, that row's cells."""
-    for reach in about.reach:
-        for trial, printed in reach.rows.items():
-            yield reach, trial, [cell for cell in table(reach.table) if cell.row == printed]
+def matched_cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, Sequence[Cell]]]:
+    """The cells of every row of a published table that corresponds to a trial."""
+    for match in about.matches:
+        for trial, printed in match.rows.items():
+            yield match, trial, [cell for cell in table(match.table) if cell.row == printed]
 
 
-def pictures(about: Published) -> float:
-    """Pictures that pass through the image tower with gradients in all runs of one seed; tests count a third each.
+def image_passes(about: PublishedExperiment) -> float:
+    """Training images that the image encoder processes in all runs of one seed; a test image counts a third.
 
-    An upper bound from the table of data sets: what is remembered of frozen features is not subtracted.
+    An upper bound from the catalogue of data sets, which ignores the feature cache.
     """
-    return sum(_pictures(recipe(about, label, root=Path("."), seed=1)) for label in about.variants)
+    return sum(_passes_of(recipe(about, label, root=Path("."), seed=1)) for label in about.variants)
 
 
-def _pictures(plan: Recipe) -> float:
-    data, shots = plan.data.options, plan.partition.options.get("shots")
+def _passes_of(planned: Recipe) -> float:
+    data, shots = planned.data.options, planned.partition.options.get("shots")
     trained_on = [entry(name) for name in _named(data, "sets")]
     tested = [*trained_on, *(entry(name) for name in _named(data, "targets"))]
-    seen = sum(_held(about, shots, data) for about in trained_on)
-    trained = [method for method in (plan.method, *plan.compare) if "rounds" not in method.train]
-    passes = seen * plan.train.rounds * plan.train.local_epochs * plan.train.fraction * len(trained)
-    tests = sum(_tests(about) for about in tested)
-    return float(passes + TEST_SHARE * tests * (1 + len(plan.compare)))
+    seen = sum(_training_images(about, shots, data) for about in trained_on)
+    trained = [method for method in (planned.method, *planned.compare) if "rounds" not in method.train]
+    passes = seen * planned.train.rounds * planned.train.local_epochs * planned.train.fraction * len(trained)
+    tests = sum(_test_images(about) for about in tested)
+    return float(passes + TEST_SHARE * tests * (1 + len(planned.compare)))
 
 
-def _tests(about: CatalogEntry) -> int:
+def _test_images(about: CatalogEntry) -> int:
     return sum(count for word, count in about.counts.items() if word not in ("train", "val")) or sum(
         about.domains.values()
     )
 
 
-def _held(about: CatalogEntry, shots: object, data: Mapping[str, object]) -> int:
-    """Training pictures that all clients hold together."""
+def _training_images(about: CatalogEntry, shots: object, data: Mapping[str, object]) -> int:
+    """The number of training images of all clients together."""
     if not isinstance(shots, int):
         return about.counts.get("train", sum(about.domains.values()))
     unseen = data.get("unseen_domains")

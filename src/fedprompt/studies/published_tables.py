@@ -1,4 +1,4 @@
-"""Published tables as cells, each with its source and how sure we are of it."""
+"""Published tables as cells, each with its source and its certainty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Cell:
-    """One published figure: in percent, unless its table says otherwise."""
+    """One published figure, in percent unless its table says otherwise."""
 
     table: str
     row: str
@@ -58,12 +58,12 @@ def cells() -> Mapping[str, tuple[Cell, ...]]:
 
 @cache
 def remarks() -> Mapping[str, str]:
-    """What to know before comparing with a table, by table."""
+    """Caveats of each table, for comparisons with it."""
     return {table["name"]: table.get("note", "") for table in _printed()}
 
 
 def table(name: str) -> tuple[Cell, ...]:
-    """The cells of one table; UserError if there is none of that name."""
+    """The cells of a table; UserError if there is no such table."""
     if name not in cells():
         raise UserError(
             f"There is no published table {name!r}{did_you_mean(name, cells())} (known: {', '.join(cells())})."

@@ -1,4 +1,4 @@
-"""A published experiment run with its published settings: every run resumable, our figures beside the printed ones."""
+"""Reproduce a published experiment: its runs with their published settings, and our figures beside the published."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedprompt.records.reading import MEASURES, TUNED
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import Run, ours
 from fedprompt.report.published import HEAD, Difference, as_markdown, printed_tables
-from fedprompt.studies.published import MEAN, Published, Reach, expected_cells, recipe
+from fedprompt.studies.published import MEAN, PublishedExperiment, TableMatch, matched_cells, recipe
 from fedprompt.studies.published_tables import Cell
 from fedprompt.studies.sweep import Job
 
@@ -22,14 +22,14 @@ UNITS = "In percent, or in what a column names; the difference is ours minus pub
 
 
 def jobs(
-    about: Published, *, root: Path, out: Path, seeds: Sequence[int] = (), settings: Sequence[str] = ()
+    about: PublishedExperiment, *, root: Path, out: Path, seeds: Sequence[int] = (), settings: Sequence[str] = ()
 ) -> list[Job]:
-    """Every run of an experiment, seed by seed."""
+    """The runs of an experiment, seed by seed."""
     alone = {
         label: tuple(
-            _expectation(reach, trial, cell)
-            for reach, trial, cell in _cells(about)
-            if _runs(reach, cell, about) == [label]
+            _expectation(match, trial, cell)
+            for match, trial, cell in _cells(about)
+            if _runs(match, cell, about) == [label]
         )
         for label in about.variants
     }
@@ -45,16 +45,16 @@ def jobs(
     ]
 
 
-def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
-    """Ours minus published for every cell that finished runs have a figure for."""
+def differences(about: PublishedExperiment, todo: Sequence[Job]) -> list[Difference]:
+    """Ours minus published, for every cell with a figure from finished runs."""
     by_seed: dict[int, dict[str, Run]] = {}
     for job in todo:
         if run := job.run:
             by_seed.setdefault(job.recipe.seed, {})[job.label] = run
     rows = []
-    for reach, trial, cell in _cells(about):
-        expected = _expectation(reach, trial, cell)
-        labels = _runs(reach, cell, about)
+    for match, trial, cell in _cells(about):
+        expected = _expectation(match, trial, cell)
+        labels = _runs(match, cell, about)
         means = [
             _mean(about, {label: by_label.get(label) for label in labels}, expected) for by_label in by_seed.values()
         ]
@@ -63,19 +63,19 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     return rows
 
 
-def _cells(about: Published) -> Iterator[tuple[Reach, str, Cell]]:
-    """Every published cell that a trial of ours belongs beside, which may be one column of its table alone."""
-    for reach, trial, cells in expected_cells(about):
-        yield from ((reach, trial, cell) for cell in cells if reach.axis != "column" or cell.column == reach.column)
+def _cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, Cell]]:
+    """Every published cell that corresponds to a trial; of some tables only one column does."""
+    for match, trial, cells in matched_cells(about):
+        yield from ((match, trial, cell) for cell in cells if match.axis != "column" or cell.column == match.column)
 
 
-def _runs(reach: Reach, cell: Cell, about: Published) -> list[str]:
-    """Labels of the runs that a cell is the mean of."""
-    return [cell.column] if reach.axis == "run" and cell.column != MEAN else list(about.variants)
+def _runs(match: TableMatch, cell: Cell, about: PublishedExperiment) -> list[str]:
+    """Labels of the runs whose mean a cell is."""
+    return [cell.column] if match.axis == "run" and cell.column != MEAN else list(about.variants)
 
 
-def _mean(about: Published, runs: Mapping[str, Run | None], expected: Expected) -> float | None:
-    """The mean of a figure over runs, first of each data set; None if one lacks it: that of some is none of a table."""
+def _mean(about: PublishedExperiment, runs: Mapping[str, Run | None], expected: Expected) -> float | None:
+    """The mean of a figure over runs, first within each data set; None if a run lacks it."""
     by_set: dict[str, list[float]] = {}
     for label, run in runs.items():
         value = None if run is None else ours(run, expected)
@@ -85,16 +85,16 @@ def _mean(about: Published, runs: Mapping[str, Run | None], expected: Expected) 
     return fmean(map(fmean, by_set.values()))
 
 
-def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
-    """Which figure of a run's trial belongs beside a cell."""
-    column, part = reach.figure or cell.measure, ""
+def _expectation(match: TableMatch, trial: str, cell: Cell) -> Expected:
+    """The figure of a run's trial that corresponds to a cell."""
+    column, part = match.figure or cell.measure, ""
     columns: tuple[str, ...] = (column,)
-    if reach.axis == "figure":
+    if match.axis == "figure":
         columns = (cell.column,)
-    elif reach.axis == "part" and cell.column != MEAN:
-        # A set that was trained on itself has its figure under "base".
+    elif match.axis == "part" and cell.column != MEAN:
+        # A data set that was trained on has its figure under "base".
         part, columns = cell.column, (column, "base") if column == UNSEEN else (column,)
-    elif reach.axis != "part" and cell.measure not in ("", HEADLINE):
+    elif match.axis != "part" and cell.measure not in ("", HEADLINE):
         columns = (f"{column}:{SCALE[cell.measure]}{TUNED}", f"{column}:{SCALE[cell.measure]}")
     source = f"{cell.source} ({cell.certainty})"
     name = " ".join(filter(None, (cell.column, cell.measure)))
@@ -103,14 +103,14 @@ def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
     )
 
 
-def cautions(about: Published, settings: Sequence[str]) -> list[str]:
-    """What to know before comparing; `settings` are those that are not the published ones."""
+def cautions(about: PublishedExperiment, settings: Sequence[str]) -> list[str]:
+    """Caveats of the comparison; `settings` are those that differ from the published ones."""
     changed = f"Not with the published settings: {', '.join(settings)}." if settings else ""
     return [caution for caution in (about.remark, changed) if caution]
 
 
-def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
-    """Ours minus published as a Markdown page, with what to know above."""
+def write(about: PublishedExperiment, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
+    """Write ours minus published as a Markdown page with its caveats."""
     said = [f"# {about.name}", UNITS, *cautions(about, settings)]
     for title, rows in printed_tables(found):
         said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]

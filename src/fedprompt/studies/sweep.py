@@ -1,4 +1,4 @@
-"""Sweeps: many runs, each in a folder of its own, that are started, resumed, or skipped if they are done."""
+"""Sweeps: many runs, each in its own folder, that are started, resumed or left as they are."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from fedprompt.report import Run, read_run
 
 @dataclass(frozen=True)
 class Job:
-    """A recipe with its seed, and the folder its run goes to; `label` says what it differs in from others.
+    """A run of a sweep: its recipe with a seed, and its folder; `label` names how it differs from the others.
 
-    `expected` are published figures that this run has by itself.
+    `expected` are published figures of this run alone.
     """
 
     recipe: Recipe
@@ -35,18 +35,18 @@ class Job:
 
     @property
     def run(self) -> Run | None:
-        """What has been recorded, or None before it begins."""
+        """The records of the run so far; None before it begins."""
         return read_run(self.folder) if (self.folder / "run.jsonl").is_file() else None
 
     @property
     def done(self) -> bool:
-        """Whether it has ended well."""
+        """Whether the run has finished without an error."""
         run = self.run
         return run is not None and run.end is not None and run.end.status == "done"
 
 
 def check(job: Job) -> Plan:
-    """The plan of a job; UserError for a mistake in its recipe, or if its folder holds a run with other settings."""
+    """The plan of a job. Raises UserError for a mistake in its recipe, or if its folder holds another run."""
     plan = resolve(job.recipe, origin=job.recipe.name)
     begun = job.folder / runs.RECIPE
     if begun.is_file() and load_recipe(begun).to_toml() != plan.recipe.to_toml():
@@ -54,8 +54,8 @@ def check(job: Job) -> Plan:
     return plan
 
 
-def conduct(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
-    """Start a run, or resume it; UserError as `check`."""
+def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
+    """Start or resume a run. Raises UserError like `check`."""
     plan = check(job)
     if (job.folder / "run.jsonl").is_file():
         runs.resume(job.folder, callbacks=callbacks)
@@ -63,10 +63,10 @@ def conduct(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
         runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected)
 
 
-def conduct_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:
-    """Do what is not done yet, one by one; yields how many are done and the seconds that are left.
+def run_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:
+    """Run the jobs that are not done, one by one; yields the number done and an estimate of the seconds left.
 
-    Raises UserError as `check`, of any job, before the first begins.
+    Raises UserError like `check`, for any of the jobs, before the first starts.
     """
     for job in todo:
         check(job)
@@ -74,18 +74,18 @@ def conduct_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) 
     for number, job in enumerate(todo, start=1):
         started = time.perf_counter()
         if not job.done:
-            conduct(job, callbacks=callbacks)
+            run_job(job, callbacks=callbacks)
             spent.append(time.perf_counter() - started)
         yield number, fmean(spent) * (len(todo) - number) if spent else None
 
 
-def conduct_together(todo: Sequence[Job], *, processes: int, told: Callable[[Job], None]) -> None:
-    """Bring runs to their ends in several processes, which share the cores among them."""
+def run_in_parallel(todo: Sequence[Job], *, processes: int, on_done: Callable[[Job], None]) -> None:
+    """Run jobs in several processes, which share the cores."""
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        asked = {pool.submit(conduct, job): job for job in todo}
-        for finished in as_completed(asked):
+        submitted = {pool.submit(run_job, job): job for job in todo}
+        for finished in as_completed(submitted):
             finished.result()
-            told(asked[finished])
+            on_done(submitted[finished])

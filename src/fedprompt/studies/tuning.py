@@ -1,4 +1,4 @@
-"""Equal tuning: every method of a recipe at the same points of a grid, on a seed that no table uses."""
+"""Tune all methods of a recipe on the same grid of training settings, with a seed that no comparison uses."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from fedprompt.report.comparison import headline
 
 
 def search(recipe: Recipe) -> Recipe:
-    """The recipe of the search: each method once at every point, as trials of one run; UserError without a grid."""
+    """The recipe of the search: each method at every point of the grid, as trials of one run; UserError if no grid."""
     main, *others = (_at(table, point) for table in (recipe.method, *recipe.compare) for point in _points(recipe))
     changed = {"name": f"{recipe.name}-tuning", "seed": recipe.tuning.seed, "method": main, "compare": tuple(others)}
     return recipe.model_copy(update=changed)
 
 
 def tuned(recipe: Recipe, found: Run) -> Recipe:
-    """The recipe with each method at the point where the run of its search has the best headline figure."""
+    """The recipe with each method's settings at the point with the best headline figure of the search."""
     trials = {trial.name: trial for trial in found.trials}
     column = headline(found)
 
     def best(table: MethodTable) -> MethodTable:
         tried = {_at(table, point).title: point for point in _points(recipe)}
-        name = max(tried, key=lambda name: trials[name].figures.get(column, 0.0))  # the first point of several as good
+        name = max(tried, key=lambda name: trials[name].figures.get(column, 0.0))  # the first of equal points
         return table.model_copy(update={"train": table.train | tried[name]}) if trials[name].trains else table
 
     return recipe.model_copy(update={"method": best(recipe.method), "compare": tuple(map(best, recipe.compare))})
 
 
 def _points(recipe: Recipe) -> list[Toml]:
-    """What [train] is given at each point of the grid."""
+    """The [train] settings at each point of the grid."""
     grid = recipe.tuning.grid
     if not grid:
         raise UserError(f"The recipe {recipe.name} has no grid; give it one under [tuning], or leave out --tune.")
@@ -40,6 +40,6 @@ def _points(recipe: Recipe) -> list[Toml]:
 
 
 def _at(table: MethodTable, point: Toml) -> MethodTable:
-    """A method at a point, labelled by it."""
+    """A method with the settings of a point, which its label names."""
     label = "-".join([table.title, *(f"{key}-{value}" for key, value in point.items())])
     return table.model_copy(update={"label": label, "train": table.train | point})

@@ -1,1 +1,1 @@
-"""How the embedded CLIP is pretrained: captions, samples, trainer and evaluation."""
+"""Pretraining of the embedded CLIP: captions, samples, trainer and evaluation."""

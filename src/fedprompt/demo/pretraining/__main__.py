@@ -1,6 +1,6 @@
-"""Makes the embedded CLIP: image-text contrast on drawings of seen hands (`python -m fedprompt.demo.pretraining`).
+"""Pretrain the embedded CLIP contrastively on drawings (`python -m fedprompt.demo.pretraining`).
 
-Progress goes to `log.jsonl` in the scratch folder, where a stopped course is also continued from.
+Progress goes to `log.jsonl` in the scratch folder, which also holds the checkpoint to resume from.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from pathlib import Path
 import torch
 
 from fedprompt.clip.model import Clip
-from fedprompt.demo.concepts import SEEN, drawings, lexicon
+from fedprompt.demo.concepts import SEEN, glyph_names, load_concepts
 from fedprompt.demo.pretraining import captions
 from fedprompt.demo.pretraining.bpe import learn
-from fedprompt.demo.pretraining.evaluate import examine
-from fedprompt.demo.pretraining.forward import Reader
+from fedprompt.demo.pretraining.evaluate import evaluate
+from fedprompt.demo.pretraining.forward import TextEncoder
 from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
-from fedprompt.demo.pretraining.trainer import Pool, Trainer, lesson_loss
+from fedprompt.demo.pretraining.trainer import SampleBuffer, Trainer, step_loss
 
 WARM_UP = 200  # steps
 SAVE_EVERY, EXPORT_EVERY = 120, 300  # seconds
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast to learn; whichever of `steps` and `minutes` is reached first ends it."""
+class Schedule:
+    """Length and learning rate of pretraining, which ends when either `steps` or `minutes` is reached."""
 
     steps: int
     minutes: float
@@ -42,82 +42,84 @@ class Plan:
     scratch: Path
     export: Path
 
-    def progress(self, course: Trainer) -> float:
+    def progress(self, trainer: Trainer) -> float:
         """0 at the start, 1 at the end."""
-        return min(1.0, max(course.step / self.steps, course.seconds / 60 / self.minutes))
+        return min(1.0, max(trainer.step / self.steps, trainer.seconds / 60 / self.minutes))
 
-    def rate(self, course: Trainer) -> float:
-        """Linear warm-up, then a cosine down to a fiftieth."""
-        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * self.progress(course)))
-        return self.lr * min(1.0, (course.step + 1) / WARM_UP) * fall
+    def rate(self, trainer: Trainer) -> float:
+        """The learning rate: linear warm-up, then a cosine decay to 2%."""
+        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * self.progress(trainer)))
+        return self.lr * min(1.0, (trainer.step + 1) / WARM_UP) * fall
 
 
-def pretrain(plan: Plan) -> Trainer:
-    """Run or continue a course, export the tower, examine it and write its card."""
+def pretrain(schedule: Schedule) -> Trainer:
+    """Pretrain or resume, export the model, evaluate it and write its card."""
     tokenizer = learn(captions.corpus(), tokens=CONTEXT)
-    reader = Reader(tokenizer)
-    twin = make_model(tokenizer, plan.seed).bfloat16()
-    course = Trainer(plan.seed, plan.batch, make_model(tokenizer, plan.seed), twin)
-    plan.scratch.mkdir(parents=True, exist_ok=True)
-    checkpoint = plan.scratch / "course.safetensors"
+    text_encoder = TextEncoder(tokenizer)
+    bf16_model = make_model(tokenizer, schedule.seed).bfloat16()
+    trainer = Trainer(schedule.seed, schedule.batch, make_model(tokenizer, schedule.seed), bf16_model)
+    schedule.scratch.mkdir(parents=True, exist_ok=True)
+    checkpoint = schedule.scratch / "checkpoint.safetensors"
     if checkpoint.exists():
-        course.restore(checkpoint)
-    if plan.progress(course) < 1:
-        _learn(course, reader, plan, checkpoint)
-    save(course.model, tokenizer, plan.export, card=card(course, plan))
-    return course
+        trainer.restore(checkpoint)
+    if schedule.progress(trainer) < 1:
+        _train(trainer, text_encoder, schedule, checkpoint)
+    save(trainer.model, tokenizer, schedule.export, card=card(trainer, schedule))
+    return trainer
 
 
-def _learn(course: Trainer, reader: Reader, plan: Plan, checkpoint: Path) -> None:
-    fresh = plan.batch // 4
-    pool = Pool(plan.seed, 64 * plan.batch, number=course.step * fresh, progress=plan.progress(course))
+def _train(trainer: Trainer, text_encoder: TextEncoder, schedule: Schedule, checkpoint: Path) -> None:
+    fresh = schedule.batch // 4
+    buffer = SampleBuffer(
+        schedule.seed, 64 * schedule.batch, number=trainer.step * fresh, progress=schedule.progress(trainer)
+    )
     begin = saved = exported = time.monotonic()
-    begin -= course.seconds
+    begin -= trainer.seconds
     smooth: dict[str, float] = {}
-    while plan.progress(course) < 1:
-        loss, facts = lesson_loss(course, pool, reader)
+    while schedule.progress(trainer) < 1:
+        loss, facts = step_loss(trainer, buffer, text_encoder)
         torch.autograd.backward(loss)
-        course.update(plan.rate(course))
-        pool.refill(fresh, plan.progress(course))
-        course.step += 1
+        trainer.update(schedule.rate(trainer))
+        buffer.refill(fresh, schedule.progress(trainer))
+        trainer.step += 1
         now = time.monotonic()
-        course.seconds = now - begin
+        trainer.seconds = now - begin
         smooth = {name: 0.97 * smooth.get(name, value) + 0.03 * value for name, value in facts.items()}
-        if course.step % 25 == 0:
-            _log(plan.scratch / "log.jsonl", course, smooth)
+        if trainer.step % 25 == 0:
+            _log(schedule.scratch / "log.jsonl", trainer, smooth)
         if now - saved > SAVE_EVERY:
-            course.save(checkpoint)
+            trainer.save(checkpoint)
             saved = now
         if now - exported > EXPORT_EVERY:
-            save(course.model, reader.tokenizer, plan.export)
+            save(trainer.model, text_encoder.tokenizer, schedule.export)
             exported = now
-    course.save(checkpoint)
+    trainer.save(checkpoint)
 
 
-def _log(path: Path, course: Trainer, facts: Mapping[str, float]) -> None:
+def _log(path: Path, trainer: Trainer, facts: Mapping[str, float]) -> None:
     rounded = {name: round(value, 4) for name, value in facts.items()}
-    line = {"step": course.step, "seconds": round(course.seconds, 1), **rounded}
+    line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def card(course: Trainer, plan: Plan) -> str:
-    """The model card: what was learned from, how, how long, where, and what the result can do."""
-    save(course.model, learn(captions.corpus(), tokens=CONTEXT), plan.scratch / "weights")
-    measured = examine(Clip.load(plan.scratch / "weights", batch=32)).table()
-    world = lexicon()
+def card(trainer: Trainer, schedule: Schedule) -> str:
+    """The model card: data, schedule, cost and measured results."""
+    save(trainer.model, learn(captions.corpus(), tokens=CONTEXT), schedule.scratch / "weights")
+    measured = evaluate(Clip.load(schedule.scratch / "weights", batch=32)).table()
+    world = load_concepts()
     return (
-        (files("fedprompt.demo") / "card.md")
+        (files("fedprompt.demo.pretraining") / "card.md")
         .read_text()
         .format(
-            course=course,
-            plan=plan,
-            tower=course.model.config.vision_config,
-            weights=sum(weight.numel() for weight in course.model.parameters()),
+            trainer=trainer,
+            schedule=schedule,
+            tower=trainer.model.config.vision_config,
+            weights=sum(weight.numel() for weight in trainer.model.parameters()),
             concepts=len(world.concepts),
             classes=len(world.classes),
-            glyphs=sum(len(drawings(concept, family)) for concept in world.concepts for family in SEEN),
-            minutes=course.seconds / 60,
+            glyphs=sum(len(glyph_names(concept, family)) for concept in world.concepts for family in SEEN),
+            minutes=trainer.seconds / 60,
             threads=torch.get_num_threads(),
             processor=_processor(),
             torch=torch.__version__,
@@ -145,7 +147,7 @@ def main() -> None:
     parser.add_argument("--export", type=Path, default=Path("runs/pretrain/export"))
     given = vars(parser.parse_args())
     torch.set_num_threads(given.pop("threads"))
-    pretrain(Plan(**given))
+    pretrain(Schedule(**given))
 
 
 if __name__ == "__main__":

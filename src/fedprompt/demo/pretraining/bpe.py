@@ -1,4 +1,4 @@
-"""Byte-pair merges (Sennrich et al., 2016), the same every time: the usual trainer breaks ties by hash order."""
+"""Byte-pair encoding (Sennrich et al., 2016), learned deterministically: other trainers break ties by hash order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the embedded CLIP can do before any tuning: zero-shot, tolerance of prompts, and where its patches look."""
+"""Evaluate the embedded CLIP before tuning: zero-shot accuracy, tolerance of random prompts, localisation."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.demo.concepts import DOMAINS, SEEN
 from fedprompt.demo.drawing import coverage
 from fedprompt.demo.pretraining.samples import PATCH
-from fedprompt.demo.world import BASE, Drawings, arrangement, pictograms, scenes
+from fedprompt.demo.world import BASE, Drawings, compose_scene, pictograms, scenes
 from fedprompt.ops.layers import unit
 from fedprompt.ops.metrics import mean_average_precision
 from fedprompt.ops.scoring import region_scores
 from fedprompt.seeding import stream
 
-SEED = 1000  # pictures that no run of seed 0, 1, 2, ... sees
+SEED = 1000  # images that no run with seed 0, 1, 2, ... sees
 
 
 @dataclass(frozen=True)
-class Report:
-    """Measured facts in percent, by name, in the order in which the card prints them."""
+class Evaluation:
+    """Results in percent, by name, in the order of the model card."""
 
-    facts: Mapping[str, float]
+    results: Mapping[str, float]
 
     def table(self) -> str:
-        """The facts as a Markdown table."""
-        lines = [f"| {name} | {value:.1f} |" for name, value in self.facts.items()]
+        """The results as a Markdown table."""
+        lines = [f"| {name} | {value:.1f} |" for name, value in self.results.items()]
         return "\n".join(["| measured | percent |", "|---|---|", *lines])
 
 
 @torch.inference_mode()
-def examine(clip: Clip, *, test: int = 6, scenes_test: int = 120) -> Report:
-    """Measure everything; `test` pictures per class and hand, `scenes_test` per context."""
-    icons = pictograms(seed=SEED, train=0, test=test)
-    pictures = scenes(seed=SEED, train=0, test=scenes_test)
-    facts = {**_zero_shot(clip, icons), **_tolerance(clip, icons)}
-    return Report({**facts, **_scenes(clip, pictures), **_looking(clip, pictures)})
+def evaluate(clip: Clip, *, test: int = 6, scenes_test: int = 120) -> Evaluation:
+    """Measure everything on `test` images per class and icon style, and `scenes_test` per context."""
+    single = pictograms(seed=SEED, train=0, test=test)
+    multi = scenes(seed=SEED, train=0, test=scenes_test)
+    facts = {**_zero_shot(clip, single), **_tolerance(clip, single)}
+    return Evaluation({**facts, **_scenes(clip, multi), **_localisation(clip, multi)})
 
 
 def _share(right: Tensor) -> float:
     return 100 * float(right.float().mean())
 
 
-def _zero_shot(clip: Clip, icons: Dataset) -> dict[str, float]:
-    text = clip.text_features(icons.space.texts())
+def _zero_shot(clip: Clip, single: Dataset) -> dict[str, float]:
+    text = clip.text_features(single.space.texts())
     facts = {}
     for domain in DOMAINS:
-        rows = icons.rows(split="test", domains=(domain,))
-        image = clip.image_features(icons.examples(rows).images)
-        facts[f"zero-shot {domain}, 77 classes"] = _share((image @ text.T).argmax(dim=1) == icons.targets[rows])
-    for name, classes in (("base", range(BASE)), ("new", range(BASE, len(icons.space)))):
-        seen = icons.examples(icons.rows(split="test", domains=SEEN, classes=classes), classes)
+        rows = single.rows(split="test", domains=(domain,))
+        image = clip.image_features(single.examples(rows).images)
+        facts[f"zero-shot {domain}, 77 classes"] = _share((image @ text.T).argmax(dim=1) == single.targets[rows])
+    for name, classes in (("base", range(BASE)), ("new", range(BASE, len(single.space)))):
+        seen = single.examples(single.rows(split="test", domains=SEEN, classes=classes), classes)
         scores = clip.image_features(seen.images) @ clip.text_features(seen.space.texts()).T
-        facts[f"zero-shot {name} classes, seen hands"] = _share(scores.argmax(dim=1) == seen.targets)
+        facts[f"zero-shot {name} classes, seen styles"] = _share(scores.argmax(dim=1) == seen.targets)
     return facts
 
 
-def _tolerance(clip: Clip, icons: Dataset) -> dict[str, float]:
-    """Points lost to four random vectors (std 0.02), once behind the patches, once before the class names."""
-    rows = icons.rows(split="test", domains=SEEN)
-    images, targets = icons.examples(rows).images, icons.targets[rows]
-    text, generator = clip.text_features(icons.space.texts()), stream(SEED, "stray")
+def _tolerance(clip: Clip, single: Dataset) -> dict[str, float]:
+    """Points lost to four random tokens (std 0.02), once after the patches, once before the class names."""
+    rows = single.rows(split="test", domains=SEEN)
+    images, targets = single.examples(rows).images, single.targets[rows]
+    text, generator = clip.text_features(single.space.texts()), stream(SEED, "stray")
     image = clip.image_features(images)
     before = _share((image @ text.T).argmax(dim=1) == targets)
     embeddings = clip.image_embeddings(images)
@@ -77,27 +77,27 @@ def _tolerance(clip: Clip, icons: Dataset) -> dict[str, float]:
         moved = torch.cat([clip.encode_image(part).image for part in torch.split(tokens, 256)])
         appended.append(before - _share((moved @ text.T).argmax(dim=1) == targets))
         context = 0.02 * torch.randn(4, clip.text_width, generator=generator)
-        prompts = clip.fill([f"<ctx> {name}." for name in icons.space.names], ctx=context)
+        prompts = clip.fill([f"<ctx> {name}." for name in single.space.names], ctx=context)
         renamed.append(before - _share((image @ unit(clip.encode_text(prompts)).T).argmax(dim=1) == targets))
-    bare = clip.text_features([phrase for own in icons.space.attributes.values() for phrase in own])
-    sizes = [len(own) for own in icons.space.attributes.values()]
+    bare = clip.text_features([phrase for own in single.space.attributes.values() for phrase in own])
+    sizes = [len(own) for own in single.space.attributes.values()]
     described = torch.stack([unit(part.mean(dim=0)) for part in torch.split(bare, sizes)])  # [C, D]
-    sentences = clip.text_features([sentence for own in icons.space.attribute_texts() for sentence in own])
+    sentences = clip.text_features([sentence for own in single.space.attribute_texts() for sentence in own])
     mean = torch.stack([part.mean(dim=0) for part in torch.split(sentences, sizes)])  # [C, D]
     return {
-        "zero-shot seen hands, 77 classes": before,
+        "zero-shot seen styles, 77 classes": before,
         "points lost to 4 appended random tokens": float(np.mean(appended)),
         "points lost to a random text context": float(np.mean(renamed)),
-        "seen hands, attribute sentences": _share((image @ mean.T).argmax(dim=1) == targets),
-        "seen hands, bare attributes without names": _share((image @ described.T).argmax(dim=1) == targets),
+        "seen styles, attribute sentences": _share((image @ mean.T).argmax(dim=1) == targets),
+        "seen styles, bare attributes without names": _share((image @ described.T).argmax(dim=1) == targets),
     }
 
 
-def _scenes(clip: Clip, pictures: Dataset) -> dict[str, float]:
-    text, facts = clip.text_features(pictures.space.texts()), {}
+def _scenes(clip: Clip, multi: Dataset) -> dict[str, float]:
+    text, facts = clip.text_features(multi.space.texts()), {}
     for split, name in (("test", "natural"), ("broken", "broken")):
-        rows = pictures.rows(split=split)
-        images, targets = pictures.examples(rows).images, pictures.targets[rows]
+        rows = multi.rows(split=split)
+        images, targets = multi.examples(rows).images, multi.targets[rows]
         regions = region_scores(clip.patch_features(images), text)
         facts[f"scenes {name} mAP, patches"] = 100 * mean_average_precision(regions, targets)[0]
         whole = clip.image_features(images) @ text.T
@@ -105,20 +105,20 @@ def _scenes(clip: Clip, pictures: Dataset) -> dict[str, float]:
     return facts
 
 
-def _looking(clip: Clip, pictures: Dataset) -> dict[str, float]:
-    """How often the best patch for an object that is there touches it, in scenes of two; and how often chance would."""
-    rows = [row for row in range(len(pictures.targets)) if int(pictures.targets[row].sum()) == 2]
-    text = clip.text_features(pictures.space.texts())
-    best = (clip.patch_features(pictures.examples(torch.tensor(rows)).images) @ text.T).argmax(dim=1)  # [B, C]
-    assert isinstance(pictures.source, Drawings)
-    hits, chances = [], []
+def _localisation(clip: Clip, multi: Dataset) -> dict[str, float]:
+    """How often the best patch for an object lies on it, in scenes of two objects; and how often by chance."""
+    rows = [row for row in range(len(multi.targets)) if int(multi.targets[row].sum()) == 2]
+    text = clip.text_features(multi.space.texts())
+    best = (clip.patch_features(multi.examples(torch.tensor(rows)).images) @ text.T).argmax(dim=1)  # [B, C]
+    assert isinstance(multi.source, Drawings)
+    hits, by_chance = [], []
     for row, patches in zip(rows, best, strict=True):
-        for icon in arrangement(SEED, pictures.source.addresses[row])[0]:
+        for icon in compose_scene(SEED, multi.source.addresses[row])[0]:
             side = PATCH
             touched = (coverage(icon).reshape(8, side, 8, side).max(axis=(1, 3)) > 0.5).flatten()  # [P]
-            hits.append(bool(touched[int(patches[pictures.space.names.index(icon.concept)])]))
-            chances.append(float(touched.mean()))
+            hits.append(bool(touched[int(patches[multi.space.names.index(icon.concept)])]))
+            by_chance.append(float(touched.mean()))
     return {
         "best patch on its object, two-object scenes": 100 * float(np.mean(hits)),
-        "the same by chance": 100 * float(np.mean(chances)),
+        "the same by chance": 100 * float(np.mean(by_chance)),
     }

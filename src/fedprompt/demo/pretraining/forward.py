@@ -1,4 +1,4 @@
-"""The towers' passes in pretraining, written out: patch dropout, stray tokens, texts in groups of alike length."""
+"""Forward passes of both encoders in pretraining: patch dropout, random extra tokens, texts batched by length."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedprompt.demo.pretraining import captions
 from fedprompt.demo.pretraining.model import CONTEXT, MEAN, STD
 from fedprompt.demo.pretraining.samples import PATCH
 
-COUNTS = (24, 28, 32, 36, 64)  # patches kept in a step: cheaper, and the tower learns to bear any number of tokens
+COUNTS = (24, 28, 32, 36, 64)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
 GROUP = 64  # texts encoded together
 
 
-def see(model: CLIPModel, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def encode_images(model: CLIPModel, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Image features [B, D] and patch features [B, K, D], unit norm, of K random patches [B, K] of [B, 3, 64, 64]."""
     tower = model.vision_model
     squares = pixels.to(torch.bfloat16).div(255).sub(MEAN).div(STD).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
@@ -39,7 +39,7 @@ def see(model: CLIPModel, pixels: Tensor, generator: torch.Generator) -> tuple[T
 
 
 def _with_stray_tokens(tokens: Tensor, generator: torch.Generator) -> Tensor:
-    """In half of the steps, one to eight random tokens behind the others: visual prompts will stand there."""
+    """In half of the steps, append one to eight random tokens: visual prompts will have that position."""
     if torch.rand((), generator=generator) >= 0.5:
         return tokens
     count = int(torch.randint(1, 9, (), generator=generator))
@@ -50,7 +50,7 @@ def _with_stray_tokens(tokens: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def block(layer: CLIPEncoderLayer, x: Tensor, *, causal: bool = False) -> Tensor:
-    """One transformer layer over [B, T, W]; the fused attention kernel's backward is slow on CPU, so not that."""
+    """One transformer layer over [B, T, W]; written out, because fused attention's backward is slow on CPU."""
     attention = layer.self_attn
     y = layer.layer_norm1(x)
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
@@ -63,17 +63,17 @@ def block(layer: CLIPEncoderLayer, x: Tensor, *, causal: bool = False) -> Tensor
     return x
 
 
-class Reader:
-    """Texts to features; texts of alike length go together, because padding costs as much as words."""
+class TextEncoder:
+    """Encodes texts in batches of similar length, because padding costs as much as words."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
         self.rows: dict[str, Tensor] = {}
         vocabulary = tokenizer.get_vocab()
-        self.wild = torch.tensor([vocabulary[captions.WILD], vocabulary[captions.WILD + "</w>"]])
+        self.wildcards = torch.tensor([vocabulary[captions.WILDCARD], vocabulary[captions.WILDCARD + "</w>"]])
 
     def ids(self, texts: Sequence[str]) -> list[Tensor]:
-        """Token ids of each text, remembered."""
+        """Token ids of each text; cached."""
         if len(self.rows) > 200_000:
             self.rows.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self.rows]
@@ -82,8 +82,8 @@ class Reader:
             self.rows.update(zip(new, map(torch.tensor, found), strict=True))
         return [self.rows[text] for text in texts]
 
-    def read(self, model: CLIPModel, texts: Sequence[str], generator: torch.Generator) -> Tensor:
-        """[N, D] unit norm."""
+    def encode(self, model: CLIPModel, texts: Sequence[str], generator: torch.Generator) -> Tensor:
+        """Text features [N, D], unit norm."""
         rows = self.ids(texts)
         order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
         groups = [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
@@ -96,7 +96,7 @@ class Reader:
         x = tower.embeddings.token_embedding(ids)
         spread = torch.rand(len(ids), 1, 1, generator=generator) * 0.05 + 0.003
         random = (spread * torch.randn(x.shape, generator=generator)).to(x.dtype)
-        x = torch.where(torch.isin(ids, self.wild)[..., None], random, x)
+        x = torch.where(torch.isin(ids, self.wildcards)[..., None], random, x)
         x = x + tower.embeddings.position_embedding.weight[: ids.shape[1]]
         for layer in tower.encoder.layers:
             x = block(layer, x, causal=True)

@@ -1,4 +1,4 @@
-"""The embedded CLIP's shape: a small transformers `CLIPModel`, saved with its tokenizer as a usual folder."""
+"""Architecture of the embedded CLIP: a small `CLIPModel` of transformers, saved with its tokenizer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "n
 
 
 def make_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
-    """A fresh tower; vision positions start as two-dimensional sines, which saves the first thousand steps."""
+    """A new model; vision position embeddings start as two-dimensional sines, which saves the first thousand steps."""
     shared = {"hidden_act": "relu", "projection_dim": JOINT}
     special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     text = {**TEXT, **shared, **special, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT}
@@ -37,7 +37,7 @@ def make_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:
 
 
 def sines(side: int, width: int) -> torch.Tensor:
-    """[side * side, width]: sines and cosines of row and column at rising frequencies."""
+    """Position embeddings [side * side, width]: sines and cosines of row and column at decreasing frequencies."""
     quarter = width // 4
     frequency = 1 / 30 ** (torch.arange(quarter) / quarter)
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
@@ -46,14 +46,14 @@ def sines(side: int, width: int) -> torch.Tensor:
 
 
 def save(model: CLIPModel, tokenizer: CLIPTokenizer, folder: Path, *, card: str | None = None) -> None:
-    """Write the folder in float16, with a card if given; it appears at once and whole, replacing an earlier one."""
+    """Write the model in float16, with a card if given; the folder replaces an earlier one atomically."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     half = CLIPModel(model.config)
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(fresh)
     (fresh / "model.safetensors").chmod(0o644)
-    tokenizer.backend_tokenizer.no_truncation()  # else the file would depend on how the tokenizer was last called
+    tokenizer.backend_tokenizer.no_truncation()  # else the file would depend on the tokenizer's last call
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(fresh)
     edge = {"height": SIZE, "width": SIZE}

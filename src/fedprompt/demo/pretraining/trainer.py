@@ -1,4 +1,4 @@
-"""What pretraining learns from and with: a ring of drawn lessons, the weights with their optimizers, and the loss."""
+"""Trainer of the embedded CLIP: a ring buffer of samples, the weights with their optimisers, and the loss."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel
 
-from fedprompt.demo.concepts import lexicon
-from fedprompt.demo.drawing import SIZE, Dice
+from fedprompt.demo.concepts import load_concepts
+from fedprompt.demo.drawing import SIZE, Draws
 from fedprompt.demo.pretraining import captions
-from fedprompt.demo.pretraining.forward import Reader, see
-from fedprompt.demo.pretraining.samples import BACKGROUND, PATCH, UNSURE, Lesson, lesson
+from fedprompt.demo.pretraining.forward import TextEncoder, encode_images
+from fedprompt.demo.pretraining.samples import BACKGROUND, IGNORED, PATCH, PretrainingSample, draw_sample
 from fedprompt.seeding import stream
 
-ASKED, MORE = 24, 12  # attributes, and absent concepts beside the classes, asked about in a step
+STEP_ATTRIBUTES, EXTRA_CONCEPTS = 24, 12  # attributes, and absent concepts beside the classes, in a step's loss
 
 
-class Pool:
-    """A ring of drawn lessons: each serves about four times, because drawing costs as much as learning from it."""
+class SampleBuffer:
+    """A ring buffer of samples: each is used about four times, because drawing costs as much as a training step."""
 
     def __init__(self, seed: int, size: int, *, number: int, progress: float) -> None:
         self.seed, self.number = seed, number
         self.pixels = torch.empty(size, 3, SIZE, SIZE, dtype=torch.uint8)
-        self.cells = torch.empty(size, (SIZE // PATCH) ** 2, dtype=torch.int64)
-        self.lessons = [lesson(seed, number, progress)] * size
+        self.patch_labels = torch.empty(size, (SIZE // PATCH) ** 2, dtype=torch.int64)
+        self.samples = [draw_sample(seed, number, progress)] * size
         self.refill(size, progress)
 
     def refill(self, count: int, progress: float) -> None:
-        """Replace the oldest lessons by the next ones."""
+        """Replace the oldest samples by the next ones."""
         for _ in range(count):
-            at, one = self.number % len(self.lessons), lesson(self.seed, self.number, progress)
-            self.pixels[at], self.cells[at] = torch.from_numpy(one.pixels), torch.from_numpy(one.cells)
-            self.lessons[at] = one
+            at, one = self.number % len(self.samples), draw_sample(self.seed, self.number, progress)
+            self.pixels[at], self.patch_labels[at] = torch.from_numpy(one.pixels), torch.from_numpy(one.patch_labels)
+            self.samples[at] = one
             self.number += 1
 
 
 @dataclass
 class Trainer:
-    """Everything that changes while learning; one safetensors file holds it all."""
+    """The state of pretraining, saved in one safetensors file."""
 
     seed: int
     batch: int
     model: CLIPModel  # float32
-    twin: CLIPModel  # bfloat16, what the passes run through: seven times as fast on processors that know it
+    bf16_model: CLIPModel  # bfloat16, for forward and backward: seven times as fast on processors that support it
     step: int = 0
     seconds: float = 0.0
     muon: torch.optim.Optimizer = field(init=False)
@@ -66,8 +66,8 @@ class Trainer:
         self.adam = torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
 
     def update(self, lr: float) -> None:
-        """TransportFactory the twin's gradients to the float32 weights, step, and copy the weights back."""
-        pairs = list(zip(self.model.parameters(), self.twin.parameters(), strict=True))
+        """Copy the bfloat16 gradients to the float32 weights, step, and copy the weights back."""
+        pairs = list(zip(self.model.parameters(), self.bf16_model.parameters(), strict=True))
         for weight, copy in pairs:
             if copy.grad is not None:
                 weight.grad, copy.grad = copy.grad.float(), None
@@ -83,7 +83,7 @@ class Trainer:
                 copy.copy_(weight)
 
     def save(self, path: Path) -> None:
-        """Write the whole course; the file is replaced at once."""
+        """Write the whole state; the file is replaced atomically."""
         state = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             for number, slots in optimizer.state_dict()["state"].items():
@@ -93,13 +93,13 @@ class Trainer:
         path.with_suffix(".new").rename(path)
 
     def restore(self, path: Path) -> None:
-        """Continue from a file of `save`."""
+        """Load the state from a file of `save`."""
         with safe_open(path, "pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (safe_open has no __iter__)
             facts = file.metadata()
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.model.load_state_dict(_under(state, "model."))
-        self.twin.load_state_dict(self.model.state_dict())
+        self.bf16_model.load_state_dict(self.model.state_dict())
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in _under(state, f"{name}.").items():
@@ -113,74 +113,76 @@ def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Quiz:
-    """What one step asks about its lessons: candidate concepts and attributes, and the answers."""
+class StepTargets:
+    """The targets of one step: candidate concepts and attributes, and which of its samples show them."""
 
     candidates: tuple[int, ...]
-    asked: tuple[str, ...]
-    present: Tensor  # [B, K] 1 where the lesson shows the candidate
-    has: Tensor  # [B, A] 1 where something in the lesson has the attribute
+    attributes: tuple[str, ...]
+    present: Tensor  # [B, K] 1 where the sample shows the candidate
+    has: Tensor  # [B, A] 1 where an object in the sample has the attribute
 
-    def texts(self, dice: Dice) -> list[str]:
-        """One sentence a candidate, one for what is nothing, one an attribute."""
-        concepts = lexicon().concepts
-        nouns = [captions.concept_text(dice, concepts[number]) for number in self.candidates]
-        return [*nouns, captions.EMPTY, *(captions.attribute_text(dice, phrase) for phrase in self.asked)]
+    def texts(self, draws: Draws) -> list[str]:
+        """One sentence per candidate, one for the background, one per attribute."""
+        concepts = load_concepts().concepts
+        concept_texts = [captions.concept_text(draws, concepts[number]) for number in self.candidates]
+        return [*concept_texts, captions.EMPTY, *(captions.attribute_text(draws, phrase) for phrase in self.attributes)]
 
-    def columns(self, cells: Tensor) -> Tensor:
-        """Patch labels as positions among the candidates and, last, nothing; UNSURE stays."""
-        column = torch.full((len(lexicon().concepts) + 2,), UNSURE)  # the last two answer for UNSURE and BACKGROUND
+    def columns(self, patch_labels: Tensor) -> Tensor:
+        """Patch labels as positions among the candidates, then the background; IGNORED stays."""
+        column = torch.full((len(load_concepts().concepts) + 2,), IGNORED)  # the last two are IGNORED and BACKGROUND
         column[list(self.candidates)] = torch.arange(len(self.candidates))
         column[BACKGROUND] = len(self.candidates)
-        return column[cells]
+        return column[patch_labels]
 
 
-def quiz(dice: Dice, lessons: Sequence[Lesson]) -> Quiz:
-    """All classes, every concept shown and a few absent ones; some attributes."""
-    world = lexicon()
+def make_targets(draws: Draws, samples: Sequence[PretrainingSample]) -> StepTargets:
+    """All classes, every concept shown and a few absent ones as candidates; some attributes."""
+    world = load_concepts()
     number = {name: position for position, name in enumerate(world.concepts)}
-    shown = [[number[thing.concept] for thing in one.things] for one in lessons]
-    more = dice.sample(range(len(number)), MORE)
+    shown = [[number[icon.concept] for icon in one.icons] for one in samples]
+    more = draws.sample(range(len(number)), EXTRA_CONCEPTS)
     candidates = sorted({*range(len(world.classes)), *(concept for row in shown for concept in row), *more})
-    asked = dice.sample(tuple(world.attributes), ASKED)
+    attributes = draws.sample(tuple(world.attributes), STEP_ATTRIBUTES)
     column = {concept: position for position, concept in enumerate(candidates)}
-    owners = [set(world.attributes[phrase]) for phrase in asked]
-    present, has = torch.zeros(len(lessons), len(candidates)), torch.zeros(len(lessons), len(asked))
-    for row, one in enumerate(lessons):
+    owners = [set(world.attributes[phrase]) for phrase in attributes]
+    present, has = torch.zeros(len(samples), len(candidates)), torch.zeros(len(samples), len(attributes))
+    for row, one in enumerate(samples):
         present[row, [column[concept] for concept in shown[row]]] = 1
-        names = {thing.concept for thing in one.things}
+        names = {icon.concept for icon in one.icons}
         has[row] = torch.tensor([float(bool(names & owner)) for owner in owners])
-    return Quiz(tuple(candidates), tuple(asked), present, has)
+    return StepTargets(tuple(candidates), tuple(attributes), present, has)
 
 
-def lesson_loss(course: Trainer, pool: Pool, reader: Reader) -> tuple[Tensor, dict[str, float]]:
+def step_loss(trainer: Trainer, buffer: SampleBuffer, text_encoder: TextEncoder) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropy over concepts + 0.5 caption contrast + 0.5 of patches (RegionCLIP, 2022) + 0.3 of attributes."""
-    generator, dice = stream(course.seed, "step", course.step), Dice(course.seed, "words", course.step)
-    rows = torch.randint(len(pool.lessons), (course.batch,), generator=generator)
-    lessons = [pool.lessons[row] for row in rows.tolist()]
-    ask, told = quiz(dice, lessons), course.batch // 4  # captions are long: one lesson in four has one
-    texts = ask.texts(dice) + [one.caption(dice) for one in lessons[:told]]
-    image, patches, kept = see(course.twin, pool.pixels[rows], generator)
-    text = reader.read(course.twin, texts, generator)
-    nouns, phrases, said = torch.split(text, [len(ask.candidates) + 1, len(ask.asked), told])
-    scale = course.model.logit_scale.exp()  # the float32 one: bfloat16 would round its steps away
+    generator, draws = stream(trainer.seed, "step", trainer.step), Draws(trainer.seed, "words", trainer.step)
+    rows = torch.randint(len(buffer.samples), (trainer.batch,), generator=generator)
+    samples = [buffer.samples[row] for row in rows.tolist()]
+    targets = make_targets(draws, samples)
+    captioned = trainer.batch // 4  # captions are long: one sample in four has one
+    texts = targets.texts(draws) + [one.caption(draws) for one in samples[:captioned]]
+    image, patches, kept = encode_images(trainer.bf16_model, buffer.pixels[rows], generator)
+    text = text_encoder.encode(trainer.bf16_model, texts, generator)
+    counts = [len(targets.candidates) + 1, len(targets.attributes), captioned]
+    concept_features, attribute_features, caption_features = torch.split(text, counts)
+    scale = trainer.model.logit_scale.exp()  # the float32 one: bfloat16 would round its steps away
 
-    logits = scale * image @ nouns[:-1].T  # [B, K]
-    known = ask.has.sum(dim=1) > 0
-    half, target = scale * image[:told] @ said.T, torch.arange(told)  # [b, b]
-    labels = ask.columns(pool.cells[rows].gather(1, kept))  # [B, k]
-    weight = torch.ones(len(ask.candidates) + 1)
-    weight[-1] = 0.3  # most patches show nothing
-    local = scale * (patches @ nouns.T).flatten(0, 1)  # [B k, K + 1]
+    logits = scale * image @ concept_features[:-1].T  # [B, K]
+    known = targets.has.sum(dim=1) > 0
+    pairs, target = scale * image[:captioned] @ caption_features.T, torch.arange(captioned)  # [b, b]
+    labels = targets.columns(buffer.patch_labels[rows].gather(1, kept))  # [B, k]
+    weight = torch.ones(len(targets.candidates) + 1)
+    weight[-1] = 0.3  # most patches are background
+    local = scale * (patches @ concept_features.T).flatten(0, 1)  # [B k, K + 1]
     parts = {
-        "concept": F.cross_entropy(logits, _shares(ask.present)),
-        "contrast": (F.cross_entropy(half, target) + F.cross_entropy(half.T, target)) / 2,
-        "patch": F.cross_entropy(local, labels.flatten(), weight, ignore_index=UNSURE),
-        "attribute": F.cross_entropy(scale * image[known] @ phrases.T, _shares(ask.has[known])),
+        "concept": F.cross_entropy(logits, _shares(targets.present)),
+        "contrast": (F.cross_entropy(pairs, target) + F.cross_entropy(pairs.T, target)) / 2,
+        "patch": F.cross_entropy(local, labels.flatten(), weight, ignore_index=IGNORED),
+        "attribute": F.cross_entropy(scale * image[known] @ attribute_features.T, _shares(targets.has[known])),
     }
     loss = parts["concept"] + 0.5 * parts["contrast"] + 0.5 * parts["patch"] + 0.3 * parts["attribute"]
-    single = ask.present.sum(dim=1) == 1
-    right = (logits.argmax(dim=1) == ask.present.argmax(dim=1))[single].float().mean()
+    single = targets.present.sum(dim=1) == 1
+    right = (logits.argmax(dim=1) == targets.present.argmax(dim=1))[single].float().mean()
     facts = {**parts, "right": right, "scale": scale}
     return loss, {name: float(value.detach()) for name, value in facts.items()}
 

@@ -1,1 +1,1 @@
-"""A rehearsal of a deployment on one machine: its processes, and the checks that they must pass."""
+"""Rehearsal of a deployment on one machine: its processes, and the checks that they must pass."""

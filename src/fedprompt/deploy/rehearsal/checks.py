@@ -1,4 +1,4 @@
-"""The rehearsal: a federation on one machine, its doors tried, its processes killed, every bar with its measure."""
+"""Checks of a rehearsal: access is refused, processes are killed, and each acceptance criterion is measured."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from statistics import median
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.deploy.preflight import versions
-from fedprompt.deploy.rehearsal.processes import SITES, Say, Stage, control_status, intruder_is_refused, staged
-from fedprompt.deploy.server_run import enlisted, events_of
+from fedprompt.deploy.rehearsal.processes import (
+    SITES,
+    LocalFederation,
+    Say,
+    control_status,
+    intruder_is_refused,
+    local_federation,
+)
+from fedprompt.deploy.server_run import recorded_events, with_deployment_sites
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, load_site, save
-from fedprompt.deploy.submit import resume_on, run_on
+from fedprompt.deploy.submit import resume_on_deployment, run_on_deployment
 from fedprompt.deploy.worker_socket import ADDRESS, BUSY
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -29,218 +36,229 @@ from fedprompt.records.run_folder import Event, RunFolder, write_atomic
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
-VICTIM = SITES[1]
-ROUND = 300.0  # seconds within which something must happen in a round, else the rehearsal has failed
+DISTURBED = SITES[1]
+TIMEOUT = 300.0  # seconds after which a run that does not progress has failed
 
 
 @dataclass(frozen=True)
-class Row:
-    """One promise, the bar it is held to, and what was measured."""
+class CheckResult:
+    """One acceptance criterion with its measurement."""
 
     what: str
-    bar: str
+    criterion: str
     measured: str
-    held: bool = True
+    met: bool = True
 
 
-Act = Callable[[Stage], list[Row]]
+Check = Callable[[LocalFederation], list[CheckResult]]
 
 
-class Running:
-    """A run over the stage's sites in a thread of its own, to be watched and disturbed."""
+class BackgroundRun:
+    """A run over the federation's sites in its own thread, while the checks disturb it."""
 
-    def __init__(self, stage: Stage, name: str, *, rounds: int, resumed: bool = False) -> None:
-        self.out = stage.server / "runs" / name
+    def __init__(self, federation: LocalFederation, name: str, *, rounds: int, resumed: bool = False) -> None:
+        self.out = federation.server / "runs" / name
         self.error: Exception | None = None
-        train = stage.recipe.train.model_copy(update={"rounds": rounds})
-        recipe = enlisted(stage.recipe.model_copy(update={"train": train}), stage.deployment)
-        self._thread = threading.Thread(target=self._run, args=(recipe, stage.server, resumed), daemon=True)
+        train = federation.recipe.train.model_copy(update={"rounds": rounds})
+        recipe = with_deployment_sites(federation.recipe.model_copy(update={"train": train}), federation.deployment)
+        self._thread = threading.Thread(target=self._run, args=(recipe, federation.server, resumed), daemon=True)
         self._thread.start()
 
     def _run(self, recipe: Recipe, server: Path, resumed: bool) -> None:  # noqa: FBT001  (called by the thread)
         try:
             if resumed:
-                resume_on(self.out, callbacks=RunCallbacks())
+                resume_on_deployment(self.out, callbacks=RunCallbacks())
             else:
-                run_on(recipe, server, self.out, callbacks=RunCallbacks())
+                run_on_deployment(recipe, server, self.out, callbacks=RunCallbacks())
         except Exception as error:
             self.error = error
 
     def rounds(self) -> list[Event]:
-        """The lines of the rounds so far."""
-        return [event for event in events_of(self.out) if event["event"] == "round"]
+        """The events of the rounds so far."""
+        return [event for event in recorded_events(self.out) if event["event"] == "round"]
 
     def wait(self, until: Callable[[list[Event]], bool]) -> float:
-        """Wait until the rounds are so; returns the seconds that took. UserError if the run ends or hangs before."""
+        """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before."""
         begun = time.monotonic()
         while not until(self.rounds()):
-            if not self._thread.is_alive() or time.monotonic() - begun > ROUND:
-                raise UserError(f"The rehearsal's run {self.out} did not go on as it should ({self.error}).")
+            if not self._thread.is_alive() or time.monotonic() - begun > TIMEOUT:
+                raise UserError(f"The rehearsal's run {self.out} does not progress ({self.error}).")
             time.sleep(0.2)
         return time.monotonic() - begun
 
     def end(self) -> list[Event]:
-        """Wait until it is over and return its rounds; UserError if it failed."""
+        """Wait for the end and return the rounds; UserError if the run failed."""
         self._thread.join()
         if self.error is not None:
             raise UserError(f"The rehearsal's run {self.out} failed: {self.error}")
         return self.rounds()
 
 
-def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()) -> list[Row]:
-    """Play everything and return the rows; they are also written to `rehearsal.json` in the folder.
+def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()) -> list[CheckResult]:
+    """Run the checks and return their results, which are also written to `rehearsal.json` in the folder.
 
-    `settings` change the recipe: another backbone, another method.
+    `settings` override keys of the recipe, e.g. the backbone or the method.
     """
-    acts: list[Act] = [doors, equality, killed_site]
+    checks: list[Check] = [refused_access, equality, killed_site]
     if full:
-        acts += [killed_worker, straggler, killed_server, without_worker]
-    rows: list[Row] = []
-    with staged(folder, say=say, settings=settings) as stage:
-        for act in acts:
-            for row in _played(act, stage):
-                rows.append(row)
-                say(f"{'ok    ' if row.held else 'FAILED'} {row.what}: {row.measured} (bar: {row.bar})")
-            _write(folder / RESULT, stage.recipe, rows)
-    return rows
+        checks += [killed_worker, straggler, killed_server, without_worker]
+    results: list[CheckResult] = []
+    with local_federation(folder, say=say, settings=settings) as federation:
+        for check in checks:
+            for one in _results(check, federation):
+                results.append(one)
+                say(f"{'ok    ' if one.met else 'FAILED'} {one.what}: {one.measured} (criterion: {one.criterion})")
+            _write(folder / RESULT, federation.recipe, results)
+    return results
 
 
-def _played(act: Act, stage: Stage) -> list[Row]:
-    """The rows of an act, or one that says why it was not played to its end; the others are played all the same."""
+def _results(check: Check, federation: LocalFederation) -> list[CheckResult]:
+    """The results of a check, or one that says why it could not be completed; the other checks run in any case."""
     try:
-        return act(stage)
+        return check(federation)
     except UserError as error:
-        return [Row(act.__name__.replace("_", " "), "is played to its end", str(error), held=False)]
+        return [CheckResult(check.__name__.replace("_", " "), "completes", str(error), met=False)]
 
 
-def _write(path: Path, recipe: Recipe, rows: Sequence[Row]) -> None:
+def _write(path: Path, recipe: Recipe, results: Sequence[CheckResult]) -> None:
     what = {"backbone": Path(recipe.backbone.path).name, "method": recipe.method.name}
     about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
-    write_atomic(path, json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=2))
+    write_atomic(path, json.dumps({"about": about, "results": [asdict(one) for one in results]}, indent=2))
 
 
-def doors(stage: Stage) -> list[Row]:
-    """What the network must not be able to do."""
-    rows = []
-    if stage.proxied:
-        status = control_status(stage)
-        rows.append(Row("control call through the proxy", "refused (403)", str(status), status == 403))
-    for what, authority in (("site whose key nobody let in", True), ("site without TLS", False)):
-        refused = intruder_is_refused(stage, authority=authority)
-        rows.append(Row(what, "refused", "refused" if refused else "let in", refused))
-    return rows
+def refused_access(federation: LocalFederation) -> list[CheckResult]:
+    """Requests from the network that must be refused."""
+    results = []
+    if federation.proxied:
+        status = control_status(federation)
+        results.append(CheckResult("control call through the proxy", "refused (403)", str(status), status == 403))
+    for what, authority in (("site with an unregistered key", True), ("site without TLS", False)):
+        refused = intruder_is_refused(federation, authority=authority)
+        results.append(CheckResult(what, "refused", "refused" if refused else "accepted", refused))
+    return results
 
 
-def equality(stage: Stage) -> list[Row]:
-    """An undisturbed run, against the simulator on the same pictures."""
-    running = Running(stage, "undisturbed", rounds=3)
+def equality(federation: LocalFederation) -> list[CheckResult]:
+    """An undisturbed run equals the simulator's on the same images, bit for bit."""
+    running = BackgroundRun(federation, "undisturbed", rounds=3)
     rounds = running.end()
-    data = stage.recipe.data.model_copy(
-        update={"folders": {name: str(stage.site(name) / "pictures") for name in SITES}}
+    data = federation.recipe.data.model_copy(
+        update={"folders": {name: str(federation.site(name) / "images") for name in SITES}}
     )
-    train = stage.recipe.train.model_copy(update={"rounds": 3})
-    backbone = stage.recipe.backbone.model_copy(update={"device": "cpu"})
-    recipe = stage.recipe.model_copy(update={"data": data, "train": train, "backbone": backbone})
-    runs.start(resolve(recipe), stage.folder / "simulated")
-    same = _same(_model(running.out), _model(stage.folder / "simulated"))
+    train = federation.recipe.train.model_copy(update={"rounds": 3})
+    backbone = federation.recipe.backbone.model_copy(update={"device": "cpu"})
+    recipe = federation.recipe.model_copy(update={"data": data, "train": train, "backbone": backbone})
+    runs.start(resolve(recipe), federation.folder / "simulated")
+    same = _same(_model(running.out), _model(federation.folder / "simulated"))
     late = _overheads(rounds[1:])
     return [
-        Row("global model of processes and of the simulator", "equal to the bit", "equal" if same else "differs", same),
-        Row("overhead of a round with a resident worker", "at most 8 s", f"{median(late):.1f} s", median(late) <= 8),
-        Row("bytes a site sends a round", "what it trained", f"{max(rounds[-1]['bytes_up'].values()):,}"),
+        CheckResult(
+            "global model of processes and of the simulator", "equal to the bit", "equal" if same else "differs", same
+        ),
+        CheckResult(
+            "overhead of a round with a resident worker", "at most 8 s", f"{median(late):.1f} s", median(late) <= 8
+        ),
+        CheckResult("bytes that a site sends per round", "none", f"{max(rounds[-1]['bytes_up'].values()):,}"),
     ]
 
 
-def killed_site(stage: Stage) -> list[Row]:
-    """SIGKILL a site, all of it; the run goes on, and the site comes back under its own key."""
-    running = Running(stage, "killed-site", rounds=5)
+def killed_site(federation: LocalFederation) -> list[CheckResult]:
+    """SIGKILL a whole site: the run continues, and the site rejoins with the same key."""
+    running = BackgroundRun(federation, "killed-site", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
-    stage.stop(VICTIM, signal.SIGKILL)
-    running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
+    federation.stop(DISTURBED, signal.SIGKILL)
+    running.wait(lambda rounds: any(_disturbed() in event.get("failed", {}) for event in rounds))
     missed = running.rounds()[-1]["round"]
-    stage.start_site(VICTIM)
-    seconds = running.wait(lambda rounds: _first_with_victim(rounds, after=missed) is not None)
-    joined = _first_with_victim(running.rounds(), after=missed)
-    seconds -= joined["seconds"] if joined else 0.0  # a site that was given up is asked in no round before it is back
+    federation.start_site(DISTURBED)
+    seconds = running.wait(lambda rounds: _first_with_disturbed(rounds, after=missed) is not None)
+    joined = _first_with_disturbed(running.rounds(), after=missed)
+    seconds -= joined["seconds"] if joined else 0.0  # the round that it rejoins
     rounds = running.end()
-    deadline = stage.deployment.deadline
+    deadline = federation.deployment.deadline
     longest = max(event["seconds"] for event in rounds)
     return [
-        Row("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
-        Row("longest round then", f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5),
-        Row("site back, with the same key", "within 15 s", f"in a round begun {seconds:.0f} s later", seconds <= 15),
+        CheckResult("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
+        CheckResult(
+            "longest round after a site was killed",
+            f"deadline {deadline:.0f} s + 5 s",
+            f"{longest:.1f} s",
+            longest <= deadline + 5,
+        ),
+        CheckResult(
+            "site rejoins with the same key", "within 15 s", f"in a round begun {seconds:.0f} s later", seconds <= 15
+        ),
     ]
 
 
-def killed_worker(stage: Stage) -> list[Row]:
-    """SIGKILL the worker while it trains: the site says so, and takes part again in a next round."""
-    running = Running(stage, "killed-worker", rounds=5)
+def killed_worker(federation: LocalFederation) -> list[CheckResult]:
+    """SIGKILL the worker while it trains: the site reports it and takes part again in a later round."""
+    running = BackgroundRun(federation, "killed-worker", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
-    while not _kill_busy_worker(stage.site(VICTIM)):
+    while not _kill_busy_worker(federation.site(DISTURBED)):
         time.sleep(0.05)
     rounds = running.end()
-    failed = [event["round"] for event in rounds if _victim() in event.get("failed", {})]
-    back = any(event["round"] > max(failed, default=9) and _victim() in event["losses"] for event in rounds)
-    said = f"missed {failed}, {'back' if back else 'not back'}"
-    return [Row("worker killed while it trains", "the run completes, the site is back", said, back)]
+    failed = [event["round"] for event in rounds if _disturbed() in event.get("failed", {})]
+    back = any(event["round"] > max(failed, default=9) and _disturbed() in event["losses"] for event in rounds)
+    measured = f"missed {failed}, {'rejoined' if back else 'did not rejoin'}"
+    return [CheckResult("worker killed while it trains", "the run completes, the site rejoins", measured, back)]
 
 
-def straggler(stage: Stage) -> list[Row]:
-    """Freeze a site's worker for longer than the deadline: rounds end in time without it."""
-    running = Running(stage, "straggler", rounds=4)
+def straggler(federation: LocalFederation) -> list[CheckResult]:
+    """Suspend a site's worker for longer than the deadline: rounds end in time without it."""
+    running = BackgroundRun(federation, "straggler", rounds=4)
     running.wait(lambda rounds: len(rounds) >= 1)
-    deadline, worker = stage.deployment.deadline, _worker_of(stage.site(VICTIM))
+    deadline, worker = federation.deployment.deadline, _worker_of(federation.site(DISTURBED))
     os.kill(worker, signal.SIGSTOP)
     try:
-        running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
+        running.wait(lambda rounds: any(_disturbed() in event.get("failed", {}) for event in rounds))
     finally:
         os.kill(worker, signal.SIGCONT)
     longest = max(event["seconds"] for event in running.end())
     what = "longest round with a straggler"
-    return [Row(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
+    return [CheckResult(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
 
 
-def killed_server(stage: Stage) -> list[Row]:
-    """SIGKILL the server, start it again, resume: the sites are left alone."""
-    running = Running(stage, "killed-server", rounds=4)
+def killed_server(federation: LocalFederation) -> list[CheckResult]:
+    """SIGKILL the server, restart it and resume, without touching the sites."""
+    running = BackgroundRun(federation, "killed-server", rounds=4)
     running.wait(lambda rounds: len(rounds) >= 2)
-    stage.stop("server", signal.SIGKILL)
+    federation.stop("server", signal.SIGKILL)
     with suppress(UserError):
         running.end()
     before = len(running.rounds())
-    stage.start_server()
-    stage.wait_for_sites()
-    rounds = Running(stage, "killed-server", rounds=4, resumed=True).end()
-    resumed = [event["round"] for event in events_of(running.out) if event["event"] == "resume"]
+    federation.start_server()
+    federation.wait_for_sites()
+    rounds = BackgroundRun(federation, "killed-server", rounds=4, resumed=True).end()
+    resumed = [event["round"] for event in recorded_events(running.out) if event["event"] == "resume"]
     numbers = [event["round"] for event in rounds]
-    held = numbers == [1, 2, 3, 4] and bool(resumed) and resumed[-1] >= before - 1
-    said = f"killed after round {before}, went on after round {resumed[-1] if resumed else '?'}"
-    return [Row("server killed, started, resumed", "goes on at the next round", said, held)]
+    met = numbers == [1, 2, 3, 4] and bool(resumed) and resumed[-1] >= before - 1
+    measured = f"killed after round {before}, resumed after round {resumed[-1] if resumed else '?'}"
+    return [CheckResult("server killed, restarted, resumed", "continues with the next round", measured, met)]
 
 
-def without_worker(stage: Stage) -> list[Row]:
-    """The same rounds when every message loads torch and the backbone anew, which may take long."""
-    stage.deployment = stage.deployment.model_copy(update={"deadline": 5 * stage.deployment.deadline})
-    save(stage.server / DEPLOYMENT, stage.deployment)
+def without_worker(federation: LocalFederation) -> list[CheckResult]:
+    """The overhead when every message imports torch and loads the backbone, which may take long."""
+    federation.deployment = federation.deployment.model_copy(update={"deadline": 5 * federation.deployment.deadline})
+    save(federation.server / DEPLOYMENT, federation.deployment)
     for name in SITES:
-        stage.stop(name)
-        save(stage.site(name) / SITE, load_site(stage.site(name)).model_copy(update={"worker": False}))
-        stage.start_site(name)
-    stage.wait_for_sites()
-    late = _overheads(Running(stage, "without-worker", rounds=3).end()[1:])
-    return [Row("overhead of a round without a worker", "none", f"{median(late):.1f} s")]
+        federation.stop(name)
+        save(federation.site(name) / SITE, load_site(federation.site(name)).model_copy(update={"worker": False}))
+        federation.start_site(name)
+    federation.wait_for_sites()
+    late = _overheads(BackgroundRun(federation, "without-worker", rounds=3).end()[1:])
+    return [CheckResult("overhead of a round without a worker", "none", f"{median(late):.1f} s")]
 
 
-def _first_with_victim(rounds: Sequence[Event], *, after: int) -> Event | None:
-    return next((event for event in rounds if event["round"] > after and _victim() in event["losses"]), None)
+def _first_with_disturbed(rounds: Sequence[Event], *, after: int) -> Event | None:
+    return next((event for event in rounds if event["round"] > after and _disturbed() in event["losses"]), None)
 
 
-def _victim() -> str:
-    return str(SITES.index(VICTIM))
+def _disturbed() -> str:
+    return str(SITES.index(DISTURBED))
 
 
 def _overheads(rounds: Sequence[Event]) -> list[float]:
-    """Seconds of each round in which nobody trained."""
+    """Seconds of each round beyond the training time of its slowest site."""
     return [event["seconds"] - max(event["site_seconds"].values()) for event in rounds if event["site_seconds"]]
 
 
@@ -260,7 +278,7 @@ def _worker_of(folder: Path) -> int:
 
 
 def _kill_busy_worker(folder: Path) -> bool:
-    """Kill the worker if it works on a request."""
+    """Kill the worker if it is answering a request."""
     if not (folder / BUSY).exists():
         return False
     os.kill(_worker_of(folder), signal.SIGKILL)

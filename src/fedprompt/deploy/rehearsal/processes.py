@@ -1,4 +1,4 @@
-"""A federation on one machine: server, proxy and three sites as real processes, with keys and pictures."""
+"""A federation on one machine: server, proxy and three sites as real processes, with their keys and images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.deploy.daemons import Process, end_orphans, stoppable, wait_for_port
+from fedprompt.deploy.daemons import Process, kill_orphans, stoppable, wait_for_port
 from fedprompt.deploy.init import init_deployment, init_site
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
@@ -27,15 +27,15 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.runtimes.flower import commands
 
 SITES = ("east", "north", "south")
-SHOTS, TESTS = 8, 5  # pictures of a class at a site
+SHOTS, TESTS = 8, 5  # images per class at a site
 RECIPE = "rehearsal"
 PROXY = "nginx"
 Say = Callable[[str], None]
 
 
 @dataclass
-class Stage:
-    """Where a rehearsal plays: its folders, and the processes by name."""
+class LocalFederation:
+    """A local federation: its folders, and its processes by name."""
 
     folder: Path
     deployment: Deployment
@@ -44,7 +44,7 @@ class Stage:
     processes: dict[str, Process] = field(default_factory=dict)
 
     def site(self, name: str) -> Path:
-        """A site's folder; in a real federation it is on another machine."""
+        """A site's folder, which a real deployment has on another machine."""
         return self.folder / "machines" / name
 
     @property
@@ -59,7 +59,7 @@ class Stage:
 
     def start_site(self, name: str) -> None:
         """Start `fedprompt site up`."""
-        data = self.site(name) / "pictures"
+        data = self.site(name) / "images"
         self._start(name, ["site", "up", str(self.site(name)), "--data", str(data)], self.site(name))
 
     def start_proxy(self) -> None:
@@ -80,23 +80,23 @@ class Stage:
         wait_for_port(self.deployment.port, alive=lambda: self.processes["proxy"].ended is None)
 
     def wait_for_sites(self, seconds: float = 90.0) -> float:
-        """Wait until all sites are online; returns how long that took. UserError if one does not come."""
+        """Wait until all sites are online; returns the seconds. UserError if one does not connect in time."""
         begun = time.monotonic()
         while time.monotonic() - begun < seconds:
             with contextlib.suppress(UserError):
                 if all(site.status == "online" for site in sites_of(self.server)):
                     return time.monotonic() - begun
             time.sleep(1)
-        raise UserError(f"Not every site came online within {seconds:.0f} s; see the logs in {self.folder}/machines.")
+        raise UserError(f"Not all sites are online within {seconds:.0f} s; see the logs in {self.folder}/machines.")
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop one process and all it started."""
         if name in self.processes:
             self.processes.pop(name).stop(how)
-        end_orphans(self.folder / "machines" / name)  # a power cut takes along what the command has started
+        kill_orphans(self.folder / "machines" / name)  # a power failure would end them too
 
     def _start(self, name: str, arguments: list[str], place: Path) -> None:
-        self._begin(name, [sys.executable, "-m", "fedprompt.cli.main", *arguments], place)
+        self._begin(name, [sys.executable, "-m", "fedprompt", *arguments], place)
 
     def _begin(self, name: str, command: list[str], place: Path) -> None:
         environment = commands.environment(place / "flower")
@@ -104,8 +104,10 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: float = 120.0) -> Iterator[Stage]:
-    """Everything running, and nothing left running afterwards; `settings` change the recipe."""
+def local_federation(
+    folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: float = 120.0
+) -> Iterator[LocalFederation]:
+    """Start all processes, and stop them at the end; `settings` override keys of the recipe."""
     folder = folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
@@ -121,35 +123,35 @@ def staged(folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: fl
         deadline=deadline,
     )
     recipe = resolve(load_recipe(find_recipe(RECIPE), settings)).recipe
-    stage = Stage(folder, deployment, recipe, proxied)
+    federation = LocalFederation(folder, deployment, recipe, proxied)
     with stoppable(), ExitStack() as stack:
         for name in ("proxy", *SITES, "server"):
-            stack.callback(stage.stop, name)
-        _prepare(stage, dict(zip(SITES, site_ports, strict=True)), say)
-        yield stage
+            stack.callback(federation.stop, name)
+        _prepare(federation, dict(zip(SITES, site_ports, strict=True)), say)
+        yield federation
 
 
-def _prepare(stage: Stage, ports: Mapping[str, int], say: Say) -> None:
-    init_deployment(stage.server, stage.deployment)
+def _prepare(federation: LocalFederation, ports: Mapping[str, int], say: Say) -> None:
+    init_deployment(federation.server, federation.deployment)
     dataset = resolve(load_recipe(find_recipe("demo"), ["data.seed=0"])).source()
     for name, port in ports.items():
-        own = stage.site(name)
-        shutil.move(stage.server / "sites" / name, own)  # what a courier does
+        own = federation.site(name)
+        shutil.move(federation.server / "sites" / name, own)  # as if it were handed to the site
         site = load_site(own)
         save(own / SITE, SiteFile(**site.model_dump() | {"port": port, "device": "cpu"}))
-        _draw_pictures(dataset, stage.recipe, SITES.index(name), own / "pictures")
-        shutil.copy(init_site(own), stage.server / "keys")
-    say(f"Made keys, certificates and {len(SITES)} sites' pictures in {stage.folder}.")
-    stage.start_server()
-    if stage.proxied:
-        stage.start_proxy()
+        _write_images(dataset, federation.recipe, SITES.index(name), own / "images")
+        shutil.copy(init_site(own), federation.server / "keys")
+    say(f"Made keys, certificates and the images of {len(SITES)} sites in {federation.folder}.")
+    federation.start_server()
+    if federation.proxied:
+        federation.start_proxy()
     for name in ports:
-        stage.start_site(name)
-    say(f"All sites are connected after {stage.wait_for_sites():.0f} s.")
+        federation.start_site(name)
+    say(f"All sites are connected after {federation.wait_for_sites():.0f} s.")
 
 
-def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:
-    """Write a site's share of the classes as files, as a hospital would have them."""
+def _write_images(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:
+    """Write the images of a site's share of the classes as files."""
     classes = list(recipe.data.options["classes"])
     size = -(-len(classes) // len(SITES))
     for name in classes[number * size : (number + 1) * size]:
@@ -162,40 +164,40 @@ def _draw_pictures(dataset: Dataset, recipe: Recipe, number: int, folder: Path) 
 
 
 def nginx() -> str | None:
-    """Where the proxy's program is, None if it is not installed."""
+    """The path of nginx; None if it is not installed."""
     return shutil.which(PROXY) or shutil.which(PROXY, path="/usr/sbin:/sbin")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nothing listens on now."""
+    """Unused ports of loopback."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
 
 
-def proxy_line(stage: Stage) -> http.client.HTTPSConnection:
-    """A connection to the proxy of somebody who trusts the deployment's authority."""
-    context = ssl.create_default_context(cafile=str(stage.server / "certificates" / "ca.crt"))
-    return http.client.HTTPSConnection("localhost", stage.deployment.port, context=context, timeout=10)
+def proxy_connection(federation: LocalFederation) -> http.client.HTTPSConnection:
+    """A connection to the proxy that trusts the deployment's certificate authority."""
+    context = ssl.create_default_context(cafile=str(federation.server / "certificates" / "ca.crt"))
+    return http.client.HTTPSConnection("localhost", federation.deployment.port, context=context, timeout=10)
 
 
-def control_status(stage: Stage) -> int:
+def control_status(federation: LocalFederation) -> int:
     """The HTTP status of a control call (which could start a run) sent to the proxy."""
-    line = proxy_line(stage)
-    line.request("POST", "/v1/control/start-run", body=b"")
-    return line.getresponse().status
+    connection = proxy_connection(federation)
+    connection.request("POST", "/v1/control/start-run", body=b"")
+    return connection.getresponse().status
 
 
-def intruder_is_refused(stage: Stage, *, authority: bool, seconds: float = 30.0) -> bool:
-    """Whether a site whose key nobody let in, or which speaks without TLS, is turned away."""
-    place = stage.folder / "machines" / "intruder"
+def intruder_is_refused(federation: LocalFederation, *, authority: bool, seconds: float = 30.0) -> bool:
+    """Whether a site with an unregistered key, or without TLS, is refused."""
+    place = federation.folder / "machines" / "intruder"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    own = stage.site(SITES[0])
+    own = federation.site(SITES[0])
     shutil.copy(own / SITE, place / SITE)
     init_site(place)
     command = commands.supernode(
-        address=f"localhost:{stage.deployment.port}",
+        address=f"localhost:{federation.deployment.port}",
         port=free_ports(1)[0],
         site="intruder",
         folder=place,

@@ -38,8 +38,8 @@ fab-format-version = 1
 flwr-version-target = "{oldest}"
 
 [tool.flwr.app.components]
-serverapp = "fedprompt.deploy.server_app:app"
-clientapp = "fedprompt.deploy.client_app:app"
+serverapp = "fedprompt.deploy.apps:server"
+clientapp = "fedprompt.deploy.apps:client"
 
 [tool.flwr.app.config]
 recipe = "" # TOML text, or the name of a recipe that comes with fedprompt

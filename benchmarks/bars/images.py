@@ -1,4 +1,4 @@
-"""Bars of the pictures at a site: broken ones, deep greys, odd modes, paths that lead elsewhere, hardly any at all."""
+"""Criteria for images at a site: unreadable ones, 16-bit greys, colour modes, malicious paths, very few images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.bars.rows import Bar, Row, proof, row
+from benchmarks.bars.criteria import Criterion, Row, proof, row
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.data.decode import MAX_PIXELS, Window, decode
 from fedprompt.data.sources.class_table import class_table
@@ -40,10 +40,10 @@ samples = 0
 """
 
 
-def bars(folder: Path) -> Iterator[Bar]:
-    """All of them."""
+def criteria(folder: Path) -> Iterator[Criterion]:
+    """All criteria for images."""
     yield from unreadable(folder / "unreadable")
-    yield from bad_pictures(folder / "bad")
+    yield from bad_images(folder / "bad")
     yield from deep_greys(folder)
     yield proof(
         "CMYK, grey with alpha, RGBA, 1-bit, palettes, EXIF turns",
@@ -58,33 +58,33 @@ def bars(folder: Path) -> Iterator[Bar]:
         "are only ever text",
         "test_report.py::test_names_from_clients_are_only_ever_text",
     )
-    yield hardly_any(folder / "few")
+    yield few_images(folder / "few")
     yield proof(
-        "a class without any picture",
+        "a class without any image",
         "named before the run",
         "test_data_sources_image_folder.py::test_a_class_without_images_is_named",
     )
     yield proof(
-        "unknown labels (-1), pictures that show nothing",
+        "unknown labels (-1), images that show nothing",
         "cost, move and count nothing; such a run ends well",
         "test_ops_losses.py::test_unknown_labels_cost_nothing_and_move_nothing",
         "test_ops_metrics.py::test_unknown_labels_count_nowhere",
-        "test_cli_multilabel.py::test_a_run_on_a_table_leaves_everything_behind",
+        "test_cli_multilabel.py::test_a_run_on_a_table_writes_all_its_files",
     )
     yield proof(
         "class lists that differ between sites in order, case or spelling",
         "the preflight stops the run and names the classes as what differs",
-        "test_deploy_site.py::test_class_lists_that_differ_stop_the_preflight",
+        "test_deploy_site.py::test_different_class_lists_fail_the_preflight",
     )
 
 
-def unreadable(folder: Path) -> Iterator[Bar]:
-    """Each with the sentence that it ends in."""
+def unreadable(folder: Path) -> Iterator[Criterion]:
+    """Unreadable images are refused with a reason."""
     folder.mkdir()
-    picture = folder / "whole.jpg"
-    Image.effect_noise((256, 256), 50).save(picture)
-    content = picture.read_bytes()
-    files = {"cut": content[: len(content) // 2], "empty": b"", "text": b"no picture", "bomb": bomb(BOMB)}
+    image = folder / "whole.jpg"
+    Image.effect_noise((256, 256), 50).save(image)
+    content = image.read_bytes()
+    files = {"cut": content[: len(content) // 2], "empty": b"", "text": b"no image", "bomb": bomb(BOMB)}
     refused, slowest = [], 0.0
     for name, data in files.items():
         (folder / f"{name}.jpg").write_bytes(data)
@@ -95,18 +95,18 @@ def unreadable(folder: Path) -> Iterator[Bar]:
             refused += [name] * (f"{name}.jpg" in str(error))
         slowest = max(slowest, time.perf_counter() - started)
     size = f"{BOMB} x {BOMB} pixels in {len(files['bomb']) // 1000} kB"
-    what = f"pictures that are cut off, empty, text, or {size}"
+    what = f"images that are cut off, empty, text, or {size}"
     yield row(
         what,
         "refused with the reason",
         f"{len(refused)} of {len(files)}, in {slowest:.2f} s at most",
-        held=len(refused) == 4,
+        met=len(refused) == 4,
     )
-    yield row("most pixels of a picture", "at most 64 million", f"{MAX_PIXELS:,}", held=MAX_PIXELS <= 64_000_000)
+    yield row("most pixels of a image", "at most 64 million", f"{MAX_PIXELS:,}", met=MAX_PIXELS <= 64_000_000)
 
 
 def bomb(side: int) -> bytes:
-    """A black PNG of 1 bit a pixel, packed line by line."""
+    """A black PNG of 1 bit per pixel, compressed line by line."""
     packer, line = zlib.compressobj(9), bytes(1 + -(-side // 8))
     packed = b"".join([*(packer.compress(line) for _ in range(side)), packer.flush()])
 
@@ -117,20 +117,20 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-def drawn(folder: Path, *, count: int, shade: int = 0) -> None:
-    """So many different little pictures."""
+def write_images(folder: Path, *, count: int, shade: int = 0) -> None:
+    """Write `count` different small images."""
     folder.mkdir(parents=True)
     for number in range(count):
         Image.new("RGB", (16, 16), (shade, 5 * number, 90)).save(folder / f"{number}.png")
 
 
 def run_with_bad_pictures(folder: Path, bad: int) -> str:
-    """What becomes of a run with so many unreadable pictures among forty."""
+    """The outcome of a run with `bad` unreadable images among forty."""
     for number, name in enumerate(("cat", "dog")):
-        drawn(folder / "pictures" / name, count=20, shade=100 * number)
+        write_images(folder / "images" / name, count=20, shade=100 * number)
     for number in range(bad):
-        (folder / "pictures" / "cat" / f"{number}.png").write_bytes(b"")
-    table = f'[data]\nsource = "image_folder"\npath = "{folder / "pictures"}"\nbase = "all"'
+        (folder / "images" / "cat" / f"{number}.png").write_bytes(b"")
+    table = f'[data]\nsource = "image_folder"\npath = "{folder / "images"}"\nbase = "all"'
     try:
         runs.start(
             resolve(parse_recipe(RECIPE.format(data=table, partition='rule = "iid"\nclients = 2'))), folder / "run"
@@ -141,17 +141,17 @@ def run_with_bad_pictures(folder: Path, bad: int) -> str:
     return f"goes on; {sum(map(bool, reasons))} recorded with the reason"
 
 
-def bad_pictures(folder: Path) -> Iterator[Bar]:
-    """Less than one in twenty, and more."""
+def bad_images(folder: Path) -> Iterator[Criterion]:
+    """Fewer unreadable images than one in twenty, and more."""
     few, many = (run_with_bad_pictures(folder / str(bad), bad) for bad in (1, 3))
-    bar = "goes on without it, and records it with its reason"
-    yield row("a run with 1 unreadable picture of 40", bar, few, held=few == "goes on; 1 recorded with the reason")
-    bar = "stops before it begins: above 5% is no accident"
-    yield row("a run with 3 unreadable pictures of 40", bar, many, held=many == "stops before round 1")
+    criterion = "goes on without it, and records it with its reason"
+    yield row("a run with 1 unreadable image of 40", criterion, few, met=few == "goes on; 1 recorded with the reason")
+    criterion = "stops before it begins: above 5% is no accident"
+    yield row("a run with 3 unreadable images of 40", criterion, many, met=many == "stops before round 1")
 
 
-def deep_greys(folder: Path) -> Iterator[Bar]:
-    """A ramp of 256 levels in every deep mode, by every policy."""
+def deep_greys(folder: Path) -> Iterator[Criterion]:
+    """A ramp of 256 levels in 16-bit, 32-bit and float modes, by every window."""
     ramp = np.linspace(0, 65535, 256).reshape(16, 16)
     ways: tuple[tuple[str, str, Window | None], ...] = (
         ("<u2", "png", None),
@@ -169,14 +169,14 @@ def deep_greys(folder: Path) -> Iterator[Bar]:
         Image.fromarray(ramp.astype(kind)).save(path)
         kept.append(len(np.unique(np.asarray(decode(path, window=window)))))
     what = "a ramp of 256 levels in 16 bits, 32 bits and floats, by full range, window and own extremes"
-    yield row(what, "keeps at least 250 levels", f"{min(kept)} levels", held=min(kept) >= 250)
+    yield row(what, "keeps at least 250 levels", f"{min(kept)} levels", met=min(kept) >= 250)
 
 
-def paths(root: Path) -> Iterator[Bar]:
-    """Tables whose rows point at pictures that are there, but not where they may be, or under no proper name."""
+def paths(root: Path) -> Iterator[Criterion]:
+    """Tables with paths to images outside their folder, or with invalid names."""
     inside = root / "inside"
-    drawn(inside, count=2)
-    drawn(root / "outside", count=1)
+    write_images(inside, count=2)
+    write_images(root / "outside", count=1)
     (inside / "link").symlink_to(root / "outside")
     kinds: dict[str, Callable[[int], str]] = {
         "out of its folder by ..": lambda number: "./" * number + "../outside/0.png",
@@ -189,11 +189,11 @@ def paths(root: Path) -> Iterator[Bar]:
     for kind, path in kinds.items():
         ends = Counter(ending(inside, path(number)) for number in range(NAMES))
         said = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-        yield row(f"{NAMES} paths in a table, {kind}", "refused", said, held=ends["refused"] == NAMES)
+        yield row(f"{NAMES} paths in a table, {kind}", "refused", said, met=ends["refused"] == NAMES)
 
 
 def ending(folder: Path, path: str) -> str:
-    """What comes of a table with that path in it."""
+    """The outcome of a table with that path in it."""
     name = path.rpartition("/")[2]
     if "/" not in path and "\0" not in path:
         Image.new("RGB", (4, 4)).save(folder / name, "PNG")
@@ -210,15 +210,15 @@ def ending(folder: Path, path: str) -> str:
     return "opened"
 
 
-def hardly_any(folder: Path) -> Row:
-    """One site has a single picture, the other lacks its class."""
-    drawn(folder / "a" / "cat", count=1)
-    drawn(folder / "b" / "dog", count=6)
+def few_images(folder: Path) -> Row:
+    """A site with a single image, and a site without its class."""
+    write_images(folder / "a" / "cat", count=1)
+    write_images(folder / "b" / "dog", count=6)
     folders = "\n".join(f'{name} = "{folder / name}"' for name in "ab")
     table = f'[data]\nsource = "sites"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
     runs.start(resolve(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"'))), folder / "run")
     rounds = [event for event in read_events(folder / "run") if event["event"] == "round"]
     finite = sum(len(event["losses"]) for event in rounds)
     said = f"{len(rounds)} of 2 rounds, {finite} of 4 finite losses"
-    what = "a site with one picture, and one that lacks a class"
-    return row(what, "both train and the run ends well", said, held=finite == 4)
+    what = "a site with one image, and one that lacks a class"
+    return row(what, "both train and the run ends well", said, met=finite == 4)

@@ -1,4 +1,4 @@
-"""An acceptance criterion and what was measured; where only a yes or a no can answer, tests are run as the proof."""
+"""Acceptance criteria with their measurements; criteria that are met or not are proved by running tests."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PASSED, SKIPPED = "passed", "skipped"
 ENDS = ("failure", "error", SKIPPED)  # as pytest's report calls them
 CASES = 200  # that property tests of aggregation rules try
 
-Verdict = Literal["held", "not met", "no criterion", "not measured"]
+Verdict = Literal["met", "not met", "no criterion", "not measured"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the page; `where` says by what it was measured."""
+    """One line of the page; `where` says how it was measured."""
 
     what: str
-    bar: str
+    criterion: str
     measured: str
     verdict: Verdict
     where: str = "here"
@@ -34,52 +34,52 @@ class Row:
 
 @dataclass(frozen=True)
 class Proof:
-    """A criterion that is held if tests pass, each named `file.py::test`, below `tests/`."""
+    """A criterion that is met if tests pass, each named `file.py::test`, below `tests/`."""
 
     what: str
-    bar: str
+    criterion: str
     tests: tuple[str, ...]
 
 
-Bar = Row | Proof
+Criterion = Row | Proof
 
 
-def row(what: str, bar: str, measured: str, *, held: bool) -> Row:
+def row(what: str, criterion: str, measured: str, *, met: bool) -> Row:
     """A line that was measured here."""
-    return Row(what, bar, measured, verdict(held=held))
+    return Row(what, criterion, measured, verdict(met=met))
 
 
-def verdict(*, held: bool) -> Verdict:
-    return "held" if held else "not met"
+def verdict(*, met: bool) -> Verdict:
+    return "met" if met else "not met"
 
 
-def proof(what: str, bar: str, *tests: str) -> Proof:
-    return Proof(what, bar, tests)
+def proof(what: str, criterion: str, *tests: str) -> Proof:
+    return Proof(what, criterion, tests)
 
 
-def settled(bars: Mapping[str, Sequence[Bar]]) -> dict[str, list[Row]]:
-    """All as rows, after one run of all tests that prove something."""
-    tests = {test for some in bars.values() for bar in some if isinstance(bar, Proof) for test in bar.tests}
+def settled(criteria: Mapping[str, Sequence[Criterion]]) -> dict[str, list[Row]]:
+    """All criteria as rows, after one run of the tests of all proofs."""
+    tests = {test for some in criteria.values() for one in some if isinstance(one, Proof) for test in one.tests}
     outcomes = ran(tests)
     return {
-        title: [_proved(bar, outcomes) if isinstance(bar, Proof) else bar for bar in some]
-        for title, some in bars.items()
+        title: [_proved(one, outcomes) if isinstance(one, Proof) else one for one in some]
+        for title, some in criteria.items()
     }
 
 
-def _proved(bar: Proof, outcomes: Mapping[str, Sequence[str]]) -> Row:
-    results = [outcome for test in bar.tests for outcome in outcomes.get(test, ["missing"])]
+def _proved(one: Proof, outcomes: Mapping[str, Sequence[str]]) -> Row:
+    results = [outcome for test in one.tests for outcome in outcomes.get(test, ["missing"])]
     good = results.count(PASSED)
-    held = verdict(held=good == len(results))
+    met = verdict(met=good == len(results))
     if SKIPPED in results and set(results) <= {PASSED, SKIPPED}:
-        held = "not measured"
-    files = ", ".join(f"`{name}`" for name in dict.fromkeys(test.partition("::")[0] for test in bar.tests))
+        met = "not measured"
+    files = ", ".join(f"`{name}`" for name in dict.fromkeys(test.partition("::")[0] for test in one.tests))
     skipped = f", {results.count(SKIPPED)} skipped" if SKIPPED in results else ""
-    return Row(bar.what, bar.bar, f"{good} of {len(results)} tests pass{skipped}", held, files)
+    return Row(one.what, one.criterion, f"{good} of {len(results)} tests pass{skipped}", met, files)
 
 
 def ran(tests: Iterable[str]) -> dict[str, list[str]]:
-    """Run tests in a process of their own: what became of each `file.py::test`, with every parameter."""
+    """Run tests in a process and return the outcomes of each `file.py::test`, one per parameter."""
     names = sorted(tests)
     outcomes: dict[str, list[str]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,12 +95,12 @@ def ran(tests: Iterable[str]) -> dict[str, list[str]]:
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """A subject's lines."""
-    yield "| what | criterion | measured | held | measured by |"
+    """The lines of a table."""
+    yield "| what | criterion | measured | met | measured by |"
     yield "|---|---|---|---|---|"
     for one in rows:
-        held = f"**{one.verdict}**" if one.verdict == "not met" else one.verdict
-        yield "| " + " | ".join(_cell(text) for text in (one.what, one.bar, one.measured, held, one.where)) + " |"
+        met = f"**{one.verdict}**" if one.verdict == "not met" else one.verdict
+        yield "| " + " | ".join(_cell(text) for text in (one.what, one.criterion, one.measured, met, one.where)) + " |"
 
 
 def _cell(text: str) -> str:

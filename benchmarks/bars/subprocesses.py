@@ -1,4 +1,4 @@
-"""What needs a process of its own, for its memory or its file system: `python -m benchmarks.bars.jobs NAME ...`."""
+"""Measurements in separate processes, because of memory or file system: `python -m benchmarks.bars.subprocesses`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.bars.adapters import measure
-from benchmarks.bars.rows import ROOT
+from benchmarks.bars.criteria import ROOT
 from benchmarks.mutations import fuzz
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.errors import UserError
@@ -40,49 +40,49 @@ batch_size = 16
 local = false
 samples = 0
 """
-WARM = 20  # rounds, after which memory must not grow any more
+WARM = 20  # rounds after which memory must not grow
 Figures = dict[str, float | str]
 
 
 def recipe(method: str, *, clients: int, rounds: int) -> Recipe:
-    """A small run on the embedded world."""
+    """A small run on the demo data set."""
     return parse_recipe(RECIPE.format(method=method, clients=clients, rounds=rounds))
 
 
-def ask(name: str, *words: object, within: tuple[str, ...] = ()) -> Figures:
-    """Do a job in a fresh process, inside the command `within` if one is given, and return what it found."""
-    command = [*within, sys.executable, "-m", "benchmarks.bars.jobs", name, *map(str, words)]
+def run_in_process(name: str, *words: object, within: tuple[str, ...] = ()) -> Figures:
+    """Run a measurement in a new process, inside the command `within` if given, and return its figures."""
+    command = [*within, sys.executable, "-m", "benchmarks.bars.subprocesses", name, *map(str, words)]
     return dict(
         json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     )
 
 
 def memory(folder: str, rounds: str) -> Figures:
-    """Resident memory, in MiB, after round 20 and the most there was from then on, in a run as any other."""
+    """Resident memory of a run in MiB, after round 20 and at its peak from then on."""
     after: dict[int, float] = {}
 
-    class Weighed(RunCallbacks):
+    class MemoryProbe(RunCallbacks):
         def on_round(self, number: int, loss: float | None) -> None:
             after[number] = psutil.Process().memory_info().rss / 2**20
 
     plan = resolve(recipe("promptfl", clients=10, rounds=int(rounds)))
-    runs.start(plan, Path(folder), callbacks=Weighed())
+    runs.start(plan, Path(folder), callbacks=MemoryProbe())
     return {"warm": after[WARM], "most": max(size for number, size in after.items() if number > WARM)}
 
 
 def mutations(count: str) -> Figures:
-    """How many reasons there were, how often nothing was wrong, and by how much memory grew."""
+    """Refused and harmless messages, the number of reasons, and the growth of memory."""
     reasons, growth = fuzz(int(count))
     return {"used": reasons.pop("used", 0), "refused": reasons.total(), "codes": len(reasons), "growth": growth}
 
 
 def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
-    """Fill a file system of its own while a run saves round 3; what was said and kept, and go on once there is room."""
+    """Fill a file system while a run saves round 3, then make room and resume: the error, and the rounds kept."""
     size = 4 << 20
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
     filler, out = Path(folder) / "filler", Path(folder) / "run"
 
-    class Filled(RunCallbacks):
+    class DiskFiller(RunCallbacks):
         def on_round(self, number: int, loss: float | None) -> None:
             with suppress(OSError), filler.open("ab", buffering=0) as file:
                 while number == 2:
@@ -91,7 +91,7 @@ def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
     said = ""
     try:
         plan = resolve(recipe(method, clients=int(clients), rounds=int(rounds)))
-        runs.start(plan, out, callbacks=Filled())
+        runs.start(plan, out, callbacks=DiskFiller())
     except UserError as error:
         said = str(error)
     kept = kept_round(out, method)
@@ -101,18 +101,20 @@ def full_disk(folder: str, method: str, clients: str, rounds: str) -> Figures:
 
 
 def kept_round(out: Path, trial: str) -> int:
-    """The round of the newest checkpoint that is whole, 0 if there is none."""
+    """The round of the newest valid checkpoint; 0 if there is none."""
     with RunFolder.open(out) as run:
         found = run.load_checkpoint(trial)
     return found.round_number if found else 0
 
 
 def adapters(folder: str) -> Figures:
-    """What came of forged adapters."""
+    """Results with malicious adapters."""
     return measure(Path(folder))
 
 
-JOBS: Mapping[str, Callable[..., Figures]] = {job.__name__: job for job in (memory, mutations, full_disk, adapters)}
+MEASURES: Mapping[str, Callable[..., Figures]] = {
+    function.__name__: function for function in (memory, mutations, full_disk, adapters)
+}
 
 if __name__ == "__main__":
-    print(json.dumps(JOBS[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps(MEASURES[sys.argv[1]](*sys.argv[2:])))

@@ -1,0 +1,89 @@
+"""Flower's entry points: the ServerApp of a run over sites, and the ClientApp of a site.
+
+Flower starts a process per message, so nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from fedprompt.deploy.worker_socket import NoWorkerError, request_worker
+from fedprompt.errors import UserError
+from fedprompt.runtimes.flower.apps import Settings, client_app, server_app
+from fedprompt.runtimes.flower.grid import GridChannel
+from fedprompt.runtimes.payload import DONE, REFUSED, SECURE, Payload
+
+POLL = 1.0  # seconds between checks of the SuperLink
+
+
+def answer(request: Payload, settings: Settings) -> Payload:
+    """Answer a request at the site whose folder the node's configuration names, in its worker if there is one."""
+    if request.fields.get("only") == "name":
+        return Payload(DONE, {"site": str(settings.get("site", ""))})
+    folder = Path(str(settings["home"]))
+    try:
+        return request_worker(folder, request)
+    except NoWorkerError:
+        if request.kind in SECURE:
+            return Payload(
+                REFUSED, {"reason": "secure sums need the site's worker, which remembers a round's secrets."}
+            )
+        from fedprompt.deploy.site import Site  # imports torch and transformers, which takes seconds
+
+        return Site(folder).answer(request)
+
+
+def run(channel: GridChannel, settings: Settings) -> None:
+    """Run the recipe in the run's configuration: `recipe` is TOML text or a name, `out` the run's folder."""
+    from fedprompt.config.recipe import find_recipe
+    from fedprompt.deploy.server_run import run_on_sites
+    from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
+    from fedprompt.experiments.run import free_folder
+    from fedprompt.records.run_folder import write_atomic
+
+    home = Path(os.environ[HOME])
+    recipe = str(settings["recipe"])
+    text = recipe if "\n" in recipe else find_recipe(recipe).read_text(encoding="utf-8")
+    out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
+    write_atomic(out / PROCESS, str(os.getpid()))
+    (out / STOPPED).unlink(missing_ok=True)
+    channel.on_wait = partial(_write_waiting, out)
+    threading.Thread(target=_end_with_superlink, args=(home, out), daemon=True).start()
+    try:
+        run_on_sites(text, out, channel, load_deployment(home), home=home)
+    except BaseException as error:
+        # The run's own record has the error too, unless the run failed before it had one.
+        write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
+        raise
+
+
+def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
+    from fedprompt.deploy.settings import WAITING
+    from fedprompt.records.run_folder import write_atomic
+
+    write_atomic(out / WAITING, json.dumps({"sites": list(names), "since": since}))
+
+
+def _end_with_superlink(home: Path, out: Path) -> None:
+    """Exit when the SuperLink is gone: Flower's own process would wait for it and keep the run's folder locked."""
+    from fedprompt.deploy.settings import LINK, STOPPED
+    from fedprompt.records.run_folder import write_atomic
+
+    link = int((home / LINK).read_text(encoding="utf-8"))
+    while True:
+        time.sleep(POLL)
+        try:
+            os.kill(link, 0)
+        except ProcessLookupError:
+            write_atomic(out / STOPPED, f"The server stopped; once it is up, continue with: fedprompt resume {out}")
+            os._exit(1)
+
+
+client = client_app(answer)
+server = server_app(run)
