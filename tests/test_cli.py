@@ -18,6 +18,7 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
 
 TINY = """
 name = "tiny"
@@ -121,7 +122,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 ) -> None:
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
-        runs.start(load_recipe(recipe), folder, callbacks=Interrupter(*stop))
+        runs.start(resolve(load_recipe(recipe)), folder, callbacks=Interrupter(*stop))
     assert events(folder)[-1]["status"] == "interrupted"
     call("resume", folder)
     for trial in ("fedmvp", "promptfl"):

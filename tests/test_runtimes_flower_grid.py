@@ -21,6 +21,7 @@ from fedprompt.deploy.site import Site
 from fedprompt.deploy.site_state import SPENT
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
@@ -96,7 +97,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of one recipe run by the simulator and over the grid."""
     folder = tmp_path_factory.mktemp("grid")
     channel, over = GridChannel(grid(folder), poll=0), deployment()
-    runs.start(parse_recipe(recipe(folder)), folder / "simulated")
+    runs.start(resolve(parse_recipe(recipe(folder))), folder / "simulated")
     run_on_sites(recipe(folder), folder / "federated", channel, over, home=folder)
     return folder / "simulated", folder / "federated"
 
@@ -145,7 +146,7 @@ def one(folder: Path, server: str) -> str:
 
 def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> None:
     over = grid(tmp_path)
-    runs.start(parse_recipe(one(tmp_path, SUMS)), tmp_path / "simulated")
+    runs.start(resolve(parse_recipe(one(tmp_path, SUMS))), tmp_path / "simulated")
     run_on_sites(one(tmp_path, SUMS), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
@@ -223,7 +224,7 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
     newest.write_bytes(newest.read_bytes()[:-1])
     over.fault = lambda site, reply: reply
     run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
-    runs.start(parse_recipe(text), tmp_path / "simulated")
+    runs.start(resolve(parse_recipe(text)), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
     assert [event["round"] for event in lines(tmp_path / "out", name, "resume")] == [1]
     assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
@@ -239,7 +240,7 @@ def test_words_reach_sites_without_their_files(tmp_path: Path) -> None:
         f"[descriptions]\nattributes = '{tmp_path / 'descriptions.json'}'\nshuffled = true\nconditions = ['at night']\n"
     )
     over = grid(tmp_path)
-    runs.start(parse_recipe(one(tmp_path, named)), tmp_path / "simulated")
+    runs.start(resolve(parse_recipe(one(tmp_path, named))), tmp_path / "simulated")
     run_on_sites(one(tmp_path, named), tmp_path / "federated", GridChannel(over, poll=0), deployment(), home=tmp_path)
     simulated, federated = (checkpoint(tmp_path / name, NAMES[0]) for name in ("simulated", "federated"))
     assert federated.round_number == 2 and same(simulated.shared, federated.shared)
