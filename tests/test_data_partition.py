@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.config.registry import RULES, find
+from fedprompt.config.registry import PARTITION_RULES
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition.base import Partition, class_counts
 from fedprompt.errors import UserError
@@ -20,7 +20,7 @@ DATASETS: dict[str, Callable[[int], Dataset]] = {
     "single-label": lambda seed: single_label(2 + seed % 6, each=6, domains=DOMAINS, new=2, unseen=("east",)),
     "multi-label": lambda seed: multi_label(seed, rows=180, new=2, domains=(*DOMAINS, "west"), unseen=("east",)),
 }
-BUILDERS = {name: find(RULES, name, place="test") for name in RULES}
+BUILDERS = dict(PARTITION_RULES.builders)
 
 
 def partition_of(name: str, dataset: Dataset, seed: int) -> Partition | None:

@@ -153,7 +153,7 @@ def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
     assert (
         isinstance(found, JoinedDataset)
         and found.part_of(left_out.row) == 1
-        and left_out.place == "test pictures of two"
+        and left_out.place == "test images of two"
     )
     assert row not in found.rows(split="test") and len(found.parts[1].rows(split="test")) == len(tests) - 1
     assert found.parts[0].excluded == frozenset()
@@ -187,7 +187,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     page = runs.start(resolve(recipe(folder)), whole).read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
-    assert "2 picture(s) cannot be read and are left out" in watch.warned[0]
+    assert "2 image(s) cannot be read and are left out" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
@@ -196,7 +196,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     unreadable = read_run(whole).header.left_out
     assert len(unreadable) == 2 and "Pictures left out" in page
     assert all(one.picture in page and one.place in page for one in unreadable)
-    assert "2 picture(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
+    assert "2 image(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]
     assert header["unreadable"] == 2 and header["images"] == {"test": 2 * TEST - 1, "train": 2 * TRAIN - 1}
     with pytest.raises(UserError, match=r"1 of the 4 training images of client-0 .* unreadable = 0 .* without 0"):
