@@ -51,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_is_checked_and_shared_out(finished: Path) -> None:
     own = settings(finished / "labels.csv")
     said = call("check", "own_table", *own, code=2)
-    assert "1 pictures have no known label, 7.png for one" in said
+    assert "1 images have no known label, for example 7.png" in said
     assert "all 4" in call("partition", "own_table", *own)
 
 
@@ -101,7 +101,7 @@ def test_one_class_needs_another_evidence(finished: Path, tmp_path: Path) -> Non
 
 def test_odd_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     table = finished / "wrong.csv"
-    for text, words in (("image,car,car\n", "'car' stands 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
+    for text, words in (("image,car,car\n", "'car' occurs 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
         table.write_text(text, encoding="utf-8")
         assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
     conditions = tmp_path / "conditions.json"

@@ -298,7 +298,7 @@ def test_data_check_says_what_is_wrong(tmp_path, monkeypatch):
     as_json(split, {word: [[file, swapped[name], name] for file, _, name in rows] for word, rows in table.items()})
     assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
-    assert "1 listed picture(s) are not there" in run("data", "check", "food101", "--root", tmp_path).output
+    assert "1 listed image(s) do not exist" in run("data", "check", "food101", "--root", tmp_path).output
     assert entry("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
     every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
     assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))
@@ -321,7 +321,7 @@ def test_a_known_other_version_is_a_remark_and_no_problem(tmp_path, monkeypatch)
     monkeypatch.setattr("fedprompt.data.published.catalog.catalog", lambda: {"pacs": about})
     monkeypatch.setattr("fedprompt.data.published.verify._classes_without_images", lambda listing: [])
     found = run("data", "check", "pacs", "--root", tmp_path)
-    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 pictures" in found.output
+    assert found.exit_code == 0 and "Remark: PACS is the first one with 32 images" in found.output
 
 
 def test_data_list_and_info(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def draw_independent_splits(
 def draw_validation(
     files: Sequence[str], groups: Sequence[Hashable], official: Sequence[str], *, seed: int
 ) -> list[str]:
-    """Stratified validation split: a fifth of each group's official training images; the official test split is kept."""
+    """Stratified validation split: a fifth of each group's official training images; the test split is kept."""
     splits = list(official)
     training = [row for row, split in enumerate(official) if split == "train"]
     drawn = _shuffled([files[row] for row in training], [groups[row] for row in training], seed)
