@@ -283,7 +283,7 @@ def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
     assert huggingface(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
 
 
-def test_wordnet_ids_are_not_spoken(tmp_path):
+def test_wordnet_ids_are_no_class_names(tmp_path):
     features = datasets.Features(
         {"image": datasets.Image(), "wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
     )
