@@ -27,19 +27,19 @@ from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.aggregation.robust import multi_krum
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError
-from fedprompt.federated.secure.collector import Collector
-from fedprompt.federated.secure.member import Session
-from fedprompt.federated.secure.secure_sum import Exchange
+from fedprompt.federated.secure.secure_client import Session
+from fedprompt.federated.secure.secure_server import SecureServer
+from fedprompt.federated.secure.simulation import Exchange
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, Raw
-from fedprompt.runtimes.remote import Remote, Terms
+from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
-from fedprompt.updates import State, Update, weighted_mean
+from fedprompt.updates import State, Update, fedavg
 
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
-STEPS = ("keys", "shares", "masked", "unmask")
+STEPS = ("advertise_keys", "share_keys", "masked_input", "unmask")
 CLIENTS = 7
 ANSWER = Payload(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
 NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
@@ -90,12 +90,12 @@ def _honest_rounds(requests: Requests) -> None:
         requests.site.answer(requests.honest)
         _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
-        _exchange(lambda answer: answer, "keys")
+        _exchange(lambda answer: answer, "advertise_keys")
 
 
 def _combine(sent: list[Update]) -> str:
-    server = Server(rule=multi_krum(attackers=1), limits=Limits(most_examples=10_000, norm=5.0))
-    out = server.combine(weighted_mean, SHARED, sent, {}, asked=range(CLIENTS))
+    server = Server(rule=multi_krum(adversaries=1), limits=Limits(most_examples=10_000, norm=5.0))
+    out = server.combine(fedavg, SHARED, sent, {}, asked=range(CLIENTS))
     assert all(tensor.isfinite().all() for tensor in out.shared.values())
     return next(iter(out.refused.values()), "used").partition(":")[0]
 
@@ -167,7 +167,7 @@ def _answered(said: Mapping[str, Payload]) -> str:
         def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
             return {name: said.get(name, ANSWER) for name in payloads}
 
-    transport = Remote(Bare(), Post(), Terms(("a", "b")), {})
+    transport = Remote(Bare(), Post(), RemoteSettings(("a", "b")), {})
     updates = transport.train(1, SHARED, [0, 1])
     assert [update.client for update in updates][-1] == 1, "the other site has said nothing wrong"
     return str(transport.notes["failed"].get("0", "used")).partition(":")[0]
@@ -242,9 +242,9 @@ def _exchange(mutate: Callable[[bytes], bytes], step: str) -> str:
 
     session = Session("run", 1, 4)
     vectors = {client: np.arange(8, dtype=np.uint64) for client in range(5)}
-    collector = Collector(session, count=8)
+    server = SecureServer(session, length=8)
     try:
-        Rogue(session, vectors, lambda now, client: True, collector).run()
+        Rogue(session, vectors, lambda now, client: True, server).run()
     except RefusedUpdateError as given_up:
         return given_up.code
-    return next(iter(collector.refused.values()), "used").partition(":")[0]
+    return next(iter(server.refused.values()), "used").partition(":")[0]

@@ -27,8 +27,8 @@ RESULTS = DOCS / "robustness.jsonl"  # a line a case, added when it is measured:
 DIGITS = 4  # of an accuracy: pictures are some hundreds
 CLIENTS, ADVERSARIES = 10, 2
 OPTIONS: Mapping[str, dict[str, object]] = {
-    "krum": {"attackers": ADVERSARIES},
-    "multi_krum": {"attackers": ADVERSARIES},
+    "krum": {"adversaries": ADVERSARIES},
+    "multi_krum": {"adversaries": ADVERSARIES},
 }
 ATTACKS: Mapping[str, dict[str, object]] = {
     "sign_flip": {"scale": 10.0},

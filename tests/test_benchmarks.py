@@ -29,7 +29,7 @@ def test_jobs_cover_every_method_in_every_mode():
 def test_as_released_reads_every_text_at_full_length():
     clip = make_clip("tiny", "as released", batch=2)
     space = make_examples(2, 3, 2, 32).space
-    context = clip.words("a photo")
+    context = clip.token_embeddings("a photo")
     prompts = clip.fill([f"<ctx> {name}." for name in space.names], ctx=context)
     assert prompts.embeddings.shape[1] == clip.context_length
     assert (

@@ -1,4 +1,4 @@
-"""The backbone's verbs equal transformers' own outputs; its nouns are the same bits whatever was asked or forgotten."""
+"""The encoders equal transformers' own outputs; frozen features are the same bits whatever was requested or evicted."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def assert_equals_reference(clip: Clip, images: Images) -> None:
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
-def test_verbs_and_nouns_equal_transformers_own_outputs(sizes: dict[str, Any], tiny_images: Pictures) -> None:
+def test_encoders_and_features_equal_transformers_own_outputs(sizes: dict[str, Any], tiny_images: Pictures) -> None:
     clip = build(sizes)
     assert (
         clip.patches == (clip.model.config.vision_config.image_size // clip.model.config.vision_config.patch_size) ** 2
@@ -114,16 +114,16 @@ def test_a_cut_sequence_equals_a_padded_one(tiny_clip: Clip) -> None:
 
 
 def ask_everything(clip: Clip, source: Pictures) -> list[torch.Tensor]:
-    """Overlapping requests in which each picture and text meets different company and places."""
+    """Overlapping requests in which each image and text comes with different others and at different positions."""
     groups = [Images(source, rows) for rows in ((0, 1, 2, 3, 4, 5, 6), (5, 2, 2, 9), (9,), (6, 1, 3, 0, 8, 9))]
     groups.append(groups[0].flipped(torch.arange(7) % 2 == 0))
-    nouns = (
+    features = (
         clip.image_features,
         clip.image_embeddings,
         clip.patch_features,
         lambda images: clip.image_tokens(images, 1),
     )
-    results = [noun(images) for images in groups for noun in nouns]
+    results = [feature(images) for images in groups for feature in features]
     return [*results, clip.text_features(TEXTS), clip.text_features(TEXTS[1:]), clip.text_features(TEXTS[2:])]
 
 
@@ -178,7 +178,7 @@ def test_gradients_flow_to_inputs_and_never_to_the_backbone(tiny_clip: Clip, tin
     assert all(torch.equal(before[name], weight) for name, weight in tiny_clip.state_dict().items())
 
 
-def test_nouns_asked_in_inference_mode_can_be_trained_on_later(tiny_parts: Any, tiny_images: Pictures) -> None:
+def test_features_asked_in_inference_mode_can_be_trained_on_later(tiny_parts: Any, tiny_images: Pictures) -> None:
     clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1))
     with torch.inference_mode():
         clip.image_embeddings(images)
@@ -270,7 +270,7 @@ def test_value_tokens_keep_patches_to_themselves(tiny_parts: tuple[Any, ...], ti
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_families_of_texts_are_encoded_as_texts(tiny_clip: Clip, size: int) -> None:
+def test_texts_with_a_shared_prefix_are_encoded_as_texts(tiny_clip: Clip, size: int) -> None:
     """Features and gradients, whatever the members have in common: words, one of them all, or the start alone."""
     names = ("dog", "cat which is a car", "dog of the tree", "the", "a photo", "four legs")
     texts = [f"<own> {'photo' if place < 3 else 'the car'} <common> {name}." for place, name in enumerate(names)]

@@ -29,14 +29,14 @@ def test_a_place_filled_with_words_is_the_sentence_with_those_words(
     written = [f"{lead}{context} {name} {other}{tail}" for name, tail in endings]
     ids = tiny_clip.tokenizer.tokenizer(written)["input_ids"]
     assume(max(len(row) for row in ids) <= tiny_clip.context_length)
-    prompts = tiny_clip.fill(texts, ctx=tiny_clip.words(context), more=tiny_clip.words(other))
+    prompts = tiny_clip.fill(texts, ctx=tiny_clip.token_embeddings(context), more=tiny_clip.token_embeddings(other))
     expected = tiny_clip.fill(written)
     assert expected.end.tolist() == prompts.end.tolist() == [len(row) - 1 for row in ids]
     for ours, theirs, row in zip(prompts.embeddings, expected.embeddings, ids, strict=True):
         assert torch.equal(ours, theirs)
         assert torch.equal(ours[: len(row)], tiny_clip.model.text_model.embeddings.token_embedding(torch.tensor(row)))
     place = prompts.embeddings[torch.arange(len(texts))[:, None], prompts.slots["ctx"]]
-    assert torch.equal(place, tiny_clip.words(context).expand(len(texts), -1, -1))
+    assert torch.equal(place, tiny_clip.token_embeddings(context).expand(len(texts), -1, -1))
 
 
 def test_each_text_may_have_vectors_of_its_own(tiny_clip: Clip) -> None:
@@ -49,7 +49,7 @@ def test_each_text_may_have_vectors_of_its_own(tiny_clip: Clip) -> None:
 
 
 def test_a_name_in_angle_brackets_is_no_place(tiny_clip: Clip) -> None:
-    prompts = tiny_clip.fill(["<ctx> <dog>."], ctx=tiny_clip.words("a photo of"))
+    prompts = tiny_clip.fill(["<ctx> <dog>."], ctx=tiny_clip.token_embeddings("a photo of"))
     assert torch.equal(prompts.embeddings, tiny_clip.fill(["a photo of <dog>."]).embeddings)
 
 

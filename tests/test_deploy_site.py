@@ -191,4 +191,4 @@ def test_settings_are_checked_in_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"site\.toml: name"):
         load_site(tmp_path)
     ordered = Deployment(name="x", address="h", sites=("b", "a"))
-    assert ordered.sites == ("a", "b") and ordered.terms(("a",)).quorum == 1
+    assert ordered.sites == ("a", "b") and ordered.remote_settings(("a",)).quorum == 1

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedprompt.config.registry import AGGREGATION_RULES
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregation.base import Rule, TooFewError, median, trimmed_mean
+from fedprompt.federated.aggregation.base import TooFewError, median, trimmed_mean
 from fedprompt.federated.aggregation.fedawa import fedawa
 from fedprompt.federated.aggregation.robust import (
     centred_clipping,
@@ -23,9 +23,9 @@ from fedprompt.federated.aggregation.robust import (
     norm_bounded_mean,
 )
 from fedprompt.seeding import numpy_stream
-from fedprompt.updates import State, Update
+from fedprompt.updates import AggregationRule, State, Update
 
-OPTIONS = {"krum": {"attackers": 2}, "multi_krum": {"attackers": 2}}
+OPTIONS = {"krum": {"adversaries": 2}, "multi_krum": {"adversaries": 2}}
 NOT_ROBUST = {"mean", "cosine_filter", "fedawa"}
 RULES = {name: build(**OPTIONS.get(name, {})) for name, build in AGGREGATION_RULES.builders.items()}
 ROBUST = {name: rule for name, rule in RULES.items() if name not in NOT_ROBUST}
@@ -44,7 +44,7 @@ def updates(points: np.ndarray, shared: State) -> list[Update]:
     ]
 
 
-def apply(rule: Rule, points: np.ndarray, weights: np.ndarray | None = None, at: float = 0.0) -> np.ndarray:
+def apply(rule: AggregationRule, points: np.ndarray, weights: np.ndarray | None = None, at: float = 0.0) -> np.ndarray:
     shared = {"a": torch.full((3,), at), "b": torch.tensor(at)}
     weights = np.full(len(points), 1 / len(points)) if weights is None else weights
     new, _ = rule(shared, updates(points, shared), weights.tolist(), {})
@@ -54,7 +54,7 @@ def apply(rule: Rule, points: np.ndarray, weights: np.ndarray | None = None, at:
 @each_rule
 @settings(max_examples=CASES)
 @given(vectors, st.randoms(use_true_random=False))
-def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random) -> None:
+def test_order_does_not_count(name: str, rule: AggregationRule, points: np.ndarray, random) -> None:
     order = list(range(len(points)))
     random.shuffle(order)
     assert apply(rule, points[order]) == pytest.approx(apply(rule, points), abs=1e-5)
@@ -63,13 +63,13 @@ def test_order_does_not_count(name: str, rule: Rule, points: np.ndarray, random)
 @each_rule
 @settings(max_examples=CASES)
 @given(vectors)
-def test_only_changes_count_not_where_they_begin(name: str, rule: Rule, points: np.ndarray) -> None:
+def test_only_changes_count_not_where_they_begin(name: str, rule: AggregationRule, points: np.ndarray) -> None:
     if name != "fedawa":  # whose second term is the distance from the shared state itself
         assert apply(rule, points, at=2.0) == pytest.approx(apply(rule, points), abs=1e-4)
 
 
 @each_rule
-def test_equal_updates_are_returned(name: str, rule: Rule) -> None:
+def test_equal_updates_are_returned(name: str, rule: AggregationRule) -> None:
     point = np.array([0.5, -1.0, 2.0, 0.25])
     assert apply(rule, np.tile(point, (9, 1))) == pytest.approx(point, abs=1e-6)
 
@@ -91,15 +91,15 @@ def test_krum_equals_a_brute_force(points: np.ndarray) -> None:
     scores = [sorted(np.delete(row, place))[: 9 - 2 - 2] for place, row in enumerate(distances)]
     sums = np.array([sum(score) for score in scores])
     order = np.argsort(sums)
-    for rule, chosen in ((krum(attackers=2), 1), (multi_krum(attackers=2), 7)):
+    for rule, chosen in ((krum(adversaries=2), 1), (multi_krum(adversaries=2), 7)):
         assume(sums[order[chosen]] - sums[order[chosen - 1]] > 1e-6)  # who is equal shares the last place
         assert apply(rule, points) == pytest.approx(points[order[:chosen]].mean(axis=0), abs=1e-6)
 
 
 def test_equal_scores_share_the_last_place_of_krum() -> None:
     corners = np.array([[x, y, z, 0.0] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    assert apply(krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
-    assert apply(multi_krum(attackers=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert apply(krum(adversaries=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
+    assert apply(multi_krum(adversaries=1), corners) == pytest.approx(np.zeros(4), abs=1e-6)
 
 
 @settings(max_examples=CASES)
@@ -115,17 +115,17 @@ def test_no_step_from_the_geometric_median_is_shorter(points: np.ndarray) -> Non
 
 @pytest.mark.parametrize("size", [1e1, 1e4, 1e30])
 @pytest.mark.parametrize(("name", "rule"), ROBUST.items())
-def test_two_liars_of_ten_move_a_robust_rule_little(name: str, rule: Rule, size: float) -> None:
+def test_two_adversaries_of_ten_move_a_robust_rule_little(name: str, rule: AggregationRule, size: float) -> None:
     honest = numpy_stream(0, "honest").normal(1.0, 0.1, (8, 4))
-    lies = np.stack([-size * honest[0], size * np.array([3.0, -1.0, 2.0, 1.0])])
-    moved = apply(rule, np.concatenate([honest, lies])) - honest.mean(axis=0)
+    poisoned = np.stack([-size * honest[0], size * np.array([3.0, -1.0, 2.0, 1.0])])
+    moved = apply(rule, np.concatenate([honest, poisoned])) - honest.mean(axis=0)
     bound = 1.0 if name in ("norm_bounded_mean", "centred_clipping") else 0.3
     assert np.linalg.norm(moved) < bound
 
 
 @settings(max_examples=CASES)
 @given(vectors, st.sampled_from((-1e6, 1e6)))
-def test_less_than_half_lying_leave_the_median_among_the_honest(points: np.ndarray, far: float) -> None:
+def test_fewer_than_half_adversaries_leave_the_median_among_the_honest(points: np.ndarray, far: float) -> None:
     honest = points[:5]
     found = apply(median(), np.concatenate([honest, np.full((4, 4), far)]))
     assert (honest.min(axis=0) <= found).all() and (found <= honest.max(axis=0)).all()
@@ -154,9 +154,9 @@ def test_clipping_goes_on_from_its_last_centre() -> None:
     assert not torch.equal(again["a"], fresh["a"]), "the centre is remembered"
 
 
-def test_too_few_updates_for_so_many_attackers() -> None:
-    with pytest.raises(TooFewError, match="krum needs 7 updates a round and has 6"):
-        apply(krum(attackers=2), np.zeros((6, 4)))
+def test_too_few_updates_for_so_many_adversaries() -> None:
+    with pytest.raises(TooFewError, match="krum needs 7 updates per round and has 6"):
+        apply(krum(adversaries=2), np.zeros((6, 4)))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_too_few_updates_for_so_many_attackers() -> None:
     [
         (lambda: trimmed_mean(share=0.5), "share = 0.5"),
         (lambda: cosine_filter(share=1.0), "share = 1.0"),
-        (lambda: krum(attackers=-1), "attackers = -1"),
+        (lambda: krum(adversaries=-1), "adversaries = -1"),
         (lambda: norm_bounded_mean(bound=0.0), "bound = 0.0"),
         (lambda: centred_clipping(radius=-1.0), "radius = -1.0"),
     ],

@@ -91,7 +91,7 @@ def test_a_huge_or_broken_client_moves_the_result_no_farther_than_the_clip(monke
         assert float((moved(value) - without).norm()) <= 1.0 / 5 * (1 + 1e-6)
 
 
-def lesson(privacy: SamplePrivacy | None, batch_size: int, method: Toy | None = None, **options) -> Update:
+def trained(privacy: SamplePrivacy | None, batch_size: int, method: Toy | None = None, **options) -> Update:
     shared, personal = initial_state(Toy())
     settings = TrainSettings(rounds=1, batch_size=batch_size, lr=1.0, momentum=0.0, privacy=privacy, weight_decay=0.0)
     return train_client(
@@ -115,13 +115,13 @@ def test_a_private_step_without_clipping_and_noise_is_a_plain_one(monkeypatch: p
             self.classifier(clip, space)(images), targets
         ),
     )
-    plain = lesson(None, batch_size=8)
-    private = lesson(SamplePrivacy(clip=1e9, noise=1.0, **BUDGET), batch_size=8)
+    plain = trained(None, batch_size=8)
+    private = trained(SamplePrivacy(clip=1e9, noise=1.0, **BUDGET), batch_size=8)
     assert all(torch.allclose(plain.shared[name], private.shared[name], atol=1e-6) for name in plain.shared)
     assert plain.loss == pytest.approx(private.loss)
 
 
-def test_every_pictures_gradient_is_clipped_and_the_sum_is_noisy() -> None:
+def test_every_images_gradient_is_clipped_and_the_sum_is_noisy() -> None:
     weight = torch.nn.Parameter(torch.zeros(1000))
     ways = [torch.eye(1000)[k] * 10.0 ** (k - 2) for k in range(5)] + [torch.full((1000,), float("nan"))]
     losses = [lambda way=way: (weight * way).sum() + 4 for way in ways[:5]]
@@ -138,7 +138,7 @@ def test_every_pictures_gradient_is_clipped_and_the_sum_is_noisy() -> None:
     assert bad is not None and math.isnan(bad) and weight.grad.isfinite().all(), "its presence does not show"
 
 
-def test_poisson_batches_take_every_picture_with_the_same_chance() -> None:
+def test_poisson_batches_take_every_image_with_the_same_probability() -> None:
     batches = [batch for _ in range(200) for batch in poisson_batches(20, 5)]
     assert len(batches) == 800 and len({len(batch) for batch in batches}) > 3
     taken = torch.bincount(torch.cat(batches), minlength=20) / 800
@@ -148,8 +148,8 @@ def test_poisson_batches_take_every_picture_with_the_same_chance() -> None:
 
 def test_a_method_that_chooses_by_what_it_saw_is_refused() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
-    with pytest.raises(UserError, match="Toy chooses what to train by what it has seen"):
-        lesson(privacy, batch_size=4, method=Toy(switch=True))
+    with pytest.raises(UserError, match="Toy chooses what to train by the data it has seen"):
+        trained(privacy, batch_size=4, method=Toy(switch=True))
 
 
 def test_the_run_ends_before_the_budget_is_passed_and_what_was_paid_stays_paid() -> None:
@@ -196,7 +196,7 @@ def test_an_option_that_makes_no_sense_is_named(kind: type, option: str) -> None
             kind(**{**options, option: value})
 
 
-def test_a_sites_epsilon_grows_with_epochs_and_shrinks_with_pictures() -> None:
+def test_a_sites_epsilon_grows_with_epochs_and_shrinks_with_images() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
-    few, many = (privacy.spent(pictures=count, batch_size=32, epochs=10) for count in (100, 1000))
-    assert few > many > privacy.spent(pictures=1000, batch_size=32, epochs=5)
+    few, many = (privacy.spent(images=count, batch_size=32, epochs=10) for count in (100, 1000))
+    assert few > many > privacy.spent(images=1000, batch_size=32, epochs=5)

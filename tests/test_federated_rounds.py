@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pytest
 import torch
@@ -109,10 +108,14 @@ def test_a_run_ends_before_the_round_that_is_not_admitted() -> None:
 
 def test_a_method_may_bring_its_own_aggregation() -> None:
     class Last(Toy):
-        aggregate: ClassVar = staticmethod(lambda shared, updates, weights: {**shared, **updates[-1].shared})
+        @staticmethod
+        def aggregate(shared, updates, weights, memory) -> tuple[State, State]:
+            count = memory.get("count", torch.zeros(()))
+            return {**shared, **updates[-1].shared}, {"count": count + 1}
 
-    one = next(federate(Last(), Echo(), clients=range(3), rounds=1, seed=0))
+    one, two = federate(Last(), Echo(), clients=range(3), rounds=2, seed=0)
     assert torch.equal(one.shared["bias"], one.updates[2].shared["bias"])
+    assert [float(done.memory["rule/count"]) for done in (one, two)] == [1, 2], "the method's rule has a memory"
 
 
 @given(st.integers(1, 60), st.floats(0, 1), st.integers(0, 5), st.integers(1, 100))

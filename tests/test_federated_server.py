@@ -18,7 +18,7 @@ from fedprompt.federated.server import Server
 from fedprompt.federated.server_optimizers import fedadam, fedavgm
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.runtimes.simulator import Simulator
-from fedprompt.updates import Update, weighted_mean
+from fedprompt.updates import Update, fedavg
 from toys import Toy, fake_clip, toy_client
 
 SETTINGS = TrainSettings(rounds=4, local_epochs=1, batch_size=2, lr=0.1, seed=2)
@@ -32,7 +32,7 @@ def run(server: Server, start: Start | None = None, personal=None, rounds: int =
 
 def servers() -> list:
     rules = [pytest.param(Server(rule=rule()), id=name) for name, rule in AGGREGATION_RULES.builders.items()]
-    steps = [pytest.param(Server(step=step()), id=name) for name, step in SERVER_OPTIMIZERS.builders.items()]
+    steps = [pytest.param(Server(optimizer=step()), id=name) for name, step in SERVER_OPTIMIZERS.builders.items()]
     return [*rules, *steps]
 
 
@@ -70,23 +70,23 @@ def test_steps_follow_their_papers() -> None:
 
 
 def test_momentum_zero_and_lr_one_is_the_plain_mean() -> None:
-    plain, stepped = run(Server()), run(Server(step=fedavgm(lr=1.0, momentum=0.0)))
+    plain, stepped = run(Server()), run(Server(optimizer=fedavgm(lr=1.0, momentum=0.0)))
     for one, other in zip(plain, stepped, strict=True):
         assert all(torch.allclose(one.shared[name], other.shared[name], atol=1e-6) for name in one.shared)
 
 
 def test_a_round_with_too_few_for_a_rule_is_skipped_or_refused_at_once() -> None:
-    server, shared = Server(rule=krum(attackers=1)), {"w": torch.zeros(2)}
+    server, shared = Server(rule=krum(adversaries=1)), {"w": torch.zeros(2)}
     sent = [update(client, 1.0) for client in range(4)]
-    out = server.combine(weighted_mean, shared, sent, {}, asked=range(5))
+    out = server.combine(fedavg, shared, sent, {}, asked=range(5))
     assert "krum needs 5" in out.skipped and out.shared is shared and out.used == ()
     with pytest.raises(TooFewError, match="ask more clients"):
-        server.combine(weighted_mean, shared, sent, {}, asked=range(4))
+        server.combine(fedavg, shared, sent, {}, asked=range(4))
 
 
 def test_a_sum_that_overflows_changes_nothing() -> None:
-    server = Server(step=fedavgm(lr=10.0))
-    out = server.combine(weighted_mean, {"w": torch.zeros(2)}, [update(0, 1e38)], {}, asked=[0])
+    server = Server(optimizer=fedavgm(lr=10.0))
+    out = server.combine(fedavg, {"w": torch.zeros(2)}, [update(0, 1e38)], {}, asked=[0])
     assert "not finite" in out.skipped and not out.shared["w"].any()
 
 
@@ -96,7 +96,9 @@ def test_privacy_goes_with_the_plain_mean_alone() -> None:
         with pytest.raises(UserError, match="plain uniform mean"):
             Server(privacy=privacy, **options)
     with pytest.raises(UserError, match="aggregates otherwise"):
-        Server(privacy=privacy).combine(lambda s, u, w: s, {"w": torch.zeros(2)}, [update(0, 1.0)], {}, asked=[0])
+        Server(privacy=privacy).combine(
+            lambda s, u, w, m: (s, m), {"w": torch.zeros(2)}, [update(0, 1.0)], {}, asked=[0]
+        )
 
 
 @pytest.mark.parametrize("kind", ["nan", "infinity", "shape", "name", "weight"])
@@ -128,8 +130,6 @@ def test_order_of_answers_does_not_show() -> None:
     server, shared = Server(), {"w": torch.zeros(2)}
 
     def combine(order: Sequence[int]) -> torch.Tensor:
-        return server.combine(weighted_mean, shared, [update(k, 0.1 * k) for k in order], {}, asked=range(4)).shared[
-            "w"
-        ]
+        return server.combine(fedavg, shared, [update(k, 0.1 * k) for k in order], {}, asked=range(4)).shared["w"]
 
     assert torch.equal(combine([0, 1, 2, 3]), combine([2, 0, 3, 1]))

@@ -40,5 +40,5 @@ def test_it_is_the_pair_head(tiny_clip: Clip) -> None:
     tokens = torch.cat([tiny_clip.image_features(IMAGES)[:, None], tiny_clip.patch_features(IMAGES)], dim=1)
     weights = (20 * tokens @ present.T).softmax(dim=1)
     pair = torch.stack([100 * (weights * (tokens @ text.T)).sum(dim=1) for text in (present, absent)])
-    chance = method.classifier(tiny_clip, LabelSpace(NAMES, "multi"))(IMAGES).sigmoid()
-    torch.testing.assert_close(chance, pair.softmax(dim=0)[0], rtol=0, atol=1e-4)
+    probabilities = method.classifier(tiny_clip, LabelSpace(NAMES, "multi"))(IMAGES).sigmoid()
+    torch.testing.assert_close(probabilities, pair.softmax(dim=0)[0], rtol=0, atol=1e-4)

@@ -11,7 +11,7 @@ from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.fedkgcoop import FedKgCoOp
 from fedprompt.methods.promptfl import PromptFL
-from fedprompt.ops.losses import drift
+from fedprompt.ops.losses import cosine_distance
 from fedprompt.seeding import stream
 from vit import VIT, size
 
@@ -45,5 +45,5 @@ def test_the_pull_is_a_mean_over_classes(tiny_clip: Clip) -> None:
 
 def test_drift_is_zero_only_where_texts_stay() -> None:
     text = torch.nn.functional.normalize(torch.randn(3, 5, generator=stream(1)), dim=-1)
-    assert drift(text, text).item() == pytest.approx(0, abs=1e-6)
-    assert drift(text, -text).item() == pytest.approx(2)
+    assert cosine_distance(text, text).item() == pytest.approx(0, abs=1e-6)
+    assert cosine_distance(text, -text).item() == pytest.approx(2)

@@ -58,7 +58,7 @@ def test_it_is_the_papers_formula(tiny_clip: Clip, transport: bool) -> None:
     """Written out picture by picture, with the adapted patches made and POT's transport."""
     method = trained(tiny_clip, transport=transport, tau=2.0, entropy=0.15)
     method.gate[1].weight.data *= 10  # what tiny pictures have in common would hide their gates
-    chance, texts = probability(method, tiny_clip), method.texts(tiny_clip, SPACE)
+    probabilities, texts = probability(method, tiny_clip), method.texts(tiny_clip, SPACE)
     for row, (patches, image) in enumerate(
         zip(tiny_clip.patch_features(IMAGES), tiny_clip.image_features(IMAGES), strict=True)
     ):
@@ -71,7 +71,7 @@ def test_it_is_the_papers_formula(tiny_clip: Clip, transport: bool) -> None:
             plan = ot.sinkhorn(rows, columns, cost, 0.15) if transport else torch.outer(rows, columns)
             found.append(3 * (plan * shares).sum(dim=0))
         weights = (method.gate[1].weight @ (method.gate[0](image)) + method.gate[1].bias).softmax(dim=0)
-        close(chance[row], (weights.double() @ torch.stack(found)).detach().float(), atol=1e-3)
+        close(probabilities[row], (weights.double() @ torch.stack(found)).detach().float(), atol=1e-3)
 
 
 def test_one_condition_and_equal_patches_are_the_pooled_feature(
@@ -86,8 +86,10 @@ def test_one_condition_and_equal_patches_are_the_pooled_feature(
 
 def test_words_as_vectors_make_the_sentence(tiny_clip: Clip) -> None:
     method = FedMPT(tiny_clip, n_conditions=2, generator=stream(0))
-    method.condition_ctx.data = torch.stack([tiny_clip.words("a photo of a"), tiny_clip.words("an the is has")])
-    method.class_ctx.data = tiny_clip.words("which has the four")
+    method.condition_ctx.data = torch.stack(
+        [tiny_clip.token_embeddings("a photo of a"), tiny_clip.token_embeddings("an the is has")]
+    )
+    method.class_ctx.data = tiny_clip.token_embeddings("which has the four")
     sentences = [
         "a photo of a photo which has the four dog.",
         "a photo of a photo which has the four cat.",
@@ -123,10 +125,13 @@ def test_the_classifier_says_what_its_explanation_shows(tiny_clip: Clip, evidenc
     close(view.gate.sum(dim=1), torch.ones(3))
     close(view.plans.sum(dim=2), torch.full((3, 3, 3), 1 / 3))
     assert (view.plans.sum(dim=(2, 3)) - 1).abs().max() < 1e-5
-    chance = (view.gate[..., None] * view.evidence).sum(dim=1)
-    close(probability(method, tiny_clip), chance)
+    probabilities = (view.gate[..., None] * view.evidence).sum(dim=1)
+    close(probability(method, tiny_clip), probabilities)
     single = LabelSpace(SPACE.names, conditions=SPACE.conditions)
-    close(method.classifier(tiny_clip, single)(IMAGES).softmax(dim=1).detach(), chance / chance.sum(1, keepdim=True))
+    close(
+        method.classifier(tiny_clip, single)(IMAGES).softmax(dim=1).detach(),
+        probabilities / probabilities.sum(1, keepdim=True),
+    )
 
 
 def test_the_gate_may_read_the_patches(tiny_clip: Clip) -> None:

@@ -12,7 +12,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.methods import fedram
 from fedprompt.methods.fedram import FedRAM
 from fedprompt.ops.layers import unit
-from fedprompt.ops.losses import matching
+from fedprompt.ops.losses import pair_contrastive_loss
 from fedprompt.ops.regions import RegionAdapter
 from fedprompt.seeding import stream
 from vit import VIT, size
@@ -113,5 +113,5 @@ def test_the_teacher_knows_nothing_of_absent_labels(tiny_clip: Clip) -> None:
 def test_matching_compares_true_pairs_with_the_batch() -> None:
     scores, targets = torch.tensor([[1.0, 2.0], [0.5, -1.0]]), torch.tensor([[1, 0], [-1, 1]])
     total = torch.tensor([1.0, 2.0, -1.0]).exp().sum().log()
-    torch.testing.assert_close(matching(scores, targets), ((total - 1.0) + (total + 1.0)) / 2)
-    assert matching(scores, torch.zeros(2, 2)) == 0
+    torch.testing.assert_close(pair_contrastive_loss(scores, targets), ((total - 1.0) + (total + 1.0)) / 2)
+    assert pair_contrastive_loss(scores, torch.zeros(2, 2)) == 0

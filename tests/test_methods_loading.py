@@ -1,4 +1,4 @@
-"""Methods are found by their file's name, and every mistake at that door is one sentence."""
+"""Methods are found by their file's name, and every mistake in a name is one sentence."""
 
 from __future__ import annotations
 

@@ -116,9 +116,9 @@ def test_no_threshold_decides_better_than_the_best(rows: list[list[tuple[int, in
 def test_the_top_labels_are_taken_from_the_known_ones() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.1, 0.3]])
     targets = torch.tensor([[-1, 0, 1], [1, 0, 0]])
-    assert metrics.top(scores, targets, 2).tolist() == [[0, 1, 1], [1, 0, 1]]
-    assert metrics.top(scores, targets, 9).tolist() == [[0, 1, 1], [1, 1, 1]]
-    assert metrics.micro_f1(metrics.top(scores, targets, 2), targets) == pytest.approx(2 * 2 / (4 + 2))
+    assert metrics.top_k(scores, targets, 2).tolist() == [[0, 1, 1], [1, 0, 1]]
+    assert metrics.top_k(scores, targets, 9).tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert metrics.micro_f1(metrics.top_k(scores, targets, 2), targets) == pytest.approx(2 * 2 / (4 + 2))
 
 
 def test_mean_average_precision_leaves_out_and_counts_classes_without_positives() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedprompt.ops.sinkhorn import at_most, exactly, near, sinkhorn
+from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn, unbalanced
 from fedprompt.seeding import stream
 
 PATIENT: dict[str, Any] = {"tolerance": 1e-5, "iterations": 20_000}
@@ -64,7 +64,7 @@ def test_the_partial_plan_is_pots(entropy: float, mass: float) -> None:
     for seed in range(4):
         cost, rows, columns = draw(seed, 6, 3)
         problem = (cost, rows, mass * columns)
-        plan = sinkhorn(*problem, entropy=entropy, row_rule=at_most, **PATIENT)
+        plan = sinkhorn(*problem, entropy=entropy, row_rule=partial, **PATIENT)
         # POT leaves the columns as free as the rows and fixes the total instead: to all that they hold, it binds them.
         total = mass * (1 - 1e-6)
         theirs = solved(ot.partial.entropic_partial_wasserstein, problem, entropy, m=total, stopThr=1e-12)
@@ -75,7 +75,7 @@ def test_the_partial_plan_is_pots(entropy: float, mass: float) -> None:
 def test_a_partial_plan_starts_even_where_all_is_dear() -> None:
     """Kernels as small as exp(-90) once looked like nothing left to move."""
     plan = sinkhorn(
-        torch.full((4, 2), 0.9), torch.full((4,), 0.25), torch.full((2,), 0.4), entropy=0.01, row_rule=at_most
+        torch.full((4, 2), 0.9), torch.full((4,), 0.25), torch.full((2,), 0.4), entropy=0.01, row_rule=partial
     )
     torch.testing.assert_close(plan, torch.full((4, 2), 0.1))
 
@@ -85,15 +85,15 @@ def test_a_partial_plan_starts_even_where_all_is_dear() -> None:
 def test_the_unbalanced_plan_is_pots(pull: tuple[float, float]) -> None:
     for seed in range(4):
         problem = draw(seed, 5, 4)
-        plan = sinkhorn(*problem, entropy=0.1, row_rule=near(pull[0]), column_rule=near(pull[1]), **PATIENT)
+        plan = sinkhorn(*problem, entropy=0.1, row_rule=unbalanced(pull[0]), column_rule=unbalanced(pull[1]), **PATIENT)
         theirs = solved(ot.unbalanced.sinkhorn_unbalanced, problem, 0.1, pull, reg_type="entropy", stopThr=1e-12)
         torch.testing.assert_close(plan, theirs, rtol=0, atol=1e-4)
 
 
 def test_an_infinite_pull_binds() -> None:
     problem = draw(0, 5, 4)
-    bound = sinkhorn(*problem, entropy=0.1, row_rule=near(torch.inf), column_rule=near(torch.inf))
-    assert torch.equal(bound, sinkhorn(*problem, entropy=0.1, row_rule=exactly))
+    bound = sinkhorn(*problem, entropy=0.1, row_rule=unbalanced(torch.inf), column_rule=unbalanced(torch.inf))
+    assert torch.equal(bound, sinkhorn(*problem, entropy=0.1, row_rule=balanced))
 
 
 @settings(max_examples=30, deadline=None)

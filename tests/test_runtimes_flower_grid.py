@@ -26,7 +26,7 @@ from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tens
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import KEYS, MASKED, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
 from fedprompt.updates import State
 from grids import MemoryGrid
 
@@ -161,19 +161,19 @@ def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> 
 def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp_path: Path) -> None:
     def lost(site: str, reply: Message) -> Message | None:
         step = reply.metadata.message_type
-        return None if (site == "north" and step == MASKED) or (site == "south" and step == UNMASK) else reply
+        return None if (site == "north" and step == MASKED_INPUT) or (site == "south" and step == UNMASK) else reply
 
     over = grid(tmp_path, fault=lost)
     channel = GridChannel(over, poll=0)
     conduct(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "out", NAMES[0], "round")
     assert [event.get("skipped", "")[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
-    over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED else reply
+    over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
     conduct(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "again", NAMES[0], "round")
     assert [event["kept"] for event in rounds] == [[0, 2]] * 2 and all("1" in event["failed"] for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
-    for message in [message for message in over.sent if message.metadata.message_type == KEYS][-3:]:
+    for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
         answer = site.answer(from_records(message.content))
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
@@ -182,7 +182,7 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
     over = grid(tmp_path)
     conduct(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
-    message = next(message for message in over.sent if message.metadata.message_type == MASKED)
+    message = next(message for message in over.sent if message.metadata.message_type == MASKED_INPUT)
     asked = from_records(message.content)
     answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(
         Payload(TRAIN, asked.fields, asked.tensors)

@@ -15,7 +15,7 @@ from fedprompt.errors import UserError
 from fedprompt.federated.rounds import federate
 from fedprompt.federated.screening import check_raw
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Payload, Raw
-from fedprompt.runtimes.remote import Remote, Terms
+from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import decode, decode_change, encode, encode_change
 from toys import Toy
 
@@ -46,7 +46,7 @@ class Post:
 
 
 def remote(post: Post, **terms: object) -> Remote:
-    return Remote(Toy(), post, Terms(SITES, **terms), {"run": "r", "trial": "t"})
+    return Remote(Toy(), post, RemoteSettings(SITES, **terms), {"run": "r", "trial": "t"})
 
 
 def reworded(**fields: object) -> Callable[[Payload], Payload]:

@@ -85,10 +85,10 @@ def test_scores_use_each_clients_own_candidates_and_personal_state() -> None:
     assert [len(score.per_class) for score in scores] == [2, len(SPACE)]
 
 
-def test_progress_is_told() -> None:
-    told = []
-    simulator = make(on_client=lambda done, total: told.append((done, total)))
+def test_progress_is_reported() -> None:
+    calls = []
+    simulator = make(on_client=lambda done, total: calls.append((done, total)))
     shared = initial_state(Toy())[0]
     simulator.train(1, shared, [0, 3])
     simulator.evaluate(1, shared, [0])
-    assert told == [(1, 2), (2, 2), (1, 1)]
+    assert calls == [(1, 2), (2, 2), (1, 1)]

@@ -51,7 +51,7 @@ def bars(bench: Bench, found: Results) -> Iterator[Bar]:
     yield proof(
         f"the median under less than half of adversaries, {CASES} cases",
         "stays between the honest",
-        f"{FILE}::test_less_than_half_lying_leave_the_median_among_the_honest",
+        f"{FILE}::test_fewer_than_half_adversaries_leave_the_median_among_the_honest",
     )
     yield proof(
         f"median, trimmed mean, Krum and multi-Krum, {CASES} cases each",
@@ -120,7 +120,7 @@ class Measured:
         return replace(line, verdict="no criterion") if line.verdict == "held" else line
 
     def clean(self, rule: str) -> Row:
-        """What the rule costs where nobody lies."""
+        """What the rule costs without adversaries."""
 
         def said(*found: Found) -> tuple[str, bool]:
             gains = [100 * (own.accuracy - mean.accuracy) for mean, own in zip(found[::2], found[1::2], strict=True)]

@@ -22,7 +22,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
 from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
 from fedprompt.runtimes.payload import Payload
-from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, Terms
+from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, RemoteSettings
 from fedprompt.updates import State
 
 METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
@@ -187,7 +187,7 @@ def quorum() -> Iterator[Bar]:
         def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
             return dict.fromkeys(payloads, "did not answer.")
 
-    transport = Remote(Bare(), Silent(), Terms(("a", "b", "c"), quorum=2), {})
+    transport = Remote(Bare(), Silent(), RemoteSettings(("a", "b", "c"), quorum=2), {})
     skipped, unchanged, said = 0, True, ""
     with suppress(StopIteration):
         rounds = federate(Bare(), transport, clients=range(3), rounds=9, seed=1)

@@ -19,7 +19,7 @@ from fedprompt.federated.privacy.noise import secret_normal
 from fedprompt.federated.server import Server
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.seeding import stream
-from fedprompt.updates import Update, weighted_mean
+from fedprompt.updates import Update, fedavg
 
 DELTA = 1e-3
 FILE = "test_federated_privacy.py"
@@ -60,9 +60,7 @@ def clipping() -> Iterator[Bar]:
 
     def combined(number: int, size: float) -> torch.Tensor:
         change = size * torch.randn(1000, generator=stream(0, "bars", number))
-        return server.combine(weighted_mean, shared, [Update(0, 1, {"w": change}, {}, 0.0, 0.0)], {}, asked=[0]).shared[
-            "w"
-        ]
+        return server.combine(fedavg, shared, [Update(0, 1, {"w": change}, {}, 0.0, 0.0)], {}, asked=[0]).shared["w"]
 
     longest = max(float(combined(number, size).double().norm()) / 2.0 for number, size in enumerate(sizes))
     yield row(
@@ -75,7 +73,7 @@ def clipping() -> Iterator[Bar]:
         Update(client, 1, {"w": torch.full((1000,), value)}, {}, 0.0, 0.0)
         for client, value in enumerate((torch.nan, torch.inf))
     ]
-    refused = server.combine(weighted_mean, shared, broken, {}, asked=[0, 1]).refused
+    refused = server.combine(fedavg, shared, broken, {}, asked=[0, 1]).refused
     said = ", ".join(reason.partition(":")[0] for reason in refused.values())
     yield row(
         "changes of NaN and of infinity",

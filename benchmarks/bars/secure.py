@@ -12,12 +12,13 @@ import torch
 from scipy import stats
 
 from benchmarks.bars.rows import Bar, proof, row
-from fedprompt.federated.secure.collector import Collector
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import MaskedVector, mask
-from fedprompt.federated.secure.member import Member, Session
-from fedprompt.federated.secure.secure_sum import Exchange, Present, SecureSum, everyone, threshold_of
-from fedprompt.federated.secure.vector import Codec, words_of
+from fedprompt.federated.secure.secure_client import SecureClient, Session
+from fedprompt.federated.secure.secure_server import SecureServer
+from fedprompt.federated.secure.secure_sum import SecureSum, threshold_of
+from fedprompt.federated.secure.simulation import Exchange, Present, everyone, simulate
+from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.seeding import stream
 from fedprompt.updates import Update, weighted_mean
 
@@ -46,12 +47,12 @@ def bars() -> Iterator[Bar]:
     yield proof(
         "a member asked for both shares of a peer, or to unmask twice",
         "refuses",
-        f"{FILE}::test_a_member_never_unmasks_twice_and_never_gives_both_shares_of_a_peer",
+        f"{FILE}::test_a_client_never_unmasks_twice_and_never_gives_both_shares_of_a_peer",
     )
     yield proof(
         "a member asked about fewer than t members, strangers, or without itself",
         "refuses",
-        f"{FILE}::test_an_honest_member_refuses",
+        f"{FILE}::test_an_honest_client_refuses",
         f"{FILE}::test_a_list_of_keys_must_be_long_enough_and_have_ones_own",
     )
     yield from cost()
@@ -68,11 +69,11 @@ def updates(clients: int, numbers: int) -> list[Update]:
 def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Bar]:
     """The integers against NumPy's, and what rounding costs against the sum of the floats."""
     shared = {"w": torch.zeros(numbers, dtype=torch.float64)}  # float32 changes would all be whole numbers of steps
-    codec = Codec(clip=4.0, members=clients)
+    codec = Codec(clip=4.0, clients=clients)
     sent = [replace(one, shared={"w": one.shared["w"].double() * (1 + 1e-9)}) for one in updates(clients, numbers)]
     vectors = {update.client: codec.encode(update, shared) for update in sent}
     session = Session("bars", 1, threshold_of(SHARE, clients))
-    total, _ = Exchange(session, vectors, everyone, Collector(session, count=words_of(shared))).run()
+    total, _ = Exchange(session, vectors, everyone, SecureServer(session, length=vector_length(shared))).run()
     wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
     yield row(
         f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", held=not wrong
@@ -89,7 +90,9 @@ def dropouts() -> Iterator[Bar]:
     for clients, step in itertools.product(COHORTS, STEPS):
         errors.append(error(clients, step))
         left = threshold_of(SHARE, clients) - 1
-        found, _ = SecureSum(SHARE, present=gone(step, left))(1, {"w": torch.zeros(100)}, updates(clients, 100))
+        found, _ = simulate(
+            SecureSum(SHARE), 1, {"w": torch.zeros(100)}, updates(clients, 100), present=gone(step, left)
+        )
         given_up += not found
     every, cohorts = len(errors), "3, 5 and 10 clients, in each of four steps"
     yield row(
@@ -114,7 +117,7 @@ def gone(step: Step, left: int) -> Present:
 def error(clients: int, step: Step, numbers: int = 10_000) -> float:
     """Relative L2 error of the mean, as many missing in a step as may be."""
     shared, sent, left = {"w": torch.zeros(numbers)}, updates(clients, numbers), threshold_of(SHARE, clients)
-    (cohort,), _ = SecureSum(SHARE, present=gone(step, left))(1, shared, sent)
+    (cohort,), _ = simulate(SecureSum(SHARE), 1, shared, sent, present=gone(step, left))
     heard = sent if step == "unmask" else sent[:left]
     wanted = weighted_mean(shared, heard, [1 / len(heard)] * len(heard))["w"]
     return float((cohort.shared["w"] - wanted).norm() / wanted.norm())
@@ -123,12 +126,12 @@ def error(clients: int, step: Step, numbers: int = 10_000) -> float:
 def masked(count: int = MILLION) -> Iterator[Bar]:
     """What the server sees of a vector that is anything but random."""
     session = Session("bars", 1, 2)
-    members = [Member(client, session) for client in range(2)]
-    collector = Collector(session, count=count)
-    keys = collector.keys({member.client: member.keys() for member in members})
-    boxes = collector.shares({member.client: member.shares(keys) for member in members})
+    members = [SecureClient(client, session) for client in range(2)]
+    server = SecureServer(session, length=count)
+    keys = server.collect_keys({member.number: member.advertise_keys() for member in members})
+    boxes = server.relay_shares({member.number: member.share_keys(keys) for member in members})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)
-    sent = Envelope.from_bytes(members[0].masked(boxes[0], plain)).parts[0]
+    sent = Envelope.from_bytes(members[0].masked_input(boxes[0], plain)).parts[0]
     chance = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue
     words = np.frombuffer(sent, dtype="<u8").astype(float)
     likeness = abs(np.corrcoef(words, plain.astype(float))[0, 1])
@@ -141,9 +144,8 @@ def masked(count: int = MILLION) -> Iterator[Bar]:
 def cost(clients: int = 10, numbers: int = MILLION) -> Iterator[Bar]:
     """A whole round, server and members, with as many missing as may be."""
     shared, sent = {"w": torch.zeros(numbers)}, updates(clients, numbers)
-    secure = SecureSum(SHARE, present=gone("masked", threshold_of(SHARE, clients)))
     started = time.process_time()
-    _, notes = secure(1, shared, sent)
+    _, notes = simulate(SecureSum(SHARE), 1, shared, sent, present=gone("masked_input", threshold_of(SHARE, clients)))
     seconds = (time.process_time() - started) / clients
     ratio = max(notes["bytes_up"].values()) / (4 * numbers)
     what = f"a round of {clients} clients with {numbers:,} numbers"

@@ -1,1 +1,1 @@
-"""The frozen backbone: nouns that are remembered, verbs that gradients flow through."""
+"""The frozen CLIP backbone: cached frozen features, and differentiable encoders that gradients flow through."""

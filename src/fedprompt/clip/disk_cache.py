@@ -1,7 +1,7 @@
-"""Rows on disk: two append-only files a table (the rows; their keys and check sums), safe to tear and to delete.
+"""The disk part of the feature cache: per table two append-only files, the rows and their keys with checksums.
 
-Rows are read by position, not through a mapping of the file: a mapping kills the process when the file is cut under it,
-and a memory of features must never end a run.
+Torn or deleted files do no harm. Rows are read by position, not through a memory-mapped file: a mapping kills the
+process when the file is truncated, and a cache must never end a run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ log = logging.getLogger(__name__)
 
 
 class RowFile:
-    """The rows of one table. A row goes to disk before its key and is checked when it is read, so no torn row counts.
+    """The rows of one table. A row is written before its key and checked when read, so torn rows are ignored.
 
-    A file that is not there or was torn at its beginning has no rows; if `writable` it is then made by the first write.
+    A file that is missing or has a damaged header has no rows; if `writable`, the first write then creates it.
     """
 
     def __init__(self, stem: Path, *, writable: bool) -> None:
@@ -42,7 +42,7 @@ class RowFile:
             self._open("r+" if writable else "r")
 
     def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
-        """Return the positions in `keys` whose rows are on disk and sound, and the rows; the others are forgotten."""
+        """Return the positions in `keys` whose rows are on disk and intact, and the rows; damaged ones are dropped."""
         places = [(position, self.index[key]) for position, key in enumerate(keys) if key in self.index]
         if not places or self.files is None:
             return [], None
@@ -107,7 +107,7 @@ class RowFile:
 
 
 class RowFolder:
-    """A folder of row files that one process writes and others may read; it falls silent when it cannot write."""
+    """A folder of row files that one process writes and others may read; if writing fails, it stops writing."""
 
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder = folder
@@ -133,7 +133,7 @@ class RowFolder:
             return [], None
 
     def write(self, name: tuple[str, str], keys: list[int], rows: Tensor) -> None:
-        """Keep rows while the budget lasts."""
+        """Write rows while the budget lasts."""
         file = self._file(name)
         if file is None or rows.nbytes > self.room:
             return
@@ -167,7 +167,7 @@ class RowFolder:
 
 
 def _check(key: int, row: memoryview) -> int:
-    """Check sum of a row together with its key, so that neither can be damaged unseen."""
+    """Checksum of a row together with its key, so that damage to either is detected."""
     return zlib.crc32(row, zlib.crc32(key.to_bytes(8, "little", signed=True)))
 
 

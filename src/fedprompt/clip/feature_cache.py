@@ -1,6 +1,6 @@
-"""What the frozen towers have said is remembered: rows by key, in memory and, if a folder is given, on disk.
+"""The cache of frozen features: rows by key, in memory and, if a folder is given, on disk.
 
-The memory may forget any row at any time; who asks must be able to compute it again, bit for bit.
+It may evict any row at any time; the caller must be able to recompute it, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from fedprompt.seeding import stream
 Compute = Callable[[Tensor], Tensor]  # positions [M] int64 in the request -> rows [M, ...]
 Name = tuple[str, str]  # kind and source of a table
 BLOCK_BYTES = 4 << 20
-ADMITTED = 1 / 8  # share of new blocks that may displace others once the memory is full
+ADMITTED = 1 / 8  # share of new blocks that may evict others once the memory is full
 
 
 @dataclass(eq=False)
 class Block:
-    """A run of rows that is allocated and forgotten as one."""
+    """Rows that are allocated and evicted together."""
 
     table: Table
     number: int
@@ -33,15 +33,15 @@ class Block:
 
 @dataclass(eq=False)
 class Table:
-    """All remembered rows of one (kind, source). `index` maps a key to block number * block_rows + row."""
+    """All cached rows of one (kind, source). `index` maps a key to block number * block_rows + row."""
 
     block_rows: int
     index: dict[int, int] = field(default_factory=dict)
     blocks: dict[int, Block] = field(default_factory=dict)
-    made: int = 0  # number of blocks ever made; the newest is the one being filled, unless it was forgotten
+    made: int = 0  # number of blocks ever made; the newest is the one being filled, unless it was evicted
 
     def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
-        """Return the positions in `keys` that are remembered and a copy of their rows, in that order."""
+        """Return the positions in `keys` that are cached and a copy of their rows, in that order."""
         index = self.index
         found = [position for position, key in enumerate(keys) if key in index]
         if not found:
@@ -61,15 +61,14 @@ class Table:
 
 
 class FeatureCache:
-    """Remembers rows of frozen features under a (kind, source) and an int64 key, within a byte budget.
+    """Caches rows of frozen features under a (kind, source) and an int64 key, within a byte budget.
 
-    `memory_bytes=0` remembers nothing. With a `folder`, rows are also kept in files there, up to `disk_bytes`, and a
-    later process finds them; files that are torn, full or unreadable only cost the rows in them. Rows keep the dtype
-    they came in.
+    `memory_bytes=0` caches nothing in memory. With a `folder`, rows are also kept in files there, up to `disk_bytes`,
+    for later processes; files that are torn, full or unreadable lose only the rows in them. Rows keep their dtype.
 
-    When the memory is full, one new block in eight displaces another drawn at random. Training reads the same pictures
-    again and again; in such a loop the usual least-recently-used rule forgets each row just before it is needed, while
-    this one comes close to the best that is possible (0.45 of 0.5 with twice as many pictures as fit).
+    When the memory is full, one new block in eight evicts another one, drawn at random. Training reads the same images
+    in a loop, where least-recently-used eviction drops each row just before it is needed; random replacement comes
+    close to the best possible hit rate (0.45 of 0.5 with twice as many images as fit).
     """
 
     def __init__(
@@ -83,16 +82,16 @@ class FeatureCache:
         self._folder = RowFolder(Path(folder), disk_bytes) if folder is not None else None
 
     def fetch(self, kind: str, source: str, keys: Tensor, compute: Compute, *, keep: bool = True) -> Tensor:
-        """Return the rows [B, ...] of `keys` [B], a CPU tensor of the caller's own, computing what is not known.
+        """Return the rows [B, ...] of `keys` [B] as a new CPU tensor, computing those that are not cached.
 
-        `compute` gets the positions [M] of the unknown keys, each key once, and returns their rows [M, ...]; they are
-        remembered if `keep`. Nothing here carries a gradient.
+        `compute` gets the positions [M] of the missing keys, each key once, and returns their rows [M, ...]; they are
+        cached if `keep`. Nothing here carries a gradient.
         """
         numbers = keys.tolist()
         first: dict[int, int] = {}
         for position, key in enumerate(numbers):
             first.setdefault(key, position)
-        # A caller's inference mode must not leave tensors behind that autograd refuses later.
+        # Tensors made in a caller's inference mode would be refused by autograd later.
         with torch.inference_mode(mode=False), torch.no_grad():
             rows = self._collect((kind, source), first, compute, keep=keep)
         if len(first) == len(numbers):
@@ -101,18 +100,18 @@ class FeatureCache:
         return rows[torch.tensor([order[key] for key in numbers])]
 
     def put(self, kind: str, source: str, keys: Tensor, rows: Tensor) -> None:
-        """Remember rows [B, ...] that were computed along the way."""
+        """Cache rows [B, ...] that were computed along with others."""
         self._write((kind, source), keys.tolist(), rows.cpu())
 
     def forget(self, fraction: float, generator: torch.Generator) -> None:
-        """Forget each row in memory with probability `fraction`: a test shows with it that no result depends on any."""
+        """Drop each row in memory with probability `fraction`, to test that no result depends on the cache."""
         for table in self._tables.values():
             lost = torch.rand(len(table.index), generator=generator) < fraction
             for key in [key for key, gone in zip(table.index, lost.tolist(), strict=True) if gone]:
                 del table.index[key]
 
     def clear(self) -> None:
-        """Forget everything in memory; files stay."""
+        """Drop everything in memory; files stay."""
         self._tables.clear()
         self._blocks.clear()
         self.used_bytes = 0
@@ -179,7 +178,7 @@ class FeatureCache:
             table.index.update((keys[position], base + offset) for offset, position in enumerate(now))
 
     def _open(self, table: Table, like: Tensor) -> Block | None:
-        """The block of the table that has room, or a new one, for which others may have to go, or none."""
+        """The block of the table that has room, or a new one, which may evict others, or None."""
         newest = table.blocks.get(table.made - 1)
         if newest is not None and len(newest.keys) < table.block_rows:
             return newest

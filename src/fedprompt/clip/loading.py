@@ -1,4 +1,4 @@
-"""A CLIP folder or Hub id becomes three parts: towers, tokenizer, preprocessing. Safetensors only, offline friendly."""
+"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
 
-    Raises UserError when there is nothing there, it is not a CLIP, or a part is missing, damaged or not safetensors.
+    Raises UserError if there is none, it is not a CLIP, or a part is missing, damaged or not safetensors.
     """
     name, folder = str(path), Path(path).expanduser()
     looks_local = isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
@@ -68,7 +68,7 @@ def fingerprint(model: torch.nn.Module, processor: Any) -> str:
 
 
 def arithmetic(device: torch.device) -> str:
-    """What else decides the last bits of a result, for files that outlive the process or move between machines."""
+    """What the last bits of a result depend on besides weights and inputs: versions, device, threads."""
     versions = f"{torch.__version__} {PIL.__version__}"
     if device.type == "cuda":
         return f"{versions} {torch.cuda.get_device_name(device)}"
@@ -77,7 +77,7 @@ def arithmetic(device: torch.device) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar for what takes a moment; a download keeps its own."""
+    """Hide the progress bar of loading from a folder; downloads keep theirs."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -88,7 +88,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Reduce preprocessing values to what JSON writes the same way for a default, a loaded file and a dataclass."""
+    """Preprocessing values in one JSON form, whether they come from defaults, a file or a dataclass."""
     if isinstance(value, (bool, str)) or value is None:
         return value
     if isinstance(value, (int, float)):
@@ -99,23 +99,23 @@ def _plain(value: Any) -> Any:
 
 
 def align(model: CLIPModel) -> None:
-    """Give every weight memory of its own: a file's tensors begin at any byte, and products round differently there."""
+    """Give every weight aligned memory of its own: products round differently on a file's unaligned tensors."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
 
 
 def check_size(processor: Any, size: int) -> None:
-    """UserError unless the preprocessing makes pictures of `size` x `size` pixels, which the image tower reads."""
+    """Raise UserError unless the preprocessing makes images of `size` x `size` pixels, as the image tower expects."""
     made = dict(processor.crop_size if processor.do_center_crop else processor.size)
     if {made.get("height"), made.get("width")} != {size}:
         raise UserError(
-            f"The preprocessing makes pictures of {made} but the image tower reads {size}x{size} pixels; "
+            f"The preprocessing makes images of {made} but the image tower reads {size}x{size} pixels; "
             "correct crop_size in preprocessor_config.json."
         )
 
 
 def prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
-    """[B, 3, H, W] as the tower's preprocessing makes them, here and in every worker alike."""
+    """[B, 3, H, W] preprocessed images, for this process and every worker."""
     if not images:
         return np.empty((0, 3, size, size), np.float32)
     pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]

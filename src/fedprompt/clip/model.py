@@ -1,33 +1,24 @@
-"""The frozen backbone (CLIP, Radford et al., 2021) on transformers' own towers: remembered nouns and live verbs.
+"""The frozen backbone (CLIP, Radford et al., 2021): cached frozen features on top of the differentiable encoders.
 
-Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint width.
+Legend: B images, P patches, N texts, W width of a tower, D joint width.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPModel
 
+from fedprompt.clip.encoders import Encoders
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.loading import align, arithmetic, check_size, fingerprint, open_parts, prepared
-from fedprompt.clip.prompts import Layout, Prompts, PromptTokenizer
-from fedprompt.clip.towers import (
-    Edit,
-    Encoded,
-    adding,
-    read_at,
-    slim,
-    value_value_attention,
-    walk,
-    walk_shared_prefixes,
-)
+from fedprompt.clip.loading import arithmetic, check_size, fingerprint, open_parts, prepared
+from fedprompt.clip.prompts import Prompts
+from fedprompt.clip.towers import Edit, Encoded, value_value_attention, walk
 from fedprompt.data.decoding import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
@@ -35,14 +26,14 @@ from fedprompt.ops.layers import unit
 __all__ = ["Clip", "Edit", "Encoded", "Prompts"]
 
 
-class Clip(nn.Module):
-    """A frozen CLIP, always in evaluation mode and never differentiated itself; it owns nothing that is trained.
+class Clip(Encoders):
+    """A frozen CLIP: the differentiable encoders that it inherits, and frozen features, which are cached.
 
-    Nouns (`image_features`, ..., `text_features`) carry no gradient and are remembered in a `FeatureCache`. They are computed
-    in padded batches of exactly `batch` rows, so their bits depend neither on what is asked together nor on what the
-    cache forgot. One row at a time is exact by construction, wastes nothing on small requests and is as fast on a
-    processor; more rows fill an accelerator, but a row's last bits may then depend on its place in the batch. Verbs
-    (`fill`, `encode_text`, `encode_image`) run at the shape of what they are given, and gradients flow to it.
+    The frozen features (`image_features`, ..., `text_features`) carry no gradient and are kept in a `FeatureCache`.
+    They are computed in padded batches of exactly `batch` rows, so their bits depend neither on what is requested
+    together nor on what the cache has evicted. One row at a time is exact by construction, wastes nothing on small
+    requests and is as fast on a CPU; more rows fill an accelerator, but a row's last bits may then depend on its
+    place in the batch.
     """
 
     def __init__(
@@ -55,32 +46,14 @@ class Clip(nn.Module):
         batch: int = 1,
         workers: int = 0,
     ) -> None:
-        super().__init__()
-        model.set_attn_implementation("sdpa")
-        self.model = model.float().requires_grad_(requires_grad=False)
-        self.eval()
-        slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
-        align(model)
+        super().__init__(model, tokenizer)
         self.processor = processor
         self.cache = FeatureCache() if cache is None else cache
         self.batch = batch
-        text, vision = model.config.text_config, model.config.vision_config
-        self.image_width: int = vision.hidden_size
-        self.text_width: int = text.hidden_size
-        self.dim: int = model.config.projection_dim
-        self.scale = float(model.logit_scale.exp())
-        self._decoder = Decoder(functools.partial(prepared, processor, vision.image_size), workers=workers)
-        self.patches: int = model.vision_model.embeddings.num_patches
-        self.image_blocks: int = vision.num_hidden_layers
-        self.text_blocks: int = text.num_hidden_layers
-        self.context_length: int = text.max_position_embeddings
-        self.tokenizer = PromptTokenizer(
-            tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
-        )
-        self._changed = False  # whether `adapted` is open
-        self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
+        size = model.config.vision_config.image_size
+        self._decoder = Decoder(functools.partial(prepared, processor, size), workers=workers)
         self._sentences = functools.lru_cache(maxsize=64)(self.tokenizer.keyed_sentences)
-        check_size(processor, vision.image_size)
+        check_size(processor, size)
 
     @classmethod
     def load(
@@ -95,31 +68,19 @@ class Clip(nn.Module):
         """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
         return cls(*open_parts(path), cache=cache, batch=batch, workers=workers).to(device)
 
-    def train(self, mode: bool = True) -> Clip:  # noqa: FBT001, FBT002 (nn.Module's signature)
-        """Stay in evaluation mode whatever is asked: the backbone is frozen."""
-        return super().train(mode=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the towers are."""
-        device: torch.device = self.model.logit_scale.device
-        return device
-
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 of weights and preprocessing: equal wherever and however the same backbone was loaded."""
         return fingerprint(self.model, self.processor)
 
-    # Nouns
-
     def image_features(self, images: Images) -> Tensor:
-        """[B, D] unit features of the pictures."""
+        """[B, D] unit image features."""
         return self._frozen_image_rows(
             "image_features", images, lambda _, tokens: unit(self.encode_image(tokens).image)
         )
 
     def image_projections(self, images: Images) -> Tensor:
-        """[B, D] features as the tower leaves them, before they are scaled to length one."""
+        """[B, D] image features before they are scaled to length one."""
         return self._frozen_image_rows("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
 
     def patch_features(self, images: Images) -> Tensor:
@@ -127,7 +88,7 @@ class Clip(nn.Module):
 
         def read(part: Images, tokens: Tensor) -> Tensor:
             encoded = self.encode_image(tokens)
-            # One pass through the tower serves both: who reads patches usually reads the image too.
+            # One pass through the tower gives both, and methods that use patches usually use the image feature too.
             features = unit(encoded.image)[: len(part)]
             self.cache.put("image_features", self._origin(part.source.fingerprint), part.keys, features)
             return unit(encoded.patches)
@@ -148,9 +109,10 @@ class Clip(nn.Module):
         )
 
     def value_tokens(self, images: Images, depth: int) -> Tensor:
-        """[B, 1 + P, W] the first norm's tokens plus what `value_attention` says of them in the first `depth` blocks.
+        """[B, 1 + P, W] the first norm's tokens plus the value-value attention outputs of the first `depth` blocks.
 
-        Patches keep to themselves here, where the tower mixes them; `project_image` turns the result into features.
+        Value-value attention keeps patches local where the tower's own attention mixes them (CLIP Surgery; Li et al.,
+        2023). `project_image` turns the result into features.
         """
         vision = self.model.vision_model
 
@@ -158,7 +120,7 @@ class Clip(nn.Module):
             tokens = values = vision.pre_layrnorm(tokens)
             for block in vision.encoder.layers[:depth]:
                 values, tokens = values + value_value_attention(block, tokens), walk((block,), tokens)
-            if depth < self.image_blocks:  # who follows the patches from here on usually follows the tower too
+            if depth < self.image_blocks:  # methods that go on from here usually need the tower's own tokens too
                 origin = self._origin(part.source.fingerprint)
                 self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
             found: Tensor = values
@@ -167,7 +129,7 @@ class Clip(nn.Module):
         return self._frozen_image_rows(f"value_tokens.{depth}", images, read)
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """[N, D] unit features of plain sentences; what exceeds the context length is cut, in tokens."""
+        """[N, D] unit features of plain sentences, truncated to the context length in tokens."""
         rows, keys = self._sentences(tuple(texts))
 
         def compute(positions: Tensor) -> Tensor:
@@ -175,94 +137,14 @@ class Clip(nn.Module):
 
         return self.cache.fetch("text_features", self._origin(""), keys, compute).to(self.device)
 
-    # Verbs
-
-    def words(self, phrase: str) -> Tensor:
-        """[n, W] token embeddings of a phrase, to initialise a context with."""
-        return self._embed(torch.tensor(self.tokenizer.pieces([phrase])[0], device=self.device)).clone()
-
-    def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
-        """Put vectors in the places `<name>` of the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
-
-        Each slot is [n, W], the same for all texts, or [N, n, W]. Raises UserError with the text when it does not fit.
-        """
-        lengths = tuple((name, vectors.shape[-2]) for name, vectors in slots.items())
-        layout = self._layout(tuple(texts), lengths)
-        embeddings = self._embed(layout.ids.to(self.device))  # [N, T, W]
-        rows = torch.arange(len(layout.ids), device=self.device)[:, None]
-        places = {name: positions.to(self.device) for name, positions in layout.slots.items()}
-        for name, vectors in slots.items():
-            values = vectors.to(embeddings).expand(len(rows), -1, -1)  # [N, n, W]
-            embeddings = embeddings.index_put((rows, places[name]), values)
-        return Prompts(embeddings, layout.end.to(self.device), places)
-
-    def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:
-        """[N, D] text features, not normalised. `edit(k, tokens)` may change the tokens [N, T, W] entering block k."""
-        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
-        length = prompts.embeddings.shape[1]
-        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[:length]
-        tokens = walk(blocks[:-1], tokens, edit=edit, causal=True)
-        last = len(blocks) - 1
-        tokens = edit(last, tokens) if edit else tokens
-        end = prompts.end + (tokens.shape[1] - length)  # tokens that an edit added stand before the end
-        state = read_at(blocks[last], tokens, end)
-        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
-        return features
-
-    def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:
-        """`encode_text` for texts of which every `size` in a row begin alike: a beginning runs through the tower once.
-
-        The tower is causal, so what texts end with changes nothing about how they begin; equal up to rounding.
-        """
-        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
-        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
-        state = walk_shared_prefixes(blocks, tokens, prompts.end, size)  # [N, W]
-        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
-        return features
-
-    def encode_image(self, tokens: Tensor, *, start: int = 0, edit: Edit | None = None) -> Encoded:
-        """Run tokens [B, T, W] through the image tower and return both of its readings.
-
-        Tokens are embeddings before the first norm or, for start > 0, those entering block `start`. `edit(k, tokens)`
-        may change, add or drop tokens entering block k; the class token stays first.
-        """
-        vision, blocks = self.model.vision_model, self.model.vision_model.encoder.layers
-        tokens = tokens if start else vision.pre_layrnorm(tokens)
-        last = len(blocks) - 1
-        assert 0 <= start <= last, f"the image tower has no block {start}"
-        tokens = walk(blocks[start:last], tokens, start=start, edit=edit)
-        tokens = edit(last, tokens) if edit else tokens
-        return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
-
-    @contextmanager
-    def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-        """While open, verbs add `changes[name](x)` to what layer `name` makes of x; read an `Encoded` inside."""
-        self._changed = True
-        try:
-            with adding(self.model, changes):
-                yield
-        finally:
-            self._changed = False
-
-    def value_attention(self, block: int, tokens: Tensor) -> Tensor:
-        """[B, T, W] what image block `block` adds to tokens [B, T, W] when it attends from values to values."""
-        return value_value_attention(self.model.vision_model.encoder.layers[block], tokens)
-
-    def project_image(self, tokens: Tensor) -> Tensor:
-        """[B, T, D] the image tower's last norm and projection of tokens [B, T, W], not normalised."""
-        features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
-        return features
-
-    # How nouns are computed
-
     def _origin(self, source: str) -> str:
-        """All that the bits of a noun depend on besides its key."""
-        assert not self._changed, "an adapted tower must not be remembered as the frozen one"
+        """Everything besides the key that the bits of a frozen feature depend on."""
+        assert not self._changed, "features of an adapted tower must not be cached as frozen ones"
         return f"{self.fingerprint} {self.batch} {arithmetic(self.device)} {source}"
 
     def _frozen_image_rows(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
-            # Remembered embeddings spare the decoding; those made on the way are not kept, being larger than features.
+            # Cached embeddings spare the decoding; new ones are not cached here, since they are larger than features.
             embed = functools.partial(self._embeddings, keep=False)
             return self._padded(images.take(positions), functools.partial(map, embed), read)
 
@@ -282,7 +164,7 @@ class Clip(nn.Module):
         load: Callable[[Sequence[Images]], Iterable[Tensor]],
         run: Callable[[Images, Tensor], Tensor],
     ) -> Tensor:
-        """Run on exactly `batch` rows at a time; the rows that fill the last batch up are zeros and are dropped."""
+        """Run on exactly `batch` rows at a time; the last batch is filled up with zero rows, which are dropped."""
         results = []
         starts = range(0, max(len(images), 1), self.batch)
         parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
@@ -292,7 +174,7 @@ class Clip(nn.Module):
         return torch.cat(results)  # [B, ...]
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """[N, D] unit features of token rows, each run among `batch` rows of exactly its own length."""
+        """[N, D] unit features of token rows, computed in batches of `batch` rows of equal length."""
         features = torch.empty(len(rows), self.dim)
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         for length in sorted(set(lengths.tolist())):
@@ -302,10 +184,3 @@ class Clip(nn.Module):
                 ids = torch.tensor(chosen + chosen[:1] * (self.batch - len(chosen)), device=self.device)
                 features[places] = unit(self.encode_text(Prompts(self._embed(ids), end, {})))[: len(chosen)].cpu()
         return features
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings
-
-    def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
-        return self.tokenizer.layout(texts, dict(lengths))

@@ -1,7 +1,8 @@
-"""Sentences with places for learned vectors, tokenised so that a place holds exactly as many tokens as vectors go in.
+"""Prompt texts with placeholders for learned vectors, tokenised so that a placeholder has one position per vector.
 
-A sentence is cut at its places and the pieces are tokenised one by one, so filling a place with the embeddings of words
-gives the token row of the sentence written with those words. Legend: N texts, T tokens, W text width.
+A text is split at its placeholders and the pieces are tokenised separately, so filling a placeholder with the
+embeddings of words gives the token row of the text written out with those words.
+Legend: N texts, T tokens, W text width.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from fedprompt.errors import UserError
 
 @dataclass(frozen=True)
 class Layout:
-    """Token rows with their places. Rows are padded with the end token, which a causal tower never sees."""
+    """Token rows with their placeholders, padded with the end token; the causal tower never sees the padding."""
 
     ids: Tensor  # [N, T] int64
-    end: Tensor  # [N] position of each row's end token, where the tower is read
+    end: Tensor  # [N] position of each row's end token, whose output is the text feature
     slots: Mapping[str, Tensor]  # name -> [N, n] positions of its vectors
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a text tower reads: token embeddings without positions, the end token's place, and where the slots are."""
+    """The input of the text tower: token embeddings without position embeddings, and the positions of end and slots."""
 
     embeddings: Tensor  # [N, T, W]
     end: Tensor  # [N]
-    slots: Mapping[str, Tensor]  # name -> [N, n] positions, for an edit of deeper blocks
+    slots: Mapping[str, Tensor]  # name -> [N, n] positions, for edits of deeper blocks
 
 
 class PromptTokenizer:
-    """A tokenizer together with the tower it feeds: start and end tokens and the context length.
+    """A tokenizer with the special tokens and the context length of the text tower that it feeds.
 
-    `end` is the id at which the tower's configuration says it is read, `vocabulary` the number of ids that it embeds.
+    `end` is the end token's id in the tower's configuration, `vocabulary` the number of ids that the tower embeds.
     Raises UserError when the tokenizer does not belong to the tower.
     """
 
@@ -49,7 +50,7 @@ class PromptTokenizer:
         self.start = tokenizer.bos_token_id
         self.end = tokenizer.eos_token_id
         self._pieces: dict[str, list[int]] = {}
-        # OpenAI's configurations say 2 for historical reasons; towers so marked are read at the largest id of the row.
+        # OpenAI's configurations say 2 for historical reasons; those towers are read at the largest id of the row.
         read = tokenizer.vocab_size - 1 if end == 2 else end
         if self.start is None or self.end != read or self.end >= vocabulary:
             raise UserError(
@@ -69,7 +70,7 @@ class PromptTokenizer:
         return [self._pieces[text] for text in texts]
 
     def sentences(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with start and end, cut to the context length in tokens."""
+        """Token ids of each text with start and end, truncated to the context length."""
         room = self.context_length - 2
         return [[self.start, *ids[:room], self.end] for ids in self.pieces(texts)]
 
@@ -79,14 +80,14 @@ class PromptTokenizer:
         return rows, row_keys(rows)
 
     def layout(self, texts: Sequence[str], lengths: Mapping[str, int]) -> Layout:
-        """Tokenise texts that hold each place `<name>` once, keeping `lengths[name]` positions for it.
+        """Tokenise texts that hold each placeholder `<name>` once, with `lengths[name]` positions for it.
 
-        Raises UserError, with the text, when a place is missing or twice there or the row exceeds the context length.
+        Raises UserError with the text if a placeholder is missing or repeated, or the row exceeds the context length.
         """
         pattern = re.compile("|".join(re.escape(f"<{name}>") for name in lengths) or r"(?!)")
         rows, places = [], []
         parts = [_split(text, pattern, lengths) for text in texts]
-        self.pieces([piece for pieces, _ in parts for piece in pieces])  # all that is new goes to the tokenizer at once
+        self.pieces([piece for pieces, _ in parts for piece in pieces])  # tokenises all new pieces at once
         for text, (pieces, names) in zip(texts, parts, strict=True):
             row, place = [self.start], {}
             for ids, name in zip(self.pieces(pieces), [*names, None], strict=True):
@@ -109,14 +110,14 @@ class PromptTokenizer:
         return Layout(self.padded(rows), torch.tensor([len(row) - 1 for row in rows]), slots)
 
     def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Stack token rows as [N, T], T the longest, filled up with the end token."""
+        """Stack token rows as [N, T], T the longest, padded with the end token."""
         length = max((len(row) for row in rows), default=0)
         full = [[*row, *[self.end] * (length - len(row))] for row in rows]
         return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)  # [N, T]
 
 
 def row_keys(rows: Sequence[Sequence[int]]) -> Tensor:
-    """[N] int64: a digest of each token row, to remember its features by."""
+    """[N] int64: a digest of each token row, as the cache key of its features."""
     digests = [hashlib.sha256(" ".join(map(str, row)).encode()).digest() for row in rows]
     return torch.tensor([int.from_bytes(digest[:8], "big", signed=True) for digest in digests], dtype=torch.int64)
 
@@ -127,5 +128,5 @@ def _split(text: str, pattern: re.Pattern[str], lengths: Mapping[str, int]) -> t
         places = ", ".join(f"<{name}>" for name in lengths)
         raise UserError(f"The text {text!r} must hold {places} exactly once each, where the learned vectors go.")
     pieces = pattern.split(text)
-    # The space in front of a place belongs to what goes there; a piece that ended in one could gain a token.
+    # The space before a placeholder belongs to what fills it; a piece that ends in a space could gain a token.
     return [*(piece.rstrip() for piece in pieces[:-1]), pieces[-1]], names

@@ -1,4 +1,4 @@
-"""The sizes of a published backbone without its weights: enough to build a method on and to count what it trains."""
+"""The sizes of a published backbone without its weights, to build methods on and count their parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a method's constructor may ask a `Clip`."""
+    """The attributes of a `Clip` that a method's constructor may use."""
 
     image_width: int
     text_width: int
@@ -20,8 +20,8 @@ class Sizes:
     patches: int
     scale: float = 100.0
 
-    def words(self, phrase: str) -> Tensor:
-        """Zeros in the shape of a phrase's embeddings, a token a word."""
+    def token_embeddings(self, phrase: str) -> Tensor:
+        """Zeros in the shape of a phrase's token embeddings, one token per word."""
         return torch.zeros(len(phrase.split()), self.text_width)
 
 

@@ -1,4 +1,4 @@
-"""Walking through transformers' CLIP blocks: with an edit before each, and a last block read at one token only.
+"""Forward passes through transformers' CLIP blocks: edited tokens, a last block at one token, shared prefixes.
 
 Legend: B images or texts, T tokens, W tower width, H heads, D joint width.
 """
@@ -16,7 +16,7 @@ from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers.activations import QuickGELUActivation
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-Edit = Callable[[int, Tensor], Tensor]  # (block index, tokens about to enter it) -> tokens
+Edit = Callable[[int, Tensor], Tensor]  # (block index, tokens entering it) -> tokens
 
 
 def walk(
@@ -27,16 +27,16 @@ def walk(
     edit: Edit | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """Run tokens [B, T, W] through consecutive blocks, numbered from `start` for the edit."""
+    """Run tokens [B, T, W] through consecutive blocks, whose indices for the edit begin at `start`."""
     for number, block in enumerate(blocks, start):
         tokens = block(edit(number, tokens) if edit else tokens, None, is_causal=causal)
     return tokens
 
 
 def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = None) -> Tensor:
-    """What a block says at one token of each row, [B, W]: causally at `position` [B], or at the first token if None.
+    """A block's output at one token of each row, [B, W]: causally at `position` [B], or at the first token if None.
 
-    The block's other outputs feed nothing when it is the last, so their queries and feed-forward are left out.
+    The other outputs of a last block are unused, so their queries and feed-forward are left out.
     """
     attention, normed = block.self_attn, block.layer_norm1(tokens)
     rows = torch.arange(len(tokens), device=tokens.device)
@@ -59,7 +59,7 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
 
 @contextmanager
 def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    """While open, `changes[name](x)` is added to what the layer `name` of the model makes of x."""
+    """While open, `changes[name](x)` is added to the output of the model's layer `name` for x."""
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda _, x, y, change=change: y + change(*x))
         for name, change in changes.items()
@@ -72,7 +72,7 @@ def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) 
 
 
 def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
-    """[B, T, W] what a block's attention adds when values are compared with values (Li et al., 2023, CLIP Surgery)."""
+    """[B, T, W] a block's attention output with values in place of queries and keys (CLIP Surgery; Li et al., 2023)."""
     attention = block.self_attn
     value = attention.v_proj(block.layer_norm1(tokens)).unflatten(-1, (attention.num_heads, -1))  # [B, T, H, W / H]
     value = value.transpose(1, 2)
@@ -82,28 +82,29 @@ def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
 
 
 def walk_shared_prefixes(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
-    """[N, W] what causal blocks make of tokens [N, T, W] at `end` [N], where every `size` rows in turn begin alike.
+    """[N, W] output of causal blocks for tokens [N, T, W] at `end` [N]; every `size` consecutive rows share a prefix.
 
-    A family of rows is packed into one: its beginning once, then the rest of each member, which sees no other member.
+    Each group of `size` rows is packed into one: the prefix once, then the rest of each row. The attention mask keeps
+    the rests from seeing one another.
     """
-    families = tokens.view(-1, size, *tokens.shape[1:])  # [F, size, T, W]
-    alike = (families == families[:, :1]).all(dim=3).all(dim=1).all(dim=0)  # [T]
+    groups = tokens.view(-1, size, *tokens.shape[1:])  # [G, size, T, W]
+    alike = (groups == groups[:, :1]).all(dim=3).all(dim=1).all(dim=0)  # [T]
     shared = min(int(alike.long().cumprod(dim=0).sum()), int(end.min()))
-    own = families.shape[2] - shared
-    packed = torch.cat([families[:, 0, :shared], families[:, :, shared:].flatten(1, 2)], dim=1)  # [F, L, W]
+    own = groups.shape[2] - shared
+    packed = torch.cat([groups[:, 0, :shared], groups[:, :, shared:].flatten(1, 2)], dim=1)  # [G, L, W]
     place = torch.arange(packed.shape[1], device=tokens.device)
-    member = (place - shared).div(own, rounding_mode="floor").clamp(min=-1)  # [L], -1 is the beginning
-    seen = (place[:, None] >= place) & ((member == -1) | (member == member[:, None]))  # [L, L]
+    row = (place - shared).div(own, rounding_mode="floor").clamp(min=-1)  # [L], -1 is the prefix
+    seen = (place[:, None] >= place) & ((row == -1) | (row == row[:, None]))  # [L, L]
     for block in blocks:
         packed = block(packed, seen[None, None])
-    ends = end.view(-1, size) + own * torch.arange(size, device=tokens.device)  # [F, size]
+    ends = end.view(-1, size) + own * torch.arange(size, device=tokens.device)  # [G, size]
     return packed[torch.arange(len(packed), device=tokens.device)[:, None], ends].flatten(0, 1)
 
 
 class LeanQuickGELU(nn.Module):
     """x sigmoid(1.702 x), OpenAI's activation, as one fused kernel that keeps one tensor for its gradient, not two.
 
-    Four hidden widths a token and block: at ViT-B/16 a quarter of what a live pass holds in memory.
+    This saves 4 W numbers per token and block, at ViT-B/16 a quarter of the memory of a differentiated pass.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ class LeanQuickGELU(nn.Module):
 
 
 def slim(blocks: Iterable[CLIPEncoderLayer]) -> None:
-    """Put the lean activation where transformers' own stands."""
+    """Replace transformers' QuickGELU by `LeanQuickGELU`."""
     for block in blocks:
         if isinstance(block.mlp.activation_fn, QuickGELUActivation):
             block.mlp.activation_fn = LeanQuickGELU()
@@ -120,9 +121,9 @@ def slim(blocks: Iterable[CLIPEncoderLayer]) -> None:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Both readings of the image tower, not normalised; each is computed when it is first asked for."""
+    """Image and patch features of the image tower, not normalised; each is computed on first use."""
 
-    tokens: Tensor  # [B, T, W] about to enter the last block
+    tokens: Tensor  # [B, T, W] entering the last block
     block: CLIPEncoderLayer
     head: nn.Module  # the last norm and the projection W -> D
 
@@ -134,6 +135,6 @@ class Encoded:
 
     @functools.cached_property
     def patches(self) -> Tensor:
-        """[B, T - 1, D] from every other token, added ones included."""
+        """[B, T - 1, D] from all other tokens, including added ones."""
         features: Tensor = self.head(self.block(self.tokens, None)[:, 1:])
         return features

@@ -130,7 +130,7 @@ def is_at_sites(builder: Builder) -> bool:
 
 SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.world"), "Dataset")
 PARTITION_RULES = Registry("partition rule", ("fedprompt.data.partition",), "Partition", ("dataset",))
-AGGREGATION_RULES = Registry("aggregation rule", ("fedprompt.federated.aggregation",), "Rule")
-SERVER_OPTIMIZERS = Registry("server optimiser", ("fedprompt.federated.server_optimizers",), "Step")
+AGGREGATION_RULES = Registry("aggregation rule", ("fedprompt.federated.aggregation",), "AggregationRule")
+SERVER_OPTIMIZERS = Registry("server optimiser", ("fedprompt.federated.server_optimizers",), "ServerOptimizer")
 PRIVACY = Registry("privacy", ("fedprompt.federated.privacy",), "GaussianPrivacy", classes=True)
 ATTACKS = Registry("attack", ("fedprompt.federated.attacks",), "Attack")

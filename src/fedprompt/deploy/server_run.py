@@ -97,8 +97,8 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
         context.callbacks.on_step("Asking the sites")
         said = check.hold(context, trial)
         context.run.append({"event": "sites", "trial": trial.name, "sites": said})
-        pictures = {names.index(name): _count(fields.get("images")) for name, fields in said.items()}
-        if trial.settings.privacy is not None and len(pictures) < len(names):
+        num_examples = {names.index(name): _count(fields.get("images")) for name, fields in said.items()}
+        if trial.settings.privacy is not None and len(num_examples) < len(names):
             raise UserError("A privacy budget of pictures needs every site at the preflight; start them, then resume.")
         accepted = {
             int(client): int(event["round"])
@@ -110,10 +110,10 @@ def over(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFac
         return Remote(
             method,
             channel,
-            deployment.terms(names),
+            deployment.remote_settings(names),
             job,
             accepted=accepted,
-            pictures=pictures,
+            num_examples=num_examples,
             secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
             on_client=context.callbacks.on_client,
         )

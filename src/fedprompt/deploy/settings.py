@@ -14,7 +14,7 @@ from fedprompt.config.recipe import checked
 from fedprompt.config.tables import Table
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.runtimes.remote import Terms
+from fedprompt.runtimes.remote import RemoteSettings
 from fedprompt.runtimes.tensor_codec import Upload
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
@@ -51,9 +51,9 @@ class Deployment(Table):
             raise ValueError("two sites have one name")
         return tuple(sorted(sites))  # the order of clients
 
-    def terms(self, sites: tuple[str, ...]) -> Terms:
+    def remote_settings(self, sites: tuple[str, ...]) -> RemoteSettings:
         """What the transport must know, for the sites of one run."""
-        return Terms(sites, min(self.quorum, len(sites)), self.deadline, self.upload)
+        return RemoteSettings(sites, min(self.quorum, len(sites)), self.deadline, self.upload)
 
 
 class Policy(Table):

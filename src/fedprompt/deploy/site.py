@@ -39,7 +39,7 @@ from fedprompt.updates import State, Update
 # The fields that a request must have: every one, and those of some kinds.
 NEEDED = ("recipe", "run", "trial", "client")
 FURTHER = {EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members"))
+FURTHER |= dict.fromkeys(SECURE, ("round", "since", "clients"))
 _log = logging.getLogger(__name__)
 
 

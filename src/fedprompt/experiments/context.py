@@ -59,7 +59,7 @@ class RunTransport(Transport, Protocol):
         """The method with the shared state and a client's personal one; without a client, the initial one."""
         ...
 
-    def pictures(self, client: int) -> int:
+    def num_examples(self, client: int) -> int:
         """Number of a client's training images, or a lower bound of it."""
         ...
 

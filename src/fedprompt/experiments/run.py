@@ -162,7 +162,7 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
     if not checkpoint.round_number:
         score_now(0)
     last = Start(checkpoint.round_number, shared, checkpoint.memory)
-    ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.pictures)
+    ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
     for record in federate(
         transport.method,
         transport,

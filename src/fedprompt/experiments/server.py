@@ -23,7 +23,7 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import weighted_mean
+from fedprompt.updates import fedavg
 
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
@@ -100,7 +100,7 @@ def set_up(
         weighting=weighting,
         limits=Limits(most_examples=table.most_examples, norm=table.norm_limit),
         rule=built.get("aggregate"),
-        step=built.get("optimizer"),
+        optimizer=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
     secure = _secure_sum(table, privacy, weighting)
@@ -108,7 +108,7 @@ def set_up(
 
 
 def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
-    if has_rule or method.aggregate is not weighted_mean:
+    if has_rule or method.aggregate is not fedavg:
         who = "its aggregation rule" if has_rule else method.__name__
         raise UserError(
             f"With secure aggregation the server sees no single update, but {who} needs them; "
@@ -175,7 +175,7 @@ def epsilon_function(
 
     def epsilon(client: int, charges: int) -> float:
         epochs = charges * settings.local_epochs
-        return privacy.spent(pictures=images(client), batch_size=settings.batch_size, epochs=epochs)
+        return privacy.spent(images=images(client), batch_size=settings.batch_size, epochs=epochs)
 
     return epsilon
 

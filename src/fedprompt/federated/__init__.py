@@ -1,1 +1,4 @@
-"""The round loop and its two halves; nothing here knows how messages travel."""
+"""Federated learning: clients, the round loop, the server, aggregation, attacks, privacy, secure aggregation.
+
+Nothing here knows the transport: how messages travel is the business of `fedprompt.runtimes`.
+"""

@@ -1,6 +1,7 @@
-"""An attack kit for simulations: what broken or lying clients send, to see which rules withstand them.
+"""Attacks on federated learning for simulations: data poisoning, model poisoning and Byzantine faults.
 
-Each builder gives an `Attack`. A recipe's [train.server.attack] names one; nothing here runs at a real site.
+Each builder returns an `Attack`; a recipe's [train.server.attack] names one and says how many clients are malicious.
+Use them to see which aggregation rules withstand which adversary; nothing here runs at a real site.
 Legend: n updates.
 """
 
@@ -20,33 +21,34 @@ from fedprompt.updates import State, Update
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What adversaries know: the shared state, the honest updates of all others, and how many they are themselves."""
+class AttackContext:
+    """What adversaries know: the shared state, all honest updates, and the number of adversaries."""
 
     shared: State
     honest: Sequence[Update]
     adversaries: int
 
 
-# (scene, the update a adversary would honestly send, generator) -> what it sends
-Forge = Callable[[Scene, Update, torch.Generator], Update]
+DataPoisoning = Callable[[Examples], Examples]
+# (context, the update that the adversary would honestly send, generator) -> the update that it sends
+ModelPoisoning = Callable[[AttackContext, Update, torch.Generator], Update]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """What adversaries do to their labels before training, or to their update afterwards."""
+    """What a malicious client does: poison its training data, or its update after training."""
 
-    relabel: Callable[[Examples], Examples] | None = None
-    forge: Forge | None = None
+    poison_data: DataPoisoning | None = None
+    poison_update: ModelPoisoning | None = None
 
 
 def sign_flip(*, scale: float = 10.0) -> Attack:
-    """Send the honest change backwards, `scale` times as long."""
+    """Sign flipping: send the honest change reversed, `scale` times as long."""
     return _on_changes(lambda change, draws: -scale * change)
 
 
 def scaled(*, factor: float = 100.0) -> Attack:
-    """Send the honest change `factor` times as long, to replace the model (Bagdasaryan et al., 2020)."""
+    """Model replacement, which implants backdoors (Bagdasaryan et al., 2020): the honest change times `factor`."""
     return _on_changes(lambda change, draws: factor * change)
 
 
@@ -56,44 +58,42 @@ def gaussian(*, sigma: float = 10.0) -> Attack:
 
 
 def free_rider() -> Attack:
-    """Send back what was received, having learned nothing."""
+    """Free riding: send back the shared state as received."""
     return _on_changes(lambda change, draws: torch.zeros_like(change))
 
 
 def label_flip() -> Attack:
-    """Train honestly on wrong labels: class c becomes class C - 1 - c; of many labels, present becomes absent."""
+    """Label flipping: train on class C - 1 - c in place of c; in multi-label tasks, on absent in place of present."""
 
-    def relabel(examples: Examples) -> Examples:
+    def flip(examples: Examples) -> Examples:
         targets, classes = examples.targets, len(examples.space)
         flipped = classes - 1 - targets if targets.ndim == 1 else torch.where(targets < 0, targets, 1 - targets)
         return replace(examples, targets=flipped)
 
-    return Attack(relabel=relabel)
+    return Attack(poison_data=flip)
 
 
 def alie() -> Attack:
-    """A Little Is Enough (Baruch et al., 2019): the honest mean minus z deviations, with z just within what passes."""
+    """A Little Is Enough (Baruch et al., 2019): the honest mean minus z standard deviations, z as large as passes."""
 
-    def forged(changes: Tensor, adversaries: int) -> Tensor:
+    def poisoned(changes: Tensor, adversaries: int) -> Tensor:
         honest = len(changes)
-        supporters = (
-            (honest + adversaries) // 2 + 1 - adversaries
-        )  # honest clients that a majority needs besides the adversaries
+        supporters = (honest + adversaries) // 2 + 1 - adversaries  # honest clients missing to a majority
         z = NormalDist().inv_cdf(min(max((honest - supporters) / honest, 1e-3), 1 - 1e-3))
         return changes.mean(dim=0) - z * changes.std(dim=0, correction=0)
 
-    return _on_crowd(forged)
+    return _from_honest_changes(poisoned)
 
 
 def inner_product(*, epsilon: float = 0.5) -> Attack:
     """Inner-product manipulation (Xie et al., 2019): minus `epsilon` times the honest mean."""
-    return _on_crowd(lambda changes, adversaries: -epsilon * changes.mean(dim=0))
+    return _from_honest_changes(lambda changes, adversaries: -epsilon * changes.mean(dim=0))
 
 
 def broken(*, kind: Literal["nan", "infinity", "shape", "name", "weight"] = "nan") -> Attack:
-    """A plain fault: NaN or infinity, another shape, a tensor nobody shares, or a claim of 10**12 examples."""
+    """A Byzantine fault: NaN or infinity, a wrong shape, an unknown tensor, or a claim of 10**12 training examples."""
 
-    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
+    def poison(context: AttackContext, own: Update, draws: torch.Generator) -> Update:
         first = min(own.shared)
         wrong: dict[str, Tensor] = {
             "nan": torch.full_like(own.shared[first], torch.nan),
@@ -106,54 +106,59 @@ def broken(*, kind: Literal["nan", "infinity", "shape", "name", "weight"] = "nan
             return replace(own, shared={**own.shared, "../stranger": torch.zeros(1)})
         return replace(own, shared={**own.shared, first: wrong[kind]})
 
-    return Attack(forge=forge)
+    return Attack(poison_update=poison)
 
 
 @dataclass(frozen=True)
 class Adversaries:
-    """An attack with those who carry it out; their draws have addresses of their own."""
+    """The malicious clients of a run and their attack; its random draws do not disturb those of the training."""
 
     attack: Attack
     clients: frozenset[int]
     seed: int
 
-    def teach(self, client: int, examples: Examples) -> Examples:
-        """The examples that a client trains on."""
-        if self.attack.relabel is None or client not in self.clients:
+    def poison_data(self, client: int, examples: Examples) -> Examples:
+        """The examples that a client trains on: poisoned if it is malicious."""
+        if self.attack.poison_data is None or client not in self.clients:
             return examples
-        return self.attack.relabel(examples)
+        return self.attack.poison_data(examples)
 
-    def forge(self, round_number: int, shared: State, updates: Sequence[Update]) -> list[Update]:
-        """The updates as they reach the server."""
-        if self.attack.forge is None:
+    def poison_updates(self, round_number: int, shared: State, updates: Sequence[Update]) -> list[Update]:
+        """The updates as they reach the server: those of malicious clients poisoned."""
+        poison = self.attack.poison_update
+        if poison is None:
             return list(updates)
         honest = [update for update in updates if update.client not in self.clients]
-        scene = Scene(shared, honest or updates, len(updates) - len(honest))
+        context = AttackContext(shared, honest or updates, len(updates) - len(honest))
         return [
-            self.attack.forge(scene, update, stream(self.seed, "attack", update.client, round_number))
+            poison(context, update, stream(self.seed, "attack", update.client, round_number))
             if update.client in self.clients
             else update
             for update in updates
         ]
 
 
-def _on_changes(forged: Callable[[Tensor, torch.Generator], Tensor]) -> Attack:
-    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
-        before = scene.shared
+def _on_changes(poisoned: Callable[[Tensor, torch.Generator], Tensor]) -> Attack:
+    """The attack that maps the adversary's own change of each tensor to the one it sends."""
+
+    def poison(context: AttackContext, own: Update, draws: torch.Generator) -> Update:
+        before = context.shared
         return replace(
-            own, shared={name: before[name] + forged(t - before[name], draws) for name, t in own.shared.items()}
+            own, shared={name: before[name] + poisoned(t - before[name], draws) for name, t in own.shared.items()}
         )
 
-    return Attack(forge=forge)
+    return Attack(poison_update=poison)
 
 
-def _on_crowd(forged: Callable[[Tensor, int], Tensor]) -> Attack:
-    def forge(scene: Scene, own: Update, draws: torch.Generator) -> Update:
+def _from_honest_changes(poisoned: Callable[[Tensor, int], Tensor]) -> Attack:
+    """The attack that maps the honest clients' changes [n, ...] and the number of adversaries to the change sent."""
+
+    def poison(context: AttackContext, own: Update, draws: torch.Generator) -> Update:
         sent = {}
         for name in own.shared:
-            before = scene.shared[name]
-            changes = torch.stack([other.shared.get(name, before) - before for other in scene.honest])  # [n, ...]
-            sent[name] = before + forged(changes, scene.adversaries)
+            before = context.shared[name]
+            changes = torch.stack([other.shared.get(name, before) - before for other in context.honest])  # [n, ...]
+            sent[name] = before + poisoned(changes, context.adversaries)
         return replace(own, shared=sent)
 
-    return Attack(forge=forge)
+    return Attack(poison_update=poison)

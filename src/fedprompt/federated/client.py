@@ -1,4 +1,4 @@
-"""One client's part of a round: train a method on its own pictures and say what changed."""
+"""A client's part of a round: it trains a method on its own images and returns an update."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from fedprompt.updates import State, Update
 
 @dataclass(frozen=True)
 class Client:
-    """A site: its pictures over its own candidate list, and the domain they come from where there is one."""
+    """A client (a site): its images (often few-shot), over its own candidate classes, and their domain if any.
+
+    Clients are usually non-IID: they differ in classes, domains and numbers of images.
+    """
 
     id: int
     name: str
@@ -39,7 +42,7 @@ class TrainSettings(ClientTraining):
     seed: int = 0
 
     def lr_at(self, round_number: int) -> float:
-        """Learning rate of a global round 1..rounds; the first uses `lr` whole."""
+        """Learning rate in a global round 1..rounds; the first uses `lr` itself."""
         # differs: the FedTPG and FedMVP releases advance one cosine a client by participation, not by global round
         if self.schedule == "constant":
             return self.lr
@@ -56,10 +59,10 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     round_number: int,
     settings: TrainSettings,
 ) -> Update:
-    """Load the states into `method`, train it for the local epochs and return copies of what it learned.
+    """Load the states into `method`, train it for the local epochs and return the client's update, as copies.
 
-    The update sends the shared tensors that were trainable at any time in this round. Raises UserError if the client
-    has no pictures or its loss is no longer a finite number.
+    The update holds the shared tensors that were trainable at any time in this round. Raises UserError if the client
+    has no images or its loss is no longer finite.
     """
     if not len(client.train):
         raise UserError(f"Client {client.id} ({client.name}) has no training images; leave it out or give it some.")
@@ -77,13 +80,13 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
             trained = _require_grad(method, names)
             optimizer = _optimizer(method, trained, settings, settings.lr_at(round_number)) if trained else None
             sent.update(name for name in names if not name.startswith(method.personal))
-        lesson = Lesson(method, clip, client, settings, (round_number, epoch), shared)
-        losses += _train_epoch(lesson, optimizer)
+        local = LocalEpoch(method, clip, client, settings, (round_number, epoch), shared)
+        losses += _train_epoch(local, optimizer)
         method.end_epoch(epoch)
         if settings.privacy is not None and method.trainable() != names:
             raise UserError(
-                f"{type(method).__name__} chooses what to train by what it has seen, which no privacy budget accounts "
-                "for; switch that off among its options, or leave out [train.server.privacy]."
+                f"{type(method).__name__} chooses what to train by the data it has seen, which no privacy budget "
+                "accounts for; switch that off in its options, or leave out [train.server.privacy]."
             )
     method.zero_grad()
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
@@ -108,80 +111,82 @@ def _require_grad(method: Method, names: Sequence[str]) -> dict[str, Tensor]:
 def _optimizer(
     method: Method, parameters: Mapping[str, Tensor], settings: TrainSettings, lr: float
 ) -> torch.optim.Optimizer:
-    groups = [{"params": [parameter], "lr": lr * method.rate(name)} for name, parameter in parameters.items()]
+    groups = [
+        {"params": [parameter], "lr": lr * method.learning_rate_factor(name)} for name, parameter in parameters.items()
+    ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(groups, lr=lr, weight_decay=settings.weight_decay)
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What one local epoch works with; `address` is (round, epoch), `anchor` the shared state as it was received."""
+class LocalEpoch:
+    """One local epoch; `address` is (round, epoch), `received` the shared state that the round started from."""
 
     method: Method
     clip: Clip
     client: Client
     settings: TrainSettings
     address: tuple[int, int]
-    anchor: State
+    received: State
 
     def loss(self, positions: Tensor, draws: torch.Generator) -> Tensor:
-        """The loss of some of the client's pictures."""
+        """The loss of the images at these positions."""
         train = self.client.train
         images, targets = train.images.take(positions), train.targets[positions].to(self.clip.device)
         return self.method.loss(self.clip, images, targets, train.space, stream=draws)
 
 
-def _train_epoch(lesson: Lesson, optimizer: torch.optim.Optimizer | None) -> list[float]:
-    settings, count = lesson.settings, len(lesson.client.train)
-    draws = stream(settings.seed, "loss", lesson.client.id, *lesson.address)
+def _train_epoch(local: LocalEpoch, optimizer: torch.optim.Optimizer | None) -> list[float]:
+    settings, count = local.settings, len(local.client.train)
+    draws = stream(settings.seed, "loss", local.client.id, *local.address)
     if settings.privacy is not None:
         batches = poisson_batches(count, settings.batch_size)
     else:
-        order = torch.randperm(count, generator=stream(settings.seed, "client", lesson.client.id, *lesson.address))
+        order = torch.randperm(count, generator=stream(settings.seed, "client", local.client.id, *local.address))
         batches = iter(torch.split(order, settings.batch_size))
     losses = []
     # differs: the FedMVP release back-propagates the last batch only; every batch is a step here
     for positions in batches:
-        loss = _backward(lesson, positions, draws, trains=optimizer is not None)
+        loss = _backward(local, positions, draws, trains=optimizer is not None)
         if loss is not None:
-            losses.append(_finite(loss, lesson))
+            losses.append(_finite(loss, local))
         if optimizer is not None:
-            _pull(lesson)
+            _add_proximal(local)
             optimizer.step()
     return losses
 
 
-def _backward(lesson: Lesson, positions: Tensor, draws: torch.Generator, *, trains: bool) -> float | None:
-    """Compute the loss and, where something is trained, its gradients; None for a batch without pictures."""
-    trained = [parameter for parameter in lesson.method.parameters() if parameter.requires_grad] if trains else []
-    if lesson.settings.privacy is not None and trained:
-        losses = [functools.partial(lesson.loss, position[None], draws) for position in positions]
-        return private_gradient(losses, trained, lesson.settings.privacy, batch_size=lesson.settings.batch_size)
+def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, trains: bool) -> float | None:
+    """Compute the loss and, if anything is trained, its gradients; None for an empty batch."""
+    trained = [parameter for parameter in local.method.parameters() if parameter.requires_grad] if trains else []
+    if local.settings.privacy is not None and trained:
+        losses = [functools.partial(local.loss, position[None], draws) for position in positions]
+        return private_gradient(losses, trained, local.settings.privacy, batch_size=local.settings.batch_size)
     if not len(positions):
         return None
-    loss = lesson.loss(positions, draws)
+    loss = local.loss(positions, draws)
     if trained and loss.isfinite():
-        lesson.method.zero_grad()
+        local.method.zero_grad()
         torch.autograd.backward(loss)
     return loss.item()
 
 
-def _finite(loss: float, lesson: Lesson) -> float:
+def _finite(loss: float, local: LocalEpoch) -> float:
     if not math.isfinite(loss):
         raise UserError(
-            f"The loss of {type(lesson.method).__name__} became {loss} at client {lesson.client.id} "
-            f"({lesson.client.name}) in round {lesson.address[0]}; lower the learning rate (now {lesson.settings.lr})."
+            f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
+            f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."
         )
     return loss
 
 
-def _pull(lesson: Lesson) -> None:
-    """FedProx's term: its gradient is the way back to what was received, for the shared tensors."""
+def _add_proximal(local: LocalEpoch) -> None:
+    """Add the gradient of FedProx's proximal term, mu (w - w_received), for the shared tensors."""
     # differs: Flower's FedProx leaves this half to the user; here it is the setting `proximal` of every method
-    if not lesson.settings.proximal:
+    if not local.settings.proximal:
         return
-    for name, parameter in lesson.method.named_parameters():
-        if parameter.grad is not None and name in lesson.anchor:
-            way = parameter.detach() - lesson.anchor[name].to(parameter.device)
-            parameter.grad.add_(way, alpha=lesson.settings.proximal)
+    for name, parameter in local.method.named_parameters():
+        if parameter.grad is not None and name in local.received:
+            drift = parameter.detach() - local.received[name].to(parameter.device)
+            parameter.grad.add_(drift, alpha=local.settings.proximal)

@@ -1,4 +1,4 @@
-"""Score a method on examples: one classifier for the whole candidate list, pictures in batches."""
+"""The evaluator: scores a method on examples, with one classifier for all candidate classes and images in batches."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Method
 from fedprompt.ops import metrics
 
-TOP = 3  # labels of a picture that the top-k figures take as predicted
+TOP = 3  # labels per image that the top-k figures count as predicted
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well one set of examples was recognised, every figure in [0, 1]; what could not be computed is NaN.
+    """The figures of one set of examples, each in [0, 1] or NaN where undefined.
 
-    Figures of one label: accuracy, macro_f1. Of many: mean_average_precision, and of decisions at probability 0.5
-    accuracy, cf1_macro, cf1_hm, of1, besides the top-k ones and those at other thresholds (`score`).
+    Single-label: accuracy, macro_f1. Multi-label: mean_average_precision; accuracy, cf1_macro, cf1_hm and of1 of the
+    decisions at probability 0.5; and those of the top-k decisions and of other thresholds (see `score`).
     """
 
     name: str
     num_examples: int
     figures: Mapping[str, float]
-    per_class: tuple[float, ...]  # accuracy of each class; multi-label: its average precision
+    per_class: tuple[float, ...]  # accuracy per class; multi-label: average precision per class
 
 
 @dataclass(frozen=True)
 class Decision:
-    """When a label of many counts as present, besides at probability 0.5.
+    """Further thresholds for multi-label decisions, besides probability 0.5.
 
-    `tuned` is a probability fitted on held-out training pictures; `oracle` also fits one on the scored pictures.
+    `tuned` is a threshold fitted on held-out training images; `oracle` adds one fitted on the scored images.
     """
 
     tuned: float | None = None
@@ -45,7 +45,7 @@ class Decision:
 
 @torch.no_grad()
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
-    """Logits [B, C] on the CPU, one column a candidate of `space`."""
+    """Logits [B, C] on the CPU, one column per class of `space`."""
     method.eval()
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
@@ -62,15 +62,15 @@ def evaluate(
     batch_size: int = 128,
     decision: Decision | None = None,
 ) -> Score:
-    """Score the method as it stands on examples against their candidate list."""
+    """Score the method in its current state on examples, against their candidate classes."""
     logits = predict(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(logits, examples.targets, examples.space, name=name, decision=decision)
 
 
 def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, decision: Decision | None = None) -> Score:
-    """Turn logits [N, C] and targets (`Examples.targets`) into a score.
+    """The score of logits [N, C] against targets (`Examples.targets`).
 
-    A tuned threshold adds figures that end in `_tuned`, an oracle's in `_oracle`: those were chosen on what they score.
+    A tuned threshold adds figures that end in `_tuned`; an oracle threshold, chosen on the scored images, `_oracle`.
     """
     classes = len(space)
     if space.kind == "single":
@@ -84,21 +84,21 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
     precision, without = metrics.mean_of_known(per_class)
     figures = {"mean_average_precision": precision, "classes_without_positive": float(without)}
     figures |= _decided(logits > 0, targets)
-    best = metrics.top(logits, targets, TOP)
+    best = metrics.top_k(logits, targets, TOP)
     figures |= {
         f"top{TOP}_of1": metrics.micro_f1(best, targets),
         f"top{TOP}_cf1_hm": metrics.f1_of_means(best, targets),
     }
-    chances, decision = logits.sigmoid(), decision or Decision()
+    probabilities, decision = logits.sigmoid(), decision or Decision()
     if decision.tuned is not None:
-        figures |= _decided(chances >= decision.tuned, targets, "_tuned")
+        figures |= _decided(probabilities >= decision.tuned, targets, "_tuned")
     if decision.oracle:
-        figures |= _decided(chances >= metrics.best_threshold(chances, targets), targets, "_oracle")
+        figures |= _decided(probabilities >= metrics.best_threshold(probabilities, targets), targets, "_oracle")
     return Score(name, len(targets), figures, per_class)
 
 
 def _decided(present: Tensor, targets: Tensor, which: str = "") -> dict[str, float]:
-    """Figures of decisions [N, C], named for how they were made."""
+    """The figures of decisions [N, C]; `which` is the suffix of their names."""
     measures = {
         "accuracy": metrics.accuracy,
         "cf1_macro": metrics.macro_f1,

@@ -1,4 +1,4 @@
-"""The round loop, written once: choose clients, let a transport train them, add up what they send."""
+"""The round loop: sample clients, have a transport train them, aggregate their updates at the server."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 from fedprompt.updates import State, Update
 
-BAD_ROUNDS = 3  # in a row without one usable update, after which a run stops and says why
+BAD_ROUNDS = 3  # consecutive rounds without a usable update, after which a run stops with the reasons
 
 
 @dataclass(frozen=True)
 class Round:
-    """One finished round: who was asked, which updates were used, and the shared state after it.
+    """One finished round: the clients asked, the updates used, and the shared state after it.
 
-    `refused` says of each client whose update was not used why; `skipped`, why the whole round changed nothing.
-    `memory` is what the server's rule and optimiser remember: with shared and personal states it makes a checkpoint.
+    `refused` gives the reason for each client whose update was not used; `skipped`, why the whole round changed
+    nothing. `memory` is that of the server's rule and optimiser; with the shared and personal states it makes a
+    checkpoint.
     """
 
     number: int
@@ -40,7 +41,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Start:
-    """Where to go on: the number of the last finished round, the shared state and the server's memory after it."""
+    """Where to resume: the number of the last finished round, and the shared state and server memory after it."""
 
     round_number: int
     shared: State
@@ -48,19 +49,19 @@ class Start:
 
 
 class Transport(Protocol):
-    """How the loop reaches its clients; it also keeps their personal states."""
+    """How the round loop reaches the clients; a transport also keeps their personal states."""
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients from the shared state; a client that did not answer is missing from the list."""
         ...
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
-        """Score the shared state, with each client's personal one, on each client's own test pictures."""
+        """Score the shared state, with each client's personal one, on each client's own test images."""
         ...
 
 
 def initial_state(method: Method) -> tuple[State, State]:
-    """Copy a fresh method's state as (shared, personal): values that every client starts from."""
+    """Copies of a fresh method's state as (shared, personal): the values that every client starts from."""
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
     personal = {name: tensor for name, tensor in state.items() if name.startswith(method.personal)}
     shared = {name: state[name] for name, _ in method.named_parameters() if name not in personal}
@@ -73,7 +74,7 @@ def initial_state(method: Method) -> tuple[State, State]:
 
 
 def sample(clients: Sequence[int], fraction: float, *, seed: int, round_number: int) -> tuple[int, ...]:
-    """Choose max(floor(fraction * N), 1) clients of a round without replacement, sorted by id."""
+    """Sample max(floor(fraction * N), 1) clients for a round, without replacement, sorted by id."""
     size = max(math.floor(fraction * len(clients) + 1e-9), 1)  # 0.29 * 100 is 28.999999999999996
     order = torch.randperm(len(clients), generator=stream(seed, "sample", round_number))
     pool = sorted(clients)
@@ -94,10 +95,10 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
 ) -> Iterator[Round]:
     """Yield rounds 1..rounds, or those after `start`, each with the new shared state.
 
-    Every draw is addressed by (seed, round) and sums run in client order, so going on from a yielded round gives the
-    bits that never stopping gives, provided the transport's personal states are those of that round. `method` itself
-    counts only as the first shared state. `admit(round, clients)` is asked before each round; False ends the run there.
-    Raises UserError with the reasons when no update could be used in three rounds in a row.
+    Random draws depend on (seed, round) only and sums run in client order, so resuming from a yielded round gives the
+    same bits as never having stopped, provided the transport's personal states are those of that round. `method` gives
+    the initial shared state and the aggregation rule. `admit(round, clients)` is called before each round; False ends
+    the run. Raises UserError with the reasons when no update could be used in three consecutive rounds.
     """
     server, bad = server or Server(), 0
     last = start or Start(0, initial_state(method)[0])

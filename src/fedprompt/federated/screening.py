@@ -1,8 +1,8 @@
-"""The door of a server: what a site sent is believed only in part, and what is refused is refused with a reason.
+"""Screening of client updates: malformed, implausible or unrequested ones are refused with a reason.
 
-Two steps, for two moments. `check_raw` looks at tensors as they travel, before any byte is read as a number: a
-transport calls it with anything that says `dtype`, `shape` and `data`. `screen` looks at decoded updates, before every
-aggregator and in every transport; the round loop calls it. Neither raises for what a site did.
+There are two stages. `check_raw` checks tensors in transit, before any byte is read as a number; transports call it
+with anything that has `dtype`, `shape` and `data`. `screen` checks decoded updates before every aggregation rule; the
+round loop calls it, whatever the transport. It never raises: a malicious site must not end a run.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 from fedprompt.errors import UserError
 from fedprompt.updates import COHORT, State, Update
 
-LONGEST_NAME = 80  # characters of a foreign name that a reason repeats
+LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
 
 
 class RefusedUpdateError(UserError):
-    """A site's update is not used; `code` is a word to count by."""
+    """A site's update is not used; `code` is a short word for statistics, such as "shape"."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(f"{code}: {sentence}")
@@ -32,9 +32,9 @@ class RefusedUpdateError(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server believes: at most so many training examples, and no change longer than `norm` medians.
+    """What a server accepts: at most so many training examples, and no change longer than `norm` medians.
 
-    `norm` compares the L2 norms of the changes of a round's updates, of which there must be three; 0 allows any length.
+    `norm` is in units of the median L2 norm of the round's changes, given three or more; 0 allows any length.
     """
 
     most_examples: int = 10_000_000
@@ -43,35 +43,35 @@ class Limits:
 
 @dataclass(frozen=True)
 class Screened:
-    """The updates that may be used, by client id, and why the others may not: client -> "code: sentence"."""
+    """The usable updates, sorted by client id, and for the others client -> "code: sentence"."""
 
     accepted: tuple[Update, ...]
     refused: Mapping[int, str]
 
 
 class Raw(Protocol):
-    """A tensor as it travels."""
+    """A tensor in transit."""
 
     @property
     def dtype(self) -> str:
-        """As torch spells it: "float32"."""
+        """Torch's name: "float32"."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The sizes it claims."""
+        """The shape it claims."""
         ...
 
     @property
     def data(self) -> bytes:
-        """Its bytes."""
+        """Its bytes, in row order."""
         ...
 
 
 def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = None) -> None:
     """Raise a RefusedUpdateError unless every tensor is one of `shared`, of its shape, type and size.
 
-    `dtype` is the type everything travels in where it is not that of `shared`.
+    `dtype` is the type of everything in transit where it is not that of `shared`.
     """
     for name, raw in raws.items():
         own = _known(name, shared)
@@ -87,7 +87,7 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
     """Raise a RefusedUpdateError if an update does not fit the shared state, is not finite or claims too much."""
     count = update.num_examples
     if type(count) is not int or not 1 <= count <= limits.most_examples:
-        raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are believed.")
+        raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are accepted.")
     if type(update.loss) is not float or not math.isfinite(update.loss):
         raise RefusedUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():
@@ -104,7 +104,7 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
 
 
 def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:
-    """Sort the updates of a round, those of clients nobody asked among them, into usable ones and refused ones."""
+    """Sort the updates of a round into usable and refused ones; unrequested ones are refused."""
     refused: dict[int, str] = {}
     accepted: dict[int, Update] = {}
     allowed = {*asked, COHORT}
@@ -126,7 +126,7 @@ def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: S
 
 
 def change_norm(update: Update, shared: State) -> float:
-    """L2 norm of what an update changes, over all its tensors, in float64."""
+    """L2 norm of the change that an update makes, over all its tensors, in float64."""
     squares = ((tensor.double() - shared[name]).square().sum().item() for name, tensor in update.shared.items())
     return math.sqrt(sum(squares))
 
@@ -150,6 +150,6 @@ def _known(name: str, shared: State) -> Tensor:
 
 
 def _quoted(name: object) -> str:
-    """A foreign name, cut and without anything that could pass for markup or a new line."""
+    """A site's tensor name, cut short, without anything that could pass for markup or a new line."""
     text = ascii(name)
     return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "...'"

@@ -1,6 +1,6 @@
-"""The server's half of a round: screen what came, make one state of it, take the server's own step; all pure values.
+"""The server's half of a round: screen the updates, aggregate them, apply the server optimiser; values in, values out.
 
-Nothing here knows how messages travel, so a round ends alike in the simulator and over a network.
+Nothing here knows the transport, so a round gives the same result in the simulator and over a network.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregation.base import Rule, TooFewError, Weighting, weights_for, without_memory
+from fedprompt.federated.aggregation.base import TooFewError, Weighting, weights_for
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.screening import Limits, screen
-from fedprompt.federated.server_optimizers import Step
-from fedprompt.updates import Aggregate, State, Update, weighted_mean
+from fedprompt.federated.server_optimizers import ServerOptimizer
+from fedprompt.updates import AggregationRule, State, Update, fedavg
 
-RULE, STEP = "rule/", "step/"  # prefixes of a server's memory
+RULE, OPTIMIZER = "rule/", "step/"  # name prefixes of the two parts of a server's memory, in checkpoints too
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a round's updates; `skipped` says why the shared state stayed as it was."""
+    """The result of a round: the new state, the updates used, and client -> reason for those refused.
+
+    `skipped` says why the shared state stayed as it was; it is empty for a round that counted.
+    """
 
     shared: State
     memory: State
@@ -33,14 +36,14 @@ class Outcome:
 class Server:
     """How updates become the next shared state.
 
-    `rule` replaces the method's own aggregate; `step` is a server optimiser, which goes towards what the rule found;
-    `privacy` clips every client's change and adds noise, and is a rule of its own.
+    `rule` replaces the method's own aggregation rule. `optimizer` takes a step towards the rule's result. `privacy`
+    clips every client's change and adds noise, in place of a rule.
     """
 
     weighting: Weighting = "uniform"
     limits: Limits = field(default_factory=Limits)
-    rule: Rule | None = None
-    step: Step | None = None
+    rule: AggregationRule | None = None
+    optimizer: ServerOptimizer | None = None
     privacy: ClientPrivacy | None = None
 
     def __post_init__(self) -> None:
@@ -50,15 +53,21 @@ class Server:
             )
 
     def combine(
-        self, aggregate: Aggregate, shared: State, updates: Sequence[Update], memory: State, *, asked: Sequence[int]
+        self,
+        aggregate: AggregationRule,
+        shared: State,
+        updates: Sequence[Update],
+        memory: State,
+        *,
+        asked: Sequence[int],
     ) -> Outcome:
-        """End a round in which the clients `asked` were to train, for a method that aggregates by `aggregate`.
+        """End a round in which the clients `asked` were to train; `aggregate` is the method's own rule.
 
         Raises UserError where the rule could not work even if every client answered.
         """
         screened = screen(updates, shared, limits=self.limits, asked=asked)
         used = screened.accepted
-        if not used and self.privacy is None:  # an accounted round without answers is noise, as any other
+        if not used and self.privacy is None:  # with privacy, a round without answers adds noise like any other
             return Outcome(shared, memory, (), screened.refused, "no update could be used" if updates else "")
         try:
             target, rule_memory = self._target(aggregate, shared, used, _part(memory, RULE), asked=asked)
@@ -66,23 +75,27 @@ class Server:
             if error.needed > len(asked):
                 raise
             return Outcome(shared, memory, (), screened.refused, str(error))
-        moved, step_memory = self.step(shared, target, _part(memory, STEP)) if self.step else (target, {})
+        optimizer = self.optimizer or _no_optimizer
+        moved, optimizer_memory = optimizer(shared, target, _part(memory, OPTIMIZER))
         if not all(tensor.isfinite().all() for tensor in moved.values()):
             return Outcome(shared, memory, (), screened.refused, "the sum of the updates is not finite")
         kept = {RULE + name: tensor for name, tensor in rule_memory.items()}
-        kept |= {STEP + name: tensor for name, tensor in step_memory.items()}
+        kept |= {OPTIMIZER + name: tensor for name, tensor in optimizer_memory.items()}
         return Outcome(moved, kept, used, screened.refused)
 
     def _target(
-        self, aggregate: Aggregate, shared: State, used: Sequence[Update], memory: State, *, asked: Sequence[int]
+        self, aggregate: AggregationRule, shared: State, used: Sequence[Update], memory: State, *, asked: Sequence[int]
     ) -> tuple[State, State]:
         if self.privacy is not None:
-            if aggregate is not weighted_mean:
+            if aggregate is not fedavg:
                 raise UserError("Client-level privacy is accounted for the mean, but this method aggregates otherwise.")
             return self.privacy.noisy_mean(shared, used, asked=len(asked)), {}
-        rule = self.rule or without_memory(aggregate)
-        return rule(shared, used, weights_for(used, self.weighting), memory)
+        return (self.rule or aggregate)(shared, used, weights_for(used, self.weighting), memory)
 
 
 def _part(memory: State, prefix: str) -> State:
     return {name.removeprefix(prefix): tensor for name, tensor in memory.items() if name.startswith(prefix)}
+
+
+def _no_optimizer(shared: State, target: State, memory: State) -> tuple[State, State]:
+    return target, {}

@@ -1,4 +1,4 @@
-"""Server optimisers: what the aggregate asks for is a gradient, and the server takes its own step along it."""
+"""Server optimisers (Reddi et al., 2021): the aggregated change serves as a gradient for a step of the server."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from fedprompt.errors import UserError
 from fedprompt.updates import State
 
-# (shared, what the rule made of the updates, memory) -> (new shared, new memory), like a rule after the rule
-Step = Callable[[State, State, State], tuple[State, State]]
+# (shared, result of the aggregation rule, memory) -> (new shared, new memory)
+ServerOptimizer = Callable[[State, State, State], tuple[State, State]]
 
 
-def fedavgm(*, lr: float = 1.0, momentum: float = 0.9) -> Step:
+def fedavgm(*, lr: float = 1.0, momentum: float = 0.9) -> ServerOptimizer:
     """FedAvgM (Hsu et al., 2019): v <- momentum v + change, w <- w + lr v."""
     _check(lr, momentum=momentum)
 
@@ -28,7 +28,7 @@ def fedavgm(*, lr: float = 1.0, momentum: float = 0.9) -> Step:
     return step
 
 
-def fedadam(*, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> Step:
+def fedadam(*, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> ServerOptimizer:
     """FedAdam (Reddi et al., 2021): w <- w + lr m / (sqrt(u) + tau), m and u the moments of the change, both from 0."""
     _check(lr, beta1=beta1, beta2=beta2)
     if not tau > 0:

@@ -1,4 +1,4 @@
-"""DualCoOp (Sun et al., 2022), averaged by a server: region by region, a prompt for "there" against one for "not"."""
+"""DualCoOp (Sun et al., 2022), federated: learned positive and negative contexts for multi-label recognition."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import torch
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, after_context, at_least, frozen_tokens, pair_logits
+from fedprompt.methods.base import Classifier, Method, at_least, context_templates, frozen_tokens, pair_logits
 from fedprompt.ops.layers import normal, unit
 
 
 class DualCoOp(Method):
-    """logit_c = z+_c - z-_c: region scores of t+_c = g(V+, name of c) and t-_c, both weighed by t+ (Sun et al., 2022).
+    """logit_c = z+_c - z-_c: region scores of t+_c = g(V+, name of c) and t-_c, both weighted by t+ (Sun et al., 2022).
 
     V+ and V- [n_ctx, W] serve all classes, so p_c = exp(z+_c) / (exp(z+_c) + exp(z-_c)); 16,384 parameters at W = 512,
     all shared. Single-label tasks compare the image feature instead of the tokens.
@@ -26,9 +26,9 @@ class DualCoOp(Method):
         self.absent = normal(n_ctx, clip.text_width, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Word every class both ways and let images choose."""
+        """Encode the positive and the negative prompt of every class once; the rest is per image."""
         both = torch.stack([self.present, self.absent]).repeat_interleave(len(space), dim=0)  # [2*C, n_ctx, W]
-        prompts = clip.fill(after_context(space) * 2, ctx=both)
+        prompts = clip.fill(context_templates(space) * 2, ctx=both)
         present, absent = unit(clip.encode_text(prompts)).chunk(2)  # 2 x [C, D]
         if space.kind == "single":
             return lambda images: clip.scale * clip.image_features(images) @ (present - absent).T  # [B, C]

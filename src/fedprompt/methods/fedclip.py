@@ -1,4 +1,4 @@
-"""FedCLIP (Lu et al., 2023): a small attention network re-weights the channels of the frozen image feature."""
+"""FedCLIP (Lu et al., 2023): an attention adapter that re-weights the channels of the frozen image feature."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NOTHING, Classifier, Method, frozen_tokens, one_of, pair_logits
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, frozen_tokens, one_of, pair_logits
 from fedprompt.ops.layers import linear, unit
 
 
@@ -26,7 +26,7 @@ class FedCLIP(Method):
         symmetric loss between images and their captions, in which two images of one class are negatives.
     """
 
-    # differs: the release trains in_batch_contrastive, which calls images of the same class wrong; here an option
+    # differs: the release trains in_batch_contrastive, where images of one class are negatives; here it is an option
     # differs: the release writes "a picture of a {}"; here the data set's template
 
     def __init__(
@@ -47,26 +47,26 @@ class FedCLIP(Method):
         )
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """The texts are the template's; what is left is two small layers an image."""
+        """Use the template's texts; per image, the classifier runs the adapter on the frozen feature."""
         text = clip.text_features(space.texts())  # [C, D]
         if space.kind == "single":
             return lambda images: clip.scale * self._gated(clip, images) @ text.T  # [B, C]
-        nothing = clip.text_features((NOTHING,))
+        neutral = clip.text_features((NEUTRAL_TEXT,))
 
         def regions(images: Images) -> Tensor:
             gate = self.gate(clip.image_projections(images))[:, None]  # [B, 1, D]
-            return pair_logits(unit(gate * frozen_tokens(clip, images)), text, nothing)
+            return pair_logits(unit(gate * frozen_tokens(clip, images)), text, neutral)
 
         return regions
 
     def loss(
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
-        """The task's objective, or the contrast of the batch's images and captions."""
+        """The task's objective, or the contrastive loss between the batch's images and captions."""
         if self.objective == "classes":
             return super().loss(clip, images, targets, space, stream=stream)
         if space.kind != "single":
-            raise UserError('The objective = "in_batch_contrastive" needs one caption an image; use "classes".')
+            raise UserError('The objective = "in_batch_contrastive" needs one caption per image; use "classes".')
         captions = clip.text_features(space.texts())[targets]  # [B, D]
         logits = clip.scale * self._gated(clip, images) @ captions.T  # [B, B]
         own = torch.arange(len(logits), device=logits.device)

@@ -1,4 +1,4 @@
-"""FedCoCoOp (CoCoOp: Zhou et al., 2022): the context of all class names is shifted by a vector made from the image."""
+"""FedCoCoOp (CoCoOp: Zhou et al., 2022): a learned context, shifted per image by a small network, averaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, after_context, at_least, cosine_classifier, word_vectors
+from fedprompt.methods.base import Classifier, Method, at_least, context_templates, context_vectors, cosine_classifier
 from fedprompt.ops.layers import linear, recomputed, unit
 
 TEXTS_AT_ONCE = 256  # texts encoded together; at ViT-B/16 their activations are about a gigabyte
@@ -17,12 +17,12 @@ TEXTS_AT_ONCE = 256  # texts encoded together; at ViT-B/16 their activations are
 class FedCoCoOp(Method):
     """V_b = V + h(v_b), logit_bc = s <v_b, unit(g(V_b, name of c))>, h = Linear, ReLU, Linear (Zhou et al., 2022).
 
-    A step encodes B C texts, so images go through the text tower in groups, and what a group needs for its gradients is
-    computed a second time instead of kept. V and h are trained and shared: 35,360 parameters (W = D = 512).
+    A step encodes B C texts, so images are processed in groups, and a group's activations are recomputed for the
+    gradients instead of kept. V and h are trained and shared: 35,360 parameters (W = D = 512).
 
     n_ctx: number of learned word vectors.
     init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
-    reduction: h is D / reduction wide inside, 8 at least.
+    reduction: h has a hidden width of D / reduction, at least 8.
     """
 
     # differs: CoCoOp's release trains h in float16 with batches of one image; here float32 and any batch
@@ -39,7 +39,7 @@ class FedCoCoOp(Method):
         super().__init__()
         at_least(1, reduction=reduction)
         hidden = max(8, clip.dim // reduction)
-        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         self.shift = nn.Sequential(
             linear(clip.dim, hidden, generator=generator),
             nn.ReLU(),
@@ -47,8 +47,8 @@ class FedCoCoOp(Method):
         )
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Nothing can be encoded before an image is known."""
-        texts = after_context(space)
+        """Return a classifier that encodes the texts per image: they depend on it."""
+        texts = context_templates(space)
 
         def encode(contexts: Tensor) -> Tensor:
             rows = contexts.repeat_interleave(len(texts), dim=0)  # [B*C, n, W]

@@ -1,4 +1,4 @@
-"""FedKgCoOp (KgCoOp: Yao et al., 2023): PromptFL whose class texts are pulled back to the hand-written template."""
+"""FedKgCoOp (KgCoOp: Yao et al., 2023): PromptFL with a penalty on the distance from the hand-written prompts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier, prompted_texts, word_vectors
-from fedprompt.ops.losses import drift, objective
+from fedprompt.methods.base import Classifier, Method, at_least, context_vectors, cosine_classifier, prompted_texts
+from fedprompt.ops.losses import cosine_distance, objective
 
 
 class FedKgCoOp(Method):
     """PromptFL with the loss CE + pull mean_c (1 - cos(t_c, t0_c)), t0 the template's texts (Yao et al., 2023).
 
-    The classes are a client's own. V [n_ctx, W] is trained and shared: 2,048 parameters (W = 512).
+    The mean is over a client's own classes. V [n_ctx, W] is trained and shared: 2,048 parameters (W = 512).
 
     n_ctx: number of learned word vectors.
     init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
-    pull: weight of the distance to the template; 0 is PromptFL.
+    pull: weight of the distance from the template; 0 is PromptFL.
     """
 
     # differs: in FedMPT's comparison the weight 0.02 of the asymmetric loss multiplies the pull too
@@ -36,10 +36,10 @@ class FedKgCoOp(Method):
         super().__init__()
         at_least(0, pull=pull)
         self.pull = pull
-        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Put the context in front of the class names and score images against these prompts."""
+        """Encode the learned context with the class names once; compare frozen image features with the result."""
         return cosine_classifier(clip, prompted_texts(clip, space, self.context), space.kind)
 
     def loss(
@@ -48,4 +48,4 @@ class FedKgCoOp(Method):
         """The task's objective plus the mean distance of the class texts from the template's."""
         text = prompted_texts(clip, space, self.context)  # [C, D]
         task = objective(space.kind)(cosine_classifier(clip, text, space.kind)(images), targets)
-        return task + self.pull * drift(text, clip.text_features(space.texts()))
+        return task + self.pull * cosine_distance(text, clip.text_features(space.texts()))

@@ -1,4 +1,4 @@
-"""FedLoRA (LoRA: Hu et al., 2022; on CLIP: Zanella and Ben Ayed, 2024): low-rank changes in both towers, for PEFT."""
+"""FedLoRA (LoRA: Hu et al., 2022; CLIP-LoRA: Zanella and Ben Ayed, 2024): low-rank adapters in both towers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import NOTHING, Classifier, Method, at_least, cosine_classifier, need, one_of, pair_logits
+from fedprompt.methods.base import (
+    NEUTRAL_TEXT,
+    Classifier,
+    Method,
+    at_least,
+    cosine_classifier,
+    one_of,
+    pair_logits,
+    require_packages,
+)
 from fedprompt.ops.layers import unit
 
 PROJECTIONS = ("q_proj", "v_proj")
@@ -24,11 +33,11 @@ class FedLoRA(Method):
     """W x becomes W x + alpha / rank B A x for the queries and values of every block (LoRA: Hu et al., 2022).
 
     Prompts are the template's. A [rank, W] is drawn, B [W, rank] starts at zero; both are trained and shared, 245,760
-    parameters at ViT-B/16, and averaged one by one, not their product. No image feature can be remembered unless the
-    towers are "text". The adapter's folder has a folder `peft` that `peft.PeftModel.from_pretrained` opens.
+    parameters at ViT-B/16, and averaged separately, not as their product. Image features can be cached only with
+    towers = "text". The adapter's folder has a folder `peft` that `peft.PeftModel.from_pretrained` opens.
 
     rank: rank of the changes.
-    alpha: their scale, times the rank.
+    alpha: scale of the changes, times the rank.
     towers: which towers change, "both", "image" or "text".
     """
 
@@ -44,7 +53,7 @@ class FedLoRA(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        need(FedLoRA)
+        require_packages(FedLoRA)
         at_least(1, rank=rank, alpha=alpha)
         one_of(("both", "image", "text"), towers=towers)
         self.rank, self.alpha = rank, alpha
@@ -58,8 +67,8 @@ class FedLoRA(Method):
                 self.up[tower] = torch.zeros(blocks, len(PROJECTIONS), width, rank)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode the template's texts with the changes; what is left runs the changed image tower."""
-        text, nothing = clip.text_features(space.texts()), clip.text_features((NOTHING,))
+        """Encode the template's texts with the adapted text tower once; images run through the adapted image tower."""
+        text, neutral = clip.text_features(space.texts()), clip.text_features((NEUTRAL_TEXT,))
         if "text" in self.down:
             with clip.adapted(self._changes("text")):
                 text = unit(clip.encode_text(clip.fill(space.texts())))  # [C, D]
@@ -74,13 +83,13 @@ class FedLoRA(Method):
                 if space.kind == "single":
                     return clip.scale * image @ text.T  # [B, C]
                 tokens = torch.cat([image[:, None], unit(encoded.patches)], dim=1)  # [B, 1 + P, D]
-            return pair_logits(tokens, text, nothing)
+            return pair_logits(tokens, text, neutral)
 
         return classify
 
     def exports(self, backbone: str) -> Mapping[str, str | bytes]:
-        """A PEFT adapter of the same changes."""
-        from peft import LoraConfig  # an extra, and slow to import
+        """The same changes as a PEFT adapter."""
+        from peft import LoraConfig  # an optional package, and slow to import
 
         towers = "|".join(TOWERS[tower] for tower in self.down)
         settings = LoraConfig(
@@ -100,7 +109,7 @@ class FedLoRA(Method):
         }
 
     def _layers(self, *only: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Every changed layer's name in the backbone with its A [rank, W] and B [W, rank]."""
+        """Every adapted layer's name in the backbone with its A [rank, W] and B [W, rank]."""
         for tower in only or self.down:
             for block, factors in enumerate(zip(self.down[tower], self.up[tower], strict=True)):
                 for projection, down, up in zip(PROJECTIONS, *factors, strict=True):

@@ -1,4 +1,4 @@
-"""FedMaPLe (MaPLe: Khattak et al., 2023): learned words in the first text blocks, and image tokens made from them."""
+"""FedMaPLe (MaPLe: Khattak et al., 2023): deep prompts in both towers, the image prompts projected from the text."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PHRASE = ("a", "photo", "of", "a")
 class FedMaPLe(Method):
     """Text block i < depth reads V_i, image block i reads F_i(V_i); logit_c = s <v, t_c> (Khattak et al., 2023).
 
-    V_0 stands for the first n_ctx words of "a photo of a {}.", V_i for the same places entering block i. F_0(V_0) is
-    appended to the patches after positions, F_i(V_i) takes its place entering block i; later blocks go on with what
-    they get. All V_i and F_i = Linear W_text -> W_image are trained and shared: 3,555,072 parameters at ViT-B/16.
+    V_0 replaces the first n_ctx words of "a photo of a {}.", V_i the same positions entering block i. F_0(V_0) is
+    appended to the patches after position embeddings, F_i(V_i) replaces it entering block i; later blocks keep their
+    tokens. All V_i and F_i = Linear W_text -> W_image are trained and shared: 3,555,072 parameters at ViT-B/16.
 
-    n_ctx: learned vectors a block, 1 to 4.
+    n_ctx: learned vectors per block, 1 to 4.
     depth: blocks that are prompted, at most those that both towers have.
     """
 
@@ -32,11 +32,11 @@ class FedMaPLe(Method):
         at_least(1, n_ctx=n_ctx, depth=depth)
         at_most(len(PHRASE), n_ctx=n_ctx)
         depth = min(depth, clip.text_blocks, clip.image_blocks)
-        first = clip.words(" ".join(PHRASE[:n_ctx])).clone()  # [n, W]
+        first = clip.token_embeddings(" ".join(PHRASE[:n_ctx])).clone()  # [n, W]
         deeper = [normal(len(first), clip.text_width, generator=generator) for _ in range(1, depth)]
         self.words = nn.ParameterList([nn.Parameter(first), *deeper])
         couplers = [linear(clip.text_width, clip.image_width, generator=generator) for _ in range(min(depth, 2))]
-        copies = [copy.deepcopy(couplers[1]) for _ in range(2, depth)]  # all deeper couplers start alike
+        copies = [copy.deepcopy(couplers[1]) for _ in range(2, depth)]  # deeper couplers have equal initial values
         self.couplers = nn.ModuleList([*couplers, *copies])
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
@@ -53,7 +53,7 @@ class FedMaPLe(Method):
         return unit(clip.encode_text(prompts, edit=enter))
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode the class texts and couple the image tokens once; what is left runs the image tower."""
+        """Encode the class texts and project the image prompts once; images run through the prompted tower."""
         text = self.texts(clip, space)
         coupled = [couple(learned) for couple, learned in zip(self.couplers, self.words, strict=True)]  # [n, W] each
 

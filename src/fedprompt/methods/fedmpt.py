@@ -1,4 +1,4 @@
-"""FedMPT (Wang et al., 2026): every label is looked for under several conditions in which labels occur together."""
+"""FedMPT (Wang et al., 2026): multi-label prompts under several conditions of label co-occurrence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NOTHING, Classifier, Explanation, Method, at_least, one_of
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Explanation, Method, at_least, one_of
 from fedprompt.ops.layers import linear, normal, unit
 from fedprompt.ops.sinkhorn import sinkhorn
 
@@ -21,21 +21,22 @@ PUBLISHED_CONDITIONS = ("spatial layout", "object pose", "background", "lighting
 class FedMPT(Method):
     """p_c = sum_k w_k psi_kc with psi_kc = C sum_m P_k[m, c] S_k[m, c] (Wang et al., 2026, arXiv 2605.28347).
 
-    S_k = softmax_c(s <X_k[m], T_kc> / tau). Condition k adapts the patches, X_k = unit(X + X D_k U_k), and words the
-    classes, T_kc = g("[L_k] condition [L'] class."). P_k is the entropic transport at cost 1 - S_k from patches, by how
-    strongly some class claims them, to classes, each alike; a gate reads the image. 192,709 parameters at W = D = 512.
+    S_k = softmax_c(s <X_k[m], T_kc> / tau). Condition k adapts the patches, X_k = unit(X + X D_k U_k), and has
+    its own class texts, T_kc = g("[L_k] condition [L'] class."). P_k is the entropic transport at cost 1 - S_k from
+    patches, weighted by their largest class score, to classes, weighted equally; the gate w depends on the image.
+    192,709 parameters at W = D = 512.
 
     n_conditions: how many of the label space's conditions to use, its first ones.
     condition_ctx: learned vectors L_k before each condition; 0 leaves them out.
     class_ctx: learned vectors L' before the class, the same for all classes and conditions; 0 leaves them out.
     adapters: whether conditions adapt the patches.
     rank: of the adapters; the paper's overfit above 32.
-    transport: whether patches are transported; if not, all labels weigh them alike.
-    tau: temperature of the comparison.
+    transport: whether patches are transported; if not, patch weights are the same for all labels.
+    tau: temperature of the softmax S.
     entropy: regulariser lambda of the transport.
-    unroll: whether gradients go through the transport, which otherwise is held fixed.
+    unroll: whether gradients flow through the transport plan; otherwise it is a constant.
     evidence: psi averages the "softmax" S; or the "similarity", in a sigmoid with learned scale and bias.
-    gate: whether images weigh the conditions; if not, all count alike.
+    gate: whether a gate weights the conditions per image; if not, all count equally.
     gate_input: the gate reads the "image" feature or the mean of the "patches".
     """
 
@@ -64,7 +65,7 @@ class FedMPT(Method):
         one_of(("softmax", "similarity"), evidence=evidence)
         one_of(("image", "patches"), gate_input=gate_input)
         self.tau, self.unroll, self.gate_input = tau, unroll, gate_input
-        self.entropy = entropy if transport else torch.inf  # which makes a plan the product of its marginals
+        self.entropy = entropy if transport else torch.inf  # then a plan is the product of its marginals
         self.condition_ctx = normal(n_conditions, condition_ctx, clip.text_width, generator=generator)
         self.class_ctx = normal(class_ctx, clip.text_width, generator=generator)
         self.down = normal(n_conditions, clip.dim, rank, generator=generator) if adapters else None
@@ -76,7 +77,7 @@ class FedMPT(Method):
         self.squash = nn.Parameter(torch.tensor([clip.scale, 1.0]).log()) if evidence == "similarity" else None
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Word every class under every condition. The logits are those of p; for single-label tasks they are log p."""
+        """Encode every class under every condition once. Logits are logit(p), or log p for single-label tasks."""
         if len(space) == 1 and self.squash is None:
             raise UserError('A softmax over one label is always 1; add labels or set evidence = "similarity".')
         text, conditions = self.texts(clip, space), self.conditions(space)
@@ -90,11 +91,11 @@ class FedMPT(Method):
 
     @torch.no_grad()
     def explain(self, clip: Clip, images: Images, space: LabelSpace) -> Explanation:
-        """What the classifier goes by for these images; a plan's column is the heat map of a label."""
+        """Gate, evidence and plans for these images; a column of a plan is the heat map of a label."""
         return self._view(clip, images, self.texts(clip, space), self.conditions(space))
 
     def conditions(self, space: LabelSpace) -> tuple[str, ...]:
-        """The K conditions under which this space's labels are looked for."""
+        """The K conditions under which this space's labels are recognised."""
         known, wanted = space.conditions or PUBLISHED_CONDITIONS, len(self.condition_ctx)
         if len(known) < wanted:
             raise UserError(f"n_conditions = {wanted} but there are only {len(known)}: {', '.join(known)}; lower it.")
@@ -109,7 +110,7 @@ class FedMPT(Method):
         ]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
         prompts = clip.fill(texts, own=own, common=self.class_ctx)
-        features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], all classes of a condition begin alike
+        features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], the texts of a condition share a prefix
         return unit(features).view(-1, len(space), clip.dim)  # [K, C, D]
 
     def evidence(self, clip: Clip, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,9 +122,9 @@ class FedMPT(Method):
         plans = sinkhorn(1 - shares, claims, alike, entropy=self.entropy, unroll=self.unroll)
         if self.squash is None:
             return classes * (plans * shares).sum(dim=-2), plans
-        # differs: the paper does not say where a similarity starts to count; here, at that of a text about nothing
-        nothing = clip.text_features((NOTHING,)).to(text).expand(len(text), -1, -1)  # [K, 1, D]
-        similarity = classes * (plans * (cosines - self._cosines(patches, nothing))).sum(dim=-2)  # [B, K, C]
+        # differs: the paper gives no zero point for a similarity; here it is that of a neutral text
+        neutral = clip.text_features((NEUTRAL_TEXT,)).to(text).expand(len(text), -1, -1)  # [K, 1, D]
+        similarity = classes * (plans * (cosines - self._cosines(patches, neutral))).sum(dim=-2)  # [B, K, C]
         return (self.squash[0].exp() * similarity + self.squash[1]).sigmoid(), plans
 
     def _view(self, clip: Clip, images: Images, text: Tensor, conditions: tuple[str, ...]) -> Explanation:
@@ -134,7 +135,7 @@ class FedMPT(Method):
         return Explanation(conditions, gate.softmax(dim=-1), evidence, plans)
 
     def _cosines(self, patches: Tensor, text: Tensor) -> Tensor:
-        """Cosines [B, K, P, C] of unit texts with the adapted patches, which are never made: [B, K, P, D] is large."""
+        """Cosines [B, K, P, C] of unit texts with adapted patches, without computing those: [B, K, P, D] is large."""
         products = torch.einsum("bpd,kcd->bkpc", patches, text)  # [B, K, P, C]
         if self.down is None or self.up is None:
             return products

@@ -1,4 +1,4 @@
-"""FedMVP (Singha et al., 2025): patches attend to attributes of the classes and so write prompts for their image."""
+"""FedMVP (Singha et al., 2025): visual prompts per image, by cross-attention of its patches to class attributes."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from fedprompt.methods.base import (
 from fedprompt.ops.layers import CrossBlock, LowRank, linear, normal, unit
 from fedprompt.ops.losses import objective
 
-LEARNED_KEYS = 16  # stand-ins for the attributes when the image alone conditions; the paper names no number
+LEARNED_KEYS = 16  # learned keys for conditioning = "image"; the paper gives no number
 
 
 class FedMVP(Method):
     """p = pool_m(PromptFormer(patches, attributes)), v = f([CLS; patches; p]) (Singha et al., 2025, arXiv 2504.20860).
 
     logit_c = s mean_j <v, t_cj> over the attribute sentences of class c. The loss adds alpha (1 - cos(v, f(flip(x)))),
-    which holds v near frozen CLIP. A client that has learned enough goes on with LoRA factors alone, and sends only
-    them: 36,864 parameters instead of the PromptFormer's 9,845,760 (W = 768, D = 512). Multi-label tasks compare all
-    tokens with the texts and use the asymmetric loss in place of cross-entropy.
+    which keeps v near frozen CLIP. Once its loss is low enough, a client trains and sends only LoRA factors: 36,864
+    parameters instead of the PromptFormer's 9,845,760 (W = 768, D = 512). Multi-label tasks compare all tokens with the
+    texts and use the asymmetric loss in place of cross-entropy.
 
     n_tokens: number m of prompts appended to the patches; the paper tries 1, 2, 4, 8 and 16.
-    attribute_text: patches attend to attributes "bare" ("four legs") or in a whole "sentence" about the class.
+    attribute_text: patches attend to "bare" attributes ("four legs") or to a whole "sentence" about the class.
     consistency: weight alpha of the pull towards frozen CLIP; 0 leaves it out.
-    flip: mirror the frozen view by one coin per "image" or one for the whole "batch".
+    flip: mirror the frozen view at random per "image" or for the whole "batch".
     lora: whether there are LoRA factors, and a phase that trains nothing else.
     lora_rank: their rank.
     sigma: cross-entropy on the first pass of a round below which a client enters that phase for good.
@@ -85,7 +85,7 @@ class FedMVP(Method):
         self.first_pass = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Project the attributes of the whole candidate list once; what is left is per image."""
+        """Project the attributes of all candidate classes once; images run through the prompted tower."""
         encode, text = self._encoder(clip, space), class_texts(clip, space)
         return lambda images: cosine_logits(clip, encode(images), text, space.kind)
 
@@ -98,7 +98,7 @@ class FedMVP(Method):
         self.first_pass.add_(torch.stack([task.detach(), torch.ones_like(task)]), alpha=len(images))
         if not self.consistency:
             return task
-        # differs: the release tosses one coin for the whole batch; flip = "batch" does that
+        # differs: the release draws one coin for the whole batch; flip = "batch" does that
         coins = torch.rand(len(images) if self.flip == "image" else 1, generator=stream).expand(len(images)) < 0.5
         frozen = clip.image_features(images.flipped(coins))  # [B, D]
         return task + self.consistency * (1 - (unit(encoded.image) * frozen).sum(dim=-1).mean())
@@ -108,7 +108,7 @@ class FedMVP(Method):
         return tuple(name for name in super().trainable() if name.startswith("lora") == bool(self.phase))
 
     def end_epoch(self, epoch: int) -> None:
-        """Enter the LoRA phase for good when the first pass of a round went well enough."""
+        """Enter the LoRA phase for good if the mean cross-entropy of a round's first pass is below sigma."""
         # differs: the release compares sigma with the total loss of one batch, consistency included
         total, count = self.first_pass.tolist()
         if self.lora is not None and epoch == 0 and total < self.sigma * count:
@@ -116,14 +116,14 @@ class FedMVP(Method):
         self.first_pass.zero_()
 
     def attention(self, clip: Clip, images: Images, space: LabelSpace) -> Attention | None:
-        """Which attributes each patch looks at; None where the conditioning leaves out patches or attributes."""
+        """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
         context, patches = self._context(clip, space), clip.image_embeddings(images)[:, 1:]  # [N, W], [B, P, W]
         return Attention(self.former.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
-        """N pairs (text, class), sorted: no order of classes or attributes counts. No attributes: the template text."""
+        """N pairs (text, class), sorted so that order does not matter; no attributes: the template text."""
         bare = [space.attributes.get(name) or (text,) for name, text in zip(space.names, space.texts(), strict=True)]
         groups = bare if self.attribute_text == "bare" else space.attribute_texts()
         return tuple(sorted((text, name) for name, group in zip(space.names, groups, strict=True) for text in group))

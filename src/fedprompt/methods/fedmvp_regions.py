@@ -1,4 +1,4 @@
-"""FedMVP as FedMPT's comparison runs it (Wang et al., 2026): the image looks at the classes and writes one token."""
+"""FedMVP as in FedMPT's comparison (Wang et al., 2026): one visual prompt, by cross-attention to class texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits, prompted_texts
 from fedprompt.ops.layers import CrossAttention, linear, normal
-from fedprompt.ops.losses import drift, objective
+from fedprompt.ops.losses import cosine_distance, objective
 
 
 class FedMVPRegions(Method):
@@ -24,7 +24,7 @@ class FedMVPRegions(Method):
 
     n_ctx: number of learned word vectors V.
     heads: attention heads.
-    hidden: width inside the MLP.
+    hidden: hidden width of the MLP.
     anchor: weight of the pull towards the templates; 0 leaves it out.
     """
 
@@ -43,7 +43,7 @@ class FedMVPRegions(Method):
         at_least(0, anchor=anchor)
         self.anchor = anchor
         self.ctx = normal(n_ctx, clip.text_width, generator=generator)
-        # differs: the release drops out a tenth of the attention, in tests too
+        # differs: the release applies dropout of 0.1 to the attention, in tests too
         self.look = CrossAttention(clip.dim, heads, generator=generator)
         narrow, widen = (
             linear(*sizes, generator=generator) for sizes in ((clip.dim, hidden), (hidden, clip.image_width))
@@ -51,7 +51,7 @@ class FedMVPRegions(Method):
         self.write = nn.Sequential(narrow, nn.ReLU(), widen)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Word the classes; every image then takes a pass through the tower."""
+        """Encode the class texts once; images run through the prompted tower."""
         text = prompted_texts(clip, space, self.ctx)
         encode = self._encoder(clip, text)
         return lambda images: cosine_logits(clip, encode(images), text, space.kind)
@@ -62,17 +62,18 @@ class FedMVPRegions(Method):
         """The task's objective plus the mean distance of the texts from those of the template."""
         text = prompted_texts(clip, space, self.ctx)
         logits = cosine_logits(clip, self._encoder(clip, text)(images), text, space.kind)
-        return objective(space.kind)(logits, targets) + self.anchor * drift(text, clip.text_features(space.texts()))
+        anchors = clip.text_features(space.texts())
+        return objective(space.kind)(logits, targets) + self.anchor * cosine_distance(text, anchors)
 
     def _encoder(self, clip: Clip, text: Tensor) -> Callable[[Images], Encoded]:
-        # differs: the release takes features as long as CLIP makes them; here all have the length of a normalised layer
-        longer = clip.dim**0.5
+        # differs: the release takes features at CLIP's own length; here all have that of a layer-normalised vector
+        length = clip.dim**0.5
 
         def encode(images: Images) -> Encoded:
-            queries, context = longer * clip.image_features(images)[:, None], longer * text  # [B, 1, D], [C, D]
+            queries, context = length * clip.image_features(images)[:, None], length * text  # [B, 1, D], [C, D]
             token = self.write(self.look(queries, context, context))  # [B, 1, W]
             embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
-            # differs: the release puts the token in after the tower's first norm, which would spare it the norm
+            # differs: the release inserts the token after the tower's first norm; here it passes through the norm
             return clip.encode_image(torch.cat([embeddings[:, :1], token, embeddings[:, 1:]], dim=1))  # [B, 2 + P, W]
 
         return encode

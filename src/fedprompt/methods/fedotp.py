@@ -1,4 +1,4 @@
-"""FedOTP (Li et al., 2024): a global and a private context share the patches of an image by partial transport."""
+"""FedOTP (Li et al., 2024): a global and a local prompt matched to image patches by partial optimal transport."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import NOTHING, Classifier, Method, at_least, at_most, prompted_texts
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, at_least, at_most, prompted_texts
 from fedprompt.ops.layers import normal
-from fedprompt.ops.sinkhorn import at_most as no_more_than
-from fedprompt.ops.sinkhorn import exactly, sinkhorn
+from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn
 
 
 class FedOTP(Method):
-    """logit_c = s sum_pj T_pj <x_p, t_jc>, T moving mass from patches p to contexts j at cost 1 - <x_p, t_jc> (2024).
+    """logit_c = s sum_pj T_pj <x_p, t_jc>, T the transport from patches p to contexts j at cost 1 - <x_p, t_jc> (2024).
 
     A patch gives at most 1 / P, each context takes exactly mass / 2; T carries no gradient (Li et al., CVPR 2024).
     Context 0 [n_ctx, W] is shared, context 1 stays with its client: 8,192 of 16,384 parameters travel (W = 512).
-    Multi-label logits are those against a text about nothing, under the same plan.
+    Multi-label logits subtract the score of a neutral text under the same plan.
 
-    n_ctx: word vectors of a context.
-    mass: share of the patches that is explained; it scales the logits too.
-    entropy: softness of the plan; the paper takes 0.1 for ViT-B/16 and 0.01 for ResNet-50.
+    n_ctx: number of vectors per context.
+    mass: share of the patches' mass that is transported; it scales the logits too.
+    entropy: entropic regularisation of the plan; the paper takes 0.1 for ViT-B/16 and 0.01 for ResNet-50.
     """
 
     personal: ClassVar[tuple[str, ...]] = ("own",)
 
-    # differs: the release iterates on exponentials, whose NaN ends in a crash later on; here on logarithms
+    # differs: the release iterates on exponentials, which can become NaN; here on logarithms
 
     def __init__(
         self,
@@ -50,17 +49,17 @@ class FedOTP(Method):
         self.own = normal(n_ctx, clip.text_width, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode both texts of every class once; what is left is a transport for each image and class."""
+        """Encode both texts of every class once; per image and class, the classifier solves a transport."""
         text = torch.stack([prompted_texts(clip, space, context) for context in (self.context, self.own)])  # [2, C, D]
-        nothing = clip.text_features((NOTHING,))[0]  # [D]
+        neutral = clip.text_features((NEUTRAL_TEXT,))[0]  # [D]
 
         def classify(images: Images) -> Tensor:
             patches = clip.patch_features(images)  # [B, P, D]
-            # Patches lie next to each other in memory: the transport's sums over two contexts would crawl otherwise.
+            # Keep patches contiguous in memory: the transport's sums over two contexts are very slow otherwise.
             cosines = torch.einsum("bpd,jcd->bcjp", patches, text).mT  # [B, C, P, 2]
             plan = self.plan(cosines)
             if space.kind == "multi":
-                cosines = cosines - (patches @ nothing)[:, None, :, None]
+                cosines = cosines - (patches @ neutral)[:, None, :, None]
             return clip.scale * (plan * cosines).sum(dim=(-1, -2))  # [B, C]
 
         return classify
@@ -69,6 +68,6 @@ class FedOTP(Method):
         """The partial plans for cosines [..., P, 2], of the same shape."""
         rows = torch.full_like(cosines[..., 0], 1 / cosines.shape[-2])  # [..., P]
         columns = torch.full_like(cosines[..., 0, :], self.mass / cosines.shape[-1])  # [..., 2]
-        # A plan of the whole mass has no choice but to take all that the patches have.
-        rule = no_more_than if self.mass < 1 else exactly
+        # A plan of the whole mass takes all of every patch.
+        rule = partial if self.mass < 1 else balanced
         return sinkhorn(1 - cosines, rows, columns, entropy=self.entropy, row_rule=rule)

@@ -1,4 +1,4 @@
-"""FedPGP (Cui et al., 2024): a global context plus a private low-rank correction, held apart by a contrast."""
+"""FedPGP (Cui et al., 2024): a global context plus a personal low-rank correction, with a contrastive loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class FedPGP(Method):
     2024). 8,192 of 10,304 parameters travel (width 512).
 
     n_ctx: number of context vectors.
-    rank: rank of the private correction; the paper takes 4 or 8.
-    contrast: weight of the contrast; the released script takes 0.5.
-    temperature: its temperature.
+    rank: rank of the personal correction; the paper takes 4 or 8.
+    contrast: weight of the contrastive loss; the released script takes 0.5.
+    temperature: temperature of the contrastive loss.
     """
 
     personal: ClassVar[tuple[str, ...]] = ("left", "right")
@@ -54,13 +54,13 @@ class FedPGP(Method):
         self.right = normal(rank, clip.text_width, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Put the corrected context in front of the class names and score images against these prompts."""
+        """Encode the corrected context with the class names once; compare frozen image features with the result."""
         return cosine_classifier(clip, self._texts(clip, space), space.kind)
 
     def loss(
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
-        """The task's objective plus the contrast."""
+        """The task's objective plus the contrastive loss."""
         text, common = self._texts(clip, space), prompted_texts(clip, space, self.context)  # [C, D]
         task = objective(space.kind)(cosine_classifier(clip, text, space.kind)(images), targets)
         near = (common * clip.text_features(space.texts())).sum(dim=-1)  # [C]

@@ -1,4 +1,4 @@
-"""FedPositiveCoOp (Rawlekar et al., 2025): a learned positive prompt, and a free negative embedding for every class."""
+"""FedPositiveCoOp (PositiveCoOp: Rawlekar et al., 2025): a learned positive prompt, a negative embedding per class."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import (
-    NOTHING,
+    NEUTRAL_TEXT,
     Classifier,
     Method,
-    after_context,
     at_least,
+    context_templates,
     frozen_tokens,
     pair_logits,
 )
@@ -23,17 +23,17 @@ class FedPositiveCoOp(Method):
     """A pair head on image regions: t+_c = g(V, name of c) (+ R_c), t-_c = N_c (PositiveCoOp: Rawlekar et al., 2025).
 
     V [n_ctx, W] and the tables N, R [C, D] of the training classes are trained and shared: 18,432 parameters for 20
-    classes, 28,672 with R (W = D = 512). A class that has no row is scored against the mean row. A row is sent by
-    every client but learned by those who hold its class, so uniform averaging moves rare rows slowly.
+    classes, 28,672 with R (W = D = 512). A class without a row is scored against the mean row. Every client
+    sends every row but only those that hold its class train it, so uniform averaging moves rare rows slowly.
 
     n_ctx: number of learned word vectors.
     classes: names of the classes with a row, in this order; a run fills in its training classes.
     residual: whether there is a table R, which starts at zero.
-    context_rate: what multiplies the learning rate of V; the tables take the whole.
+    context_rate: factor on the learning rate of V; the tables use the full rate.
     """
 
-    # differs: FedMPT's comparison leaves the tables at their random start, another one at every client
-    # differs: R starts at zero, N(0, 1) would drown the texts
+    # differs: FedMPT's comparison leaves the tables at random initial values, different at every client
+    # differs: R starts at zero; N(0, 1) would dominate the texts
 
     def __init__(
         self,
@@ -54,17 +54,17 @@ class FedPositiveCoOp(Method):
         self.negative = normal(len(classes), clip.dim, std=1.0, generator=generator)
         self.residual = nn.Parameter(torch.zeros(len(classes), clip.dim)) if residual else None
 
-    def rate(self, name: str) -> float:
+    def learning_rate_factor(self, name: str) -> float:
         """The context learns more slowly than the tables."""
         return self.context_rate if name == "context" else 1.0
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode the positive texts and look up the negative ones; what is left compares frozen regions."""
-        positive = clip.encode_text(clip.fill(after_context(space), ctx=self.context))  # [C, D]
+        """Encode the positive texts and look up the negative ones once; compare frozen regions with both."""
+        positive = clip.encode_text(clip.fill(context_templates(space), ctx=self.context))  # [C, D]
         if self.residual is not None:
             positive = positive + self._look_up(self.residual, space, torch.zeros_like(positive[0]))
-        # Before anything is known of any class, a text about nothing says what the absence of one looks like.
-        other = self.negative.mean(dim=0) if self.rows else clip.text_features((NOTHING,))[0]  # [D]
+        # Without any trained row, a neutral text stands for the absence of a class.
+        other = self.negative.mean(dim=0) if self.rows else clip.text_features((NEUTRAL_TEXT,))[0]  # [D]
         positive, negative = unit(positive), unit(self._look_up(self.negative, space, other))
         return lambda images: pair_logits(frozen_tokens(clip, images), positive, negative)
 

@@ -1,4 +1,4 @@
-"""FedRAM (RAM: Tan et al., 2025): adapted value-value patches, matched to labels by transport that knows the labels."""
+"""FedRAM (RAM: Tan et al., 2025): value-value patch features with adapters, matched to labels by optimal transport."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Classifier, Method, at_least
 from fedprompt.ops.layers import normal, unit
-from fedprompt.ops.losses import matching, objective
+from fedprompt.ops.losses import objective, pair_contrastive_loss
 from fedprompt.ops.regions import RegionAdapter
 from fedprompt.ops.sinkhorn import sinkhorn
 
 ADAPTED = 3  # the last image blocks, whose patches are adapted
-CLAIM, KNOWLEDGE = 0.1, 0.05  # softness of the patches' masses; weight of the teacher in the cost
+MASS_TEMPERATURE, KNOWLEDGE = 0.1, 0.05  # softmax temperature of the patches' masses; teacher's weight in the cost
 ENTROPY_TRAINING, ENTROPY = 0.15, 0.10
 
 
 class FedRAM(Method):
     """p = (softmax <v, t> / tau_g + softmax sum_p T_pc <y_p, t_c> / tau_l) / 2 (Tan et al., CVPR 2025).
 
-    y follows the tower's patches by value-value attention, plus an adapter in the last three blocks; v is read beside
-    learned tokens. T moves patches to labels at cost 1 - softmax_c(s <y_p, t_c>), in training with a frozen teacher's
-    knowledge of the labels that are there, and carries no gradient. Texts get learned tokens in their last blocks.
-    Multi-label training compares all true pairs of a batch with all pairs. 13,022,318 parameters at ViT-B/16, two of
-    them temperatures; all shared. p is a distribution over the labels, so rank by it rather than cutting at 0.5.
+    y are patch features by value-value attention, with adapters in the last three blocks; v is the image feature, with
+    learned tokens appended. T transports patches to labels at cost 1 - softmax_c(s <y_p, t_c>), in training guided by a
+    frozen teacher that knows the true labels; it carries no gradient. Texts get learned tokens in their last blocks.
+    Multi-label training contrasts all true pairs of a batch with all pairs. 13,022,318 parameters at ViT-B/16, two of
+    them temperatures; all shared. p is a distribution over the labels: rank by it instead of thresholding at 0.5.
 
     n_image: tokens appended to the patches in an adapted block.
-    n_text: tokens in front of the words of a prompted text block.
+    n_text: tokens before the words in a prompted text block.
     text_depth: text blocks that are prompted, the last ones; 6 in FedMPT's comparison, 3 in the paper for COCO.
     tau: temperature of the local scores; the paper takes 2e-3 for COCO and 2e-4 for NUS.
     """
 
     # differs: group norm stands for batch norm, whose running statistics are no parameters to average
-    # differs: FedMPT's comparison puts p through one more sigmoid; and holds the temperatures fixed
-    # differs: one optimizer for all; the release has AdamW and SGD, warm-up and averaged weights
+    # differs: FedMPT's comparison applies one more sigmoid to p and keeps the temperatures fixed
+    # differs: one optimiser for all; the release has AdamW and SGD, warm-up and averaged weights
 
     def __init__(
         self,
@@ -61,24 +61,24 @@ class FedRAM(Method):
         self.temperatures = nn.Parameter(torch.tensor([1 / clip.scale, tau]).log())  # tau_g and tau_l
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode the texts once; what is left runs the adapted blocks and a transport. Logits are those of p."""
+        """Encode the texts once; images run through the adapted blocks and a transport. Logits are those of p."""
         text = self._texts(clip, space)
 
         def classify(images: Images) -> Tensor:
             views = torch.stack(self._scores(clip, images, text))  # [2, B, C]
-            chance = views.softmax(dim=-1).mean(dim=0).clamp(1e-9, 1 - 1e-6)  # [B, C]
-            return chance.log() if space.kind == "single" else chance.logit()
+            probabilities = views.softmax(dim=-1).mean(dim=0).clamp(1e-9, 1 - 1e-6)  # [B, C]
+            return probabilities.log() if space.kind == "single" else probabilities.logit()
 
         return classify
 
     def loss(
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
-        """Both views' cross-entropy over true pairs: within an image for one label, within the batch for many."""
+        """The global and local scores' cross-entropy: per image for single-label tasks, else over the batch's pairs."""
         present = F.one_hot(targets, len(space)) if space.kind == "single" else targets
         teacher = self._teacher(clip, images, space, present)
         views = self._scores(clip, images, self._texts(clip, space), teacher=teacher)
-        compare = objective("single") if space.kind == "single" else matching
+        compare = objective("single") if space.kind == "single" else pair_contrastive_loss
         return compare(views[0], targets) + compare(views[1], targets)
 
     def _texts(self, clip: Clip, space: LabelSpace) -> Tensor:
@@ -96,7 +96,7 @@ class FedRAM(Method):
     def _views(self, clip: Clip, images: Images, text: Tensor) -> tuple[Tensor, Tensor]:
         """Unit features of the image [B, D] and of its patches [B, P, D]; only the adapted blocks run."""
         first, seen = clip.image_blocks - len(self.adapters), 1 + clip.patches
-        patches = [clip.value_tokens(images, first)[:, 1:]]  # [B, P, W], and what each block adds
+        patches = [clip.value_tokens(images, first)[:, 1:]]  # [B, P, W], then each block's addition
 
         def enter(block: int, tokens: Tensor) -> Tensor:
             tokens, place = tokens[:, :seen], block - first
@@ -111,12 +111,12 @@ class FedRAM(Method):
     def _scores(
         self, clip: Clip, images: Images, text: Tensor, *, teacher: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Global and local scores [B, C]; a teacher [B, P, C] says how likely a patch shows a label, in logarithms."""
+        """Global and local scores [B, C]; a teacher [B, P, C] gives log-probabilities of a label at a patch."""
         image, patches = self._views(clip, images, text)
         cosines = patches @ text.T  # [B, P, C]
         cost = 1 - (clip.scale * cosines).softmax(dim=-1)
         cost = cost if teacher is None else cost - KNOWLEDGE * teacher
-        masses = (cosines.amax(dim=-1) / CLAIM).softmax(dim=-1)  # [B, P]
+        masses = (cosines.amax(dim=-1) / MASS_TEMPERATURE).softmax(dim=-1)  # [B, P]
         alike = torch.full_like(cosines[:, 0], 1 / len(text))  # [B, C]
         plan = sinkhorn(cost, masses, alike, entropy=ENTROPY if teacher is None else ENTROPY_TRAINING)
         tau_global, tau_local = self.temperatures.exp()

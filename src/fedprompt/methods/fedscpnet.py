@@ -1,4 +1,4 @@
-"""FedSCPNet (SCPNet: Ding et al., 2023): class texts are smoothed over a graph of the classes that CLIP finds alike."""
+"""FedSCPNet (SCPNet: Ding et al., 2023): a graph network over class texts, with edges from CLIP's text similarity."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fedprompt.methods.base import (
     Method,
     at_least,
     at_most,
+    context_vectors,
     cosine_classifier,
     prompted_texts,
-    word_vectors,
 )
 from fedprompt.ops.layers import unit
 
@@ -23,17 +23,17 @@ from fedprompt.ops.layers import unit
 class FedSCPNet(Method):
     """t'_c = t_c + [G lrelu(G lrelu(G t W1) W2) W3]_c, logit_c = s <v, unit(t'_c)> (Ding et al., CVPR 2023).
 
-    t_c = unit(g(V, name of c)). G [C, C] keeps every class's most similar ones, by the cosine of the template's texts,
-    so it follows the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared: 2,099,200
+    t_c = unit(g(V, name of c)). G [C, C] links every class to its most similar ones, by the cosine of the template's
+    texts, so it depends on the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared: 2,099,200
     parameters (W = D = 512). Self-training on missing labels and moving averages of weights are not part of this.
 
     n_ctx: number of learned word vectors.
     init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
     neighbours: classes of a row of G, the class itself included; the paper takes 20 for VOC, 62 for COCO, 50 for NUS.
-    spread: what a row of G gives to the neighbours; the rest stays with the class.
+    spread: weight of the neighbours in a row of G; the rest is the class itself.
     """
 
-    # differs: in FedMPT's comparison W1 to W3 stay at random values, others at every client; here they train
+    # differs: in FedMPT's comparison W1 to W3 keep random values, different at every client; here they train
     # differs: W3 starts at zero, so that training starts from the prompts
 
     def __init__(
@@ -51,7 +51,7 @@ class FedSCPNet(Method):
         at_least(0, spread=spread)
         at_most(1, spread=spread)
         self.neighbours, self.spread = neighbours, spread
-        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         wide = 2 * clip.dim
         drawn = [torch.empty(rows, wide) for rows in (clip.dim, wide)]
         for weight in drawn:
@@ -59,7 +59,7 @@ class FedSCPNet(Method):
         self.weights = nn.ParameterList([*drawn, torch.zeros(wide, clip.dim)])
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode and smooth the class texts once; what is left compares frozen images with them."""
+        """Encode and smooth the class texts once; compare frozen image features with them."""
         return cosine_classifier(clip, self.texts(clip, space), space.kind)
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
@@ -71,7 +71,7 @@ class FedSCPNet(Method):
         return unit(text + graph @ hidden @ last)
 
     def graph(self, text: Tensor) -> Tensor:
-        """[C, C] who passes on to whom, from unit texts [C, D]; rows sum to one, that of a lone class to 1 - spread."""
+        """[C, C] the graph of unit texts [C, D]; rows sum to one, that of a class without neighbours to 1 - spread."""
         alike = (text @ text.T).clamp(min=0)  # [C, C]
         kept = torch.zeros_like(alike).scatter(1, alike.topk(min(self.neighbours, len(text))).indices, 1)
         others = (alike * kept).fill_diagonal_(0)

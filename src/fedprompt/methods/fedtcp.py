@@ -1,4 +1,4 @@
-"""FedTCP (TCP: Yao et al., 2024): tokens made from each class's template text take over at one deep text block."""
+"""FedTCP (TCP: Yao et al., 2024): class-aware prompts replace context tokens at one deep text block."""
 
 from __future__ import annotations
 
@@ -10,27 +10,36 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.methods.base import Classifier, Method, after_context, at_least, at_most, cosine_classifier, word_vectors
+from fedprompt.methods.base import (
+    Classifier,
+    Method,
+    at_least,
+    at_most,
+    context_templates,
+    context_vectors,
+    cosine_classifier,
+)
 from fedprompt.ops.layers import linear, unit
-from fedprompt.ops.losses import drift, objective
+from fedprompt.ops.losses import cosine_distance, objective
 
 
 class FedTCP(Method):
-    """Entering one block, context tokens become mix G(t0_c) + (1 - mix) what they were (Yao et al., 2024).
+    """Entering one block, context tokens x become mix G(t0_c) + (1 - mix) x (Yao et al., 2024).
 
-    t0_c is the template's text of class c, G = Linear D -> D / reduction, QuickGELU, Linear -> n_class W. The loss is
-    CE + pull mean_c (1 - cos(t_c, t0_c)). The context and G are trained and shared: 331,904 parameters (W = D = 512).
+    t0_c is the template's text feature of class c, G = Linear D -> D / reduction, QuickGELU, Linear -> n_class W. The
+    loss is CE + pull mean_c (1 - cos(t_c, t0_c)). The context and G are trained and shared: 331,904 parameters
+    (W = D = 512).
 
     n_ctx: number of context vectors.
     init: words whose embeddings they start from, as many tokens as n_ctx; "" draws them from N(0, 0.02^2).
-    n_class: how many of them a class's own tokens take over.
+    n_class: how many of them class-aware tokens replace.
     block: the text block, counted from 0, that they enter; at most the last one.
-    mix: weight of the class's own tokens; 0 is FedKgCoOp.
-    pull: weight of the distance to the template.
-    reduction: G is D / reduction wide inside.
+    mix: weight of the class-aware tokens; 0 is FedKgCoOp.
+    pull: weight of the distance from the template.
+    reduction: G has a hidden width of D / reduction, at least 8.
     """
 
-    # differs: in FedMPT's comparison 16 vectors overwrite the class name; here the text has as many places as vectors
+    # differs: in FedMPT's comparison 16 vectors overwrite the class name; here the text has one position per vector
 
     def __init__(  # noqa: PLR0913  (the paper's seven numbers)
         self,
@@ -49,9 +58,9 @@ class FedTCP(Method):
         at_least(1, n_class=n_class, reduction=reduction)
         at_least(0, block=block, mix=mix, pull=pull)
         at_most(1, mix=mix)
-        self.context = word_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         if n_class > n_ctx:
-            raise UserError(f"The option n_class = {n_class} is more than n_ctx = {n_ctx}; class tokens need a place.")
+            raise UserError(f"The option n_class = {n_class} is more than n_ctx = {n_ctx}; give at most n_ctx.")
         self.block, self.mix, self.pull = min(block, clip.text_blocks - 1), mix, pull
         hidden = max(8, clip.dim // reduction)
         self.generate = nn.Sequential(
@@ -62,7 +71,7 @@ class FedTCP(Method):
         )
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Encode the class texts once and compare frozen images with them."""
+        """Encode the class texts once; compare frozen image features with them."""
         return cosine_classifier(clip, self._texts(clip, space), space.kind)
 
     def loss(
@@ -71,7 +80,7 @@ class FedTCP(Method):
         """The task's objective plus the mean distance of the class texts from the template's."""
         text = self._texts(clip, space)  # [C, D]
         task = objective(space.kind)(cosine_classifier(clip, text, space.kind)(images), targets)
-        return task + self.pull * drift(text, clip.text_features(space.texts()))
+        return task + self.pull * cosine_distance(text, clip.text_features(space.texts()))
 
     def _texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         own = self.generate(clip.text_features(space.texts()))  # [C, n, W]
@@ -83,4 +92,4 @@ class FedTCP(Method):
             mixed = self.mix * own + (1 - self.mix) * tokens[:, 1:end]
             return torch.cat([tokens[:, :1], mixed, tokens[:, end:]], dim=1)  # [C, T, W]
 
-        return unit(clip.encode_text(clip.fill(after_context(space), ctx=self.context), edit=enter))
+        return unit(clip.encode_text(clip.fill(context_templates(space), ctx=self.context), edit=enter))

@@ -1,4 +1,4 @@
-"""FedTPG (Qiu et al., 2024): a shared network writes the context from the names of the candidate classes."""
+"""FedTPG (Qiu et al., 2024): a shared prompt generator computes the context from the candidate class names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, l
 
 
 class FedTPG(Method):
-    """A = CrossAttn(LN(Q), LN(K), LN(K)), V = A + FFN(A), then V is the context of every class (Qiu et al., 2024).
+    """A = CrossAttn(LN(Q), LN(K), LN(K)), V = A + FFN(A), and V is the context of every class (Qiu et al., 2024).
 
-    Q [n_ctx, W] are learned queries, K [C, D] the frozen features of all candidates' bare names, so the context follows
-    the task. All 4,206,080 parameters (W = D = 512) are trained and shared.
+    Q [n_ctx, W] are learned queries, K [C, D] the frozen features of all candidates' bare names, so the context depends
+    on the task. All 4,206,080 parameters (W = D = 512) are trained and shared.
 
     n_ctx: number of context vectors.
     heads: attention heads.
-    self_attention: further blocks in which the context vectors attend to one another.
+    self_attention: number of further blocks in which the context vectors attend to one another.
     """
 
     # differs: the release trains in pure float16, where late SGD updates vanish; everything is float32 here
@@ -38,19 +38,19 @@ class FedTPG(Method):
         at_least(1, n_ctx=n_ctx)
         at_least(0, self_attention=self_attention)
         self.queries = normal(n_ctx, width, generator=generator)
-        # The paper's towers have one width for words and for the joint space; other backbones need a step between.
+        # In the paper's backbone the text width equals the joint width; other backbones need a projection.
         self.project = nn.Identity() if clip.dim == width else linear(clip.dim, width, generator=generator)
         self.cross = CrossBlock(width, heads, generator=generator)
         self.blocks = nn.Sequential(*(SelfBlock(width, heads, generator=generator) for _ in range(self_attention)))
 
     def context(self, clip: Clip, space: LabelSpace) -> Tensor:
-        """The context [n_ctx, W] for these candidates; their order does not matter, to the bit."""
+        """The context [n_ctx, W] for these candidates; it does not depend on their order, not even in the last bit."""
         names = clip.text_features(sorted(readable_name(name) for name in space.names))  # [C, D]
         context: Tensor = self.blocks(self.cross(self.queries, self.project(names)))  # [n_ctx, W]
         return context
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Write one context for the whole candidate list and score images against its prompts."""
+        """Compute the context and encode all candidates' texts once; compare frozen image features with them."""
         return cosine_classifier(clip, prompted_texts(clip, space, self.context(clip, space)), space.kind)
 
 

@@ -1,4 +1,4 @@
-"""FedVPT (VPT: Jia et al., 2022): learned tokens beside the patches, shallow or in every block; texts stay frozen."""
+"""FedVPT (VPT: Jia et al., 2022): learned tokens in the image tower, at its input or in every block; frozen texts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fedprompt.ops.layers import normal
 class FedVPT(Method):
     """v = f([CLS; patches; Q_0]), and entering block i the last q tokens become Q_i, 1 <= i < depth (Jia et al., 2022).
 
-    Q_0 comes after the positions, so it has none, and before the first norm. logit_c = s <v, t_c> with the template's
+    Q_0 is added after the position embeddings and before the first norm. logit_c = s <v, t_c> with the template's
     texts. Trained and shared: 3,072 parameters shallow, 36,864 in twelve blocks (4 tokens, W = 768).
 
     n_tokens: number q of tokens in a block.
-    depth: blocks that get tokens of their own, at most all of the tower; 1 is shallow VPT.
+    depth: number of blocks with tokens of their own, at most all of the tower; 1 is shallow VPT.
     """
 
     # differs: the released prompts are cast to float16 inside the blocks; here they are float32 throughout
@@ -34,7 +34,7 @@ class FedVPT(Method):
         self.tokens = normal(min(depth, clip.image_blocks), n_tokens, clip.image_width, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """The texts are the template's; what is left runs the image tower."""
+        """Use the template's texts; images run through the prompted tower."""
         encode, text = self._encoder(clip), clip.text_features(space.texts())
         return lambda images: cosine_logits(clip, encode(images), text, space.kind)
 

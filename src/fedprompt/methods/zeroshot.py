@@ -1,4 +1,4 @@
-"""Zero-shot CLIP (Radford et al., 2021): class names in a template, nothing trained; the floor of every comparison."""
+"""Zero-shot CLIP (Radford et al., 2021): class names in a hand-written template, without training; the baseline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedprompt.ops.layers import unit
 class ZeroShot(Method):
     """logit_c = s <v, t_c>, with t_c the text feature of the class's template (Radford et al., 2021).
 
-    ensemble: take the mean of unit text features over all wordings of a class (further templates, synonyms) instead
+    ensemble: take the mean of unit text features over all wordings of a class (further templates, synonyms) instead.
     """
 
     def __init__(self, clip: Clip, *, ensemble: bool = False, generator: torch.Generator | None = None) -> None:
@@ -21,7 +21,7 @@ class ZeroShot(Method):
         self.ensemble = ensemble
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
-        """Score images against the templates of the classes."""
+        """Compare frozen image features with the template's text of every class."""
         if not self.ensemble:
             return cosine_classifier(clip, clip.text_features(space.texts()), space.kind)
         wordings = space.ensemble_texts()

@@ -1,1 +1,1 @@
-"""Pure tensor functions and small layers; nothing here knows of clients, texts or files."""
+"""Tensor functions and small layers: losses, metrics, optimal transport, attention; no clients, no files."""

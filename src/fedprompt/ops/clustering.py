@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def kmeans(points: Tensor, clusters: int, *, generator: torch.Generator, starts: int = 8, steps: int = 100) -> Tensor:
-    """Centroids [clusters, F] of points [N, F] in float64, the best of several starts, each run until nothing moves.
+    """Centroids [clusters, F] of points [N, F] in float64, the best of several starts, each run to convergence.
 
-    There must be as many different points as clusters; every cluster then has a point that is nearest to it.
+    There must be at least as many distinct points as clusters; then no cluster is empty.
     """
     points = points.double()
     found = [_lloyd(points, _spread_out(points, clusters, generator), steps) for _ in range(starts)]
@@ -17,7 +17,7 @@ def kmeans(points: Tensor, clusters: int, *, generator: torch.Generator, starts:
 
 
 def nearest(points: Tensor, centroids: Tensor) -> Tensor:
-    """[N] the nearest centroid of each point [N, F], the first of equals."""
+    """[N] the nearest centroid of each point [N, F], the first of equally near ones."""
     return _squares(points.double(), centroids).argmin(dim=1)
 
 
@@ -27,7 +27,7 @@ def _squares(points: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _spread_out(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Points as first centroids, each drawn with a probability that grows with its distance from those before."""
+    """k-means++ seeding: points drawn with probability in proportion to the squared distance from those before."""
     chosen = points[torch.randint(len(points), (1,), generator=generator)]  # [1, F]
     while len(chosen) < clusters:
         gaps = _squares(points, chosen).min(dim=1).values
@@ -42,7 +42,7 @@ def _lloyd(points: Tensor, centroids: Tensor, steps: int) -> Tensor:
         own = squares.argmin(dim=1)
         sizes = torch.bincount(own, minlength=len(centroids))
         for lost in (sizes == 0).nonzero().flatten().tolist():
-            # A cluster that lost all its points takes the one that is farthest from its centroid.
+            # An empty cluster takes the point that is farthest from its centroid.
             farthest = int((squares.min(dim=1).values * (sizes[own] > 1)).argmax())
             sizes[own[farthest]] -= 1
             own[farthest], sizes[lost] = lost, 1

@@ -1,4 +1,4 @@
-"""Layers that several methods share; every initial draw comes from a generator that is handed in.
+"""Layers shared by several methods: initialisers, cross-attention, LoRA; initial values come from a given generator.
 
 Legend: B images, T queries, N context entries, W width, H heads.
 """
@@ -36,7 +36,7 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
 
 
 def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
-    """A convolution without bias that keeps the picture's size, with PyTorch's default initial distribution."""
+    """A convolution without bias that keeps the spatial size, with PyTorch's default initial distribution."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(device="cpu")
     bound = (inputs * size**2) ** -0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
@@ -44,10 +44,10 @@ def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | 
 
 
 def recomputed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """run(x), of which nothing is kept: when its gradient to x is asked for, it runs again.
+    """Gradient checkpointing: run(x) without keeping activations; computed again for the gradient with respect to x.
 
-    `run` must not depend on anything else that is trained. `torch.utils.checkpoint` would keep the nodes of the graph,
-    small blocks in the midst of freed large ones, so that memory still grows with every call.
+    `run` must not depend on anything else that is trained. Unlike this function, `torch.utils.checkpoint` keeps the
+    nodes of the graph, small blocks that fragment the freed memory, so that memory grows with every call.
     """
     result: Tensor = _Recomputed.apply(run, x)  # type: ignore[no-untyped-call]
     return result
@@ -69,10 +69,10 @@ class _Recomputed(torch.autograd.Function):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of queries [..., T, W] over one context [N, W] that all of the batch share.
+    """Multi-head attention of queries [..., T, W] over one context [N, W] that the whole batch shares.
 
-    Parameters and initial distribution are those of `nn.MultiheadAttention`; unlike it, the context is projected once
-    instead of once an image, most of the work when hundreds of attributes meet a batch of images.
+    Parameters and initial distribution are those of `nn.MultiheadAttention`. Unlike there, the context is projected
+    once instead of once per image, which saves most of the work with hundreds of attributes.
     """
 
     def __init__(self, width: int, heads: int = 4, *, generator: Generator | None = None) -> None:
@@ -94,7 +94,7 @@ class CrossAttention(nn.Module):
         return result
 
     def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The attention itself, [..., T, N], mean over heads: each row says what a query looked at."""
+        """The attention weights [..., T, N], mean over heads; rows sum to one."""
         q, k = self._project(0, queries), self._project(1, keys)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [1, H, B*T, N]
         attention: Tensor = logits.softmax(dim=-1).mean(dim=1).reshape(*queries.shape[:-1], len(keys))  # [..., T, N]
@@ -108,7 +108,7 @@ class CrossAttention(nn.Module):
 
 
 class LowRank(nn.Module):
-    """LoRA (Hu et al., 2022) on the inputs of an attention's projections: x + x A_x B_x, the identity at first.
+    """LoRA (Hu et al., 2022) on the inputs of an attention's projections: x + x A_x B_x, initially the identity.
 
     An instance is an `Adapt`; 36,864 parameters at W = 768 and rank 8.
     """
@@ -143,7 +143,7 @@ class GatedFeedForward(nn.Module):
 class CrossBlock(nn.Module):
     """The prompt generator of FedTPG and FedMVP: queries attend to a context, then a gated feed-forward.
 
-    The queries have no residual of their own: the result is made of the context alone. 4,204,032 parameters at W = 512.
+    The queries have no residual connection: the result depends on the context alone. 4,204,032 parameters at W = 512.
     """
 
     def __init__(self, width: int, heads: int = 4, *, generator: Generator | None = None) -> None:
@@ -160,7 +160,7 @@ class CrossBlock(nn.Module):
         return result
 
     def weights(self, queries: Tensor, context: Tensor, *, adapt: Adapt | None = None) -> Tensor:
-        """Which context entries each query attends to, [..., T, N], for reports."""
+        """The attention weights of queries to context entries, [..., T, N], for reports."""
         adapted_queries, keys, _ = self._inputs(queries, context, adapt)
         return self.attention.weights(adapted_queries, keys)
 

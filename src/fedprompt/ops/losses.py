@@ -1,4 +1,4 @@
-"""Objectives of the two kinds of task: cross-entropy for one label, the asymmetric loss for many."""
+"""Losses: cross-entropy for single-label tasks, the asymmetric loss for multi-label ones, and terms of methods."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def asymmetric_loss(
     return -weight * (focus * likelihood * (targets != -1)).sum()
 
 
-def drift(text: Tensor, anchor: Tensor) -> Tensor:
-    """How far unit class texts [C, D] have gone from their anchors [C, D]: the mean of 1 - cosine (KgCoOp, 2023)."""
+def cosine_distance(text: Tensor, anchor: Tensor) -> Tensor:
+    """Mean cosine distance, 1 - cosine, of unit class texts [C, D] from their anchors [C, D] (KgCoOp, 2023)."""
     return 1 - (text * anchor).sum(dim=-1).mean()
 
 
-def matching(scores: Tensor, targets: Tensor) -> Tensor:
+def pair_contrastive_loss(scores: Tensor, targets: Tensor) -> Tensor:
     """Mean over true pairs of -log softmax over all pairs of the batch (RAM, 2025): scores [B, C], targets {1, 0, -1}.
 
-    Unknown pairs are neither; without a true pair the loss is zero.
+    Unknown pairs are left out; without a true pair the loss is zero.
     """
-    chances = scores.masked_fill(targets == -1, -torch.inf).flatten().log_softmax(dim=0)  # [B*C]
-    pairs = chances[targets.flatten() == 1]
+    log_probabilities = scores.masked_fill(targets == -1, -torch.inf).flatten().log_softmax(dim=0)  # [B*C]
+    pairs = log_probabilities[targets.flatten() == 1]
     return -pairs.sum() / max(len(pairs), 1)

@@ -1,4 +1,4 @@
-"""Metrics as pure functions of tensors: every figure lies in [0, 1], thresholds are fixed before anything is seen.
+"""Metrics as pure functions of tensors: every figure lies in [0, 1], and thresholds are arguments.
 
 Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unknown, never counted).
 """
@@ -13,26 +13,26 @@ from torch import Tensor
 
 
 def accuracy(predicted: Tensor, targets: Tensor) -> float:
-    """Share of right answers among the known ones; both tensors have the same shape."""
+    """Share of correct predictions among the known targets; both tensors have the same shape."""
     known = targets != -1
     return _ratio(float((predicted == targets)[known].sum()), float(known.sum()))
 
 
 def per_class_accuracy(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Share of each class's examples [N] that were recognised, [C] float64; NaN for a class without examples."""
+    """Accuracy [C] per class of predictions [N], float64; NaN for a class without examples."""
     total = torch.bincount(targets, minlength=classes)
     return torch.bincount(targets[predicted == targets], minlength=classes).double() / total
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:
-    """Labels [N] as rows [N, C] of {0, 1}, the form that every multi-label metric takes."""
+    """Labels [N] as rows [N, C] of {0, 1}, the input of every multi-label metric."""
     return torch.nn.functional.one_hot(labels, classes)
 
 
 def macro_f1(predicted: Tensor, targets: Tensor) -> float:
     """Mean F1 of the classes that occur in targets or predictions; both are [N, C] in {0, 1} (targets also -1).
 
-    For many labels it is CF1 as FedMPT's comparison has it.
+    In multi-label tasks this is CF1 as defined in FedMPT's comparison.
     """
     hit, guessed, true = _counts(predicted, targets)
     seen = guessed + true > 0
@@ -40,9 +40,9 @@ def macro_f1(predicted: Tensor, targets: Tensor) -> float:
 
 
 def f1_of_means(predicted: Tensor, targets: Tensor) -> float:
-    """CF1 as most of the literature has it: 2 CP CR / (CP + CR), means of precision and recall over classes [N, C].
+    """CF1 as most of the literature defines it: 2 CP CR / (CP + CR), with precision and recall averaged over classes.
 
-    Classes without a positive are left out; the precision of a class that is never predicted is zero.
+    Both tensors are [N, C]. Classes without a positive are left out; a class never predicted has precision zero.
     """
     hit, guessed, true = _counts(predicted, targets)
     asked = true > 0
@@ -57,7 +57,7 @@ def micro_f1(predicted: Tensor, targets: Tensor) -> float:
     return _ratio(2 * float(hit.sum()), float((guessed + true).sum()))
 
 
-def top(scores: Tensor, targets: Tensor, count: int) -> Tensor:
+def top_k(scores: Tensor, targets: Tensor, count: int) -> Tensor:
     """Decisions [N, C] of {0, 1}: the `count` highest scores of every row among its known labels."""
     known = targets != -1
     best = scores.masked_fill(~known, -math.inf).topk(min(count, scores.shape[1]), dim=1).indices
@@ -65,9 +65,9 @@ def top(scores: Tensor, targets: Tensor, count: int) -> Tensor:
 
 
 def best_threshold(scores: Tensor, targets: Tensor) -> float:
-    """The score from which on a label should count as present for the highest OF1 on these [N, C]; NaN if none is.
+    """The threshold on scores [N, C] with the highest OF1, the largest of equally good ones; NaN without a positive.
 
-    To be fitted on held-out training pictures: on test pictures it is an oracle. The highest of equally good scores.
+    Fit it on held-out training images: fitted on test images, it is an oracle.
     """
     known = targets != -1
     flat, truth = scores[known], (targets == 1)[known]
@@ -76,12 +76,12 @@ def best_threshold(scores: Tensor, targets: Tensor) -> float:
     values, order = flat.sort(descending=True, stable=True)
     hits = truth[order].cumsum(0).double()
     f1 = 2 * hits / (torch.arange(1, len(hits) + 1) + truth.sum())
-    f1[:-1].masked_fill_(values[1:] == values[:-1], 0.0)  # equal scores are decided alike
+    f1[:-1].masked_fill_(values[1:] == values[:-1], 0.0)  # equal scores get the same decision
     return float(values[f1.argmax()])
 
 
 def harmonic_mean(*values: float) -> float:
-    """n / sum(1/x): of (Local, Base, New) it is the field's three-way HM; zero if any value is zero."""
+    """n / sum(1/x), such as the HM of local, base and new accuracy; zero if any value is zero."""
     return len(values) / sum(1 / value for value in values) if all(values) else 0.0
 
 
@@ -115,7 +115,7 @@ def mean_of_known(values: Sequence[float]) -> tuple[float, int]:
 
 
 def _counts(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each class, how often it was found, predicted, and there, [C] float64; unknown labels count nowhere."""
+    """Per class the true positives, the predictions and the positives, [C] float64; unknown labels do not count."""
     guessed, true = (predicted == 1) & (targets != -1), targets == 1
     return (guessed & true).double().sum(dim=0), guessed.double().sum(dim=0), true.double().sum(dim=0)
 

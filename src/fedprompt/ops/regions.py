@@ -1,4 +1,4 @@
-"""An adapter for a picture's patches as a grid, conditioned on the class texts (RAM: Tan et al., 2025).
+"""RAM's adapter (Tan et al., 2025): convolutions over the grid of patches, conditioned on the class texts.
 
 Legend: B images, P patches, S the grid's side, C classes, W tower width, D joint width.
 """
@@ -16,10 +16,10 @@ from fedprompt.ops.layers import convolution
 
 
 class RegionAdapter(nn.Module):
-    """Two convolutions of the grid that both look at the class texts, mixed by a gate for each place.
+    """Two convolutions of the grid, each followed by attention to the class texts, mixed by a gate per position.
 
-    4,330,532 parameters at W = 768, D = 512. The paper's count does not say which layers have biases: here the
-    convolutions have none and every norm has scale and shift, which gives that number.
+    4,330,532 parameters at W = 768, D = 512, the paper's number: it does not say which layers have biases; here the
+    convolutions have none and every norm has scale and shift.
     """
 
     def __init__(self, width: int, dim: int, *, generator: Generator | None) -> None:
@@ -36,14 +36,14 @@ class RegionAdapter(nn.Module):
         """Return [B, P, W] from patches [B, P, W] and texts [C, D]; UserError unless the patches form a square."""
         side = math.isqrt(patches.shape[1])
         if side**2 != patches.shape[1]:
-            raise UserError(f"{patches.shape[1]} patches form no square grid; use a backbone for square pictures.")
+            raise UserError(f"{patches.shape[1]} patches form no square grid; use a backbone for square images.")
         grid = patches.mT.reshape(len(patches), -1, side, side)  # [B, W, S, S]
-        words = self.keys(text)
+        keys = self.keys(text)
         mixed = []
         for convolve, norm, query in zip(self.branches, self.norms, self.queries, strict=True):
             branch = F.gelu(norm(convolve(grid)))  # [B, D, S, S]
-            match = query(branch.flatten(2).mT) @ words.T * words.shape[1] ** -0.5  # [B, P, C]
-            mixed.append(branch + (match.softmax(dim=-1) @ words).mT.reshape(branch.shape))  # [B, D, S, S]
+            match = query(branch.flatten(2).mT) @ keys.T * keys.shape[1] ** -0.5  # [B, P, C]
+            mixed.append(branch + (match.softmax(dim=-1) @ keys).mT.reshape(branch.shape))  # [B, D, S, S]
         stacked = torch.cat(mixed, dim=1)  # [B, 2D, S, S]
         summary = torch.stack([stacked.mean(dim=1), stacked.amax(dim=1)], dim=1)  # [B, 2, S, S]
         gate = self.gate(summary).sigmoid()[:, :, None]  # [B, 2, 1, S, S]

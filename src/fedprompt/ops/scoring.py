@@ -1,4 +1,4 @@
-"""How pictures are compared with texts when one global feature is not enough."""
+"""Region scores: multi-label logits from all tokens of an image instead of one global feature."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ def region_scores(
 ) -> Tensor:
     """Multi-label scores [B, C] of unit-norm tokens [B, T, D] against unit-norm texts [C, D] or [B, C, D].
 
-    Every class looks where it is top_k (DualCoOp, 2022): softmax over tokens of alpha * cosine, then beta times the
-    weighted mean. A pair head scores its negative texts with the positive ones' weights: pass those as `focus`.
+    Each class weights tokens by their similarity (DualCoOp, 2022): softmax over tokens of alpha * cosine, then beta
+    times the weighted mean. A pair head weights tokens for its negative texts by the positive ones: pass those as
+    `focus`.
     """
-    # differs: most of the FedMPT release normalises over the tokens; callers hand in tokens normalised over channels
+    # differs: most of the FedMPT release normalises over the tokens; here tokens are normalised over channels
     scores = alpha * patches @ text.mT  # [B, T, C]
     attention = scores if focus is None else alpha * patches @ focus.mT  # [B, T, C]
     return beta * (attention.softmax(dim=1) * scores).sum(dim=1)

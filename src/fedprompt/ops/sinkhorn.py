@@ -1,4 +1,4 @@
-"""Entropic optimal transport (Cuturi, 2013), many problems at once and in logarithms: balanced, partial, unbalanced.
+"""Entropic optimal transport (Sinkhorn; Cuturi, 2013): balanced, partial or unbalanced, batched, in log space.
 
 Legend: M rows, C columns, ... or N independent problems, n of them not yet solved.
 """
@@ -11,22 +11,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# (the log scaling that would meet a marginal exactly, entropy) -> the one to use; the forms of Chizat et al. (2018)
-Rule = Callable[[Tensor, float], Tensor]
+# (log scaling that would meet a marginal exactly, entropy) -> log scaling to use; the forms of Chizat et al. (2018)
+MarginalRule = Callable[[Tensor, float], Tensor]
 
 
-def exactly(meeting: Tensor, entropy: float) -> Tensor:
-    """The marginal is as given."""
+def balanced(meeting: Tensor, entropy: float) -> Tensor:
+    """The marginal is met exactly."""
     return meeting
 
 
-def at_most(meeting: Tensor, entropy: float) -> Tensor:
-    """The marginal is as given or less, which makes the transport partial."""
+def partial(meeting: Tensor, entropy: float) -> Tensor:
+    """The marginal is an upper bound, which makes the transport partial."""
     return meeting.clamp(max=0)
 
 
-def near(pull: float) -> Rule:
-    """A marginal that differs costs pull * KL(it | as given), pull > 0, which makes the transport unbalanced."""
+def unbalanced(pull: float) -> MarginalRule:
+    """The marginal m may differ from the given one g at a cost of pull * KL(m | g), pull > 0: unbalanced transport."""
     return lambda meeting, entropy: meeting / (1 + entropy / pull)
 
 
@@ -36,25 +36,25 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
     columns: Tensor,
     *,
     entropy: float,
-    row_rule: Rule = exactly,
-    column_rule: Rule = exactly,
+    row_rule: MarginalRule = balanced,
+    column_rule: MarginalRule = balanced,
     tolerance: float = 1e-3,
     iterations: int = 100,
     unroll: bool = False,
 ) -> Tensor:
     """The plan P [..., M, C] that minimises <P, cost> + entropy * sum P (log P - 1) for marginals [..., M], [..., C].
 
-    It moves the masses `rows` to `columns`, which have the same total unless a rule lets them differ. Column sums obey
-    their rule exactly; row sums are off by at most `tolerance` in total, or less well after `iterations`. A problem
-    that is done stays as it is, so its plan does not depend on the others. Everything is computed, and
-    returned, in float32 at least. The plan is a constant to gradients and takes the memory of a few plans; `unroll`
-    differentiates through the iterations and keeps them all.
+    It transports the masses `rows` to `columns`, which have the same total unless a rule lets them differ. Column sums
+    obey their rule exactly; row sums are off by at most `tolerance` in total, or more if `iterations` run out. A
+    converged problem is not updated further, so its plan does not depend on the others. Computed and returned in
+    float32 or wider. Without `unroll` the plan is a constant to gradients; `unroll` differentiates through the
+    iterations, which takes the memory of all of them.
     """
     problem = (cost, rows, columns) if unroll else (cost.detach(), rows.detach(), columns.detach())
     cost, rows, columns = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in problem)
     kernel = (cost / -entropy).reshape(-1, *cost.shape[-2:])  # [N, M, C]
     masses = (mass.expand(*cost.shape[:-2], -1).reshape(len(kernel), -1) for mass in (rows, columns))  # [N, M], [N, C]
-    # Scalings are logarithms too.
+    # Scalings are kept as logarithms too.
     log_rows, log_columns = (mass.clamp(min=torch.finfo(mass.dtype).tiny).log() for mass in masses)
 
     def answer(part: Part, row_scale: Tensor) -> Tensor:
@@ -64,17 +64,17 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
     part, left = Part(kernel, log_rows, log_columns), torch.arange(len(kernel), device=kernel.device)
     row_scale = torch.zeros_like(log_rows)
     column_scale = answer(part, row_scale)
-    scales = row_scale, column_scale  # of all problems, as they were when some of them last left
+    scales = row_scale, column_scale  # of all problems, as of the last time that converged ones were set aside
     for _ in range(iterations):
         reached = (part.kernel + column_scale[:, None, :]).logsumexp(dim=2)  # [n, M]
         better = row_rule(part.rows - reached, entropy)
-        moved = (better + reached).exp() - (row_scale + reached).exp()  # for `exactly`, what the row sums lack
+        moved = (better + reached).exp() - (row_scale + reached).exp()  # for `balanced`, the error of the row sums
         done = moved.abs().sum(dim=1) <= tolerance  # [n]
         if done.all():
             break
         row_scale = torch.where(done[:, None], row_scale, better)
         column_scale = answer(part, row_scale)
-        if 2 * int(done.sum()) > len(done):  # a few problems take many more iterations than the rest
+        if 2 * int(done.sum()) > len(done):  # a few problems take many more iterations than the others
             scales = _put(scales, left, (row_scale, column_scale))
             part, left = part.take(~done), left[~done]
             row_scale, column_scale = row_scale[~done], column_scale[~done]
@@ -83,14 +83,14 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
 
 
 class Part(NamedTuple):
-    """Some of the problems: kernels [n, M, C] and logarithms of the marginals [n, M], [n, C]."""
+    """A subset of the problems: kernels [n, M, C] and logarithms of the marginals [n, M], [n, C]."""
 
     kernel: Tensor
     rows: Tensor
     columns: Tensor
 
     def take(self, which: Tensor) -> Part:
-        """Those that the mask [n] names; rows lie next to each other in memory, which sums over few columns need."""
+        """The problems in the mask [n]; rows are kept contiguous in memory, which makes sums over few columns fast."""
         return Part(self.kernel.mT[which].mT, self.rows[which], self.columns[which])
 
 

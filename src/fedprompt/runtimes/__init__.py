@@ -1,1 +1,1 @@
-"""Transports: ways for the round loop to reach its clients."""
+"""Transports for the round loop: a simulator in one process, and remote sites over Flower."""

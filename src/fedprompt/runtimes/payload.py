@@ -1,4 +1,4 @@
-"""What travels between server and sites: a few fields and named raw tensors; imports neither torch nor Flower."""
+"""Payloads between server and sites: JSON fields and named raw tensors; imports neither torch nor Flower."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from fedprompt.errors import UserError
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
-KEYS, SHARES, MASKED, UNMASK = "train.keys", "train.shares", "train.masked", "train.unmask"  # of a secure sum
-SECURE = (KEYS, SHARES, MASKED, UNMASK)
-MESSAGE = "message"  # of a secure sum: among the fields in base64 to a site, as a tensor of bytes from it
+# Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
+ADVERTISE_KEYS, SHARE_KEYS = "train.advertise_keys", "train.share_keys"
+MASKED_INPUT, UNMASK = "train.masked_input", "train.unmask"
+SECURE = (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT, UNMASK)
+MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 
 
 @dataclass(frozen=True)
 class Raw:
-    """A tensor as it travels: little-endian bytes in row order, to be checked against its description."""
+    """A tensor in transit: little-endian bytes in row order; `check_raw` checks them against the shared state."""
 
     dtype: str  # as NumPy and torch spell it: "float32"
     shape: tuple[int, ...]
@@ -29,7 +31,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Payload:
-    """One request or answer."""
+    """One request, or the answer to one."""
 
     kind: str
     fields: Fields = field(default_factory=dict)
@@ -37,43 +39,43 @@ class Payload:
 
     @property
     def size(self) -> int:
-        """Size of the tensors on the wire."""
+        """Bytes of the tensors in transit."""
         return sum(len(raw.data) for raw in self.tensors.values())
 
     @classmethod
     def of_message(cls, content: bytes) -> Payload:
-        """The answer in a step of a secure sum."""
+        """The answer to one step of a secure sum."""
         return cls(DONE, {}, {MESSAGE: Raw("uint8", (len(content),), content)})
 
     def to_bytes(self) -> bytes:
-        """The payload for a local socket: the length of a JSON head, the head, then the tensors' bytes in its order."""
+        """The payload for a local socket: length of a JSON header, the header, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
-        head = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
-        return b"".join([len(head).to_bytes(8, "little"), head, *(raw.data for raw in self.tensors.values())])
+        header = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
+        return b"".join([len(header).to_bytes(8, "little"), header, *(raw.data for raw in self.tensors.values())])
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Payload:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
-            head = json.loads(content[8:end])
+            header = json.loads(content[8:end])
             tensors = {}
-            for name, dtype, shape, size in head["tensors"]:
+            for name, dtype, shape, size in header["tensors"]:
                 tensors[str(name)] = Raw(str(dtype), tuple(map(int, shape)), content[end : end + size])
                 end += size
             if end != len(content):
                 raise ValueError("length")
-            return cls(str(head["kind"]), dict(head["fields"]), tensors)
+            return cls(str(header["kind"]), dict(header["fields"]), tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"A local message cannot be read ({type(error).__name__}); restart the worker.") from error
 
 
 def done(answer: Payload | str) -> Payload:
-    """An answer that is one; UserError with the reason otherwise."""
+    """The answer if the request was carried out; UserError with the reason otherwise."""
     if isinstance(answer, str):
         raise UserError(answer)
     if answer.kind in (REFUSED, FAILED):
         raise UserError(f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200]}")
     if answer.kind != DONE:
-        raise UserError("message: its answer is of no known kind.")
+        raise UserError("message: its answer is of an unknown kind.")
     return answer

@@ -1,4 +1,4 @@
-"""A round of secure aggregation with sites elsewhere: four exchanges, of which the third holds the training."""
+"""A round of secure aggregation with remote sites: four exchanges, the third of which includes the training."""
 
 from __future__ import annotations
 
@@ -7,20 +7,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fedprompt.errors import UserError
-from fedprompt.federated.secure.collector import Collector
+from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.secure_sum import SecureSum
-from fedprompt.federated.secure.vector import words_of
-from fedprompt.runtimes.payload import KEYS, MASKED, MESSAGE, SHARES, UNMASK, Fields, Payload, Raw, done
+from fedprompt.federated.secure.vector import vector_length
+from fedprompt.runtimes.payload import (
+    ADVERTISE_KEYS,
+    MASKED_INPUT,
+    MESSAGE,
+    SHARE_KEYS,
+    UNMASK,
+    Fields,
+    Payload,
+    Raw,
+    done,
+)
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.updates import State, Update
 
-# (kind, fields for each client, tensors for all of them) -> what each client says
+# (kind of request, fields per client, tensors for all of them) -> answer, or reason for none, per client
 Ask = Callable[[str, Mapping[int, Fields], Mapping[str, Raw]], dict[int, Payload | str]]
 
 
 @dataclass
-class MaskedRound:
-    """The server's side; afterwards `failed` says who dropped out and why, and `bytes_up` what each has sent."""
+class SecureRound:
+    """The server's side of one round; afterwards `failed` gives the reason per dropout, `bytes_up` the bytes sent."""
 
     secure: SecureSum
     ask: Ask
@@ -29,35 +39,35 @@ class MaskedRound:
     bytes_up: dict[int, int] = field(default_factory=dict)
 
     def run(self, shared: State, clients: Sequence[int]) -> tuple[Update, tuple[int, ...]]:
-        """The mean update, and of whom it is; UserError when too few stayed to the end."""
-        members = len(clients)
-        codec, session = self.secure.codec(members), self.secure.session(self.round_number, members)
-        collector = Collector(session, count=words_of(shared))
+        """The mean update and its clients; UserError if too few stayed to the end."""
+        count = len(clients)
+        codec, session = self.secure.codec(count), self.secure.session(self.round_number, count)
+        server = SecureServer(session, length=vector_length(shared))
 
-        def tell(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, Raw]) -> dict[int, bytes]:
-            said = {client: b64encode(message).decode() for client, message in messages.items()}
-            fields = {client: {"members": members, MESSAGE: text} for client, text in said.items()}
-            return self._hear(self.ask(kind, fields, tensors))
+        def exchange(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, Raw]) -> dict[int, bytes]:
+            texts = {client: b64encode(message).decode() for client, message in messages.items()}
+            fields = {client: {"clients": count, MESSAGE: text} for client, text in texts.items()}
+            return self._messages(self.ask(kind, fields, tensors))
 
         try:
-            heard = tell(KEYS, dict.fromkeys(clients, b""), {})
-            heard = tell(SHARES, dict.fromkeys(heard, collector.keys(heard)), {})
-            heard = tell(MASKED, collector.shares(heard), encode(shared))
-            heard = tell(UNMASK, dict.fromkeys(heard, collector.masked(heard)), {})
-            total, arrived = collector.unmask(heard)
+            answers = exchange(ADVERTISE_KEYS, dict.fromkeys(clients, b""), {})
+            answers = exchange(SHARE_KEYS, dict.fromkeys(answers, server.collect_keys(answers)), {})
+            answers = exchange(MASKED_INPUT, server.relay_shares(answers), encode(shared))
+            answers = exchange(UNMASK, dict.fromkeys(answers, server.collect_masked_inputs(answers)), {})
+            total, arrived = server.unmask(answers)
         finally:
-            self.failed |= collector.refused
+            self.failed |= server.refused
         return codec.decode(total, shared, seconds=0.0), arrived
 
-    def _hear(self, answers: Mapping[int, Payload | str]) -> dict[int, bytes]:
-        heard = {}
+    def _messages(self, answers: Mapping[int, Payload | str]) -> dict[int, bytes]:
+        messages = {}
         for client, answer in answers.items():
             try:
-                heard[client] = _message(done(answer))
-                self.bytes_up[client] = self.bytes_up.get(client, 0) + len(heard[client])
+                messages[client] = _message(done(answer))
+                self.bytes_up[client] = self.bytes_up.get(client, 0) + len(messages[client])
             except UserError as refusal:
                 self.failed[client] = str(refusal)
-        return heard
+        return messages
 
 
 def _message(answer: Payload) -> bytes:

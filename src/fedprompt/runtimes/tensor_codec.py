@@ -1,4 +1,4 @@
-"""Torch tensors to and from what travels, checked name by name before a byte is read as a number."""
+"""Torch tensors to and from raw bytes, optionally narrowed to half precision; `screening.check_raw` checks them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from fedprompt.runtimes.payload import Raw
 from fedprompt.updates import State
 
-Upload = Literal["float32", "bfloat16", "float16"]  # what a site's tensors are sent as
+Upload = Literal["float32", "bfloat16", "float16"]  # the type in which a site sends its tensors
 
 
 def encode(state: State, dtype: str | None = None) -> dict[str, Raw]:
-    """Every tensor as it is, or narrowed to `dtype`."""
+    """Every tensor as raw bytes, in its own type or narrowed to `dtype`."""
     raws = {}
     for name, tensor in state.items():
         narrow = tensor.detach().cpu().to(getattr(torch, dtype) if dtype else tensor.dtype).contiguous()
         data = narrow.reshape(-1).view(torch.uint8).numpy().tobytes()  # [bytes]
-        raws[name] = Raw(_word(narrow.dtype), tuple(narrow.shape), data)
+        raws[name] = Raw(_type_name(narrow.dtype), tuple(narrow.shape), data)
     return raws
 
 
 def decode(raws: Mapping[str, Raw]) -> State:
-    """The tensors; sizes and types must have been checked."""
+    """The tensors; their sizes and types must have been checked with `check_raw`."""
     return {
         name: torch.frombuffer(bytearray(raw.data), dtype=getattr(torch, raw.dtype)).reshape(raw.shape)  # [raw.shape]
         if raw.data
@@ -34,11 +34,11 @@ def decode(raws: Mapping[str, Raw]) -> State:
 
 
 def encode_change(after: State, before: State, upload: Upload) -> dict[str, Raw]:
-    """What a site sends: the tensors that changed, whole if they travel at full width, else the difference."""
+    """What a site sends: the tensors that changed, as they are in float32, as differences in a narrower type."""
     changed = {name: tensor for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     if upload == "float32":
         return encode(changed)
-    # A narrow type has few digits: those of a small step are worth more than those of a tensor that hardly moved.
+    # A narrow type has few digits; they say more about a small difference than about a tensor that hardly moved.
     return encode({name: tensor - before[name] for name, tensor in changed.items()}, upload)
 
 
@@ -50,5 +50,5 @@ def decode_change(raws: Mapping[str, Raw], before: State, upload: Upload) -> Sta
     return {name: before[name] + tensor.to(before[name].dtype) for name, tensor in sent.items()}
 
 
-def _word(dtype: torch.dtype) -> str:
+def _type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

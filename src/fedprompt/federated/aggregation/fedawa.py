@@ -1,4 +1,4 @@
-"""FedAWA (Shi et al., 2025): the server learns how much each client counts, from how its update lies among the others.
+"""FedAWA (Shi et al., 2025): the server learns the clients' aggregation weights from the geometry of their updates.
 
 Legend: n updates.
 """
@@ -12,22 +12,22 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedprompt.federated.aggregation.base import Rule
 from fedprompt.federated.aggregation.robust import gram
-from fedprompt.updates import State, Update, weighted_mean
+from fedprompt.updates import AggregationRule, State, Update, weighted_mean
 
 BETAS = (0.5, 0.999)
 EPSILON = 1e-8
 
 
-def fedawa(*, lr: float = 1e-3, distance: Literal["cosine", "euclidean"] = "cosine") -> Rule:
-    """w = sum_k pi_k w_k with pi = softmax of one logit a client, moved by one Adam step a round down J.
+def fedawa(*, lr: float = 1e-3, distance: Literal["cosine", "euclidean"] = "cosine") -> AggregationRule:
+    """w = sum_k pi_k w_k with pi = softmax of one logit per client, moved by one Adam step per round down J.
 
     J = sum_k pi_k |d_k - sum_j pi_j d_j| + sum_k pi_k D(w, w_k), where d_k = w_k - w are the changes and D is one minus
-    the cosine, or the Euclidean distance. A client's logit starts at log n_k, and the round's merge uses the new one.
+    the cosine, or the Euclidean distance. A client's logit starts at log n_k, and the round's mean uses the updated
+    logits. The memory holds each client's logit and Adam state.
     """
-    # differs: the release starts at raw shares, merges with the weights from before the step, and hands the logits of
-    # one round to whoever comes next; here they are log n_k, recomputed, and the client's own
+    # differs: the release starts at raw shares, averages with the weights from before the step, and assigns the logits
+    # of one round to the clients of the next; here they are log n_k, recomputed, and kept per client
 
     def combine(
         shared: State, updates: Sequence[Update], weights: Sequence[float], memory: State
@@ -44,13 +44,13 @@ def fedawa(*, lr: float = 1e-3, distance: Literal["cosine", "euclidean"] = "cosi
 
 
 def _remembered(update: Update, memory: State) -> Tensor:
-    """A client's logit, Adam's two moments and how often it took part, [4] float64."""
+    """A client's logit, Adam's two moments and the number of rounds it took part in, [4] float64."""
     start = torch.tensor([math.log(update.num_examples), 0.0, 0.0, 0.0], dtype=torch.float64)
     return memory.get(str(update.client), start)
 
 
 def _products(shared: State, updates: Sequence[Update]) -> Tensor:
-    """Inner products [1 + n, 1 + n] of the shared state (as a vector, first) and of the changes."""
+    """Inner products [1 + n, 1 + n] of the shared state (as a vector, first) and the changes."""
     zeros = {name: torch.zeros_like(tensor) for name, tensor in shared.items()}
     changed = [
         {name: tensor - shared[name] for name, tensor in update.shared.items()} for update in updates
@@ -67,13 +67,13 @@ def _objective(products: Tensor, shares: Tensor, distance: str) -> Tensor:
     else:
         lengths = (size * (size + 2 * along + among.diagonal())).clamp(min=0).sqrt()
         away = 1 - (size + along) / lengths.clamp(min=torch.finfo(torch.float64).tiny)
-    # The root has no slope at zero; below rounding, two updates are equal.
+    # The square root has no gradient at zero; distances below rounding count as zero.
     floor = torch.finfo(torch.float64).eps * among.diagonal().max().clamp(min=1e-300)
     return shares @ (apart.clamp(min=floor).sqrt() + away)
 
 
 def _adam(rows: Tensor, slope: Tensor, lr: float) -> Tensor:
-    """One step of Adam on every row's own logit, moments and count, [n, 4]."""
+    """One Adam step, separately for each row of logit, moments and count, [n, 4]."""
     logits, first, second, count = rows.T
     count = count + 1
     first = BETAS[0] * first + (1 - BETAS[0]) * slope

@@ -1,30 +1,31 @@
-"""Robust rules that look at whole updates: all they need is the inner products of the changes, [n, n].
+"""Byzantine-robust aggregation rules that compare whole updates: Krum, geometric median, clipping, cosine filter.
 
-Every rule here turns the Gram matrix of the clients' changes (plus, for some, one more vector) into client weights;
-the new state is then one weighted mean. So a rule is a few lines on a small matrix, in float64.
+Every rule here turns the Gram matrix [n, n] of the clients' changes (plus, for some, one more vector) into client
+weights; the new state is then one weighted mean. So a rule is a few lines on a small matrix, in float64.
 Legend: n updates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregation.base import Rule, TooFewError, change, without_memory
-from fedprompt.updates import COHORT, State, Update, weighted_mean
+from fedprompt.federated.aggregation.base import TooFewError, change
+from fedprompt.updates import COHORT, AggregationRule, State, Update, weighted_mean
 
 STEPS = 32  # of Weiszfeld's iteration: Pillutla et al. saw it converge in fewer than ten
-TIE = 1e-12  # difference of sums of squared distances that rounding may make, in the sum of squared lengths
-NEAR = 1e-6  # a distance below which two updates count as the same, in median lengths of a change
+TIE = 1e-12  # Krum scores that differ by less are equal up to rounding; in units of the sum of squared lengths
+NEAR = 1e-6  # distance below which two updates count as the same, in units of the median length of a change
 
 Reweigh = Callable[[Tensor, Tensor], Tensor]  # (Gram matrix [n, n], weights [n]) -> weights [n], float64
 
 
 def gram(shared: State, updates: Sequence[Update]) -> Tensor:
-    """Inner products of the changes, [n, n] float64, tensor by tensor; a tensor that was not sent is a zero change."""
+    """Gram matrix of the changes: inner products [n, n], float64; a tensor that was not sent is a zero change."""
     products = torch.zeros(len(updates), len(updates), dtype=torch.float64)
     for name, before in shared.items():
         rows = torch.stack([change(update, name, before).flatten() for update in updates])  # [n, N]
@@ -38,22 +39,29 @@ def squared_distances(products: Tensor) -> Tensor:
     return (squares[:, None] + squares[None, :] - 2 * products).clamp(min=0)
 
 
-def by_weights(reweigh: Reweigh) -> Rule:
-    """The rule that takes the weighted mean with other weights."""
+@dataclass(frozen=True)
+class Reweighted:
+    """An aggregation rule without memory: the weighted mean, with weights that `reweigh` computes."""
 
-    def combine(shared: State, updates: Sequence[Update], weights: Sequence[float]) -> State:
-        chosen = reweigh(gram(shared, updates), torch.tensor(weights, dtype=torch.float64))
-        return weighted_mean(shared, updates, chosen.tolist())
+    reweigh: Reweigh
 
-    return without_memory(combine)
+    def __call__(
+        self, shared: State, updates: Sequence[Update], weights: Sequence[float], memory: State
+    ) -> tuple[State, State]:
+        """Return the new shared state, and no memory."""
+        chosen = self.reweigh(gram(shared, updates), torch.tensor(weights, dtype=torch.float64))
+        return weighted_mean(shared, updates, chosen.tolist()), {}
 
 
-def geometric_median() -> Rule:
-    """The point with the smallest weighted sum of distances (RFA; Pillutla et al., 2019). Withstands less than half."""
+def geometric_median() -> AggregationRule:
+    """The point with the smallest weighted sum of distances (RFA; Pillutla et al., 2019).
+
+    Withstands fewer than half adversaries. Computed by Weiszfeld's algorithm.
+    """
 
     def reweigh(products: Tensor, weights: Tensor) -> Tensor:
         near = (NEAR * products.diagonal().median().sqrt()).clamp(min=torch.finfo(torch.float64).tiny)
-        # From the mean, one adversary far enough away could not be left behind in so few steps.
+        # Start from the closer half: from the mean, so few steps could not get away from one adversary far enough off.
         apart = squared_distances(products).sqrt() @ weights
         found = (apart <= apart.median()) * weights
         found = found / found.sum()
@@ -63,27 +71,27 @@ def geometric_median() -> Rule:
             found = found / found.sum()
         return found
 
-    return by_weights(reweigh)
+    return Reweighted(reweigh)
 
 
-def krum(*, attackers: int = 1) -> Rule:
-    """The one update with the closest neighbours (Blanchard et al., 2017); needs 2 `attackers` + 3 updates."""
-    return _krum("krum", attackers, chosen=lambda count: 1)
+def krum(*, adversaries: int = 1) -> AggregationRule:
+    """The one update with the closest neighbours (Blanchard et al., 2017). Needs 2 `adversaries` + 3 updates."""
+    return _krum("krum", adversaries, chosen=lambda count: 1)
 
 
-def multi_krum(*, attackers: int = 1) -> Rule:
-    """The mean of all but the `attackers` updates with the farthest neighbours (Blanchard et al., 2017)."""
-    return _krum("multi_krum", attackers, chosen=lambda count: count - attackers)
+def multi_krum(*, adversaries: int = 1) -> AggregationRule:
+    """The mean of all but the `adversaries` updates with the farthest neighbours (Blanchard et al., 2017)."""
+    return _krum("multi_krum", adversaries, chosen=lambda count: count - adversaries)
 
 
-def _krum(name: str, attackers: int, *, chosen: Callable[[int], int]) -> Rule:
-    _at_least_none(attackers)
+def _krum(name: str, adversaries: int, *, chosen: Callable[[int], int]) -> AggregationRule:
+    _not_negative(adversaries)
 
     def reweigh(products: Tensor, weights: Tensor) -> Tensor:
         count = len(weights)
-        if count < 2 * attackers + 3:
-            raise TooFewError(name, 2 * attackers + 3, count)
-        nearest = squared_distances(products).sort(dim=1).values[:, 1 : count - attackers - 1]  # the first is itself
+        if count < 2 * adversaries + 3:
+            raise TooFewError(name, 2 * adversaries + 3, count)
+        nearest = squared_distances(products).sort(dim=1).values[:, 1 : count - adversaries - 1]  # the first is itself
         scores = nearest.sum(dim=1)
         last = scores.sort().values[chosen(count) - 1]
         # differs: updates with equal scores share the last place, where the paper takes any: order must not count
@@ -92,10 +100,10 @@ def _krum(name: str, attackers: int, *, chosen: Callable[[int], int]) -> Rule:
         kept = weights * (sure + tied * (chosen(count) - sure.sum()) / tied.sum())
         return kept / kept.sum()
 
-    return by_weights(reweigh)
+    return Reweighted(reweigh)
 
 
-def norm_bounded_mean(*, bound: float = 1.0) -> Rule:
+def norm_bounded_mean(*, bound: float = 1.0) -> AggregationRule:
     """The weighted mean of changes shortened to `bound` times their median length (Sun et al., 2019)."""
     _positive(bound=bound)
 
@@ -103,13 +111,13 @@ def norm_bounded_mean(*, bound: float = 1.0) -> Rule:
         norms = products.diagonal().sqrt()
         return weights * _shorten(norms, bound * norms.median())
 
-    return by_weights(reweigh)
+    return Reweighted(reweigh)
 
 
-def centred_clipping(*, radius: float = 1.0, steps: int = 3) -> Rule:
-    """Steps of v <- v + mean of (x - v) shortened to a radius (Karimireddy et al., 2021), from the last round's v.
+def centred_clipping(*, radius: float = 1.0, steps: int = 3) -> AggregationRule:
+    """Centred clipping (Karimireddy et al., 2021): v <- v + mean_i (x_i - v) clipped to a radius, `steps` times.
 
-    `radius` counts in medians of the distances to v.
+    v starts from the last round's result, so this rule has a memory. `radius` is in units of the median distance to v.
     """
     # differs: the paper's radius is a length; in medians it needs no tuning when steps shrink over the rounds
     _positive(radius=radius, steps=steps)
@@ -120,7 +128,7 @@ def centred_clipping(*, radius: float = 1.0, steps: int = 3) -> Rule:
         centre = {name: (before.double() + memory[name]).to(before.dtype) for name, before in shared.items() if memory}
         rows = [*updates, _pseudo(centre)]
         products = gram(shared, rows)
-        at = torch.zeros(len(rows), dtype=torch.float64)  # v as a combination of updates and old centre
+        at = torch.zeros(len(rows), dtype=torch.float64)  # v as a combination of the updates and the old centre
         at[-1] = 1.0
         given = torch.tensor([*weights, 0.0], dtype=torch.float64)
         for _ in range(steps):
@@ -134,8 +142,8 @@ def centred_clipping(*, radius: float = 1.0, steps: int = 3) -> Rule:
     return combine
 
 
-def cosine_filter(*, share: float = 0.3) -> Rule:
-    """The weighted mean without the `share` of updates that point farthest away from the mean change."""
+def cosine_filter(*, share: float = 0.3) -> AggregationRule:
+    """The weighted mean without the `share` of updates with the lowest cosine similarity to the mean change."""
     # differs: the baseline that FedMPT's comparison calls FedAWA drops the 30% that agree best with the mean
     if not 0 <= share < 1:
         raise UserError(f"The option share = {share} of cosine_filter must be at least 0 and below 1.")
@@ -147,7 +155,7 @@ def cosine_filter(*, share: float = 0.3) -> Rule:
         kept[cosines.argsort(stable=True)[: int(share * len(weights) + 1e-9)]] = 0
         return kept / kept.sum()
 
-    return by_weights(reweigh)
+    return Reweighted(reweigh)
 
 
 def _pseudo(state: State) -> Update:
@@ -159,9 +167,9 @@ def _shorten(lengths: Tensor, longest: Tensor) -> Tensor:
     return torch.where(lengths > longest, longest / lengths, 1.0)
 
 
-def _at_least_none(attackers: int) -> None:
-    if attackers < 0:
-        raise UserError(f"The option attackers = {attackers} cannot be negative.")
+def _not_negative(adversaries: int) -> None:
+    if adversaries < 0:
+        raise UserError(f"The option adversaries = {adversaries} cannot be negative.")
 
 
 def _positive(**options: float) -> None:

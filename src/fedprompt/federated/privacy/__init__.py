@@ -1,1 +1,1 @@
-"""Differential privacy: what a clipped and noisy result can reveal of one client, or of one picture, at most."""
+"""Differential privacy per client (DP-FedAvg) and per image (DP-SGD), with accounting and budgets."""

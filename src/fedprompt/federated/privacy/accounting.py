@@ -1,4 +1,4 @@
-"""What noise costs: epsilon by Google's dp-accounting, and a ledger that says no before a budget is exceeded."""
+"""Privacy accounting: epsilon by Google's dp-accounting, and a ledger that stops a run before a budget is exceeded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def gaussian_epsilon(noise: float, *, rounds: int, delta: float) -> float:
 
 
 def sampled_epsilon(noise: float, *, rate: float, steps: int, delta: float) -> float:
-    """Epsilon of `steps` Gaussian mechanisms, each on a Poisson sample that takes every picture with chance `rate`."""
+    """Epsilon of `steps` Gaussian mechanisms, each on a Poisson sample of the images with sampling rate `rate`."""
     return _epsilon(noise, rate, steps, delta)
 
 
@@ -29,7 +29,7 @@ def _epsilon(noise: float, rate: float, times: int, delta: float) -> float:
     event = accounting.GaussianDpEvent(noise)
     if rate < 1:
         event = accounting.PoissonSampledDpEvent(rate, event)
-    # Renyi accounting: an upper bound some ten per cent above the tightest known, in milliseconds instead of seconds.
+    # Renyi accounting gives an upper bound about ten per cent above the tightest known, in milliseconds, not seconds.
     accountant = accounting.rdp.RdpAccountant()
     accountant.compose(event, times)
     return float(accountant.get_epsilon(delta))
@@ -49,7 +49,7 @@ def _dp_accounting() -> ModuleType:
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianPrivacy:
-    """What is clipped to the L2 norm `clip` gets noise of standard deviation `noise` * `clip`.
+    """The Gaussian mechanism: clip to the L2 norm `clip`, add noise of standard deviation `noise` * `clip`.
 
     `epsilon` at `delta` is the budget. Raises UserError naming the option that makes no sense.
     """
@@ -65,44 +65,45 @@ class GaussianPrivacy:
                 raise UserError(f"The privacy option {name} = {getattr(self, name)} must be a number above 0.")
         if self.delta >= 1:
             raise UserError(
-                f"The privacy option delta = {self.delta} must be below 1, better below 1 over the number protected."
+                f"The privacy option delta = {self.delta} must be below 1, and should be below 1 divided by the number "
+                "of protected clients or images."
             )
 
 
-# (client, times it was charged) -> epsilon
+# (client, number of times it was charged) -> epsilon
 EpsilonFunction = Callable[[int, int], float]
 
 
 class Ledger:
     """Counts how often every client was charged, and admits a round only if nobody's epsilon would pass the budget.
 
-    A charge is recorded before the round runs, so a round that failed or was repeated has been paid for; `record` must
-    not return before the entry would survive a crash. The same ledger serves a server for its run, or a site for
-    itself: then it has one client. `charges` are those recorded so far.
+    A charge is recorded before the round runs, so failed and repeated rounds count too; `record` must not return before
+    the entry would survive a crash. A server keeps a ledger of all clients of its run, a site a ledger of itself alone.
+    `charges` are those recorded so far.
     """
 
     def __init__(
         self,
-        price: EpsilonFunction,
+        epsilon_of: EpsilonFunction,
         *,
         budget: float,
         charges: Mapping[int, int] | None = None,
         record: Callable[[int, Sequence[int], float], None],
     ) -> None:
-        self.price = price
+        self.epsilon_of = epsilon_of
         self.budget = budget
         self.charges = dict(charges or {})
         self.record = record
 
     @property
     def epsilon(self) -> float:
-        """What has been spent: the largest epsilon of any client."""
-        return max((self.price(client, count) for client, count in self.charges.items()), default=0.0)
+        """The epsilon spent so far: the largest of any client."""
+        return max((self.epsilon_of(client, count) for client, count in self.charges.items()), default=0.0)
 
     def admit(self, round_number: int, clients: Sequence[int]) -> bool:
-        """Charge these clients for one more round and return True; False, charging nobody, if that is too much."""
-        costs = [self.price(client, self.charges.get(client, 0) + 1) for client in clients]
-        after = max([self.epsilon, *costs])
+        """Charge these clients for one more round and return True; if that exceeds the budget, charge nobody: False."""
+        epsilons = [self.epsilon_of(client, self.charges.get(client, 0) + 1) for client in clients]
+        after = max([self.epsilon, *epsilons])
         if after > self.budget:
             return False
         self.record(round_number, tuple(clients), after)

@@ -1,6 +1,6 @@
-"""Noise nobody can draw again: from the operating system's cryptographic generator, never from the experiment's seed.
+"""Noise for differential privacy, from the operating system's cryptographic generator, never from the run's seed.
 
-It is the one thing in a run that a seed does not repeat, on purpose: whoever knows the noise can subtract it.
+It is the one random draw that a seed does not reproduce: anyone who knows the noise can subtract it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from torch import Tensor
 
 
 def secret_uniform(count: int) -> Tensor:
-    """Numbers in (0, 1], float64 [count], of 53 bits each."""
-    words = torch.frombuffer(bytearray(os.urandom(8 * count)), dtype=torch.int64) if count else torch.empty(0).long()
-    return ((words >> 11 & (2**53 - 1)) + 1).double() * 2.0**-53
+    """Uniform numbers in (0, 1], float64 [count], of 53 bits each."""
+    bits = torch.frombuffer(bytearray(os.urandom(8 * count)), dtype=torch.int64) if count else torch.empty(0).long()
+    return ((bits >> 11 & (2**53 - 1)) + 1).double() * 2.0**-53
 
 
 def secret_normal(shape: tuple[int, ...], *, std: float) -> Tensor:
     """Gaussian numbers, float64, by the Box-Muller transform.
 
-    They are not safe against an attacker who sees results to the last bit (Mironov, 2012): adding them to a state of
-    float32 rounds the last 29 bits away, which is a mitigation and no proof.
+    They are not safe against an adversary who sees results to the last bit (Mironov, 2012); adding them to a float32
+    state rounds away the last 29 bits, which mitigates the problem but proves nothing.
     """
     count = math.prod(shape)
     radius, angle = secret_uniform(2 * ((count + 1) // 2)).chunk(2)

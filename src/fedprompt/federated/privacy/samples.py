@@ -1,6 +1,6 @@
-"""Sample-level privacy at a site (DP-SGD; Abadi et al., 2016): no single training picture counts for much.
+"""Sample-level differential privacy at a site (DP-SGD; Abadi et al., 2016): protects each training image.
 
-The site trusts only itself: it clips the gradient of every picture and adds noise before anything leaves it.
+The site need not trust the server: it clips the gradient of every image and adds noise before anything leaves it.
 """
 
 from __future__ import annotations
@@ -19,39 +19,40 @@ from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePrivacy(GaussianPrivacy):
-    """Clip every picture's gradient to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to a sum.
+    """Clip every image's gradient to the L2 norm `clip`; add noise of standard deviation `noise` * `clip` to the sum.
 
     `epsilon` is each site's budget at `delta`: the run ends before a site would spend more.
     """
 
-    def spent(self, *, pictures: int, batch_size: int, epochs: int) -> float:
-        """Epsilon after so many epochs over so many pictures."""
-        steps = epochs * steps_of(pictures, batch_size)
-        return sampled_epsilon(self.noise, rate=_rate(pictures, batch_size), steps=steps, delta=self.delta)
+    def spent(self, *, images: int, batch_size: int, epochs: int) -> float:
+        """Epsilon after this many epochs over this many images."""
+        steps = epochs * steps_of(images, batch_size)
+        return sampled_epsilon(self.noise, rate=_rate(images, batch_size), steps=steps, delta=self.delta)
 
 
-def steps_of(pictures: int, batch_size: int) -> int:
-    """Steps of an epoch."""
-    return math.ceil(pictures / batch_size)
+def steps_of(images: int, batch_size: int) -> int:
+    """Optimiser steps per epoch."""
+    return math.ceil(images / batch_size)
 
 
-def poisson_batches(pictures: int, batch_size: int) -> Iterator[Tensor]:
-    """An epoch's batches of positions: every picture is in each with the same chance, independently and secretly.
+def poisson_batches(images: int, batch_size: int) -> Iterator[Tensor]:
+    """An epoch's batches of positions by Poisson sampling: each image is in each batch independently, drawn secretly.
 
-    So batches differ in size and may be empty. The accountant's figure is for this drawing and no other.
+    So batches differ in size and may be empty. The accountant's epsilon holds for this sampling only.
     """
-    for _ in range(steps_of(pictures, batch_size)):
-        yield (secret_uniform(pictures) <= _rate(pictures, batch_size)).nonzero().flatten()
+    for _ in range(steps_of(images, batch_size)):
+        yield (secret_uniform(images) <= _rate(images, batch_size)).nonzero().flatten()
 
 
 def private_gradient(
     losses: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], privacy: SamplePrivacy, *, batch_size: int
 ) -> float | None:
-    """Set every parameter's `grad` to the noisy mean of clipped per-picture gradients; the mean loss, None without any.
+    """Set every parameter's `grad` to the noisy mean of clipped per-image gradients, and return the mean loss.
 
-    Each of `losses` computes the loss of one picture. The mean is over `batch_size`, the expected number of pictures.
+    Each of `losses` computes the loss of one image; without any, the mean loss is None. The mean gradient is over
+    `batch_size`, the expected number of images.
     """
-    # One backward pass a picture: a vmapped pullback over the batch was 1.9 times as fast for learned texts, but 3.3
+    # One backward pass per image: a vmapped pullback over the batch was 1.9 times as fast for learned texts, but 3.3
     # times slower for prompts in the image tower, and cannot follow a loss that draws numbers or counts.
     sums = [torch.zeros_like(parameter, dtype=torch.float64) for parameter in parameters]
     seen = []
@@ -59,7 +60,7 @@ def private_gradient(
         value = loss()
         gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
         norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients))
-        # A gradient that is not finite would make the sum so, and with it show that its picture was there.
+        # A gradient that is not finite would make the sum so too, and thereby reveal that its image was there.
         factor = clip_factor(norm, privacy.clip) if math.isfinite(norm) else 0.0
         for total, gradient in zip(sums, gradients, strict=True):
             if factor:
@@ -71,5 +72,5 @@ def private_gradient(
     return sum(seen) / len(seen) if seen else None
 
 
-def _rate(pictures: int, batch_size: int) -> float:
-    return min(1.0, batch_size / pictures)
+def _rate(images: int, batch_size: int) -> float:
+    return min(1.0, batch_size / images)

@@ -1,6 +1,6 @@
-"""The one message of the protocol, as bytes: any transport can carry it, and a mutated one is refused, not obeyed.
+"""The message format of secure aggregation, as bytes for any transport; malformed messages are refused.
 
-Over Flower each is the content of one exchange: the steps keys, shares, masked and unmask in this order.
+Over Flower each message is the content of one exchange; the steps come in the order of `STEPS`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Literal, get_args
 
 from fedprompt.federated.screening import RefusedUpdateError
 
-Step = Literal["keys", "shares", "masked", "unmask"]
+Step = Literal["advertise_keys", "share_keys", "masked_input", "unmask"]
 STEPS: tuple[Step, ...] = get_args(Step)
 SERVER = -1
 MAGIC = b"fpsa1"
 HEAD = struct.Struct("<5sBiII")  # magic, step, sender, round, number of parts
-PART = struct.Struct("<iI")  # whose part, how many bytes
+PART = struct.Struct("<iI")  # client that the part concerns, number of bytes
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """What one side says in a step: for each member concerned, some bytes."""
+    """A message of one step: bytes per client concerned."""
 
     step: Step
     sender: int
@@ -30,22 +30,22 @@ class Envelope:
     parts: Mapping[int, bytes] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """The message as it travels."""
+        """The message as bytes."""
         head = HEAD.pack(MAGIC, STEPS.index(self.step), self.sender, self.round_number, len(self.parts))
-        return head + b"".join(PART.pack(member, len(data)) + data for member, data in self.parts.items())
+        return head + b"".join(PART.pack(client, len(data)) + data for client, data in self.parts.items())
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Envelope:
-        """Read what `to_bytes` wrote; a RefusedUpdateError says that it is anything else."""
+        """Read what `to_bytes` wrote; RefusedUpdateError if it is anything else."""
         try:
             magic, step, sender, number, count = HEAD.unpack_from(content)
             place, parts = HEAD.size, {}
             for _ in range(count):
-                member, size = PART.unpack_from(content, place)
+                client, size = PART.unpack_from(content, place)
                 place += PART.size
-                if member in parts or place + size > len(content):
-                    raise ValueError(member)
-                parts[member] = content[place : place + size]
+                if client in parts or place + size > len(content):
+                    raise ValueError(client)
+                parts[client] = content[place : place + size]
                 place += size
             if magic != MAGIC or step >= len(STEPS) or place != len(content):
                 raise ValueError(magic)
@@ -54,7 +54,7 @@ class Envelope:
         return cls(STEPS[step], sender, number, parts)
 
     def expect(self, step: Step, round_number: int, *, sender: int | None = None) -> Envelope:
-        """The message itself; a RefusedUpdateError if it is of another step, round or sender."""
+        """This message; RefusedUpdateError if it is of another step, round or sender."""
         if self.step != step or self.round_number != round_number or sender not in (None, self.sender):
             raise RefusedUpdateError("message", f"expected {step} of round {round_number}, got another message.")
         return self

@@ -1,4 +1,4 @@
-"""Masks: pseudo-random words that two clients, or a client and its own seed, can make again and nobody else can."""
+"""Masks for secure aggregation: pseudo-random vectors from keys that two clients, or one client alone, can derive."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ KEY_BYTES = 32
 
 
 def derive(secret: bytes, *purpose: str | int) -> bytes:
-    """A 256-bit key from a secret by HKDF-SHA256, another one for every purpose."""
+    """A 256-bit key from a secret by HKDF-SHA256, a different one for every purpose."""
     info = "/".join(("fedprompt secure aggregation", *map(str, purpose))).encode()
     return HKDF(algorithm=hashes.SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
 
 
 def agree(private: bytes, public: bytes) -> bytes:
-    """The secret that two X25519 key pairs share; a RefusedUpdateError for a public key that is none."""
+    """The secret that two X25519 key pairs share; RefusedUpdateError for an invalid public key."""
     try:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
-        raise RefusedUpdateError("message", "a public key is none.") from error
+        raise RefusedUpdateError("message", "a public key is invalid.") from error
 
 
 def public_key(private: bytes) -> bytes:
@@ -35,8 +35,8 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def mask(key: bytes, count: int) -> MaskedVector:
-    """`count` words of the AES-256 counter stream of a key that is used for nothing else."""
+def mask(key: bytes, length: int) -> MaskedVector:
+    """`length` integers of the AES-256 counter stream of a key that is used for nothing else."""
     encryptor = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
-    stream = encryptor.update(bytes(8 * count)) + encryptor.finalize()
+    stream = encryptor.update(bytes(8 * length)) + encryptor.finalize()
     return np.frombuffer(stream, dtype="<u8").astype(np.uint64, copy=False)

@@ -1,4 +1,4 @@
-"""Shamir's secret sharing (1979): any `threshold` shares of a secret give it back, fewer say nothing about it."""
+"""Shamir's secret sharing (1979): any `threshold` shares of a secret reconstruct it, fewer reveal nothing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ SHARE_BYTES = 66
 SECRET_BYTES = 32
 
 
-def split(secret: bytes, members: Sequence[int], *, threshold: int) -> dict[int, bytes]:
-    """One share of `secret` (32 bytes) for each member; members are distinct and not negative."""
-    assert len(secret) == SECRET_BYTES and 1 <= threshold <= len(set(members)) == len(members)
+def split(secret: bytes, clients: Sequence[int], *, threshold: int) -> dict[int, bytes]:
+    """One share of `secret` (32 bytes) per client; client ids are distinct and not negative."""
+    assert len(secret) == SECRET_BYTES and 1 <= threshold <= len(set(clients)) == len(clients)
     coefficients = [int.from_bytes(secret, "big"), *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
-    return {member: _at(coefficients, member + 1).to_bytes(SHARE_BYTES, "big") for member in members}
+    return {client: _at(coefficients, client + 1).to_bytes(SHARE_BYTES, "big") for client in clients}
 
 
 def join(shares: Mapping[int, bytes]) -> bytes | None:
-    """The secret behind the shares of at least `threshold` members; None if they belong to no secret of 32 bytes."""
-    points = {member + 1: int.from_bytes(share, "big") for member, share in shares.items()}
+    """The secret that the shares of at least `threshold` clients reconstruct; None if it is not one of 32 bytes."""
+    points = {client + 1: int.from_bytes(share, "big") for client, share in shares.items()}
     secret = sum(value * _lagrange(place, points) for place, value in points.items()) % PRIME
     return secret.to_bytes(SECRET_BYTES, "big") if secret < 2 ** (8 * SECRET_BYTES) else None
 
@@ -32,7 +32,7 @@ def _at(coefficients: Sequence[int], place: int) -> int:
 
 
 def _lagrange(place: int, points: Mapping[int, int]) -> int:
-    """The weight at 0 of the value at one place."""
+    """The Lagrange coefficient at 0 of the value at one place."""
     top = bottom = 1
     for other in points:
         if other != place:

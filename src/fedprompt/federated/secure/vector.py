@@ -1,4 +1,4 @@
-"""An update as a vector of integers whose sums are exact: fixed point modulo 2**64, the weight inside.
+"""Encoding of an update for secure aggregation: a vector of fixed-point integers modulo 2**64, whose sums are exact.
 
 Legend: N numbers of all shared tensors together.
 """
@@ -19,27 +19,27 @@ from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.updates import COHORT, State, Update
 
-HEAD = 2  # words before the numbers: the weight, and the weight times the loss
+HEAD = 2  # integers before the N numbers: the weight, and the weight times the loss
 
 
 @dataclass(frozen=True)
 class Codec:
-    """How members and server agree to write a change: public, and the same for all.
+    """How clients and server encode a change; public, and the same for all.
 
-    Every client shortens its change to the L2 norm `clip` before anything else: the one defence that nobody else could
-    apply. No sum of `members` vectors of weight `heaviest` wraps around, and a step is as small as that allows.
+    Every client first clips its change to the L2 norm `clip`, since nobody can do that later. No sum of `clients`
+    vectors of weight `heaviest` wraps around, and the quantisation `step` is as small as that allows.
     """
 
     clip: float
-    members: int
+    clients: int
     weighting: Weighting = "uniform"
     most_examples: int = 10_000
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or self.digits < 20:
             raise UserError(
-                f"Secure sums need a clip above 0 (here {self.clip}) and room for {self.members} members of weight up "
-                f"to {self.heaviest}; ask fewer clients or believe fewer examples."
+                f"Secure sums need a clip above 0 (here {self.clip}) and room for {self.clients} clients of weight up "
+                f"to {self.heaviest}; ask fewer clients or lower the largest accepted number of examples."
             )
 
     @property
@@ -49,12 +49,12 @@ class Codec:
 
     @property
     def digits(self) -> int:
-        """Binary digits of the largest number; at least 20 keep a sum true to 1e-4 where numbers are near `clip`."""
-        return min(62 - math.ceil(math.log2(max(self.members * self.heaviest, 2))), 52)
+        """Binary digits of the largest number; 20 or more keep the relative error of a sum near `clip` below 1e-4."""
+        return min(62 - math.ceil(math.log2(max(self.clients * self.heaviest, 2))), 52)
 
     @property
     def step(self) -> float:
-        """The distance of neighbouring numbers."""
+        """The quantisation step."""
         return math.ldexp(self.clip, -self.digits)
 
     def encode(self, update: Update, shared: State) -> MaskedVector:
@@ -66,15 +66,15 @@ class Codec:
             before = shared[name]
             after = update.shared.get(name, before)
             numbers.append((after.double() - before).flatten() * factor)
-        # Rounded first and weighted then, as whole numbers: the sum of many is the sum of what each one meant.
+        # Round first, then weight the integers: so the sum of vectors is exactly the sum of the weighted integers.
         whole = (torch.cat(numbers) / self.step).round().to(torch.int64) * weight  # [1 + N]
         return np.concatenate([np.array([weight], dtype=np.int64), whole.numpy()]).view(np.uint64)
 
     def decode(self, total: MaskedVector, shared: State, *, seconds: float) -> Update:
-        """The mean update of those who are in a sum; its `num_examples` is their weight together."""
+        """The mean update of the clients in a sum; its `num_examples` is their total weight."""
         signed = torch.from_numpy(total.view(np.int64).copy())
         weight = int(signed[0])
-        if not 1 <= weight <= self.members * self.heaviest:
+        if not 1 <= weight <= self.clients * self.heaviest:
             raise UserError("The weights in a secure sum make no sense; a client did not follow the protocol.")
         mean = signed[1:].double() * self.step / weight
         state: State = {}
@@ -86,7 +86,7 @@ class Codec:
         return Update(COHORT, weight, state, {}, float(mean[0]), seconds)
 
 
-def words_of(shared: State) -> int:
+def vector_length(shared: State) -> int:
     """The length of a vector."""
     return HEAD + sum(tensor.numel() for tensor in shared.values())
 

@@ -1,1 +1,1 @@
-"""Flower (flwr) as the carrier between machines: every import of it and every flag of its commands is here."""
+"""Flower (flwr) as the network layer: all imports of it and all flags of its commands are in this package."""

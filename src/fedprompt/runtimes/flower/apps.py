@@ -1,4 +1,4 @@
-"""Flower's two apps, made from plain functions: what a site answers, and what a server conducts."""
+"""Flower's ClientApp and ServerApp, made from plain functions: a site's answers and a server's run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedprompt.runtimes.payload import FAILED, SECURE, Payload
 
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
-# What a site says to a payload, given its node's configuration.
+# (request, the node's configuration) -> a site's answer
 Answer = Callable[[Payload, Settings], Payload]
-# A whole run, given the run's configuration.
-Conduct = Callable[[GridChannel, Settings], None]
+# (channel, the run's configuration) -> nothing; carries out a whole run
+Serve = Callable[[GridChannel, Settings], None]
 
 
 def client_app(answer: Answer) -> ClientApp:
-    """A ClientApp that answers every kind of message; whatever goes wrong, only the exception's type leaves."""
+    """A ClientApp that answers every kind of message; of an exception, only its type leaves the site."""
     app = ClientApp()
 
     def reply(message: Message, context: Context) -> Message:
@@ -42,12 +42,12 @@ def client_app(answer: Answer) -> ClientApp:
     return app
 
 
-def server_app(conduct: Conduct) -> ServerApp:
-    """A ServerApp that conducts one run over the grid."""
+def server_app(serve: Serve) -> ServerApp:
+    """A ServerApp that carries out one run over the grid."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
-        conduct(GridChannel(grid), dict(context.run_config))
+        serve(GridChannel(grid), dict(context.run_config))
 
     app.main()(main)
     return app

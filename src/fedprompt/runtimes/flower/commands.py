@@ -1,4 +1,4 @@
-"""Flower's commands, flags, environment and files as of 1.41 and 1.42: nobody else in the package knows one."""
+"""Flower's commands, flags, environment and files, as of 1.41 and 1.42."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import tomli_w
 
-OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions that this was tested with
-CONNECTION = "deployment"  # what Flower's command line calls the SuperLink of a deployment
+OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions tested
+CONNECTION = "deployment"  # name of a deployment's SuperLink for Flower's command line
 
 APP = """# A thin Flower app: the code is the installed fedprompt, at the server and at every site.
 [build-system]
@@ -49,7 +49,7 @@ out = ""    # folder of the run at the server; empty: a new one in the deploymen
 
 @dataclass(frozen=True)
 class Tls:
-    """Files of a server that shows a certificate."""
+    """Files of a server with TLS."""
 
     authority: Path
     certificate: Path
@@ -66,7 +66,7 @@ def newer() -> str:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """What every Flower process is started with: silent, offline, its own home, and quick to look for work."""
+    """The environment of every Flower process: no telemetry, offline, its own home, polling for work every 0.25 s."""
     scripts = sysconfig.get_path("scripts")
     return {
         **os.environ,
@@ -82,7 +82,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
-    """Start the server on loopback; the network reaches it through the reverse proxy alone."""
+    """The command that starts the server, on loopback; the network reaches it through the reverse proxy alone."""
     safety = ["--insecure"]
     if tls is not None:
         safety = ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate)]
@@ -94,7 +94,7 @@ def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
 def supernode(
     *, address: str, port: int, site: str, folder: Path, authority: Path | None, key: Path | None
 ) -> list[str]:
-    """Start a site's half, its own port on loopback."""
+    """The command that starts a site's SuperNode, its own port on loopback."""
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
@@ -104,27 +104,27 @@ def supernode(
 
 
 def register(public_key: Path, name: str) -> list[str]:
-    """Let the site with this key in, under this name."""
+    """The command that registers the site with this key under this name."""
     return [_script("flwr"), "supernode", "register", str(public_key), CONNECTION, "--name", name, "--format", "json"]
 
 
 def nodes() -> list[str]:
-    """List the sites that the server knows, by number."""
+    """The command that lists the registered sites."""
     return [_script("flwr"), "supernode", "list", CONNECTION, "--format", "json"]
 
 
 def run(app: Path, settings: Path) -> list[str]:
-    """Start a run with settings from a TOML file; says its number as JSON."""
+    """The command that starts a run with settings from a TOML file and prints its number as JSON."""
     return [_script("flwr"), "run", str(app), CONNECTION, "--run-config", str(settings), "--format", "json"]
 
 
 def stop(run_id: str) -> list[str]:
-    """Stop a run."""
+    """The command that stops a run."""
     return [_script("flwr"), "stop", run_id, CONNECTION, "--format", "json"]
 
 
 def ask(command: Sequence[str], folder: Path) -> dict[str, object]:
-    """What a command of Flower's says as JSON, with `success`, or `error-message` if that is false."""
+    """Run a Flower command; its JSON output, with `success`, and `error-message` if that is false."""
     environ = environment(folder / "flower")
     done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
     with suppress(ValueError):

@@ -1,4 +1,4 @@
-"""A channel over Flower's grid: one message a site, replies told apart by the message they answer."""
+"""The channel over Flower's grid: one message per site, replies matched by the message that they answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedprompt.runtimes.flower.records import from_records, to_records
 from fedprompt.runtimes.payload import HELLO, Payload
 
 POLL = 0.2  # seconds between looks for replies; Flower's own loop waits 3
-# Flower's fields for an error are a stack trace, which may hold paths and labels of a site: only the code is told on.
+# Flower's error text is a stack trace, which may hold paths and labels of a site; only its code is passed on.
 REASONS = {
     1: "could not load the client app; is fedprompt installed in the site's environment?",
     2: "the client app failed.",
@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 
 
 class GridChannel:
-    """Asks sites by the names they were registered with, or, where none were, by the names they give themselves."""
+    """Addresses sites by their registered names, or, where there are none, by the names they report themselves."""
 
     def __init__(self, grid: Grid, *, poll: float = POLL) -> None:
         self.grid = grid
         self.poll = poll
-        # Told whose answers are missing whenever that changes, and since when, in seconds since 1970.
+        # Called when the set of missing answers changes, with site names and the request's time in seconds since 1970.
         self.on_wait: Callable[[Sequence[str], float], None] = lambda names, since: None
         self._claimed: dict[int, str] = {}
 
     def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
-        """The node id of every connected site, by name; a name that two nodes go by is left out with a warning."""
+        """The node id of every connected site, by name; a name that two nodes have is left out with a warning."""
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
         unknown = [node for node, name in nodes.items() if not name and node not in self._claimed]
         replies = self._exchange({node: Payload(HELLO, {"only": "name"}) for node in unknown}, deadline=deadline)
@@ -48,19 +48,19 @@ class GridChannel:
         for node, registered in nodes.items():
             name = registered or self._claimed.get(node, "")
             if name in found:
-                _log.warning("Two nodes go by the name of the site %r; neither is asked.", name)
+                _log.warning("Two nodes have the name of the site %r; neither is asked.", name)
             found[name] = -1 if name in found else node
         return {name: node for name, node in found.items() if name and node != -1}
 
     def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
-        """One exchange; after `deadline` seconds the messages expire, so no site works on an old one."""
+        """One exchange; after `deadline` seconds the messages expire, so no site works on an outdated one."""
         end, asked = time.monotonic() + deadline, time.time()
         nodes = self.sites(deadline=deadline)
         names = {nodes[name]: name for name in payloads if name in nodes}
         replies = self._exchange(
             {node: payloads[name] for node, name in names.items()},
             deadline=max(end - time.monotonic(), 0.0),
-            told=lambda waiting: self.on_wait([names[node] for node in waiting], asked),
+            on_wait=lambda waiting: self.on_wait([names[node] for node in waiting], asked),
         )
         absent = {name: REASONS[5] for name in payloads if name not in nodes}
         return {names[node]: reply for node, reply in replies.items()} | absent
@@ -70,7 +70,7 @@ class GridChannel:
         payloads: Mapping[int, Payload],
         *,
         deadline: float,
-        told: Callable[[Iterable[int]], None] = lambda waiting: None,
+        on_wait: Callable[[Iterable[int]], None] = lambda waiting: None,
     ) -> dict[int, Payload | str]:
         if deadline <= 0 or not payloads:
             return _late(payloads, 0.0)
@@ -86,19 +86,19 @@ class GridChannel:
         unsent = [node for node, message in sent.items() if not message]
         answers: dict[int, Payload | str] = dict.fromkeys(unsent, "the server could not send it the message.")
         owners = {message: node for node, message in sent.items() if message}
-        known = -1  # how many were waited for when last told
+        known = -1  # the number of missing answers at the last call of on_wait
         while owners and time.monotonic() < end:
             if len(owners) != known:
                 known = len(owners)
-                told(owners.values())
+                on_wait(owners.values())
             for reply in self.grid.pull_messages(list(owners)):
-                # An error that the server itself makes has another sender: only the message id tells whose it is.
+                # An error raised by the server itself has another sender; only the message id identifies its node.
                 node = owners.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None:
                     answers[node] = _read(reply)
             if owners:
                 time.sleep(min(self.poll, max(end - time.monotonic(), 0.0)))
-        told(())
+        on_wait(())
         return answers | _late(owners.values(), deadline)
 
 

@@ -1,4 +1,4 @@
-"""Payloads to and from Flower's records: an array a tensor, raw bytes, and one JSON word list."""
+"""Payloads to and from Flower's records: an array of raw bytes per tensor, and the fields as one JSON text."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload, Raw
 
-STYPE = "fedprompt.raw"  # bytes in row order, no header: nothing in them can contradict the declared shape
+STYPE = "fedprompt.raw"  # bytes in row order without a header that could contradict the declared shape
 LARGEST_FIELDS = 1 << 20  # characters of JSON
 
 
 def to_records(payload: Payload) -> RecordDict:
-    """A payload as the content of a message."""
+    """The payload as the content of a Flower message."""
     arrays = {name: Array(raw.dtype, raw.shape, STYPE, raw.data) for name, raw in payload.tensors.items()}
     fields = ConfigRecord({"kind": payload.kind, "fields": json.dumps(payload.fields)})
     return RecordDict({"arrays": ArrayRecord(arrays), "fields": fields})
@@ -35,4 +35,4 @@ def from_records(content: RecordDict) -> Payload:
         raws = {name: Raw(array.dtype, tuple(array.shape), array.data) for name, array in record.items()}
         return Payload(kind, dict(table), raws)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError("sent a message that is not laid out as agreed.") from error
+        raise UserError("sent a malformed message.") from error

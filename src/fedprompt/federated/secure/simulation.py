@@ -1,0 +1,88 @@
+"""Secure aggregation simulated in one process: the real messages, as bytes, between clients and server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedprompt.federated.screening import Limits, RefusedUpdateError, screen
+from fedprompt.federated.secure.envelope import Step
+from fedprompt.federated.secure.masks import MaskedVector
+from fedprompt.federated.secure.secure_client import SecureClient, Session
+from fedprompt.federated.secure.secure_server import SecureServer
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.vector import vector_length
+from fedprompt.updates import State, Update
+
+# (step, client) -> whether the client still answers in this step
+Present = Callable[[Step, int], bool]
+
+
+def everyone(step: Step, client: int) -> bool:
+    """No client drops out."""
+    return True
+
+
+def simulate(
+    secure: SecureSum, round_number: int, shared: State, updates: Sequence[Update], *, present: Present = everyone
+) -> tuple[list[Update], Mapping[str, Any]]:
+    """The mean of the updates as one update, or none if too few clients stayed, and notes for the round's record."""
+    # Each client screens its own update as the server would: nobody can do it later.
+    limits = Limits(most_examples=secure.most_examples)
+    asked = [update.client for update in updates]
+    screened = screen(updates, shared, limits=limits, asked=asked)
+    codec, session = secure.codec(len(asked)), secure.session(round_number, len(asked))
+    vectors = {update.client: codec.encode(update, shared) for update in screened.accepted}
+    notes: dict[str, Any] = {"losses": {}, "failed": {str(k): reason for k, reason in screened.refused.items()}}
+    exchange = Exchange(session, vectors, present, SecureServer(session, length=vector_length(shared)))
+    try:
+        total, arrived = exchange.run()
+        cohort = codec.decode(total, shared, seconds=sum(update.seconds for update in updates))
+    except RefusedUpdateError as abandoned:
+        return [], notes | {"skipped": str(abandoned), "bytes_up": exchange.sent()}
+    lost = {str(client): "secure: did not stay to the end." for client in vectors.keys() - set(arrived)}
+    failed = notes["failed"] | lost | {str(k): reason for k, reason in exchange.server.refused.items()}
+    return [cohort], notes | {"failed": failed, "bytes_up": exchange.sent()}
+
+
+@dataclass
+class Exchange:
+    """The four steps between the server and clients that may drop out in any of them."""
+
+    session: Session
+    vectors: Mapping[int, MaskedVector]
+    present: Present
+    server: SecureServer
+    bytes_up: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> tuple[MaskedVector, tuple[int, ...]]:
+        """The sum of the vectors that arrived, and their clients; RefusedUpdateError if the round is abandoned."""
+        server, vectors = self.server, self.vectors
+        clients = {number: SecureClient(number, self.session) for number in sorted(vectors)}
+        keys = server.collect_keys(self._ask("advertise_keys", clients, lambda client: client.advertise_keys()))
+        shares = server.relay_shares(self._ask("share_keys", clients, lambda client: client.share_keys(keys)))
+        clients = {number: clients[number] for number in shares}
+        inputs = self._ask(
+            "masked_input", clients, lambda client: client.masked_input(shares[client.number], vectors[client.number])
+        )
+        request = server.collect_masked_inputs(inputs)
+        return server.unmask(self._ask("unmask", clients, lambda client: client.unmask(request)))
+
+    def sent(self) -> dict[str, int]:
+        """Bytes that each client has sent."""
+        return {str(client): count for client, count in self.bytes_up.items()}
+
+    def _ask(
+        self, step: Step, clients: Mapping[int, SecureClient], answer: Callable[[SecureClient], bytes]
+    ) -> dict[int, bytes]:
+        answers = {}
+        for number, client in clients.items():
+            if self.present(step, number):
+                try:
+                    answers[number] = answer(client)
+                except RefusedUpdateError as refusal:
+                    self.server.refused[number] = str(refusal)
+        for number, content in answers.items():
+            self.bytes_up[number] = self.bytes_up.get(number, 0) + len(content)
+        return answers
