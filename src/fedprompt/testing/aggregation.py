@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fedprompt.config.registry import AGGREGATION_RULES, SERVER_OPTIMIZERS
 from fedprompt.errors import UserError
-from fedprompt.federated.aggregation.base import Rule
-from fedprompt.federated.server_optimizers import Step
+from fedprompt.federated.server_optimizers import ServerOptimizer
 from fedprompt.seeding import stream
 from fedprompt.testing.properties import (
     assert_options_are_keywords,
@@ -25,7 +24,7 @@ from fedprompt.testing.properties import (
     largest_difference,
     untouched_generators,
 )
-from fedprompt.updates import State, Update
+from fedprompt.updates import AggregationRule, State, Update
 
 CASES = 10  # random rounds that a property is tried with
 CLIENTS = 9
@@ -33,7 +32,9 @@ CLOSE = 1e-5
 OFFSET = 2.0  # by which the shared state is moved
 
 
-def check_aggregation_rule(rule: str | Callable[..., Rule], options: Mapping[str, object] | None = None) -> None:
+def check_aggregation_rule(
+    rule: str | Callable[..., AggregationRule], options: Mapping[str, object] | None = None
+) -> None:
     """Check that an aggregation rule has the properties that servers and checkpoints rely on.
 
     `rule` is a function of options that returns the rule, or a name as in a recipe's [train.server.aggregate];
@@ -43,7 +44,9 @@ def check_aggregation_rule(rule: str | Callable[..., Rule], options: Mapping[str
     check(AggregationRuleTests, rule=rule, options=options or {})
 
 
-def check_server_optimizer(optimizer: str | Callable[..., Step], options: Mapping[str, object] | None = None) -> None:
+def check_server_optimizer(
+    optimizer: str | Callable[..., ServerOptimizer], options: Mapping[str, object] | None = None
+) -> None:
     """Check a server optimiser, as `check_aggregation_rule` checks a rule."""
     check(ServerOptimizerTests, optimizer=optimizer, options=options or {})
 
@@ -98,7 +101,7 @@ class AggregationRuleTests:
     options: what it is tested with besides its defaults.
     """
 
-    rule: ClassVar[str | Callable[..., Rule]]
+    rule: ClassVar[str | Callable[..., AggregationRule]]
     options: ClassVar[Mapping[str, object]] = {}
 
     def test_options_are_keywords_with_defaults(self) -> None:
@@ -202,7 +205,7 @@ class AggregationRuleTests:
         _assert_same_form(new, shared, self._name)
 
     @property
-    def _builder(self) -> Callable[..., Rule]:
+    def _builder(self) -> Callable[..., AggregationRule]:
         return builder_of(self, "rule", AGGREGATION_RULES)
 
     @property
@@ -213,7 +216,7 @@ class AggregationRuleTests:
     def _docstring(self) -> str:
         return " ".join((inspect.getdoc(self._builder) or "").lower().split())
 
-    def _build(self, options: Mapping[str, object] | None = None) -> Rule:
+    def _build(self, options: Mapping[str, object] | None = None) -> AggregationRule:
         return self._builder(**{**self.options, **(options or {})})
 
     def _apply(self, case: Case, *, at: float = 0.0) -> Tensor:
@@ -229,7 +232,7 @@ class ServerOptimizerTests:
     options: what it is tested with besides its defaults.
     """
 
-    optimizer: ClassVar[str | Callable[..., Step]]
+    optimizer: ClassVar[str | Callable[..., ServerOptimizer]]
     options: ClassVar[Mapping[str, object]] = {}
 
     def test_options_are_keywords_with_defaults(self) -> None:
@@ -282,14 +285,14 @@ class ServerOptimizerTests:
         _assert_same_form(new, shared, self._name)
 
     @property
-    def _builder(self) -> Callable[..., Step]:
+    def _builder(self) -> Callable[..., ServerOptimizer]:
         return builder_of(self, "optimizer", SERVER_OPTIMIZERS)
 
     @property
     def _name(self) -> str:
         return self._builder.__name__
 
-    def _build(self, options: Mapping[str, object] | None = None) -> Step:
+    def _build(self, options: Mapping[str, object] | None = None) -> ServerOptimizer:
         return self._builder(**{**self.options, **(options or {})})
 
 
