@@ -29,7 +29,7 @@ INSTALLED = tuple(name for name in methods.names() if not methods.missing(method
 
 
 def _classes(battery: type, attribute: str, names: Iterable[str]) -> dict[str, type]:
-    """A class of tests per name, e.g. TestMethod_promptfl."""
+    """A class of tests per name, called like the battery and the name."""
     what = battery.__name__.removesuffix("Tests")
     return {f"Test{what}_{name}": type(f"Test{what}_{name}", (battery,), {attribute: name}) for name in names}
 
