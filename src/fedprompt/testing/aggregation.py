@@ -109,7 +109,7 @@ class AggregationRuleTests:
         assert_options_are_keywords(self._builder, positional=(), defaults=True)
 
     def test_impossible_options_are_refused(self) -> None:
-        """A negative number, one that is none, or an unknown word raises a `UserError` that names the option."""
+        """A negative number, or one that is none, raises a `UserError` that names the option."""
         assert_refuses_impossible_options(self._builder, self._build)
 
     def test_the_order_of_clients_does_not_matter(self) -> None:
@@ -240,7 +240,7 @@ class ServerOptimizerTests:
         assert_options_are_keywords(self._builder, positional=(), defaults=True)
 
     def test_impossible_options_are_refused(self) -> None:
-        """A negative number, one that is none, or an unknown word raises a `UserError` that names the option."""
+        """A negative number, or one that is none, raises a `UserError` that names the option."""
         assert_refuses_impossible_options(self._builder, self._build)
 
     def test_no_change_is_no_step(self) -> None:

@@ -60,7 +60,8 @@ class MethodOptionTests:
         """A negative count, a number that is none, or an unknown word raises a `UserError` that names the option."""
         annotations = get_type_hints(self._kind.__init__)
         for option in methods.options(self._kind):
-            for value in impossible_values(annotations[option]):
+            words = ("nonsense",) if get_origin(annotations[option]) is Literal else ()
+            for value in (*words, *impossible_values(annotations[option])):
                 assert_refused(option, value, self._build)
 
     def test_options_are_keywords_with_defaults(self) -> None:

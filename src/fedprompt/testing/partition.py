@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, get_type_hints
 
@@ -121,12 +122,12 @@ class PartitionRuleTests:
     def test_impossible_options_are_refused(self) -> None:
         """A negative number raises a `UserError` that names the option; one too large may too."""
         hints = get_type_hints(self._rule)
-        for dataset, _ in self._partitions():
-            for option in option_parameters(self._rule).keys() - {"seed"}:
-                for value in impossible_values(hints[option]):
-                    assert_refused(option, value, functools.partial(self._assign, dataset))
-                    if isinstance(value, int):
-                        self._check_many(dataset, option)
+        for (dataset, _), option in itertools.product(self._partitions(), option_parameters(self._rule)):
+            values = impossible_values(hints[option]) if option != "seed" else ()
+            for value in values:
+                assert_refused(option, value, functools.partial(self._assign, dataset))
+            if any(isinstance(value, int) for value in values):
+                self._check_many(dataset, option)
 
     def _check_many(self, dataset: Dataset, option: str) -> None:
         try:

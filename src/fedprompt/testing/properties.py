@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy
 import torch
@@ -16,7 +16,7 @@ from fedprompt.config.registry import Registry
 from fedprompt.errors import UserError
 from fedprompt.updates import State
 
-# Values that no option of a type can have; seeds are exempt, and None stands for "every number".
+# Values that no option of a type can have; seeds are exempt.
 IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, float("nan"))}
 
 
@@ -66,9 +66,7 @@ def assert_refuses_impossible_options(
 
 
 def impossible_values(annotation: Any) -> tuple[Any, ...]:
-    """Values that make no sense for an option of this type; for a choice between words, another word."""
-    if get_origin(annotation) is Literal:
-        return ("nonsense",)
+    """Numbers that make no sense for an option of this type; a recipe refuses values of another type by itself."""
     kinds = get_args(annotation) or (annotation,)
     return next((IMPOSSIBLE[kind] for kind in kinds if kind in IMPOSSIBLE), ())
 
