@@ -79,7 +79,9 @@ def _cases(clients: int = CLIENTS) -> Iterator[Case]:
     for number in range(CASES):
         generator = stream(0, "aggregation", number)
         counts = torch.randint(1, 20, (clients,), generator=generator).tolist()
-        yield Case(torch.randn(clients, 4, generator=generator), tuple(counts))
+        changes = torch.randn(clients, 4, generator=generator)
+        # Numbers on a grid too, of which some are equal.
+        yield Case((4 * changes).round() / 4 if number % 2 else changes, tuple(counts))
 
 
 def _shared(value: float = 0.0) -> State:
