@@ -30,6 +30,7 @@ NOT_ROBUST = {"mean", "cosine_filter", "fedawa"}
 RULES = {name: build(**OPTIONS.get(name, {})) for name, build in AGGREGATION_RULES.builders.items()}
 ROBUST = {name: rule for name, rule in RULES.items() if name not in NOT_ROBUST}
 CASES = int(os.environ.get("FEDPROMPT_CASES", "25"))
+each_rule = pytest.mark.parametrize(("name", "rule"), RULES.items())
 # Numbers that differ by more than rounding, so that no tie is broken by it.
 vectors = arrays(np.float64, (9, 4), elements=st.integers(-40, 40).map(lambda number: number / 8), unique=True)
 
@@ -43,11 +44,28 @@ def updates(points: np.ndarray, shared: State) -> list[Update]:
     ]
 
 
-def apply(rule: AggregationRule, points: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    shared = {"a": torch.zeros(3), "b": torch.zeros(())}
+def apply(rule: AggregationRule, points: np.ndarray, weights: np.ndarray | None = None, at: float = 0.0) -> np.ndarray:
+    shared = {"a": torch.full((3,), at), "b": torch.tensor(at)}
     weights = np.full(len(points), 1 / len(points)) if weights is None else weights
     new, _ = rule(shared, updates(points, shared), weights.tolist(), {})
-    return torch.cat([new["a"], new["b"][None]]).double().numpy()
+    return torch.cat([new["a"], new["b"][None]]).double().numpy() - at
+
+
+@each_rule
+@settings(max_examples=CASES)
+@given(vectors, st.randoms(use_true_random=False))
+def test_order_does_not_count(name: str, rule: AggregationRule, points: np.ndarray, random) -> None:
+    order = list(range(len(points)))
+    random.shuffle(order)
+    assert apply(rule, points[order]) == pytest.approx(apply(rule, points), abs=1e-5)
+
+
+@each_rule
+@settings(max_examples=CASES)
+@given(vectors)
+def test_only_changes_count_not_where_they_begin(name: str, rule: AggregationRule, points: np.ndarray) -> None:
+    if "not translation equivariant" not in (AGGREGATION_RULES.builders[name].__doc__ or ""):
+        assert apply(rule, points, at=2.0) == pytest.approx(apply(rule, points), abs=1e-4)
 
 
 @settings(max_examples=CASES)
