@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -73,7 +73,7 @@ def _from_pillow(path: str | Path, content: bytes | None, window: Window | None)
         with warnings.catch_warnings(action="ignore"), Image.open(file, formats=formats) as image:
             return to_rgb(image, window=window, name=str(path))
     except UnidentifiedImageError as error:
-        head = Path(path).open("rb").read(16) if content is None else content[:16]
+        head = _head(path) if content is None else content[:16]
         if head.startswith(TIFF_MAGIC):
             return _from_grey_tiff(path if content is None else io.BytesIO(content), window, str(path))
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and not _opens_heif():
@@ -82,6 +82,11 @@ def _from_pillow(path: str | Path, content: bytes | None, window: Window | None)
             ) from error
         kinds = ", ".join(formats)
         raise UserError(f"The content of {path} is none of {kinds}; replace or remove the file.") from error
+
+
+def _head(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
 
 
 @cache
@@ -122,7 +127,7 @@ def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in 
     return image.convert("RGB")
 
 
-def _grey(image: Image.Image, window: Window | None, name: str, tags: Mapping[int, object]) -> Image.Image:
+def _grey(image: Image.Image, window: Window | None, name: str, tags: Mapping[int, Any]) -> Image.Image:
     # Pillow's own conversion would cut everything above 255 to white; its PPM reader gives 16 bits as mode I.
     if window is None and (image.mode.startswith("I;16") or image.format == "PPM"):
         window = (0, 2.0 ** _bits(tags) - 1)
@@ -137,10 +142,10 @@ def _grey(image: Image.Image, window: Window | None, name: str, tags: Mapping[in
     return Image.fromarray(levels).convert("RGB")
 
 
-def _bits(tags: Mapping[int, object]) -> int:
+def _bits(tags: Mapping[int, Any]) -> int:
     """Bits of a grey value as stored: 12 in a TIFF of a camera or a scanner, else the 16 that Pillow hands out."""
     bits = tags.get(BITS_PER_SAMPLE, 16)
-    return int(bits[0] if isinstance(bits, tuple) else bits)  # type: ignore[call-overload,no-any-return]
+    return int(bits[0] if isinstance(bits, tuple) else bits)
 
 
 def _scaled(levels: Levels, window: Window) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -183,7 +188,7 @@ def _read_tiff(file: str | Path | io.BytesIO, name: str, *, most: int) -> tuple[
     try:
         import tifffile
     except ImportError as error:
-        raise UserError(f"The picture {name} is a TIFF for which tifffile is needed: pip install 'fedprompt[tiff]'.") from error
+        raise UserError(f"The TIFF {name} needs the package tifffile: pip install 'fedprompt[tiff]'.") from error
     with tifffile.TiffFile(file) as tiff:
         page = tiff.series[0]
         if np.prod(page.shape[-3:]) > MAX_PIXELS * most:
