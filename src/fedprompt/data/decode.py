@@ -1,4 +1,4 @@
-"""The one way from a file to an RGB picture: upright, on white, with every grey level kept in its place."""
+"""Decoding of image files to 8-bit RGB: EXIF orientation, transparency on white, greys of 12 and 16 bits, multi-band TIFF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of a TIFF
 WHITE_IS_ZERO = 0  # a value of the second
-# What brings the stored picture upright, by the value of its EXIF orientation.
+# What turns the stored image upright, by the value of its EXIF orientation.
 TURNS = MappingProxyType(
     {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -36,7 +36,7 @@ TURNS = MappingProxyType(
     }
 )
 
-Window = tuple[float, float] | Literal["picture"]  # the values of black and white; "picture": its own extremes
+Window = tuple[float, float] | Literal["minmax"]  # the values of black and white; "minmax": those of each image
 Bands = tuple[int, int, int]  # counted from 1, for red, green and blue
 Levels = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
@@ -44,26 +44,26 @@ Levels = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 def decode(
     path: str | Path, *, content: bytes | None = None, window: Window | None = None, bands: Bands | None = None
 ) -> Image.Image:
-    """Read a picture as `to_rgb` sees it; of several frames or pages the first.
+    """Read an image file and convert it with `to_rgb`; of several frames or pages the first.
 
-    `content` are the bytes, where they are not those of the file `path`. `bands` reads a TIFF of many bands and takes
-    three of them. Raises UserError naming the file if it is missing, no regular file (a pipe would never end), no
-    picture, damaged, cut off or larger than `MAX_PIXELS`.
+    `content` are the bytes, if they are not in the file `path`. `bands` reads a TIFF of many bands and takes
+    three of them. Raises UserError naming the file if it is missing, not a regular file (a pipe would never end), not
+    an image, damaged, truncated or larger than `MAX_PIXELS`.
     """
     try:
         if content is None and not stat.S_ISREG(Path(path).stat().st_mode):
-            raise UserError(f"The picture {path} cannot be read: it is no regular file; replace or remove it.")
-        # Pillow warns of sizes, which `to_rgb` decides, and of EXIF blocks that make no sense, which then say nothing.
+            raise UserError(f"The image {path} cannot be read: it is not a regular file; replace or remove it.")
+        # Pillow warns of sizes, which `to_rgb` checks, and of invalid EXIF blocks, which are then ignored.
         if bands is not None:
             return _from_bands(path if content is None else io.BytesIO(content), bands, window, str(path))
         return _from_pillow(path, content, window)
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"The picture {path} does not exist; check the path, or the link if it is one.") from error
+        raise UserError(f"The image {path} does not exist; check the path, or the link if it is one.") from error
     except Exception as error:  # a decoder may raise anything on damaged bytes; whatever it is, this file is the cause
         reason = str(error).rstrip(".") or type(error).__name__
-        raise UserError(f"The picture {path} cannot be read ({reason}); replace or remove the file.") from error
+        raise UserError(f"The image {path} cannot be read ({reason}); replace or remove the file.") from error
 
 
 def _from_pillow(path: str | Path, content: bytes | None, window: Window | None) -> Image.Image:
@@ -78,7 +78,7 @@ def _from_pillow(path: str | Path, content: bytes | None, window: Window | None)
             return _from_grey_tiff(path if content is None else io.BytesIO(content), window, str(path))
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS and not _opens_heif():
             raise UserError(
-                f"The picture {path} is HEIC, for which a package is needed: pip install 'fedprompt[heif]'."
+                f"The image {path} is HEIC, for which a package is needed: pip install 'fedprompt[heif]'."
             ) from error
         kinds = ", ".join(formats)
         raise UserError(f"The content of {path} is none of {kinds}; replace or remove the file.") from error
@@ -101,21 +101,21 @@ def _opens_heif() -> bool:
 
 
 def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in memory") -> Image.Image:
-    """Turn a picture upright (EXIF), lay it on white where it is transparent and convert it to 8-bit RGB.
+    """Apply the EXIF orientation, put transparent images on white and convert to 8-bit RGB.
 
-    `window` are the two grey values that become black and white in pictures of more than 8 bits a pixel; values
-    outside are cut to them. "picture" takes each picture's own lowest and highest. Without it, greys of 16 or 12 bits
-    are scaled by the full range of the format, 0 to 65535 or 4095, so that nothing is cut. Where a TIFF says that white
-    is zero, the result is inverted. Raises UserError, with `name` in it, for 32-bit and float greys, which have no such
-    range, without a window, and for more than `MAX_PIXELS` pixels.
+    `window` are the two grey values that become black and white in images of more than 8 bits a pixel; values
+    outside are clipped. "minmax" takes the lowest and highest value of each image. Without `window`, greys of 16 or 12
+    bits are scaled by the full range of the format, 0 to 65535 or 4095, so that nothing is clipped. A TIFF of the
+    photometric interpretation "white is zero" is inverted. Raises UserError, with `name` in it, for 32-bit and float
+    greys, which have no such range, without a window, and for more than `MAX_PIXELS` pixels.
     """
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width} x {image.height}"
-        raise UserError(f"The picture {name} has {size} pixels, more than {MAX_PIXELS:,}; scale it down.")
-    # differs: published pipelines of this field leave pictures as they lie, whatever their EXIF says
+        raise UserError(f"The image {name} has {size} pixels, more than {MAX_PIXELS:,}; scale it down.")
+    # differs: published pipelines of this field ignore the EXIF orientation of images
     # By our own table: Pillow's function writes the EXIF block anew, and fails where a tag in it is of another type.
     image.load()  # a TIFF is turned by loading it, and then has no orientation any more
-    tags = getattr(image, "tag_v2", {})  # those of a TIFF; turning the picture loses them
+    tags = getattr(image, "tag_v2", {})  # those of a TIFF; turning the image loses them
     turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     if turn is not None:
         image = image.transpose(turn)
@@ -128,12 +128,12 @@ def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in 
 
 
 def _grey(image: Image.Image, window: Window | None, name: str, tags: Mapping[int, Any]) -> Image.Image:
-    # Pillow's own conversion would cut everything above 255 to white; its PPM reader gives 16 bits as mode I.
+    # Pillow's own conversion would clip everything above 255 to white; its PPM reader gives 16 bits as mode I.
     if window is None and (image.mode.startswith("I;16") or image.format == "PPM"):
         window = (0, 2.0 ** _bits(tags) - 1)
     if window is None:
         raise UserError(
-            f"The grey values of the picture {name} have no fixed range (mode {image.mode}); "
+            f"The grey values of the image {name} have no fixed range (mode {image.mode}); "
             "set `window` to those that are black and white."
         )
     levels = _scaled(np.asarray(image, dtype=np.float64), window)
@@ -151,8 +151,8 @@ def _bits(tags: Mapping[int, Any]) -> int:
 def _scaled(levels: Levels, window: Window) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     known = levels[np.isfinite(levels)]
     extremes = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    black, white = extremes if window == "picture" else window
-    if window == "picture" and black == white:  # one flat grey: no contrast to spread
+    black, white = extremes if window == "minmax" else window
+    if window == "minmax" and black == white:  # one flat grey: no contrast to spread
         white = black + 1
     if not black < white:
         raise UserError(f"The window {window} is empty; give the grey value of black and a larger one for white.")
@@ -163,7 +163,7 @@ def _scaled(levels: Levels, window: Window) -> np.ndarray[tuple[int, ...], np.dt
 def _from_bands(file: str | Path | io.BytesIO, bands: Bands, window: Window | None, name: str) -> Image.Image:
     levels, bits, _ = _read_tiff(file, name, most=max(bands))
     if levels.ndim != len(bands) or not 1 <= min(bands) <= max(bands) <= levels.shape[0]:
-        raise UserError(f"The picture {name} has the shape {levels.shape}; it has no bands {bands} (counted from 1).")
+        raise UserError(f"The image {name} has the shape {levels.shape}; it has no bands {bands} (counted from 1).")
     if window is None and np.issubdtype(levels.dtype, np.unsignedinteger):
         window = (0, 2.0**bits - 1)
     if window is None:
@@ -176,7 +176,7 @@ def _from_grey_tiff(file: str | Path | io.BytesIO, window: Window | None, name: 
     """A grey TIFF that Pillow does not know: of 12 bits or in big-endian order where white is zero."""
     levels, bits, white_is_zero = _read_tiff(file, name, most=1)
     if levels.ndim != 2:
-        raise UserError(f"The picture {name} is a TIFF of the shape {levels.shape}; set `bands` if it has many bands.")
+        raise UserError(f"The image {name} is a TIFF of the shape {levels.shape}; set `bands` if it has many bands.")
     if window is None and not np.issubdtype(levels.dtype, np.unsignedinteger):
         raise UserError(f"The grey values of {name} have no fixed range ({levels.dtype}); set `window`.")
     grey = _scaled(levels, window or (0, 2.0**bits - 1))
@@ -192,8 +192,8 @@ def _read_tiff(file: str | Path | io.BytesIO, name: str, *, most: int) -> tuple[
     with tifffile.TiffFile(file) as tiff:
         page = tiff.series[0]
         if np.prod(page.shape[-3:]) > MAX_PIXELS * most:
-            raise UserError(f"The picture {name} has the shape {page.shape}, too much to read; scale it down.")
-        # A page a band, or bands beside each other ("YXS"): the band axis goes first.
+            raise UserError(f"The image {name} has the shape {page.shape}, too much to read; scale it down.")
+        # One page per band, or interleaved bands ("YXS"): the band axis goes first.
         levels = page.asarray() if page.axes[-1] != "S" else np.moveaxis(page.asarray(), -1, 0)
         first = tiff.pages.first
         return levels, int(first.bitspersample), first.photometric == WHITE_IS_ZERO
