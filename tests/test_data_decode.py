@@ -293,8 +293,8 @@ def test_a_heic_photo_without_the_package_names_the_fix(tmp_path, monkeypatch):
 
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg cannot be read: it is no regular file"):
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read: it is not a regular file"):
         decode(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"b\.jpg cannot be read: it is no regular file"):
+    with pytest.raises(UserError, match=r"b\.jpg cannot be read: it is not a regular file"):
         decode(tmp_path / "b.jpg")
