@@ -102,12 +102,12 @@ def test_more_combinations_than_parts_are_combinations():
         ("{'haze': 1}", "is a list that cannot be read"),
         ("array(['haze'], dtype=object)", "is a list that cannot be read"),
         ("['haze', nan]", "is a list that cannot be read"),
-        ('["haze", null]', "None is no name of a class"),
+        ('["haze", null]', "None is not a class name"),
         ("['haze', '']", "an empty name"),
-        ("[1, 2]", "1 is no name of a class"),
+        ("[1, 2]", "1 is not a class name"),
         ("haze;nan", "'nan' stands for a missing label beside others"),
-        (3, "3 is no label"),
-        (0.9, "0.9 is no label"),
+        (3, "3 is not a label"),
+        (0.9, "0.9 is not a label"),
     ],
 )
 def test_a_cell_that_cannot_be_read_is_refused_with_its_line(cell, sentence):

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.tables import Table, load_json, read_table, read_text, repeated_images
+from fedprompt.data.intake.tables import Table, read_table, repeated_images
 from fedprompt.errors import UserError
+from fedprompt.text_files import load_json, read_text
 
 ROWS = [{"image": "1.jpg", "label": "Löwe"}, {"image": "2.jpg", "label": "fox"}]
 
@@ -105,7 +106,7 @@ def test_a_cell_too_many_is_refused_and_all_such_rows_are_shown_at_once(tmp_path
         ("", "is empty"),
         ("image,label\n", "has no rows"),
         (b"PK\x03\x04rest", "is an Excel workbook"),
-        (b"image,label\n1.jpg,\x00\x01\x02\n", "is no text"),
+        (b"image,label\n1.jpg,\x00\x01\x02\n", "is not text"),
         (b"image,label\n1.jpg,\x81\x8d\n", "in no encoding that is known here"),
     ],
 )
@@ -126,7 +127,7 @@ def test_two_columns_that_differ_in_case_are_refused_unless_one_is_exact(tmp_pat
 @pytest.mark.parametrize("missing", ["b.csv", "folder"])
 def test_a_table_that_is_no_file_is_refused(tmp_path, missing):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=r"b.csv is not there|folder is a folder"):
+    with pytest.raises(UserError, match=r"b.csv does not exist|folder is a folder"):
         read_text(tmp_path / missing)
     with pytest.raises(UserError, match=r"a.xlsx is none of .csv"):
         table(tmp_path, "", name="a.xlsx")
@@ -143,9 +144,9 @@ def test_json_lines_may_hold_signs_at_which_other_programs_cut_lines(tmp_path):
     ("line", "sentence"),
     [
         ('{"image": "1.jpg", "label": "a", "label": "b"}', "the key 'label' stands twice"),
-        ('{"image": "1.jpg", "label": NaN}', "NaN is no number"),
+        ('{"image": "1.jpg", "label": NaN}', "NaN is not a number"),
         ('{"image": "1.jpg"', "this is not JSON"),
-        ('"1.jpg"', "this is no object"),
+        ('"1.jpg"', "this is not an object"),
     ],
 )
 def test_lines_that_are_no_json_objects_are_told_with_their_numbers(tmp_path, line, sentence):
@@ -163,7 +164,7 @@ def test_strict_json_has_no_key_twice_at_any_depth():
     assert load_json('{"a": {"b": 1}, "c": {"b": 1}}') == {"a": {"b": 1}, "c": {"b": 1}}
     with pytest.raises(ValueError, match="'b' stands twice"):
         load_json('{"a": [{"b": 1, "b": 1}]}')
-    with pytest.raises(ValueError, match="Infinity is no number"):
+    with pytest.raises(ValueError, match="Infinity is not a number"):
         load_json('{"a": Infinity}')
 
 

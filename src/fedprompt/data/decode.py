@@ -1,4 +1,4 @@
-"""Decoding of image files to 8-bit RGB: EXIF orientation, transparency on white, greys of 12 and 16 bits, multi-band TIFF."""
+"""Decoding of image files to 8-bit RGB: EXIF orientation, transparency, greys of 12 and 16 bits, multi-band TIFF."""
 
 from __future__ import annotations
 

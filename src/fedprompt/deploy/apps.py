@@ -49,7 +49,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
 
     home = Path(os.environ[HOME])
     recipe = str(settings["recipe"])
-    text = recipe if "\n" in recipe else find_recipe(recipe).read_text(encoding="utf-8")
+    text = recipe if "\n" in recipe else read_unicode(find_recipe(recipe))
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
     (out / STOPPED).unlink(missing_ok=True)

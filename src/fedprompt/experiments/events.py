@@ -93,7 +93,7 @@ def _data(dataset: Dataset) -> Line:
         "new": [names[label] for label in dataset.new],
         "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
         "unseen_domains": list(dataset.unseen_domains),
-        "notes": list(dataset.notes),
+        "notes": list(dataset.intake.warnings),
     }
 
 

@@ -6,17 +6,18 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
+from typing import Literal
 
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import LINE_ENDS, read_text
 
 BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")  # of all widths; line ends are none of them
 WIDTHLESS = re.compile("[\u200b\u2060\ufeff]")  # what editors and spreadsheets leave behind
 NUMERAL = re.compile(r"[0-9]+(?:\.0+)?")  # `"²".isdigit()` is true, and int("²") is not
-LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other signs too
 INDEXED = re.compile(r"([0-9]+)(?:\s*[:,;\t]\s*|\s+)(\S.*)")
 
 
@@ -37,19 +38,19 @@ class ClassNames:
     remarks: tuple[str, ...] = ()
 
 
-def understand_names(spellings: Iterable[str], *, place: str, ordered: bool = False) -> ClassNames:
-    """The distinct names among spellings, sorted, or in order of appearance if `ordered`."""
+def understand_names(spellings: Iterable[str], *, place: str, what: Literal["class", "domain"] = "class") -> ClassNames:
+    """The distinct names among spellings, sorted."""
     of = {spelling: normal_name(spelling) for spelling in spellings}
-    names = tuple(dict.fromkeys(of.values()) if ordered else sorted(set(of.values())))
-    return ClassNames(names, of, (*_merged(of, place), *look_alikes(names, place)))
+    names = tuple(sorted(set(of.values())))
+    return ClassNames(names, of, (*_merged(of, place, what), *(look_alikes(names, place) if what == "class" else ())))
 
 
-def _merged(of: Mapping[str, str], place: str) -> list[str]:
+def _merged(of: Mapping[str, str], place: str, what: str) -> list[str]:
     spelled = defaultdict(list)
     for spelling, name in of.items():
         spelled[name].append(spelling)
     several = {name: own for name, own in spelled.items() if len(own) > 1}
-    return [f"{place}: {len(own)} spellings of {name!r} are one class: {_seen(own)}." for name, own in several.items()]
+    return [f"{place}: {len(own)} spellings of {name!r} are one {what}: {_seen(own)}." for name, own in several.items()]
 
 
 def _seen(spellings: Iterable[str]) -> str:
@@ -89,8 +90,15 @@ def read_class_list(text: str, *, path: Path) -> ClassNames:
     mistakes.check(fix="give each class a name of its own")
     if not first:
         raise UserError(f"The list of classes {path} is empty; write one name per line in label order.")
-    remarks = [f"{path}: the numbers in front of the names count lines and are no part of them."] if counted else []
+    remarks = [f"{path}: the numbers in front of the names count lines and are not part of them."] if counted else []
     return ClassNames(tuple(first), {name: name for name in first}, (*remarks, *look_alikes(tuple(first), str(path))))
+
+
+def read_class_file(path: Path) -> ClassNames:
+    """`read_class_list` of a file."""
+    text, _, remarks = read_text(path)
+    found = read_class_list(text, path=path)
+    return replace(found, remarks=(*remarks, *found.remarks))
 
 
 def class_number(value: object) -> int | None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedprompt.data.images import OnStep
 from fedprompt.errors import UserError
 
 SUFFIXES = (
@@ -18,7 +19,6 @@ SUFFIXES = (
 JUNK = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what systems write into every folder; not worth a word
 DEEPEST = 8  # folders below the root
 
-OnStep = Callable[[int, int], None]  # told how many of how many are done, as far as that is known
 Parts = tuple[str, ...]  # a path below the root
 
 
@@ -60,7 +60,7 @@ def find_images(root: Path, *, depth: int = DEEPEST, on_step: OnStep | None = No
     folder, a folder that cannot be listed and a name that is no valid UTF-8.
     """
     if not root.is_dir():
-        what = "is a file" if root.is_file() else "is not there"
+        what = "is a file" if root.is_file() else "does not exist"
         raise UserError(f"The folder {root} {what}; give the folder that holds one folder of images per class.")
     walk = _Walk(depth, on_step)
     walk.folder(root, (), ())

@@ -84,7 +84,7 @@ def read_label_column(
                 _split(cell, between, mistakes, line(row)) if normal_name(cell) not in known else (normal_name(cell),)
             )
         else:
-            mistakes.add(f"{cell!r} is no label; write names", line=line(row), column="labels")
+            mistakes.add(f"{cell!r} is not a label; write names", line=line(row), column="labels")
             found.append(())
     listed = any(own is not None for own in lists)
     return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)))
@@ -126,7 +126,7 @@ def _names_in(items: Sequence[object], mistakes: Mistakes, line: int | None) -> 
             what = (
                 "is a list that cannot be read"
                 if isinstance(item, str) and item.strip()[:1] in "[({"
-                else "is no name of a class"
+                else "is not a class name"
             )
             mistakes.add(f"{item!r} {what}", line=line, column="labels")
         elif not normal_name(item):

@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 from urllib.parse import unquote
 
+from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
+from fedprompt.data.labels import INVISIBLE
 
-HIDDEN = re.compile("[\\x00-\\x1f\\x7f\\u0085\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # what no file can be called on Windows
 
 
@@ -30,8 +32,8 @@ def below(root: Path, path: str, *, links: bool = False) -> tuple[str, str]:
         return own, f"{path!r} is an address in a network; fetch the files and give their paths"
     if own.startswith(("/", "~")) or ".." in parts or re.match("[A-Za-z]:", own):
         return own, f"{path!r} is not below {root}; correct it, or set `images` to a folder above it"
-    if not own or HIDDEN.search(own) or any(map(DEVICES.fullmatch, parts)) or "." in parts:
-        return own, f"{path!r} is no name that a file can have everywhere; rename it"
+    if not own or INVISIBLE.search(own) or any(map(DEVICES.fullmatch, parts)) or "." in parts:
+        return own, f"{path!r} is not a portable file name; rename it"
     # Following links of a path is slow, and tables are long: only where there is one.
     linked = not links and any((root / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
     if linked and not (root / own).resolve().is_relative_to(root.resolve()):
@@ -51,46 +53,58 @@ class Located:
 def locate(
     paths: Sequence[str],
     *,
-    folder: Path,
-    given: bool,
+    folders: Sequence[Path],
     mistakes: Mistakes,
     lines: Sequence[int] | None = None,
     links: bool = False,
+    on_step: OnStep | None = None,
 ) -> Located:
-    """The files that paths of a table name, in `folder`, or in `folder/images` if none is in the folder itself.
+    """The files that paths of a table name, in the first of the folders that has any of them.
 
-    With `given`, the user has named the folder and no other is tried. Paths that lead elsewhere and files that are not
-    there are noted in `mistakes`, the latter with what is there under a like name.
+    Paths that lead elsewhere and files that are not there are noted in `mistakes`, the latter with what is there under
+    a like name.
     """
-    tries = [folder] if given else [folder, folder / "images"]
     found = []
-    for root in tries:
+    for root in folders:
         checked = [below(root, path, links=links) for path in paths]
-        missing = missing_files(root, [file for file, _ in checked])
+        missing = missing_files(root, [file for file, _ in checked], on_step=on_step)
         found.append((root, checked, missing))
         if len(missing) < len(paths):
             break
     else:
         found = found[:1]
     root, checked, missing = found[-1]
+    files = [file for file, _ in checked]
     for row, (file, wrong) in enumerate(checked):
         line = None if lines is None else lines[row]
         if wrong:
             mistakes.add(wrong, line=line, column="image")
+        elif row in missing and (twin := _composed_twin(root, file)):
+            files[row] = twin
         elif row in missing:
             mistakes.add(f"there is no file {root / file}{_like(root, file)}", line=line, column="image")
-    return Located(root, tuple(file for file, _ in checked), f"files below {root}")
+    return Located(root, tuple(files), f"files below {root}")
 
 
-def missing_files(root: Path, files: Sequence[str]) -> set[int]:
+def _composed_twin(root: Path, file: str) -> str:
+    """The file that differs in the form of composed letters alone (macOS decomposes them), or ""."""
+    place, slash, name = file.rpartition("/")
+    own = normalize("NFC", name)
+    twin = next((one for one in sorted(regular_files(root / place)) if normalize("NFC", one) == own), "")
+    return f"{place}{slash}{twin}" if twin else ""
+
+
+def missing_files(root: Path, files: Sequence[str], *, on_step: OnStep | None = None) -> set[int]:
     """Rows of files that are not there or are no regular files; each folder is listed once, and no file is opened."""
     rows = defaultdict(list)
     for row, file in enumerate(files):
         rows[file.rpartition("/")[0]].append(row)
     lost: set[int] = set()
-    for place, own in rows.items():
+    for number, (place, own) in enumerate(rows.items(), start=1):
         there = regular_files(root / place)
         lost |= {row for row in own if files[row].rpartition("/")[2] not in there}
+        if on_step is not None:
+            on_step(number, len(rows))
     return lost
 
 
@@ -115,9 +129,8 @@ def _like(root: Path, file: str) -> str:
     there = sorted(regular_files(root / place))
     if (plain := unquote(name)) != name and plain in there:
         return f", but {plain!r}, of which this is the form in an address"
-    folded = name.casefold()
+    folded, stem = name.casefold(), name.rpartition(".")[0]
     close = next((one for one in there if one.casefold() == folded), "") or next(
-        (one for one in there if one.rpartition(".")[0] == name or one.rpartition(".")[0] == name.rpartition(".")[0]),
-        "",
+        (one for one in there if one.rpartition(".")[0] in {name, stem} - {""}), ""
     )
     return f", but {close!r}" if close else ""
