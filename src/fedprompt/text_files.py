@@ -52,7 +52,7 @@ def _encoding(content: bytes, path: Path) -> tuple[str, str]:
         if content.startswith(magic):
             raise UserError(f"{path} is {kind}, not text; save it as CSV (UTF-8).")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16", "UTF-16"
+        return _checked(content, ("utf-16", "UTF-16"), path)
     if b"\0" in content:
         for encoding, zeros in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
             if zeros.count(0) > len(content) // 4:
