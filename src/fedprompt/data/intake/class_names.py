@@ -126,7 +126,7 @@ def labels_of(
     named = [position.get(text, -1) if isinstance(text, str) else -1 for text in texts]
     numbers = [class_number(text) for text in texts]
     by_name = any(label >= 0 for label in named)
-    if not by_name and all(number is not None for number in numbers):
+    if all(number is not None for number in numbers) and not all(label >= 0 for label in named):
         found = [number for number in numbers if number is not None]
         if wrong := _other_numbers(found, names):
             mistakes.add(wrong)

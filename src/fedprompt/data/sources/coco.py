@@ -17,7 +17,7 @@ from fedprompt.data.intake.image_files import visible
 from fedprompt.data.intake.paths import missing_files
 from fedprompt.data.intake.report import PARTS, Intake, Mistakes
 from fedprompt.data.intake.split_places import splits_of_files
-from fedprompt.data.intake.splits import LEFT_OUT
+from fedprompt.data.intake.splits import LEFT_OUT, mentions_split
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, located, read_file, shared_names
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
@@ -134,12 +134,13 @@ def _find_annotations(root: Path, declared: Mapping[str, str] | None) -> Annotat
         )
     if len(files) == 1:
         return Annotations({"train": files[0]})
-    named, understood = splits_of_files(files, root=str(root), declared=declared)
-    if understood is None:
+    if not declared and not any(mentions_split(part.partition(".")[0]) for file in files for part in file.split("/")):
         raise UserError(
             f"{root} has {files[0]} and {files[1]}, and their names say no split; set `train` and `test` to those that "
             "you mean."
         )
+    named, understood = splits_of_files(files, root=str(root), declared=declared)
+    assert understood is not None, "a name says a split, or is declared to be one"
     found: dict[str, str] = {}
     for file, name in named.items():
         part = understood.parts[name]
