@@ -83,7 +83,7 @@ def test_labels_are_names_or_numbers_from_0_on():
     ("cells", "names", "sentence"),
     [
         (["1", "2", "3"], ["cat", "dog", "fox"], "run from 1 to 3 where the 3 classes count from 0"),
-        (["0", "1", "2"], ["1", "2", "3"], "line 2: the label is the number 0, and other labels are names"),
+        (["0", "1", "2"], ["1", "2", "3"], "the labels are numbers, and so are names of classes"),
         ([0, 1, 2], ["1", "2", "3"], "the labels are numbers, and so are names of classes"),
         (["cat", "1"], ["cat", "dog"], "line 3: the label is the number 1, and other labels are names"),
         (["0", "5"], ["cat", "dog"], "line 3: there is no class 5; the 2 classes count from 0"),
