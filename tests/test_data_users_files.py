@@ -276,7 +276,7 @@ def test_json_lines_with_other_line_ends_in_their_text_are_valid(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
     assert len(label_table(path=tmp_path / "t.jsonl").source) == 3
     (tmp_path / "t.jsonl").write_text('{"image": "0.jpg", "labels": ["a"], "labels": ["b"]}')
-    with pytest.raises(UserError, match="line 1: .*the key 'labels' stands twice"):
+    with pytest.raises(UserError, match=r"line 1: .*the key 'labels' stands twice"):
         label_table(path=tmp_path / "t.jsonl")
 
 
@@ -341,7 +341,8 @@ def test_ids_are_compared_in_one_form(tmp_path, spell, part):
 
 
 @pytest.mark.parametrize(
-    ("crowd", "counts"), [(0, True), (1, False), ("0", True), ("1", False), ("false", True), (True, False), (None, True)]
+    ("crowd", "counts"),
+    [(0, True), (1, False), ("0", True), ("1", False), ("false", True), (True, False), (None, True)],
 )
 def test_a_crowd_may_be_said_in_text(tmp_path, crowd, counts):
     table = annotations()
@@ -389,7 +390,8 @@ def test_ids_need_not_be_numbers_and_areas_may_be_missing(tmp_path):
     of = {1: "7f3c-a", 2: "1b2d-b"}
     table["categories"] = [row | {"id": of[row["id"]]} for row in table["categories"]]
     table["annotations"] = [
-        row | {"category_id": of[row["category_id"]], "area": None, "bbox": [0, 0, 2, 3]} for row in table["annotations"]
+        row | {"category_id": of[row["category_id"]], "area": None, "bbox": [0, 0, 2, 3]}
+        for row in table["annotations"]
     ]
     data = read_coco(tmp_path, table, min_area=6.0)
     assert data.space.names == ("dog", "cat") and data.targets.tolist() == [[0, 1], [1, 0]] * 2
@@ -458,7 +460,7 @@ def test_annotation_files_must_have_the_same_classes_and_no_image_in_two_splits(
         coco(path=tmp_path)
     other = annotations(categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "fox"}])
     write(tmp_path / "annotations/test.json", other)
-    with pytest.raises(UserError, match=r"test.json and annotations/train.json .*different categories, 'dog'|'dog' for"):
+    with pytest.raises(UserError, match=r"train.json and annotations/test.json .*categories, 'dog' for one"):
         coco(path=tmp_path, train="annotations/train.json", test="annotations/test.json")
 
 

@@ -46,6 +46,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
     from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
     from fedprompt.experiments.run import free_folder
     from fedprompt.records.run_folder import write_atomic
+    from fedprompt.text_files import read_unicode
 
     home = Path(os.environ[HOME])
     recipe = str(settings["recipe"])
