@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.bars.jobs import WARM, ask, kept_round, recipe
 from benchmarks.bars.rows import ROOT, Bar, Row, proof, row
@@ -20,16 +21,21 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
-from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
+from fedprompt.records.events import BaseEvent, RoundEvent, ScoreEvent
+from fedprompt.records.run_folder import Checkpoint, RunFolder, read_events
 from fedprompt.runtimes.payload import Payload
 from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, RemoteSettings
 from fedprompt.updates import State
 
 METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
 KILLS = 3
+Kind = TypeVar("Kind", bound=BaseEvent)
 PATIENCE = 120.0  # seconds in which a process must come to a round
 EVERY = 10  # bytes between two places where a checkpoint is cut
-MEASURES = {"round": ("clients", "loss", "losses", "bytes_up"), "score": ("split", "measure", "value", "per_class")}
+MEASURES: dict[type[BaseEvent], tuple[str, ...]] = {
+    RoundEvent: ("clients", "loss", "losses", "bytes_up"),
+    ScoreEvent: ("split", "figures", "per_class"),
+}
 
 
 def bars(folder: Path) -> Iterator[Bar]:
@@ -61,7 +67,7 @@ def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
             wait_for(out, max(number, recorded + 1), running)  # a round of this process, not of the one before
             time.sleep(secrets.randbelow(100) / 500)  # anywhere in a round, in training or in saving
             running.kill()
-        recorded = max((event["round"] for event in lines(out, "round")), default=0)
+        recorded = max((event.round for event in events(out, RoundEvent)), default=0)
         lost.append(recorded - kept_round(out, METHOD))
         command = ["resume", str(out), "--quiet"]
     with process(command) as running:
@@ -84,14 +90,14 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def wait_for(out: Path, number: int, running: subprocess.Popen[bytes]) -> None:
     """Until the round is recorded."""
     end = time.monotonic() + PATIENCE
-    while not any(event["round"] >= number for event in lines(out, "round")):
+    while not any(event.round >= number for event in events(out, RoundEvent)):
         assert running.poll() is None and time.monotonic() < end, "the run to be killed did not come that far"
         time.sleep(0.01)
 
 
-def lines(out: Path, kind: str) -> list[Event]:
+def events(out: Path, kind: type[Kind]) -> list[Kind]:
     """The events of a kind in a run that may not have begun."""
-    return [event for event in read_events(out) if event["event"] == kind] if (out / "run.jsonl").exists() else []
+    return [event for event in read_events(out) if isinstance(event, kind)] if (out / "run.jsonl").exists() else []
 
 
 def compared(whole: Path, killed: Path, lost: list[int]) -> Iterator[Bar]:
@@ -126,7 +132,9 @@ def same(ours: State, theirs: State) -> bool:
 
 def measures(place: Path) -> list[Mapping[str, object]]:
     """What a run recorded of rounds and scores, but for times."""
-    return [{key: event.get(key) for key in keys} for kind, keys in MEASURES.items() for event in lines(place, kind)]
+    return [
+        {key: getattr(event, key) for key in keys} for kind, keys in MEASURES.items() for event in events(place, kind)
+    ]
 
 
 def torn(place: Path) -> Iterator[Bar]:
@@ -197,7 +205,7 @@ def quorum() -> Iterator[Bar]:
             except UserError as error:
                 said = f"paused in round {number}" if "Paused" in str(error) else str(error)
                 break
-            skipped += "skipped" in transport.notes
+            skipped += bool(transport.notes.skipped)
             unchanged &= same(record.shared, SHARED)
     held = unchanged and said == f"paused in round {MISSED_ROUNDS}" and skipped == MISSED_ROUNDS - 1
     yield row(

@@ -17,7 +17,7 @@ from fedprompt.config.tables import Toml
 from fedprompt.data.published.catalog import CatalogEntry, entry
 from fedprompt.data.splits import first_half
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.studies.published_tables import Cell, table
+from fedprompt.studies.published_tables import PublishedCell, table
 
 SEEDS = (1, 2, 3)
 BACKBONE = "openai/clip-vit-base-patch16"
@@ -145,7 +145,7 @@ def targets(about: Published) -> list[str]:
     return found
 
 
-def expected_cells(about: Published) -> Iterator[tuple[Reach, str, Sequence[Cell]]]:
+def expected_cells(about: Published) -> Iterator[tuple[Reach, str, Sequence[PublishedCell]]]:
     """For every trial that has a row in a published table, that row's cells."""
     for reach in about.reach:
         for trial, printed in reach.rows.items():

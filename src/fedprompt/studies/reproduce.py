@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from fedprompt.records.events import Expected
+from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.reading import MEASURES, TUNED
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.report import Run, ours
-from fedprompt.report.published import HEAD, Difference, as_markdown, printed_tables
+from fedprompt.report import Run, comparable_figure
+from fedprompt.report.published import HEAD, Difference, as_markdown, difference_tables
 from fedprompt.studies.published import MEAN, Published, Reach, expected_cells, recipe
-from fedprompt.studies.published_tables import Cell
+from fedprompt.studies.published_tables import PublishedCell
 from fedprompt.studies.sweep import Job
 
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
@@ -63,29 +63,29 @@ def differences(about: Published, todo: Sequence[Job]) -> list[Difference]:
     return rows
 
 
-def _cells(about: Published) -> Iterator[tuple[Reach, str, Cell]]:
-    """Every published cell that a trial of ours belongs beside, which may be one column of its table alone."""
+def _cells(about: Published) -> Iterator[tuple[Reach, str, PublishedCell]]:
+    """The published cells that trials are compared with; of some tables one column only."""
     for reach, trial, cells in expected_cells(about):
         yield from ((reach, trial, cell) for cell in cells if reach.axis != "column" or cell.column == reach.column)
 
 
-def _runs(reach: Reach, cell: Cell, about: Published) -> list[str]:
+def _runs(reach: Reach, cell: PublishedCell, about: Published) -> list[str]:
     """Labels of the runs that a cell is the mean of."""
     return [cell.column] if reach.axis == "run" and cell.column != MEAN else list(about.variants)
 
 
-def _mean(about: Published, runs: Mapping[str, Run | None], expected: Expected) -> float | None:
+def _mean(about: Published, runs: Mapping[str, Run | None], expected: ExpectedFigure) -> float | None:
     """The mean of a figure over runs, first of each data set; None if one lacks it: that of some is none of a table."""
     by_set: dict[str, list[float]] = {}
     for label, run in runs.items():
-        value = None if run is None else ours(run, expected)
+        value = None if run is None else comparable_figure(run, expected)
         if value is None:
             return None
         by_set.setdefault(str(about.variants[label].get("data.name", "")), []).append(value)
     return fmean(map(fmean, by_set.values()))
 
 
-def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
+def _expectation(reach: Reach, trial: str, cell: PublishedCell) -> ExpectedFigure:
     """Which figure of a run's trial belongs beside a cell."""
     column, part = reach.figure or cell.measure, ""
     columns: tuple[str, ...] = (column,)
@@ -98,7 +98,7 @@ def _expectation(reach: Reach, trial: str, cell: Cell) -> Expected:
         columns = (f"{column}:{SCALE[cell.measure]}{TUNED}", f"{column}:{SCALE[cell.measure]}")
     source = f"{cell.source} ({cell.certainty})"
     name = " ".join(filter(None, (cell.column, cell.measure)))
-    return Expected(
+    return ExpectedFigure(
         trial=trial, table=cell.table, name=name, value=cell.value, source=source, columns=columns, part=part
     )
 
@@ -112,7 +112,7 @@ def cautions(about: Published, settings: Sequence[str]) -> list[str]:
 def write(about: Published, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
     """Ours minus published as a Markdown page, with what to know above."""
     said = [f"# {about.name}", UNITS, *cautions(about, settings)]
-    for title, rows in printed_tables(found):
+    for title, rows in difference_tables(found):
         said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]
     page = out / "published.md"
     write_atomic(page, "\n\n".join(said) + "\n")

@@ -25,11 +25,13 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.run_folder import Event, RunFolder, write_atomic
+from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
+from fedprompt.records.run_folder import RunFolder, write_atomic
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
 VICTIM = SITES[1]
+VICTIM_ID = SITES.index(VICTIM)
 ROUND = 300.0  # seconds within which something must happen in a round, else the rehearsal has failed
 
 
@@ -66,11 +68,11 @@ class Running:
         except Exception as error:
             self.error = error
 
-    def rounds(self) -> list[Event]:
-        """The lines of the rounds so far."""
-        return [event for event in events_of(self.out) if event["event"] == "round"]
+    def rounds(self) -> list[RoundEvent]:
+        """The rounds so far."""
+        return [event for event in events_of(self.out) if isinstance(event, RoundEvent)]
 
-    def wait(self, until: Callable[[list[Event]], bool]) -> float:
+    def wait(self, until: Callable[[list[RoundEvent]], bool]) -> float:
         """Wait until the rounds are so; returns the seconds that took. UserError if the run ends or hangs before."""
         begun = time.monotonic()
         while not until(self.rounds()):
@@ -79,7 +81,7 @@ class Running:
             time.sleep(0.2)
         return time.monotonic() - begun
 
-    def end(self) -> list[Event]:
+    def end(self) -> list[RoundEvent]:
         """Wait until it is over and return its rounds; UserError if it failed."""
         self._thread.join()
         if self.error is not None:
@@ -147,7 +149,7 @@ def equality(stage: Stage) -> list[Row]:
     return [
         Row("global model of processes and of the simulator", "equal to the bit", "equal" if same else "differs", same),
         Row("overhead of a round with a resident worker", "at most 8 s", f"{median(late):.1f} s", median(late) <= 8),
-        Row("bytes a site sends a round", "what it trained", f"{max(rounds[-1]['bytes_up'].values()):,}"),
+        Row("bytes a site sends a round", "what it trained", f"{max(rounds[-1].bytes_up.values()):,}"),
     ]
 
 
@@ -156,15 +158,15 @@ def killed_site(stage: Stage) -> list[Row]:
     running = Running(stage, "killed-site", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
     stage.stop(VICTIM, signal.SIGKILL)
-    running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
-    missed = running.rounds()[-1]["round"]
+    running.wait(lambda rounds: any(VICTIM_ID in event.failed for event in rounds))
+    missed = running.rounds()[-1].round
     stage.start_site(VICTIM)
     seconds = running.wait(lambda rounds: _first_with_victim(rounds, after=missed) is not None)
     joined = _first_with_victim(running.rounds(), after=missed)
-    seconds -= joined["seconds"] if joined else 0.0  # a site that was given up is asked in no round before it is back
+    seconds -= _seconds(joined) if joined else 0.0  # a site that was given up is asked in no round before it is back
     rounds = running.end()
     deadline = stage.deployment.deadline
-    longest = max(event["seconds"] for event in rounds)
+    longest = max(map(_seconds, rounds))
     return [
         Row("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
         Row("longest round then", f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5),
@@ -179,8 +181,8 @@ def killed_worker(stage: Stage) -> list[Row]:
     while not _kill_busy_worker(stage.site(VICTIM)):
         time.sleep(0.05)
     rounds = running.end()
-    failed = [event["round"] for event in rounds if _victim() in event.get("failed", {})]
-    back = any(event["round"] > max(failed, default=9) and _victim() in event["losses"] for event in rounds)
+    failed = [event.round for event in rounds if VICTIM_ID in event.failed]
+    back = any(event.round > max(failed, default=9) and VICTIM_ID in event.losses for event in rounds)
     said = f"missed {failed}, {'back' if back else 'not back'}"
     return [Row("worker killed while it trains", "the run completes, the site is back", said, back)]
 
@@ -192,10 +194,10 @@ def straggler(stage: Stage) -> list[Row]:
     deadline, worker = stage.deployment.deadline, _worker_of(stage.site(VICTIM))
     os.kill(worker, signal.SIGSTOP)
     try:
-        running.wait(lambda rounds: any(_victim() in event.get("failed", {}) for event in rounds))
+        running.wait(lambda rounds: any(VICTIM_ID in event.failed for event in rounds))
     finally:
         os.kill(worker, signal.SIGCONT)
-    longest = max(event["seconds"] for event in running.end())
+    longest = max(map(_seconds, running.end()))
     what = "longest round with a straggler"
     return [Row(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
 
@@ -211,8 +213,8 @@ def killed_server(stage: Stage) -> list[Row]:
     stage.start_server()
     stage.wait_for_sites()
     rounds = Running(stage, "killed-server", rounds=4, resumed=True).end()
-    resumed = [event["round"] for event in events_of(running.out) if event["event"] == "resume"]
-    numbers = [event["round"] for event in rounds]
+    resumed = [event.round for event in events_of(running.out) if isinstance(event, ResumeEvent)]
+    numbers = [event.round for event in rounds]
     held = numbers == [1, 2, 3, 4] and bool(resumed) and resumed[-1] >= before - 1
     said = f"killed after round {before}, went on after round {resumed[-1] if resumed else '?'}"
     return [Row("server killed, started, resumed", "goes on at the next round", said, held)]
@@ -231,22 +233,26 @@ def without_worker(stage: Stage) -> list[Row]:
     return [Row("overhead of a round without a worker", "none", f"{median(late):.1f} s")]
 
 
-def _first_with_victim(rounds: Sequence[Event], *, after: int) -> Event | None:
-    return next((event for event in rounds if event["round"] > after and _victim() in event["losses"]), None)
+def _first_with_victim(rounds: Sequence[RoundEvent], *, after: int) -> RoundEvent | None:
+    return next((event for event in rounds if event.round > after and VICTIM_ID in event.losses), None)
 
 
-def _victim() -> str:
-    return str(SITES.index(VICTIM))
+def _seconds(event: RoundEvent) -> float:
+    return event.seconds or 0.0
 
 
-def _overheads(rounds: Sequence[Event]) -> list[float]:
+def _overheads(rounds: Sequence[RoundEvent]) -> list[float]:
     """Seconds of each round in which nobody trained."""
-    return [event["seconds"] - max(event["site_seconds"].values()) for event in rounds if event["site_seconds"]]
+    return [
+        _seconds(event) - max(seconds or 0.0 for seconds in event.site_seconds.values())
+        for event in rounds
+        if event.site_seconds
+    ]
 
 
 def _model(out: Path) -> State:
     with RunFolder.open(out) as run:
-        trial = next(event["trial"] for event in run.events() if event["event"] == "trial")
+        trial = next(event.trial for event in run.events() if isinstance(event, TrialEvent))
         checkpoint = run.load_checkpoint(trial)
     return checkpoint.shared if checkpoint else {}
 
