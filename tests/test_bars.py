@@ -14,6 +14,7 @@ from benchmarks.bars.rows import Bar, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
 from benchmarks.robustness import BROKEN, Bench, Case, Found, cases
 
+from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from toys import Toy
 
@@ -108,7 +109,7 @@ def test_the_quick_parts_hold_here(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_torn_everywhere(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run") as run:
-        run.append({"event": "header"})
+        run.append(HeaderEvent())
         for number in (1, 2):
             run.save_checkpoint(crashes.METHOD, Checkpoint(number, dict(Toy().state_dict()), {}))
     held(crashes.torn(tmp_path / "run"))

@@ -131,7 +131,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
     def scores(run: Path) -> list[tuple]:
         lines = [line for line in events(run) if line["event"] == "score"]
-        return [(line["trial"], line["split"], line["name"], line["accuracy"]) for line in lines]
+        return [(line["trial"], line["split"], line["name"], line["figures"]["accuracy"]) for line in lines]
 
     def rounds(run: Path) -> list[tuple]:
         return [(line["trial"], line["round"], line["loss"]) for line in events(run) if line["event"] == "round"]

@@ -14,12 +14,12 @@ pytest.importorskip("flwr")
 from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waited_for
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.records.run_folder import Event
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, ResumeEvent, RoundEvent, TrialEvent
 
-HEADER: Event = {"event": "header", "schema": 1}
-BEGUN: Event = {"event": "trial", "trial": "fedmvp", "status": "running", "rounds": 2}
-FAILED: list[Event] = [{"event": "trial", "trial": "fedmvp", "status": "failed"}, {"event": "end", "status": "failed"}]
-END: Event = {"event": "end", "status": "done"}
+HEADER = HeaderEvent(schema_version=1)
+BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=2)
+FAILED = [TrialEvent(trial="fedmvp", status="failed"), EndEvent(status="failed")]
+END = EndEvent(status="done")
 
 
 class Heard(RunCallbacks):
@@ -36,30 +36,30 @@ class Heard(RunCallbacks):
         self.calls.append(text)
 
 
-def round_line(number: int, **more: object) -> Event:
-    return {"event": "round", "trial": "fedmvp", "round": number, "loss": 0.5, **more}
+def round_event(number: int, **more: object) -> Event:
+    return RoundEvent(trial="fedmvp", round=number, loss=0.5, **more)
 
 
 def heard(folder: Path, events: list[Event], told: list[Event]) -> list[Any]:
-    (folder / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (folder / "run.jsonl").write_text("".join(event.to_json() + "\n" for event in events))
     watch = Heard()
     follow(folder, watch, told=told)
     return watch.calls
 
 
 def test_a_run_is_told_from_its_beginning(tmp_path: Path) -> None:
-    events = [HEADER, BEGUN, round_line(1, failed={"1": "is not connected."}), round_line(2), END]
+    events = [HEADER, BEGUN, round_event(1, failed={1: "is not connected."}), round_event(2), END]
     assert heard(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
 
 
 def test_a_run_that_took_back_its_failed_beginning_is_told_whole(tmp_path: Path) -> None:
     told = [HEADER, BEGUN, *FAILED]
-    assert heard(tmp_path, [HEADER, BEGUN, round_line(1), round_line(2), END], told) == [("fedmvp", 2, 0), 1, 2]
+    assert heard(tmp_path, [HEADER, BEGUN, round_event(1), round_event(2), END], told) == [("fedmvp", 2, 0), 1, 2]
 
 
 def test_a_run_that_goes_on_is_told_from_there(tmp_path: Path) -> None:
-    told = [HEADER, BEGUN, round_line(1)]
-    events = [*told, {"event": "resume", "trial": "fedmvp", "round": 1}, BEGUN, round_line(2), END]
+    told = [HEADER, BEGUN, round_event(1)]
+    events = [*told, ResumeEvent(trial="fedmvp", round=1), BEGUN, round_event(2), END]
     assert heard(tmp_path, events, told) == [("fedmvp", 2, 1), 2]
 
 

@@ -23,7 +23,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import Expected
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
-from fedprompt.report.costs import name_dots
+from fedprompt.report.costs import label_points
 from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search
 from test_sharing import RECIPE
@@ -182,7 +182,7 @@ def test_names_beside_dots_do_not_cover_each_other() -> None:
     axes = figure.add_subplot()
     dots = [(1.0, 60.5, "promptfl"), (1.0, 60.5, "fedawa"), (1.1, 60.4, "fedkgcoop"), (9.0, 66.0, "fedmpt")]
     axes.plot([x for x, _, _ in dots], [y for _, y, _ in dots], "o")
-    name_dots(axes, dots)
+    label_points(axes, dots)
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to dots
     assert sorted(text.get_text() for text in axes.texts) == sorted(name for _, _, name in dots)
