@@ -11,7 +11,7 @@ from fedprompt.data.annotation import draw_missing
 from fedprompt.demo.world import scenes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
-from test_cli import call, sentence
+from test_cli import assert_fits_schema, call, sentence
 
 SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")
 
@@ -53,6 +53,10 @@ def test_a_table_is_checked_and_shared_out(finished: Path) -> None:
     said = call("check", "own_table", *own, code=2)
     assert "1 pictures have no known label, 7.png for one" in said
     assert "all 4" in call("partition", "own_table", *own)
+
+
+def test_every_line_of_a_run_with_many_labels_fits_the_schema(finished: Path) -> None:
+    assert_fits_schema(finished / "run")
 
 
 def test_a_run_on_a_table_leaves_everything_behind(finished: Path) -> None:

@@ -258,7 +258,7 @@ def test_selected_and_all_clients_are_both_named(tmp_path: Path) -> None:
         if event["event"] == "round" and event["trial"] != "zero":
             event["clients"] = [1]
     rows = selection_rows(read_run(write(tmp_path, events)))
-    assert [(row.name, row.words, row.cells[2].text) for row in rows] == [
+    assert [(row.name, row.texts, row.cells[2].text) for row in rows] == [
         ("all clients", ("2",), "85.0"),
         ("clients selected in the last round", ("1",), "80.0"),
         ("clients never selected", ("1",), "90.0"),

@@ -22,7 +22,7 @@ from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.events import Event, PrivacyEvent
+from fedprompt.records.events import EVENTS, Event, PrivacyEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
@@ -114,6 +114,13 @@ def same(ours: State, theirs: State) -> bool:
 def checkpoint(folder: Path, trial: str) -> Checkpoint:
     with RunFolder.open(folder) as run:
         return run.load_checkpoint(trial) or Checkpoint(0, {}, {})
+
+
+def test_every_line_of_a_run_over_sites_fits_the_schema(both: tuple[Path, Path]) -> None:
+    for folder in both:
+        for line in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines():
+            fields = json.loads(line)
+            assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,7 +29,7 @@ class TableRow:
 
     name: str
     cells: tuple[TableCell, ...]
-    words: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> tuple[TableCell, ...]:
@@ -85,8 +85,8 @@ def client_rows(run: Run) -> list[TableRow]:
     for client, (name, counts) in enumerate(zip(partition.clients, partition.counts, strict=True)):
         held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
         domain = partition.domains[client] if client < len(partition.domains) else ""
-        words = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
-        rows.append(TableRow(name, _cells(run, [found.get(client) for found in local]), words))
+        texts = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
+        rows.append(TableRow(name, _cells(run, [found.get(client) for found in local]), texts))
     return rows[:MOST_CLIENTS]
 
 
