@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, JsonValue
 
-from fedprompt.records.events import EVENTS
+from fedprompt.records.events import EVENTS, RoundEvent
 from tools.markdown import cell, wrapped
 
 HEAD = """<!-- Made by `python -m tools.collect` from the models in src/fedprompt/records; edit those. -->
@@ -19,25 +19,28 @@ INTRODUCTION = (
     "Every run writes `run.jsonl` into its folder: one JSON object per line, in the order in which things happened. "
     "The report, the tables on the terminal and comparisons are made from this file alone. The field `event` says "
     "what a line is about; the other fields are listed below.",
-    "A line is appended at once and is never changed. When a run is resumed, the lines of a trial after its checkpoint "
-    "are removed first. Where two lines are about the same thing (the same trial, round, test set or sample), the later "
+    "A line is written at once and never changed. When a run is resumed, the lines of a trial after its checkpoint are "
+    "removed first. Where two lines are about the same thing (the same trial, round, test set or sample), the later "
     "one counts. A field that does not apply is absent, and a reader takes the default. A number that is not finite "
     "or not defined is `null`. Clients are numbered from 0 in the order of `partition.clients`. In JSON the keys of "
     'tables are always strings, so client 3 is `"3"`.',
-    "Readers ignore events and fields that they do not know. fedprompt itself refuses to write them, so this page lists "
-    "all there are. In Python, `fedprompt.records.run_folder.read_events(folder)` gives the lines as typed objects and "
-    "`fedprompt.records.reading.read_run(folder)` the whole run with its figures.",
+    "Readers ignore events and fields that they do not know. fedprompt itself refuses to write them, so this page "
+    "lists them all. In Python, `fedprompt.records.run_folder.read_events(folder)` gives the lines as typed objects "
+    "and `fedprompt.records.reading.read_run(folder)` the whole run with its figures.",
 )
-EXAMPLE = """```json
-{"event": "round", "trial": "promptfl", "round": 1, "clients": [0, 1], "loss": 2.31, "losses": {"0": 2.4, "1": 2.22}, "bytes_up": {"0": 2048, "1": 2048}, "bytes_down": 2048, "seconds": 0.8}
-```
-"""
-NAMES = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+EXAMPLE = RoundEvent(
+    trial="promptfl", round=1, clients=(0, 1), loss=2.31, losses={0: 2.4, 1: 2.22}, bytes_up={0: 2048, 1: 2048}
+)
+NAMES = {str: "string", int: "integer", float: "number", type(None): "null", JsonValue: "any JSON value"}
 
 
 def page() -> str:
     """The text of docs/events.md."""
-    parts = [HEAD, *(f"\n{wrapped(paragraph)}\n" for paragraph in INTRODUCTION), "\n", EXAMPLE]
+    parts = [
+        HEAD,
+        *(f"\n{wrapped(paragraph)}\n" for paragraph in INTRODUCTION),
+        f"\n```json\n{EXAMPLE.to_json()}\n```\n",
+    ]
     parts.append("\n| event | what it says |\n| --- | --- |\n")
     parts += [f"| [`{name}`](#{name}) | {cell(_first_line(model))} |\n" for name, model in EVENTS.items()]
     parts += [_section(name, model) for name, model in EVENTS.items()]
@@ -104,18 +107,20 @@ def type_text(annotation: Any, *, plural: bool = False) -> str:
         return NAMES[annotation] + ending
     if origin is Annotated:
         return type_text(arguments[0], plural=plural)
-    if annotation is JsonValue:
-        return "any JSON value"
     if origin is Literal:
         return " or ".join(f"`{one}`" for one in arguments)
     if origin in (Union, types.UnionType):
         return " or ".join(type_text(one, plural=plural and one is not type(None)) for one in arguments)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return f"list{ending} of {type_text(arguments[0], plural=True)}"
-    if origin is tuple and len(set(arguments)) == 1:
-        return f"list{ending} of {len(arguments)} {type_text(arguments[0], plural=True)}"
     if origin is tuple:
-        return f"list{ending} of {' and '.join(map(type_text, arguments))}"
+        return f"list{ending} of {_items(arguments)}"
     if origin is dict:
         return f"table{ending}: {type_text(arguments[0])} to {type_text(arguments[1])}"
     return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+
+
+def _items(kinds: tuple[Any, ...]) -> str:
+    if kinds[-1] is Ellipsis:
+        return type_text(kinds[0], plural=True)
+    if len(set(kinds)) == 1:
+        return f"{len(kinds)} {type_text(kinds[0], plural=True)}"
+    return " and ".join(map(type_text, kinds))
