@@ -151,9 +151,7 @@ def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
     row = start + int(tests[0])
     found, _, (left_out,) = exclude_unreadable(joined, dealt, {row: "It is bad."}, share=0.05)
     assert (
-        isinstance(found, JoinedDataset)
-        and found.part_of(left_out.row) == 1
-        and left_out.place == "test images of two"
+        isinstance(found, JoinedDataset) and found.part_of(left_out.row) == 1 and left_out.place == "test images of two"
     )
     assert row not in found.rows(split="test") and len(found.parts[1].rows(split="test")) == len(tests) - 1
     assert found.parts[0].excluded == frozenset()
