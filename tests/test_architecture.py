@@ -33,8 +33,8 @@ RANKS = {
     "federated": 5,
     "records": 5,
     **dict.fromkeys(("runtimes", "demo", "descriptions"), 6),
-    "report": 7,
-    "experiments": 8,
+    **dict.fromkeys(("report", "testing"), 7),
+    **dict.fromkeys(("experiments", "pytest_plugin"), 8),
     **dict.fromkeys(("studies", "deploy"), 9),
     "cli": 10,
     "__main__": 11,
@@ -153,12 +153,16 @@ def test_nothing_is_chosen_by_a_methods_or_data_sets_name() -> None:
 
 
 def test_the_battery_names_no_method() -> None:
-    battery = (Path(__file__).parent / "test_conformance.py").read_text(encoding="utf-8")
-    assert not [name for name in methods.names() if re.search(rf"\b{name}\b", battery, re.IGNORECASE)]
+    for path in (Path(__file__).parent / "test_conformance.py", *(SOURCE / "testing").glob("*.py")):
+        battery = path.read_text(encoding="utf-8")
+        assert not [name for name in methods.names() if re.search(rf"\b{name}\b", battery, re.IGNORECASE)], path.name
 
 
 BANNED = {
-    r"torch\.manual_seed|\bmanual_seed_all|(?<![\w.])random\.\w|\bimport random\b|np\.random\.\w": ("seeding.py",),
+    r"torch\.manual_seed|\bmanual_seed_all|(?<![\w.])random\.\w|\bimport random\b|np\.random\.\w": (
+        "seeding.py",
+        "testing/properties.py",  # which checks that nobody else uses the global generators
+    ),
     r"\bpickle\b|torch\.load\b|torch\.save\b|allow_pickle": (),
     r"yaml\.load\b|(?<![\w.])(?:eval|exec)\(|shell=True|os\.system\b": (),
     r"\bdm\b|\bn_cls\b|\bmeta_net\b|\bw_glob\b|\bcfg\b": (),

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
+from fedprompt.testing import tiny_model, tiny_processor, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from torch.nn.functional import cosine_similarity, pad
 from transformers import CLIPModel
 from transformers.activations import QuickGELUActivation
 
-from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip, Prompts
 from fedprompt.clip.towers import LeanQuickGELU
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
+from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
 
 TEXTS = ("a photo of a dog.", "the cat", "a photo of a zebra which has four legs.")
 WIDE: dict[str, Any] = {
@@ -83,7 +83,7 @@ def assert_equals_reference(clip: Clip, images: Images) -> None:
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
-def test_encoders_and_features_equal_transformers_own_outputs(sizes: dict[str, Any], tiny_images: Pictures) -> None:
+def test_encoders_and_features_equal_transformers_own_outputs(sizes: dict[str, Any], tiny_images: TinyImages) -> None:
     clip = build(sizes)
     assert (
         clip.patches == (clip.model.config.vision_config.image_size // clip.model.config.vision_config.patch_size) ** 2
@@ -93,7 +93,7 @@ def test_encoders_and_features_equal_transformers_own_outputs(sizes: dict[str, A
 
 
 @pytest.mark.large
-def test_real_dimensions_equal_transformers_own_outputs(tiny_images: Pictures) -> None:
+def test_real_dimensions_equal_transformers_own_outputs(tiny_images: TinyImages) -> None:
     clip = build(REAL)
     assert (clip.image_width, clip.text_width, clip.dim, clip.patches, clip.context_length) == (768, 512, 512, 196, 77)
     assert_equals_reference(clip, Images(tiny_images, (1, 2)))
@@ -101,7 +101,7 @@ def test_real_dimensions_equal_transformers_own_outputs(tiny_images: Pictures) -
 
 def test_a_sentence_longer_than_the_context_is_cut_in_tokens_and_keeps_its_end(tiny_clip: Clip) -> None:
     long = ("a photo of a dog " * 20,)
-    expected = reference(tiny_clip, Images(Pictures(), (0,)), long)["text"]
+    expected = reference(tiny_clip, Images(TinyImages(), (0,)), long)["text"]
     assert float(cosine_similarity(tiny_clip.text_features(long), expected)) == pytest.approx(1, abs=1e-6)
 
 
@@ -113,7 +113,7 @@ def test_a_cut_sequence_equals_a_padded_one(tiny_clip: Clip) -> None:
     torch.testing.assert_close(tiny_clip.encode_text(padded), tiny_clip.encode_text(prompts), atol=1e-5, rtol=1e-5)
 
 
-def ask_everything(clip: Clip, source: Pictures) -> list[torch.Tensor]:
+def ask_everything(clip: Clip, source: TinyImages) -> list[torch.Tensor]:
     """Overlapping requests in which each image and text comes with different others and at different positions."""
     groups = [Images(source, rows) for rows in ((0, 1, 2, 3, 4, 5, 6), (5, 2, 2, 9), (9,), (6, 1, 3, 0, 8, 9))]
     groups.append(groups[0].flipped(torch.arange(7) % 2 == 0))
@@ -132,28 +132,28 @@ def test_remembering_forgetting_and_not_remembering_give_the_same_bits(
     sizes: dict[str, Any], forgetful_cache: FeatureCache
 ) -> None:
     clip = build(sizes)
-    remembered = ask_everything(clip, Pictures())
+    remembered = ask_everything(clip, TinyImages())
     for cache in (clip.cache, FeatureCache(memory_bytes=0), forgetful_cache, FeatureCache(memory_bytes=40_000)):
         clip.cache = cache
-        for ours, first in zip(ask_everything(clip, Pictures()), remembered, strict=True):
+        for ours, first in zip(ask_everything(clip, TinyImages()), remembered, strict=True):
             assert torch.equal(ours, first)
 
 
 def test_larger_batches_are_padded_and_say_the_same(tiny_parts: Any) -> None:
     alone, padded = Clip(*tiny_parts), Clip(*tiny_parts, batch=4)
-    for ours, theirs in zip(ask_everything(padded, Pictures()), ask_everything(alone, Pictures()), strict=True):
+    for ours, theirs in zip(ask_everything(padded, TinyImages()), ask_everything(alone, TinyImages()), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
 def test_a_row_does_not_depend_on_what_is_asked_with_it() -> None:
     clip = build(WIDE, cache=FeatureCache(memory_bytes=0))
-    together = clip.image_features(Images(Pictures(), (4, 1, 7)))
-    assert torch.equal(together[1], clip.image_features(Images(Pictures(), (1,)))[0])
+    together = clip.image_features(Images(TinyImages(), (4, 1, 7)))
+    assert torch.equal(together[1], clip.image_features(Images(TinyImages(), (1,)))[0])
     texts = clip.text_features([*TEXTS, "a dog", "a cat"])
     assert torch.equal(texts[3], clip.text_features(["a dog"])[0])
 
 
-def test_a_picture_is_decoded_once(tiny_images: Pictures, tiny_parts: Any) -> None:
+def test_a_picture_is_decoded_once(tiny_images: TinyImages, tiny_parts: Any) -> None:
     clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1, 2))
     clip.image_embeddings(images)
     clip.image_features(images.take([2, 0]))
@@ -164,7 +164,7 @@ def test_a_picture_is_decoded_once(tiny_images: Pictures, tiny_parts: Any) -> No
     assert tiny_images.opened == [0, 1, 2, 0, 1, 2]
 
 
-def test_gradients_flow_to_inputs_and_never_to_the_backbone(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_gradients_flow_to_inputs_and_never_to_the_backbone(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     before = {name: weight.clone() for name, weight in tiny_clip.state_dict().items()}
     context = torch.randn(2, tiny_clip.text_width, requires_grad=True)
     tokens = tiny_clip.image_embeddings(Images(tiny_images, (0, 1))).requires_grad_()
@@ -178,7 +178,7 @@ def test_gradients_flow_to_inputs_and_never_to_the_backbone(tiny_clip: Clip, tin
     assert all(torch.equal(before[name], weight) for name, weight in tiny_clip.state_dict().items())
 
 
-def test_features_asked_in_inference_mode_can_be_trained_on_later(tiny_parts: Any, tiny_images: Pictures) -> None:
+def test_features_asked_in_inference_mode_can_be_trained_on_later(tiny_parts: Any, tiny_images: TinyImages) -> None:
     clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1))
     with torch.inference_mode():
         clip.image_embeddings(images)
@@ -187,7 +187,7 @@ def test_features_asked_in_inference_mode_can_be_trained_on_later(tiny_parts: An
     assert weight.grad is not None
 
 
-def test_what_a_caller_does_to_a_result_is_not_remembered(tiny_parts: Any, tiny_images: Pictures) -> None:
+def test_what_a_caller_does_to_a_result_is_not_remembered(tiny_parts: Any, tiny_images: TinyImages) -> None:
     clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1))
     first = clip.image_features(images).clone()
     for _ in range(2):
@@ -195,7 +195,7 @@ def test_what_a_caller_does_to_a_result_is_not_remembered(tiny_parts: Any, tiny_
     assert torch.equal(clip.image_features(images), first)
 
 
-def test_edits_see_every_block_and_may_change_the_number_of_tokens(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_edits_see_every_block_and_may_change_the_number_of_tokens(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     images = Images(tiny_images, (0, 1))
     tokens, extra = tiny_clip.image_embeddings(images), torch.zeros(2, 3, tiny_clip.image_width)
     seen: list[tuple[int, int]] = []
@@ -236,7 +236,7 @@ def test_the_end_is_found_behind_tokens_that_an_edit_inserted_into_the_last_bloc
     torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_nothing_asked_is_an_empty_answer(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_nothing_asked_is_an_empty_answer(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     assert tiny_clip.image_features(Images(tiny_images, ())).shape == (0, tiny_clip.dim)
     assert tiny_clip.text_features([]).shape == (0, tiny_clip.dim)
 
@@ -247,14 +247,14 @@ def test_preprocessing_of_another_size_is_refused(tiny_parts: Any) -> None:
         Clip(model, tokenizer, tiny_processor(48))
 
 
-def test_projections_are_features_of_their_own_length(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_projections_are_features_of_their_own_length(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     images = Images(tiny_images, (0, 1))
     projections = tiny_clip.image_projections(images)
     torch.testing.assert_close(torch.nn.functional.normalize(projections, dim=1), tiny_clip.image_features(images))
     assert (projections.norm(dim=1) - 1).abs().min() > 0.1
 
 
-def test_value_tokens_keep_patches_to_themselves(tiny_parts: tuple[Any, ...], tiny_images: Pictures) -> None:
+def test_value_tokens_keep_patches_to_themselves(tiny_parts: tuple[Any, ...], tiny_images: TinyImages) -> None:
     """What the values say, written out with transformers' attention given values for queries and keys."""
     clip, images = Clip(*tiny_parts), Images(tiny_images, (0, 1))
     vision = clip.model.vision_model

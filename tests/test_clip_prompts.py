@@ -9,10 +9,11 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from conftest import WORDS, Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
+from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
+from fedprompt.testing.tiny import WORDS
 
 PHRASES = st.lists(st.sampled_from([*WORDS, "zebra", "T-shirt", "dog's", "3", "über"]), min_size=1, max_size=4).map(
     " ".join
@@ -96,4 +97,4 @@ def test_text_is_only_tokenised_once(tiny_parts: Any) -> None:
     clip.tokenizer.tokenizer = refuse
     clip.fill(["<ctx> dog."], ctx=torch.ones(3, clip.text_width))
     clip.text_features(["a cat"])
-    assert clip.image_features(Images(Pictures(), (0,))).shape == (1, clip.dim)
+    assert clip.image_features(Images(TinyImages(), (0,))).shape == (1, clip.dim)

@@ -170,7 +170,7 @@ def test_a_class_without_training_images_is_named():
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**40), st.sampled_from([0.2, 0.6, 1.0]))
-def test_clusters_hold_every_image_once_and_test_pictures_follow_the_centroids(seed: int, share: float) -> None:
+def test_clusters_hold_every_image_once_and_test_images_follow_the_centroids(seed: int, share: float) -> None:
     data = multi_label(seed)
     partition = label_clusters(data, heterogeneity=share, seed=seed)
     assert len(partition.shards) == round(share * 5)

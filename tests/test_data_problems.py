@@ -25,12 +25,12 @@ def problems_of(dataset: Dataset) -> list[Problem]:
     return find_problems(dataset, scan_images(dataset.source, range(len(dataset.source))))
 
 
-def test_a_sound_data_set_has_no_problems_and_progress_is_told(dataset, monkeypatch):
+def test_a_sound_data_set_has_no_problems_and_progress_is_reported(dataset, monkeypatch):
     assert problems_of(dataset) == []
     monkeypatch.setattr("fedprompt.data.problems.BATCH", 3)
-    told = []
-    scan_images(dataset.source, range(8), on_step=lambda done, total: told.append((done, total)))
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    steps = []
+    scan_images(dataset.source, range(8), on_step=lambda done, total: steps.append((done, total)))
+    assert steps == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_only_the_rows_asked_for_are_opened_and_processes_see_the_same(dataset, monkeypatch):

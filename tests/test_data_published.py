@@ -425,7 +425,7 @@ def test_counts_other_than_published_are_remarked(tmp_path):
     )
 
 
-def test_a_set_for_testing_alone_trains_nobody(tmp_path):
+def test_a_data_set_for_testing_only_has_no_training_images(tmp_path):
     TREES["dtd"](tmp_path)
     data = published(name="dtd", root=tmp_path, train=False)
     assert not data.has_training_images and data.base == (0, 1, 2) and data.new == ()
@@ -440,7 +440,7 @@ def test_every_row_explains_itself(name):
     )
 
 
-def test_wordings_join_templates_and_synonyms(tmp_path):
+def test_prompt_ensembles_combine_templates_and_synonyms(tmp_path):
     TREES["voc2007"](tmp_path)
     space = published(name="voc2007", root=tmp_path, base="all").space
     assert space.ensemble_texts()[space.names.index("sofa")] == ("a photo of a sofa.", "a photo of a couch.")

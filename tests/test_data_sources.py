@@ -19,6 +19,7 @@ from fedprompt.data.sources.label_table import label_table
 from fedprompt.data.sources.voc import voc
 from fedprompt.data.sources.webdataset import webdataset
 from fedprompt.errors import UserError
+from fedprompt.testing import SourceTests
 from trees import as_json, coco2014, picture, text, xml
 
 datasets = pytest.importorskip("datasets")
@@ -225,7 +226,7 @@ def test_shards_of_many_labels_and_wrong_ones(tmp_path):
         webdataset(path=tmp_path)
 
 
-def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None):
+def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None, shade=7):
     features = datasets.Features(
         {
             "image": datasets.Image(),
@@ -236,7 +237,7 @@ def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None):
     grey = io.BytesIO()
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    Image.new("L", (12, 9), 7).save(grey, "JPEG", exif=exif)
+    Image.new("L", (12, 9), shade).save(grey, "JPEG", exif=exif)
     rows = {"image": [{"bytes": grey.getvalue(), "path": None}] * len(labels), "label": list(labels)}
     made = datasets.Dataset.from_dict(rows | ({"domain": extra} if extra else {}), features=features)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +284,7 @@ def test_a_copy_is_mapped_by_name_into_our_order(tmp_path):
     assert huggingface(path=str(tmp_path / "c"), like="stanford_cars").space.names == ("2000 AM General Hummer SUV",)
 
 
-def test_wordnet_ids_are_not_spoken(tmp_path):
+def test_wordnet_ids_are_no_class_names(tmp_path):
     features = datasets.Features(
         {"image": datasets.Image(), "wnid": datasets.Value("string"), "class_name": datasets.Value("string")}
     )
@@ -366,3 +367,13 @@ def test_hub_mistakes_are_explained(tmp_path):
         huggingface(path=str(tmp_path / "n"))
     with pytest.raises(UserError, match="label 3"):
         huggingface(path=str(tmp_path / "n"), classes=("a", "b"))
+
+
+class TestHuggingFace(SourceTests):
+    source = "huggingface"
+
+    @staticmethod
+    def options(folder, content):
+        for split, labels in (("train", (0, 1, 0, 1)), ("test", (1, 0))):
+            table(folder / f"{split}-0.parquet", labels=labels, shade=7 + content)
+        return {"path": str(folder), "base": "all"}

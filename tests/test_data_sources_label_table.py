@@ -56,7 +56,7 @@ def test_drawn_splits_leave_something_to_train_and_to_test(tmp_path_factory, cou
     assert set(data.splits) == {"train", "test"}
 
 
-def test_words_beside_the_table_are_read(tmp_path):
+def test_attributes_and_conditions_beside_the_table_are_read(tmp_path):
     text = "image,dog,cat\n0.ppm,1,0\n1.ppm,0,1\n"
     (tmp_path / "attributes.json").write_text('{"dog": ["four legs"]}')
     conditions = tmp_path / "conditions.json"
@@ -124,7 +124,7 @@ def test_files_and_options_that_make_no_sense(tmp_path):
         table(tmp_path, "image,dog\n0.ppm,1\n", test_fraction=1.0)
 
 
-def test_images_and_classes_that_teach_nothing_are_listed(tmp_path):
+def test_images_without_labels_and_classes_without_images_are_problems(tmp_path):
     data = table(tmp_path, "image,split,dog,cat\n0.ppm,train,1,0\n1.ppm,train,,\n2.ppm,test,0,1\n")
     kinds = {
         problem.message: problem.rows for problem in find_problems(data, ImageScan({}, {})) if problem.kind == "labels"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
@@ -15,6 +14,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 SPACE = LabelSpace(("cat", "dog", "cube"), attributes={"cat": ("has whiskers",), "dog": ("has four legs",)})
@@ -26,7 +26,7 @@ def clip_on(device: str, **options: object) -> Clip:
 
 
 def test_nouns_equal_those_of_the_processor() -> None:
-    images = Images(Pictures(), tuple(range(6)))
+    images = Images(TinyImages(), tuple(range(6)))
     here, there = clip_on("cpu"), clip_on("cuda", batch=4)
     for noun in ("image_features", "patch_features", "image_tokens"):
         torch.testing.assert_close(
@@ -37,7 +37,7 @@ def test_nouns_equal_those_of_the_processor() -> None:
 
 
 def test_remembering_changes_no_bit() -> None:
-    images = Images(Pictures(), tuple(range(7)))
+    images = Images(TinyImages(), tuple(range(7)))
     kept, off = clip_on("cuda", batch=4), clip_on("cuda", batch=4, cache=FeatureCache(memory_bytes=0))
     kept.patch_features(images.take((3, 5)))
     assert torch.equal(kept.patch_features(images), off.patch_features(images))
@@ -48,7 +48,7 @@ def test_a_round_of_training_ends_on_the_processor(name: str) -> None:
     clip = clip_on("cuda", batch=4)
     method = methods.load(name)(clip, generator=stream(1, "method")).to(clip.device)
     shared, personal = initial_state(method)
-    client = Client(0, "site", Examples(Images(Pictures(), tuple(range(6))), torch.arange(6) % 3, SPACE), None)
+    client = Client(0, "site", Examples(Images(TinyImages(), tuple(range(6))), torch.arange(6) % 3, SPACE), None)
     update = train_client(
         method,
         clip,

@@ -7,16 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.methods.dualcoop import DualCoOp
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 
 NAMES = ("dog", "cat", "four_legs")
-IMAGES = Images(Pictures(), (0, 3, 4))
+IMAGES = Images(TinyImages(), (0, 3, 4))
 
 
 def test_published_size() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -16,10 +15,11 @@ from fedprompt.errors import UserError
 from fedprompt.methods.fedclip import FedCLIP
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES = Images(Pictures(), (0, 1, 2))
+IMAGES = Images(TinyImages(), (0, 1, 2))
 
 
 def constant(clip: Clip, **options: str) -> FedCLIP:

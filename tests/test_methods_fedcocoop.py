@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -14,10 +13,11 @@ from fedprompt.methods.fedcocoop import FedCoCoOp
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES = Images(Pictures(), (0, 1, 2, 3, 4))
+IMAGES = Images(TinyImages(), (0, 1, 2, 3, 4))
 
 
 def test_published_size() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -13,10 +12,11 @@ from fedprompt.methods.fedkgcoop import FedKgCoOp
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.ops.losses import cosine_distance
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES, TARGETS = Images(Pictures(), (0, 1, 2)), torch.tensor([0, 1, 2])
+IMAGES, TARGETS = Images(TinyImages(), (0, 1, 2)), torch.tensor([0, 1, 2])
 
 
 def loss(clip: Clip, method: torch.nn.Module, **words: str) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -13,10 +12,11 @@ from fedprompt.errors import UserError
 from fedprompt.methods.fedmaple import FedMaPLe
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES = Images(Pictures(), (0, 1, 2))
+IMAGES = Images(TinyImages(), (0, 1, 2))
 
 
 def test_published_sizes() -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -20,9 +19,10 @@ from fedprompt.methods import fedmpt
 from fedprompt.methods.fedmpt import PUBLISHED_CONDITIONS, FedMPT
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"), "multi", conditions=("photo", "the tree", "car"))
-IMAGES = Images(Pictures(), (0, 3, 4))
+IMAGES = Images(TinyImages(), (0, 3, 4))
 
 
 def trained(clip: Clip, *, n_conditions: int = 3, **options: Any) -> FedMPT:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -22,6 +21,7 @@ from fedprompt.methods.fedmvp import FedMVP
 from fedprompt.ops.layers import unit
 from fedprompt.ops.losses import objective
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from fedprompt.updates import Update, weighted_mean
 
 SPACE = LabelSpace(
@@ -46,7 +46,7 @@ def build(clip: Clip, **options: object) -> FedMVP:
 
 def logits(method: FedMVP, clip: Clip, space: LabelSpace = SPACE, rows: tuple[int, ...] = ROWS) -> Tensor:
     with torch.no_grad():
-        return method.classifier(clip, space)(Images(Pictures(), rows))
+        return method.classifier(clip, space)(Images(TinyImages(), rows))
 
 
 def same(ours: Tensor, theirs: Tensor) -> None:
@@ -87,7 +87,7 @@ def test_logits_are_the_papers_formula(tiny_clip: Clip, attribute_text: str, n_t
     ]
     bare = ["four legs", "a round photo", "four legs", "round", "is a photo", "the legs", "a photo of a tree."]
     texts = bare if attribute_text == "bare" else [sentence for group in sentences for sentence in group]
-    embeddings = tiny_clip.image_embeddings(Images(Pictures(), ROWS))
+    embeddings = tiny_clip.image_embeddings(Images(TinyImages(), ROWS))
     keys = former.norm_context(method.project(tiny_clip.text_features(texts))).expand(len(ROWS), -1, -1)
     queries = former.norm_queries(embeddings[:, 1:])
     q, k, v = (x + x @ method.lora.down[part] @ method.lora.up[part] for part, x in enumerate((queries, keys, keys)))
@@ -97,7 +97,7 @@ def test_logits_are_the_papers_formula(tiny_clip: Clip, attribute_text: str, n_t
     image = unit(tiny_clip.encode_image(torch.cat([embeddings, prompts], dim=1)).image)
     cosines = [(image @ tiny_clip.text_features(group).T).mean(dim=1) for group in sentences]
     same(logits(method, tiny_clip), (tiny_clip.scale * torch.stack(cosines, dim=1)).detach())
-    seen = method.attention(tiny_clip, Images(Pictures(), ROWS), SPACE)
+    seen = method.attention(tiny_clip, Images(TinyImages(), ROWS), SPACE)
     columns = sorted(range(len(texts)), key=lambda column: texts[column])
     assert [text for text, _ in seen.attributes] == sorted(texts)
     torch.testing.assert_close(seen.weights, weights[..., columns])
@@ -123,14 +123,14 @@ def test_what_conditions_the_prompts(tiny_clip: Clip) -> None:
     renamed = replace(SPACE, attributes={})
     image, text = (build(tiny_clip, conditioning=word) for word in ("image", "text"))
     encode = image._encoder(tiny_clip, SPACE), image._encoder(tiny_clip, renamed)
-    first, second = (encoder(Images(Pictures(), ROWS)).tokens for encoder in encode)
+    first, second = (encoder(Images(TinyImages(), ROWS)).tokens for encoder in encode)
     assert torch.equal(first, second)
     seen: list[Tensor] = []
     text.former.register_forward_hook(lambda _, inputs, output: seen.append(output))
     logits(text, tiny_clip), logits(text, tiny_clip, rows=(1, 2)), logits(text, tiny_clip, renamed)
     assert torch.equal(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
     for method in (image, text):
-        assert method.attention(tiny_clip, Images(Pictures(), ROWS), SPACE) is None
+        assert method.attention(tiny_clip, Images(TinyImages(), ROWS), SPACE) is None
 
 
 def test_fresh_lora_changes_nothing(tiny_clip: Clip) -> None:
@@ -142,7 +142,7 @@ def test_fresh_lora_changes_nothing(tiny_clip: Clip) -> None:
 
 @pytest.mark.parametrize("flip", ["image", "batch"])
 def test_the_loss_pulls_towards_frozen_clip(tiny_clip: Clip, flip: str) -> None:
-    images = Images(Pictures(), ROWS)
+    images = Images(TinyImages(), ROWS)
     method, plain = build(tiny_clip, flip=flip, consistency=2.5), build(tiny_clip, consistency=0.0)
     task = plain.loss(tiny_clip, images, TARGETS, SPACE, stream=stream(1))
     torch.testing.assert_close(task, F.cross_entropy(logits(plain, tiny_clip), TARGETS), rtol=1e-4, atol=1e-5)
@@ -158,7 +158,7 @@ def train(clip: Clip, method: FedMVP, *, epochs: int = 1, round_number: int = 1,
     shared, personal = initial_state(method)
     if state is not None:
         shared, personal = shared | state.shared, state.personal
-    client = Client(0, "zero", Examples(Images(Pictures(), ROWS), TARGETS, SPACE))
+    client = Client(0, "zero", Examples(Images(TinyImages(), ROWS), TARGETS, SPACE))
     settings = TrainSettings(rounds=9, local_epochs=epochs, batch_size=2, lr=1e-3)
     return train_client(
         method, clip, client, shared=shared, personal=personal, round_number=round_number, settings=settings
@@ -188,7 +188,7 @@ def test_the_phase_is_decided_by_cross_entropy_on_the_first_pass(tiny_clip: Clip
     draws = stream(0, "loss", 0, 1, 0)
     entropies: list[float] = []
     for positions in torch.randperm(len(ROWS), generator=stream(0, "client", 0, 1, 0)).split(2):
-        images, targets = Images(Pictures(), ROWS).take(positions), TARGETS[positions]
+        images, targets = Images(TinyImages(), ROWS).take(positions), TARGETS[positions]
         entropies += F.cross_entropy(method.classifier(tiny_clip, SPACE)(images), targets, reduction="none").tolist()
         optimizer.zero_grad()
         method.loss(tiny_clip, images, targets, SPACE, stream=draws).backward()
@@ -214,14 +214,14 @@ def test_lora_gradients_reach_both_factors_and_nothing_else(tiny_clip: Clip) -> 
     parameters = dict(method.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in method.trainable())
-    method.loss(tiny_clip, Images(Pictures(), ROWS), TARGETS, SPACE, stream=stream(0)).backward()
+    method.loss(tiny_clip, Images(TinyImages(), ROWS), TARGETS, SPACE, stream=stream(0)).backward()
     for name, parameter in parameters.items():
         assert (parameter.grad is not None) == name.startswith("lora")
         assert parameter.grad is None or all(part.any() for part in parameter.grad)
 
 
 def test_multi_label_compares_every_token(tiny_clip: Clip) -> None:
-    method, space, images = build(tiny_clip, consistency=0.0), replace(SPACE, kind="multi"), Images(Pictures(), ROWS)
+    method, space, images = build(tiny_clip, consistency=0.0), replace(SPACE, kind="multi"), Images(TinyImages(), ROWS)
     encoded = method._encoder(tiny_clip, space)(images)
     tokens = unit(torch.cat([encoded.image[:, None], encoded.patches], dim=1))
     assert tokens.shape[1] == 1 + tiny_clip.patches + 4

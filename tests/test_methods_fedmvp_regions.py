@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -16,9 +15,10 @@ from fedprompt.methods.fedmvp_regions import FedMVPRegions
 from fedprompt.ops.layers import unit
 from fedprompt.ops.losses import objective
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"), "multi")
-IMAGES = Images(Pictures(), (0, 3, 4))
+IMAGES = Images(TinyImages(), (0, 3, 4))
 TARGETS = torch.tensor([[1, 0, -1], [0, 1, 1], [0, 0, 1]])
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -14,10 +13,11 @@ from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.base import prompted_texts
 from fedprompt.methods.fedotp import FedOTP
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, shared_size, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES = Images(Pictures(), (0, 1, 2))
+IMAGES = Images(TinyImages(), (0, 1, 2))
 
 
 def test_published_sizes() -> None:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -15,10 +14,11 @@ from fedprompt.methods.base import prompted_texts
 from fedprompt.methods.fedpgp import FedPGP
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, shared_size, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES, TARGETS = Images(Pictures(), (0, 1, 2)), torch.tensor([0, 1, 2])
+IMAGES, TARGETS = Images(TinyImages(), (0, 1, 2)), torch.tensor([0, 1, 2])
 
 
 def test_published_sizes() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -17,10 +16,11 @@ from fedprompt.methods.fedpositivecoop import FedPositiveCoOp
 from fedprompt.ops.layers import unit
 from fedprompt.ops.scoring import region_scores
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"), "multi")
-IMAGES = Images(Pictures(), (0, 1, 2))
+IMAGES = Images(TinyImages(), (0, 1, 2))
 
 
 @pytest.mark.parametrize(

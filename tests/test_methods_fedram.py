@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -15,10 +14,11 @@ from fedprompt.ops.layers import unit
 from fedprompt.ops.losses import pair_contrastive_loss
 from fedprompt.ops.regions import RegionAdapter
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"), "multi")
-IMAGES = Images(Pictures(), (0, 1, 2))
+IMAGES = Images(TinyImages(), (0, 1, 2))
 
 
 def test_published_sizes() -> None:

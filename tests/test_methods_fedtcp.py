@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -14,10 +13,11 @@ from fedprompt.methods.fedkgcoop import FedKgCoOp
 from fedprompt.methods.fedtcp import FedTCP
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
-IMAGES, TARGETS = Images(Pictures(), (0, 1, 2)), torch.tensor([0, 1, 2])
+IMAGES, TARGETS = Images(TinyImages(), (0, 1, 2)), torch.tensor([0, 1, 2])
 
 
 def test_published_sizes() -> None:

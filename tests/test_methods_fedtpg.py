@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.fedtpg import FedTPG
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 
 SPACE = LabelSpace(("dog", "cat", "four_legs", "tree"))
 
@@ -31,7 +31,7 @@ def test_published_sizes() -> None:
 
 
 @pytest.mark.parametrize("self_attention", [0, 2])
-def test_the_order_of_classes_does_not_matter(tiny_clip: Clip, tiny_images: Pictures, self_attention: int) -> None:
+def test_the_order_of_classes_does_not_matter(tiny_clip: Clip, tiny_images: TinyImages, self_attention: int) -> None:
     method = FedTPG(tiny_clip, self_attention=self_attention, generator=stream(0))
     order, images = (2, 0, 3, 1), Images(tiny_images, (0, 1, 2))
     shuffled = SPACE.take(order)
@@ -64,6 +64,6 @@ def test_the_context_is_the_papers_formula(tiny_clip: Clip) -> None:
     context = attended + cross.feed_forward(attended)
     torch.testing.assert_close(method.context(tiny_clip, SPACE), context)
     prompts = tiny_clip.fill(["<ctx> dog.", "<ctx> cat.", "<ctx> four legs.", "<ctx> tree."], ctx=context)
-    images = Images(Pictures(), (3, 4))
+    images = Images(TinyImages(), (3, 4))
     logits = tiny_clip.scale * tiny_clip.image_features(images) @ unit(tiny_clip.encode_text(prompts)).T
     torch.testing.assert_close(method.classifier(tiny_clip, SPACE)(images), logits, rtol=1e-5, atol=1e-4)

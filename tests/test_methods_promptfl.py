@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -15,6 +14,7 @@ from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.seeding import stream
+from fedprompt.testing import TinyImages
 from fedprompt.updates import weighted_mean
 
 NAMES = ("dog", "cat", "four_legs")
@@ -23,7 +23,7 @@ NAMES = ("dog", "cat", "four_legs")
 @pytest.mark.parametrize("kind", ["single", "multi"])
 @pytest.mark.parametrize(("n_ctx", "init"), [(4, "a photo of a"), (1, "the"), (7, "a photo of a dog which is")])
 def test_words_as_context_are_the_template(
-    tiny_clip: Clip, tiny_images: Pictures, kind: str, n_ctx: int, init: str
+    tiny_clip: Clip, tiny_images: TinyImages, kind: str, n_ctx: int, init: str
 ) -> None:
     images, space = Images(tiny_images, (0, 1, 2)), LabelSpace(NAMES, kind, template=init + " {}.")
     method = PromptFL(tiny_clip, n_ctx=n_ctx, init=init)
@@ -44,7 +44,7 @@ def test_words_that_do_not_fill_the_context_are_refused(tiny_clip: Clip) -> None
         PromptFL(tiny_clip, init="a photo")
 
 
-def test_identical_clients_average_to_one_of_them(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_identical_clients_average_to_one_of_them(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     train = Examples(Images(tiny_images, (0, 1, 2)), torch.tensor([0, 1, 2]), LabelSpace(NAMES))
     method = PromptFL(tiny_clip)
     start = {name: tensor.detach().clone() for name, tensor in method.state_dict().items()}

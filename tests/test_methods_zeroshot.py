@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from conftest import Pictures
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.zeroshot import ZeroShot
+from fedprompt.testing import TinyImages
 
 NAMES = ("dog", "cat", "four_legs")
 
 
-def test_logits_are_scaled_cosines_with_the_templates(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_logits_are_scaled_cosines_with_the_templates(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     images = Images(tiny_images, (0, 5, 7))
     text = tiny_clip.text_features(["the dog!", "the cat!", "the four legs!"])
     logits = ZeroShot(tiny_clip).classifier(tiny_clip, LabelSpace(NAMES, template="the {}!"))(images)
     torch.testing.assert_close(logits, tiny_clip.scale * tiny_clip.image_features(images) @ text.T)
 
 
-def test_multi_label_logits_are_a_pair_of_region_scores(tiny_clip: Clip, tiny_images: Pictures) -> None:
+def test_multi_label_logits_are_a_pair_of_region_scores(tiny_clip: Clip, tiny_images: TinyImages) -> None:
     images, space = Images(tiny_images, (2, 3)), LabelSpace(NAMES, "multi")
     logits = ZeroShot(tiny_clip).classifier(tiny_clip, space)(images)
     tokens = torch.cat([tiny_clip.image_features(images)[:, None], tiny_clip.patch_features(images)], dim=1)

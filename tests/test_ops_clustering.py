@@ -14,13 +14,15 @@ def inertia(points: torch.Tensor, centroids: torch.Tensor) -> float:
     return float((points.double() - centroids[nearest(points, centroids)]).square().sum())
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**40), st.integers(1, 7), st.integers(8, 40))
-def test_as_tight_as_scikit_learn(seed: int, clusters: int, count: int) -> None:
-    points = torch.randn(count, 3, generator=stream(seed, "points")) + 4 * torch.arange(count)[:, None] % 3
-    ours = inertia(points, kmeans(points, clusters, generator=stream(seed)))
-    theirs = KMeans(clusters, n_init=8, random_state=0).fit(points.double().numpy()).inertia_
-    assert ours <= 1.15 * theirs + 1e-9
+def test_on_average_as_tight_as_scikit_learn() -> None:
+    """Either may end in a worse local optimum on a single draw, so means over draws are compared."""
+    ours, theirs = 0.0, 0.0
+    for seed in range(60):
+        clusters, count = 1 + seed % 7, 8 + seed % 33
+        points = torch.randn(count, 3, generator=stream(seed, "points")) + 4 * torch.arange(count)[:, None] % 3
+        ours += inertia(points, kmeans(points, clusters, generator=stream(seed)))
+        theirs += KMeans(clusters, n_init=8, random_state=0).fit(points.double().numpy()).inertia_
+    assert ours <= 1.01 * theirs
 
 
 @settings(deadline=None, max_examples=25)

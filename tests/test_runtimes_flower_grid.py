@@ -12,7 +12,6 @@ pytest.importorskip("flwr")
 
 from flwr.app import Message
 
-from conftest import Pictures
 from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.deploy.server_run import run_on_sites
@@ -28,6 +27,7 @@ from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
 from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.testing import tiny_images
 from fedprompt.updates import State
 from grids import MemoryGrid
 
@@ -68,7 +68,7 @@ def pictures(folder: Path) -> None:
         for row in range(6):
             place = folder / site / "data" / CLASSES[(number + row % 2) % 3] / f"{row}.png"
             place.parent.mkdir(parents=True, exist_ok=True)
-            Pictures().open(6 * number + row).save(place)
+            tiny_images(18).open(6 * number + row).save(place)
 
 
 def deployment(**changes: object) -> Deployment:

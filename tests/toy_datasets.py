@@ -51,9 +51,15 @@ def single_label(
 
 
 def multi_label(
-    seed: int = 0, *, classes: int = 5, rows: int = 60, new: int = 0, domains: tuple[str, ...] = ("",), unseen=()
+    seed: int = 0,
+    *,
+    classes: int = 5,
+    rows: int = 60,
+    new: int = 0,
+    domains: tuple[str, ...] = ("",),
+    unseen: tuple[str, ...] = (),
 ) -> Dataset:
-    """Two groups of co-occurring labels; some images without any, some labels unknown, every third one for testing."""
+    """Two groups of co-occurring labels, some images without any, some labels unknown; a third is for testing."""
     draws = torch.rand(rows, classes + new, generator=stream(seed, "labels"))
     group = torch.arange(rows)[:, None] % 2
     targets = (draws < torch.where(torch.arange(classes + new) // 3 == group, 0.6, 0.05)).to(torch.int8)

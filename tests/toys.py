@@ -1,4 +1,4 @@
-"""A method and a backbone small enough to know by heart: a linear classifier on features that are drawn per picture."""
+"""A toy method and a toy backbone: a linear classifier on random features per image, for tests of the rounds."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ SPACE = LabelSpace(tuple(f"class {number}" for number in range(CLASSES)))
 
 
 def fake_clip() -> SimpleNamespace:
+    """A backbone with random image features, the same for a row each time."""
+
     def image_features(images: Images) -> Tensor:
         return torch.stack([torch.randn(WIDTH, generator=stream(0, "picture", row)) for row in images.rows])
 

@@ -23,7 +23,7 @@ METHODS = """# Methods
 Each method has a page with its equation, what is implemented and what differs, its parameters and its options
 (made by `python -m tools.collect` from its file). How methods are compared is in [protocols.md](protocols.md), where
 they differ from papers and releases in [deviations.md](deviations.md), and how to add one in
-[adding_a_method.md](adding_a_method.md).
+[extending.md](extending.md).
 
 | method | what it is | trained at ViT-B/16 |
 | --- | --- | --- |

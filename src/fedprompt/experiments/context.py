@@ -60,7 +60,7 @@ class RunTransport(Transport, Protocol):
         ...
 
     def num_examples(self, client: int) -> int:
-        """How many training pictures a client has, at least."""
+        """Number of a client's training images, or a lower bound of it."""
         ...
 
 

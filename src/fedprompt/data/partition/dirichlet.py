@@ -19,7 +19,7 @@ def dirichlet(
     Every client has all base classes as candidates and at least one image. A multi-label image is assigned by one of
     its labels, drawn at random; images without a label are split as a class of their own.
     """
-    if alpha <= 0:
+    if not alpha > 0:
         raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 is strongly non-IID, 100 is nearly IID.")
     by_class = rows_by_class(dataset, shots, seed)
     rows = torch.cat(list(by_class.values()))

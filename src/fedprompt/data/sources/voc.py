@@ -37,8 +37,9 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     `classes` are those of the data set in label order; without them, all that are annotated, sorted. `difficult` is
     how a class counts of which all objects are marked difficult. Splits are those of
     `ImageSets/Main/{train,val,test}.txt`, where `trainval` may stand for train and val for a missing test; without
-    lists 30% of the images are drawn for testing and 20% for validation. Raises UserError for an image without
-    annotation, for two of the same name, and for lists that leave nothing to test.
+    lists 30% of the images are drawn for testing and 20% for validation.
+    Raises UserError for an image without annotation, for two of the same name, and for lists that leave nothing to
+    test.
     """
     root = Path(path).expanduser()
     folder = DatasetFolder(root, on_step=on_step)

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.robust import gram
 from fedprompt.updates import AggregationRule, State, Update, weighted_mean
 
@@ -23,9 +24,11 @@ def fedawa(*, lr: float = 1e-3, distance: Literal["cosine", "euclidean"] = "cosi
     """w = sum_k pi_k w_k with pi = softmax of one logit per client, moved by one Adam step per round down J.
 
     J = sum_k pi_k |d_k - sum_j pi_j d_j| + sum_k pi_k D(w, w_k), where d_k = w_k - w are the changes and D is one minus
-    the cosine, or the Euclidean distance. A client's logit starts at log n_k, and the round's mean uses the updated
-    logits. The memory holds each client's logit and Adam state.
+    the cosine, or the Euclidean distance; with the cosine it is not translation equivariant. A client's logit starts at
+    log n_k, and the round's mean uses the updated logits. The memory holds each client's logit and Adam state.
     """
+    if not lr > 0:
+        raise UserError(f"The option lr = {lr} of fedawa must be above 0.")
     # differs: the release starts at raw shares, averages with the weights from before the step, and assigns the logits
     # of one round to the clients of the next; here they are log n_k, recomputed, and kept per client
 

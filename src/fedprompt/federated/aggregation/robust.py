@@ -75,7 +75,7 @@ def geometric_median() -> AggregationRule:
 
 
 def krum(*, adversaries: int = 1) -> AggregationRule:
-    """The one update with the closest neighbours (Blanchard et al., 2017). Needs 2 `adversaries` + 3 updates."""
+    """The one update with the closest neighbours, unweighted (Blanchard et al., 2017). Needs 2 `adversaries` + 3."""
     return _krum("krum", adversaries, chosen=lambda count: 1)
 
 

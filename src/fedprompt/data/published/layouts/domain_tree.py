@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -87,9 +87,7 @@ def read(  # noqa: PLR0913  (five data sets come in three layouts each)
         )
     if not files_exist:
         _verify_labels(folder, places, lists, names, first_label=first_label)
-    found = [
-        DomainImage(one.file, one.domain, wanted.get(one.class_folder, one.class_folder), one.split) for one in images
-    ]
+    found = [replace(one, class_folder=wanted.get(one.class_folder, one.class_folder)) for one in images]
     return _listing(folder, found, names, fractions=fractions, seed=seed, files_exist=files_exist)
 
 
@@ -153,14 +151,14 @@ def _from_json(
 ) -> Listing:
     tables = {name: split_json.items(folder, f"{places[name]}/{file}") for name, file in files.items()}
     names = split_json.classes(
-        {f"{name} {word}": rows for name, table in tables.items() for word, rows in table.items()}, str(folder.path)
+        {f"{name} {split}": rows for name, table in tables.items() for split, rows in table.items()}, str(folder.path)
     )
     found = []
     for name, table in tables.items():
         place = next((path for path in (_join(places[name], part) for part in inner) if folder.has(path)), places[name])
         found += [
-            DomainImage(f"{place}/{path}", name, names[label], word)
-            for word, rows in table.items()
+            DomainImage(f"{place}/{path}", name, names[label], split)
+            for split, rows in table.items()
             for path, label, _ in rows
         ]
     return _listing(folder, found, names, fractions=FRACTIONS, seed=0, files_exist=False)

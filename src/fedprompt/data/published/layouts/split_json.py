@@ -46,14 +46,14 @@ def read(  # noqa: PLR0913  (what differs between nine data sets)
             "split of our own, whose results are not comparable with published ones."
         )
     names = classes(table, f"{folder.path / split}")
-    rows = [(word, item) for word in SPLITS for item in table[word]]
+    rows = [(part, item) for part in SPLITS for item in table[part]]
     note = (f"The split was drawn here from seed {seed}; no published figure is comparable.",) if make_split else ()
     prefix = "" if place == "." else f"{place}/"
     return Listing(
         names=names,
         files=tuple(prefix + path for _, (path, _, _) in rows),
         targets=torch.tensor([label for _, (_, label, _) in rows]),
-        splits=tuple(word for word, _ in rows),
+        splits=tuple(part for part, _ in rows),
         domains=("",) * len(rows),
         dependencies=folder.dependencies,
         notes=note,
@@ -65,8 +65,8 @@ def items(folder: DatasetFolder, name: str) -> dict[str, Items]:
     table = cast(Mapping[str, Sequence[tuple[str, int, str]]], folder.json(name))
     try:
         return {
-            word: [(path.replace("\\", "/"), int(label), str(title)) for path, label, title in table[word]]
-            for word in SPLITS
+            split: [(path.replace("\\", "/"), int(label), str(title)) for path, label, title in table[split]]
+            for split in SPLITS
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -90,11 +90,11 @@ def classes(table: Mapping[str, Items], origin: str) -> tuple[str, ...]:
 def draw(lists: OriginalLists, *, seed: int) -> dict[str, Items]:
     """A stratified split in CoOp's proportions: 50/20/30 per class, or the official test split and a fifth for val."""
     files, labels = [path for path, _, _ in lists.images], [label for _, label, _ in lists.images]
-    official = [word for _, _, word in lists.images]
+    official = [split for _, _, split in lists.images]
     splits = (
         draw_validation(files, labels, official, seed=seed)
         if any(official)
         else draw_stratified_splits(files, labels, seed=seed)
     )
     rows = sorted(zip(splits, labels, files, strict=True))
-    return {word: [(file, label, lists.names[label]) for own, label, file in rows if own == word] for word in SPLITS}
+    return {split: [(file, label, lists.names[label]) for own, label, file in rows if own == split] for split in SPLITS}
