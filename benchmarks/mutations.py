@@ -170,7 +170,7 @@ def _answered(said: Mapping[str, Payload]) -> str:
     transport = Remote(Bare(), Post(), RemoteSettings(("a", "b")), {})
     updates = transport.train(1, SHARED, [0, 1])
     assert [update.client for update in updates][-1] == 1, "the other site has said nothing wrong"
-    return str(transport.notes["failed"].get("0", "used")).partition(":")[0]
+    return str(transport.notes.failed.get(0, "used")).partition(":")[0]
 
 
 class Bare(Method):

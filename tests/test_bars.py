@@ -15,6 +15,7 @@ from benchmarks.bars.criteria import Criterion, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
 from benchmarks.robustness import BROKEN, Bench, Case, Found, cases
 
+from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from toys import Toy
 
@@ -116,7 +117,7 @@ def test_the_quick_criteria_are_met(tmp_path: Path) -> None:
 
 def test_a_checkpoint_truncated_anywhere_falls_back(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run") as run:
-        run.append({"event": "header"})
+        run.append(HeaderEvent())
         for number in (1, 2):
             run.save_checkpoint(crashes.METHOD, Checkpoint(number, dict(Toy().state_dict()), {}))
     assert_met(crashes.torn(tmp_path / "run"))

@@ -19,6 +19,7 @@ from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.events import EVENTS
 
 TINY = """
 name = "tiny"
@@ -78,6 +79,20 @@ def events(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+def assert_fits_schema(folder: Path) -> None:
+    """Every line has the fields of its model, none besides, and is what the model writes."""
+    lines = (folder / "run.jsonl").read_text(encoding="utf-8").splitlines()
+    assert lines
+    for line in lines:
+        fields = json.loads(line)
+        assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
+
+
+def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
+    assert_fits_schema(finished)
+    assert {line["event"] for line in events(finished)} == {"header", "trial", "round", "score", "sample", "end"}
+
+
 def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:
     found = events(finished)
     assert found[0]["event"] == "header" and found[-1] == {**found[-1], "event": "end", "status": "done"}
@@ -131,7 +146,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
     def scores(run: Path) -> list[tuple]:
         lines = [line for line in events(run) if line["event"] == "score"]
-        return [(line["trial"], line["split"], line["name"], line["accuracy"]) for line in lines]
+        return [(line["trial"], line["split"], line["name"], line["figures"]["accuracy"]) for line in lines]
 
     def rounds(run: Path) -> list[tuple]:
         return [(line["trial"], line["round"], line["loss"]) for line in events(run) if line["event"] == "round"]

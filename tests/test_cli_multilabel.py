@@ -11,7 +11,7 @@ from fedprompt.data.annotation import draw_missing
 from fedprompt.demo.world import scenes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
-from test_cli import call, sentence
+from test_cli import assert_fits_schema, call, sentence
 
 SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")
 
@@ -55,13 +55,17 @@ def test_a_table_is_checked_and_partitioned(finished: Path) -> None:
     assert "all 4" in call("partition", "own_table", *own)
 
 
+def test_every_line_of_a_run_with_many_labels_fits_the_schema(finished: Path) -> None:
+    assert_fits_schema(finished / "run")
+
+
 def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
     run = finished / "run"
     assert "Labels under conditions" in (run / "report.html").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in (run / "run.jsonl").read_text(encoding="utf-8").splitlines()]
     score = next(line for line in lines if line["event"] == "score" and line["split"] == "test")
-    assert {"mean_average_precision", "cf1_macro", "cf1_hm", "of1", "of1_tuned", "top3_of1"} <= score.keys()
-    assert not any(key.endswith("_oracle") for key in score), "an oracle speaks only when asked"
+    assert {"mean_average_precision", "cf1_macro", "cf1_hm", "of1", "of1_tuned", "top3_of1"} <= score["figures"].keys()
+    assert not any(key.endswith("_oracle") for key in score["figures"]), "an oracle speaks only when asked"
     hidden = load_tensors(run / "annotation.safetensors")[0]["hidden"]
     assert hidden.any() and hidden.shape[0] == 20
     card = load_adapter(run / "adapters" / "fedmpt").card
@@ -101,7 +105,7 @@ def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path)
 
 def test_invalid_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     table = finished / "wrong.csv"
-    for text, words in (("image,car,car\n", "'car' occurs 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
+    for text, words in (("image,car,car\n", "'car' stands 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
         table.write_text(text, encoding="utf-8")
         assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
     conditions = tmp_path / "conditions.json"

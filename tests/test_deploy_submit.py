@@ -14,12 +14,12 @@ pytest.importorskip("flwr")
 from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waiting_for
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.records.run_folder import Event
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, ResumeEvent, RoundEvent, TrialEvent
 
-HEADER: Event = {"event": "header", "schema": 1}
-BEGUN: Event = {"event": "trial", "trial": "fedmvp", "status": "running", "rounds": 2}
-FAILED: list[Event] = [{"event": "trial", "trial": "fedmvp", "status": "failed"}, {"event": "end", "status": "failed"}]
-END: Event = {"event": "end", "status": "done"}
+HEADER = HeaderEvent(schema_version=1)
+BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=2)
+FAILED = [TrialEvent(trial="fedmvp", status="failed"), EndEvent(status="failed")]
+END = EndEvent(status="done")
 
 
 class Recorder(RunCallbacks):
@@ -36,30 +36,30 @@ class Recorder(RunCallbacks):
         self.calls.append(text)
 
 
-def round_line(number: int, **more: object) -> Event:
-    return {"event": "round", "trial": "fedmvp", "round": number, "loss": 0.5, **more}
+def round_event(number: int, **more: object) -> Event:
+    return RoundEvent(trial="fedmvp", round=number, loss=0.5, **more)
 
 
 def report_of(folder: Path, events: list[Event], known: list[Event]) -> list[Any]:
-    (folder / "run.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (folder / "run.jsonl").write_text("".join(event.to_json() + "\n" for event in events))
     recorder = Recorder()
     follow(folder, recorder, known=known)
     return recorder.calls
 
 
 def test_a_new_run_is_reported_from_its_beginning(tmp_path: Path) -> None:
-    events = [HEADER, BEGUN, round_line(1, failed={"1": "is not connected."}), round_line(2), END]
+    events = [HEADER, BEGUN, round_event(1, failed={1: "is not connected."}), round_event(2), END]
     assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
 
 
 def test_a_run_that_removed_its_failed_events_is_reported_completely(tmp_path: Path) -> None:
     known = [HEADER, BEGUN, *FAILED]
-    assert report_of(tmp_path, [HEADER, BEGUN, round_line(1), round_line(2), END], known) == [("fedmvp", 2, 0), 1, 2]
+    assert report_of(tmp_path, [HEADER, BEGUN, round_event(1), round_event(2), END], known) == [("fedmvp", 2, 0), 1, 2]
 
 
 def test_a_resumed_run_is_reported_from_there(tmp_path: Path) -> None:
-    known = [HEADER, BEGUN, round_line(1)]
-    events = [*known, {"event": "resume", "trial": "fedmvp", "round": 1}, BEGUN, round_line(2), END]
+    known = [HEADER, BEGUN, round_event(1)]
+    events = [*known, ResumeEvent(trial="fedmvp", round=1), BEGUN, round_event(2), END]
     assert report_of(tmp_path, events, known) == [("fedmvp", 2, 1), 2]
 
 

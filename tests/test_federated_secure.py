@@ -67,7 +67,7 @@ def test_the_sum_is_the_mean_whoever_drops_out_and_when(clients: int, weighting:
         assert (cohort.client, cohort.num_examples) == (COHORT, sum(counts))
         loss = sum(count * update.loss for count, update in zip(counts, heard, strict=True)) / sum(counts)
         assert cohort.loss == pytest.approx(loss, abs=1e-6)
-        assert notes["failed"].keys() == {str(update.client) for update in sent[len(heard) :]} and not notes["losses"]
+        assert notes.failed.keys() == {update.client for update in sent[len(heard) :]} and notes.losses == {}
 
 
 def test_sums_of_integers_are_exact() -> None:
@@ -88,7 +88,7 @@ def test_sums_of_integers_are_exact() -> None:
 def test_one_more_missing_gives_the_round_up(clients: int, step: str) -> None:
     gone = range(threshold_of(2 / 3, clients) - 1, clients)
     found, notes = simulate(SecureSum(), 1, SHARED, updates(clients), present=dropping(gone, step))
-    assert found == [] and "abandoned" in notes["skipped"]
+    assert found == [] and "abandoned" in notes.skipped
 
 
 def test_a_site_stops_its_own_broken_update_and_shortens_a_long_one() -> None:
@@ -96,7 +96,7 @@ def test_a_site_stops_its_own_broken_update_and_shortens_a_long_one() -> None:
     sent[2].shared["a"][0, 0] = torch.nan
     sent[4].shared["b"].fill_(1e6)
     (cohort,), notes = simulate(SecureSum(clip=1.0), 1, SHARED, sent)
-    assert list(notes["failed"]) == ["2"] and "not finite" in notes["failed"]["2"]
+    assert list(notes.failed) == [2] and "not finite" in notes.failed[2]
     assert cohort.num_examples == 4 and float(cohort.shared["b"].norm()) == pytest.approx(0.25, abs=1e-3)
 
 

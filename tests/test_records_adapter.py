@@ -78,7 +78,7 @@ def rewrite(folder: Path, **changes: object) -> None:
         ),
         (lambda folder: rewrite(folder, task="guessing"), r"names no known task"),
         (lambda folder: (folder / "attributes.json").write_text('{"attributes": []}'), r"attributes\.json is damaged"),
-        (lambda folder: os.truncate(folder / "attributes.json", 17 << 20), r"larger than 16 MiB"),
+        (lambda folder: os.truncate(folder / "attributes.json", 17 << 20), r"larger than 16 MB"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(tmp_path: Path, damage: Callable[[Path], object], sentence: str) -> None:

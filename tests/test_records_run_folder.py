@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fedprompt.errors import UserError
 from fedprompt.records import run_folder as records
+from fedprompt.records.events import EndEvent, HeaderEvent, ResumeEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events, save_tensors, write_atomic
 
 
@@ -27,6 +28,10 @@ def assert_same(one: Checkpoint | None, other: Checkpoint) -> None:
     for mine, theirs in ((one.shared, other.shared), *((one.personal[c], other.personal[c]) for c in other.personal)):
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[name], theirs[name]) and mine[name].dtype == theirs[name].dtype for name in mine)
+
+
+def resume(number: int) -> ResumeEvent:
+    return ResumeEvent(trial="a", round=number)
 
 
 def full_disk(*_: object) -> None:
@@ -50,11 +55,11 @@ def test_any_other_failure_names_the_folder_too(tmp_path: Path) -> None:
         write_atomic(tmp_path / "file", "x")
 
 
-def test_tensors_survive_with_their_words(tmp_path: Path) -> None:
+def test_tensors_survive_with_their_metadata(tmp_path: Path) -> None:
     tensors = {"x": torch.randn(3, 4).T, "none": torch.empty(0, 2), "one": torch.tensor(True)}
     save_tensors(tmp_path / "t.safetensors", tensors, {"method": "coop"})
-    loaded, words = load_tensors(tmp_path / "t.safetensors")
-    assert words == {"method": "coop"}
+    loaded, metadata = load_tensors(tmp_path / "t.safetensors")
+    assert metadata == {"method": "coop"}
     assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
 
 
@@ -73,37 +78,44 @@ def test_any_damage_to_a_tensor_file_is_a_sentence(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.text(st.characters()) | st.integers(), st.lists)))
-def test_events_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, event: dict) -> None:
+def test_events_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, recipe: dict) -> None:
     with RunFolder.create(tmp_path_factory.mktemp("run") / "here") as folder:
-        folder.append(event)
-        folder.append({"event": "end"})
-        assert list(folder.events()) == [event, {"event": "end"}]
+        folder.append(HeaderEvent(recipe=recipe))
+        folder.append(EndEvent())
+        assert list(folder.events()) == [HeaderEvent(recipe=recipe), EndEvent()]
 
 
 def test_what_json_lacks_becomes_null(tmp_path: Path) -> None:
+    nan, inf = float("nan"), float("inf")
     with RunFolder.create(tmp_path) as folder:
-        folder.append({"per_class": (0.5, float("nan")), "deep": {"loss": float("inf")}})
-        assert list(folder.events()) == [{"per_class": [0.5, None], "deep": {"loss": None}}]
+        folder.append(ScoreEvent(trial="a", round=1, split="base", per_class=(0.5, nan), figures={"accuracy": inf}))
+        folder.append(TrialEvent(trial="a", options={"deep": [{"rate": nan}]}))
+        score, trial = map(json.loads, folder.log.read_text().splitlines())
+        assert score["per_class"] == [0.5, None] and score["figures"] == {"accuracy": None}
+        assert trial["options"] == {"deep": [{"rate": None}]}
 
 
 def test_a_torn_last_line_is_passed_over_and_repaired(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path) as folder:
-        folder.append({"n": 1})
-        folder.append({"n": 2, "name": "é"})
+        folder.append(resume(1))
+        folder.append(EndEvent(message="é"))
     whole = folder.log.read_bytes()
     first = whole.index(b"\n") + 1
     torn_lines = [whole[first:cut] for cut in range(first, len(whole))] + [b"\0" * 9, b"\0\n"]
     for torn in [whole[:first] + line for line in torn_lines]:
         folder.log.write_bytes(torn)
-        assert list(read_events(tmp_path)) == [{"n": 1}]
+        assert list(read_events(tmp_path)) == [resume(1)]
         with RunFolder.open(tmp_path) as reopened:
-            reopened.append({"n": 3})
-        assert list(read_events(tmp_path)) == [{"n": 1}, {"n": 3}]
+            reopened.append(resume(3))
+        assert list(read_events(tmp_path)) == [resume(1), resume(3)]
 
 
 def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"n": 1}\nnonsense\n{"n": 3}\n')
     with pytest.raises(UserError, match=r"Line 2 of .*run\.jsonl"):
+        list(read_events(tmp_path))
+    (tmp_path / "run.jsonl").write_text('{"event": "end"}\n{"event": "privacy", "ledger": "a", "clients": 3}\n')
+    with pytest.raises(UserError, match=r"Line 2 of .*run\.jsonl is damaged \(privacy\.number: .*restore the file"):
         list(read_events(tmp_path))
     with pytest.raises(UserError, match=r"holds no run\.jsonl"):
         list(read_events(tmp_path / "elsewhere"))
@@ -111,13 +123,13 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RunFolder.create(tmp_path) as folder:
-        folder.append({"n": 1})
+        folder.append(resume(1))
         monkeypatch.setattr(os, "fsync", full_disk)
         with pytest.raises(UserError, match="the disk is full"):
-            folder.append({"n": 2})
+            folder.append(resume(2))
         monkeypatch.undo()
-        folder.append({"n": 3})
-        assert list(folder.events()) == [{"n": 1}, {"n": 3}]
+        folder.append(resume(3))
+        assert list(folder.events()) == [resume(1), resume(3)]
 
 
 def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
@@ -135,7 +147,7 @@ def test_create_and_open_refuse_the_wrong_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no run to resume"):
         RunFolder.open(tmp_path)
     with RunFolder.create(tmp_path) as folder:
-        folder.append({"n": 1})
+        folder.append(resume(1))
     with pytest.raises(UserError, match="already holds a run"):
         RunFolder.create(tmp_path)
     RunFolder.open(tmp_path).close()  # the refusals above gave the folder free
@@ -201,13 +213,13 @@ def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path, mon
 
 
 def test_rewinding_forgets_one_trials_later_rounds(tmp_path: Path) -> None:
-    events = [{"event": "header"}, {"trial": "a", "round": 1}, {"trial": "a", "round": 2}, {"trial": "b", "round": 2}]
+    rounds = [RoundEvent(trial=trial, round=number) for trial, number in (("a", 1), ("a", 2), ("b", 2))]
     with RunFolder.create(tmp_path) as folder:
-        for event in [*events, {"trial": "a", "event": "trial"}]:
+        for event in [HeaderEvent(), *rounds, TrialEvent(trial="a")]:
             folder.append(event)
         folder.rewind("a", 1)
-        assert list(folder.events()) == [events[0], events[1], events[3]]
-        folder.append({"event": "end"})
+        assert list(folder.events()) == [HeaderEvent(), rounds[0], rounds[2]]
+        folder.append(EndEvent())
     assert json.loads(folder.log.read_text().splitlines()[-1]) == {"event": "end"}
 
 

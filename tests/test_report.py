@@ -23,8 +23,8 @@ from fedprompt.errors import UserError
 from fedprompt.report import headline_figure, partition_figure, read_run, render, save_headline
 from fedprompt.report.client_figures import participation_figure
 from fedprompt.report.page import page, status, summary
-from fedprompt.report.sample_images import heat, png_address
-from fedprompt.report.style import size_text, spread
+from fedprompt.report.sample_images import heat_overlay, png_data_url
+from fedprompt.report.style import separate, size_text
 from fedprompt.report.tables import client_rows, headline_rows, selection_rows
 
 Event = dict[str, Any]
@@ -61,7 +61,8 @@ def header(**changes: Any) -> Event:
 
 
 def score(trial: str, number: int, split: str, value: float | None, **more: Any) -> Event:
-    return {"event": "score", "trial": trial, "round": number, "split": split, "name": "all", "accuracy": value} | more
+    figures = {"accuracy": value}
+    return {"event": "score", "trial": trial, "round": number, "split": split, "figures": figures} | more
 
 
 def trial_events(name: str, *, rounds: int = 3) -> list[Event]:
@@ -69,7 +70,7 @@ def trial_events(name: str, *, rounds: int = 3) -> list[Event]:
     rounds = 0 if name == "zero" else rounds
     local, base, new = FIGURES[name]
     attention = {"grid": [2, 2], "total": 4, "attributes": [{"name": "four legs", "weights": [0.1, 0.2, 0.3, 0.7]}]}
-    sample = {"event": "sample", "trial": name, "sample": "0", "truth": "cat", "top": [["cat", 0.9], ["dog", 0.1]]}
+    sample = {"event": "sample", "trial": name, "sample": "0", "truth": ["cat"], "top": [["cat", 0.9], ["dog", 0.1]]}
     about = {"method": name, "trainable": 10 * rounds, "rounds": rounds, "options": {"tokens": 4}}
     return [
         {"event": "trial", "trial": name, "status": "running", "idea": f"{name.title()} (Someone, 2020): it.", **about},
@@ -203,7 +204,8 @@ def test_names_from_clients_are_only_ever_text(nasty: str, tmp_path: Path) -> No
 
     events = [poison(event) for event in whole_run(title=nasty, protocol=nasty, splits={"local": nasty})]
     events = [
-        {**event, "label": nasty, "options": {nasty: nasty}} if event["event"] == "trial" else event for event in events
+        {**event, "idea": f"{nasty} (2020)", "options": {nasty: nasty}} if event["event"] == "trial" else event
+        for event in events
     ]
     events[-1] = {"event": "end", "status": "failed", "message": nasty}
     html = render(write(tmp_path, events)).read_text(encoding="utf-8")
@@ -256,7 +258,7 @@ def test_selected_and_all_clients_are_both_named(tmp_path: Path) -> None:
         if event["event"] == "round" and event["trial"] != "zero":
             event["clients"] = [1]
     rows = selection_rows(read_run(write(tmp_path, events)))
-    assert [(row.name, row.words, row.cells[2].text) for row in rows] == [
+    assert [(row.name, row.texts, row.cells[2].text) for row in rows] == [
         ("all clients", ("2",), "85.0"),
         ("clients selected in the last round", ("1",), "80.0"),
         ("clients never selected", ("1",), "90.0"),
@@ -355,18 +357,18 @@ def test_headline_figure_stands_alone_and_is_saved_as_asked(folder: Path, tmp_pa
 
 
 @given(st.lists(st.floats(0.2, 0.8), min_size=2, max_size=5))
-def test_spread_labels_keep_their_order_and_distance(positions: list[float]) -> None:
-    moved = spread(positions, 0.05)
+def test_separated_labels_keep_their_order_and_distance(positions: list[float]) -> None:
+    moved = separate(positions, 0.05)
     ordered = [moved[place] for place in sorted(range(len(positions)), key=lambda place: positions[place])]
     assert all(high - low > 0.045 for low, high in pairwise(ordered))
 
 
 def test_heat_is_strongest_where_attention_is() -> None:
-    address = heat([0.5, 0.5, 1.0, 2.4, 1.1, 0.5], (2, 3), 3.0)
+    address = heat_overlay([0.5, 0.5, 1.0, 2.4, 1.1, 0.5], (2, 3), 3.0)
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
         alpha = image.getchannel("A").resize((3, 2), Image.Resampling.BOX)
     assert alpha.width == 3 and max(range(6), key=lambda place: alpha.getpixel((place % 3, place // 3))) == 3
-    with Image.open(io.BytesIO(base64.b64decode(heat([0.9] * 4, (2, 2), 0.9).partition(",")[2]))) as flat:
+    with Image.open(io.BytesIO(base64.b64decode(heat_overlay([0.9] * 4, (2, 2), 0.9).partition(",")[2]))) as flat:
         assert flat.getchannel("A").getextrema() == (0, 0)
 
 
@@ -374,8 +376,8 @@ def test_heat_is_strongest_where_attention_is() -> None:
     "wrong", ["", "no base64!", base64.b64encode(b"<svg onload=alert(1)>").decode(), picture() + ") url(http://x"]
 )
 def test_only_a_png_becomes_a_picture(wrong: str) -> None:
-    assert png_address(wrong) == ""
-    assert png_address(picture()).startswith("data:image/png;base64,")
+    assert png_data_url(wrong) == ""
+    assert png_data_url(picture()).startswith("data:image/png;base64,")
 
 
 @pytest.mark.parametrize(

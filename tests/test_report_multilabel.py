@@ -1,4 +1,4 @@
-"""Pages of runs with many labels: further figures, the gap, labels under conditions, company, predictions."""
+"""Pages of runs with many labels: further metrics, the gap, labels under conditions, co-occurrence, predictions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from fedprompt.records.events import CooccurrenceLine
+from fedprompt.records.events import CooccurrenceEvent, SampleEvent
 from fedprompt.report import predictions_page, read_run, render
 from fedprompt.report.cooccurrence import pull, shares
 from test_report import picture, write
 
-SPLITS = {"natural": "usual company", "broken": "any company"}
+SPLITS = {"natural": "usual co-occurrence", "broken": "any co-occurrence"}
 CLASSES = ["cat", "dog", "sea"]
-COMPANY = {"natural": [[4, 4, 0], [4, 4, 0], [0, 0, 4]], "broken": [[4, 2, 2], [2, 4, 2], [2, 2, 4]]}
+COUNTS = {"natural": [[4, 4, 0], [4, 4, 0], [0, 0, 4]], "broken": [[4, 2, 2], [2, 4, 2], [2, 2, 4]]}
 FIGURES = {"ours": (0.8, 0.75), "zero": (0.6, 0.5)}
 EXPLANATION = {
     "grid": [2, 2],
@@ -25,26 +25,26 @@ EXPLANATION = {
 }
 
 
-def company(split: str, counts: list[list[int]], trial: str = "") -> dict[str, Any]:
-    return {"event": "company", "trial": trial, "split": split, "classes": CLASSES, "counts": counts}
+def cooccurrence(split: str, counts: list[list[int]], trial: str = "") -> dict[str, Any]:
+    return {"event": "cooccurrence", "trial": trial, "split": split, "classes": CLASSES, "counts": counts}
 
 
 def trial(name: str, *, tuned: str) -> list[dict[str, Any]]:
     figures = {"cf1_macro" + tuned: 0.41, "of1" + tuned: 0.42}
-    pulled = COMPANY["natural" if name == "ours" else "broken"]
+    pulled = COUNTS["natural" if name == "ours" else "broken"]
     sample = {"event": "sample", "trial": name, "sample": "0", "truth": ["cat"], "top": [["cat", 0.9], ["dog", 0.2]]}
     own = {"picture": picture(), "explanation": EXPLANATION} if name == "ours" else {}
     return [
         {"event": "trial", "trial": name, "method": name, "trainable": 3 if name == "ours" else 0, "rounds": 1},
         *([{"event": "round", "trial": name, "round": 1, "clients": [0]}] if name == "ours" else []),
         *(
-            {"event": "score", "trial": name, "round": 1, "split": split, "name": "all", "value": None}
-            | {"mean_average_precision": value, **figures}
+            {"event": "score", "trial": name, "round": 1, "split": split}
+            | {"figures": {"mean_average_precision": value, **figures}}
             for split, value in zip(SPLITS, FIGURES[name], strict=True)
         ),
         {"event": "score", "trial": name, "round": 1, "split": "local", "client": 0}
-        | {"mean_average_precision": 0.9, **figures},
-        company("broken", pulled, name),
+        | {"figures": {"mean_average_precision": 0.9, **figures}},
+        cooccurrence("broken", pulled, name),
         sample | own,
     ]
 
@@ -57,7 +57,7 @@ def events(*, tuned: str = "") -> list[dict[str, Any]]:
         "further": ["cf1_macro" + tuned, "of1" + tuned],
         "splits": {"local": "each client", **SPLITS},
     }
-    truths = [company(split, counts) for split, counts in COMPANY.items()]
+    truths = [cooccurrence(split, counts) for split, counts in COUNTS.items()]
     return [header, *truths, *trial("ours", tuned=tuned), *trial("zero", tuned=tuned)]
 
 
@@ -73,9 +73,9 @@ def test_further_figures_stand_beside_the_headline_and_the_gap_comes_last(tmp_pa
     assert ("held-out" in run.threshold) == bool(tuned)
 
 
-def test_the_page_shows_labels_under_conditions_and_company(tmp_path: Path) -> None:
+def test_the_page_shows_labels_under_conditions_and_cooccurrence(tmp_path: Path) -> None:
     html = render(write(tmp_path, events())).read_text(encoding="utf-8")
-    assert 'id="reasons"' in html and 'id="company"' in html
+    assert 'id="explanations"' in html and 'id="cooccurrence"' in html
     assert "&lt;place&gt;" in html and "<place>" not in html, "conditions are escaped"
     assert "75%" in html and "90%" in html and "≤ 4\u00a0\u00d7" in html
     assert "pull 100%" in html and "pull 0%" in html
@@ -88,24 +88,25 @@ def test_an_explanation_of_the_wrong_shape_is_left_out(tmp_path: Path) -> None:
     for change in ({"gate": [1.0]}, {"grid": [3, 3]}, {"conditions": ["light"]}):
         lines = copy.deepcopy(events())
         next(line for line in lines if "explanation" in line)["explanation"] |= change
-        assert 'id="reasons"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
-    lines = [line for line in events() if line["event"] != "company"] + [company("broken", [[1]])]
-    assert 'id="company"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
+        assert 'id="explanations"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
+    lines = [line for line in events() if line["event"] != "cooccurrence"] + [cooccurrence("broken", [[1]])]
+    assert 'id="cooccurrence"' not in render(write(tmp_path, lines)).read_text(encoding="utf-8")
 
 
-def test_pull_is_where_predicted_company_lies_between_the_true_and_the_natural() -> None:
-    natural, true = (CooccurrenceLine.model_validate(company(split, counts)) for split, counts in COMPANY.items())
+def test_pull_is_the_position_of_predicted_cooccurrence_between_true_and_natural() -> None:
+    natural, true = (CooccurrenceEvent.model_validate(cooccurrence(split, counts)) for split, counts in COUNTS.items())
     assert shares(natural.counts)[0] == [1, 1, 0] and shares([[0, 0], [0, 2]])[0] == [0, 0]
     halfway = [[4, 3, 1], [3, 4, 1], [1, 1, 4]]
-    for counts, expected in ((COMPANY["natural"], 1), (COMPANY["broken"], 0), (halfway, 0.5)):
-        predicted = CooccurrenceLine.model_validate(company("broken", counts))
+    for counts, expected in ((COUNTS["natural"], 1), (COUNTS["broken"], 0), (halfway, 0.5)):
+        predicted = CooccurrenceEvent.model_validate(cooccurrence("broken", counts))
         assert pull(predicted, true, natural) == pytest.approx(expected)
     assert pull(natural, true, true) is None
 
 
 def test_predictions_have_no_truth_to_be_right_about() -> None:
     top = [["cat", 0.9], ["dog", 0.2]]
-    html = predictions_page("ours", [{"name": "my <own>.jpg", "picture": picture(), "top": top}])
+    sample = SampleEvent(trial="ours", sample="0", name="my <own>.jpg", picture=picture(), top=top)
+    html = predictions_page("ours", [sample])
     assert "my &lt;own&gt;.jpg" in html and "✓" not in html and "✗" not in html
-    explained = {"name": "a.jpg", "picture": picture(), "top": top, "explanation": EXPLANATION}
+    explained = SampleEvent(trial="ours", sample="0", picture=picture(), top=top, explanation=EXPLANATION)
     assert "Labels under conditions" in predictions_page("ours", [explained])

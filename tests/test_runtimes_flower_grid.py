@@ -21,7 +21,8 @@ from fedprompt.deploy.site_state import SPENT
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, load_tensors, read_events
+from fedprompt.records.events import EVENTS, Event, PrivacyEvent
+from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
@@ -103,7 +104,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def lines(folder: Path, trial: str, kind: str) -> list[Event]:
-    return [event for event in read_events(folder) if event["event"] == kind and event["trial"] == trial]
+    return [event for event in read_events(folder) if event.event == kind and event.trial == trial]
 
 
 def same(ours: State, theirs: State) -> bool:
@@ -115,14 +116,21 @@ def checkpoint(folder: Path, trial: str) -> Checkpoint:
         return run.load_checkpoint(trial) or Checkpoint(0, {}, {})
 
 
+def test_every_line_of_a_run_over_sites_fits_the_schema(both: tuple[Path, Path]) -> None:
+    for folder in both:
+        for line in (folder / "run.jsonl").read_text(encoding="utf-8").splitlines():
+            fields = json.loads(line)
+            assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_global_model_is_that_of_the_simulator(name: str, both: tuple[Path, Path]) -> None:
     simulated, federated = (checkpoint(folder, name) for folder in both)
     assert simulated.round_number == federated.round_number and same(simulated.shared, federated.shared)
     for key in ("clients", "losses"):
-        there, here = ([event[key] for event in lines(folder, name, "round")] for folder in both)
+        there, here = ([getattr(event, key) for event in lines(folder, name, "round")] for folder in both)
         assert there == here
-    there, here = ([event for event in lines(folder, name, "score") if event["split"] == "local"] for folder in both)
+    there, here = ([event for event in lines(folder, name, "score") if event.split == "local"] for folder in both)
     assert there == here
 
 
@@ -155,7 +163,7 @@ def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> 
     ]
     assert kinds == [kind for _ in range(2) for kind in SECURE for _ in SITES], "no site is asked for its own update"
     for event in lines(tmp_path / "federated", NAMES[0], "round"):
-        assert event["losses"] == {} and event["kept"] == [0, 1, 2] and min(event["bytes_up"].values()) > 0
+        assert event.losses == {} and event.kept == (0, 1, 2) and min(event.bytes_up.values()) > 0
 
 
 def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp_path: Path) -> None:
@@ -167,11 +175,11 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "out", NAMES[0], "round")
-    assert [event.get("skipped", "")[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
+    assert [event.skipped[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
     run_on_sites(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
     rounds = lines(tmp_path / "again", NAMES[0], "round")
-    assert [event["kept"] for event in rounds] == [[0, 2]] * 2 and all("1" in event["failed"] for event in rounds)
+    assert [event.kept for event in rounds] == [(0, 2)] * 2 and all(1 in event.failed for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
     for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
@@ -197,13 +205,13 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
     spent = json.loads((tmp_path / "east" / SPENT).read_text())
-    charged = [event for event in read_events(tmp_path / "first") if event["event"] == "privacy"]
+    charged = [event for event in read_events(tmp_path / "first") if isinstance(event, PrivacyEvent)]
     assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
-    assert next(iter(spent.values()))["epsilon"] <= charged[-1]["epsilon"] <= 30
+    assert next(iter(spent.values()))["epsilon"] <= charged[-1].epsilon <= 30
     (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
     run_on_sites(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
     for event in lines(tmp_path / "second", NAMES[0], "round"):
-        assert "epsilon" in event["failed"]["0"] and set(event["losses"]) == {"1", "2"}
+        assert "epsilon" in event.failed[0] and set(event.losses) == {1, 2}
 
 
 def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: Path) -> None:
@@ -226,7 +234,7 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
     run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     runs.start(resolve(parse_recipe(text)), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
-    assert [event["round"] for event in lines(tmp_path / "out", name, "resume")] == [1]
+    assert [event.round for event in lines(tmp_path / "out", name, "resume")] == [1]
     assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
     for client, state in simulated.personal.items():
         files = sorted((tmp_path / SITES[client] / "state").glob(f"*/{name}@*.safetensors"))

@@ -83,15 +83,15 @@ def test_a_bad_answer_costs_its_site_the_round_and_nobody_else(fault: str) -> No
     transport = remote(Post(north=BAD[fault]))
     updates = transport.train(1, SHARED, [0, 1, 2])
     assert [update.client for update in updates] == [0, 2]
-    assert transport.notes["failed"].keys() == {"1"} and 5 < len(transport.notes["failed"]["1"]) < 300
+    assert transport.notes.failed.keys() == {1} and 5 < len(transport.notes.failed[1]) < 300
     assert transport.accepted == {0: 1, 2: 1}
 
 
 def test_bytes_and_validation_are_recorded_as_they_travelled() -> None:
     transport = remote(Post(), upload="float16")
     updates = transport.train(1, SHARED, [0, 2])
-    assert transport.notes["bytes_up"] == {"0": 2 * 28, "2": 2 * 28} and updates[0].bytes == 4 * 28
-    assert transport.notes["validation"] == {"0": 0.25, "2": 0.25}
+    assert transport.notes.bytes_up == {0: 2 * 28, 2: 2 * 28} and updates[0].bytes == 4 * 28
+    assert transport.notes.validation == {0: 0.25, 2: 0.25}
 
 
 def test_only_what_changed_travels() -> None:

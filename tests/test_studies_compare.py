@@ -20,10 +20,10 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.events import Expected
+from fedprompt.records.event_fields import DataRecord, ExpectedFigure
 from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
-from fedprompt.report.costs import name_dots
+from fedprompt.report.costs import label_points
 from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search
 from test_sharing import RECIPE
@@ -67,8 +67,8 @@ def test_finished_runs_become_a_table(folder: Path) -> None:
     other = replace(first, trials=tuple(replace(trial, scores=trial.scores[:-1]) for trial in first.trials))
     with pytest.raises(UserError, match="give one of them a label"):
         by_seed([first, other])
-    elsewhere = replace(first, header=first.header.model_copy(update={"data": {"fingerprint": "another"}}))
-    with pytest.raises(UserError, match="on different data"):
+    elsewhere = replace(first, header=first.header.model_copy(update={"data": DataRecord(fingerprint="another")}))
+    with pytest.raises(UserError, match="have different data"):
         by_seed([first, elsewhere])
 
 
@@ -103,7 +103,7 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
 
 def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
     runs = [read_run(folder / "out" / f"few-{seed}") for seed in (1, 2)]
-    one = Expected(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
+    one = ExpectedFigure(trial="alone", table="t", name="new", value=50.0, source="a page", columns=("new",))
     merged = [replace(run, header=run.header.model_copy(update={"expected": (one,)})) for run in (runs[1], runs[0])]
     (found,) = differences(merged)
     values = [100 * trial.figures["new"] for run in runs for trial in run.trials if trial.name == "alone"]
@@ -113,7 +113,7 @@ def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
     assert "\nt: a page." in markdown(compared) and line in markdown(compared)
     assert latex(compared).count(r"\begin{tabular}") == 2 and "published" not in markdown(comparison(runs))
     # Runs of one seed are joined, and what each of them expects with them.
-    other = Expected(trial="alone", table="t", name="base", value=1.0, columns=("base",))
+    other = ExpectedFigure(trial="alone", table="t", name="base", value=1.0, columns=("base",))
     (joined,) = by_seed(
         [merged[1], replace(runs[0], header=runs[0].header.model_copy(update={"expected": (one, other)}))]
     )
@@ -182,7 +182,7 @@ def test_labels_of_points_do_not_overlap() -> None:
     axes = figure.add_subplot()
     dots = [(1.0, 60.5, "promptfl"), (1.0, 60.5, "fedawa"), (1.1, 60.4, "fedkgcoop"), (9.0, 66.0, "fedmpt")]
     axes.plot([x for x, _, _ in dots], [y for _, y, _ in dots], "o")
-    name_dots(axes, dots)
+    label_points(axes, dots)
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to dots
     assert sorted(text.get_text() for text in axes.texts) == sorted(name for _, _, name in dots)

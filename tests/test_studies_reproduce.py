@@ -12,9 +12,10 @@ from fedprompt.cli.main import app
 from fedprompt.data.published.catalog import entry
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.events import Expected, Header, ScoreLine, TrialLine
-from fedprompt.records.reading import Run, Trial
-from fedprompt.report import ours, read_run
+from fedprompt.records.event_fields import ExpectedFigure
+from fedprompt.records.events import HeaderEvent, TrialEvent
+from fedprompt.records.reading import Run, Score, TrialRecord
+from fedprompt.report import comparable_figure, read_run
 from fedprompt.studies.published import experiment, experiments, image_passes, matched_cells, recipe
 from fedprompt.studies.published_tables import cells, remarks, table
 from fedprompt.studies.reproduce import _mean, differences, jobs
@@ -31,6 +32,10 @@ MINIATURE = (
     "compare=[]",
 )
 CHEAP = (*MINIATURE, "method={name='promptfl'}")
+
+
+def score(split, value, measure=""):
+    return Score(1, split, "all", None, "", measure, 9, value, (), ())
 
 
 def run(*words):
@@ -124,7 +129,7 @@ def test_base_to_new_over_nine_sets(tmp_path):
     about, todo, (found,) = only("fedmvp/base-to-new", tmp_path, tmp_path / "out", *CHEAP, "method.label='fedmvp'")
     assert len(found.header.partition.clients) == 9 and found.trials[0].by_part("base").keys() == set(names)
     assert {"local", "base", "new", "hm"} <= found.trials[0].figures.keys()
-    assert "DTD has 47 classes, but 3 were found." in found.header.data["notes"]
+    assert "DTD has 47 classes, but 3 were found." in found.header.data.notes
     (difference, *_) = differences(about, todo)
     assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
     assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)
@@ -173,11 +178,10 @@ def test_domains_are_held_out_in_turn(name, sets, tmp_path):
 def test_a_mean_over_data_sets_weighs_each_equally_whatever_its_number_of_rotations():
     about = experiment("fedmvp/ablation-msst")
     share = {label: 1.0 if label.startswith("domainnet") else 0.5 for label in about.variants}
-    expected = Expected(trial="fedmvp", table="t", name="n", value=0.0, columns=("unseen",))
+    expected = ExpectedFigure(trial="fedmvp", table="t", name="n", value=0.0, columns=("unseen",))
 
     def fake(value):
-        score = ScoreLine(trial="fedmvp", round=1, split="unseen", value=value)
-        return Run(Header(), (Trial(TrialLine(trial="fedmvp"), (), (score,), ()),), None)
+        return Run(HeaderEvent(), (TrialRecord(TrialEvent(trial="fedmvp"), (), (score("unseen", value),), ()),), None)
 
     found = {label: fake(value) for label, value in share.items()}
     assert _mean(about, found, expected) == pytest.approx((4 * 50 + 100) / 5)
@@ -187,15 +191,12 @@ def test_a_mean_over_data_sets_weighs_each_equally_whatever_its_number_of_rotati
 
 
 def test_figures_are_joined_or_counted():
-    scores = [
-        ScoreLine(trial="a", round=1, split="test", value=value, measure=measure)
-        for measure, value in (("", 0.5), ("of1", 0.7))
-    ]
-    run = Run(Header(), (Trial(TrialLine(trial="a", trainable=250_000), (), tuple(scores), ()),), None)
+    scores = (score("test", 0.5), score("test", 0.7, measure="of1"))
+    run = Run(HeaderEvent(), (TrialRecord(TrialEvent(trial="a", trainable=250_000), (), scores, ()),), None)
     wanted = {"test": 50.0, "test+test:of1": 60.0, "test+test:cf1": None, "parameters (M)": 0.25}
     for column, value in wanted.items():
-        expected = Expected(trial="a", table="t", name="n", value=0.0, columns=(column,))
-        assert ours(run, expected) == (value if value is None else pytest.approx(value))
+        expected = ExpectedFigure(trial="a", table="t", name="n", value=0.0, columns=(column,))
+        assert comparable_figure(run, expected) == (value if value is None else pytest.approx(value))
 
 
 def test_every_domain_is_a_target_once():
@@ -270,7 +271,9 @@ def test_the_list_has_command_cost_and_published_figures():
 def test_mistakes_at_the_command_line_are_sentences(tmp_path):
     assert "did you mean 'fedmvp/base-to-new'" in run("reproduce", "fedmvp/base-to-nw").output
     assert "--root DIR" in run("reproduce", "fedmvp/base-to-new").output
-    assert "is not a list of numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
+    assert (
+        "is not a list of whole numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
+    )
     missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q")
     assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from fedprompt.records.reading import Trial
+from fedprompt.records.reading import TrialRecord
 from fedprompt.report import Run, read_run
 
 
@@ -54,7 +54,7 @@ def _spread(values: Sequence[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def _bytes(trial: Trial) -> str:
+def _bytes(trial: TrialRecord) -> str:
     last = list(trial.rounds[-1].bytes_up.values()) if trial.rounds else []
     return f"{trial.bytes_up:,.0f} ({fmean(last):,.0f})" if last and trial.bytes_up else "none"
 

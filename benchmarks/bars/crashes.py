@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.bars.criteria import ROOT, Criterion, Row, proof, row
 from benchmarks.bars.subprocesses import WARM, kept_round, recipe, run_in_process
@@ -20,16 +21,21 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import federate
-from fedprompt.records.run_folder import Checkpoint, Event, RunFolder, read_events
+from fedprompt.records.events import BaseEvent, RoundEvent, ScoreEvent
+from fedprompt.records.run_folder import Checkpoint, RunFolder, read_events
 from fedprompt.runtimes.payload import Payload
 from fedprompt.runtimes.remote import MISSED_ROUNDS, Remote, RemoteSettings
 from fedprompt.updates import State
 
 METHOD, CLIENTS, ROUNDS = "fedotp", 4, 12  # a method with tensors that stay at clients: a checkpoint has them all
 KILLS = 3
+Kind = TypeVar("Kind", bound=BaseEvent)
 TIMEOUT = 120.0  # seconds in which a process must reach a round
 EVERY = 10  # bytes between two positions at which a checkpoint is truncated
-MEASURES = {"round": ("clients", "loss", "losses", "bytes_up"), "score": ("split", "measure", "value", "per_class")}
+MEASURES: dict[type[BaseEvent], tuple[str, ...]] = {
+    RoundEvent: ("clients", "loss", "losses", "bytes_up"),
+    ScoreEvent: ("split", "figures", "per_class"),
+}
 
 
 def criteria(folder: Path) -> Iterator[Criterion]:
@@ -61,7 +67,7 @@ def killed_and_resumed(recipe_file: Path, out: Path) -> list[int]:
             wait_for(out, max(number, recorded + 1), running)  # a round of this process, not of the previous one
             time.sleep(secrets.randbelow(100) / 500)  # any moment of a round, while it trains or saves
             running.kill()
-        recorded = max((event["round"] for event in lines(out, "round")), default=0)
+        recorded = max((event.round for event in events(out, RoundEvent)), default=0)
         lost.append(recorded - kept_round(out, METHOD))
         command = ["resume", str(out), "--quiet"]
     with process(command) as running:
@@ -84,14 +90,14 @@ def process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def wait_for(out: Path, number: int, running: subprocess.Popen[bytes]) -> None:
     """Wait until the round is recorded."""
     end = time.monotonic() + TIMEOUT
-    while not any(event["round"] >= number for event in lines(out, "round")):
+    while not any(event.round >= number for event in events(out, RoundEvent)):
         assert running.poll() is None and time.monotonic() < end, "the run did not reach the round in time"
         time.sleep(0.01)
 
 
-def lines(out: Path, kind: str) -> list[Event]:
+def events(out: Path, kind: type[Kind]) -> list[Kind]:
     """The events of a kind in a run that may not have begun."""
-    return [event for event in read_events(out) if event["event"] == kind] if (out / "run.jsonl").exists() else []
+    return [event for event in read_events(out) if isinstance(event, kind)] if (out / "run.jsonl").exists() else []
 
 
 def compared(whole: Path, killed: Path, lost: list[int]) -> Iterator[Criterion]:
@@ -126,7 +132,9 @@ def same(ours: State, theirs: State) -> bool:
 
 def measures(place: Path) -> list[Mapping[str, object]]:
     """What a run recorded of rounds and scores, without times."""
-    return [{key: event.get(key) for key in keys} for kind, keys in MEASURES.items() for event in lines(place, kind)]
+    return [
+        {key: getattr(event, key) for key in keys} for kind, keys in MEASURES.items() for event in events(place, kind)
+    ]
 
 
 def torn(place: Path) -> Iterator[Criterion]:
@@ -200,7 +208,7 @@ def quorum() -> Iterator[Criterion]:
             except UserError as error:
                 said = f"paused in round {number}" if "Paused" in str(error) else str(error)
                 break
-            skipped += "skipped" in transport.notes
+            skipped += bool(transport.notes.skipped)
             unchanged &= same(record.shared, SHARED)
     met = unchanged and said == f"paused in round {MISSED_ROUNDS}" and skipped == MISSED_ROUNDS - 1
     yield row(

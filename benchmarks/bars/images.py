@@ -20,6 +20,8 @@ from fedprompt.data.sources.class_table import class_table
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.events import RoundEvent
+from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import read_events
 
 NAMES = 84  # generated paths of each of six kinds
@@ -137,7 +139,7 @@ def run_with_bad_pictures(folder: Path, bad: int) -> str:
         )
     except UserError:
         return "stops in its rounds" if (folder / "run").exists() else "stops before round 1"
-    reasons = [lost["reason"] for lost in next(iter(read_events(folder / "run")))["left_out"]]
+    reasons = [image.reason for image in read_run(folder / "run").header.left_out]
     return f"goes on; {sum(map(bool, reasons))} recorded with the reason"
 
 
@@ -217,8 +219,8 @@ def few_images(folder: Path) -> Row:
     folders = "\n".join(f'{name} = "{folder / name}"' for name in "ab")
     table = f'[data]\nsource = "sites"\nclasses = ["cat", "dog"]\n[data.folders]\n{folders}'
     runs.start(resolve(parse_recipe(RECIPE.format(data=table, partition='rule = "by_site"'))), folder / "run")
-    rounds = [event for event in read_events(folder / "run") if event["event"] == "round"]
-    finite = sum(len(event["losses"]) for event in rounds)
+    rounds = [event for event in read_events(folder / "run") if isinstance(event, RoundEvent)]
+    finite = sum(loss is not None for event in rounds for loss in event.losses.values())
     said = f"{len(rounds)} of 2 rounds, {finite} of 4 finite losses"
     what = "a site with one image, and one that lacks a class"
     return row(what, "both train and the run ends well", said, met=finite == 4)

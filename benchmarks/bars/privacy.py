@@ -17,6 +17,7 @@ from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sam
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.noise import secret_normal
 from fedprompt.federated.server import Server
+from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.seeding import stream
 from fedprompt.updates import Update, fedavg
@@ -122,7 +123,7 @@ def resumed(folder: Path) -> Iterator[Criterion]:
         return found
 
     with RunFolder.create(folder / "ledger") as run:
-        run.append({"event": "header"})
+        run.append(HeaderEvent())
         first = ledger(run)
         assert all(first.admit(number, [0, 1]) for number in (1, 2, 3))
     with RunFolder.open(folder / "ledger") as run:

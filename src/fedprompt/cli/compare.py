@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings
+from fedprompt.cli.config import Settings, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ def compare(
             raise UserError("Give either recipes or folders of runs, not both.")
         _write({"runs": _joined(finished)}, folder)
         return
-    numbers = [1] if quick else _numbers(seeds)
+    numbers = [1] if quick else parse_seeds(seeds)
     found = [load_recipe(find_recipe(name), [*(QUICK if quick else ()), *(settings or ())]) for name in names]
     if tune:
         found = _tuned(found, folder, processes)
     todo = jobs(found, numbers, folder)
-    _conduct(todo, processes)
+    _run_jobs(todo, processes)
     _write(
         {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
         folder,
@@ -78,7 +78,7 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
             typer.echo(path.read_text(encoding="utf-8"))
 
 
-def _conduct(todo: Sequence[Job], processes: int) -> None:
+def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     """Run the jobs that are not done, and resume those that have begun."""
     from fedprompt.cli.console import console_callbacks, plain_console
     from fedprompt.studies.sweep import check, run_in_parallel, run_job
@@ -104,18 +104,9 @@ def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]
     from fedprompt.studies.tuning import search, tuned
 
     todo = [Job(search(recipe), out / f"{recipe.name}-tuning") for recipe in recipes]
-    _conduct(todo, processes)
+    _run_jobs(todo, processes)
     found = [tuned(recipe, read_run(job.folder)) for recipe, job in zip(recipes, todo, strict=True)]
     for recipe in found:
         write_atomic(out / f"{recipe.name}.toml", recipe.to_toml(defaults=False))
         typer.echo(f"Written: {out / recipe.name}.toml")
     return found
-
-
-def _numbers(seeds: str) -> list[int]:
-    try:
-        return [int(seed) for seed in seeds.split(",")]
-    except ValueError as error:
-        raise typer.BadParameter(
-            f"{seeds!r} is not a list of whole numbers separated by commas.", param_hint="--seeds"
-        ) from error

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedprompt.errors import UserError
+
 if TYPE_CHECKING:
     from fedprompt.experiments.plan import Plan
 
@@ -47,3 +49,11 @@ def schema() -> None:
     from fedprompt.experiments.recipe_schema import recipe_schema
 
     typer.echo(json.dumps(recipe_schema(), indent=2))
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The numbers of --seeds; UserError for anything but whole numbers separated by commas."""
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text!r} is not a list of whole numbers; write e.g. --seeds 1,2,3.") from error

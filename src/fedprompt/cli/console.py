@@ -14,8 +14,8 @@ from rich.table import Table
 
 from fedprompt.cli.doctor import Finding
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.report import Run, Trial
-from fedprompt.report.published import HEAD, Difference, differences, printed_tables
+from fedprompt.report import Run, TrialRecord, size_text
+from fedprompt.report.published import HEAD, Difference, difference_tables, differences
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
@@ -130,13 +130,13 @@ def console_callbacks(console: Console, *, quiet: bool) -> Iterator[RunCallbacks
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """One row per trial: headline figures in percent, trained parameters and upload; then further figures."""
+    """One row per trial: headline figures in percent, trained parameters and upload; then the further metrics."""
     shown = [column for column in run.columns if ":" not in column]
     table = _figures_table(run, shown, title=run.header.title or None)
-    for heading in ("trainable", "sent / client / round"):
+    for heading in ("trainable", "upload / client / round"):
         table.add_column(heading, justify="right")
     for trial in run.trials:
-        sent = "-" if trial.bytes_up is None else size(trial.bytes_up)
+        sent = "-" if trial.bytes_up is None else size_text(trial.bytes_up)
         _add(table, run, trial, shown, f"{trial.about.trainable or 0:,}", sent)
     yield table
     if further := [column for column in run.columns if ":" in column]:
@@ -149,7 +149,7 @@ def run_tables(run: Run) -> Iterator[Table]:
 
 def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
     """Our figures beside each published table."""
-    for title, rows in printed_tables(found):
+    for title, rows in difference_tables(found):
         yield rows_table(HEAD, rows, title=title)
 
 
@@ -160,17 +160,9 @@ def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Ta
     return table
 
 
-def _add(table: Table, run: Run, trial: Trial, columns: Sequence[str], *words: str) -> None:
+def _add(table: Table, run: Run, trial: TrialRecord, columns: Sequence[str], *words: str) -> None:
     figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in columns]
     table.add_row(trial.label, *figures, *words, style="bold" if trial is run.main else None)
-
-
-def size(count: float) -> str:
-    """Bytes for readers: 1,234 B, 12.3 KiB, 4.5 MiB."""
-    for unit, step in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= step:
-            return f"{count / step:,.1f} {unit}"
-    return f"{count:,.0f} B"
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedprompt.cli.config import parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -117,10 +118,12 @@ def reproduce(
     if root is None:
         raise UserError(f"Name the folder of the data sets: {about.command}")
     folder = out or Path("runs") / "reproduce" / name
-    todo = published.jobs(about, root=root, out=folder, seeds=_numbers(seeds), settings=settings or ())
+    todo = published.jobs(
+        about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=settings or ()
+    )
     for caution in published.cautions(about, settings or ()):
         typer.echo(f"Note: {caution}")
-    _conduct(todo, quiet=quiet)
+    _run_with_estimate(todo, quiet=quiet)
     found = published.differences(about, todo)
     for table in published_tables(found):
         plain_console().print(table)
@@ -130,7 +133,7 @@ def reproduce(
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
 
 
-def _conduct(todo: list[Job], *, quiet: bool) -> None:
+def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
     from fedprompt.cli.console import console_callbacks, plain_console
     from fedprompt.studies.sweep import run_all
 
@@ -157,13 +160,6 @@ def _list_experiments(rate: float) -> None:
             typer.echo(f"  published: {sentence}")
         if about.remark:
             typer.echo(f"  note: {about.remark}")
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise UserError(f"--seeds {text!r} is not a list of numbers; write e.g. --seeds 1,2,3.") from error
 
 
 def _duration(seconds: float) -> str:

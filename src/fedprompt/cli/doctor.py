@@ -15,6 +15,7 @@ from fedprompt.demo import weights_folder
 from fedprompt.demo.fonts import FAMILIES, glyphs
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import load_backbone
+from fedprompt.report import size_text
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
@@ -64,7 +65,7 @@ def _weights() -> str:
     size = sum(file.stat().st_size for file in weights_folder().glob("*.safetensors"))
     if not size:
         raise FileNotFoundError(f"no safetensors in {weights_folder()}")
-    return f"{size / 2**20:.1f} MiB"
+    return size_text(size)
 
 
 def _fonts() -> str:

@@ -176,7 +176,7 @@ def partition(
     )
     if plot:
         counts = partition_counts(shards, dataset)
-        write_atomic(plot, partition_figure(counts["counts"], counts["clients"], counts["classes"]))
+        write_atomic(plot, partition_figure(counts.counts, counts.clients, counts.classes))
         typer.echo(f"Written: {plot}")
 
 

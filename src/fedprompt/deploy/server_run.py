@@ -21,7 +21,8 @@ from fedprompt.experiments.context import RunContext, RunTransport, TransportFac
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.methods.base import Method
-from fedprompt.records.run_folder import Checkpoint, Event, read_events, write_atomic
+from fedprompt.records.events import Event, RoundEvent, SitesEvent
+from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
 from fedprompt.runtimes.remote import Channel, Remote
 
@@ -96,15 +97,15 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
         preflight = Preflight(channel, deployment, names, job)
         context.callbacks.on_step("Asking the sites")
         answers = preflight.run(context, trial)
-        context.run.append({"event": "sites", "trial": trial.name, "sites": answers})
+        context.run.append(SitesEvent(trial=trial.name, sites=answers))
         num_examples = {names.index(name): _count(fields.get("images")) for name, fields in answers.items()}
         if trial.settings.privacy is not None and len(num_examples) < len(names):
             raise UserError("A privacy budget per image needs every site at the preflight; start them, then resume.")
         accepted = {
-            int(client): int(event["round"])
+            client: event.round
             for event in context.run.events()
-            if event["event"] == "round" and event["trial"] == trial.name
-            for client in event.get("kept", ())
+            if isinstance(event, RoundEvent) and event.trial == trial.name
+            for client in event.kept
         }
         secure = trial.setup.secure
         return Remote(

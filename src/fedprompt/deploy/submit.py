@@ -19,7 +19,8 @@ from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
-from fedprompt.records.run_folder import Event, write_atomic
+from fedprompt.records.events import EndEvent, Event, RoundEvent, TrialEvent
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 
 POLL = 0.5  # seconds between reads of a run's records
@@ -75,7 +76,7 @@ def follow(out: Path, callbacks: RunCallbacks, *, known: Sequence[Event] = ()) -
         alive = _alive(out)  # before the records are read, so that the last of them are not missed
         events = recorded_events(out)
         reporter.report(events)
-        if events and events[-1]["event"] == "end" and events[-1]["status"] == "done":
+        if events and isinstance(events[-1], EndEvent) and events[-1].status == "done":
             return
         if (out / STOPPED).exists():
             raise UserError((out / STOPPED).read_text(encoding="utf-8"))
@@ -96,13 +97,13 @@ class _Reporter:
         """Report the events after those that are known."""
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self._known, events, strict=False)))
         for number, event in enumerate(events[same:], start=same):
-            if event["event"] == "round":
-                self._begin(event["trial"], events[:number])
-                self._callbacks.on_round(event["round"], event["loss"])
-                for client, reason in event.get("failed", {}).items():
-                    self._callbacks.on_warning(f"In round {event['round']}, site {client} {reason}")
-            elif event["event"] == "trial" and event["status"] == "running":
-                self._begin(event["trial"], events[: number + 1])
+            if isinstance(event, RoundEvent):
+                self._begin(event.trial, events[:number])
+                self._callbacks.on_round(event.round, event.loss)
+                for client, reason in event.failed.items():
+                    self._callbacks.on_warning(f"In round {event.round}, site {client} {reason}")
+            elif isinstance(event, TrialEvent) and event.status == "running":
+                self._begin(event.trial, events[: number + 1])
         self._known = events
 
     def report_waiting(self, waiting: Waiting | None) -> None:
@@ -122,9 +123,9 @@ class _Reporter:
 
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
     """The last finished round of a trial, and its number of rounds."""
-    own = [event for event in events if event.get("trial") == trial]
-    rounds = [int(event["rounds"]) for event in own if event["event"] == "trial" and "rounds" in event]
-    done = [int(event["round"]) for event in own if event["event"] == "round"]
+    begun = [event for event in events if isinstance(event, TrialEvent) and event.trial == trial]
+    rounds = [event.rounds for event in begun if event.rounds is not None]
+    done = [event.round for event in events if isinstance(event, RoundEvent) and event.trial == trial]
     return max(done, default=0), rounds[-1] if rounds else 0
 
 
@@ -208,11 +209,11 @@ def runs_of(folder: Path) -> list[RunStatus]:
 def run_status(out: Path) -> RunStatus:
     """The status of the run in a folder."""
     events = recorded_events(out)
-    begun = (event["trial"] for event in reversed(events) if event["event"] == "trial" and "rounds" in event)
-    trial = next(begun, "")
+    begun = (event for event in reversed(events) if isinstance(event, TrialEvent) and event.rounds is not None)
+    trial = next((event.trial for event in begun), "")
     done, rounds = _progress(trial, events)
-    last = events[-1] if events else {}
-    ended = str(last["status"]) if last.get("event") == "end" else ""
+    last = events[-1] if events else None
+    ended = last.status if isinstance(last, EndEvent) else None
     status = "running" if _alive(out) else ended or "stopped"
     waiting = waiting_for(out) if status == "running" else None
     return RunStatus(out, status, trial, done, rounds, waiting)

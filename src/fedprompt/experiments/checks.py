@@ -7,7 +7,8 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import fingerprint
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
-from fedprompt.records.run_folder import Event, RunFolder
+from fedprompt.records.events import HeaderEvent
+from fedprompt.records.run_folder import RunFolder
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
@@ -25,9 +26,9 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
         callbacks.on_warning(messages[0] + more)
 
 
-def header_of(run: RunFolder) -> Event:
+def header_of(run: RunFolder) -> HeaderEvent:
     """The header of a run's record; UserError if the run stopped before it was written."""
-    header = next((event for event in run.events() if event["event"] == "header"), None)
+    header = next((event for event in run.events() if isinstance(event, HeaderEvent)), None)
     if header is None:
         raise UserError(
             f"The run {run.path} stopped before it had recorded anything; delete the folder and start again."
@@ -35,15 +36,15 @@ def header_of(run: RunFolder) -> Event:
     return header
 
 
-def check_unchanged(run: RunFolder, header: Event, experiment: Experiment) -> None:
+def check_unchanged(run: RunFolder, header: HeaderEvent, experiment: Experiment) -> None:
     """UserError if backbone, data or descriptions are no longer those of the header."""
     dataset = experiment.dataset
     for what, before, now in (
-        ("backbone", header["backbone"]["fingerprint"], experiment.clip.fingerprint),
-        ("data", header["data"]["fingerprint"], dataset.source.fingerprint),
+        ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
+        ("data", header.data.fingerprint, dataset.source.fingerprint),
         *(
             ("descriptions file", before, fingerprint(experiment.described[name]))
-            for name, before in header.get("descriptions", {}).items()
+            for name, before in header.descriptions.items()
         ),
     ):
         if before != now:

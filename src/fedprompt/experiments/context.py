@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.test_sets import TestSet
-from fedprompt.federated.rounds import Transport
+from fedprompt.federated.rounds import RoundNotes, Transport
 from fedprompt.methods.base import Method
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
@@ -48,7 +48,7 @@ class RunTransport(Transport, Protocol):
 
     method: Method
     personal: dict[int, State]  # by client, where this process holds them
-    notes: Mapping[str, Any]  # further fields of the last round's record
+    notes: RoundNotes  # of the last round
 
     @property
     def owners(self) -> Sequence[int | None]:

@@ -9,10 +9,10 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fedprompt.experiments import events as describe
 from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.plan import Trial
-from fedprompt.experiments.sample_images import draw_samples, sample_lines
+from fedprompt.experiments.sample_images import draw_samples, sample_events
 from fedprompt.experiments.test_sets import top_k
 from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
@@ -38,8 +38,7 @@ def score_clients(
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
-        line = describe.score_line(trial, round_number, "local", found, space, client=number, part=part)
-        context.run.append(line)
+        context.run.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
 
 
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
@@ -77,16 +76,15 @@ def score_test_sets(
             examples, space = test_set.examples, test_set.examples.space
             logits = predict(method, clip, examples.images, space, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
-            line = describe.score_line(
-                trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part
+            context.run.append(
+                score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
             )
-            context.run.append(line)
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
     for test_set in context.test_sets:
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])
-            context.run.append(describe.cooccurrence_line(test_set, shown, trial=trial.name))
+            context.run.append(cooccurrence_event(test_set, shown, trial=trial.name))
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:
@@ -94,5 +92,5 @@ def record_samples(context: RunContext, trial: Trial, method: Method) -> None:
     recipe, clip = context.experiment.recipe, context.experiment.clip
     chosen = draw_samples(context.test_sets, count=recipe.evaluate.samples, seed=recipe.seed)
     main = trial.name == context.experiment.trials[0].name
-    for line in sample_lines(method, clip, chosen, trial=trial.name, pixels=main):
-        context.run.append(line)
+    for event in sample_events(method, clip, chosen, trial=trial.name, pixels=main):
+        context.run.append(event)

@@ -1,4 +1,4 @@
-"""The lines of run.jsonl: what a run says of itself, its trials, rounds and scores (the schema is report.events)."""
+"""Builders of the events of run.jsonl from an experiment, its trials, rounds and scores."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import inspect
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 import fedprompt
@@ -22,83 +22,91 @@ from fedprompt.data.partition.base import Partition, class_counts
 from fedprompt.experiments.class_descriptions import fingerprint
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
-from fedprompt.experiments.server import describe_server
+from fedprompt.experiments.server import PrivacySpent, describe_server
 from fedprompt.experiments.test_sets import LOCAL, TestSet
 from fedprompt.federated.evaluate import Score
-from fedprompt.federated.rounds import Round
+from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
+from fedprompt.records.event_fields import (
+    BackboneRecord,
+    DataRecord,
+    ExpectedFigure,
+    LeftOutImage,
+    PartitionCounts,
+)
+from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TUNED
 from fedprompt.updates import COHORT
 
-LARGEST_PARTITION = 200  # clients whose rows are written out; a page cannot show more
-METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # the headline figure of a kind of task
-FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # what stands beside it
+MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
+METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
+FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",
-    "multi": "A label counts as present from probability 0.5 on, or from a threshold fitted on training pictures that "
-    "nobody trains on. Unknown labels count nowhere, and classes without a positive picture not in mAP.",
+    "multi": "A label counts as present from probability 0.5, or from a threshold fitted on held-out training "
+    "pictures. Unknown labels are ignored, and classes without a positive picture are left out of mAP.",
 }
 
-Line = dict[str, Any]
 
-
-def header(experiment: Experiment, asked: Sequence[TestSet]) -> Line:
-    """What is fixed before the run begins."""
+def header_event(
+    experiment: Experiment, test_sets: Sequence[TestSet], *, expected: Sequence[ExpectedFigure]
+) -> HeaderEvent:
+    """Everything that is fixed before the run begins; `expected` are published figures to compare with."""
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
     splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
-        test_set.split: test_set.meaning for test_set in asked
+        test_set.split: test_set.meaning for test_set in test_sets
     }
-    return {
-        "event": "header",
-        "schema": 1,
-        "title": recipe.about or recipe.name,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seed": recipe.seed,
-        "main": recipe.method.title,
-        "metric": METRICS[dataset.space.kind],
-        "further": [name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": versions(),
-        "backbone": {
-            "name": recipe.backbone.path,
-            "fingerprint": clip.fingerprint,
-            "parameters": sum(parameter.numel() for parameter in clip.parameters()),
-            "patches": clip.patches,
-        },
-        "data": _data(dataset),
-        "left_out": [vars(lost) for lost in experiment.left_out],
-        "protocol": protocol(experiment),
-        "descriptions": {name: fingerprint(dataset) for name, dataset in experiment.described.items()},
-        "splits": splits,
-        "partition": partition_counts(experiment.partition, dataset),
-    }
+    return HeaderEvent(
+        schema_version=SCHEMA,
+        title=recipe.about or recipe.name,
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seed=recipe.seed,
+        main=recipe.method.title,
+        metric=METRICS[dataset.space.kind],
+        further=[name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
+        recipe=recipe.model_dump(mode="json"),
+        versions=versions(),
+        backbone=BackboneRecord(
+            name=recipe.backbone.path,
+            fingerprint=clip.fingerprint,
+            parameters=sum(parameter.numel() for parameter in clip.parameters()),
+            patches=clip.patches,
+        ),
+        data=_data(dataset),
+        left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
+        protocol=protocol(experiment),
+        descriptions={name: fingerprint(dataset) for name, dataset in experiment.described.items()},
+        splits=splits,
+        partition=partition_counts(experiment.partition, dataset),
+        expected=expected,
+    )
 
 
 def versions() -> dict[str, str]:
-    """What the run's numbers may depend on besides its recipe."""
+    """Versions of the software, and what else the results may depend on besides the recipe."""
     packages = {name: version(name) for name in ("torch", "transformers", "safetensors", "numpy", "pillow")}
     machine = {"platform": f"{platform.system()} {platform.machine()}", "threads": str(torch.get_num_threads())}
     return {"fedprompt": fedprompt.__version__, "python": platform.python_version(), **packages, **machine}
 
 
-def _data(dataset: Dataset) -> Line:
+def _data(dataset: Dataset) -> DataRecord:
     names = dataset.space.names
-    return {
-        "name": dataset.name,
-        "fingerprint": dataset.source.fingerprint,
-        "kind": dataset.space.kind,
-        "images": {split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
-        "unreadable": len(dataset.excluded),
-        "base": [names[label] for label in dataset.base],
-        "new": [names[label] for label in dataset.new],
-        "domains": [domain for domain in dict.fromkeys(dataset.domains) if domain],
-        "unseen_domains": list(dataset.unseen_domains),
-        "notes": list(dataset.intake.warnings),
-    }
+    return DataRecord(
+        name=dataset.name,
+        fingerprint=dataset.source.fingerprint,
+        kind=dataset.space.kind,
+        images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
+        unreadable=len(dataset.excluded),
+        base=[names[label] for label in dataset.base],
+        new=[names[label] for label in dataset.new],
+        domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
+        unseen_domains=dataset.unseen_domains,
+        notes=dataset.intake.warnings,
+    )
 
 
 def protocol(experiment: Experiment) -> str:
-    """Which clients, which classes, which model, how averaged, when: two paragraphs for the record and the report."""
+    """The evaluation protocol in two paragraphs: clients, rounds and server; models, candidates and averaging."""
     recipe, clients = experiment.recipe, len(experiment.clients)
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
@@ -108,46 +116,43 @@ def protocol(experiment: Experiment) -> str:
         else "after the last round"
     )
     return (
-        f"{clients} clients by the rule {recipe.partition.rule!r}; {taking_part} of them train in a round, "
+        f"{clients} clients by the partition rule {recipe.partition.rule!r}; {taking_part} of them train per round, "
         f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
         f"{describe_server(train.server, weighting=train.weighting)}. "
-        "A method's own table may override this; its settings are in its row.\n\n"
+        "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
 
 
-def partition_counts(partition: Partition, dataset: Dataset) -> Line:
-    """Training pictures of every class at every client, [clients, classes], cut to the first clients."""
-    shards = partition.shards[:LARGEST_PARTITION]
+def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
+    """Training images per client and base class, of the first 200 clients at most."""
+    shards = partition.shards[:MOST_CLIENTS]
     labels = list(dataset.base)
-    return {
-        "rule": partition.rule,
-        "clients": [shard.name for shard in shards],
-        "classes": [dataset.space.names[label] for label in labels],
-        "counts": class_counts(replace(partition, shards=shards), dataset).tolist(),
-        "domains": [shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
-        "total": len(partition.shards),
-    }
+    return PartitionCounts(
+        rule=partition.rule,
+        clients=[shard.name for shard in shards],
+        classes=[dataset.space.names[label] for label in labels],
+        counts=class_counts(replace(partition, shards=shards), dataset).tolist(),
+        domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
+        total=len(partition.shards),
+    )
 
 
-def trial_line(trial: Trial, method: Method, *, rounds: int) -> Line:
-    """A trial that starts."""
+def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
+    """The start of a trial."""
     settings = trial.settings.model_dump(exclude={"seed"})
-    return {
-        "event": "trial",
-        "trial": trial.name,
-        "status": "running",
-        "method": trial.method,
-        "idea": idea(type(method)),
-        "options": dict(trial.options),
-        "settings": settings
-        | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")}
-        | _server(trial),
-        "descriptions": trial.descriptions.model_dump(mode="json"),
-        "trainable": parameters(method),
-        "rounds": rounds,
-    }
+    return TrialEvent(
+        trial=trial.name,
+        status="running",
+        method=trial.method,
+        idea=idea(type(method)),
+        options=trial.options,
+        settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
+        descriptions=trial.descriptions.model_dump(mode="json"),
+        trainable=parameters(method),
+        rounds=rounds,
+    )
 
 
 def idea(kind: type[Method]) -> str:
@@ -156,42 +161,45 @@ def idea(kind: type[Method]) -> str:
 
 
 def parameters(method: Method) -> int:
-    """How many numbers a method trains."""
+    """Number of trained parameters of a method."""
     return sum(parameter.numel() for parameter in method.parameters())
 
 
-def _server(trial: Trial) -> Line:
-    """What the server does beyond its defaults."""
+def _server(trial: Trial) -> dict[str, JsonValue]:
+    """The [train.server] table without its defaults."""
     said = trial.setup.table.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     return {"server": said} if said else {}
 
 
-def round_line(trial: Trial, record: Round, notes: Mapping[str, Any] | None = None) -> Line:
-    """One round: who trained, to which loss, what travelled, whose update was not used and why.
-
-    `notes` is what transport and ledger add; a transport's reasons stand beside the server's.
-    """
-    notes = dict(notes or {})
+def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySpent | None) -> RoundEvent:
+    """One round; `notes` is what the transport adds, whose reasons of failure stand beside the server's."""
     seen = [update for update in record.updates if update.client != COHORT]
-    losses = {str(update.client): update.loss for update in seen}
-    refused = {str(client): reason for client, reason in record.refused.items() if client != COHORT}
-    line = {
-        "event": "round",
-        "trial": trial.name,
-        "round": record.number,
-        "clients": list(record.clients),
-        "loss": fmean(update.loss for update in record.updates) if record.updates else None,
-        "losses": losses,
-        # Where pictures were pooled, it is they that travelled.
-        "bytes_up": {str(update.client): update.bytes for update in seen if trial.sharing != "pooled"},
-        "bytes_down": sum(tensor.nbytes for tensor in record.shared.values()),
-        "seconds": record.seconds,
+    refused = {client: reason for client, reason in record.refused.items() if client != COHORT}
+    losses = {update.client: update.loss for update in seen}
+    # With pooled sharing, training images travelled instead of updates.
+    sizes = {update.client: update.bytes for update in seen if trial.sharing != "pooled"}
+    optional = {
+        "failed": refused | dict(notes.failed) or None,
+        "skipped": notes.skipped or record.skipped or None,
+        "site_seconds": notes.site_seconds,
+        "validation": notes.validation,
+        "kept": notes.kept,
+        **({} if spent is None else vars(spent)),
     }
-    extras = {"failed": refused | notes.pop("failed", {}), "skipped": record.skipped}
-    return line | {key: value for key, value in extras.items() if value} | notes
+    return RoundEvent(
+        trial=trial.name,
+        round=record.number,
+        clients=record.clients,
+        loss=fmean(update.loss for update in record.updates) if record.updates else None,
+        losses=losses if notes.losses is None else notes.losses,
+        bytes_up=sizes if notes.bytes_up is None else notes.bytes_up,
+        bytes_down=sum(tensor.nbytes for tensor in record.shared.values()),
+        seconds=record.seconds,
+        **{key: value for key, value in optional.items() if value is not None},
+    )
 
 
-def score_line(  # noqa: PLR0913  (a line of the record has as many fields)
+def score_event(  # noqa: PLR0913  (the fields of the event)
     trial: Trial,
     round_number: int,
     split: str,
@@ -200,30 +208,28 @@ def score_line(  # noqa: PLR0913  (a line of the record has as many fields)
     *,
     client: int | None = None,
     part: str = "",
-) -> Line:
+) -> ScoreEvent:
     """One score over the candidates of `space`; `part` is the data set where there are several."""
-    return {
-        **score.figures,  # first: what a site calls a figure never takes the place of a word of ours
-        "event": "score",
-        "trial": trial.name,
-        "round": round_number,
-        "split": split,
-        "name": score.name,
-        **({} if client is None else {"client": client}),
-        **({"part": part} if part else {}),
-        "num_examples": score.num_examples,
-        "classes": list(space.names),
-        "per_class": list(score.per_class),
-    }
+    optional = {"client": client, "part": part or None}
+    return ScoreEvent(
+        trial=trial.name,
+        round=round_number,
+        split=split,
+        name=score.name,
+        num_examples=score.num_examples,
+        figures=score.figures,
+        classes=space.names,
+        per_class=score.per_class,
+        **{key: value for key, value in optional.items() if value is not None},
+    )
 
 
-def cooccurrence_line(test_set: TestSet, present: Tensor, *, trial: str = "") -> Line:
-    """How often labels stand together in pictures, [C, C], from which are there [N, C]: in truth, or by a trial."""
+def cooccurrence_event(test_set: TestSet, present: Tensor, *, trial: str = "") -> CooccurrenceEvent:
+    """Co-occurrence [C, C] of labels from their presence [N, C]: annotated, or as a trial predicts it."""
     shown = present.long()
-    return {
-        "event": "company",
-        "trial": trial,
-        "split": test_set.split,
-        "classes": list(test_set.examples.space.names),
-        "counts": (shown.T @ shown).tolist(),
-    }
+    return CooccurrenceEvent(
+        trial=trial,
+        split=test_set.split,
+        classes=test_set.examples.space.names,
+        counts=(shown.T @ shown).tolist(),
+    )

@@ -11,7 +11,7 @@ from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
-from fedprompt.records.reading import Trial as Record
+from fedprompt.records.reading import TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
 from fedprompt.report.tables import privacy_text
@@ -97,7 +97,10 @@ def save_trial_adapter(
     }
     metrics = {
         "figures": dict(record.figures),
-        "scores": [score.model_dump(mode="json", exclude={"trial", "classes", "per_class"}) for score in record.scores],
+        "scores": [
+            {key: value for key, value in vars(score).items() if key not in ("classes", "per_class")}
+            for score in record.scores
+        ],
     }
     save_adapter(
         adapter_folder(run.path, trial.name),
@@ -113,12 +116,12 @@ def save_trial_adapter(
     )
 
 
-def _left_out(record: Record) -> dict[str, list[int]]:
+def _left_out(record: TrialRecord) -> dict[str, list[int]]:
     """Round -> clients that were asked and sent no usable update."""
-    return {str(line.round): sorted(line.failed) for line in record.rounds if line.failed}
+    return {str(event.round): sorted(event.failed) for event in record.rounds if event.failed}
 
 
-def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) -> str:
+def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRecord) -> str:
     recipe, dataset = experiment.recipe, experiment.dataset
     data = ModelCardData(
         license="unknown",  # the owner of the images decides, not this library
@@ -146,7 +149,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: Record) 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}"))
 
 
-def _privacy(record: Record) -> str:
+def _privacy(record: TrialRecord) -> str:
     if spent := privacy_text(record):
         return f"{spent}. Losses and scores in this folder are not covered by it."
     return "None is promised: what clients trained went into this adapter without noise (epsilon: none)."
@@ -170,7 +173,7 @@ def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 
 
-def _figures(run: Run, record: Record) -> list[tuple[str, str, str]]:
+def _figures(run: Run, record: TrialRecord) -> list[tuple[str, str, str]]:
     meanings = {"hm": "harmonic mean of local, base and new"} | run.header.splits
     return [(run.title(column), f"{value:.4f}", meanings.get(column, "")) for column, value in record.figures.items()]
 

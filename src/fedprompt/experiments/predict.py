@@ -15,12 +15,13 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import bind_method
-from fedprompt.experiments.sample_images import TOP, png, prediction_fields
+from fedprompt.experiments.sample_images import TOP, png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
+from fedprompt.records.events import SampleEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.seeding import stream
@@ -97,8 +98,16 @@ def predict_files(
     top = probabilities.topk(min(TOP, len(space)))
     if page is not None:
         singly = [images.take([place]) for place in range(len(images))]
-        lines = [prediction_fields(method, clip, one, space) | {"picture": png(one.decode(0))} for one in singly]
-        write_atomic(page, predictions_page(adapter.card.method, lines))
+        samples = [
+            SampleEvent(
+                trial=adapter.card.method,
+                sample=str(number),
+                picture=png(image.decode(0)),
+                **recognise(method, clip, image, space),
+            )
+            for number, image in enumerate(singly)
+        ]
+        write_atomic(page, predictions_page(adapter.card.method, samples))
     return [
         Prediction(
             str(picture),

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments import events as describe
 from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
+from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
@@ -21,7 +21,8 @@ from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
-from fedprompt.records.events import Expected
+from fedprompt.records.event_fields import ExpectedFigure
+from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
@@ -49,7 +50,7 @@ def start(
     folder: Path,
     *,
     callbacks: RunCallbacks = NO_CALLBACKS,
-    expected: Sequence[Expected] = (),
+    expected: Sequence[ExpectedFigure] = (),
     make_transport: TransportFactory = simulate,
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
@@ -68,10 +69,10 @@ def start(
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(describe.header(experiment, test_sets) | {"expected": [one.model_dump() for one in expected]})
+        run.append(header_event(experiment, test_sets, expected=expected))
         for test_set in test_sets:
             if test_set.examples.space.kind == "multi":
-                run.append(describe.cooccurrence_line(test_set, test_set.examples.targets == 1))
+                run.append(cooccurrence_event(test_set, test_set.examples.targets == 1))
         return _run_trials(RunContext(run, experiment, test_sets, callbacks, make_transport))
 
 
@@ -85,7 +86,7 @@ def resume(
     with RunFolder.open(folder) as run:
         callbacks.on_step("Opening backbone and data")
         header = header_of(run)
-        unreadable = {lost["row"]: lost["reason"] for lost in header.get("left_out", ())}
+        unreadable = {image.row: image.reason for image in header.left_out}
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
         check_unchanged(run, header, experiment)
@@ -94,7 +95,7 @@ def resume(
 
 def _run_trials(context: RunContext) -> Path:
     finished = {
-        event["trial"] for event in context.run.events() if event["event"] == "trial" and event["status"] == "done"
+        event.trial for event in context.run.events() if isinstance(event, TrialEvent) and event.status == "done"
     }
     with _end_recorded(context.run):
         for trial in context.experiment.trials:
@@ -114,15 +115,21 @@ def _for_trial(context: RunContext, trial: Trial) -> RunContext:
 def _end_recorded(run: RunFolder, trial: str | None = None) -> Iterator[None]:
     """Record how a run, or one trial of it, ended, also when it fails."""
     started = time.perf_counter()
-    line = {"event": "end"} if trial is None else {"event": "trial", "trial": trial}
+
+    def end(status: Status, **message: str) -> EndEvent | TrialEvent:
+        seconds = time.perf_counter() - started
+        if trial is None:
+            return EndEvent(status=status, seconds=seconds, **message)
+        return TrialEvent(trial=trial, status=status, seconds=seconds, **message)
+
     try:
         yield
     except BaseException as error:
-        status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        status: Status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         with suppress(UserError):  # on a full disk the first error is the one to raise
-            run.append({**line, "status": status, "message": str(error), "seconds": time.perf_counter() - started})
+            run.append(end(status, message=str(error)))
         raise
-    run.append({**line, "status": "done", "seconds": time.perf_counter() - started})
+    run.append(end("done"))
 
 
 def _run_trial(context: RunContext, trial: Trial) -> None:
@@ -134,9 +141,9 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
     checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
-        run.append({"event": "resume", "trial": trial.name, "round": checkpoint.round_number})
+        run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
     with _end_recorded(run, trial.name):
-        run.append(describe.trial_line(trial, method, rounds=rounds))
+        run.append(trial_event(trial, method, rounds=rounds))
         context.callbacks.on_trial(trial.name, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
@@ -175,12 +182,12 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         admit=ledger.admit if ledger else None,
     ):
         shared, last = record.shared, Start(record.number, record.shared, record.memory)
-        line = describe.round_line(trial, record, {**transport.notes, **spent(ledger, trial.setup.table)})
-        context.run.append(line)
+        event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
+        context.run.append(event)
         score_now(record.number)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
-        context.callbacks.on_round(record.number, line["loss"])
+        context.callbacks.on_round(record.number, event.loss)
     if last.round_number < rounds:
         context.callbacks.on_warning(
             f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget."

@@ -1,11 +1,12 @@
-"""Sample images for the report: drawn at random from the test sets, the same for every trial, with predictions."""
+"""Sample images of the report: drawn at random from the test sets, the same for every trial."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 import torch
 from PIL import Image
@@ -16,14 +17,14 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.experiments.test_sets import TestSet, class_probabilities
 from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Attention, Explanation, Method
+from fedprompt.records.event_fields import AttentionRecord, AttributeAttention, ExplanationRecord, LabelEvidence
+from fedprompt.records.events import SampleEvent
 from fedprompt.seeding import stream
 
 LARGEST_SIDE = 128  # pixels of an image in the record
 TOP = 5  # predictions recorded per image
 ATTRIBUTES = 5  # attention maps recorded per image
-LABELS = 4  # labels per image, true or probable, whose locations are recorded
-
-Line = dict[str, Any]
+LABELS = 4  # labels per image, true or predicted, whose explanation is recorded
 
 
 def draw_samples(test_sets: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
@@ -39,30 +40,24 @@ def draw_samples(test_sets: Sequence[TestSet], *, count: int, seed: int) -> list
     return chosen
 
 
-def sample_lines(
+def sample_events(
     method: Method, clip: Clip, chosen: Sequence[tuple[TestSet, int]], *, trial: str, pixels: bool
-) -> Iterator[Line]:
-    """One record per image: true labels, top predictions and, if the method has them, attention maps.
+) -> Iterator[SampleEvent]:
+    """One event per image: truth, strongest predictions and, where the method has any, attention maps.
 
     `pixels` also records the image itself; one trial of a run is enough for that.
     """
     for number, (test_set, position) in enumerate(chosen):
         target = test_set.examples.targets[position]
         truth = [int(target)] if target.ndim == 0 else (target == 1).nonzero().flatten().tolist()
-        yield {
-            "event": "sample",
-            "trial": trial,
-            "sample": str(number),
-            "split": test_set.split,
-            **({"picture": png(test_set.examples.images.decode(position))} if pixels else {}),
-            **prediction_fields(
-                method, clip, test_set.examples.images.take([position]), test_set.examples.space, truth=truth
-            ),
-        }
+        image = test_set.examples.images.take([position])
+        found = recognise(method, clip, image, test_set.examples.space, truth=truth)
+        picture = {"picture": png(test_set.examples.images.decode(position))} if pixels else {}
+        yield SampleEvent(trial=trial, sample=str(number), split=test_set.split, **picture, **found)
 
 
 def png(image: Image.Image) -> str:
-    """A small copy of an image as base64-encoded PNG."""
+    """A small copy of an image, PNG in base64."""
     small = image.copy()
     small.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     file = io.BytesIO()
@@ -70,29 +65,42 @@ def png(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def prediction_fields(
+class Recognised(TypedDict, total=False):
+    """The fields of a sample event that say what a method recognises in one image."""
+
+    name: str
+    truth: tuple[str, ...]
+    top: tuple[tuple[str, float], ...]
+    attention: AttentionRecord
+    explanation: ExplanationRecord
+
+
+def recognise(
     method: Method, clip: Clip, images: Images, space: LabelSpace, *, truth: Sequence[int] = ()
-) -> Line:
-    """A method's predictions for one image with its attention maps, or with its explanation by conditions."""
+) -> Recognised:
+    """The labels a method predicts for one image, with attention maps or labels under conditions if it has them.
+
+    Values that are not finite, of a method whose training diverged, are left out.
+    """
     probabilities = class_probabilities(predict(method, clip, images, space)[0], space.kind)  # [C]
     top = probabilities.topk(min(TOP, len(space)))
-    line: Line = {
+    pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    found: Recognised = {
         "name": images.describe(0),
-        "truth": [space.names[label] for label in truth],
-        "top": [
-            [space.names[label], round(probability, 4)]
-            for probability, label in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-        ],
+        "truth": tuple(space.names[label] for label in truth),
+        "top": tuple((space.names[label], round(value, 4)) for value, label in pairs if math.isfinite(value)),
     }
     with torch.no_grad():
         attention = method.attention(clip, images, space)
         explanation = method.explain(clip, images, space)
-    if attention is not None:
-        line["attention"] = _maps(attention, clip)
-    if explanation is not None:
+    if attention is not None and attention.weights.isfinite().all():
+        found["attention"] = _attention_record(attention, clip)
+    if explanation is not None and all(
+        values.isfinite().all() for values in (explanation.plans, explanation.evidence, explanation.gate)
+    ):
         labels = list(dict.fromkeys([*truth, *top.indices.tolist()]))[: max(LABELS, len(truth))]
-        line["explanation"] = _reasons(explanation, labels, space, clip)
-    return line
+        found["explanation"] = _explanation_record(explanation, labels, space, clip)
+    return found
 
 
 def _grid(clip: Clip) -> list[int]:
@@ -100,41 +108,43 @@ def _grid(clip: Clip) -> list[int]:
     return [side, clip.patches // side]
 
 
-def _reasons(explanation: Explanation, labels: Sequence[int], space: LabelSpace, clip: Clip) -> Line:
-    """Per label and condition, the probability and the map of patches, in multiples of uniform mass."""
+def _explanation_record(
+    explanation: Explanation, labels: Sequence[int], space: LabelSpace, clip: Clip
+) -> ExplanationRecord:
+    """For these labels, per condition: the probability, and the transport mass in multiples of uniform mass."""
     lifts = explanation.plans[0] * len(space) * clip.patches  # [K, P, C]
-    return {
-        "grid": _grid(clip),
-        "conditions": list(explanation.conditions),
-        "gate": [round(weight, 4) for weight in explanation.gate[0].tolist()],
-        "labels": [
-            {
-                "name": space.names[label],
-                "found": [round(probability, 4) for probability in explanation.evidence[0, :, label].tolist()],
-                "lifts": [[round(lift, 2) for lift in lifts[k, :, label].tolist()] for k in range(len(lifts))],
-            }
+    return ExplanationRecord(
+        grid=_grid(clip),
+        conditions=explanation.conditions,
+        gate=[round(weight, 4) for weight in explanation.gate[0].tolist()],
+        labels=[
+            LabelEvidence(
+                name=space.names[label],
+                found=[round(value, 4) for value in explanation.evidence[0, :, label].tolist()],
+                lifts=[[round(lift, 2) for lift in lifts[k, :, label].tolist()] for k in range(len(lifts))],
+            )
             for label in labels
         ],
-    }
+    )
 
 
-def _maps(attention: Attention, clip: Clip) -> Line:
-    """The maps of the attributes with the highest weight at their best patch, at most one per text."""
+def _attention_record(attention: Attention, clip: Clip) -> AttentionRecord:
+    """The attributes with the highest weight at their best patch, at most one map per text."""
     weights = attention.weights[0]  # [P, N]
     strongest = weights.max(dim=0).values.argsort(descending=True, stable=True).tolist()
     kept: dict[str, int] = {}
     for column in strongest:
         kept.setdefault(attention.attributes[column][0], column)
     columns = list(kept.values())[:ATTRIBUTES]
-    return {
-        "grid": _grid(clip),
-        "total": len(attention.attributes),
-        "attributes": [
-            {
-                "name": attention.attributes[column][0],
-                "class": attention.attributes[column][1],
-                "weights": [round(weight, 5) for weight in weights[:, column].tolist()],
-            }
+    return AttentionRecord(
+        grid=_grid(clip),
+        total=len(attention.attributes),
+        attributes=[
+            AttributeAttention(
+                name=attention.attributes[column][0],
+                class_name=attention.attributes[column][1],
+                weights=[round(weight, 5) for weight in weights[:, column].tolist()],
+            )
             for column in columns
         ],
-    }
+    )

@@ -22,6 +22,7 @@ from fedprompt.federated.screening import Limits
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
+from fedprompt.records.events import PrivacyEvent
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.updates import fedavg
 
@@ -31,7 +32,6 @@ REGISTRIES: Mapping[str, Registry] = {
     "privacy": PRIVACY,
     "attack": ATTACKS,
 }
-CHARGE = "privacy"  # the event of a charge; it names no trial, so that going back to a checkpoint takes none back
 
 
 @dataclass(frozen=True)
@@ -144,26 +144,33 @@ def open_ledger(
     """
     if privacy is None:
         return None
-    paid = [event for event in run.events() if event["event"] == CHARGE and event["ledger"] == trial]
+    paid = [event for event in run.events() if isinstance(event, PrivacyEvent) and event.ledger == trial]
 
     def record(round_number: int, charged: Sequence[int], epsilon: float) -> None:
-        run.append(
-            {"event": CHARGE, "ledger": trial, "number": round_number, "clients": list(charged), "epsilon": epsilon}
-        )
+        run.append(PrivacyEvent(ledger=trial, number=round_number, clients=charged, epsilon=epsilon))
 
     return Ledger(
         epsilon_function(privacy, settings, functools.cache(num_examples)),
         budget=privacy.epsilon,
-        charges=Counter(client for event in paid for client in event["clients"]),
+        charges=Counter(client for event in paid for client in event.clients),
         record=record,
     )
 
 
-def spent(ledger: Ledger | None, table: ServerTable) -> Mapping[str, Any]:
-    """The privacy fields of a round's record: epsilon so far, its delta, and what is protected, clients or samples."""
+@dataclass(frozen=True)
+class PrivacySpent:
+    """Epsilon spent so far at a delta; `protects` is the unit of privacy, `client` or `sample`."""
+
+    epsilon: float
+    delta: float
+    protects: str
+
+
+def spent(ledger: Ledger | None, table: ServerTable) -> PrivacySpent | None:
+    """What the record of a round says of privacy; None without privacy."""
     if ledger is None or table.privacy is None:
-        return {}
-    return {"epsilon": ledger.epsilon, "delta": table.privacy.options["delta"], "protects": table.privacy.name}
+        return None
+    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], table.privacy.name)
 
 
 def epsilon_function(

@@ -40,6 +40,24 @@ class Round:
 
 
 @dataclass(frozen=True)
+class RoundNotes:
+    """What a transport records of its last round beyond the updates; None where the updates say it.
+
+    `failed` says per client why its update was not used ("code: sentence"); `skipped`, why no update of the round
+    counts. `losses` and `bytes_up` replace those of the updates. `site_seconds` and `validation` are what sites
+    report, `kept` the sites whose update counts.
+    """
+
+    failed: Mapping[int, str] = field(default_factory=dict)
+    skipped: str = ""
+    losses: Mapping[int, float] | None = None
+    bytes_up: Mapping[int, int] | None = None
+    site_seconds: Mapping[int, float] | None = None
+    validation: Mapping[int, float | None] | None = None
+    kept: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Start:
     """Where to resume: the number of the last finished round, and the shared state and server memory after it."""
 

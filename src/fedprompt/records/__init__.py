@@ -1,1 +1,1 @@
-"""The files of a run: folder, events of run.jsonl, adapters, and how they are read back."""
+"""Files of a run: its folder, the events of run.jsonl, checkpoints and adapters, and reading them back."""

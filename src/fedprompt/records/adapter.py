@@ -1,4 +1,4 @@
-"""The adapter folder: what a run has learned, without the backbone, as PEFT users know it and as the Hub shows it."""
+"""The adapter folder: trained tensors and their configuration without the backbone, as PEFT and the Hub lay it out."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from fedprompt.records.run_folder import write_atomic
 FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
 KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
-# Bounds on what is read before anything is known about it: a swapped file must not be able to fill the memory.
-# A file of descriptions has as much; what costs when it is parsed is objects with many keys.
-LARGEST_JSON = 16 << 20
+# Limits for files that may come from elsewhere: a replaced file must not fill the memory. Descriptions of a large
+# data set stay below them; what makes parsing expensive is objects with many keys.
+LARGEST_JSON = 16_000_000
 MOST_KEYS = 200_000
 LARGEST_HEADER = 1 << 20
 
@@ -32,7 +32,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class AdapterCard:
-    """`adapter_config.json`: which method with which options, on which backbone, for which descriptions."""
+    """`adapter_config.json`: method, options, backbone and class names of an adapter."""
 
     method: str
     task: str
@@ -52,7 +52,7 @@ class AdapterCard:
 
 @dataclass(frozen=True)
 class DescriptionsFile:
-    """`attributes.json`: the language the method learned with."""
+    """`attributes.json`: the class descriptions that the method was trained with."""
 
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
@@ -62,7 +62,7 @@ class DescriptionsFile:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder that has been read, but for its tensors: those wait until a method says what to expect."""
+    """An adapter folder without its tensors, which are read once the method is known."""
 
     folder: Path
     card: AdapterCard
@@ -77,11 +77,10 @@ def save_adapter(
     space: LabelSpace,
     files: Mapping[str, str | bytes],
 ) -> None:
-    """Write the folder with the language of `space`.
+    """Write the folder with the class descriptions of `space`.
 
-    `files` are its further files by path (README.md, metrics.json, provenance.json).
-
-    The configuration is written last, so a folder that has one is a whole adapter.
+    `files` are further files by path (README.md, metrics.json, provenance.json). The configuration is written last,
+    so a folder that has one is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
@@ -99,7 +98,7 @@ def to_json(value: object) -> str:
 
 
 def load_adapter(folder: Path) -> Adapter:
-    """Read an adapter's words; UserError when the folder is none, is damaged, or is of another library or format."""
+    """Read an adapter without its tensors; UserError if it is missing, damaged, or of another library or format."""
     card = _read(folder / "adapter_config.json", AdapterCard)
     if card.library_name != "fedprompt" or card.format_version != FORMAT:
         raise UserError(
@@ -116,11 +115,11 @@ def load_adapter(folder: Path) -> Adapter:
 
 
 def _read(path: Path, form: type[Value]) -> Value:
-    """Read bounded JSON into a dataclass, types checked."""
+    """Read JSON of limited size into a dataclass and check its types."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise UserError(
-                f"{path} is larger than {LARGEST_JSON >> 20} MiB, which no adapter needs; copy the adapter again."
+                f"{path} is larger than {LARGEST_JSON // 1_000_000} MB, which no adapter needs; copy the adapter again."
             )
         content = path.read_bytes()
         if content.count(b":") > MOST_KEYS:  # every key is followed by one
@@ -135,9 +134,9 @@ def _read(path: Path, form: type[Value]) -> Value:
 
 
 def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
-    """Read the weights after comparing the backbone, the file's size, and every name and shape with `expected`.
+    """Read the tensors after checking the backbone, the file's size, and all names and shapes against `expected`.
 
-    Raises UserError, naming the first difference, before a single tensor is read.
+    Raises UserError with the first difference before any tensor is read.
     """
     card, path = adapter.card, adapter.folder / "adapter_model.safetensors"
     if card.base_model_sha256 != fingerprint:

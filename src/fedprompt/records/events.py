@@ -1,228 +1,213 @@
-"""The schema of `run.jsonl`: one JSON object a line, its kind in `event`; a later line replaces an earlier one.
+"""The events of `run.jsonl`: one schema that runs write and reports read.
 
-`header` -> `Header`, `trial` -> `TrialLine`, `round` -> `RoundLine`, `score` -> `ScoreLine`, `sample` -> `SampleLine`,
-`company` -> `CooccurrenceLine`, `end` -> `EndLine`. Every field with a default may be absent; unknown events
-and keys are ignored.
+Each line of the file is one JSON object, and its field `event` says which of these models it is. Writing refuses a
+field that the model does not have; reading ignores unknown fields and unknown events.
 """
 
 from __future__ import annotations
 
-from typing import Self
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, JsonValue, model_validator
+from pydantic import Field, JsonValue, TypeAdapter, model_validator
 
+from fedprompt.records.event_fields import (
+    AttentionRecord,
+    BackboneRecord,
+    DataRecord,
+    ExpectedFigure,
+    ExplanationRecord,
+    LeftOutImage,
+    Number,
+    PartitionCounts,
+    Record,
+    Table,
+)
 
-class Line(BaseModel):
-    """One event; numbers are accepted where a word is expected."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
-
-
-class Partition(Line):
-    """Who holds how many training pictures of which class; `total` is the number of clients if the lists were cut."""
-
-    rule: str = ""
-    clients: tuple[str, ...]
-    classes: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]  # [clients, classes]
-    domains: tuple[str, ...] = ()
-    total: int = 0
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        widths = {len(row) for row in self.counts}
-        if len(self.counts) != len(self.clients) or widths - {len(self.classes)}:
-            raise ValueError("counts must be [clients, classes]")
-        return self
+SCHEMA = 1
+Status = Literal["running", "done", "interrupted", "failed"]
 
 
-class Expected(Line):
-    """A published figure, and which of a trial's own belongs beside it: the first of `columns` it has.
+class BaseEvent(Record):
+    """One line of `run.jsonl`; a field that was not set is absent from the line."""
 
-    Figures are in percent; "a+b" is the mean of two columns, and "parameters (M)" counts what is trained.
-    """
+    event: str
 
-    trial: str
-    table: str
-    name: str
-    value: float
-    source: str = ""
-    columns: tuple[str, ...]
-    part: str = ""
+    def to_json(self) -> str:
+        """The line, without its end."""
+        fields = self.model_dump(mode="json", exclude_unset=True)
+        return json.dumps({"event": self.event, **fields}, allow_nan=False)
 
 
-class LeftOut(Line):
-    """A picture that the run does without, whose it would have been, and why."""
+class HeaderEvent(BaseEvent):
+    """The first event of a run: everything that is fixed before round 1."""
 
-    row: int
-    picture: str
-    place: str
-    reason: str
-
-
-class Header(Line):
-    """What was fixed before the run began."""
-
-    title: str = ""
-    time: str = ""
-    seed: int | None = None
-    main: str = ""  # the trial the run is about; the others are compared with it
-    metric: str = "accuracy"  # the key of the headline figure in score lines
-    further: tuple[str, ...] = ()  # keys of figures that stand beside it
-    recipe: dict[str, JsonValue] = {}
-    versions: dict[str, JsonValue] = {}
-    backbone: dict[str, JsonValue] = {}
-    data: dict[str, JsonValue] = {}
-    protocol: str = ""
-    splits: dict[str, str] = {}  # split -> what it means; also the order of the columns
-    partition: Partition | None = None
-    expected: tuple[Expected, ...] = ()  # what was published of the same experiment
-    left_out: tuple[LeftOut, ...] = ()  # a resumed run leaves out the same
+    event: Literal["header"] = "header"
+    schema_version: int = Field(SCHEMA, description="version of this schema")
+    title: str = Field("", description="title of the report")
+    time: str = Field("", description="start of the run, ISO 8601, UTC")
+    seed: int | None = Field(None, description="seed of the run")
+    main: str = Field("", description="trial that the run is about; the other trials are baselines")
+    metric: str = Field("accuracy", description="key of the headline metric in the figures of score events")
+    further: tuple[str, ...] = Field((), description="keys of further metrics that the report shows")
+    recipe: Table = Field({}, description="the recipe with all defaults written out")
+    versions: dict[str, str] = Field({}, description="versions of packages, platform and number of threads")
+    backbone: BackboneRecord = Field(BackboneRecord(), description="the frozen backbone")
+    data: DataRecord = Field(DataRecord(), description="the data set")
+    left_out: tuple[LeftOutImage, ...] = Field((), description="unreadable images; a resumed run leaves out the same")
+    protocol: str = Field("", description="evaluation protocol, in paragraphs of text")
+    descriptions: dict[str, str] = Field({}, description="fingerprint of the class descriptions per trial")
+    splits: dict[str, str] = Field({}, description="split -> its meaning, in the order of the report's columns")
+    partition: PartitionCounts | None = Field(None, description="training images per client and class")
+    expected: tuple[ExpectedFigure, ...] = Field((), description="published figures of the same experiment")
 
 
-class TrialLine(Line):
-    """One method with its options; written when it starts and, with what is new, when it ends."""
+class TrialEvent(BaseEvent):
+    """A trial (one method with its options) starts or ends; the end event has only what is new."""
 
-    trial: str
-    status: str = ""
-    method: str = ""
-    label: str = ""
-    idea: str = ""
-    options: dict[str, JsonValue] = {}
-    settings: dict[str, JsonValue] = {}
-    trainable: int | None = None
-    rounds: int | None = None
-    seconds: float | None = None
-    message: str = ""
-
-
-class RoundLine(Line):
-    """One round: who was asked, what it cost and what came back; bytes are per client.
-
-    `failed` says whose update was not used and why ("code: sentence"), `skipped` why the round changed nothing.
-    `epsilon` at `delta` has been spent so far on each one of whatever `protects` names.
-    """
-
-    trial: str
-    round: int
-    clients: tuple[int, ...] = ()
-    loss: float | None = None
-    bytes_up: dict[int, int] = {}
-    seconds: float | None = None
-    failed: dict[int, str] = {}
-    skipped: str = ""
-    epsilon: float | None = None
-    delta: float | None = None
-    protects: str = ""
+    event: Literal["trial"] = "trial"
+    trial: str = Field(description="name of the trial")
+    status: Status | None = Field(None, description="`running` at the start; then how the trial ended")
+    message: str = Field("", description="why it was interrupted or failed")
+    seconds: float | None = Field(None, description="duration of the trial, at its end")
+    method: str = Field("", description="name of the method")
+    idea: str = Field("", description="first line of the method's file: what it is, whose idea")
+    options: Table = Field({}, description="options of the method")
+    settings: Table = Field({}, description="training settings, and what of the server differs from its defaults")
+    descriptions: Table = Field({}, description="the trial's [descriptions] table")
+    trainable: int | None = Field(None, description="number of trained parameters")
+    rounds: int | None = Field(None, description="planned rounds")
 
 
-class ScoreLine(Line):
-    """One score of one model on one set of test pictures; `model` is `personal` if it used the client's own tensors."""
+class RoundEvent(BaseEvent):
+    """A finished round."""
 
-    trial: str
-    round: int
-    split: str
-    name: str = "all"
-    client: int | None = None
-    part: str = ""  # the data set, where there are several
-    model: str = "global"
-    measure: str = ""  # which further figure `value` is; the headline one if empty
-    num_examples: int = 0
-    value: float | None = None
-    classes: tuple[str, ...] = ()
-    per_class: tuple[float | None, ...] = ()
-
-    @property
-    def column(self) -> str:
-        """The column this score belongs to."""
-        column = self.split if self.model == "global" else f"{self.split} ({self.model})"
-        return f"{column}:{self.measure}" if self.measure else column
-
-
-class Attribute(Line):
-    """How strongly each patch attends to one attribute, row by row."""
-
-    name: str
-    weights: tuple[float, ...]
+    event: Literal["round"] = "round"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="number of the round, from 1")
+    clients: tuple[int, ...] = Field((), description="numbers of the selected clients")
+    loss: Number = Field(None, description="mean training loss over the updates that were used")
+    losses: dict[int, Number] = Field({}, description="training loss per client; empty with secure aggregation")
+    bytes_up: dict[int, int] = Field({}, description="bytes uploaded per client")
+    bytes_down: int | None = Field(None, description="bytes of the shared state that each client downloads")
+    seconds: float | None = Field(None, description="duration of the round")
+    failed: dict[int, str] = Field({}, description="client -> why its update was not used, `code: sentence`")
+    skipped: str = Field("", description="why the round left the shared state as it was")
+    site_seconds: dict[int, Number] = Field({}, description="training time per client, as sites report it")
+    validation: dict[int, Number] = Field(
+        {}, description="headline metric per client of the shared state before the round, as sites report it"
+    )
+    kept: tuple[int, ...] = Field((), description="sites whose update counts: they continue from this personal state")
+    epsilon: Number = Field(None, description="epsilon spent so far, the largest of all clients")
+    delta: float | None = Field(None, description="delta of that epsilon")
+    protects: str = Field("", description="unit of privacy: `client` or `sample`")
 
 
-class Attention(Line):
-    """Where the patches of a picture look: the strongest of all `total` attributes."""
+class ScoreEvent(BaseEvent):
+    """All metrics of one model on one test set."""
 
-    grid: tuple[int, int]
-    total: int = 0
-    attributes: tuple[Attribute, ...]
+    event: Literal["score"] = "score"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the model was scored")
+    split: str = Field(description="split of the test set: a column of the report")
+    name: str = Field("all", description="test set within the split, e.g. a domain")
+    client: int | None = Field(None, description="client whose personal model or test images these are")
+    part: str = Field("", description="data set, where there are several")
+    num_examples: int = Field(0, description="number of test images")
+    figures: dict[str, Number] = Field({}, description="metric -> value in [0, 1]; null where it is undefined")
+    classes: tuple[str, ...] = Field((), description="candidate classes")
+    per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
+
+
+class CooccurrenceEvent(BaseEvent):
+    """How often labels occur together: in the annotations, or as a trial predicts them."""
+
+    event: Literal["cooccurrence"] = "cooccurrence"
+    trial: str = Field("", description="name of the trial; empty for the annotations")
+    split: str = Field(description="split of the test set")
+    classes: tuple[str, ...] = Field(description="names of the classes")
+    counts: tuple[tuple[int, ...], ...] = Field(description="[classes, classes], images that have both labels")
 
     @model_validator(mode="after")
-    def _shape(self) -> Self:
-        if any(len(attribute.weights) != self.grid[0] * self.grid[1] for attribute in self.attributes):
-            raise ValueError("weights must have one value a patch")
-        return self
-
-
-class Reason(Line):
-    """One label of a picture under every condition: how sure, and where, in multiples of an even spread."""
-
-    name: str
-    found: tuple[float, ...]
-    lifts: tuple[tuple[float, ...], ...]  # [conditions, patches]
-
-
-class Explanation(Line):
-    """By what a picture got its labels: the weight of every condition, and labels under each of them."""
-
-    grid: tuple[int, int]
-    conditions: tuple[str, ...]
-    gate: tuple[float, ...]
-    labels: tuple[Reason, ...]
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
-        conditions, patches = len(self.conditions), self.grid[0] * self.grid[1]
-        for label in self.labels:
-            sizes = {len(lifts) for lifts in label.lifts}
-            if not len(self.gate) == len(label.found) == len(label.lifts) == conditions or sizes != {patches}:
-                raise ValueError("lifts must be [conditions, patches]")
-        return self
-
-
-class CooccurrenceLine(Line):
-    """How often labels stand together, [classes, classes], in truth (no trial) or as a trial predicts them."""
-
-    trial: str = ""
-    split: str
-    classes: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-
-    @model_validator(mode="after")
-    def _shape(self) -> Self:
+    def _check_shape(self) -> Self:
         if {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
             raise ValueError("counts must be [classes, classes]")
         return self
 
 
-class SampleLine(Line):
-    """One test picture (PNG, base64) with the strongest predictions of a trial."""
+class SampleEvent(BaseEvent):
+    """One sample image with the strongest predictions of a trial."""
 
-    trial: str
-    sample: str
-    split: str = ""
-    name: str = ""
-    picture: str = ""
-    truth: tuple[str, ...] = ()
-    top: tuple[tuple[str, float], ...] = ()
-    attention: Attention | None = None
-    explanation: Explanation | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_word(cls, line: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        return {**line, "truth": [line["truth"]]} if isinstance(line.get("truth"), str) else line
+    event: Literal["sample"] = "sample"
+    trial: str = Field(description="name of the trial")
+    sample: str = Field(description="number of the sample; the same image in every trial")
+    split: str = Field("", description="split of the test set")
+    picture: str = Field("", description="PNG in base64; only in the first trial of a run")
+    name: str = Field("", description="file name or address of the image")
+    truth: tuple[str, ...] = Field((), description="true labels")
+    top: tuple[tuple[str, float], ...] = Field((), description="[label, probability], strongest first")
+    attention: AttentionRecord | None = Field(None, description="attention maps, if the method has any")
+    explanation: ExplanationRecord | None = Field(None, description="labels under conditions, if the method has any")
 
 
-class EndLine(Line):
-    """How the run ended; a run without this line is still going on or was killed."""
+class SitesEvent(BaseEvent):
+    """What the sites of a federation reported in the preflight of a trial."""
 
-    status: str = ""
-    seconds: float | None = None
-    message: str = ""
+    event: Literal["sites"] = "sites"
+    trial: str = Field(description="name of the trial")
+    sites: dict[str, Table] = Field(description="report per site: versions, fingerprints, counts of images, clock")
+
+
+class PrivacyEvent(BaseEvent):
+    """A charge to the privacy ledger, written before the round that it pays for; resuming never takes it back."""
+
+    event: Literal["privacy"] = "privacy"
+    ledger: str = Field(description="name of the trial")
+    number: int = Field(description="number of the round")
+    clients: tuple[int, ...] = Field(description="clients that are charged for one more round")
+    epsilon: Number = Field(description="epsilon after the charge, the largest of all clients")
+
+
+class ResumeEvent(BaseEvent):
+    """A trial continues from a checkpoint."""
+
+    event: Literal["resume"] = "resume"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round of the checkpoint")
+
+
+class EndEvent(BaseEvent):
+    """The run ended; without this event it is still going on or was killed."""
+
+    event: Literal["end"] = "end"
+    status: Status | None = Field(None, description="how it ended")
+    message: str = Field("", description="why it was interrupted or failed")
+    seconds: float | None = Field(None, description="duration since the run started or was resumed")
+
+
+Event = Annotated[
+    HeaderEvent
+    | TrialEvent
+    | RoundEvent
+    | ScoreEvent
+    | CooccurrenceEvent
+    | SampleEvent
+    | SitesEvent
+    | PrivacyEvent
+    | ResumeEvent
+    | EndEvent,
+    Field(discriminator="event"),
+]
+EVENTS: Mapping[str, type[BaseEvent]] = {
+    kind.model_fields["event"].default: kind for kind in get_args(get_args(Event)[0])
+}
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(fields: Mapping[str, JsonValue]) -> Event | None:
+    """The event of one line, without unknown fields; None for an unknown event.
+
+    Raises pydantic's ValidationError if a field is missing or of another type.
+    """
+    return _ADAPTER.validate_python(fields, extra="ignore") if fields.get("event") in EVENTS else None

@@ -1,8 +1,8 @@
-"""A run read back from `run.jsonl`: its trials with their figures, in the order of a table."""
+"""Reading a run back from `run.jsonl`: its trials with their figures, in the order of the report's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,32 +14,55 @@ from pydantic import JsonValue, ValidationError
 from fedprompt.errors import UserError
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import (
-    CooccurrenceLine,
-    EndLine,
-    Header,
-    Line,
-    RoundLine,
-    SampleLine,
-    ScoreLine,
-    TrialLine,
+    BaseEvent,
+    CooccurrenceEvent,
+    EndEvent,
+    HeaderEvent,
+    ResumeEvent,
+    RoundEvent,
+    SampleEvent,
+    ScoreEvent,
+    TrialEvent,
+    parse_event,
 )
-from fedprompt.records.run_folder import read_events
+from fedprompt.records.run_folder import read_lines
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
-TUNED = "_tuned"  # ends the name of a figure whose threshold was fitted on held-out training pictures
-NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # labels in their usual company, in any, and what that costs
-AVERAGED = ("local", "base", "new")  # the columns whose harmonic mean is the field's headline
+TUNED = "_tuned"  # suffix of a metric whose threshold was fitted on held-out training images
+NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # test sets with usual and changed co-occurrence; their difference
+AVERAGED = ("local", "base", "new")  # columns of the harmonic mean
 
 
 @dataclass(frozen=True)
-class Trial:
+class Score:
+    """One metric of one model on one test set; `measure` names a further metric, and is empty for the headline one."""
+
+    round: int
+    split: str
+    name: str
+    client: int | None
+    part: str
+    measure: str
+    num_examples: int
+    value: float | None
+    classes: tuple[str, ...]
+    per_class: tuple[float | None, ...]
+
+    @property
+    def column(self) -> str:
+        """The column of the report that this score belongs to."""
+        return f"{self.split}:{self.measure}" if self.measure else self.split
+
+
+@dataclass(frozen=True)
+class TrialRecord:
     """One method of a run with everything recorded about it, in round order."""
 
-    about: TrialLine
-    rounds: tuple[RoundLine, ...]
-    scores: tuple[ScoreLine, ...]
-    samples: tuple[SampleLine, ...]
+    about: TrialEvent
+    rounds: tuple[RoundEvent, ...]
+    scores: tuple[Score, ...]
+    samples: tuple[SampleEvent, ...]
 
     @property
     def name(self) -> str:
@@ -48,25 +71,25 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What to call it in a table: its label, else the name its method's idea begins with, unless it has its own."""
+        """Name in tables: that of the method, as its first line spells it, unless the trial has a name of its own."""
         head, found, _ = self.about.idea.partition(" (")
-        return self.about.label or (head if found and self.name == self.about.method else self.name)
+        return head if found and self.name == self.about.method else self.name
 
     @property
     def trains(self) -> bool:
-        """False for a method that learns nothing, such as zero-shot CLIP."""
+        """False for a method without trained parameters, such as zero-shot CLIP."""
         return bool(self.about.trainable) or bool(self.rounds)
 
-    def final(self, column: str) -> tuple[ScoreLine, ...]:
+    def final(self, column: str) -> tuple[Score, ...]:
         """The scores of one column at its last scored round."""
-        lines = [score for score in self.scores if score.column == column]
-        return tuple(score for score in lines if score.round == lines[-1].round)
+        found = [score for score in self.scores if score.column == column]
+        return tuple(score for score in found if score.round == found[-1].round)
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
-        """Column -> unweighted mean of its last scores (over clients, or domains), of several data sets set by set.
+        """Column -> unweighted mean of its last scores over clients or domains, then over data sets.
 
-        Also `hm` of local, base and new, and `gap`, what labels in any company lose against their usual one.
+        Also `hm` of local, base and new, and `gap`, natural less broken.
         """
         columns = dict.fromkeys(score.column for score in self.scores)
         means = {column: mean_of(self.by_part(column).values()) for column in columns}
@@ -84,28 +107,28 @@ class Trial:
         return {part: mean_of(score.value for score in final if score.part == part) for part in parts}
 
     def figure(self, column: str, part: str = "") -> float | None:
-        """One figure, on one data set if `part` names it; None if it was not recorded."""
+        """One figure, on the data set `part` if it is given; None if it was not recorded."""
         return self.by_part(column).get(part) if part else self.figures.get(column)
 
     @property
     def bytes_up(self) -> float | None:
-        """Bytes a client uploads in a round, mean over all uploads; None if nothing was sent."""
-        return mean_of(sent for line in self.rounds for sent in line.bytes_up.values())
+        """Bytes that a client uploads per round, mean over all uploads; None if nothing was uploaded."""
+        return mean_of(size for event in self.rounds for size in event.bytes_up.values())
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded; `trials` in the order of a table: what learns nothing first, the main one last."""
+    """Everything a run recorded; `trials` in table order: those without training first, the main trial last."""
 
-    header: Header
-    trials: tuple[Trial, ...]
-    end: EndLine | None
+    header: HeaderEvent
+    trials: tuple[TrialRecord, ...]
+    end: EndEvent | None
     resumed: tuple[int, ...] = ()
-    company: tuple[CooccurrenceLine, ...] = ()
+    cooccurrence: tuple[CooccurrenceEvent, ...] = ()
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The figures the trials have, in the order of a table; `hm` follows what it is the mean of, `gap` is last."""
+        """The columns that the trials have, in table order; `hm` follows its summands, `gap` is last."""
         known = dict.fromkeys(column for trial in self.trials for column in trial.figures)
         measured = ("", *(f":{measure}" for measure in self.header.further))
         splits = [*self.header.splits, *AVERAGED]
@@ -117,30 +140,30 @@ class Run:
 
     @property
     def headlines(self) -> tuple[str, ...]:
-        """The columns of the headline figure: those that share an axis."""
+        """The columns of the headline metric, which share an axis."""
         return tuple(column for column in self.columns if ":" not in column and column != GAP)
 
     @property
-    def main(self) -> Trial | None:
-        """The trial the run is about: the one named by the header, else the last that trains."""
+    def main(self) -> TrialRecord | None:
+        """The trial that the run is about: the one named by the header, else the last that trains."""
         named = [trial for trial in self.trials if trial.name == self.header.main]
         candidates = named or [trial for trial in self.trials if trial.trains]
         return candidates[-1] if candidates else None
 
     @property
-    def reference(self) -> Trial | None:
-        """The trial that learns nothing, which the others are measured against."""
+    def reference(self) -> TrialRecord | None:
+        """The first trial without training, which the other trials are compared with."""
         return next((trial for trial in self.trials if not trial.trains), None)
 
     @property
-    def constant(self) -> tuple[Trial, ...]:
-        """The trials in which the same clients took part in every round, none failed and all sent the same."""
+    def constant(self) -> tuple[TrialRecord, ...]:
+        """The trials in which every round had the same clients, failures and upload sizes."""
         return tuple(
-            trial for trial in self.trials if trial.rounds and len({_taking_part(r) for r in trial.rounds}) == 1
+            trial for trial in self.trials if trial.rounds and len({_participation(r) for r in trial.rounds}) == 1
         )
 
     def title(self, column: str) -> str:
-        """A column's name for readers."""
+        """Heading of a column."""
         split, _, measure = column.partition(":")
         name = TITLES.get(split, split[:1].upper() + split[1:])
         measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
@@ -148,88 +171,101 @@ class Run:
 
     @property
     def threshold(self) -> str:
-        """From which probability on a label counts as present in the further figures."""
+        """The threshold, in words, from which a label counts as present in the further metrics."""
         tuned = any(measure.endswith(TUNED) for measure in self.header.further)
         return "a threshold fitted on held-out training pictures" if tuned else "probability 0.5"
 
 
-def _taking_part(line: RoundLine) -> object:
-    return frozenset(line.clients), frozenset(line.bytes_up.values()), frozenset(line.failed)
+def _participation(event: RoundEvent) -> object:
+    return frozenset(event.clients), frozenset(event.bytes_up.values()), frozenset(event.failed)
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:
-    """The unweighted mean of the known values; None if there is none."""
+    """The unweighted mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 
 
 def read_run(run_folder: Path) -> Run:
-    """Read the records of a run folder, finished or not.
+    """Read the records of a run folder, finished or not; what does not fit the schema is left out.
 
-    Raises `UserError` if there is no readable `run.jsonl`, or none that begins with a header.
+    Raises `UserError` if there is no readable `run.jsonl`, or if it has no header.
     """
-    lines = tuple(read_events(Path(run_folder)))
-    header = _last(Header, lines, "header")
-    if header is None:
+    events = [event for fields in read_lines(Path(run_folder)) if (event := _parse(fields)) is not None]
+    headers = _all(HeaderEvent, events)
+    if not headers:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
-    resumed = tuple(line.round for line in _all(RoundLine, lines, "resume"))
-    end = _last(EndLine, lines[-1:], "end")  # an earlier end was followed by going on
-    trials = sorted(_trials(lines, header), key=lambda trial: (trial.trains, trial.name == header.main))
-    company = {(line.trial, line.split): line for line in _all(CooccurrenceLine, lines, "company")}
-    return Run(header, tuple(trials), end, resumed, tuple(company.values()))
+    header = headers[-1]
+    trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
+    counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    return Run(
+        header,
+        tuple(trials),
+        end=events[-1] if isinstance(events[-1], EndEvent) else None,  # after an earlier end the run was resumed
+        resumed=tuple(event.round for event in _all(ResumeEvent, events)),
+        cooccurrence=tuple(counted.values()),
+    )
 
 
-L = TypeVar("L", bound=Line)
-Raw = Mapping[str, JsonValue]
+Kind = TypeVar("Kind", bound=BaseEvent)
 
 
-def _parse(kind: type[L], line: Raw) -> L | None:
-    """Validate a line; fields that do not fit are left out, and a line that cannot do without them is None."""
+def _parse(fields: Mapping[str, JsonValue]) -> BaseEvent | None:
+    """The event of a line without fields of a wrong type; None if a field that it must have is missing."""
     try:
-        return kind.model_validate(line)
+        return parse_event(fields)
     except ValidationError as error:
-        wrong = {problem["loc"][0] for problem in error.errors() if problem["loc"]}
+        wrong = {problem["loc"][1] for problem in error.errors() if len(problem["loc"]) > 1}  # after the event's name
     try:
-        return kind.model_validate({key: value for key, value in line.items() if key not in wrong})
+        return parse_event({key: value for key, value in fields.items() if key not in wrong})
     except ValidationError:
         return None
 
 
-def _all(kind: type[L], lines: Iterable[Raw], event: str) -> list[L]:
-    parsed = (_parse(kind, line) for line in lines if line.get("event") == event)
-    return [line for line in parsed if line is not None]
+def _all(kind: type[Kind], events: Iterable[BaseEvent]) -> list[Kind]:
+    return [event for event in events if isinstance(event, kind)]
 
 
-def _last(kind: type[L], lines: Iterable[Raw], event: str) -> L | None:
-    return next(reversed(_all(kind, lines, event)), None)
+def _scores(event: ScoreEvent, header: HeaderEvent) -> Iterator[Score]:
+    """One score per metric that the header names; of the clients' own test sets the headline metric only."""
+    further = header.further if event.split != "local" else ()
+    measured = {"": header.metric, **{key: key for key in further if key in event.figures}}
+    for measure, key in measured.items():
+        yield Score(
+            round=event.round,
+            split=event.split,
+            name=event.name,
+            client=event.client,
+            part=event.part,
+            measure=measure,
+            num_examples=event.num_examples,
+            value=event.figures.get(key),
+            classes=event.classes,
+            per_class=event.per_class,
+        )
 
 
-def _scores(lines: tuple[Raw, ...], header: Header) -> list[ScoreLine]:
-    """A score a figure that the header names: what one line says of many becomes many."""
-    found = [line for line in lines if line.get("event") == "score"]
-    shared = [line for line in found if line.get("split") != "local"]  # those of clients' own pictures are too many
-    further = [{**line, "value": line[key], "measure": key} for line in shared for key in header.further if key in line]
-    return _all(ScoreLine, [*({**line, "value": line.get(header.metric)} for line in found), *further], "score")
-
-
-def _trials(lines: tuple[Raw, ...], header: Header) -> list[Trial]:
-    """Group the lines by trial, in file order; what a trial says at its end is merged with what it said before."""
-    abouts: dict[str, TrialLine] = {}
-    for about in _all(TrialLine, lines, "trial"):
+def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
+    """Group the events by trial, in file order; a later event replaces an earlier one about the same thing."""
+    abouts: dict[str, TrialEvent] = {}
+    for about in _all(TrialEvent, events):
         before = abouts.get(about.trial, about)
         said = {key: getattr(about, key) for key in about.model_fields_set}
         abouts[about.trial] = before.model_copy(update={"message": "", **said})
-    rounds = {(line.trial, line.round): line for line in _all(RoundLine, lines, "round")}
-    scored = _scores(lines, header)
-    scores = {(line.trial, line.round, line.column, line.client, line.name): line for line in scored}
-    samples = {(line.trial, line.sample): line for line in _all(SampleLine, lines, "sample")}
+    rounds = {(event.trial, event.round): event for event in _all(RoundEvent, events)}
+    scores = {
+        (event.trial, score.round, score.column, score.client, score.name): score
+        for event in _all(ScoreEvent, events)
+        for score in _scores(event, header)
+    }
+    samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
-        Trial(
-            abouts.get(name) or TrialLine(trial=name),
-            tuple(sorted((line for line in rounds.values() if line.trial == name), key=lambda line: line.round)),
-            tuple(sorted((line for line in scores.values() if line.trial == name), key=lambda line: line.round)),
-            tuple(line for line in samples.values() if line.trial == name),
+        TrialRecord(
+            abouts.get(name) or TrialEvent(trial=name),
+            tuple(sorted((one for key, one in rounds.items() if key[0] == name), key=lambda one: one.round)),
+            tuple(sorted((one for key, one in scores.items() if key[0] == name), key=lambda one: one.round)),
+            tuple(one for key, one in samples.items() if key[0] == name),
         )
         for name in names
     ]

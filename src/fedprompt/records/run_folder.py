@@ -1,4 +1,4 @@
-"""A run's folder: one JSON line an event, two checkpoints, one owner; nothing already written is ever lost."""
+"""The folder of a run: event log, checkpoints, lock file, and atomic writing of files."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import errno
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from urllib.parse import quote
 
 import filelock
 import safetensors
 import torch
+from pydantic import JsonValue, ValidationError
 from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
+from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.updates import State
 
-Event = Mapping[str, Any]  # one line of run.jsonl
-
 _log = logging.getLogger(__name__)
-_CURES = {
+_FIXES = {
     errno.ENOSPC: "the disk is full; free some space and resume the run",
     errno.EDQUOT: "your disk quota is used up; free some space and resume the run",
     errno.EACCES: "you may not write there; choose another folder",
@@ -38,16 +37,16 @@ _CURES = {
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """What goes wrong inside is a UserError that names the folder and a cure."""
+    """Turn an OSError of the block into a UserError that names the folder and what to do."""
     try:
         yield
     except OSError as error:
-        cure = _CURES.get(error.errno or 0, f"the system says '{error.strerror or error}'; choose another folder")
-        raise UserError(f"Cannot write to {folder}: {cure}. Nothing written before is lost.") from error
+        fix = _FIXES.get(error.errno or 0, f"the system says '{error.strerror or error}'; choose another folder")
+        raise UserError(f"Cannot write to {folder}: {fix}. Nothing written before is lost.") from error
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a whole file or leave the old one: a reader, or a crash, never meets half of it.
+    """Write a file atomically: readers see the old file or the whole new one, also after a crash.
 
     Raises UserError naming the folder when it cannot be written, for instance because the disk is full.
     """
@@ -89,7 +88,7 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 def own(lock: Path, *, busy: str) -> filelock.FileLock:
-    """Hold a lock file, made with its folder, for this process; UserError with the words `busy` if another holds it."""
+    """Acquire a lock file for this process and create its folder; UserError with the text `busy` if another has it."""
     with writing(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(lock)
@@ -101,13 +100,13 @@ def own(lock: Path, *, busy: str) -> filelock.FileLock:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and words to one safetensors file, atomically, with a checksum of the tensors among the words."""
+    """Write tensors and metadata to a safetensors file, atomically; the metadata get a checksum of the tensors."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_atomic(path, save(state, {**(metadata or {}), "sha256": _checksum(state)}))
 
 
 def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
-    """Read what `save_tensors` wrote: (tensors, words). Raises UserError if the file is cut short or changed."""
+    """Read what `save_tensors` wrote: (tensors, metadata). Raises UserError if the file is cut short or changed."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -120,24 +119,46 @@ def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
     return tensors, metadata
 
 
-def read_events(folder: Path) -> Iterator[Event]:
-    """Yield the events of a run in order; a last line that a crash tore, or that is being written, is left out."""
+def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
+    """Yield the JSON objects of `run.jsonl` in order, without an incomplete last line.
+
+    Raises UserError if the folder has no `run.jsonl` or another line is no JSON object.
+    """
     path = folder / "run.jsonl"
     if not path.is_file():
         raise UserError(f"The folder {folder} holds no run.jsonl; give the folder of a run.")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            event = _parse(line)
-            if event is None and line.endswith(b"\n") and file.read(1):
+            fields = _parse(line)
+            if fields is None and line.endswith(b"\n") and file.read(1):
                 raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
-            if event is None:
+            if fields is None:
                 return
+            yield fields
+
+
+def read_events(folder: Path) -> Iterator[Event]:
+    """Yield the events of a run in order; unknown events and fields are skipped.
+
+    Raises UserError as `read_lines`, and for an event whose fields are missing or of another type.
+    """
+    for number, fields in enumerate(read_lines(folder), start=1):
+        try:
+            event = parse_event(fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"Line {number} of {folder / 'run.jsonl'} is damaged ({place}: {first['msg']}); restore the file from "
+                "a copy."
+            ) from error
+        if event is not None:
             yield event
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that a run needs to go on: the last finished round, and all states and the server's memory after it."""
+    """State of a trial after its last finished round: shared and personal states, and the server's memory."""
 
     round_number: int
     shared: State
@@ -146,7 +167,7 @@ class Checkpoint:
 
 
 class RunFolder:
-    """The folder of one run, owned by one process until closed; usable as a context manager."""
+    """The folder of one run, locked by one process until closed; usable as a context manager."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -157,7 +178,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> Self:
-        """Own a folder that holds no run yet."""
+        """Lock a folder that holds no run yet; UserError if it holds one."""
         folder = cls(path)
         if not folder._is_empty():
             folder.close()
@@ -166,7 +187,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Own the folder of a run that is to go on; a line torn by a crash is removed."""
+        """Lock the folder of a run that is to be resumed; an incomplete last line is removed."""
         if not path.is_dir():
             raise UserError(f"There is no run folder {path}; start the run first.")
         folder = cls(path)
@@ -176,7 +197,7 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the lock."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -188,20 +209,22 @@ class RunFolder:
         self.close()
 
     def events(self) -> Iterator[Event]:
-        """Every event so far, in order."""
+        """All events so far, in order."""
         return read_events(self.path)
 
-    def append(self, event: Event) -> None:
-        """Add one event; it is on the disk when this returns. NaN and infinity, which JSON lacks, become null."""
-        append_line(self.log, json.dumps(_plain(event), allow_nan=False).encode() + b"\n")
+    def append(self, event: BaseEvent) -> None:
+        """Add one event; it is on the disk when this returns."""
+        append_line(self.log, event.to_json().encode() + b"\n")
 
     def rewind(self, trial: str, round_number: int) -> None:
-        """Drop what a trial recorded after a round, so that going on from its checkpoint records nothing twice."""
-        kept = [
-            line
-            for line, event in zip(self.log.read_bytes().splitlines(keepends=True), self.events(), strict=True)
-            if event.get("trial") != trial or event.get("round", math.inf) <= round_number
-        ]
+        """Drop what a trial recorded after a round, so that resuming from its checkpoint records nothing twice."""
+
+        def is_kept(fields: Mapping[str, JsonValue]) -> bool:
+            number = fields.get("round")
+            return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number)
+
+        lines = self.log.read_bytes().splitlines(keepends=True)
+        kept = [line for line, fields in zip(lines, read_lines(self.path), strict=True) if is_kept(fields)]
         write_atomic(self.log, b"".join(kept))
 
     def save_checkpoint(self, trial: str, checkpoint: Checkpoint) -> None:
@@ -217,12 +240,12 @@ class RunFolder:
             stale.unlink()
 
     def load_checkpoint(self, trial: str) -> Checkpoint | None:
-        """The newest checkpoint of a trial that is whole, or None; a damaged one is passed over with a warning."""
+        """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning."""
         for path in self._checkpoints(trial):
             try:
                 tensors, _ = load_tensors(path)
             except UserError as error:
-                _log.warning("Passing over a damaged checkpoint: %s", error)
+                _log.warning("Skipping a damaged checkpoint: %s", error)
                 continue
             checkpoint = Checkpoint(int(path.stem.rsplit("@", 1)[1]), {}, {})
             for address, tensor in tensors.items():
@@ -254,20 +277,12 @@ class RunFolder:
                 file.truncate(start)
 
 
-def _parse(line: bytes) -> Event | None:
+def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
     try:
-        event = json.loads(line)
+        fields = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) and line.endswith(b"\n") else None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return fields if isinstance(fields, dict) and line.endswith(b"\n") else None
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:

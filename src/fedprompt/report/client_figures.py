@@ -1,4 +1,4 @@
-"""The figures with a row a client: who holds what, and who took part when."""
+"""Figures with one row per client: training images per class, and participation per round."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from fedprompt.records.events import RoundLine
-from fedprompt.records.reading import Run, Trial
-from fedprompt.report.style import ALARM, FULL, HALF, INK, MUTED, SHADES, cells, draw_svg, short
+from fedprompt.records.events import RoundEvent
+from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.report.style import ALARM, FULL, HALF, MUTED, SHADES, TEXT, draw_grid, draw_svg, shorten
 
 MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
-FEW = 30  # up to so many rows are drawn tall
+FEW = 30  # up to this number of rows, rows are drawn tall
 
 
 def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], classes: Sequence[str]) -> str:
-    """Who holds what: clients as rows, classes as columns ordered by their main holder, stronger colour for more.
+    """Training images per client (rows) and class (columns, grouped by the client with most of them).
 
-    `counts` is [clients, classes]; of more than 60 clients or 100 classes the first are shown.
+    `counts` is [clients, classes]. At most the first 60 clients and 100 classes are shown.
     """
     rows = range(min(len(clients), MOST_CLIENTS))
     most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
@@ -27,21 +27,21 @@ def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], cl
     shades = _shades(sorted({counts[row][label] for row in rows for label in order} - {0}))
 
     def paint(axes: Axes) -> None:
-        cells(axes, [[shades.get(counts[row][label], 0) for label in order] for row in rows])
+        draw_grid(axes, [[shades.get(counts[row][label], 0) for label in order] for row in rows])
         size = 10 if len(order) <= 2 * FEW else 8
-        axes.set_xticks(range(len(order)), [short(classes[label]) for label in order], rotation=90, fontsize=size)
+        axes.set_xticks(range(len(order)), [shorten(classes[label]) for label in order], rotation=90, fontsize=size)
         _name_rows(axes, [clients[row] for row in rows])
         for row in rows:
             total = axes.text(len(order) - 0.3, row, f"{sum(counts[row]):,}", va="center", fontsize=_font(len(rows)))
             total.set_color(MUTED)
         _shade_legend(axes, shades)
 
-    below = 6.5 * max((len(short(classes[label])) for label in order), default=0)
+    below = 6.5 * max((len(shorten(classes[label])) for label in order), default=0)
     return draw_svg("partition", (FULL, 50 + _height(len(rows), 27) + below), paint)
 
 
 def _shades(values: Sequence[int]) -> dict[int, int]:
-    """Value -> shade 1..5: each its own while there are at most five, else five equal steps up to the largest."""
+    """Count -> shade 1..5: one shade per count for at most five counts, else five equal steps up to the largest."""
     if len(values) <= len(SHADES):
         return (
             {value: 5 if value == values[-1] else place for place, value in enumerate(values, 1)}
@@ -62,22 +62,24 @@ def _shade_legend(axes: Axes, shades: Mapping[int, int]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=1, handleheight=1)
 
 
-def participation_figure(run: Run, trial: Trial) -> str | None:
-    """Who took part when: stronger colour for more bytes (relative to the largest upload), a cross where one failed.
+def participation_figure(run: Run, trial: TrialRecord) -> str | None:
+    """Participation per client and round: stronger colour for more uploaded bytes, a cross for a failed update.
 
-    None before any round; of more than 60 clients the first are shown.
+    None before the first round. At most the first 60 clients are shown.
     """
     rounds = trial.rounds
-    seen = sorted({client for line in rounds for client in (*line.clients, *line.failed)})[:MOST_CLIENTS]
+    seen = sorted({client for event in rounds for client in (*event.clients, *event.failed)})[:MOST_CLIENTS]
     names = run.header.partition.clients if run.header.partition else ()
-    largest = max((sent for line in rounds for sent in line.bytes_up.values()), default=1) or 1
-    columns = {line.round: line for line in rounds}
+    largest = max((size for event in rounds for size in event.bytes_up.values()), default=1) or 1
+    columns = {event.round: event for event in rounds}
     last = max([trial.about.rounds or 1, *columns])
     levels = [[_level(columns.get(number), client, largest) for number in range(1, last + 1)] for client in seen]
 
     def paint(axes: Axes) -> None:
-        cells(axes, levels, gap=0.16 if last <= MOST_CLIENTS else 0)
-        failed = [(line.round - 1, row) for row, client in enumerate(seen) for line in rounds if client in line.failed]
+        draw_grid(axes, levels, gap=0.16 if last <= MOST_CLIENTS else 0)
+        failed = [
+            (event.round - 1, row) for row, client in enumerate(seen) for event in rounds if client in event.failed
+        ]
         axes.plot([x for x, _ in failed], [y for _, y in failed], "x", color=ALARM, markersize=6, markeredgewidth=2)
         _name_rows(axes, [names[client] if client < len(names) else f"client {client}" for client in seen])
         step = 5 * -(-last // 20) if last >= 10 else 1
@@ -89,17 +91,17 @@ def participation_figure(run: Run, trial: Trial) -> str | None:
     return draw_svg(f"participation {trial.name}", (HALF, 80 + _height(len(seen), 20)), paint) if seen else None
 
 
-def _level(line: RoundLine | None, client: int, largest: int) -> int:
-    """The shade of one client in one round: 2 to 4 by the bytes it sent, 0 if it took no part, -1 if nobody has yet."""
-    if line is None:
+def _level(event: RoundEvent | None, client: int, largest: int) -> int:
+    """Shade of one client in one round: 2 to 4 by its upload, 0 without participation, -1 before the round."""
+    if event is None:
         return -1
-    if client not in line.clients or client in line.failed:
+    if client not in event.clients or client in event.failed:
         return 0
-    return 2 + round(2 * line.bytes_up.get(client, largest) / largest)
+    return 2 + round(2 * event.bytes_up.get(client, largest) / largest)
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [short(name) for name in names], fontsize=_font(len(names)), color=INK)
+    axes.set_yticks(range(len(names)), [shorten(name) for name in names], fontsize=_font(len(names)), color=TEXT)
 
 
 def _font(rows: int) -> float:

@@ -1,4 +1,4 @@
-"""Which labels stand together: in truth, and as a method predicts them where company says nothing about a label."""
+"""Co-occurrence matrices of labels: in the annotations, and as each method predicts them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from fedprompt.records.events import CooccurrenceLine
+from fedprompt.records.events import CooccurrenceEvent
 from fedprompt.records.reading import BROKEN, NATURAL, Run
-from fedprompt.report.style import cells, draw_svg, short
+from fedprompt.report.style import draw_grid, draw_svg, shorten
 
 SIDE = 330  # pixels of a matrix without its labels
-STEP = 0.1  # share of company that a shade stands for
+STEP = 0.1  # conditional probability per shade
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """One matrix of company: what it is of, its drawing, and for a method how far it is pulled to usual company."""
+    """One co-occurrence matrix with its title and SVG; `pull` as the function of that name, for a method."""
 
     title: str
     drawing: str
@@ -26,28 +26,28 @@ class Matrix:
 
 
 def cooccurrence_matrices(run: Run) -> list[Matrix]:
-    """Company in truth, first the natural, then as every trial that was scored predicts it in the last test set."""
-    truths = {line.split: line for line in run.company if not line.trial}
+    """The matrices of the annotations per test set, then each trial's predictions on `broken`, else the last set."""
+    truths = {event.split: event for event in run.cooccurrence if not event.trial}
     if not truths:
         return []
     asked = BROKEN if BROKEN in truths else list(truths)[-1]
     natural, true = truths.get(NATURAL), truths[asked]
-    found = [Matrix(f"{run.title(split).split(' ')[0]}: true", _draw(line, split)) for split, line in truths.items()]
+    found = [Matrix(f"{run.title(split).split(' ')[0]}: true", _draw(event, split)) for split, event in truths.items()]
+    predicted = {event.trial: event for event in run.cooccurrence if event.split == asked}
     for trial in run.trials:
-        line = next((line for line in run.company if (line.trial, line.split) == (trial.name, asked)), None)
-        if line is not None:
-            pulled = pull(line, true, natural) if natural else None
+        if event := predicted.get(trial.name):
+            pulled = pull(event, true, natural) if natural else None
             title = f"{run.title(asked).split(' ')[0]}: {trial.label}"
-            found.append(Matrix(title, _draw(line, trial.name), pulled))
+            found.append(Matrix(title, _draw(event, trial.name), pulled))
     return found
 
 
-def pull(predicted: CooccurrenceLine, true: CooccurrenceLine, natural: CooccurrenceLine) -> float | None:
-    """How far predicted company lies from the true (0) towards the natural (1), by least squares over label pairs.
+def pull(predicted: CooccurrenceEvent, true: CooccurrenceEvent, natural: CooccurrenceEvent) -> float | None:
+    """Position of predicted co-occurrence between the true (0) and the natural (1), by least squares over label pairs.
 
-    None where natural company is no different from the true.
+    None where natural and true co-occurrence are the same.
     """
-    guess, fact, usual = (shares(line.counts) for line in (predicted, true, natural))
+    guess, fact, usual = (shares(event.counts) for event in (predicted, true, natural))
     pairs = [
         (guess[i][j] - fact[i][j], usual[i][j] - fact[i][j])
         for i in range(len(fact))
@@ -59,22 +59,22 @@ def pull(predicted: CooccurrenceLine, true: CooccurrenceLine, natural: Cooccurre
 
 
 def shares(counts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """P(column | row): of the pictures that show the row's label, how many show the column's."""
+    """P(column | row): the share of the images with the row's label that also have the column's."""
     return [[count / row[place] if row[place] else 0.0 for count in row] for place, row in enumerate(counts)]
 
 
-def _draw(line: CooccurrenceLine, name: str) -> str:
-    names = [short(name, 14) for name in line.classes]
+def _draw(event: CooccurrenceEvent, name: str) -> str:
+    names = [shorten(name, 14) for name in event.classes]
     levels = [
         [0 if row == column else min(5, math.floor(share / STEP)) for column, share in enumerate(found)]
-        for row, found in enumerate(shares(line.counts))
+        for row, found in enumerate(shares(event.counts))
     ]
 
     def paint(axes: Axes) -> None:
-        cells(axes, levels)
+        draw_grid(axes, levels)
         size = min(9.0, 180 / len(names))
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
         axes.set_yticks(range(len(names)), names, fontsize=size)
         axes.set_aspect("equal")
 
-    return draw_svg(f"company {name}", (SIDE, SIDE), paint)
+    return draw_svg(f"cooccurrence {name}", (SIDE, SIDE), paint)

@@ -1,4 +1,4 @@
-"""The figures that compare methods: the headline dots, curves over rounds and the scores of every class."""
+"""Figures that compare methods: headline metrics, curves over rounds, and scores per class."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from fedprompt.records.reading import MEASURES, Run, Trial, mean_of
+from fedprompt.records.reading import MEASURES, Run, TrialRecord, mean_of
 from fedprompt.report.style import (
     FULL,
     HALF,
-    INK,
+    LINE,
     MAIN,
     MUTED,
     OTHERS,
     REFERENCE,
-    RULE,
+    TEXT,
     draw,
     draw_svg,
-    short,
+    separate,
+    shorten,
     size_text,
-    spread,
 )
 
-MOST_CLASSES = 60  # rows of a class figure
-LEAST_SPAN = 5  # points a curve of percentages covers at least
+MOST_CLASSES = 60  # rows of the figure of scores per class
+LEAST_SPAN = 5  # smallest range of an axis in percent, in points
 LOG_RATIO = 20  # above this ratio of largest to smallest, bytes are drawn on a logarithmic scale
 
 Curve = tuple[Sequence[int], Sequence[float]]
 
 
-def looks_of(run: Run) -> Mapping[str, tuple[str, str]]:
-    """Trial name -> (colour, marker): a grey tick for what learns nothing, a blue dot for the main trial."""
+def markers_of(run: Run) -> Mapping[str, tuple[str, str]]:
+    """Trial -> (colour, marker): a grey bar for the reference, a blue circle for the main trial."""
     others = cycle(zip(OTHERS, "sD^vP", strict=True))
     fixed = [(run.main, (MAIN, "o")), (run.reference, (REFERENCE, "|"))]
-    chosen = {trial.name: look for trial, look in fixed if trial is not None}
+    chosen = {trial.name: marker for trial, marker in fixed if trial is not None}
     return {trial.name: chosen.get(trial.name) or next(others) for trial in run.trials}
 
 
-def _dots(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]], *, size: float) -> None:
-    """Draw each trial's (value, row) points in its own look, the main trial in front, and name it for a legend."""
+def _draw_points(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]], *, size: float) -> None:
+    """Draw each trial's (value, row) points with its own marker, the main trial in front, and label it for a legend."""
     for trial in run.trials:
-        colour, marker = looks_of(run)[trial.name]
+        colour, marker = markers_of(run)[trial.name]
         axes.plot(
             [value for value, _ in points[trial.name]],
             [row for _, row in points[trial.name]],
@@ -59,17 +59,17 @@ def _dots(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]
 
 
 def metric_name(run: Run) -> str:
-    """The headline figure's name in words."""
+    """Name of the headline metric."""
     return MEASURES.get(run.header.metric) or run.header.metric.replace("_", " ")
 
 
 def headline_figure(run: Run) -> str:
-    """Every figure of the headline table as a dot, methods told apart by colour and shape."""
+    """The values of the headline table as points, one colour and marker per method."""
     return draw_svg("headline", _headline_size(run), lambda axes: _headline(axes, run))
 
 
 def save_headline(run: Run, path: Path) -> None:
-    """Write the headline figure to a file: `.png`, or anything else for SVG."""
+    """Write the headline figure to a file: PNG for the suffix `.png`, else SVG."""
     form: Literal["png", "svg"] = "png" if path.suffix == ".png" else "svg"
     path.write_bytes(draw("headline", _headline_size(run), lambda axes: _headline(axes, run), form=form))
 
@@ -82,7 +82,7 @@ def _headline(axes: Axes, run: Run) -> None:
     main = run.main
     for row, column in enumerate(run.headlines):
         values = [100 * trial.figures[column] for trial in run.trials if column in trial.figures]
-        axes.plot([min(values), max(values)], [row, row], color=RULE, linewidth=5, solid_capstyle="round")
+        axes.plot([min(values), max(values)], [row, row], color=LINE, linewidth=5, solid_capstyle="round")
         if main and column in main.figures:
             shown = 100 * main.figures[column]
             text = axes.annotate(f"{shown:.1f}", (shown, row), (0, 11), textcoords="offset points")
@@ -93,9 +93,9 @@ def _headline(axes: Axes, run: Run) -> None:
         ]
         for trial in run.trials
     }
-    _dots(axes, run, points, size=10)
+    _draw_points(axes, run, points, size=10)
     axes.set_yticks(range(len(run.headlines)), [run.title(column) for column in run.headlines])
-    axes.tick_params(axis="y", labelsize=13, labelcolor=INK)
+    axes.tick_params(axis="y", labelsize=13, labelcolor=TEXT)
     axes.set_ylim(len(run.headlines) - 0.5, -0.75)
     axes.margins(x=0.06)
     axes.grid(axis="x")
@@ -104,13 +104,13 @@ def _headline(axes: Axes, run: Run) -> None:
 
 
 def loss_figure(run: Run) -> str | None:
-    """Mean training loss of the clients of each round; None if none was recorded."""
-    curves = {trial.name: _curve({line.round: line.loss for line in trial.rounds}) for trial in run.trials}
+    """Mean training loss over clients per round; None if none was recorded."""
+    curves = {trial.name: _curve({event.round: event.loss for event in trial.rounds}) for trial in run.trials}
     return _curves_figure(run, "Training loss", curves)
 
 
 def score_figure(run: Run, column: str) -> str | None:
-    """How one column developed over the rounds, the reference as a level; None unless a trial was scored twice."""
+    """One column over the rounds, the reference as a horizontal line; None unless a trial was scored twice."""
     curves: dict[str, Curve] = {}
     for trial in run.trials:
         scores = [score for score in trial.scores if score.column == column]
@@ -124,12 +124,12 @@ def score_figure(run: Run, column: str) -> str | None:
 
 
 def bytes_figure(run: Run) -> str | None:
-    """Bytes all clients together upload in each round; None if none was recorded."""
-    sums = {trial.name: {line.round: sum(line.bytes_up.values()) for line in trial.rounds} for trial in run.trials}
-    curves = {name: _curve({number: sent or None for number, sent in found.items()}) for name, found in sums.items()}
+    """Bytes uploaded by all clients together per round; None if none were recorded."""
+    sums = {trial.name: {event.round: sum(event.bytes_up.values()) for event in trial.rounds} for trial in run.trials}
+    curves = {name: _curve({number: size or None for number, size in found.items()}) for name, found in sums.items()}
     sizes = [size for _, found in curves.values() for size in found]
     scale = "log" if sizes and max(sizes) > LOG_RATIO * min(sizes) else "linear"
-    return _curves_figure(run, f"Sent up by all clients{' (log scale)' * (scale == 'log')}", curves, scale=scale)
+    return _curves_figure(run, f"Uploaded by all clients{' (log scale)' * (scale == 'log')}", curves, scale=scale)
 
 
 def _curve(points: Mapping[int, float | None]) -> Curve:
@@ -138,7 +138,7 @@ def _curve(points: Mapping[int, float | None]) -> Curve:
 
 
 def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: str = "") -> str | None:
-    """Lines over rounds with their names at their right ends; None if no curve has a point.
+    """Curves over rounds, labelled at their right ends; None if no curve has a point.
 
     `scale` is `linear` or `log` for bytes and `percent` for scores. What learns nothing is a level across all rounds.
     """
@@ -147,7 +147,7 @@ def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: 
     def paint(axes: Axes) -> None:
         for trial in shown:
             numbers, values = curves[trial.name]
-            colour = looks_of(run)[trial.name][0]
+            colour = markers_of(run)[trial.name][0]
             if trial.trains:
                 axes.plot(numbers, values, "-" if len(numbers) > 1 else "o", color=colour, linewidth=2)
             else:
@@ -161,13 +161,13 @@ def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: 
             axes.yaxis.set_major_formatter(FuncFormatter(lambda size, _: size_text(size)))
             axes.yaxis.set_minor_formatter(NullFormatter())
         _limit(axes, scale)
-        _name_ends(axes, [(trial.label, looks_of(run)[trial.name][0], curves[trial.name][1][-1]) for trial in shown])
+        _name_ends(axes, [(trial.label, markers_of(run)[trial.name][0], curves[trial.name][1][-1]) for trial in shown])
 
     return draw_svg(title, (HALF, 300), paint) if shown else None
 
 
 def _limit(axes: Axes, scale: str) -> None:
-    """Bytes begin at zero; scores span some points at least, so that a difference of nothing looks like nothing."""
+    """Start an axis of bytes at zero, and let an axis in percent span at least five points."""
     axes.autoscale_view()
     low, high = axes.get_ylim()
     if scale == "linear":
@@ -178,19 +178,19 @@ def _limit(axes: Axes, scale: str) -> None:
 
 
 def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
-    """Write each curve's name beside its right end, moved apart where names would overlap."""
+    """Label each curve at its right end, moving labels apart where they would overlap."""
     axes.autoscale_view()
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = [float(to_axes.transform((0, value))[1]) for _, _, value in ends]
-    for (label, colour, _), height in zip(ends, spread(heights, 0.075), strict=True):
-        text = axes.text(1.015, height, short(label), transform=axes.transAxes)
+    for (label, colour, _), height in zip(ends, separate(heights, 0.075), strict=True):
+        text = axes.text(1.015, height, shorten(label), transform=axes.transAxes)
         text.set(color=colour, va="center", fontsize=11, fontweight="bold")
 
 
 def class_figure(run: Run, column: str) -> str | None:
-    """Score of every class in one column, one dot a method, best class of the main method on top; None if not recorded.
+    """Score per class in one column, one point per method, the main method's best class on top; None if not recorded.
 
-    Of more than 60 classes those are shown that changed most against the reference.
+    Of more than 60 classes, those with the largest change against the reference are shown.
     """
     scored = {trial.name: class_scores(trial, column) for trial in run.trials}
     ranked = scored[run.main.name] if run.main else next(iter(scored.values()), {})
@@ -206,8 +206,8 @@ def class_figure(run: Run, column: str) -> str | None:
             trial: [(100 * found[name], row) for row, name in enumerate(names) if name in found]
             for trial, found in scored.items()
         }
-        _dots(axes, run, points, size=6.5)
-        axes.set_yticks(range(len(names)), [short(name) for name in names], color=INK)
+        _draw_points(axes, run, points, size=6.5)
+        axes.set_yticks(range(len(names)), [shorten(name) for name in names], color=TEXT)
         axes.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
         axes.grid(axis="x")
         which = "each class" if len(ranked) == len(names) else f"the {len(names)} classes that changed most"
@@ -216,8 +216,8 @@ def class_figure(run: Run, column: str) -> str | None:
     return draw_svg(f"classes {column}", (HALF, 70 + 17 * len(names)), paint) if names else None
 
 
-def class_scores(trial: Trial, column: str) -> Mapping[str, float]:
-    """Class -> score in a column's last round, the mean where several lines (domains) score it."""
+def class_scores(trial: TrialRecord, column: str) -> Mapping[str, float]:
+    """Class -> score in a column's last round, the mean over domains."""
     found: dict[str, list[float | None]] = {}
     for score in trial.final(column):
         for name, value in zip(score.classes, score.per_class, strict=False):

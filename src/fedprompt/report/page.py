@@ -1,4 +1,4 @@
-"""From a run's records to one HTML file: what the template is given, and the file written."""
+"""The HTML page of a run or of predictions: values of the templates, and writing the file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from fedprompt.records.events import Header, SampleLine, TrialLine
-from fedprompt.records.reading import NATURAL, TUNED, Run, Trial, read_run
+from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
+from fedprompt.records.reading import NATURAL, TUNED, Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.cooccurrence import cooccurrence_matrices
-from fedprompt.report.published import differences, printed_tables
-from fedprompt.report.sample_images import attention_maps, label_reasons, sample_pictures
+from fedprompt.report.published import difference_tables, differences
+from fedprompt.report.sample_images import attention_maps, label_explanations, sample_images
 from fedprompt.report.style import VARIABLES, inline, size_text
 from fedprompt.report.tables import (
     client_rows,
@@ -28,17 +28,17 @@ from fedprompt.report.tables import (
 )
 
 MEANING = {
-    "local": "each client's test pictures with only its own classes to choose from; mean over all clients",
-    "base": "test pictures of the classes seen in training, all of them to choose from",
-    "new": "test pictures of classes no client has seen, all of them to choose from",
+    "local": "each client's test pictures, among that client's classes only; unweighted mean over clients",
+    "base": "test pictures of the base classes, among all base classes",
+    "new": "test pictures of the new classes, which nobody trained on, among all new classes",
     "hm": "harmonic mean of local, base and new",
-    "unseen": "test pictures of domains no client has seen; mean over the domains",
-    "gap": "natural mAP less broken mAP: what was learned of the company that labels keep instead of the labels",
+    "unseen": "test pictures in domains nobody trained on, among all classes; unweighted mean over domains",
+    "gap": "natural mAP minus broken mAP: how much the method relies on the usual co-occurrence of labels",
 }
 MEASURED = {
-    "mean_average_precision": ("mAP", "mean over classes of the average precision of the ranked pictures"),
-    "cf1_macro": ("CF1", "mean F1 of the classes, a label being there from {} on"),
-    "of1": ("OF1", "F1 of all decisions together, a label being there from {} on"),
+    "mean_average_precision": ("mAP", "mean over classes of the average precision"),
+    "cf1_macro": ("CF1", "mean over classes of the F1 score; a label counts as present from {}"),
+    "of1": ("OF1", "F1 score of all decisions together; a label counts as present from {}"),
 }
 
 
@@ -53,22 +53,21 @@ def render(run_folder: Path) -> Path:
 
 
 def measures(run: Run) -> list[tuple[str, str]]:
-    """The short names of the figures in the table with what they mean, where there is more than one kind."""
+    """(short name, meaning) of the metrics in the table, if there is more than one."""
     shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
     return [(name, meaning.format(run.threshold)) for key, (name, meaning) in MEASURED.items() if key in shown]
 
 
-def predictions_page(method: str, lines: Sequence[Mapping[str, JsonValue]]) -> str:
-    """Pictures of one's own (sample lines without a truth) with what a method sees in them, as HTML."""
-    samples = [SampleLine.model_validate({"trial": method, "sample": str(n), **line}) for n, line in enumerate(lines)]
-    trial = Trial(TrialLine(trial=method), (), (), tuple(samples))
-    run = Run(Header(main=method), (trial,), None)
+def predictions_page(method: str, samples: Sequence[SampleEvent]) -> str:
+    """The predictions of a method for images without true labels, as HTML."""
+    trial = TrialRecord(TrialEvent(trial=method), (), (), tuple(samples))
+    run = Run(HeaderEvent(main=method), (trial,), None)
     return _template("predictions.html.j2").render(
         run=run,
         marks=_marks(run),
-        pictures=sample_pictures(run),
-        maps=attention_maps(run),
-        reasons=label_reasons(run),
+        samples=sample_images(run),
+        attention=attention_maps(run),
+        explanations=label_explanations(run),
     )
 
 
@@ -84,12 +83,12 @@ def _template(name: str) -> Template:
 
 
 def _marks(run: Run) -> dict[str, tuple[str, str]]:
-    return {name: (VARIABLES[colour], marker) for name, (colour, marker) in figures.looks_of(run).items()}
+    return {name: (VARIABLES[colour], marker) for name, (colour, marker) in figures.markers_of(run).items()}
 
 
 def page(run: Run) -> str:
-    """The whole report as HTML; every text of the run is escaped, and nothing in it refers outside."""
-    return _template("template.html.j2").render(
+    """The report as HTML; all text of the run is escaped, and nothing refers to another file."""
+    return _template("report.html.j2").render(
         run=run,
         title=title(run),
         summary=summary(run),
@@ -109,11 +108,11 @@ def page(run: Run) -> str:
         selections=selection_rows(run),
         domains=domain_tables(run),
         kind_of_part="data set" if any(score.part for trial in run.trials for score in trial.scores) else "domain",
-        printed=printed_tables(differences([run])),
-        pictures=sample_pictures(run),
-        maps=attention_maps(run),
-        reasons=label_reasons(run),
-        companies=[
+        published=difference_tables(differences([run])),
+        samples=sample_images(run),
+        attention=attention_maps(run),
+        explanations=label_explanations(run),
+        cooccurrence=[
             (matrix.title, matrix.pull, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
         ],
@@ -125,14 +124,14 @@ def page(run: Run) -> str:
 
 
 def drawn_figures(run: Run) -> dict[str, list[Markup]]:
-    """Every figure the records allow, by section of the page."""
+    """The figures for which there are records, by section of the page."""
     held = run.header.partition
     sections: dict[str, dict[str, str | None]] = {
-        "results": {"Headline figures as dots": figures.headline_figure(run) if run.headlines else None},
+        "results": {"Headline metrics by method": figures.headline_figure(run) if run.headlines else None},
         "training": {
             "Training loss by round": figures.loss_figure(run),
             **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
-            "Bytes sent up by round": figures.bytes_figure(run),
+            "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
             "Training pictures by client and class": partition_figure(held.counts, held.clients, held.classes)
@@ -145,7 +144,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
             if trial == run.main or trial not in run.constant
         },
         "classes": {
-            f"Score of every class, {run.title(column)}": figures.class_figure(run, column)
+            f"Score per class, {run.title(column)}": figures.class_figure(run, column)
             for column in run.headlines
             if all(len(trial.final(column)) == 1 for trial in run.trials if column in trial.figures)
         },
@@ -157,40 +156,40 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
 
 
 def title(run: Run) -> str:
-    """The run's own title, or one made of its main method and its data."""
-    parts = (run.main.label if run.main else "", str(run.header.data.get("name") or ""))
+    """The title of the run, or one made of its main method and its data."""
+    parts = (run.main.label if run.main else "", run.header.data.name)
     return run.header.title or " on ".join(part for part in parts if part) or "Federated run"
 
 
 def summary(run: Run) -> str:
-    """Who trained what, how well it ended and what was sent; empty before anything was trained."""
+    """Clients, rounds, headline result, upload and privacy in one paragraph; empty before the first round."""
     main, clients = run.main, population(run)
     if main is None or not main.rounds:
         return ""
     rounds = len(main.rounds)
     who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
-    said = (
+    text = (
         f"{who} trained {main.label}{' together' * (clients != 1)} for "
         f"{rounds} round{'s' * (rounds > 1)} without sharing a picture"
     )
-    # A client's own pictures, among its own classes, say least of what all learned together.
+    # The local figure, among a client's own classes, says least about the shared model.
     column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")
     if column:
         word = "harmonic mean" if column == "hm" else f"{column} {figures.metric_name(run)}"
-        said += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
+        text += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
-        said += f". A client sends {size_text(main.bytes_up)} a round on average"
+        text += f". A client uploads {size_text(main.bytes_up)} per round on average"
     if spent := privacy_text(main):
-        said += f". {spent}"
-    return f"{said}."
+        text += f". {spent}"
+    return f"{text}."
 
 
 def population(run: Run) -> int:
-    """How many clients there are, those included that the records do not list."""
+    """Number of clients, including those that the records do not list."""
     return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
 
 
-def _against(run: Run, main: Trial, column: str) -> str:
+def _against(run: Run, main: TrialRecord, column: str) -> str:
     reference = run.reference
     if reference is None or column not in reference.figures:
         return ""
@@ -199,7 +198,7 @@ def _against(run: Run, main: Trial, column: str) -> str:
 
 
 def status(run: Run) -> str:
-    """Empty for a finished run, else a sentence on where it stands."""
+    """A sentence on how far an unfinished run has come; empty for a finished one."""
     if run.end and run.end.status == "done":
         return ""
     unfinished = [trial for trial in run.trials if trial.rounds and trial.about.status != "done"]
@@ -214,8 +213,8 @@ def status(run: Run) -> str:
 
 
 def fingerprints(run: Run) -> list[tuple[str, str]]:
-    """What tells whether two runs had the same backbone, data and draws."""
-    found = {"backbone": run.header.backbone.get("fingerprint"), "data": run.header.data.get("fingerprint")}
+    """Fingerprints of backbone and data, and the seed: equal for runs with equal inputs."""
+    found = {"backbone": run.header.backbone.fingerprint, "data": run.header.data.fingerprint}
     return list(_flat({**found, "seed": run.header.seed}))
 
 
@@ -228,8 +227,8 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     times |= {"resumed after round": ", ".join(map(str, run.resumed))} if run.resumed else {}
     sections: Mapping[str, Mapping[str, JsonValue]] = {
         "Recipe": {"seed": header.seed, **header.recipe},
-        "Data": header.data,
-        "Backbone": header.backbone,
+        "Data": header.data.model_dump(mode="json"),
+        "Backbone": header.backbone.model_dump(mode="json"),
         "Versions": header.versions,
         "Time": times,
     }
@@ -238,7 +237,7 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def _flat(section: Mapping[str, JsonValue], before: str = "") -> Iterable[tuple[str, str]]:
-    """(dotted key, value) of everything in a nested table that has a value."""
+    """(dotted key, value) of all values of a nested table that are not empty."""
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")

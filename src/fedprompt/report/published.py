@@ -1,4 +1,4 @@
-"""Published figures beside our own, over seeds: how far each method is from what was printed of it."""
+"""Comparison with published figures: the difference of each figure of ours, over seeds, to the published one."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from fedprompt.records.events import Expected
-from fedprompt.records.reading import Run, Trial
+from fedprompt.records.event_fields import ExpectedFigure
+from fedprompt.records.reading import Run, TrialRecord
 
 HEAD = ("method", "figure", "published", "ours", "difference", "seeds")
-PARAMETERS = "parameters (M)"  # the one figure that is no share
+PARAMETERS = "parameters (M)"  # the one figure that is not in percent
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Ours beside a published figure, both in percent or in what its name says; `ours` has a value a seed."""
+    """A published figure and ours, in percent or in the unit that its name gives; `ours` has one value per seed."""
 
-    expected: Expected
+    expected: ExpectedFigure
     method: str
     ours: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean of ours over seeds."""
         return fmean(self.ours)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over seeds; None of one."""
+        """Standard deviation over seeds; None for one seed."""
         return stdev(self.ours) if len(self.ours) > 1 else None
 
     @property
@@ -38,14 +38,14 @@ class Difference:
 
     @property
     def row(self) -> Sequence[str]:
-        """As `HEAD` says."""
+        """The columns of `HEAD`."""
         spread = "" if self.spread is None else f" ± {self.spread:.2f}"
         values = (f"{self.expected.value:.2f}", f"{self.mean:.2f}{spread}", f"{self.difference:+.2f}")
         return (self.method, self.expected.name, *values, str(len(self.ours)))
 
 
-def ours(run: Run, expected: Expected) -> float | None:
-    """Our figure, in the unit of the published one that it belongs beside; None if the run has none."""
+def comparable_figure(run: Run, expected: ExpectedFigure) -> float | None:
+    """The run's figure that is compared with a published one, in its unit; None if the run has none."""
     for trial in run.trials:
         if trial.name == expected.trial:
             values = (_figure(trial, column, expected.part) for column in expected.columns)
@@ -53,8 +53,8 @@ def ours(run: Run, expected: Expected) -> float | None:
     return None
 
 
-def _figure(trial: Trial, column: str, part: str) -> float | None:
-    """A column in percent, the mean of columns that "+" joins, or millions of trained numbers."""
+def _figure(trial: TrialRecord, column: str, part: str) -> float | None:
+    """A column in percent, the mean of columns joined by "+", or millions of trained parameters."""
     if column == PARAMETERS:
         return None if trial.about.trainable is None else trial.about.trainable / 1e6
     values = [trial.figure(one, part) for one in column.split("+")]
@@ -63,18 +63,18 @@ def _figure(trial: Trial, column: str, part: str) -> float | None:
 
 
 def differences(runs: Sequence[Run]) -> list[Difference]:
-    """Ours minus published for what the headers of runs, one a seed, expect and the runs have."""
+    """Ours minus published for the expected figures of runs, one run per seed, as far as the runs have them."""
     labels = {trial.name: trial.label for run in runs for trial in run.trials}
     found = []
     for one in dict.fromkeys(one for run in runs for one in run.header.expected):
-        values = tuple(value for run in runs if (value := ours(run, one)) is not None)
+        values = tuple(value for run in runs if (value := comparable_figure(run, one)) is not None)
         if values:
             found.append(Difference(one, labels[one.trial], values))
     return found
 
 
-def printed_tables(found: Iterable[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
-    """For each published table its name with its source, and a row as `HEAD` says for each of its figures."""
+def difference_tables(found: Iterable[Difference]) -> list[tuple[str, list[Sequence[str]]]]:
+    """(name and source, rows with the columns of `HEAD`) for each published table."""
     grouped: dict[str, list[Sequence[str]]] = {}
     for one in found:
         grouped.setdefault(f"{one.expected.table}: {one.expected.source}", []).append(one.row)
@@ -82,5 +82,5 @@ def printed_tables(found: Iterable[Difference]) -> list[tuple[str, list[Sequence
 
 
 def as_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of words."""
+    """A Markdown table."""
     return "".join("| " + " | ".join(line) + " |\n" for line in (head, ["---"] * len(head), *rows))

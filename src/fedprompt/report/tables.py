@@ -1,11 +1,11 @@
-"""The tables of a report: methods, clients, groups of clients and domains, each number beside its change."""
+"""Tables of the report: methods, clients, groups of clients, domains and failures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedprompt.records.reading import GAP, Run, Trial, mean_of
+from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
 MOST_CLIENTS = 200  # rows of the table of clients
@@ -14,8 +14,8 @@ MINUS = "−"  # noqa: RUF001, as wide as a plus
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One number with its change against the reference in points; `best` is the best of the methods compared."""
+class TableCell:
+    """One figure in percent with its change against the reference in points; `best` marks the best method."""
 
     text: str = DASH
     change: str = ""
@@ -24,59 +24,59 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One named row: cells of numbers, then words."""
+class TableRow:
+    """One row: a cell per figure, then texts."""
 
     name: str
-    cells: tuple[Cell, ...]
-    words: tuple[str, ...] = ()
+    cells: tuple[TableCell, ...]
+    texts: tuple[str, ...] = ()
 
 
-def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> tuple[Cell, ...]:
-    """One cell a trial, for one value a trial; with `lower` the lowest is best."""
+def _cells(run: Run, values: Sequence[float | None], *, lower: bool = False) -> tuple[TableCell, ...]:
+    """One cell per trial for one value per trial; with `lower` the lowest is best."""
     start = next((value for trial, value in zip(run.trials, values, strict=True) if trial == run.reference), None)
     known = [round(100 * value, 1) for value in values if value is not None]
     best = min(known, default=0.0) if lower else max(known, default=0.0)
     cells = []
     for trial, value in zip(run.trials, values, strict=True):
         if value is None:
-            cells.append(Cell())
+            cells.append(TableCell())
             continue
         points = 0.0 if start is None else 100 * (value - start)
         known_change = start is not None and trial != run.reference
         change = f"{points:+.1f}".replace("-", MINUS) if abs(points) >= 0.05 else "±0.0"
         tone = ("up" if (points > 0) != lower else "down") if change != "±0.0" else ""
         is_best = round(100 * value, 1) == best and len(set(known)) > 1
-        cells.append(Cell(f"{100 * value:.1f}", change if known_change else "", tone, is_best))
+        cells.append(TableCell(f"{100 * value:.1f}", change if known_change else "", tone, is_best))
     return tuple(cells)
 
 
-def headline_rows(run: Run) -> list[Row]:
-    """One row a method: its figure in every column, then trained parameters and bytes sent (mean, first to last)."""
+def headline_rows(run: Run) -> list[TableRow]:
+    """One row per method: its figure per column, then trained parameters and uploaded bytes (mean, first to last)."""
     columns = [
         _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
     ]
     return [
-        Row(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
+        TableRow(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
         for place, trial in enumerate(run.trials)
     ]
 
 
-def _parameters(trial: Trial) -> str:
+def _parameters(trial: TrialRecord) -> str:
     return DASH if trial.about.trainable is None else f"{trial.about.trainable:,}"
 
 
-def _sent(trial: Trial) -> tuple[str, str]:
-    """The mean upload and, where it changed, the first and the last round's."""
-    sent = [mean for line in trial.rounds if (mean := mean_of(line.bytes_up.values())) is not None]
+def _sent(trial: TrialRecord) -> tuple[str, str]:
+    """The mean upload per round and, where they differ, that of the first and of the last round."""
+    sent = [mean for event in trial.rounds if (mean := mean_of(event.bytes_up.values())) is not None]
     if trial.bytes_up is None:
         return DASH if trial.trains else size_text(0), ""
     ends = size_text(sent[0]), size_text(sent[-1])
     return size_text(trial.bytes_up), " → ".join(ends) if ends[0] != ends[1] else ""
 
 
-def client_rows(run: Run) -> list[Row]:
-    """One row a client: its local score under every method, then pictures, number and names of its classes, domain."""
+def client_rows(run: Run) -> list[TableRow]:
+    """One row per client: its local score per method, then images, number and names of its classes, and domain."""
     partition = run.header.partition
     if partition is None:
         return []
@@ -85,19 +85,19 @@ def client_rows(run: Run) -> list[Row]:
     for client, (name, counts) in enumerate(zip(partition.clients, partition.counts, strict=True)):
         held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
         domain = partition.domains[client] if client < len(partition.domains) else ""
-        words = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
-        rows.append(Row(name, _cells(run, [found.get(client) for found in local]), words))
+        texts = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
+        rows.append(TableRow(name, _cells(run, [found.get(client) for found in local]), texts))
     return rows[:MOST_CLIENTS]
 
 
-def selection_rows(run: Run) -> list[Row]:
-    """The local figure of all clients, of those the last round selected and of those no round did.
+def selection_rows(run: Run) -> list[TableRow]:
+    """The local figure over all clients, over those selected in the last round and over those never selected.
 
-    Empty when every round of every method selected every scored client, so that there is only one figure.
+    Empty if every round of every method selected every scored client: there is only one figure then.
     """
     local = [trial.final("local") for trial in run.trials]
     everyone = {score.client for found in local for score in found}
-    rounds = [set(line.clients) for trial in run.trials for line in trial.rounds]
+    rounds = [set(event.clients) for trial in run.trials for event in trial.rounds]
     if not everyone or all(everyone <= clients for clients in rounds):
         return []
     last = set(run.main.rounds[-1].clients) if run.main and run.main.rounds else set()
@@ -107,7 +107,7 @@ def selection_rows(run: Run) -> list[Row]:
         "clients never selected": everyone.difference(*rounds),
     }
     return [
-        Row(
+        TableRow(
             name,
             _cells(run, [mean_of(s.value for s in found if s.client in group) for found in local]),
             (f"{len(group):,}",),
@@ -117,40 +117,41 @@ def selection_rows(run: Run) -> list[Row]:
     ]
 
 
-def domain_tables(run: Run) -> list[tuple[str, list[Row]]]:
-    """For every column that is a mean over named parts (domains), its title and a row a part."""
+def domain_tables(run: Run) -> list[tuple[str, list[TableRow]]]:
+    """For every column that is a mean over domains or data sets, its title and one row for each."""
     tables = []
     for column in run.columns:
         finals = [[] if column == "local" else trial.final(column) for trial in run.trials]
-        names = dict.fromkeys(score.name for lines in finals for score in lines)
+        names = dict.fromkeys(score.name for scores in finals for score in scores)
         # Methods with personal tensors have a score for each client.
         parts = [
-            {name: mean_of(score.value for score in lines if score.name == name) for name in names} for lines in finals
+            {name: mean_of(score.value for score in scores if score.name == name) for name in names}
+            for scores in finals
         ]
         if len(names) > 1:
-            rows = [Row(name, _cells(run, [found.get(name) for found in parts])) for name in names]
+            rows = [TableRow(name, _cells(run, [found.get(name) for found in parts])) for name in names]
             tables.append((run.title(column), rows))
     return tables
 
 
 def failure_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(method, rounds, client, last reason) of every client that failed, one row a kind of reason, and lost rounds."""
+    """(method, rounds, client, last reason), one row per client and kind of failure, and per kind of skipped round."""
     names = run.header.partition.clients if run.header.partition else ()
     found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for trial in run.trials:
-        for line in trial.rounds:
-            for client, reason in line.failed.items():
+        for event in trial.rounds:
+            for client, reason in event.failed.items():
                 who = names[client] if client < len(names) else f"client {client}"
-                found.setdefault((trial.label, who, reason.partition(":")[0]), []).append((line.round, reason))
-            if line.skipped:
-                found.setdefault((trial.label, "everyone", line.skipped), []).append((line.round, line.skipped))
+                found.setdefault((trial.label, who, reason.partition(":")[0]), []).append((event.round, reason))
+            if event.skipped:
+                found.setdefault((trial.label, "everyone", event.skipped), []).append((event.round, event.skipped))
     return [
         (label, _ranges([number for number, _ in times]), who, times[-1][1]) for (label, who, _), times in found.items()
     ]
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in words: "1 to 3, 7 (4 rounds)"."""
+    """Ranges of round numbers: "1 to 3, 7 (4 rounds)"."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
@@ -161,10 +162,10 @@ def _ranges(numbers: Sequence[int]) -> str:
     return said if len(numbers) == 1 else f"{said} ({len(numbers)} rounds)"
 
 
-def privacy_text(trial: Trial) -> str:
-    """What a trial has spent of its privacy budget; empty without one."""
+def privacy_text(trial: TrialRecord) -> str:
+    """The privacy guarantee of a trial after its last round; empty without differential privacy."""
     last = trial.rounds[-1] if trial.rounds else None
     if last is None or last.epsilon is None:
         return ""
     whom = {"client": "client", "sample": "training picture"}.get(last.protects, last.protects)
-    return f"Epsilon {last.epsilon:.2f} at delta {last.delta:g} for every single {whom}"
+    return f"Differential privacy per {whom}: epsilon {last.epsilon:.2f} at delta {last.delta:g}"

@@ -7,12 +7,12 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import Score
-from fedprompt.federated.rounds import initial_state
+from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_update
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
@@ -86,7 +86,7 @@ class Remote:
         self.secure = secure
         self.on_client = on_client
         self.personal: dict[int, State] = {}  # empty: personal states never leave the sites
-        self.notes: Mapping[str, Any] = {}  # further entries for the record of the last round
+        self.notes = RoundNotes()  # of the last round
         self._missed = 0
         self._personal_start = initial_state(method)[1]
 
@@ -123,13 +123,14 @@ class Remote:
                 sent[client] = payload
             except UserError as refusal:
                 failed[client] = str(refusal)
-        notes: dict[str, Any] = {
-            "bytes_up": {str(client): payload.size for client, payload in sent.items()},
-            "site_seconds": {str(update.client): update.seconds for update in updates},
-            "validation": {str(client): payload.fields.get("validation") for client, payload in sent.items()},
-        }
+        notes = RoundNotes(
+            failed,
+            bytes_up={client: payload.size for client, payload in sent.items()},
+            site_seconds={update.client: update.seconds for update in updates},
+            validation={client: payload.fields.get("validation") for client, payload in sent.items()},
+        )
         took_part = [update.client for update in updates]
-        return updates if self._finish_round(round_number, took_part, failed, notes) else []
+        return updates if self._finish_round(round_number, took_part, notes) else []
 
     def _train_securely(
         self, secure: SecureSum, round_number: int, shared: State, clients: Sequence[int]
@@ -155,34 +156,29 @@ class Remote:
             updates.append(update)
         except UserError as refusal:
             abandoned = str(refusal)
-        notes: dict[str, Any] = {
-            "losses": {},
-            "bytes_up": {str(one): size for one, size in secure_round.bytes_up.items()},
-        }
-        counts = self._finish_round(round_number, arrived, secure_round.failed, notes, abandoned=abandoned)
+        notes = RoundNotes(secure_round.failed, losses={}, bytes_up=secure_round.bytes_up)
+        counts = self._finish_round(round_number, arrived, notes, abandoned=abandoned)
         return updates if counts else []
 
     def _finish_round(
         self,
         round_number: int,
         took_part: Sequence[int],
-        failed: Mapping[int, str],
-        notes: Mapping[str, Any],
+        notes: RoundNotes,
         *,
         abandoned: str = "",
     ) -> bool:
         """Record the outcome of a round; whether enough clients took part for it to count."""
-        notes = {**notes, "failed": {str(client): reason for client, reason in failed.items()}}
         if len(took_part) >= max(1, self.settings.quorum):
-            self.notes = {**notes, "kept": list(took_part)}
+            self.notes = replace(notes, kept=tuple(took_part))
             self.accepted.update(dict.fromkeys(took_part, round_number))
             self._missed = 0
             return True
         reason = abandoned or f"{len(took_part)} of {self.settings.quorum} sites that a round needs"
-        self.notes = {**notes, "skipped": reason}
+        self.notes = replace(notes, skipped=reason)
         self._missed += 1
         if self._missed >= MISSED_ROUNDS:
-            reasons = "; ".join(f"{self.settings.sites[client]}: {why}" for client, why in sorted(failed.items()))
+            reasons = "; ".join(f"{self.settings.sites[client]}: {why}" for client, why in sorted(notes.failed.items()))
             raise UserError(
                 f"Paused in round {round_number}: {self._missed} rounds in a row had fewer than {self.settings.quorum} "
                 f"answers ({reasons}). Bring the sites back, then go on with: fedprompt resume RUN."

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from fedprompt.clip.model import Clip
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.evaluate import Score, evaluate
-from fedprompt.federated.rounds import initial_state
+from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.simulation import simulate
 from fedprompt.methods.base import Method
@@ -43,7 +42,7 @@ class Simulator:
         self.clients = clients
         self.settings = settings
         self.personal: dict[int, State] = dict(personal or {})
-        self.notes: Mapping[str, Any] = {}  # further entries for the record of the last round
+        self.notes = RoundNotes()  # of the last round
         self.on_client = on_client
         self.adversaries = adversaries
         self.secure = secure

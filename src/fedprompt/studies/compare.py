@@ -35,8 +35,8 @@ def write_tables(tables: Mapping[str, Sequence[Run]], out: Path) -> Iterator[Pat
             ".md": markdown(found),
             ".tex": latex(found),
             ".csv": as_csv(found),
-            "-bytes.svg": cost_figure(found, uploaded, "sent by a client in all rounds", words=size_text),
-            "-seconds.svg": cost_figure(found, seconds, "seconds of training", words="{:g}".format),
+            "-bytes.svg": cost_figure(found, uploaded, "sent by a client in all rounds", format_cost=size_text),
+            "-seconds.svg": cost_figure(found, seconds, "seconds of training", format_cost="{:g}".format),
         }.items():
             write_atomic(out / f"{name}{ending}", text)
             yield out / f"{name}{ending}"

@@ -17,7 +17,7 @@ from fedprompt.config.tables import Toml
 from fedprompt.data.published.catalog import CatalogEntry, entry
 from fedprompt.data.splits import first_half
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.studies.published_tables import Cell, table
+from fedprompt.studies.published_tables import PublishedCell, table
 
 SEEDS = (1, 2, 3)
 BACKBONE = "openai/clip-vit-base-patch16"
@@ -145,7 +145,7 @@ def targets(about: PublishedExperiment) -> list[str]:
     return found
 
 
-def matched_cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, Sequence[Cell]]]:
+def matched_cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, Sequence[PublishedCell]]]:
     """The cells of every row of a published table that corresponds to a trial."""
     for match in about.matches:
         for trial, printed in match.rows.items():

@@ -15,7 +15,7 @@ ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Cell:
+class PublishedCell:
     """One published figure, in percent unless its table says otherwise."""
 
     table: str
@@ -34,12 +34,12 @@ def _printed() -> tuple[Mapping[str, Any], ...]:
 
 
 @cache
-def cells() -> Mapping[str, tuple[Cell, ...]]:
+def cells() -> Mapping[str, tuple[PublishedCell, ...]]:
     """Every published figure, by table."""
-    found: dict[str, tuple[Cell, ...]] = {}
+    found: dict[str, tuple[PublishedCell, ...]] = {}
     for table in _printed():
         found[table["name"]] = tuple(
-            Cell(
+            PublishedCell(
                 table=table["name"],
                 row=row,
                 column=column,
@@ -62,7 +62,7 @@ def remarks() -> Mapping[str, str]:
     return {table["name"]: table.get("note", "") for table in _printed()}
 
 
-def table(name: str) -> tuple[Cell, ...]:
+def table(name: str) -> tuple[PublishedCell, ...]:
     """The cells of a table; UserError if there is no such table."""
     if name not in cells():
         raise UserError(

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from fedprompt.records.events import Expected
+from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.reading import MEASURES, TUNED
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.report import Run, ours
-from fedprompt.report.published import HEAD, Difference, as_markdown, printed_tables
+from fedprompt.report import Run, comparable_figure
+from fedprompt.report.published import HEAD, Difference, as_markdown, difference_tables
 from fedprompt.studies.published import MEAN, PublishedExperiment, TableMatch, matched_cells, recipe
-from fedprompt.studies.published_tables import Cell
+from fedprompt.studies.published_tables import PublishedCell
 from fedprompt.studies.sweep import Job
 
 SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_macro"
@@ -63,29 +63,29 @@ def differences(about: PublishedExperiment, todo: Sequence[Job]) -> list[Differe
     return rows
 
 
-def _cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, Cell]]:
+def _cells(about: PublishedExperiment) -> Iterator[tuple[TableMatch, str, PublishedCell]]:
     """Every published cell that corresponds to a trial; of some tables only one column does."""
     for match, trial, cells in matched_cells(about):
         yield from ((match, trial, cell) for cell in cells if match.axis != "column" or cell.column == match.column)
 
 
-def _runs(match: TableMatch, cell: Cell, about: PublishedExperiment) -> list[str]:
+def _runs(match: TableMatch, cell: PublishedCell, about: PublishedExperiment) -> list[str]:
     """Labels of the runs whose mean a cell is."""
     return [cell.column] if match.axis == "run" and cell.column != MEAN else list(about.variants)
 
 
-def _mean(about: PublishedExperiment, runs: Mapping[str, Run | None], expected: Expected) -> float | None:
+def _mean(about: PublishedExperiment, runs: Mapping[str, Run | None], expected: ExpectedFigure) -> float | None:
     """The mean of a figure over runs, first within each data set; None if a run lacks it."""
     by_set: dict[str, list[float]] = {}
     for label, run in runs.items():
-        value = None if run is None else ours(run, expected)
+        value = None if run is None else comparable_figure(run, expected)
         if value is None:
             return None
         by_set.setdefault(str(about.variants[label].get("data.name", "")), []).append(value)
     return fmean(map(fmean, by_set.values()))
 
 
-def _expectation(match: TableMatch, trial: str, cell: Cell) -> Expected:
+def _expectation(match: TableMatch, trial: str, cell: PublishedCell) -> ExpectedFigure:
     """The figure of a run's trial that corresponds to a cell."""
     column, part = match.figure or cell.measure, ""
     columns: tuple[str, ...] = (column,)
@@ -98,7 +98,7 @@ def _expectation(match: TableMatch, trial: str, cell: Cell) -> Expected:
         columns = (f"{column}:{SCALE[cell.measure]}{TUNED}", f"{column}:{SCALE[cell.measure]}")
     source = f"{cell.source} ({cell.certainty})"
     name = " ".join(filter(None, (cell.column, cell.measure)))
-    return Expected(
+    return ExpectedFigure(
         trial=trial, table=cell.table, name=name, value=cell.value, source=source, columns=columns, part=part
     )
 
@@ -112,7 +112,7 @@ def cautions(about: PublishedExperiment, settings: Sequence[str]) -> list[str]:
 def write(about: PublishedExperiment, found: Sequence[Difference], out: Path, *, settings: Sequence[str] = ()) -> Path:
     """Write ours minus published as a Markdown page with its caveats."""
     said = [f"# {about.name}", UNITS, *cautions(about, settings)]
-    for title, rows in printed_tables(found):
+    for title, rows in difference_tables(found):
         said += [f"## {title}", as_markdown(HEAD, rows).rstrip()]
     page = out / "published.md"
     write_atomic(page, "\n\n".join(said) + "\n")

@@ -17,7 +17,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
 from fedprompt.experiments.plan import Plan, resolve
-from fedprompt.records.events import Expected
+from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.report import Run, read_run
 
 
@@ -31,7 +31,7 @@ class Job:
     recipe: Recipe
     folder: Path
     label: str = ""
-    expected: tuple[Expected, ...] = ()
+    expected: tuple[ExpectedFigure, ...] = ()
 
     @property
     def run(self) -> Run | None:

@@ -32,11 +32,13 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.run_folder import Event, RunFolder, write_atomic
+from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
+from fedprompt.records.run_folder import RunFolder, write_atomic
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
 DISTURBED = SITES[1]
+DISTURBED_ID = SITES.index(DISTURBED)
 TIMEOUT = 300.0  # seconds after which a run that does not progress has failed
 
 
@@ -73,11 +75,11 @@ class BackgroundRun:
         except Exception as error:
             self.error = error
 
-    def rounds(self) -> list[Event]:
+    def rounds(self) -> list[RoundEvent]:
         """The events of the rounds so far."""
-        return [event for event in recorded_events(self.out) if event["event"] == "round"]
+        return [event for event in recorded_events(self.out) if isinstance(event, RoundEvent)]
 
-    def wait(self, until: Callable[[list[Event]], bool]) -> float:
+    def wait(self, until: Callable[[list[RoundEvent]], bool]) -> float:
         """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before."""
         begun = time.monotonic()
         while not until(self.rounds()):
@@ -86,7 +88,7 @@ class BackgroundRun:
             time.sleep(0.2)
         return time.monotonic() - begun
 
-    def end(self) -> list[Event]:
+    def end(self) -> list[RoundEvent]:
         """Wait for the end and return the rounds; UserError if the run failed."""
         self._thread.join()
         if self.error is not None:
@@ -158,7 +160,7 @@ def equality(federation: LocalFederation) -> list[CheckResult]:
         CheckResult(
             "overhead of a round with a resident worker", "at most 8 s", f"{median(late):.1f} s", median(late) <= 8
         ),
-        CheckResult("bytes that a site sends per round", "none", f"{max(rounds[-1]['bytes_up'].values()):,}"),
+        CheckResult("bytes that a site sends per round", "none", f"{max(rounds[-1].bytes_up.values()):,}"),
     ]
 
 
@@ -167,15 +169,15 @@ def killed_site(federation: LocalFederation) -> list[CheckResult]:
     running = BackgroundRun(federation, "killed-site", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
     federation.stop(DISTURBED, signal.SIGKILL)
-    running.wait(lambda rounds: any(_disturbed() in event.get("failed", {}) for event in rounds))
-    missed = running.rounds()[-1]["round"]
+    running.wait(lambda rounds: any(DISTURBED_ID in event.failed for event in rounds))
+    missed = running.rounds()[-1].round
     federation.start_site(DISTURBED)
     seconds = running.wait(lambda rounds: _first_with_disturbed(rounds, after=missed) is not None)
     joined = _first_with_disturbed(running.rounds(), after=missed)
-    seconds -= joined["seconds"] if joined else 0.0  # the round that it rejoins
+    seconds -= _seconds(joined) if joined else 0.0  # the round that it rejoins
     rounds = running.end()
     deadline = federation.deployment.deadline
-    longest = max(event["seconds"] for event in rounds)
+    longest = max(map(_seconds, rounds))
     return [
         CheckResult("site killed in a round", "the run completes", f"{len(rounds)} of 5 rounds", len(rounds) == 5),
         CheckResult(
@@ -197,8 +199,8 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
     while not _kill_busy_worker(federation.site(DISTURBED)):
         time.sleep(0.05)
     rounds = running.end()
-    failed = [event["round"] for event in rounds if _disturbed() in event.get("failed", {})]
-    back = any(event["round"] > max(failed, default=9) and _disturbed() in event["losses"] for event in rounds)
+    failed = [event.round for event in rounds if DISTURBED_ID in event.failed]
+    back = any(event.round > max(failed, default=9) and DISTURBED_ID in event.losses for event in rounds)
     measured = f"missed {failed}, {'rejoined' if back else 'did not rejoin'}"
     return [CheckResult("worker killed while it trains", "the run completes, the site rejoins", measured, back)]
 
@@ -210,10 +212,10 @@ def straggler(federation: LocalFederation) -> list[CheckResult]:
     deadline, worker = federation.deployment.deadline, _worker_of(federation.site(DISTURBED))
     os.kill(worker, signal.SIGSTOP)
     try:
-        running.wait(lambda rounds: any(_disturbed() in event.get("failed", {}) for event in rounds))
+        running.wait(lambda rounds: any(DISTURBED_ID in event.failed for event in rounds))
     finally:
         os.kill(worker, signal.SIGCONT)
-    longest = max(event["seconds"] for event in running.end())
+    longest = max(map(_seconds, running.end()))
     what = "longest round with a straggler"
     return [CheckResult(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
 
@@ -229,8 +231,8 @@ def killed_server(federation: LocalFederation) -> list[CheckResult]:
     federation.start_server()
     federation.wait_for_sites()
     rounds = BackgroundRun(federation, "killed-server", rounds=4, resumed=True).end()
-    resumed = [event["round"] for event in recorded_events(running.out) if event["event"] == "resume"]
-    numbers = [event["round"] for event in rounds]
+    resumed = [event.round for event in recorded_events(running.out) if isinstance(event, ResumeEvent)]
+    numbers = [event.round for event in rounds]
     met = numbers == [1, 2, 3, 4] and bool(resumed) and resumed[-1] >= before - 1
     measured = f"killed after round {before}, resumed after round {resumed[-1] if resumed else '?'}"
     return [CheckResult("server killed, restarted, resumed", "continues with the next round", measured, met)]
@@ -249,22 +251,26 @@ def without_worker(federation: LocalFederation) -> list[CheckResult]:
     return [CheckResult("overhead of a round without a worker", "none", f"{median(late):.1f} s")]
 
 
-def _first_with_disturbed(rounds: Sequence[Event], *, after: int) -> Event | None:
-    return next((event for event in rounds if event["round"] > after and _disturbed() in event["losses"]), None)
+def _first_with_disturbed(rounds: Sequence[RoundEvent], *, after: int) -> RoundEvent | None:
+    return next((event for event in rounds if event.round > after and DISTURBED_ID in event.losses), None)
 
 
-def _disturbed() -> str:
-    return str(SITES.index(DISTURBED))
+def _seconds(event: RoundEvent) -> float:
+    return event.seconds or 0.0
 
 
-def _overheads(rounds: Sequence[Event]) -> list[float]:
+def _overheads(rounds: Sequence[RoundEvent]) -> list[float]:
     """Seconds of each round beyond the training time of its slowest site."""
-    return [event["seconds"] - max(event["site_seconds"].values()) for event in rounds if event["site_seconds"]]
+    return [
+        _seconds(event) - max(seconds or 0.0 for seconds in event.site_seconds.values())
+        for event in rounds
+        if event.site_seconds
+    ]
 
 
 def _model(out: Path) -> State:
     with RunFolder.open(out) as run:
-        trial = next(event["trial"] for event in run.events() if event["event"] == "trial")
+        trial = next(event.trial for event in run.events() if isinstance(event, TrialEvent))
         checkpoint = run.load_checkpoint(trial)
     return checkpoint.shared if checkpoint else {}
 

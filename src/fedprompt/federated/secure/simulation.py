@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from fedprompt.federated.rounds import RoundNotes
 from fedprompt.federated.screening import Limits, RefusedUpdateError, screen
 from fedprompt.federated.secure.envelope import Step
 from fedprompt.federated.secure.masks import MaskedVector
@@ -26,7 +26,7 @@ def everyone(step: Step, client: int) -> bool:
 
 def simulate(
     secure: SecureSum, round_number: int, shared: State, updates: Sequence[Update], *, present: Present = everyone
-) -> tuple[list[Update], Mapping[str, Any]]:
+) -> tuple[list[Update], RoundNotes]:
     """The mean of the updates as one update, or none if too few clients stayed, and notes for the round's record."""
     # Each client screens its own update as the server would: nobody can do it later.
     limits = Limits(most_examples=secure.most_examples)
@@ -34,16 +34,15 @@ def simulate(
     screened = screen(updates, shared, limits=limits, asked=asked)
     codec, session = secure.codec(len(asked)), secure.session(round_number, len(asked))
     vectors = {update.client: codec.encode(update, shared) for update in screened.accepted}
-    notes: dict[str, Any] = {"losses": {}, "failed": {str(k): reason for k, reason in screened.refused.items()}}
     exchange = Exchange(session, vectors, present, SecureServer(session, length=vector_length(shared)))
     try:
         total, arrived = exchange.run()
         cohort = codec.decode(total, shared, seconds=sum(update.seconds for update in updates))
     except RefusedUpdateError as abandoned:
-        return [], notes | {"skipped": str(abandoned), "bytes_up": exchange.sent()}
-    lost = {str(client): "secure: did not stay to the end." for client in vectors.keys() - set(arrived)}
-    failed = notes["failed"] | lost | {str(k): reason for k, reason in exchange.server.refused.items()}
-    return [cohort], notes | {"failed": failed, "bytes_up": exchange.sent()}
+        return [], RoundNotes(screened.refused, str(abandoned), losses={}, bytes_up=exchange.bytes_up)
+    lost = dict.fromkeys(vectors.keys() - set(arrived), "secure: did not stay to the end.")
+    failed = {**screened.refused, **lost, **exchange.server.refused}
+    return [cohort], RoundNotes(failed, losses={}, bytes_up=exchange.bytes_up)
 
 
 @dataclass
@@ -68,10 +67,6 @@ class Exchange:
         )
         request = server.collect_masked_inputs(inputs)
         return server.unmask(self._ask("unmask", clients, lambda client: client.unmask(request)))
-
-    def sent(self) -> dict[str, int]:
-        """Bytes that each client has sent."""
-        return {str(client): count for client, count in self.bytes_up.items()}
 
     def _ask(
         self, step: Step, clients: Mapping[int, SecureClient], answer: Callable[[SecureClient], bytes]

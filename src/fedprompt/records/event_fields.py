@@ -1,0 +1,147 @@
+"""Value types and nested records of the events in `run.jsonl`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+
+
+class Record(BaseModel):
+    """A JSON object with known fields.
+
+    Construction refuses an unknown field; reading passes `extra="ignore"`. Numbers are accepted in place of text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, allow_inf_nan=False)
+
+
+def json_value(value: object) -> object:
+    """The value with lists for tuples and None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(json_value)]  # None for a number that is not finite
+Table = Annotated[dict[str, JsonValue], BeforeValidator(json_value)]  # a nested table with keys of its own
+
+
+class PartitionCounts(Record):
+    """Training images per client and class."""
+
+    rule: str = Field("", description="name of the partition rule")
+    clients: tuple[str, ...] = Field(description="names of the clients, the first 200 at most")
+    classes: tuple[str, ...] = Field(description="names of the base classes")
+    counts: tuple[tuple[int, ...], ...] = Field(description="[clients, classes], training images")
+    domains: tuple[str, ...] = Field((), description="domain per client; empty without domains")
+    total: int = Field(0, description="number of clients, including those that are not listed")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        widths = {len(row) for row in self.counts}
+        if len(self.counts) != len(self.clients) or widths - {len(self.classes)}:
+            raise ValueError("counts must be [clients, classes]")
+        return self
+
+
+class ExpectedFigure(Record):
+    """A published figure, in percent, that the report compares with a figure of the run."""
+
+    trial: str = Field(description="trial whose figure is compared")
+    table: str = Field(description="name of the published table")
+    name: str = Field(description="column of the published table")
+    value: float = Field(description="the published figure")
+    source: str = Field("", description="where it was published, and how certain the figure is")
+    columns: tuple[str, ...] = Field(
+        description="columns of the report, of which the first that the trial has is compared; `a+b` is the mean of "
+        "two columns, `parameters (M)` counts millions of trained parameters"
+    )
+    part: str = Field("", description="data set that the figure is of; empty: the mean over all data sets")
+
+
+class LeftOutImage(Record):
+    """An image that cannot be read and that the run leaves out."""
+
+    row: int = Field(description="row in the data set")
+    picture: str = Field(description="file name or address of the image")
+    place: str = Field(description="images that it belonged to, e.g. training pictures of a client")
+    reason: str = Field(description="why it cannot be read")
+
+
+class BackboneRecord(Record):
+    """The frozen CLIP model of a run."""
+
+    name: str = Field("", description="path or name in the recipe")
+    fingerprint: str = Field("", description="SHA-256 of the weights")
+    parameters: int | None = Field(None, description="number of parameters")
+    patches: int | None = Field(None, description="patches per image")
+
+
+class DataRecord(Record):
+    """The data set of a run."""
+
+    name: str = Field("", description="name of the data set")
+    fingerprint: str = Field("", description="hash of the images' addresses or content")
+    kind: str = Field("", description="`single` or `multi`: labels per image")
+    images: dict[str, int] = Field({}, description="images per split")
+    unreadable: int = Field(0, description="images that were left out because they cannot be read")
+    base: tuple[str, ...] = Field((), description="base classes, which clients train on")
+    new: tuple[str, ...] = Field((), description="new classes, which nobody trains on")
+    domains: tuple[str, ...] = Field((), description="all domains")
+    unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
+    notes: tuple[str, ...] = Field((), description="remarks of the reader of the data set")
+
+
+class AttributeAttention(Record):
+    """Attention of all patches to one attribute."""
+
+    name: str = Field(description="the attribute's text")
+    class_name: str = Field("", description="the class that the attribute describes")
+    weights: tuple[float, ...] = Field(description="attention weight per patch, row by row")
+
+
+class AttentionRecord(Record):
+    """Attention of the patches of one image to the attributes with the largest weights."""
+
+    grid: tuple[int, int] = Field(description="rows and columns of patches")
+    total: int = Field(0, description="number of attributes that share the attention; uniform attention is 1 / total")
+    attributes: tuple[AttributeAttention, ...] = Field(description="the attributes that were kept, strongest first")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if any(len(attribute.weights) != self.grid[0] * self.grid[1] for attribute in self.attributes):
+            raise ValueError("weights must have one value per patch")
+        return self
+
+
+class LabelEvidence(Record):
+    """One label of an image under every condition."""
+
+    name: str = Field(description="the label")
+    found: tuple[float, ...] = Field(description="probability of the label per condition")
+    lifts: tuple[tuple[float, ...], ...] = Field(
+        description="[conditions, patches], transport mass per patch in multiples of uniform mass"
+    )
+
+
+class ExplanationRecord(Record):
+    """Labels of one image under every condition, with the gate's weight per condition."""
+
+    grid: tuple[int, int] = Field(description="rows and columns of patches")
+    conditions: tuple[str, ...] = Field(description="texts of the conditions")
+    gate: tuple[float, ...] = Field(description="weight per condition; the weights sum to 1")
+    labels: tuple[LabelEvidence, ...] = Field(description="true and most probable labels")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        conditions, patches = len(self.conditions), self.grid[0] * self.grid[1]
+        for label in self.labels:
+            sizes = {len(lifts) for lifts in label.lifts}
+            if not len(self.gate) == len(label.found) == len(label.lifts) == conditions or sizes != {patches}:
+                raise ValueError("lifts must be [conditions, patches]")
+        return self
