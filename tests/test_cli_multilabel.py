@@ -105,7 +105,7 @@ def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path)
 
 def test_invalid_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:
     table = finished / "wrong.csv"
-    for text, words in (("image,car,car\n", "'car' occurs 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
+    for text, words in (("image,car,car\n", "'car' stands 2 times"), ("image,car\n0.png,2\n", "line 2, column 'car'")):
         table.write_text(text, encoding="utf-8")
         assert words in sentence("run", "own_table", *settings(table), *SMALL, "--out", tmp_path / "run")
     conditions = tmp_path / "conditions.json"

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,84 @@ def test_bands_of_a_satellite_image_are_chosen(tmp_path, planar):
     tifffile.imwrite(tmp_path / "b.tif", levels.astype(np.float32), photometric="minisblack")
     with pytest.raises(UserError, match="no fixed range"):
         decode(tmp_path / "b.tif", bands=(1, 2, 3))
+
+
+def tiff(levels: np.ndarray, *, bits: int, white_is_zero: bool, order: str = "<", text: str = "") -> bytes:
+    """A TIFF of one strip, byte by byte; `text` is written where a resolution in numbers belongs."""
+    height, width = levels.shape
+    rows = ["".join(f"{level:0{bits}b}" for level in row) for row in levels.tolist()]
+    packed = b"".join(int(row + "0" * (-len(row) % 8), 2).to_bytes(-(-len(row) // 8), "big") for row in rows)
+    data = levels.astype(f"{order}u2").tobytes() if bits == 16 else packed
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 0 if white_is_zero else 1, 273: 8, 277: 1, 278: height}
+    entries = [struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in tags.items()]
+    entries.append(struct.pack(f"{order}HHII", 279, 4, 1, len(data)))
+    if text:
+        words = text.encode() + b"\0"
+        place = 8 + len(data) + 2 + 12 * (len(entries) + 1) + 4
+        entries.append(struct.pack(f"{order}HHII", 282, 2, len(words), place))
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    end = b"\0\0\0\0" + (text.encode() + b"\0" if text else b"")
+    return head + data + struct.pack(f"{order}H", len(entries)) + b"".join(entries) + end
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_where_white_is_zero_is_seen_as_it_is_meant(bits, order):
+    pytest.importorskip("tifffile")
+    levels = np.linspace(0, 2**bits - 1, 16).round().astype(int).reshape(4, 4)
+    seen = {
+        turned: grey(decode("a.tif", content=tiff(levels, bits=bits, white_is_zero=turned, order=order))).ravel()
+        for turned in (False, True)
+    }
+    assert np.array_equal(seen[False], np.arange(16) * 17) and np.array_equal(seen[True], 255 - np.arange(16) * 17)
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_its_own_bits():
+    levels = (np.arange(16) * 273).reshape(4, 4)
+    assert np.array_equal(
+        grey(decode("a.tif", content=tiff(levels, bits=12, white_is_zero=False))).ravel(), np.arange(16) * 17
+    )
+
+
+def test_a_window_counts_stored_values_also_where_white_is_zero():
+    levels = np.array([[0, 1000, 1500, 2000, 60000]])
+    content = tiff(levels, bits=16, white_is_zero=True)
+    assert grey(decode("a.tif", content=content, window=(1000, 2000))).tolist() == [[255, 255, 127, 0, 0]]
+
+
+def test_a_resolution_written_as_text_does_not_hide_a_tiff():
+    levels = (np.arange(16) * 4369).reshape(4, 4)
+    content = tiff(levels, bits=16, white_is_zero=False, text="300 dpi")
+    assert np.array_equal(grey(decode("a.tif", content=content)).ravel(), np.arange(16) * 17)
+
+
+def test_a_resolution_written_as_text_does_not_hide_a_photo_that_must_be_turned():
+    entries = struct.pack("<HHIHH", 274, 3, 1, 6, 0) + struct.pack("<HHII", 282, 2, 8, 38)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", 2) + entries + b"\0\0\0\0" + b"300 dpi\0"
+    stored = io.BytesIO()
+    Image.new("RGB", (12, 9), "red").save(stored, "JPEG", exif=exif)
+    assert decode("a.jpg", content=stored.getvalue()).size == (9, 12)
+
+
+@pytest.mark.parametrize("name", ["a.jpe", "a.jfif", "a", "a.jp2", "a.avif"])
+def test_the_content_decides_whatever_a_file_is_called(tmp_path, name):
+    form = {".jp2": "JPEG2000", ".avif": "AVIF"}.get(Path(name).suffix, "JPEG")
+    Image.new("RGB", (12, 9), "red").save(tmp_path / name, form)
+    red, green, blue = np.asarray(decode(tmp_path / name)).reshape(-1, 3).mean(axis=0)
+    assert red > 240 and green < 15 and blue < 15
+
+
+def test_a_heic_photo_without_the_package_names_the_fix(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "_opens_heif", lambda: False)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    with pytest.raises(UserError, match=r"a\.heic is HEIC.*pip install 'fedprompt\[heif\]'"):
+        decode(tmp_path / "a.heic")
+
+
+def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match=r"a\.jpg cannot be read: it is not a regular file"):
+        decode(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"b\.jpg cannot be read: it is not a regular file"):
+        decode(tmp_path / "b.jpg")

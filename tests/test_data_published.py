@@ -102,7 +102,7 @@ def test_a_lost_image_is_refused_or_left_out(name, tmp_path):
     with pytest.raises(UserError, match=r"1 of \d+ listed images are not in"):
         published(name=name, root=tmp_path)
     data = published(name=name, root=tmp_path, missing="skip", base="all")
-    assert lost not in data.source.files and any("left out" in note for note in data.notes)
+    assert lost not in data.source.files and any("left out" in note for note in data.intake.warnings)
 
 
 @pytest.mark.parametrize("name", NATIVE)
@@ -281,7 +281,7 @@ def test_terra_merges_its_annotation_files(tmp_path):
         ("id3.jpg", "location_43", "bobcat"),
         ("id5.jpg", "location_100", "cat"),
     ]
-    assert any("two species" in note for note in data.notes)
+    assert any("two species" in note for note in data.intake.warnings)
     assert data.space.texts()[5] == "a photo of a place without any animal."
 
 
@@ -337,7 +337,7 @@ def test_voc_is_read_from_its_xml_where_the_lists_are_missing(tmp_path):
         now = listing("voc2007", tmp_path, difficult=policy)
         assert torch.equal(now.targets, before.targets) and now.files == before.files and now.splits == before.splits
     (folder / "Annotations/000005.xml").unlink()
-    with pytest.raises(UserError, match=r"000005\.xml is missing"):
+    with pytest.raises(UserError, match=r"there is no annotation .*000005\.xml"):
         listing("voc2007", tmp_path)
 
 
@@ -365,7 +365,7 @@ def test_zero_shot_lists_ask_about_unseen_and_about_all(tmp_path):
     assert data.test_candidates == {"zsl": (2,), "gzsl": (0, 1, 2)}
     assert data.targets[0].tolist() == [1, 0, 0]  # tie is no class of the training list
     assert data.splits == ("train", "train", "train", "zsl", "gzsl", "gzsl")
-    assert "1 listed image(s) do not exist" in data.notes[0]
+    assert "1 listed image(s) do not exist" in data.intake.warnings[0]
 
 
 def test_nuswide_refuses_lists_of_other_lengths(tmp_path):
@@ -419,7 +419,7 @@ def test_an_unknown_option_or_name_is_explained(tmp_path):
 
 def test_counts_other_than_published_are_remarked(tmp_path):
     TREES["dtd"](tmp_path)
-    notes = published(name="dtd", root=tmp_path).notes
+    notes = published(name="dtd", root=tmp_path).intake.warnings
     assert "DTD has 47 classes, but 3 were found." in notes and any(
         "train 6 instead of 2,820" in note for note in notes
     )

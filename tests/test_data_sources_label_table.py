@@ -73,13 +73,13 @@ def test_attributes_and_conditions_beside_the_table_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("picture,dog\n0.ppm,1\n", "line 1: there is no column 'image' .found 'picture', 'dog'"),
-        ("image,dog,dog\n0.ppm,1,1\n", "line 1, column 2: 'dog' occurs 2 times"),
-        ("image,,dog\n0.ppm,1,1\n", "line 1, column 2: the name is empty"),
+        ("picture,dog\n0.ppm,1\n", "has no column 'image' .found 'picture', 'dog'"),
+        ("image,dog,dog\n0.ppm,1,1\n", "line 1: 'dog' stands 2 times"),
+        ("image,,dog\n0.ppm,1,1\n", "line 1: column 2 has no name"),
         ("image,labels,dog\n0.ppm,dog,1\n", "beside 'labels' there is the column 'dog'"),
-        ("image,dog\n0.ppm,1\n1.ppm,yes\n", "line 3, column 'dog': 'yes' is neither 1, 0 nor empty"),
+        ("image,dog\n0.ppm,1\n1.ppm,yes\n", "line 3, column 'dog': 'yes' is neither 1, 0, -1 nor blank"),
         ("image,dog\n0.ppm,1\n\n1.ppm\n", "line 4: there are 1 cells, not 2"),
-        ("image,dog\n0.ppm,1\n0.ppm,1\n", "line 3, column 'image': '0.ppm' is already in line 2"),
+        ("image,dog\n0.ppm,1\n0.ppm,1\n", "line 3, column 'image': '0.ppm' already stands in line 2"),
         ("image,dog\n9.ppm,1\n", "line 2, column 'image': there is no file .*9.ppm"),
         ("image,dog\n,1\n", "line 2, column 'image': it is empty"),
         ("image,split,dog\n0.ppm,tain,1\n", "line 2, column 'split': 'tain' is neither"),
@@ -99,10 +99,10 @@ def test_a_wrong_cell_is_named(tmp_path, text, sentence):
     ("text", "sentence"),
     [
         ('{"image": "0.ppm", "labels": ["dog"]}\n{"image": ', "line 2: this is not JSON"),
-        ("[1]", "line 1: this is not an object"),
+        ("1", "line 1: this is not an object"),
         ('{"image": "0.ppm", "label": "dog"}', "line 1, column 'label': there is no such key; did you mean 'labels'"),
         ('{"image": 3, "labels": ["dog"]}', "line 1, column 'image': 3 is not text"),
-        ('{"image": "0.ppm", "labels": {"dog": 2}}', "line 1, column 'labels': it is neither a list"),
+        ('{"image": "0.ppm", "labels": {"dog": 2}}', "line 1, column 'labels': 2 of 'dog' is neither 1, 0 nor null"),
         ('{"image": "0.ppm", "labels": [" "]}', "line 1, column 'labels': a class has an empty name"),
     ],
 )
@@ -113,11 +113,8 @@ def test_a_wrong_line_is_named(tmp_path, text, sentence):
 
 def test_files_and_options_that_make_no_sense(tmp_path):
     for name in ("labels.xlsx", "missing.csv"):
-        with pytest.raises(UserError, match=r"neither .csv nor .jsonl|cannot be read"):
+        with pytest.raises(UserError, match=r"is none of .csv|does not exist"):
             label_table(path=tmp_path / name)
-    (tmp_path / "latin.csv").write_bytes(b"image,\xe9\n")
-    with pytest.raises(UserError, match="not UTF-8"):
-        label_table(path=tmp_path / "latin.csv")
     with pytest.raises(UserError, match="does not have; did you mean 'dog'"):
         table(tmp_path, "image,dog\n0.ppm,1\n", new=("dogs",))
     with pytest.raises(UserError, match="less than 1, not"):

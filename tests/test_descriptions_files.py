@@ -239,7 +239,7 @@ def test_a_hand_written_file_needs_only_names_and_phrases(tmp_path: Path) -> Non
     path.write_text('{"dog": ["four legs"], "car": []}')
     found = read_descriptions(path)
     assert found.attributes == {"dog": ("four legs",), "car": ()} and found.edited() == ("dog", "car")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         read_descriptions(tmp_path / "no.json")
 
 

@@ -129,7 +129,7 @@ def test_base_to_new_over_nine_sets(tmp_path):
     about, todo, (found,) = only("fedmvp/base-to-new", tmp_path, tmp_path / "out", *CHEAP, "method.label='fedmvp'")
     assert len(found.header.partition.clients) == 9 and found.trials[0].by_part("base").keys() == set(names)
     assert {"local", "base", "new", "hm"} <= found.trials[0].figures.keys()
-    assert "DTD has 47 classes, but 3 were found." in found.header.data.notes
+    assert "dtd: DTD has 47 classes, but 3 were found." in found.header.data.notes
     (difference, *_) = differences(about, todo)
     assert (difference.method, difference.expected.name) == ("fedmvp", "local") and difference.spread is None
     assert difference.difference == pytest.approx(100 * found.trials[0].figures["local"] - difference.expected.value)

@@ -25,6 +25,7 @@ from fedprompt.config.tables import (
     TuningTable,
 )
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -69,13 +70,7 @@ def find_recipe(name: str) -> Path:
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
     """Read a TOML recipe and apply `key=value` settings; UserError if it cannot be read or a key is unknown."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The recipe {path} cannot be read ({_reason(error)}); give the path of a TOML file."
-        ) from error
-    return parse_recipe(text, settings, origin=path.name)
+    return parse_recipe(read_unicode(path), settings, origin=path.name)
 
 
 def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
@@ -87,10 +82,6 @@ def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "reci
     for setting in settings:
         _apply(tables, setting)
     return checked(Recipe, tables, origin=origin)
-
-
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
 
 
 def _apply(tables: Toml, setting: str) -> None:

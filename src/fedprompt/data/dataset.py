@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.images import Images, ImageSource
+from fedprompt.data.intake.report import Intake, IntakeReport, counted
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 
@@ -32,8 +33,8 @@ class Dataset:
     """All images of one data set. `base` are the class ids seen in training, `new` those held out (may be empty).
 
     `templates` are prompt templates of domains that have their own, `test_candidates` the candidate classes of further
-    test splits (all base classes if a split has none), `notes` remarks of the source for the user, and `excluded` rows
-    that belong to no split any more.
+    test splits (all base classes if a split has none), `intake` what the source says about the files it has read, and
+    `excluded` rows that belong to no split any more.
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -48,7 +49,7 @@ class Dataset:
     unseen_domains: tuple[str, ...] = ()  # domains that no client may train on
     templates: Mapping[str, str] = field(default_factory=dict)  # domain -> template
     test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
-    notes: tuple[str, ...] = ()
+    intake: Intake = Intake()  # noqa: RUF009  (frozen)
     excluded: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -70,6 +71,14 @@ class Dataset:
                 known = ", ".join(map(repr, self._domains[0]))
                 hint = did_you_mean(domain, self._domains[0])
                 raise UserError(f"The data set {self.name!r} has no domain {domain!r}{hint} (domains: {known}).")
+
+    @property
+    def report(self) -> IntakeReport:
+        """What was read, in numbers and sentences."""
+        kept = [split for row, split in enumerate(self.splits) if row not in self.excluded]
+        return IntakeReport(
+            len(self.source), self.space.names, counted(kept), counted(filter(None, self.domains)), **vars(self.intake)
+        )
 
     @cached_property
     def _splits(self) -> tuple[Mapping[str, int], Tensor]:

@@ -10,8 +10,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, ValidationError, field_validator
 
-from fedprompt.data.folder import nfc
+from fedprompt.data.intake.class_names import normal_name
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import load_json, read_unicode
 
 FORMAT = 1
 MAX_BYTES = 16 << 20  # a thousand classes with their scenes need a tenth of it
@@ -78,18 +79,15 @@ def fingerprint(phrases: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def load_json(path: Path, *, what: str) -> object:
-    """The content of a JSON file, which messages call `what`; UserError if it is unreadable, not JSON, or too large."""
+def load_description_json(path: Path) -> object:
+    """The content of a JSON file; UserError if it cannot be read, is not JSON or too large."""
+    if path.is_file() and path.stat().st_size > MAX_BYTES:
+        raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; check the path.")
+    text = read_unicode(path)
     try:
-        small = path.stat().st_size <= MAX_BYTES
-        found: object = json.loads(path.read_text(encoding="utf-8")) if small else None
-    except OSError as error:
-        raise UserError(f"{what} cannot be read ({error.strerror}); check the path.") from error
+        return load_json(text)
     except ValueError as error:
-        raise UserError(f"{what} is not valid JSON ({error}); correct that place.") from error
-    if not small:
-        raise UserError(f"{what} is larger than {MAX_BYTES >> 20} MiB; check the path.")
-    return found
+        raise UserError(f"{path} is not valid JSON ({error}); correct that place.") from error
 
 
 def read_descriptions(path: Path) -> Descriptions:
@@ -97,7 +95,7 @@ def read_descriptions(path: Path) -> Descriptions:
 
     Raises UserError when it cannot be read, is neither, or is damaged.
     """
-    tables = load_json(path, what=f"The descriptions file {path}")
+    tables = load_description_json(path)
     if not isinstance(tables, dict):
         raise UserError(f"{path} is not a descriptions file; convert it with: fedprompt describe convert {path} ...")
     if "fedprompt_descriptions" not in tables:
@@ -140,8 +138,8 @@ def read_attributes(root: Path, names: Sequence[str]) -> dict[str, tuple[str, ..
 
 
 def known_class(name: str, names: Iterable[str], origin: str) -> str:
-    """A class name in NFC; UserError naming its `origin` if the data set has no such class."""
-    own = nfc(name)
+    """A class name in its normal form; UserError naming its `origin` if the data set has no such class."""
+    own = normal_name(name)
     if own not in names:
         raise UserError(
             f"{origin} names the class {name!r}, which the data set does not have{did_you_mean(own, names)}."

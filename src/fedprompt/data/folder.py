@@ -4,58 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import JsonValue
 
-from fedprompt.data.labels import INVISIBLE
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.image_files import has_image_name, visible
+from fedprompt.data.intake.paths import regular_files
 from fedprompt.errors import UserError
+from fedprompt.text_files import LINE_ENDS
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-
-OnStep = Callable[[int, int], None]  # progress: called with (done, total), as far as the total is known
 JsonObject = Mapping[str, object]
 MatlabArray = np.ndarray[tuple[int, ...], np.dtype[np.object_]]
-
-# File names that Windows reserves for devices.
-RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-
-
-def nfc(name: str) -> str:
-    """A name in Unicode NFC: macOS returns decomposed names, other systems composed ones."""
-    return unicodedata.normalize("NFC", name)
-
-
-def visible(name: str) -> bool:
-    """Whether a file or folder is neither hidden nor left behind by macOS archives."""
-    return not name.startswith(".") and name != "__MACOSX"
-
-
-def is_image(name: str) -> bool:
-    """Whether a file has the suffix of an image format."""
-    return name.lower().endswith(SUFFIXES)
-
-
-def path_inside(folder: Path, path: str, *, origin: str, links: bool = False) -> str:
-    """A path from a table, relative to the folder and with "/" between parts; UserError if it leads out of the folder.
-
-    With `links`, symbolic links in the folder may lead out of it. `origin` names the table and line in messages.
-    """
-    own = path.replace("\\", "/").removeprefix(f"{folder.absolute().as_posix()}/")
-    parts = own.split("/")
-    if own.startswith("/") or ".." in parts or re.match("[A-Za-z]:", own):
-        raise UserError(f"{origin}: {path!r} is not below {folder}; correct it, or set `images` to a folder above it.")
-    if INVISIBLE.search(own) or any(map(RESERVED.fullmatch, parts)):
-        raise UserError(f"{origin}: {path!r} is not a portable file name; rename the file.")
-    # Resolving links is slow and tables are long: only where there is one.
-    linked = not links and any((folder / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
-    if linked and not (folder / own).resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{origin}: a link leads {path!r} out of {folder}; set `links = true` if that is meant.")
-    return own
 
 
 class DatasetFolder:
@@ -88,19 +50,26 @@ class DatasetFolder:
                 return name
         raise UserError(f"{what} is not in {self.path}: looked for {' and '.join(tried)}.")
 
-    def text(self, name: str) -> str:
-        """A text file's content."""
+    def content(self, name: str) -> bytes:
+        """A file's bytes."""
         self._read[name] = None
         try:
-            return (self.path / name).read_text(encoding="utf-8-sig")
+            return (self.path / name).read_bytes()
         except FileNotFoundError as error:
             raise UserError(f"The file {self.path / name} is missing; the download is incomplete.") from error
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise UserError(f"The file {self.path / name} cannot be read ({error.strerror}).") from error
+
+    def text(self, name: str) -> str:
+        """A text file's content."""
+        try:
+            return self.content(name).decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
             raise UserError(f"The file {self.path / name} cannot be read ({error}); download it again.") from error
 
     def lines(self, name: str) -> list[str]:
         """The non-empty lines of a text file."""
-        return [line.rstrip() for line in self.text(name).splitlines() if line.strip()]
+        return [line.rstrip() for line in LINE_ENDS.split(self.text(name)) if line.strip()]
 
     def json(self, name: str) -> JsonValue:
         """A JSON file's content."""
@@ -131,7 +100,7 @@ class DatasetFolder:
 
     def images(self, name: str) -> list[str]:
         """Paths of the visible image files in a folder, in bytewise order."""
-        found = (entry.name for entry in self._scan(name) if is_image(entry.name))
+        found = (entry.name for entry in self._scan(name) if has_image_name(entry.name))
         return [file if name == "." else f"{name}/{file}" for file in sorted(found)]
 
     def images_of(self, folders: Sequence[str]) -> list[list[str]]:
@@ -150,7 +119,7 @@ class DatasetFolder:
             rows_by_folder.setdefault(file.rpartition("/")[0] or ".", []).append(row)
         missing: set[int] = set()
         for number, (name, rows) in enumerate(rows_by_folder.items(), start=1):
-            present = set(os.listdir(self.path / name)) if self.has(name) and (self.path / name).is_dir() else set()
+            present = regular_files(self.path / name) if self.has(name) else set()
             missing |= {row for row in rows if files[row].rpartition("/")[2] not in present}
             if self.on_step is not None:
                 self.on_step(number, len(rows_by_folder))

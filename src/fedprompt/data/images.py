@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, groupby
@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+
+OnStep = Callable[[int, int], None]  # progress: called with (done, total), as far as the total is known
 
 
 class ImageSource(Protocol):

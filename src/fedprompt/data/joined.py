@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.images import JoinedSource
+from fedprompt.data.intake.report import joined_intake
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.errors import UserError
@@ -98,6 +99,6 @@ def join(parts: Sequence[Dataset]) -> JoinedDataset:
         domains=tuple(chain.from_iterable(part.domains for part in parts)),
         base=tuple(label + first for part, first in trained for label in part.base),
         new=tuple(label + first for part, first in trained for label in part.new),
-        notes=tuple(note for part in parts for note in part.notes),
+        intake=joined_intake({part.name: part.report for part in parts}),
         members=tuple(parts),
     )

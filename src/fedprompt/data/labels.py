@@ -11,8 +11,8 @@ from typing import Literal
 from fedprompt.errors import UserError
 
 Kind = Literal["single", "multi"]
-# Control characters and those that change the direction of text: names with them do not read as they look.
-INVISIBLE = re.compile("[\\x00-\\x1f\\x7f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
+# Control characters, line separators and what changes the direction of text: names with them do not read as they look.
+INVISIBLE = re.compile("[\\x00-\\x1f\\x7f\\u0085\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from typing import Literal
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decoding import Workers
-from fedprompt.data.folder import OnStep
-from fedprompt.data.images import Images, ImageSource
+from fedprompt.data.images import Images, ImageSource, OnStep
 from fedprompt.errors import UserError
 
 BATCH = 16  # images that a process opens at a time

@@ -1,16 +1,16 @@
-"""Names of splits, and train/val/test splits drawn from a seed and each image's path where none is published."""
+"""Train/val/test splits drawn from a seed and each image's path where none is given."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from unicodedata import normalize
 
-from fedprompt.data.folder import nfc
 from fedprompt.errors import UserError
 from fedprompt.seeding import seed_for
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 FRACTIONS = (0.5, 0.2)  # train and val of every class; the rest is for testing
+STRATIFIED_ORIGIN = f"drawn by the seed {{seed}}, {1 - sum(FRACTIONS):.0%} test and {FRACTIONS[1]:.0%} validation"
 VALIDATION = 0.2  # of an official training split
 
 
@@ -43,7 +43,7 @@ def draw_independent_splits(
     Adding a file therefore moves no other, except that each group keeps at least one image for training and, if it has
     two, one for testing. Paths count in Unicode NFC.
     """
-    draws = [seed_for(seed, "split", *map(nfc, file.split("/"))) / 2**63 for file in files]  # uniform in [0, 1)
+    draws = [seed_for(seed, "split", *normalize("NFC", file).split("/")) / 2**63 for file in files]  # uniform in [0, 1)
     splits = ["test" if draw < test_fraction else "train" for draw in draws]
     rows_by_group = defaultdict(list)
     for row, group in enumerate(groups):
@@ -74,6 +74,11 @@ def _shuffled(files: Sequence[str], groups: Sequence[Hashable], seed: int) -> di
     for row, group in enumerate(groups):
         rows[group].append(row)
     return {group: sorted(own, key=lambda row: seed_for(seed, "split", files[row])) for group, own in rows.items()}
+
+
+def drawn_origin(test_fraction: float, seed: int) -> str:
+    """Where a split comes from that `draw_independent_splits` has drawn, in words."""
+    return f"drawn by the seed {seed}, {100 * test_fraction:g}% for testing"
 
 
 def check_test_fraction(test_fraction: float) -> None:

@@ -46,10 +46,11 @@ def run(channel: GridChannel, settings: Settings) -> None:
     from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
     from fedprompt.experiments.run import free_folder
     from fedprompt.records.run_folder import write_atomic
+    from fedprompt.text_files import read_unicode
 
     home = Path(os.environ[HOME])
     recipe = str(settings["recipe"])
-    text = recipe if "\n" in recipe else find_recipe(recipe).read_text(encoding="utf-8")
+    text = recipe if "\n" in recipe else read_unicode(find_recipe(recipe))
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
     (out / STOPPED).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
 from fedprompt.runtimes.tensor_codec import Upload
+from fedprompt.text_files import read_unicode
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: a file `<site>-<hash>` per key, with the node id that Flower assigned
@@ -100,10 +101,10 @@ def save(path: Path, table: Table) -> None:
 
 
 def _load(model: type[Model], path: Path, fix: str) -> Model:
+    if not path.exists():
+        raise UserError(f"There is no {path}; {fix}.")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"There is no {path} ({error.strerror}); {fix}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(read_unicode(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML ({error}); correct that line.") from error
     return checked(model, tables, origin=path.name)

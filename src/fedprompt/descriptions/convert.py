@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedprompt.data.descriptions import Descriptions, Provenance, fingerprint, load_json
+from fedprompt.data.descriptions import Descriptions, Provenance, fingerprint, load_description_json
 from fedprompt.descriptions.phrases import normalise, select_phrases, stems
 from fedprompt.errors import UserError, did_you_mean
 
@@ -50,7 +50,7 @@ def convert(path: Path, names: Sequence[str]) -> Converted:
 
 
 def _load(path: Path) -> dict[str, object]:
-    found = load_json(path, what=str(path))
+    found = load_description_json(path)
     if isinstance(found, dict) and isinstance(found.get("attributes"), dict):
         found = found["attributes"]
     if isinstance(found, list):  # [{"name": "dog", "attributes": [...]}, ...]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedprompt.data.descriptions import Descriptions, read_descriptions
+from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions.attributes import describe_classes
 from fedprompt.descriptions.conditions import ConditionSettings, describe_conditions
@@ -18,6 +19,7 @@ from fedprompt.descriptions.plugins import PluginModel
 from fedprompt.descriptions.transcript import Transcript
 from fedprompt.descriptions.validated_query import GenerationSettings
 from fedprompt.errors import UserError
+from fedprompt.text_files import LINE_ENDS, read_unicode
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,8 @@ def open_endpoint(model: str, *, url: str = "", key_env: str = "OPENAI_API_KEY",
 
 def read_names(path: Path) -> tuple[str, ...]:
     """Class names, one per line; empty lines and lines that begin with # are skipped."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The class names {path} cannot be read ({error}); give a text file with one name per line."
-        ) from error
-    names = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    lines = map(normal_name, LINE_ENDS.split(read_unicode(path)))
+    names = tuple(line for line in lines if line and not line.startswith("#"))
     if not names:
         raise UserError(f"{path} holds no class name; write one per line.")
     return LabelSpace(names).names

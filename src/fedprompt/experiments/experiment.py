@@ -16,7 +16,7 @@ from fedprompt.config.recipe import Recipe
 from fedprompt.config.tables import BackboneTable
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.folder import OnStep
+from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder

@@ -60,7 +60,7 @@ def start(
     """
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
-    for note in experiment.dataset.notes:
+    for note in experiment.dataset.intake.warnings:
         callbacks.on_warning(note)
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.folder import OnStep
-from fedprompt.data.images import ImageSource, JoinedSource
+from fedprompt.data.images import ImageSource, JoinedSource, OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError

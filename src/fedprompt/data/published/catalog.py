@@ -14,7 +14,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.images import OnStep
 from fedprompt.data.published.index import indexed
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError, did_you_mean

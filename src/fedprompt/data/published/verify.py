@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.images import OnStep
 from fedprompt.data.published.catalog import entry, layout_options, list_images
 from fedprompt.data.published.layouts.original_lists import ORIGINAL_LISTS
 from fedprompt.data.published.listing import Listing

@@ -15,12 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fedprompt.data.dataset import Dataset, multi_hot
+from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.intake.class_names import normal_name
+from fedprompt.data.intake.label_cells import is_missing
+from fedprompt.data.intake.paths import below
+from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.typed_labels import OBJECT_KEYS, Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.catalog import HubCopy, entry
 from fedprompt.data.published.layouts.original_lists import split_camel_case
-from fedprompt.data.splits import SPLIT_NAMES, base_and_new, draw_stratified_splits
+from fedprompt.data.sources.hub_tables import Address, Parts, open_parts
+from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
 from fedprompt.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ class TableSource:
     column: str
     window: Window | None = None
     bands: Bands | None = None
+    root: Path | None = None  # paths in the table lead to files below it
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,10 +56,20 @@ class TableSource:
 
     def open(self, row: int) -> Image.Image:
         """Decode one image to RGB, with the same decoder as all other sources."""
-        cell = cast(Mapping[str, object], self.table[row][self.column])
+        cell = cast("Mapping[str, object] | None", self.table[row][self.column])
+        if cell is None or (cell["bytes"] is None and not cell["path"]):
+            raise UserError(f"The image of {self.describe(row)} is empty; remove that row.")
         content = cell["bytes"]
-        path = self.describe(row) if content is not None else str(cell["path"])
+        path = self.describe(row) if content is not None else self._path(str(cell["path"]), row)
         return decode(path, content=cast("bytes | None", content), window=self.window, bands=self.bands)
+
+    def _path(self, path: str, row: int) -> str:
+        if self.root is None:  # the library has put the file where it is
+            return path
+        own, wrong = below(self.root, path)
+        if wrong:
+            raise UserError(f"{self.describe(row)}: {wrong}.")
+        return str(self.root / own)
 
     def take(self, rows: Sequence[int]) -> TableSource:
         """A source of these images alone."""
@@ -75,44 +92,47 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     unseen_domains: tuple[str, ...] = (),
     template: str = "",
     revision: str = "",
+    subset: str = "",
+    splits: Mapping[str, str] | None = None,
+    separator: str = "",
+    threshold: float | None = None,
     window: Window | None = None,
     bands: Bands | None = None,
     seed: int = 1,
 ) -> Dataset:
-    """Read a Hub id, a folder from `save_to_disk`, or a folder of Parquet files called `<split>-*.parquet`.
+    """Read a Hub id, a folder from `save_to_disk`, or a folder of Parquet files whose paths say their splits.
 
     Images are in the column that holds them and labels in `label`, `labels`, `objects`, or in `cls` or `npy` as
     WebDataset copies have it, unless columns are named. A label column may hold class numbers, names, lists of either,
-    or 0/1 vectors; `classes` names them where the table does not. `like` is one of our data sets of which this is a
-    copy: its names, order of classes and template are taken, mapped by name; `classes` are then in our order, in place
-    of the copy's names. Where there is one split only, ours is drawn from the seed. Raises UserError for columns that
-    are not there, scripts (which no longer run) and label names that fit no class.
+    vectors of 0 and 1, or scores with a `threshold`; `classes` names them where the table does not, and `separator` is
+    what stands between names in one text. `like` is one of our data sets of which this is a copy: its names, order of
+    classes and template are taken, mapped by name; `classes` are then in our order, in place of the copy's names.
+    `subset` is the configuration of a Hub id that has several. `splits` says what splits of other names are
+    (`{"extra": ""}` leaves one out). Where there is one split only, ours is drawn from the seed. Raises UserError for
+    columns that are not there, scripts (which no longer run), splits understood in part and wrong labels.
     """
     about = entry(like) if like else None
     copy = about.hub if about else None
-    table, splits = _load(path, revision, copy)
+    parts = open_parts(Address(path, subset, revision), copy, splits)
+    table = _joined(parts, path)
     image_column = image_column or find_image_column(table.features)
     label_column = label_column or find_label_column(table.features, copy)
     for column in (image_column, label_column, *filter(None, (domain_column,))):
         if column not in table.column_names:
             hint = did_you_mean(column, table.column_names)
             raise UserError(f"{path} has no column {column!r}{hint} (columns: {', '.join(table.column_names)}).")
-    own = _feature_names(table.features[label_column])
-    if copy and (own or "string" in str(getattr(table.features[label_column], "dtype", ""))):
-        found, targets = _targets(table[label_column], own, path, numbers=bool(own))
-        names, targets = _reordered(found, targets, copy)
-        names = _class_names(names, targets, table, copy, classes)
-    else:
-        names, targets = _targets(table[label_column], classes or own, path, numbers=bool(own))
+    dialect = Dialect(separator=separator, threshold=threshold)
+    found, names, targets = _labels(table, label_column, path, dialect, copy, classes)
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
-    domains = tuple(map(str, _values(table, domain))) if domain else ("",) * len(table)
-    if not any(splits):
+    domains = tuple(map(_domain, _values(table, domain))) if domain else ("",) * len(table)
+    own = [split for name, split in parts.splits.items() for _ in range(len(parts.tables[name]))]
+    if not any(own):
         groups = list(zip(domains, targets.tolist() if targets.ndim == 1 else [0] * len(table), strict=True))
-        splits = draw_stratified_splits([str(number) for number in range(len(table))], groups, seed=seed)
+        own = draw_stratified_splits([str(number) for number in range(len(table))], groups, seed=seed)
     known, new = base_and_new(len(names), "all" if unseen_domains or targets.ndim > 1 else base)
     return Dataset(
         name=like or Path(path).name,
-        source=TableSource(_undecoded(table, image_column), image_column, window, bands),
+        source=TableSource(_undecoded(table, image_column, path), image_column, window, bands, parts.root),
         space=LabelSpace(
             distinct_names(names, path),
             kind="single" if targets.ndim == 1 else "multi",
@@ -120,74 +140,64 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
             ensemble=about.ensemble if about else (),
         ),
         targets=targets,
-        splits=tuple(splits),
+        splits=tuple(own),
         domains=domains,
         base=known,
         new=new,
         unseen_domains=unseen_domains,
-        notes=(f"Hub copy of {about.title}: {copy.caution}",) if about and copy else (),
+        intake=Intake(
+            labels=found.form,
+            origins={
+                "images": f"the column {image_column!r} of {path}",
+                "classes": f"those of {like}" if copy else "`classes`" if classes else f"the column {label_column!r}",
+                "labels": f"the column {label_column!r}",
+                "domains": f"the column {domain!r}",
+                "splits": parts.origin or STRATIFIED_ORIGIN.format(seed=seed),
+            },
+            left_out=parts.left_out,
+            warnings=(
+                *((f"Hub copy of {about.title}: {copy.caution}",) if about and copy else ()),
+                *parts.remarks,
+                *found.remarks,
+            ),
+        ),
     )
 
 
-def _load(path: str, revision: str, copy: HubCopy | None) -> tuple[datasets.Dataset, list[str]]:
-    """All splits as one table, and the split of every row, "" where there is only one."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError("Reading Hub data sets needs the extra: pip install 'fedprompt[hub]'.") from error
-    parts = _parts(path, revision)
-    known = copy.splits if copy and copy.splits else SPLIT_NAMES
-    if len(parts) > 1 or (copy and copy.splits):
-        kept = {name: known.get(name, "") for name in parts if known.get(name) or len(parts) == 1}
-    else:
-        kept = dict.fromkeys(parts, "")
-    if "test" not in kept.values() and "val" in kept.values():
-        kept = {name: "test" if split == "val" else split for name, split in kept.items()}
-    if copy and copy.video_columns:
-        parts = {name: parts[name].select(_middle_frames(parts[name], copy.video_columns)) for name in kept}
-    splits = [split for name, split in kept.items() for _ in range(len(parts[name]))]
-    return datasets.concatenate_datasets([parts[name] for name in kept]), splits
-
-
-def _middle_frames(table: datasets.Dataset, video_columns: Sequence[str]) -> Sequence[int]:
-    """The row of the middle frame of every video; all rows of a table without these columns."""
-    columns = [*video_columns, "frame"]
-    if not set(columns) <= set(table.column_names):
-        return range(len(table))
-    videos: dict[tuple[object, ...], list[tuple[int, int]]] = {}
-    selected = table.select_columns(columns)
-    for row, (*video, frame) in enumerate(zip(*(selected[column] for column in columns), strict=True)):
-        videos.setdefault(tuple(video), []).append((frame, row))
-    return [sorted(frames)[len(frames) // 2][1] for frames in videos.values()]
-
-
-def _parts(path: str, revision: str) -> Mapping[str, datasets.Dataset]:
+def _joined(parts: Parts, path: str) -> datasets.Dataset:
     import datasets
 
-    folder = Path(path).expanduser()
     try:
-        if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-            saved = datasets.load_from_disk(str(folder))
-            return saved if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-        if folder.is_dir():
-            return cast("Mapping[str, datasets.Dataset]", datasets.load_dataset("parquet", data_files=_parquet(folder)))
-        return cast("Mapping[str, datasets.Dataset]", datasets.load_dataset(path, revision=revision or None))
-    except (RuntimeError, ValueError, OSError) as error:
-        script = (
-            " It is made by a script, which no longer runs; look for a Parquet copy." if "script" in str(error) else ""
-        )
-        raise UserError(f"The data set {path} cannot be loaded ({error}).{script}") from error
+        return datasets.concatenate_datasets([parts.tables[name] for name in parts.splits])
+    except ValueError as error:
+        raise UserError(
+            f"The splits of {path} have different columns ({error}); leave one out with `splits`."
+        ) from error
 
 
-def _parquet(folder: Path) -> Mapping[str, list[str]]:
-    if any(folder.glob("*.py")) and not any(folder.rglob("*.parquet")):
-        raise UserError(f"{folder} is made by a script, which no longer runs; look for a Parquet copy.")
-    found: dict[str, list[str]] = {}
-    for file in sorted(folder.rglob("*.parquet")):
-        found.setdefault(re.split(r"[-.]", file.name)[0], []).append(str(file))
-    if not found:
-        raise UserError(f"{folder} has neither Parquet files nor a data set from save_to_disk.")
-    return found
+def _labels(
+    table: datasets.Dataset, column: str, path: str, dialect: Dialect, copy: HubCopy | None, classes: Names
+) -> tuple[TypedLabels, Names, Tensor]:
+    """The labels of a column, class names and targets [N] or [N, C]; of a known copy in our order."""
+    own = _feature_names(table.features[column])
+    mistakes = Mistakes(f"the column {column!r} of {path}", place="row {}".format)
+    if own:
+        dialect = replace(dialect, lists="numbers", positions=True)
+    of_copy = copy if own or "string" in str(getattr(table.features[column], "dtype", "")) else None
+    if of_copy:  # whose labels are known to be whole names
+        dialect = replace(dialect, separator="none")
+    values: list[object] = list(table[column])
+    found = read_typed_labels(values, own if of_copy else classes or own, dialect=dialect, mistakes=mistakes)
+    mistakes.check(fix="correct that label")
+    targets = torch.tensor(found.targets, dtype=torch.int8 if found.multi else torch.int64)
+    if not of_copy:
+        return found, found.names, targets
+    names, targets = _reordered(found.names, targets, of_copy)
+    return found, _class_names(names, targets, table, of_copy, classes), targets
+
+
+def _domain(value: object) -> str:
+    return "" if is_missing(value) else normal_name(str(value))
 
 
 def find_image_column(features: Mapping[str, object]) -> str:
@@ -204,55 +214,29 @@ def find_label_column(features: Mapping[str, object], copy: HubCopy | None = Non
     return next((name for name in usual if name in features), usual[0])
 
 
-def _undecoded(table: datasets.Dataset, column: str) -> datasets.Dataset:
+def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Dataset:
     import datasets
 
-    # The library's decoding differs from ours (16-bit greys, transparency); `open` decodes the bytes instead.
-    return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    try:
+        # The library's decoding differs from ours (16-bit greys, transparency); `open` decodes the bytes instead.
+        return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise UserError(f"The column {column!r} of {path} holds no images ({error}); set `image_column`.") from error
 
 
 def _feature_names(feature: object) -> Names:
     """Class names of a column that has them: of one label, of a list of them, or of the objects in an image."""
     inner = getattr(feature, "feature", feature)
     if isinstance(feature, dict) or isinstance(inner, dict):
-        inner = cast(Mapping[str, object], feature if isinstance(feature, dict) else inner)["category"]
+        fields = cast(Mapping[str, object], feature if isinstance(feature, dict) else inner)
+        inner = next((fields[key] for key in OBJECT_KEYS if key in fields), None)
         inner = getattr(inner, "feature", inner)
     return tuple(getattr(inner, "names", None) or ())
 
 
 def _values(table: datasets.Dataset, column: str) -> list[object]:
     names, values = _feature_names(table.features[column]), list(table[column])
-    return [names[value] if names else value for value in values]
-
-
-def _targets(column: Sequence[object], names: Names, path: str, *, numbers: bool) -> tuple[Names, Tensor]:
-    """Class names, and labels [N] or [N, C]; lists of class `numbers`, other lists may be vectors of 0 and 1."""
-    values = [value["category"] if isinstance(value, dict) else value for value in column]
-    multi = any(isinstance(value, list) for value in values)
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    if not names and all(isinstance(one, str) for one in flat):
-        names = tuple(sorted({str(one) for one in flat}))
-    if not names:
-        raise UserError(f"{path} has numbers for labels and no names for them; set `classes` in label order.")
-    number = _numbering(names, path)
-    if not multi:
-        return names, torch.tensor([number(value) for value in values])
-    rows = [cast(Sequence[object], value) for value in values]
-    if not numbers and all(len(value) == len(names) and set(value) <= {0, 1} for value in rows):
-        return names, torch.tensor(rows, dtype=torch.int8)
-    return names, multi_hot([[number(one) for one in value] for value in rows], len(names))
-
-
-def _numbering(names: Names, path: str) -> Callable[[object], int]:
-    labels = {name: place for place, name in enumerate(names)}
-
-    def number(value: object) -> int:
-        label = labels.get(value, -1) if isinstance(value, str) else int(str(value))
-        if not 0 <= label < len(names):
-            raise UserError(f"{path} has the label {value!r}, which is none of its {len(names)} classes; correct it.")
-        return label
-
-    return number
+    return [names[value] if names and isinstance(value, int) else value for value in values]
 
 
 def _class_names(names: Names, targets: Tensor, table: datasets.Dataset, copy: HubCopy, classes: Names) -> Names:

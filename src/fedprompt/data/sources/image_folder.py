@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +13,31 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
-from fedprompt.data.folder import SUFFIXES, OnStep, is_image, nfc, visible
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
+from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
+from fedprompt.data.intake.report import Intake
+from fedprompt.data.intake.split_places import split_folders
+from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import SPLIT_NAMES, base_and_new, check_test_fraction, draw_independent_splits
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
 
-Parts = tuple[str, ...]  # a path below the root
 Layout = Literal["auto", "classes", "domains"]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Images of a folder with their splits ([] where none are given) and their paths without the split folders."""
+
+    images: Sequence[Parts]
+    splits: Sequence[str]
+    places: Sequence[Parts]
+    origin: str
+    remarks: tuple[str, ...] = ()
+    unused: int = 0  # images of parts that are left out on request
 
 
 def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -30,6 +46,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     seed: int = 0,
     test_fraction: float = 0.25,
     layout: Layout = "auto",
+    splits: Mapping[str, str] | None = None,
     base: Literal["half", "all"] | tuple[str, ...] = "half",
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
@@ -37,98 +54,105 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     bands: Bands | None = None,
     on_step: OnStep | None = None,
 ) -> Dataset:
-    """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also below `train` and `test` (or `val`) folders.
+    """Read `path/<class>/*` or `path/<domain>/<class>/*`, either also above or below folders of splits.
 
-    Classes and domains are the folder names in bytewise order (Unicode NFC). Without split folders an image is drawn
+    Folders of splits are those that say train, validation or test in any of their usual forms ("Training", "seg_test");
+    `splits` says what other top folders are (`{"fold1": "train", "old": ""}`, "" leaves one out). Classes and domains
+    are the folder names in bytewise order, in their normal form. Without folders of splits an image is drawn
     for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
     that of two or more images of a class (and domain) one is always for training and one for testing.
     `base` are the classes seen in training: the first half (the larger one), all, or those named. An `attributes.json`
-    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. Hidden files, and files without the
-    suffix of an image format, are ignored. Raises UserError for a folder that is missing, empty, or ambiguous.
+    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. Raises UserError for a folder that is
+    missing, empty, ambiguous or understood in part.
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    images, empty = _walk(root, on_step)
-    splits = _split_folders(root, images)
-    places = [parts[1:] for parts in images] if splits else images
-    depth = _depth(root, places, layout)
-    classes = [nfc(parts[depth - 2]) for parts in places]
-    domains = [nfc(parts[0]) if depth == DEPTHS["domains"] else "" for parts in places]
-    names = tuple(sorted(set(classes)))
-    _refuse_empty(root, empty, names)
-    labels = {name: label for label, name in enumerate(names)}
+    found = find_images(root, on_step=on_step)
+    if not found.files:
+        raise UserError(f"{root} holds no images ({' '.join(SUFFIXES)}); give it one folder of them per class.")
+    tree = _without_splits(root, found, splits, domains=layout == "domains")
+    depth = _depth(root, tree.places, layout)
+    spelled = [parts[depth - 2] for parts in tree.places]
+    outer = [parts[0] if depth == DEPTHS["domains"] else "" for parts in tree.places]
+    classes, domains = (understand_names(names, place=str(root)) for names in (spelled, outer))
+    _refuse_empty(root, found.empty, classes)
+    labels = {name: label for label, name in enumerate(classes.names)}
     known, new = _base_and_new(labels, base)
-    files = tuple("/".join(parts) for parts in images)
-    if not splits:
-        groups = list(zip(domains, classes, strict=True))
-        splits = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed)
+    files = tuple("/".join(parts) for parts in tree.images)
+    rows = [(domains.of[domain], classes.of[name]) for domain, name in zip(outer, spelled, strict=True)]
     return Dataset(
         name=root.resolve().name,
         source=FileSource(root, files, window, bands=bands),
-        space=LabelSpace(names, template=template, attributes=read_attributes(root, names)),
-        targets=torch.tensor([labels[name] for name in classes]),
-        splits=tuple(splits),
-        domains=tuple(domains),
+        space=LabelSpace(classes.names, template=template, attributes=read_attributes(root, classes.names)),
+        targets=torch.tensor([labels[name] for _, name in rows]),
+        splits=tuple(tree.splits or draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed)),
+        domains=tuple(domain for domain, _ in rows),
         base=known,
         new=new,
         unseen_domains=unseen_domains,
+        intake=Intake(
+            origins={
+                "images": f"files below {root}",
+                "classes": "folder names",
+                "domains": "folder names",
+                "splits": tree.origin or drawn_origin(test_fraction, seed),
+            },
+            left_out=_left_out(root, found, tree.unused),
+            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks),
+        ),
     )
 
 
-def _walk(root: Path, on_step: OnStep | None) -> tuple[list[Parts], list[Parts]]:
-    """All images, sorted, and all folders that hold neither images nor folders."""
-    if not root.is_dir():
-        raise UserError(f"There is no folder {root}; give the folder that holds one folder of images per class.")
-    images: list[Parts] = []
-    empty: list[Parts] = []
-    total = 1  # folders known so far
-    walk = os.walk(root, onerror=_refuse_unreadable, followlinks=True)
-    for number, (folder, folders, files) in enumerate(walk, start=1):
-        parts = Path(folder).relative_to(root).parts
-        # No layout is deeper, and a link to a folder above would never end.
-        folders[:] = [name for name in folders if visible(name)] if len(parts) <= DEPTHS["domains"] else []
-        found = [(*parts, name) for name in files if visible(name) and is_image(name)]
-        images += found
-        if not found and not folders:
-            empty.append(parts)
-        total += len(folders)
-        if on_step is not None:
-            on_step(number, total)
-    if not images:
-        raise UserError(f"{root} holds no images ({' '.join(SUFFIXES)}); give it one folder of them per class.")
-    for parts in images:
-        if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
-            raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
-    return sorted(images), empty
+def _without_splits(root: Path, found: ImageFiles, declared: Mapping[str, str] | None, *, domains: bool) -> Tree:
+    """The images with the splits that folders say, if folders say any."""
+    folders = split_folders(found.files, root=str(root), declared=declared, domains=domains)
+    if folders is None:
+        return Tree(found.files, [], found.files, "", _beside(root))
+    used = [parts for parts in found.files if folders.of(parts) != LEFT_OUT]
+    return Tree(
+        used,
+        [folders.of(parts) for parts in used],
+        [folders.below(parts) for parts in used],
+        folders.splits.origin,
+        folders.splits.remarks,
+        len(found.files) - len(used),
+    )
 
 
-def _refuse_unreadable(error: OSError) -> None:
-    raise UserError(f"The folder {error.filename} cannot be read ({error.strerror}); check its permissions.") from error
+def _beside(root: Path) -> tuple[str, ...]:
+    """A remark if the folder is one part of a data set whose other parts lie beside it."""
+    whole = root.resolve()
+    if not is_split(whole.name):
+        return ()
+    try:
+        names = sorted(folder.name for folder in whole.parent.iterdir() if folder.is_dir())
+    except OSError:
+        return ()
+    own = read_name(whole.name).word
+    others = [name for name in names if is_split(name) and read_name(name).word != own]
+    if not others:
+        return ()
+    return (
+        f"{root} is read alone and a test split is drawn from it, but {' and '.join(others)} lies beside it; give "
+        f"{whole.parent} to use the splits that are there.",
+    )
 
 
-def _refuse_empty(root: Path, empty: Sequence[Parts], names: Sequence[str]) -> None:
+def _left_out(root: Path, found: ImageFiles, unused: int) -> dict[str, int]:
+    counts = dict(found.left_out)
+    if (root / "attributes.json").is_file():  # is read
+        counts[".json"] -= 1
+    if unused:
+        counts["images of splits that are left out"] = unused
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _refuse_empty(root: Path, empty: Sequence[Parts], classes: ClassNames) -> None:
     # A class may be missing in one domain or split, not in all of them.
     for parts in empty:
-        if nfc(parts[-1]) not in names:
+        if not parts or normal_name(parts[-1]) not in classes.names:
             kinds = " ".join(SUFFIXES)
             raise UserError(f"The folder {root.joinpath(*parts)} holds no images ({kinds}); add some or remove it.")
-
-
-def _split_folders(root: Path, images: Sequence[Parts]) -> list[str]:
-    """The split of every image if the top folders are splits, else nothing."""
-    by_folder = {parts[0]: SPLIT_NAMES.get(parts[0].lower(), "") for parts in images}
-    found = set(by_folder.values())
-    if "" in found:
-        return []
-    if len(found) == 1 or "train" not in found:
-        have = " and ".join(sorted(by_folder))
-        raise UserError(
-            f"{root} holds {have} and nothing else: add a train and a test folder, "
-            "or give the folder inside it, from which a test split is drawn."
-        )
-    if "test" not in found:
-        by_folder = {folder: "test" if split == "val" else split for folder, split in by_folder.items()}
-    return [by_folder[parts[0]] for parts in images]
 
 
 def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
@@ -146,7 +170,7 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
         )
     depth = next(iter(depths))
     folders = {parts[:-1] for parts in places}
-    if depth == DEPTHS["domains"] and len({nfc(name) for _, name in folders}) == len(folders):
+    if depth == DEPTHS["domains"] and len({normal_name(name) for _, name in folders}) == len(folders):
         raise UserError(
             f"It is not clear which folders of {root} are classes: no inner folder, like {'/'.join(min(folders))}, "
             "occurs in two outer ones. Set layout to 'domains' if the outer ones are domains, or give an inner folder."

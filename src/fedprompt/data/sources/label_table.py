@@ -1,12 +1,9 @@
-"""Multi-label images from one table: CSV or JSONL, with errors that name file, line and column."""
+"""Multi-label images from one table: CSV, TSV or JSON Lines, with errors that name file, line and column."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,32 +12,38 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
-from fedprompt.data.folder import DatasetFolder, OnStep, path_inside
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.class_names import ClassNames, class_number, look_alikes, normal_name, read_class_file
+from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
+from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
+from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, read_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import SPLIT_NAMES, check_test_fraction, draw_independent_splits
-from fedprompt.data.table_file import json_lines, read_table_text
+from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
 
-VALUES = {"1": 1, "0": 0, "": -1}  # an empty cell is unknown
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
 
 @dataclass(frozen=True)
-class TableRow:
-    """One image as the table has it; `labels` by class name, all others absent if `complete`, else unknown."""
+class Labels:
+    """Class names and, per row, their values 1, 0 or -1 (unknown); `form` says in words how cells were read."""
 
-    line: int
-    image: str
-    split: str
-    domain: str
-    labels: Mapping[str, int]
-    complete: bool
+    names: tuple[str, ...]
+    values: Sequence[Sequence[int]]
+    form: str
 
 
 def label_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
     images: Path | None = None,
+    classes: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    separator: str = "",
+    threshold: float | None = None,
+    repeats: Repeats = "refuse",
     seed: int = 0,
     test_fraction: float = 0.25,
     new: tuple[str, ...] = (),
@@ -50,164 +53,188 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     bands: Bands | None = None,
     on_step: OnStep | None = None,
 ) -> Dataset:
-    """Read a table of images below the folder `images`, which is the table's own unless named.
+    """Read a table of images below the folder `images`, by default the table's own or `images` in it.
 
-    A `.csv` has a column `image` and either one column per class (1 present, 0 absent, empty unknown) or a column
-    `labels` with the names of present classes, separated by semicolons or bars. A `.jsonl` has one object per line,
-    `{"image": "a.jpg", "labels": ["dog"]}` or, where some are unknown, `{"image": "a.jpg", "labels": {"dog": 1}}`.
-    Columns `split` (train, val or test) and `domain` are optional. Without `split`, each image is drawn for testing
-    with probability `test_fraction` from the seed and its own path. With `links`, links in the folder may lead
-    out of it. `new` are classes that nobody trains on.
-    `attributes.json` and `conditions.json` beside the table are read too. Raises UserError naming file, line and
-    column for whatever is not of this form.
+    A table has a column `image` and either one column per class (1 present, 0 absent, empty or -1 unknown) or a column
+    `labels` with the names of present classes, as a list or between semicolons, bars or what `separator` says ("none"
+    for one name per cell). In JSON Lines, `labels` may also be an object of names with 1, 0 or null (unknown). With a
+    `threshold`, cells of class columns may be scores, which are present from there on. The classes are the lines of
+    `classes`, by default of `classes.txt` beside the table, if there is such a list. Columns `split` (train, val or
+    test) and `domain` are optional; `columns` maps our names to the table's, `splits` maps names in the column `split`
+    to train, val, test or "", which leaves rows out. Without splits, each image is drawn for testing with probability
+    `test_fraction` from the seed and its own path. Two rows of one image are refused unless `repeats` is "allow". With
+    `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
+    `attributes.json` and `conditions.json` beside the table are read too. Raises UserError with all mistakes, each with
+    its line and column.
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    names, rows = _read(path)
-    folder = path.parent if images is None else Path(images).expanduser()
-    rows = [
-        replace(row, image=path_inside(folder, row.image, origin=f"{path}, line {row.line}", links=links))
-        for row in rows
-    ]
-    _check_files(path, DatasetFolder(folder, on_step=on_step), rows)
-    targets = torch.tensor([[row.labels.get(name, 0 if row.complete else -1) for name in names] for row in rows])
+    table = read_table(path, needed=("image",), columns=columns)
+    mistakes = Mistakes(path)
+    rows = read_splits(table, splits, mistakes=mistakes)
+    contents = [_content(row) for row in rows.table.rows]
+    place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
+    found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+    listed = _class_list(path, classes)
+    labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
+    mistakes.check(fix="correct that cell")
+    if not labels.names:
+        raise UserError(f"The table {path} has no labels; add some.")
+    drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)
     conditions = path.parent / "conditions.json"
-    held_out = tuple(names.index(_known(name, names)) for name in new)
+    held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
     return Dataset(
         name=path.stem,
-        source=FileSource(folder, tuple(row.image for row in rows), window, bands=bands),
+        source=FileSource(found.root, found.files, window, bands=bands),
         space=LabelSpace(
-            names,
+            labels.names,
             kind="multi",
             template=template,
-            attributes=read_attributes(path.parent, names),
+            attributes=read_attributes(path.parent, labels.names),
             conditions=read_conditions(conditions) if conditions.exists() else (),
         ),
-        targets=targets.to(torch.int8),
-        splits=_splits(path, rows, test_fraction=test_fraction, seed=seed),
-        domains=tuple(row.domain for row in rows),
-        base=tuple(label for label in range(len(names)) if label not in held_out),
+        targets=torch.tensor(labels.values, dtype=torch.int8),
+        splits=rows.splits or tuple(drawn),
+        domains=found.domains,
+        base=tuple(label for label in range(len(labels.names)) if label not in held_out),
         new=held_out,
+        intake=Intake(
+            labels=labels.form,
+            origins={
+                "images": found.origin,
+                "classes": "a list of classes" if listed else "the table",
+                "labels": table.form,
+                "domains": "the column 'domain'",
+                "splits": rows.origin or drawn_origin(test_fraction, seed),
+            },
+            left_out=rows.left_out,
+            warnings=(
+                *table.remarks,
+                *rows.remarks,
+                *found.remarks,
+                *(listed.remarks if listed else look_alikes(labels.names, str(path))),
+            ),
+        ),
     )
 
 
 def _known(name: str, names: Sequence[str]) -> str:
-    if name not in names:
-        raise UserError(f"new names the class {name!r}, which the table does not have{did_you_mean(name, names)}.")
-    return name
+    own = normal_name(name)
+    if own not in names:
+        raise UserError(f"new names the class {name!r}, which the table does not have{did_you_mean(own, names)}.")
+    return own
 
 
-def _read(path: Path) -> tuple[tuple[str, ...], list[TableRow]]:
-    """The class names (in the order of the columns, or sorted if they come from lists) and the rows."""
-    parse = {".csv": _csv_rows, ".jsonl": _json_rows}.get(path.suffix.lower())
-    if parse is None:
-        raise UserError(f"{path} is neither .csv nor .jsonl; give a table in one of these formats.")
-    rows = list(parse(path, read_table_text(path, formats="CSV or JSONL")))
-    ordered = dict.fromkeys(name for row in rows if not row.complete for name in row.labels)
-    listed = sorted({name for row in rows for name in row.labels} - ordered.keys())
-    if not rows or not (ordered or listed):
-        raise UserError(f"The table {path} has no {'labels' if rows else 'rows'}; add some.")
-    return (*ordered, *listed), rows
+def _content(row: Row) -> str:
+    """What two rows of one image should agree in."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(row.cells.items()) if name not in ("image", "split"))
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[TableRow]:
-    first = text.partition("\n")[0]
-    delimiter = ";" if first.count(";") > first.count(",") else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        head = [cell.strip() for cell in next(reader, [])]
-        _check_head(path, head)
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield _csv_row(path, reader.line_num, head, cells)
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num}: this is not CSV ({error}); correct the line.") from error
+def _class_list(path: Path, given: Path | None) -> ClassNames | None:
+    file = path.parent / "classes.txt" if given is None else Path(given).expanduser()
+    return read_class_file(file) if given is not None or file.exists() else None
 
 
-def _check_head(path: Path, head: Sequence[str]) -> None:
-    if "image" not in head:
-        found = ", ".join(map(repr, head[:5])) or "nothing"
-        raise UserError(
-            f"{path}, line 1: there is no column 'image' (found {found}); give the column of files this name."
+def _read_labels(
+    table: Table, listed: ClassNames | None, mistakes: Mistakes, *, separator: str, threshold: float | None
+) -> Labels:
+    """The labels in whichever of the forms the table has."""
+    is_json = table.path.suffix.lower() in LINES_OF_JSON
+    others = [name for name in table.columns if name not in OWN_COLUMNS]
+    if "labels" not in table.columns and not is_json:
+        return _class_columns(table, others, listed, mistakes, threshold)
+    for name in others:
+        if is_json:
+            line = next(row.line for row in table.rows if name in row.cells)
+            mistakes.add(f"there is no such key{did_you_mean(name, OWN_COLUMNS)}", line=line, column=name)
+        else:
+            mistakes.add(f"beside 'labels' there is the column {name!r}; keep one of the two forms")
+    if threshold is not None:
+        mistakes.add("`threshold` is for tables with one column per class, and this one has a column 'labels'")
+    if separator and is_json and not any(isinstance(cell, str) for cell in table.column("labels")):
+        mistakes.add("`separator` is for labels in one text, and here they are lists")
+    return _label_cells(table, listed, mistakes, separator=separator)
+
+
+def _class_columns(
+    table: Table, names: Sequence[str], listed: ClassNames | None, mistakes: Mistakes, threshold: float | None
+) -> Labels:
+    """One column per class, in the order of the list of classes or of the columns."""
+    if not names:
+        columns = ", ".join(map(repr, table.columns))
+        mistakes.refuse(f"there are no labels, neither a column 'labels' nor one per class (found {columns})")
+    if listed:
+        _match(table, names, listed.names, mistakes)
+        names = [name for name in listed.names if name in names]
+    rows = [row.cells for row in table.rows]
+    values = truth_columns(rows, names, mistakes=mistakes, lines=table.lines, threshold=threshold)
+    form = "one column per class" + ("" if threshold is None else f", present from {threshold:g} on")
+    return Labels(tuple(names), values, form)
+
+
+def _match(table: Table, names: Sequence[str], listed: Sequence[str], mistakes: Mistakes) -> None:
+    for name in names:
+        if name not in listed:
+            mistakes.add(f"the list of classes has no {name!r}{did_you_mean(name, listed)}", column=name)
+    for name in listed:
+        if name not in names:
+            mistakes.add(f"there is no column for the class {name!r}{did_you_mean(name, names)}")
+
+
+def _label_cells(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, separator: str) -> Labels:
+    """A column of names; classes are those of the list, or those with marks in order and then all others, sorted."""
+    known = listed.names if listed else ()
+    cells = table.column("labels")
+    for one in table.rows:
+        if "labels" not in one.cells:
+            mistakes.add("it is missing; write [] for none, null for unknown", line=one.line, column="labels")
+    marks = {row: _marks(cell, table.lines[row], mistakes) for row, cell in enumerate(cells) if isinstance(cell, dict)}
+    rest = [row for row in range(len(cells)) if row not in marks]
+    column = read_label_column(
+        [cells[row] for row in rest],
+        mistakes=mistakes,
+        lines=[table.lines[row] for row in rest],
+        separator=separator,
+        names=known,
+    )
+    if column.vectors and not marks:
+        return Labels(known, column.vectors, column.form)
+    if column.vectors:
+        mistakes.refuse("some labels are vectors and others are objects; use one form")
+    named = dict(zip(rest, column.labels, strict=True))
+    ordered = dict.fromkeys(name for own in marks.values() for name in own)
+    texts = sorted({name for own in named.values() for name in own or ()} - ordered.keys())
+    names = known or (*ordered, *texts)
+    _refuse_numbers(names, mistakes)
+    values = []
+    for row, line in enumerate(table.lines):
+        own = marks[row] if row in marks else dict.fromkeys(named[row] or (), 1)
+        for name in own:
+            if name not in names:
+                mistakes.add(f"there is no class {name!r}{did_you_mean(name, names)}", line=line, column="labels")
+        rest_value = UNKNOWN if row in marks or named[row] is None else 0
+        values.append([own.get(name, rest_value) for name in names])
+    form = "objects of names with 1, 0 or null" if len(marks) == len(cells) else column.form
+    return Labels(tuple(names), values, form)
+
+
+def _marks(cell: Mapping[str, object], line: int, mistakes: Mistakes) -> dict[str, int]:
+    """The labels of a JSON object: names with 1, 0 or null for unknown."""
+    found: dict[str, int] = {}
+    for spelling, value in cell.items():
+        name, mark = normal_name(spelling), truth(value)
+        if not name or name in found or mark is None:
+            what = "a class has an empty name" if not name else f"{value!r} of {name!r} is neither 1, 0 nor null"
+            mistakes.add(f"{name!r} stands twice" if name in found else what, line=line, column="labels")
+        else:
+            found[name] = mark
+    return found
+
+
+def _refuse_numbers(names: Sequence[str], mistakes: Mistakes) -> None:
+    if names and all(class_number(name) is not None for name in names):
+        mistakes.add(
+            f"the labels are numbers, {names[0]!r} for one; list the names of the classes, from 0 on, in a classes.txt "
+            "beside the table, and write names or vectors of 0 and 1",
+            column="labels",
         )
-    for place, name in enumerate(head, start=1):
-        if not name or head.count(name) > 1:
-            what = f"{name!r} occurs {head.count(name)} times" if name else "the name is empty"
-            raise UserError(f"{path}, line 1, column {place}: {what}; give each column a name of its own.")
-    if "labels" in head and (extra := [name for name in head if name not in OWN_COLUMNS]):
-        raise UserError(f"{path}, line 1: beside 'labels' there is the column {extra[0]!r}; keep one of the two forms.")
-
-
-def _csv_row(path: Path, line: int, head: Sequence[str], cells: Sequence[str]) -> TableRow:
-    if len(cells) != len(head):
-        raise UserError(f"{path}, line {line}: there are {len(cells)} cells, not {len(head)}; add or remove some.")
-    table = dict(zip(head, (cell.strip() for cell in cells), strict=True))
-    if "labels" in table:
-        names = (name.strip() for name in re.split(r"[;|]", table["labels"]))
-        return _row(path, line, table, {name: 1 for name in names if name}, complete=True)
-    labels: dict[str, int] = {}
-    for name in head:
-        if name not in OWN_COLUMNS:
-            if table[name] not in VALUES:
-                raise _wrong(path, line, name, f"{table[name]!r} is neither 1, 0 nor empty")
-            labels[name] = VALUES[table[name]]
-    return _row(path, line, table, labels, complete=False)
-
-
-def _json_rows(path: Path, text: str) -> Iterator[TableRow]:
-    for line, table in json_lines(path, text, example='{"image": "a.jpg", "labels": ["dog"]}'):
-        labels = table.pop("labels", None)
-        for name, value in table.items():
-            if name not in OWN_COLUMNS or not isinstance(value, str):
-                known = name in OWN_COLUMNS
-                what = f"{value!r} is not text" if known else f"there is no such key{did_you_mean(name, OWN_COLUMNS)}"
-                raise _wrong(path, line, name, what)
-        yield _row(path, line, table, _json_labels(path, line, labels), complete=isinstance(labels, list))
-
-
-def _json_labels(path: Path, line: int, labels: object) -> dict[str, int]:
-    """The labels of a JSON line: names of present classes, or names with 1, 0 or null."""
-    if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
-        return {name.strip(): 1 for name in labels}
-    if isinstance(labels, dict) and all(value in (0, 1, None) for value in labels.values()):
-        return {name.strip(): -1 if value is None else int(value) for name, value in labels.items()}
-    raise _wrong(path, line, "labels", "it is neither a list of names nor an object of names with 1, 0 or null")
-
-
-def _row(path: Path, line: int, table: Mapping[str, str], labels: Mapping[str, int], *, complete: bool) -> TableRow:
-    if not (image := table.get("image", "")):
-        raise _wrong(path, line, "image", "it is empty")
-    if "" in labels:
-        raise _wrong(path, line, "labels", "a class has an empty name")
-    split = table.get("split", "").lower()
-    if split and split not in SPLIT_NAMES:
-        raise _wrong(path, line, "split", f"{split!r} is neither train, val nor test")
-    return TableRow(line, image, SPLIT_NAMES.get(split, ""), table.get("domain", ""), labels, complete)
-
-
-def _wrong(path: Path, line: int, column: str, what: str) -> UserError:
-    return UserError(f"{path}, line {line}, column {column!r}: {what}; correct that cell.")
-
-
-def _check_files(path: Path, folder: DatasetFolder, rows: Sequence[TableRow]) -> None:
-    """Every image exists and occurs once."""
-    lines: dict[str, int] = {}
-    for row in rows:
-        if (before := lines.setdefault(row.image, row.line)) != row.line:
-            raise _wrong(path, row.line, "image", f"{row.image!r} is already in line {before}")
-    if missing := folder.missing([row.image for row in rows]):
-        row = rows[min(missing)]
-        raise _wrong(path, row.line, "image", f"there is no file {folder.path / row.image}")
-
-
-def _splits(path: Path, rows: Sequence[TableRow], *, test_fraction: float, seed: int) -> tuple[str, ...]:
-    given = [row.split for row in rows]
-    if not any(given):
-        files = [row.image for row in rows]
-        return tuple(draw_independent_splits(files, [""] * len(rows), test_fraction=test_fraction, seed=seed))
-    if "" in given:
-        raise _wrong(path, rows[given.index("")].line, "split", "it is empty, and other rows have one")
-    for split in ("train", "test"):
-        if split not in given:
-            raise UserError(f"{path}: no row has the split {split!r}; give it to some, or leave the column out.")
-    return tuple(given)

@@ -11,7 +11,9 @@ from pydantic import JsonValue
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
-from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.report import Intake
 from fedprompt.data.labels import LabelSpace, distinct_names, readable_name
 from fedprompt.data.published.catalog import entry, list_images
 from fedprompt.data.published.listing import Listing
@@ -74,7 +76,11 @@ def published(  # noqa: PLR0913  (every option has a default, and a recipe names
         unseen_domains=unseen_domains,
         templates=about.templates if domain_templates else {},
         test_candidates=listing.test_candidates or {},
-        notes=(*listing.remarks, *differences(name, listing), *other_version(name, listing)),
+        intake=Intake(
+            labels="one per image" if about.kind == "single" else "several per image",
+            origins={"images": f"files below {path}"} | dict.fromkeys(("classes", "splits"), "as published"),
+            warnings=(*listing.remarks, *differences(name, listing), *other_version(name, listing)),
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from fedprompt.config.registry import at_sites
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Window
 from fedprompt.data.images import JoinedSource
+from fedprompt.data.intake.class_names import normal_name
+from fedprompt.data.intake.report import joined_intake
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.by_site import SERVER
 from fedprompt.data.sources.image_folder import image_folder
@@ -44,6 +47,7 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
     }
     if test:
         datasets[SERVER] = image_folder(path=test, test_fraction=0, layout="classes", base="all", window=window)
+    classes = tuple(map(normal_name, classes))
     targets = [_agreed_labels(dataset, classes)[dataset.targets] for dataset in datasets.values()]
     return Dataset(
         name="several sites",
@@ -55,7 +59,15 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
         ),
         domains=tuple(name for name, dataset in datasets.items() for _ in dataset.splits),
         base=tuple(range(len(classes))),
+        intake=replace(
+            joined_intake({name: dataset.report for name, dataset in datasets.items()}),
+            origins={"classes": "as the sites have agreed", "domains": "one per site", "splits": _split_origin(test)},
+        ),
     )
+
+
+def _split_origin(test: Path | None) -> str:
+    return "as each part says" + (f"; the server tests with {test}" if test else "")
 
 
 def _agreed_labels(dataset: Dataset, classes: Sequence[str]) -> torch.Tensor:

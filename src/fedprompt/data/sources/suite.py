@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.folder import OnStep
+from fedprompt.data.images import OnStep
 from fedprompt.data.joined import join
 from fedprompt.data.published.catalog import Options, entry, folder_of
 from fedprompt.data.sources.published import published

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,13 +11,28 @@ import torch
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
-from fedprompt.data.folder import DatasetFolder, OnStep
+from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.class_names import look_alikes, normal_name, understand_names
+from fedprompt.data.intake.image_files import ImageFiles, find_images, has_image_name
+from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.splits import LEFT_OUT, is_split, mentions_split, read_name, understand_splits
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.voc_lists import Difficult, label_columns, mark_values, read_objects
-from fedprompt.data.splits import draw_stratified_splits
+from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
+from fedprompt.text_files import LINE_ENDS, read_text
 
-LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}  # the first that exists is read
+LISTS = "ImageSets/Main"
+
+
+@dataclass(frozen=True)
+class ListedSplits:
+    """The split of every listed image by its name, {} without lists, and where that comes from."""
+
+    parts: Mapping[str, str]
+    origin: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -25,6 +41,7 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     images: str = "JPEGImages",
     annotations: str = "Annotations",
     classes: tuple[str, ...] = (),
+    splits: Mapping[str, str] | None = None,
     difficult: Difficult = "ignore",
     template: str = "a photo of a {}.",
     window: Window | None = None,
@@ -35,49 +52,114 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     """Read images below `path/images`; the labels of each are the objects in `path/annotations/<name>.xml`.
 
     `classes` are those of the data set in label order; without them, all that are annotated, sorted. `difficult` is
-    how a class counts of which all objects are marked difficult. Splits are those of
-    `ImageSets/Main/{train,val,test}.txt`, where `trainval` may stand for train and val for a missing test; without
-    lists 30% of the images are drawn for testing and 20% for validation.
-    Raises UserError for an image without annotation, for two of the same name, and for lists that leave nothing to
-    test.
+    how a class counts of which all objects are marked difficult. Splits are those of the lists in `ImageSets/Main` that
+    say one (`train.txt`, `val.txt`, `test.txt`), where `trainval` may stand for train and val for a missing test;
+    `splits` says what other lists are. Images in no list are left out. Without lists 30% of the images are drawn for
+    testing and 20% for validation. Raises UserError for an image without annotation, for two of the same name, for an
+    image in two splits, and for lists that leave nothing to test.
     """
     root = Path(path).expanduser()
     folder = DatasetFolder(root, on_step=on_step)
-    files: dict[str, str] = {}
-    for file in folder.images(images):
-        if other := files.get(Path(file).stem):
-            raise UserError(f"{root} has {other} and {file}, for which there is one annotation; rename one of them.")
-        files[Path(file).stem] = file
-    splits = _splits(folder, list(files), seed)
-    for key in splits.keys() - files.keys():
-        raise UserError(
-            f"A list of {root} names the image {key!r}, which is not in {images}; add the file or remove the line."
-        )
-    objects = read_objects(folder, annotations, list(splits), classes)
-    names = distinct_names(classes or sorted({name for marks in objects for name in marks}), str(root))
+    found = find_images(root / images, on_step=on_step)
+    files = _by_key(root, images, found)
+    listed = _listed_splits(root, files, splits)
+    keys = list(listed.parts) or list(files)
+    drawn = listed.parts or dict(zip(keys, draw_stratified_splits(keys, [""] * len(keys), seed=seed), strict=True))
+    objects = read_objects(folder, annotations, keys, classes)
+    spelled = understand_names(sorted({name for marks in objects for name in marks}), place=str(root))
+    names = distinct_names(tuple(map(normal_name, classes)) or spelled.names, str(root))
+    if not names:
+        raise UserError(f"The annotations of {root} have no objects; add some.")
     columns = label_columns(objects, names, mark_values(difficult))
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, tuple(files[key] for key in splits), window, bands=bands),
+        source=FileSource(root, tuple(files[key] for key in keys), window, bands=bands),
         space=LabelSpace(names, kind="multi", template=template),
         targets=torch.tensor(columns, dtype=torch.int8).T.contiguous(),
-        splits=tuple(splits.values()),
-        domains=("",) * len(splits),
+        splits=tuple(drawn[key] for key in keys),
+        domains=("",) * len(keys),
         base=tuple(range(len(names))),
+        intake=Intake(
+            labels="several per image, from annotated objects",
+            origins={
+                "images": f"files below {root / images}",
+                "classes": "`classes`" if classes else "names of objects",
+                "labels": f"XML files in {annotations}",
+                "splits": listed.origin or STRATIFIED_ORIGIN.format(seed=seed),
+            },
+            left_out=_left_out(root / annotations, files, len(files) - len(keys), found),
+            warnings=(
+                *found.remarks,
+                *listed.remarks,
+                *(look_alikes(names, str(root)) if classes else spelled.remarks),
+            ),
+        ),
     )
 
 
-def _splits(folder: DatasetFolder, keys: Sequence[str], seed: int) -> dict[str, str]:
-    """The split of every image by its name."""
-    found: dict[str, str] = {}
-    for split, phases in LISTS.items():
-        places = (f"ImageSets/Main/{phase}.txt" for phase in phases)
-        if place := next(filter(folder.has, places), ""):
-            found |= {line.split()[0]: split for line in folder.lines(place)}
-    if not found:
-        return dict(zip(keys, draw_stratified_splits(keys, [""] * len(keys), seed=seed), strict=True))
-    if "test" not in found.values():
-        found = {key: "test" if split == "val" else split for key, split in found.items()}
-    if "test" not in found.values():
-        raise UserError(f"The lists of {folder.path} leave nothing to test; add ImageSets/Main/val.txt or test.txt.")
-    return found
+def _by_key(root: Path, images: str, found: ImageFiles) -> dict[str, str]:
+    """The image files below `root` by their names without suffix, which annotations share."""
+    if not found.files:
+        raise UserError(f"{root / images} holds no images; set `images` to the folder that does.")
+    files: dict[str, str] = {}
+    for parts in found.files:
+        file = "/".join(parts)
+        key = str(Path(file).with_suffix(""))
+        if other := files.get(key):
+            raise UserError(
+                f"{root} has {other} and {images}/{file}, for which there is one annotation; rename one of them."
+            )
+        files[key] = f"{images}/{file}"
+    return files
+
+
+def _left_out(annotations: Path, files: Mapping[str, str], unlisted: int, found: ImageFiles) -> dict[str, int]:
+    without = sum(
+        str(file.relative_to(annotations).with_suffix("")) not in files for file in annotations.rglob("*.xml")
+    )
+    counts = {"images in no list": unlisted, "annotations without an image": without, **found.left_out}
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _listed_splits(root: Path, files: Mapping[str, str], declared: Mapping[str, str] | None) -> ListedSplits:
+    """What the lists say: those called train, val, test and the like, and not those per class (`cat_train.txt`)."""
+    stems = {path.stem: path for path in sorted((root / LISTS).glob("*.txt")) if path.is_file()}
+    names = [stem for stem in stems if stem in (declared or {}) or is_split(stem)]
+    if "train" in names and "trainval" in names:
+        names.remove("trainval")
+    understood = understand_splits(names, place=str(root / LISTS), kind="lists", declared=declared) if names else None
+    if understood is None:
+        other = [stem for stem in stems if not mentions_split(stem)]
+        remarks = (f"{root}: the list {other[0]}.txt says no split and is not read.",) if other else ()
+        return ListedSplits({}, "", remarks)
+    if not understood.has_test and not declared:
+        raise UserError(f"The lists of {root} leave nothing to test; add {LISTS}/val.txt or test.txt.")
+    return ListedSplits(_parts(root, stems, understood.parts, files), understood.origin, understood.remarks)
+
+
+def _parts(root: Path, lists: Mapping[str, Path], parts: Mapping[str, str], files: Mapping[str, str]) -> dict[str, str]:
+    mistakes = Mistakes(root / LISTS)
+    first: dict[str, str] = {}  # image -> the list it is in
+    for name in sorted(parts, key=lambda name: ("train", "val", "test", "eval").index(read_name(name).word or "eval")):
+        lines = LINE_ENDS.split(read_text(lists[name])[0]) if parts[name] != LEFT_OUT else []
+        for key in (_key(line, files) for line in lines if line.strip()):
+            before = first.get(key, name)
+            refines = before == "trainval" and read_name(name).word == "val"
+            if key not in files:
+                mistakes.add(f"{name}.txt names the image {key!r}, which is not there; add the file or remove the line")
+            elif parts[before] != parts[name] and not refines:
+                mistakes.add(f"{name}.txt names the image {key!r}, which {before}.txt names too; keep it in one list")
+            else:
+                first[key] = name
+    mistakes.check()
+    return {key: parts[name] for key, name in first.items()}
+
+
+def _key(line: str, files: Mapping[str, str]) -> str:
+    """The image that a line names: its first word or, for names with blanks, the line; a suffix may stand there."""
+    whole = line.strip()
+    for text in (whole, whole.split()[0]):
+        for key in (text, str(Path(text).with_suffix("")) if has_image_name(text) else text):
+            if key in files:
+                return key
+    return whole.split()[0]

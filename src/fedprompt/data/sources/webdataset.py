@@ -18,11 +18,17 @@ from PIL import Image
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
-from fedprompt.data.folder import SUFFIXES, OnStep
+from fedprompt.data.images import OnStep
+from fedprompt.data.intake.class_names import ClassNames, look_alikes, normal_name, read_class_file
+from fedprompt.data.intake.image_files import has_image_name
+from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.split_places import splits_of_files
+from fedprompt.data.intake.splits import LEFT_OUT
+from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import SPLIT_NAMES, base_and_new
-from fedprompt.data.table_file import read_lines
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
+from fedprompt.text_files import LINE_ENDS, load_json, read_text
 
 LABELS = ("cls", "npy", "json")
 
@@ -79,78 +85,126 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     base: Literal["half", "all"] = "half",
     classes: Sequence[str] = (),
     template: str = "",
-    train: str = "train",
+    splits: Mapping[str, str] | None = None,
+    threshold: float | None = None,
+    test_fraction: float = 0.25,
     window: Window | None = None,
     bands: Bands | None = None,
+    seed: int = 0,
     on_step: OnStep | None = None,
 ) -> Dataset:
-    """Read `path/{train,test}/*.tar`, or `path/*.tar` as the split `train`, in CLIP-benchmark's layout.
+    """Read tar files whose folders or names say their split, `path/{train,test}/*.tar` in CLIP-benchmark's layout.
 
-    Class names are the lines of `classnames.txt`, or `classes`; a label is an integer (`cls`), a vector of 0 and 1
-    (`npy`), or `label` or `labels` in a `json`. The template is `template`, else the first line of
+    Class names are the lines of `classnames.txt`, or `classes`; a label is a class number or name (`cls`), a vector of
+    0 and 1 or, with a `threshold`, of scores (`npy`), or `label` or `labels` in a `json`. `splits` says what folders of
+    other names are (`{"extra": ""}` leaves one out). Where no name says a split, each image is drawn for testing with
+    probability `test_fraction`. The template is `template`, else the first line of
     `zeroshot_classification_templates.txt`, whose {c} is our {}. Raises UserError for shards of another form.
     """
     root = Path(path).expanduser()
-    names = tuple(classes) or tuple(_lines(root / "classnames.txt"))
-    if not names:
-        raise UserError(f"{root} has no classnames.txt; write one class per line in label order, or set `classes`.")
-    rows = list(_samples(root, train, on_step))
-    if not rows:
-        raise UserError(f"{root} has no tar files with images and labels, neither in train and test nor at the top.")
+    check_test_fraction(test_fraction)
+    names = _class_names(root, classes)
+    shards = _shards(root)
+    named, understood = splits_of_files(shards, root=str(root), declared=splits)
+    parts = {shard: understood.parts[name] if understood else "" for shard, name in named.items()}
+    used = [shard for shard in shards if understood is None or parts[shard] != LEFT_OUT]
+    samples = _samples(root, used, on_step)
+    labels = _labels(root, samples, names, threshold)
+    files = [f"{sample.image.tar}/{sample.image.name}" for sample in samples]
+    groups = [""] * len(files) if labels.multi else list(labels.targets)
+    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed)
     templates = [line.replace("{c}", "{}") for line in _lines(root / "zeroshot_classification_templates.txt")]
-    labels = [_label(root, member, len(names)) for _, _, member in rows]
-    multi = isinstance(labels[0], list)
-    if any(isinstance(label, list) != multi for label in labels):
-        raise UserError(f"The shards in {root} mix single labels and lists of labels; use one form.")
-    known, new = base_and_new(len(names), "all" if multi else base)
+    known, new = base_and_new(len(names.names), "all" if labels.multi else base)
     return Dataset(
         name=root.resolve().name,
-        source=TarSource(root, tuple(image for _, image, _ in rows), window, bands),
+        source=TarSource(root, tuple(sample.image for sample in samples), window, bands),
         space=LabelSpace(
-            names,
-            kind="multi" if multi else "single",
+            names.names,
+            kind="multi" if labels.multi else "single",
             template=template or next(iter(templates), "a photo of a {}."),
             ensemble=tuple(templates[1:]),
         ),
-        targets=torch.tensor(labels, dtype=torch.int8 if multi else torch.int64),
-        splits=tuple(split for split, _, _ in rows),
-        domains=("",) * len(rows),
+        targets=torch.tensor(labels.targets, dtype=torch.int8 if labels.multi else torch.int64),
+        splits=tuple(parts[sample.image.tar] for sample in samples) if understood else tuple(drawn),
+        domains=("",) * len(samples),
         base=known,
         new=new,
+        intake=Intake(
+            labels=labels.form,
+            origins={
+                "images": f"{len(used)} tar files below {root}",
+                "classes": "`classes`" if classes else "classnames.txt",
+                "splits": understood.origin if understood else drawn_origin(test_fraction, seed),
+            },
+            left_out={"tar files that are left out": len(shards) - len(used)} if len(used) < len(shards) else {},
+            warnings=(*names.remarks, *(understood.remarks if understood else ())),
+        ),
     )
 
 
-def _samples(root: Path, train: str, on_step: OnStep | None) -> Iterator[tuple[str, TarMember, TarMember]]:
-    """Split, image and label of every sample, shard by shard."""
-    shards = [*root.glob("*/*.tar"), *root.glob("*.tar")]
-    shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdigit() else 0, path))
-    for number, path in enumerate(shards, start=1):
-        split = SPLIT_NAMES.get("train" if path.parent.name == train else path.parent.name, "train")
+@dataclass(frozen=True)
+class Sample:
+    """An image and its label inside a tar file."""
+
+    image: TarMember
+    label: TarMember
+
+
+def _class_names(root: Path, classes: Sequence[str]) -> ClassNames:
+    if classes:
+        own = tuple(map(normal_name, classes))
+        return ClassNames(own, dict(zip(classes, own, strict=True)), tuple(look_alikes(own, "classes")))
+    file = root / "classnames.txt"
+    if not file.exists():
+        raise UserError(f"{root} has no classnames.txt; write one class per line in label order, or set `classes`.")
+    return read_class_file(file)
+
+
+def _shards(root: Path) -> list[str]:
+    """The tar files below the folder: by folder, then by number."""
+    shards = [path for path in (*root.glob("*/*.tar"), *root.glob("*.tar")) if path.is_file()]
+    shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdecimal() else 0, path))
+    if not shards:
+        raise UserError(f"{root} has no tar files with images and labels, neither in folders of splits nor at the top.")
+    return [path.relative_to(root).as_posix() for path in shards]
+
+
+def _samples(root: Path, shards: Sequence[str], on_step: OnStep | None) -> list[Sample]:
+    """Image and label of every sample, shard by shard."""
+    found: list[Sample] = []
+    for number, shard in enumerate(shards, start=1):
+        mistakes = Mistakes(root / shard)
         samples: dict[str, dict[str, TarMember]] = {}
-        for member in _members(root, path):
+        for member in _members(root, shard):
             key, _, extension = member.name.rpartition("/")[2].partition(".")
-            samples.setdefault(f"{member.name.rpartition('/')[0]}/{key}", {})[extension.lower()] = member
+            place = samples.setdefault(f"{member.name.rpartition('/')[0]}/{key}".lstrip("/"), {})
+            if place.setdefault(extension.lower(), member) is not member:
+                mistakes.add(f"{member.name!r} is there twice")
         for key, parts in samples.items():
-            images = [parts[kind] for kind in parts if f".{kind}" in SUFFIXES]
+            images = [parts[kind] for kind in parts if has_image_name(f".{kind}")]
             labels = [parts[kind] for kind in LABELS if kind in parts]
-            if not images or not labels:
-                raise UserError(
-                    f"{path}: the sample {key.lstrip('/')!r} has {', '.join(parts)}, not an image with a label."
-                )
-            yield split, images[0], labels[0]
+            if len(images) == 1 and labels:
+                found.append(Sample(images[0], labels[0]))
+            else:
+                what = "two images" if len(images) > 1 else f"{', '.join(parts)}, not an image with a label"
+                mistakes.add(f"the sample {key!r} has {what}")
+        mistakes.check(fix="correct that shard")
         if on_step is not None:
             on_step(number, len(shards))
+    if not found:
+        raise UserError(f"The tar files of {root} hold no images with labels; add some.")
+    return found
 
 
-def _members(root: Path, path: Path) -> Iterator[TarMember]:
+def _members(root: Path, shard: str) -> Iterator[TarMember]:
     try:
-        with tarfile.open(path) as shard:
-            members = [member for member in shard if member.isfile()]
+        with tarfile.open(root / shard) as opened:
+            members = [member for member in opened if member.isfile()]
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"The shard {path} cannot be read ({error}); download it again.") from error
+        raise UserError(f"The shard {root / shard} cannot be read ({error}); download it again.") from error
     for member in members:
         if not member.name.rpartition("/")[2].startswith("."):
-            yield TarMember(str(path.relative_to(root)), member.name, member.offset_data, member.size)
+            yield TarMember(shard, member.name, member.offset_data, member.size)
 
 
 def _bytes(root: Path, member: TarMember) -> bytes:
@@ -159,29 +213,41 @@ def _bytes(root: Path, member: TarMember) -> bytes:
         return tar.read(member.size)
 
 
-def _label(root: Path, member: TarMember, classes: int) -> int | list[int]:
-    try:
-        value = _value(member.name, _bytes(root, member))
-    except (ValueError, KeyError, TypeError) as error:
+def _labels(root: Path, samples: Sequence[Sample], names: ClassNames, threshold: float | None) -> TypedLabels:
+    files = [f"{sample.label.tar}/{sample.label.name}" for sample in samples]
+    mistakes = Mistakes(root, place=files.__getitem__)
+    values = []
+    for row, sample in enumerate(samples):
+        try:
+            values.append(_value(sample.label.name, _bytes(root, sample.label)))
+        except (ValueError, KeyError, TypeError) as error:
+            mistakes.add(f"this is not a label ({error})", line=row)
+    mistakes.check(fix="a label is a class number or name, or a vector of 0 and 1")
+    single = next((row for row, value in enumerate(values) if not isinstance(value, list)), None)
+    many = next((row for row, value in enumerate(values) if isinstance(value, list)), None)
+    if single is not None and many is not None:
         raise UserError(
-            f"{member.tar}/{member.name} is not a label ({error}); it should be an integer or 0/1s."
-        ) from error
-    fits = len(value) == classes if isinstance(value, list) else 0 <= value < classes
-    if not fits:
-        raise UserError(f"{member.tar}/{member.name} is {value}, which does not fit {classes} classes.")
-    return value
+            f"The shards in {root} mix single labels ({files[single]}) and lists ({files[many]}); use one form."
+        )
+    vectors = any(sample.label.name.endswith(".npy") for sample in samples)
+    dialect = Dialect(lists="vectors" if vectors else "either", threshold=threshold)
+    found = read_typed_labels(values, names.names, dialect=dialect, mistakes=mistakes)
+    mistakes.check(fix="correct that label")
+    return found
 
 
-def _value(name: str, content: bytes) -> int | list[int]:
-    if name.endswith(".cls"):
-        return int(content)
-    if name.endswith(".npy"):
-        return [int(value) for value in np.load(io.BytesIO(content)).reshape(-1)]
-    table: Mapping[str, object] = json.loads(content)
-    value = table["labels"] if "labels" in table else table["label"]
-    return [int(one) for one in value] if isinstance(value, list) else int(str(value))
+def _value(name: str, content: bytes) -> object:
+    if name.lower().endswith(".cls"):
+        return content.decode("utf-8-sig").strip()
+    if name.lower().endswith(".npy"):
+        array = np.load(io.BytesIO(content))
+        return array.item() if array.ndim == 0 else array.reshape(-1).tolist()
+    table = load_json(content.decode("utf-8-sig"))
+    if not isinstance(table, Mapping) or not {"label", "labels"} & table.keys():
+        raise ValueError("it has neither 'label' nor 'labels'")
+    return table["labels"] if "labels" in table else table["label"]
 
 
 def _lines(path: Path) -> list[str]:
     """The lines of an optional file."""
-    return read_lines(path, what="The file", hint="it should be UTF-8 text") if path.exists() else []
+    return [line.strip() for line in LINE_ENDS.split(read_text(path)[0]) if line.strip()] if path.exists() else []

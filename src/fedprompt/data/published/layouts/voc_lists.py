@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.intake.class_names import normal_name
+from fedprompt.data.intake.ids import flag
+from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError, did_you_mean
 
@@ -70,29 +73,56 @@ def mark_values(difficult: Difficult) -> Mapping[str, int]:
 def read_objects(
     folder: DatasetFolder, place: str, ids: Sequence[str], classes: Sequence[str] = ()
 ) -> Sequence[ClassMarks]:
-    """The marks of each image from the objects in `<place>/<id>.xml`.
+    """The marks of each image from the objects in `<place>/<id>.xml`, by the names as they are spelled there.
 
-    Raises UserError for a file that is not such XML, or that names a class other than `classes`, if there are some.
+    Raises UserError with all files that are missing or not such XML, that have an object without a name, or that name a
+    class other than `classes`, if there are some.
     """
+    mistakes = Mistakes(folder.path)
+    known = {normal_name(name) for name in classes}
     found = []
     for key in ids:
         file = f"{place}/{key}.xml"
-        try:
-            objects = ET.fromstring(folder.text(file)).findall("object")
-        except ET.ParseError as error:
-            raise UserError(f"{folder.path / file} is not XML ({error}); download it again.") from error
         marks: dict[str, str] = {}
-        for thing in objects:
-            name = thing.findtext("name", "").strip()
-            if classes and name not in classes:
-                raise UserError(
-                    f"{folder.path / file} names the class {name!r}{did_you_mean(name, classes)}; correct or add it."
-                )
-            marks[name] = max(marks.get(name, "0"), "0" if thing.findtext("difficult", "0").strip() == "1" else "1")
+        for name, mark in _objects(folder, file, mistakes):
+            if classes and normal_name(name) not in known:
+                hint = did_you_mean(name, classes)
+                mistakes.add(f"{file} names the class {name!r}{hint or ', which is not among `classes`'}")
+            marks[name] = max(marks.get(name, "0"), mark)
         found.append(marks)
+    mistakes.check(fix="correct that file")
+    return found
+
+
+def _objects(folder: DatasetFolder, file: str, mistakes: Mistakes) -> list[tuple[str, str]]:
+    """Name and mark of every object in an XML file, "0" for a difficult one."""
+    if not folder.has(file):
+        mistakes.add(f"there is no annotation {file}")
+        return []
+    try:
+        objects = ET.fromstring(folder.content(file)).findall("object")  # bytes: the XML says its own encoding
+    except (ET.ParseError, LookupError, ValueError) as error:
+        mistakes.add(f"{file} is not XML ({error})")
+        return []
+    found = []
+    for thing in objects:
+        name, difficult = thing.findtext("name", ""), flag(thing.findtext("difficult", "0"))
+        if not normal_name(name):
+            mistakes.add(f"{file} has an object without a name")
+        elif difficult is None:
+            mistakes.add(f"{file} says difficult = {thing.findtext('difficult')!r}; write 0 or 1")
+        else:
+            found.append((name, "0" if difficult else "1"))
     return found
 
 
 def label_columns(images: Sequence[ClassMarks], classes: Sequence[str], value: Mapping[str, int]) -> list[list[int]]:
-    """Labels per class, [C][N]."""
-    return [[value[marks.get(name, "-1")] for marks in images] for name in classes]
+    """Labels per class, [C][N]; spellings of one name in an image count as the stronger of their marks."""
+    merged: list[dict[str, str]] = []
+    for marks in images:
+        own: dict[str, str] = {}
+        for spelling, mark in marks.items():
+            name = normal_name(spelling)
+            own[name] = max(own.get(name, "0"), mark)
+        merged.append(own)
+    return [[value[marks.get(normal_name(name), "-1")] for marks in merged] for name in classes]

@@ -1,0 +1,148 @@
+"""Which files of a folder are images: by suffix, or by content where there is none. Others are counted by reason."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedprompt.data.images import OnStep
+from fedprompt.errors import UserError
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pnm", ".pbm", ".jp2", ".j2k", ".jpx", ".jpf", ".avif", ".heic", ".heif", ".hif"),
+)
+JUNK = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what systems write into every folder; not worth a word
+DEEPEST = 8  # folders below the root
+
+Parts = tuple[str, ...]  # a path below the root
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """The images of a folder, sorted, folders that hold nothing, and how many files were left out for what reason."""
+
+    files: tuple[Parts, ...]
+    empty: tuple[Parts, ...]
+    left_out: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+
+
+def has_image_name(name: str) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def looks_like_image(path: Path) -> bool:
+    """Whether a file begins as an image does; for files whose name says nothing."""
+    with open(path, "rb") as file:
+        head = file.read(32)
+    tiff = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    jpeg2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+    plain = head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", *tiff, *jpeg2000))
+    boxed = head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc")
+    return plain or boxed or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+
+
+def visible(name: str) -> bool:
+    """Whether a name is one that a user sees: not hidden, and not what macOS puts into archives."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def find_images(root: Path, *, depth: int = DEEPEST, on_step: OnStep | None = None) -> ImageFiles:
+    """Walk a folder, `depth` folders deep, through links too; hidden files and folders are left alone.
+
+    Only regular files are opened or counted as images: a pipe would never end. Raises UserError for a root that is no
+    folder, a folder that cannot be listed and a name that is no valid UTF-8.
+    """
+    if not root.is_dir():
+        what = "is a file" if root.is_file() else "does not exist"
+        raise UserError(f"The folder {root} {what}; give the folder that holds one folder of images per class.")
+    walk = _Walk(depth, on_step)
+    walk.folder(root, (), ())
+    for parts in walk.files:
+        if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
+            raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
+    return ImageFiles(
+        tuple(sorted(walk.files)), tuple(walk.empty), dict(walk.left_out.most_common()), tuple(walk.remarks)
+    )
+
+
+class _Walk:
+    """What is found on the way; a folder is entered once on each way to it, and never from inside itself."""
+
+    def __init__(self, depth: int, on_step: OnStep | None) -> None:
+        self.depth = depth
+        self.on_step = on_step
+        self.files: list[Parts] = []
+        self.empty: list[Parts] = []
+        self.left_out: Counter[str] = Counter()
+        self.remarks: list[str] = []
+        self._entered: dict[tuple[int, int], Parts] = {}
+        self._done, self._known = 0, 1
+
+    def folder(self, path: Path, parts: Parts, above: tuple[tuple[int, int], ...]) -> None:
+        entries = list(_entries(path))
+        about = path.stat()
+        own = (about.st_dev, about.st_ino)
+        if own in above:
+            self.left_out["links to a folder above"] += 1
+            return
+        if (twin := self._entered.setdefault(own, parts)) != parts:
+            self.remarks.append(f"{'/'.join(twin)} and {'/'.join(parts)} are one folder, and its images count twice.")
+        folders = [entry for entry in entries if visible(entry.name) and _kind(entry) == "folder"]
+        found = [(*parts, entry.name) for entry in entries if self._is_image(entry)]
+        self.files += found
+        self._known += len(folders)
+        if not found and not folders:
+            self.empty.append(parts)
+        for entry in folders:
+            if len(parts) < self.depth:
+                self.folder(path / entry.name, (*parts, entry.name), (*above, own))
+            else:
+                self.left_out[f"folders more than {self.depth} levels deep"] += 1
+        self._done += 1
+        if self.on_step is not None:
+            self.on_step(self._done, self._known)
+
+    def _is_image(self, entry: os.DirEntry[str]) -> bool:
+        kind = _kind(entry)
+        if kind == "folder" or entry.name.lower() in JUNK or entry.name.startswith("._"):
+            return False
+        reason = "" if kind == "file" else kind
+        if not visible(entry.name):
+            reason = "hidden"
+        elif not reason and not has_image_name(entry.name):
+            suffix = Path(entry.name).suffix.lower()
+            if suffix or not looks_like_image(Path(entry.path)):
+                reason = suffix or "without suffix"
+        if reason:
+            self.left_out[reason] += 1
+        return not reason
+
+
+def _entries(path: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            yield from sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"The folder {path} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """ "file", "folder", or what else it is; a link is what it leads to."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        mode = entry.stat().st_mode
+    except FileNotFoundError:
+        return "broken links"
+    except OSError:  # a link to itself, or to where nobody may look
+        return "links that lead nowhere"
+    return "pipes" if stat.S_ISFIFO(mode) else "sockets" if stat.S_ISSOCK(mode) else "devices"

@@ -1,0 +1,156 @@
+"""What a reader understood of its files, for `check` and the start of a run, and mistakes collected together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import NoReturn
+
+from fedprompt.errors import UserError
+
+SHOWN_CLASSES = 5
+SHOWN_MISTAKES = 20
+PARTS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a reader says about a data set besides its rows.
+
+    `labels` says in words what the labels of an image are. `origins` has a phrase ("the folders Training and Testing")
+    per piece: "images", "classes", "labels", "domains", "splits". `left_out` counts files by reason. `warnings` are
+    whole sentences. `parts` are the reports of data sets that were joined.
+    """
+
+    labels: str = "one per image"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    parts: Mapping[str, IntakeReport] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IntakeReport:
+    """What was found, where each piece of it comes from, and what was left out and why; see `Intake`."""
+
+    images: int
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
+    domains: Mapping[str, int] = field(default_factory=dict)
+    labels: str = "one per image"
+    origins: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    parts: Mapping[str, IntakeReport] = field(default_factory=dict)
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Rows for printing: what, found, from where, left out."""
+        shares = ", ".join(f"{part} {self.splits.get(part, 0):,}" for part in self._parts())
+        found = {
+            "images": f"{self.images:,}",
+            "classes": f"{len(self.classes):,}: {shown(self.classes)}",
+            "labels": self.labels,
+            "domains": f"{len(self.domains):,}: {shown(tuple(self.domains))}" if self.domains else "",
+            "splits": shares,
+        }
+        gone = self._gone()
+        rows = [
+            (what, text, self.origins.get(what, ""), gone if what == "images" else "")
+            for what, text in found.items()
+            if text
+        ]
+        return [("what", "found", "from where", "left out"), *rows]
+
+    def sentence(self) -> str:
+        """One line for the start of a run."""
+        shares = ", ".join(f"{self.splits.get(part, 0):,} {part}" for part in self._parts())
+        origin = f" ({self.origins['splits']})" if self.origins.get("splits") else ""
+        gone = f"; left out: {self._gone()}" if self.left_out else ""
+        untested = "" if self.splits.get("test") else "; nothing to test with"
+        return (
+            f"{self.images:,} images, {len(self.classes):,} classes ({shown(self.classes)}), {shares}{origin}"
+            f"{untested}{gone}."
+        )
+
+    def to_json(self) -> Mapping[str, object]:
+        """Everything, as JSON values."""
+        return asdict(self)
+
+    def _parts(self) -> tuple[str, ...]:
+        return (*PARTS, *(part for part in self.splits if part not in PARTS))
+
+    def _gone(self) -> str:
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+
+
+def joined_intake(parts: Mapping[str, IntakeReport]) -> Intake:
+    """The intake of data sets that are joined, by their names."""
+    left_out: dict[str, int] = {}
+    origins: dict[str, dict[str, None]] = {}
+    for report in parts.values():
+        for reason, count in report.left_out.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+        for what, origin in report.origins.items():
+            origins.setdefault(what, {})[origin] = None
+    return Intake(
+        labels=next((report.labels for report in parts.values()), "none"),
+        origins={what: next(iter(own)) if len(own) == 1 else "as each part says" for what, own in origins.items()},
+        left_out=left_out,
+        warnings=tuple(f"{name}: {warning}" for name, report in parts.items() for warning in report.warnings),
+        parts=parts,
+    )
+
+
+def shown(names: Sequence[str], *, most: int = SHOWN_CLASSES) -> str:
+    """The first few of many names, and that there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def counted(words: Iterable[str]) -> dict[str, int]:
+    """How often each word occurs, in order of appearance."""
+    found: dict[str, int] = {}
+    for word in words:
+        found[word] = found.get(word, 0) + 1
+    return found
+
+
+class Mistakes:
+    """The mistakes of one file, which are shown together: a user corrects them in one go, not in one attempt each.
+
+    `place` says what a line is called, "line 3" by default, "row 3" in a file without lines.
+    """
+
+    def __init__(self, source: object, *, place: Callable[[int], str] = "line {}".format) -> None:
+        self.source = str(source)
+        self._place = place
+        self._found: list[tuple[int, str, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, what: str, *, line: int | None = None, column: str = "") -> None:
+        """Note what is wrong, and where in the file."""
+        place = [] if line is None else [self._place(line)]
+        place += [f"column {column!r}"] if column else []
+        self._found.append((-1 if line is None else line, ", ".join(place), what))
+
+    def refuse(self, what: str, *, line: int | None = None, column: str = "") -> NoReturn:
+        """Note what is wrong and raise at once: nothing after it can be understood."""
+        self.add(what, line=line, column=column)
+        self.check()
+        raise AssertionError("a mistake was noted")
+
+    def check(self, *, fix: str = "correct that") -> None:
+        """Raise UserError if there are mistakes: the one, or the first twenty of many."""
+        if not self._found:
+            return
+        ordered = sorted(self._found, key=lambda mistake: mistake[0])
+        found = [f"{place}: {what}" if place else what for _, place, what in ordered]
+        if len(found) == 1:
+            first, place = found[0], ordered[0][1]
+            end = "" if first.endswith((".", "?")) or ";" in first else f"; {fix}"
+            raise UserError(f"{self.source}{', ' if place else ': '}{first}{end}".rstrip(".") + ".")
+        lines = "".join(f"\n  {text}" for text in found[:SHOWN_MISTAKES])
+        more = len(found) - SHOWN_MISTAKES
+        rest = f"\n  and {more:,} more" if more > 0 else ""
+        raise UserError(f"{self.source} has {len(found):,} mistakes; {fix}:{lines}{rest}")

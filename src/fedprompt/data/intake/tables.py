@@ -1,0 +1,205 @@
+"""Tables as people export them: CSV with any delimiter and encoding, and JSON Lines, with true line numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedprompt.data.intake.class_names import normal_name
+from fedprompt.data.intake.report import Mistakes
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import LINE_ENDS, load_json, read_text
+
+DELIMITERS: Mapping[str, str] = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
+LINES_OF_JSON = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; `line` is the first line of the file that it stands in, `cells` are text in CSV and values in JSON."""
+
+    line: int
+    cells: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as it was read; `form` says how in words, `remarks` what is worth a look."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    form: str
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """The line of every row."""
+        return tuple(row.line for row in self.rows)
+
+    def column(self, name: str) -> list[object]:
+        """The cells of a column, None where a JSON line has no such key."""
+        return [row.cells.get(name) for row in self.rows]
+
+
+def read_table(path: Path, *, needed: Sequence[str], columns: Mapping[str, str] | None = None) -> Table:
+    """Read a table that has the `needed` columns, in any case; `columns` says what it calls some of them.
+
+    The first line decides on the delimiter. A first column without a name that counts rows (pandas' index), and empty
+    columns at the end (Excel's), are left out with a remark. Raises UserError with the first twenty mistakes.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path} is none of {' '.join(SUFFIXES)}; give a table in one of these forms.")
+    text, encoding, remarks = read_text(path)
+    if path.suffix.lower() in LINES_OF_JSON:
+        table = Table(path, (), tuple(_json_rows(path, text)), f"JSON Lines in {encoding}", remarks)
+        found = dict.fromkeys(name for row in table.rows for name in row.cells)
+        table = replace(table, columns=tuple(found))
+    else:
+        table = _csv_table(path, text, encoding, remarks)
+    if not table.rows:
+        raise UserError(f"The table {path} has no rows; add some.")
+    return _renamed(table, needed, columns or {})
+
+
+def _json_rows(path: Path, text: str) -> Iterator[Row]:
+    mistakes = Mistakes(path)
+    rows = []
+    if text.lstrip().startswith("["):
+        raise UserError(f"{path} is one JSON list; write one object per line, without brackets around them.")
+    # Not `splitlines`: U+2028 and U+0085 may stand inside a JSON text as they are.
+    for line, content in enumerate(LINE_ENDS.split(text), start=1):
+        if content.strip():
+            try:
+                value = load_json(content)
+            except ValueError as error:
+                mistakes.add(f"this is not JSON ({error})", line=line)
+                continue
+            if isinstance(value, dict):
+                rows.append(Row(line, value))
+            else:
+                mistakes.add('this is not an object; write {"image": "a.jpg", "label": "dog"}', line=line)
+    mistakes.check(fix="correct the line")
+    yield from rows
+
+
+def _csv_table(path: Path, text: str, encoding: str, remarks: tuple[str, ...]) -> Table:
+    skipped = 0
+    if hint := text.split("\n", 1)[0].strip() if text[:4].lower() == "sep=" else "":  # a line of Excel's own
+        text, skipped = text.partition("\n")[2], 1
+    delimiter = hint[4:] if len(hint) == 5 else _delimiter(path, text)
+    records = list(_records(path, text, delimiter, skipped))
+    if not records:
+        raise UserError(f"The table {path} is empty; write a line of column names and a line per image.")
+    (line, head), *rest = records
+    kept, left_out = _columns(path, head, [cells for _, cells in rest])
+    mistakes = Mistakes(path)
+    for number, cells in rest:
+        if len(cells) != len(head):
+            mistakes.add(f"there are {len(cells)} cells, not {len(head)}, the last one {cells[-1]!r}", line=number)
+    mistakes.check(fix="add or drop some, or put quotes around a cell with the delimiter in it")
+    names = tuple(normal_name(head[place]) for place in kept)
+    _check_head(path, line, names)
+    rows = (Row(number, dict(zip(names, (cells[place] for place in kept), strict=True))) for number, cells in rest)
+    form = f"a table with {DELIMITERS.get(delimiter, repr(delimiter))} in {encoding}"
+    return Table(path, names, tuple(rows), form, (*remarks, *left_out))
+
+
+def _delimiter(path: Path, text: str) -> str:
+    """What cuts the first line into most cells, outside quotes; a comma if nothing does."""
+    cells = {
+        sign: len(next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=sign), [])) for sign in DELIMITERS
+    }
+    preferred = "\t" if path.suffix.lower() == ".tsv" else ","
+    return max(cells, key=lambda sign: (cells[sign], sign == preferred))
+
+
+def _records(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """The line in which each record begins, and its cells; records without content are left out."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield start + skipped, [cell.strip() for cell in cells]
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}, line {start + skipped}: this is not CSV ({error}); correct the line.") from error
+
+
+def _columns(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
+    """Places of the columns that count, and remarks on those that do not."""
+    own = [list(cells) for cells in rows if len(cells) == len(head)]
+    kept = list(range(len(head)))
+    remarks = []
+    while kept and not head[kept[-1]] and not any(cells[kept[-1]] for cells in own):
+        kept.pop()
+    if len(kept) < len(head):
+        remarks.append(f"{path}: {len(head) - len(kept)} empty columns at the end are left out.")
+    if kept and head[0] in ("", "Unnamed: 0") and [cells[0] for cells in own] == [str(row) for row in range(len(own))]:
+        kept.pop(0)
+        remarks.append(f"{path}: the first column only counts rows and is left out.")
+    return kept, remarks
+
+
+def _check_head(path: Path, line: int, names: Sequence[str]) -> None:
+    mistakes = Mistakes(path)
+    for place, name in enumerate(names, start=1):
+        if not name:
+            mistakes.add(f"column {place} has no name", line=line)
+        elif names.index(name) < place - 1:
+            mistakes.add(f"{name!r} stands {names.count(name)} times", line=line)
+    mistakes.check(fix="give each column a name of its own")
+
+
+def _renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
+    """The table with our names for its columns: those that `columns` gives, and those that differ in case alone."""
+    ours: dict[str, str] = {}
+    for own, theirs in {**{name: name for name in KNOWN}, **columns}.items():
+        alike = [name for name in table.columns if name.casefold() == theirs.casefold()]
+        exact = [name for name in alike if name == theirs]
+        if len(alike) > 1 and not exact:
+            raise UserError(f"{table.path} has columns {' and '.join(map(repr, alike))}; keep one of them.")
+        if alike:
+            ours[(exact or alike)[0]] = own
+        elif own in columns or own in needed:
+            have = ", ".join(map(repr, table.columns[:8]))
+            hint = did_you_mean(theirs, table.columns)
+            raise UserError(
+                f"{table.path} has no column {theirs!r}{hint} (found {have}; {table.form}); name it so, or say what it "
+                f'is called with columns = {{{own} = "..."}}.'
+            )
+    names = tuple(ours.get(name, name) for name in table.columns)
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"{table.path} has two columns for {twice!r}; rename one of them.")
+    rows = (Row(row.line, {ours.get(name, name): cell for name, cell in row.cells.items()}) for row in table.rows)
+    return replace(table, columns=names, rows=tuple(rows))
+
+
+KNOWN = ("image", "label", "labels", "split", "domain")
+
+
+def repeated_images(
+    images: Sequence[str],
+    lines: Sequence[int],
+    contents: Sequence[Hashable],
+    splits: Sequence[str],
+    *,
+    mistakes: Mistakes,
+) -> None:
+    """Note every row of an image that has another one: the same again, other labels, or another split."""
+    first: dict[str, int] = {}
+    for row, image in enumerate(images):
+        before = first.setdefault(image, row)
+        if before == row:
+            continue
+        where = f"{image!r} already stands in line {lines[before]}"
+        if splits[row] != splits[before]:
+            where += f", in {splits[before]} and not in {splits[row]}"
+        elif contents[row] != contents[before]:
+            where += f", with {contents[before]!r} and not {contents[row]!r}"
+        mistakes.add(where, line=lines[row], column="image")

@@ -1,0 +1,90 @@
+"""Text files of any usual encoding, and strict JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from fedprompt.errors import UserError
+
+LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other characters too
+
+
+def read_text(path: Path) -> tuple[str, str, tuple[str, ...]]:
+    """A text file's content, its encoding in words, and remarks.
+
+    Understood are UTF-8 and UTF-16, each with or without a byte order mark; what is neither is read as Windows-1252,
+    and a remark shows a word of it. Raises UserError for a file that cannot be read or is not text.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a regular file"
+        raise UserError(f"{path} {what}; give the path of a file.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    encoding, name = _encoding(content, path)
+    text = content.decode(encoding)
+    if encoding != "cp1252":
+        return text.removeprefix("\ufeff"), name, ()
+    example = next(word for word in text.split() if not word.isascii())
+    return (
+        text,
+        name,
+        (f"{path} is not UTF-8 and is read as {name}: see that {example!r} is right, or save it as UTF-8.",),
+    )
+
+
+def read_unicode(path: Path) -> str:
+    """A text file that must be Unicode, as recipes and descriptions must; UserError for one that is not."""
+    text, _, remarks = read_text(path)
+    if remarks:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.")
+    return text
+
+
+def _encoding(content: bytes, path: Path) -> tuple[str, str]:
+    kinds = {b"PK\x03\x04": "an Excel workbook", b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"PAR1": "Parquet"}
+    for magic, kind in kinds.items():
+        if content.startswith(magic):
+            raise UserError(f"{path} is {kind}, not text; save it as CSV (UTF-8).")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return _checked(content, ("utf-16", "UTF-16"), path)
+    if b"\0" in content:
+        for encoding, zeros in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
+            if zeros.count(0) > len(content) // 4:
+                return _checked(content, (encoding, "UTF-16"), path)
+        raise UserError(f"{path} is not text; give a table or save it as CSV (UTF-8).")
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return _checked(content, ("cp1252", "Windows-1252"), path)
+    return "utf-8", "UTF-8"
+
+
+def _checked(content: bytes, encoding: tuple[str, str], path: Path) -> tuple[str, str]:
+    try:
+        content.decode(encoding[0])
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is text in no encoding that is known here; save it as UTF-8.") from error
+    return encoding
+
+
+def load_json(text: str) -> object:
+    """Strict JSON: ValueError also for a key that stands twice in an object, and for NaN and infinity."""
+    return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)
+
+
+def _distinct_keys(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number; write null")
