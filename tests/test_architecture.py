@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt import methods
-from fedprompt.config.registry import SOURCES
+from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PARTITION_RULES, SERVER_OPTIMIZERS, SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "fedprompt"
@@ -253,3 +253,48 @@ def test_the_design_page_shows_the_layers_that_are_enforced() -> None:
         if not name.startswith("__"):
             ranks.setdefault(rank, set()).add(name)
     assert [set(line.split()) for line in reversed(shown)] == [ranks[rank] for rank in sorted(ranks)]
+
+
+PRIVATE_WORDS = (
+    "desk", "parcel", "lesson", "liar", "liars", "shelf", "mailbox", "carrier", "lexicon", "noun", "nouns", "verb",
+    "verbs", "likeliest", "chances", "correspondence", "forge", "sift",
+)  # fmt: skip
+FIELD_TERMS = (
+    "byzantine", "malicious", "adversary", "poison", "backdoor", "few-shot", "non-iid", "registry", "evaluator",
+    "co-occurrence", "heterogeneity", "dirichlet", "secure aggregation", "differential privacy", "straggler", "dropout",
+    "quorum", "feature cache", "checkpoint", "fedavg", "fedprox", "lora", "multi-label", "prompt tuning",
+)  # fmt: skip
+SEARCHED = {path: path.read_text(encoding="utf-8").lower() for path in SOURCE.rglob("*.py")}
+
+
+@pytest.mark.parametrize("word", PRIVATE_WORDS)
+def test_private_words_are_not_used(word: str) -> None:
+    """Metaphors of an earlier version: a reader who knows the field would not search for them."""
+    where = [str(path.relative_to(SOURCE)) for path, text in SEARCHED.items() if re.search(rf"\b{word}\b", text)]
+    assert not where
+
+
+@pytest.mark.parametrize("term", FIELD_TERMS)
+def test_terms_of_the_field_are_found(term: str) -> None:
+    assert any(term in text for text in SEARCHED.values())
+
+
+def test_recipes_are_bound_in_one_place() -> None:
+    calls = [ast.unparse(node.func) for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    assert calls.count("check_options") == 1
+
+
+@each_file(path for path in TREES if package(path) in {"deploy", "experiments", "studies", "cli"})
+def test_building_blocks_are_not_told_apart_by_identity(path: Path) -> None:
+    """`rule is by_site` would be a branch on a name: a property of the plan says what the branch needs."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Compare) and any(isinstance(one, ast.Is | ast.IsNot) for one in node.ops):
+            compared = {one.id for one in (node.left, *node.comparators) if isinstance(one, ast.Name)}
+            assert not compared & BUILDING_BLOCKS, ast.unparse(node)
+
+
+BUILDING_BLOCKS = {
+    builder.__name__
+    for registry in (SOURCES, PARTITION_RULES, AGGREGATION_RULES, SERVER_OPTIMIZERS, ATTACKS)
+    for builder in registry.builders.values()
+}

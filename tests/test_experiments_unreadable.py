@@ -192,7 +192,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     name = Path("adapters/promptfl/adapter_model.safetensors")
     assert (whole / name).read_bytes() == (stopped / name).read_bytes()
     unreadable = read_run(whole).header.left_out
-    assert len(unreadable) == 2 and "Pictures left out" in page
+    assert len(unreadable) == 2 and "Images left out" in page
     assert all(one.picture in page and one.place in page for one in unreadable)
     assert "2 image(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]

@@ -160,7 +160,7 @@ def test_the_records_alone_give_the_same_bytes_again(folder: Path, html: str, tm
 
 def test_everything_recorded_is_on_the_page(html: str) -> None:
     text = Reader(html).text
-    for section in ("Results", "Training", "Clients", "Classes", "Pictures", "Attention", "Protocol", "Set-up"):
+    for section in ("Results", "Training", "Clients", "Classes", "Images", "Attention", "Protocol", "Set-up"):
         assert f" {section} " in text
     for word in (
         "Ours on drawings",

@@ -104,7 +104,7 @@ def unreadable(folder: Path) -> Iterator[Criterion]:
         f"{len(refused)} of {len(files)}, in {slowest:.2f} s at most",
         met=len(refused) == 4,
     )
-    yield row("most pixels of a image", "at most 64 million", f"{MAX_PIXELS:,}", met=MAX_PIXELS <= 64_000_000)
+    yield row("most pixels of an image", "at most 64 million", f"{MAX_PIXELS:,}", met=MAX_PIXELS <= 64_000_000)
 
 
 def bomb(side: int) -> bytes:

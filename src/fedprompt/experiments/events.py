@@ -44,7 +44,7 @@ FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in th
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",
     "multi": "A label counts as present from probability 0.5, or from a threshold fitted on held-out training "
-    "pictures. Unknown labels are ignored, and classes without a positive picture are left out of mAP.",
+    "images. Unknown labels are ignored, and classes without a positive image are left out of mAP.",
 }
 
 
@@ -120,7 +120,7 @@ def protocol(experiment: Experiment) -> str:
         f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
         f"{describe_server(train.server, weighting=train.weighting)}. "
         "A method may override these settings; its own are listed under Methods.\n\n"
-        f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test pictures. "
+        f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
 

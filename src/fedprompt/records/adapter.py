@@ -45,7 +45,7 @@ class AdapterCard:
     library_name: str = "fedprompt"
     fedprompt_version: str = fedprompt.__version__
     revision: str | None = None
-    thresholds: tuple[float, ...] | None = None  # multi label, fitted on validation pictures; None: not fitted
+    thresholds: tuple[float, ...] | None = None  # multi label, fitted on validation images; None: not fitted
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
     dtype: str = "float32"
 

@@ -69,7 +69,7 @@ class LeftOutImage(Record):
 
     row: int = Field(description="row in the data set")
     picture: str = Field(description="file name or address of the image")
-    place: str = Field(description="images that it belonged to, e.g. training pictures of a client")
+    place: str = Field(description="images that it belonged to, e.g. training images of a client")
     reason: str = Field(description="why it cannot be read")
 
 

@@ -173,7 +173,7 @@ class Run:
     def threshold(self) -> str:
         """The threshold, in words, from which a label counts as present in the further metrics."""
         tuned = any(measure.endswith(TUNED) for measure in self.header.further)
-        return "a threshold fitted on held-out training pictures" if tuned else "probability 0.5"
+        return "a threshold fitted on held-out training images" if tuned else "probability 0.5"
 
 
 def _participation(event: RoundEvent) -> object:

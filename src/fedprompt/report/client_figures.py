@@ -57,7 +57,7 @@ def _shade_legend(axes: Axes, shades: Mapping[int, int]) -> None:
         found = [value for value in shades if shades[value] == shade]
         name = str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
         handles.append(
-            Patch(facecolor=SHADES[shade - 1], label=name if handles else f"{name} picture{'s' * (name != '1')}")
+            Patch(facecolor=SHADES[shade - 1], label=name if handles else f"{name} image{'s' * (name != '1')}")
         )
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=1, handleheight=1)
 

@@ -28,11 +28,11 @@ from fedprompt.report.tables import (
 )
 
 MEANING = {
-    "local": "each client's test pictures, among that client's classes only; unweighted mean over clients",
-    "base": "test pictures of the base classes, among all base classes",
-    "new": "test pictures of the new classes, which nobody trained on, among all new classes",
+    "local": "each client's test images, among that client's classes only; unweighted mean over clients",
+    "base": "test images of the base classes, among all base classes",
+    "new": "test images of the new classes, which nobody trained on, among all new classes",
     "hm": "harmonic mean of local, base and new",
-    "unseen": "test pictures in domains nobody trained on, among all classes; unweighted mean over domains",
+    "unseen": "test images in domains nobody trained on, among all classes; unweighted mean over domains",
     "gap": "natural mAP minus broken mAP: how much the method relies on the usual co-occurrence of labels",
 }
 MEASURED = {
@@ -134,7 +134,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
-            "Training pictures by client and class": partition_figure(held.counts, held.clients, held.classes)
+            "Training images by client and class": partition_figure(held.counts, held.clients, held.classes)
             if held and held.clients and held.classes
             else None
         },
@@ -170,7 +170,7 @@ def summary(run: Run) -> str:
     who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
     text = (
         f"{who} trained {main.label}{' together' * (clients != 1)} for "
-        f"{rounds} round{'s' * (rounds > 1)} without sharing a picture"
+        f"{rounds} round{'s' * (rounds > 1)} without sharing an image"
     )
     # The local figure, among a client's own classes, says least about the shared model.
     column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")

@@ -167,5 +167,5 @@ def privacy_text(trial: TrialRecord) -> str:
     last = trial.rounds[-1] if trial.rounds else None
     if last is None or last.epsilon is None:
         return ""
-    whom = {"client": "client", "sample": "training picture"}.get(last.protects, last.protects)
+    whom = {"client": "client", "sample": "training image"}.get(last.protects, last.protects)
     return f"Differential privacy per {whom}: epsilon {last.epsilon:.2f} at delta {last.delta:g}"
