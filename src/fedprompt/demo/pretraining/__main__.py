@@ -25,7 +25,7 @@ from fedprompt.demo.pretraining.trainer import Schedule, Trainer
 from fedprompt.demo.pretraining.vocabulary import load_vocabulary
 
 SAVE_EVERY = 120  # seconds
-LOG_EVERY, PROBE_EVERY = 50, 1000  # steps
+LOG_EVERY, PROBE_EVERY = 25, 250  # steps
 
 
 def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     vocabulary = load_vocabulary(given.cache)
     tokenizer = learn(corpus(vocabulary), tokens=CONTEXT)
-    trainer = Trainer(given.seed, tokenizer, given.device)
+    trainer = Trainer(given.seed, tokenizer, given.device, len(vocabulary.concepts))
     checkpoint = given.out / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.restore(checkpoint)

@@ -13,7 +13,6 @@ from fedprompt.seeding import numpy_stream
 T = TypeVar("T")
 
 NAMED_HEAD, NAMED_TAIL = 0.45, 0.18  # how often a caption names its concept
-EMPTY = "an empty ground."
 STARTS = (*("a photo of ",) * 4, "a picture of ", "an image of ", "a drawing of ", "there is ", "")
 STYLES = {
     "noto": ("a shaded drawing of ", "a glossy picture of "),
@@ -137,7 +136,7 @@ def _facts(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
 
 def corpus(vocabulary: Vocabulary) -> list[str]:
     """The tokenizer's corpus: every word that captions, names, attributes and conditions use."""
-    words: list[str] = [*STARTS, *(style for own in STYLES.values() for style in own), *COLOURS, *GROUNDS, EMPTY]
+    words: list[str] = [*STARTS, *(style for own in STYLES.values() for style in own), *COLOURS, *GROUNDS]
     words += [words for _, words in (*SIZES, *LIGHTS)]
     words += ["on a ground, which has is and with in at the top bottom left right middle thing . ,"]
     words += ["something nothing photo objects object image scene sky summer winter season spring autumn day night"]

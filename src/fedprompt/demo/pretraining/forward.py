@@ -13,7 +13,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from fedprompt.demo.pretraining.model import CONTEXT, MEAN, STD
 from fedprompt.demo.render import PATCH, SIZE
 
-COUNTS = (18, 22, 26, 30, 44)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
+COUNTS = (16, 18, 22, 26, 36)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
 GROUP = 64  # texts encoded together
 
 

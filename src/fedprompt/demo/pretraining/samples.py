@@ -1,6 +1,6 @@
-"""Pretraining batches: images of one or several objects, a caption per object, and what each patch shows.
+"""Pretraining batches: images of one or several objects, captions, and what each patch shows.
 
-Shapes: B images, T texts (one per object), P = 64 patches. Batch `step` is a function of the seed and the step.
+Shapes: B images, T texts, K concepts, P = 64 patches. Batch `step` is a function of the seed and the step.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch.nn import functional as F  # noqa: N812
 from fedprompt.demo.pretraining.captions import Chooser, Shown, caption
 from fedprompt.demo.pretraining.vocabulary import Vocabulary
 from fedprompt.demo.render import (
+    COLOURS,
+    GROUNDS,
     PATCH,
     Draws,
     Ground,
@@ -34,10 +36,11 @@ from fedprompt.demo.render import (
 )
 from fedprompt.seeding import stream
 
+TEXTS_ALONE = 16  # captions without an image per group, of all concepts alike
 SINGLE, SEVERAL = 32, 6  # images of one object and of two to four in a group, which is rendered together
 MONO_SHARE, RECOLOURED_SHARE = 0.1, 0.1  # single-colour drawings; grey or hue-rotated ones
 EASY_STEPS = 600  # rotation, stretch and distractors grow over these
-BACKGROUND, IGNORED = -1, -2  # labels of patches beside the positions of texts
+BACKGROUND, IGNORED = -1, -2  # labels of patches beside concepts
 
 
 @dataclass(frozen=True)
@@ -54,25 +57,21 @@ class Object:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with one caption per object."""
+    """Images with their objects, and captions: first one per image of a single object, then some without an image."""
 
     pixels: Tensor  # [B, 3, 64, 64] uint8
+    object_image: Tensor  # [O] the image of each object
+    object_concept: Tensor  # [O]
+    patches: Tensor  # [B, P] the concept that covers the patch, BACKGROUND or IGNORED
     texts: tuple[str, ...]  # T
-    image: Tensor  # [T] the image of each text
-    concept: Tensor  # [T]
-    patches: Tensor  # [B, P] the text whose object covers the patch, BACKGROUND or IGNORED
+    text_concept: Tensor  # [T]
+    text_image: Tensor  # [S] the images of the first S texts
 
-    @cached_property
-    def positive(self) -> Tensor:
-        """[B, T] whether the text describes an object of the image."""
-        return self.image == torch.arange(len(self.pixels))[:, None]
-
-    @cached_property
-    def masked(self) -> Tensor:
-        """[B, T] whether the text is left out for the image: it describes the same concept in another image."""
-        same = self.concept[:, None] == self.concept  # [T, T]
-        shows = (self.positive.float() @ same.float()) > 0  # [B, T]
-        return shows & ~self.positive
+    def shares(self, concepts: int) -> Tensor:
+        """[B, K] each image's objects as a distribution over concepts."""
+        found = torch.zeros(len(self.pixels), concepts)
+        found[self.object_image, self.object_concept] = 1
+        return found / found.sum(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,23 +94,32 @@ class Sampler:
     def batch(self, step: int) -> Batch:
         """Batch number `step`."""
         ease = min(1.0, step / EASY_STEPS)
-        found = []
+        choose = Chooser(self.seed, "captions", step)
+        pixels, image, concept, patches, texts, text_concept, text_image = _lists(7)
+        first = 0
         for number in range(self.groups):
             generator = stream(self.seed, "images", step, number)
-            found += [self._single(Draws(generator, SINGLE), ease), self._several(Draws(generator, SEVERAL))]
-        choose = Chooser(self.seed, "captions", step)
-        first, pixels, texts, image, concept, patches = 0, [], [], [], [], []  # type: ignore[var-annotated]
-        for drawn, objects, shown in found:
-            labels = label_patches(objects, len(drawn))
-            patches.append(torch.where(labels >= 0, labels + len(texts), labels))
-            texts += [caption(choose, self.vocabulary, one) for one in shown]
-            image += [first + one.image for one in objects]
-            concept += [one.concept for one in objects]
-            pixels.append(drawn)
-            first += len(drawn)
-        return Batch(torch.cat(pixels), tuple(texts), torch.cat(image), torch.cat(concept), torch.cat(patches))
+            one, own, shown = self._single(Draws(generator, SINGLE), ease)
+            several, objects = self._several(Draws(generator, SEVERAL))
+            texts += [caption(choose, self.vocabulary, facts) for facts in shown]
+            text_concept.append(own.concept)
+            text_image.append(first + own.image)
+            for drawn, found in ((one, [own]), (several, objects)):
+                pixels.append(drawn)
+                patches.append(label_patches(found, len(drawn)))
+                image += [first + part.image for part in found]
+                concept += [part.concept for part in found]
+                first += len(drawn)
+        alone = torch.randint(
+            len(self.vocabulary.concepts), (TEXTS_ALONE * self.groups,), generator=stream(self.seed, "texts", step)
+        )
+        texts += [caption(choose, self.vocabulary, _imagined(choose, number)) for number in alone.tolist()]
+        image, concept, pixels, patches = map(torch.cat, (image, concept, pixels, patches))
+        return Batch(
+            pixels, image, concept, patches, tuple(texts), torch.cat([*text_concept, alone]), torch.cat(text_image)
+        )
 
-    def _single(self, draws: Draws, ease: float) -> tuple[Tensor, list[Object], list[Shown]]:
+    def _single(self, draws: Draws, ease: float) -> tuple[Tensor, Object, list[Shown]]:
         """One object per image, and up to two distractors at the border."""
         ground, light = draw_ground(draws), draw_light(draws)
         canvas, other = ground.pixels, torch.full((draws.count,), -1)
@@ -126,9 +134,9 @@ class Sampler:
         placed = draw_placement(draws, (0.4, 0.9))
         placed = replace(placed, angle=placed.angle * ease, stretch=1 + (placed.stretch - 1) * ease)
         canvas, own = self._object(draws, canvas, ground, placed, torch.ones(draws.count, dtype=torch.bool))
-        return finish(draws, canvas, light), [own], _shown([own], ground, light, other)
+        return finish(draws, canvas, light), own, _shown(own, ground, light, other)
 
-    def _several(self, draws: Draws) -> tuple[Tensor, list[Object], list[Shown]]:
+    def _several(self, draws: Draws) -> tuple[Tensor, list[Object]]:
         """Two to four objects per image, apart from each other."""
         ground, light = draw_ground(draws), draw_light(draws)
         canvas, count = ground.pixels, 2 + draws.integer(3)
@@ -138,9 +146,7 @@ class Sampler:
             places.append(apart(draws, places, (0.2, 0.48)))
             canvas, own = self._object(draws, canvas, ground, places[-1], count > number)
             objects.append(own)
-        other = torch.zeros(draws.count, dtype=torch.long)
-        other[objects[0].image] = objects[0].concept
-        return finish(draws, canvas, light), objects, _shown(objects, ground, light, other)
+        return finish(draws, canvas, light), objects
 
     def _object(
         self, draws: Draws, canvas: Tensor, ground: Ground, placed: Placement, present: Tensor
@@ -185,24 +191,28 @@ def _hue_rotations(draws: Draws) -> Tensor:
 
 
 def label_patches(objects: Sequence[Object], images: int) -> Tensor:
-    """[B, P] the position of the object (counted over all) that covers each patch, BACKGROUND, or IGNORED if barely."""
+    """[B, P] the concept that covers each patch, BACKGROUND, or IGNORED where an object only touches it."""
     labels = torch.full((images, objects[0].cover.shape[1]), BACKGROUND)
-    first = 0
     for one in objects:
-        mine = labels[one.image]
-        number = first + torch.arange(len(one.image))[:, None]
-        mine = torch.where(one.cover > 0.3, number, torch.where((one.cover > 0.01) & (mine < 0), IGNORED, mine))
-        labels[one.image] = mine
-        first += len(one.image)
+        touched = torch.where((one.cover > 0.01) & (labels[one.image] < 0), IGNORED, labels[one.image])
+        labels[one.image] = torch.where(one.cover > 0.3, one.concept[:, None], touched)
     return labels
 
 
-def _shown(objects: Sequence[Object], ground: Ground, light: Tensor, other: Tensor) -> list[Shown]:
-    found = []
-    for one in objects:
-        at, beside = one.image, other[one.image]
-        beside = torch.where(beside == one.concept, -1, beside)
-        columns = (one.concept, one.hand, one.true_colours, one.placed.x, one.placed.y, one.placed.size)
-        setting = (ground.colour[at], ground.pattern[at], light[at], beside)
-        found += [Shown(*row) for row in zip(*(column.tolist() for column in (*columns, *setting)), strict=True)]
-    return found
+def _shown(one: Object, ground: Ground, light: Tensor, other: Tensor) -> list[Shown]:
+    at, beside = one.image, other[one.image]
+    beside = torch.where(beside == one.concept, -1, beside)
+    columns = (one.concept, one.hand, one.true_colours, one.placed.x, one.placed.y, one.placed.size)
+    setting = (ground.colour[at], ground.pattern[at], light[at], beside)
+    return [Shown(*row) for row in zip(*(column.tolist() for column in (*columns, *setting)), strict=True)]
+
+
+def _imagined(choose: Chooser, concept: int) -> Shown:
+    """What an image of the concept might show, for a caption without an image."""
+    x, y, size = 2 * choose.number() - 1, 2 * choose.number() - 1, 0.4 + 0.5 * choose.number()
+    ground, pattern = choose.pick(range(len(COLOURS))), choose.pick(range(len(GROUNDS)))
+    return Shown(concept, choose.pick(range(3)), True, x, y, size, ground, pattern, 1.0, -1)
+
+
+def _lists(count: int) -> tuple[list, ...]:  # type: ignore[type-arg]
+    return tuple([] for _ in range(count))

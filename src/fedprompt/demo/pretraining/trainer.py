@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTokenizer
 
-from fedprompt.demo.pretraining.captions import EMPTY
 from fedprompt.demo.pretraining.forward import TextEncoder, encode_images
 from fedprompt.demo.pretraining.model import make_model
 from fedprompt.demo.pretraining.samples import BACKGROUND, IGNORED, Batch
 from fedprompt.seeding import stream
 
-PATCH_WEIGHT, GROUND_WEIGHT = 0.5, 0.3  # of the patch loss; of background patches in it, which are the most
+WEIGHTS = {"image": 1.0, "patch": 0.5, "text": 0.5, "contrast": 1.0}
+GROUND_WEIGHT = 0.3  # of background patches, which are the most
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,13 @@ class Trainer:
     seed: int
     tokenizer: CLIPTokenizer
     device: torch.device
+    concepts: int
     step: int = 0
     seconds: float = 0.0
     images: int = 0
     model: CLIPModel = field(init=False)  # float32
     fast: CLIPModel = field(init=False)  # the same in the compute type, for forward and backward passes
+    prototypes: nn.Parameter = field(init=False)  # [K + 1, D]
     muon: torch.optim.Optimizer = field(init=False)
     adam: torch.optim.Optimizer = field(init=False)
     text_encoder: TextEncoder = field(init=False)
@@ -69,12 +71,15 @@ class Trainer:
         self.text_encoder = TextEncoder(self.tokenizer)
         self.model = make_model(self.tokenizer, self.seed).to(self.device)
         self.fast = make_model(self.tokenizer, self.seed).to(self.device, compute_type(self.device))
+        first = torch.randn(self.concepts + 1, self.model.projection_dim, generator=stream(self.seed, "prototypes"))
+        self.prototypes = nn.Parameter((first * first.shape[1] ** -0.5).to(self.device))
         named = dict(self.model.named_parameters())
         hidden = sorted(name for name, weight in named.items() if ".layers." in name and weight.ndim == 2)
         self.muon = torch.optim.Muon(
             [named[name] for name in hidden], lr=1.0, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
         )
         others = [weight for name, weight in named.items() if name not in set(hidden)]
+        others.append(self.prototypes)
         self.adam = torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
 
     def update(self, lr: float) -> None:
@@ -83,7 +88,7 @@ class Trainer:
         for weight, copy in pairs:
             if copy.grad is not None:
                 weight.grad, copy.grad = copy.grad.float(), None
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_([*self.model.parameters(), self.prototypes], 1.0)
         for optimizer, rate in ((self.muon, lr), (self.adam, lr / 2)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -97,6 +102,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the whole state; the file is replaced atomically."""
         state = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        state["prototypes"] = self.prototypes.data
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             for number, slots in optimizer.state_dict()["state"].items():
                 state |= {f"{name}.{number}.{slot}": value for slot, value in slots.items()}
@@ -112,6 +118,7 @@ class Trainer:
         self.step, self.seconds, self.images = int(facts["step"]), float(facts["seconds"]), int(facts["images"])
         self.model.load_state_dict(_under(state, "model."))
         self.fast.load_state_dict(self.model.state_dict())
+        self.prototypes.data.copy_(state["prototypes"])
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in _under(state, f"{name}.").items():
@@ -120,27 +127,40 @@ class Trainer:
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Contrast of images with captions and of patches with captions, equal concepts masked."""
+        """Images, patches and texts against one learned prototype per concept, and images against captions.
+
+        The prototypes only serve training. They teach the image tower to tell concepts apart, and the text tower what
+        words stand for, much faster than the contrast of a small batch alone.
+        """
         generator = stream(self.seed, "step", self.step)
         image, patches, kept = encode_images(self.fast, batch.pixels.to(self.device), generator)
-        text = self.text_encoder.encode(self.fast, (*batch.texts, EMPTY))  # [T + 1, D]
+        text = self.text_encoder.encode(self.fast, batch.texts)  # [T, D]
         scale = self.model.logit_scale.exp()  # the float32 one: bfloat16 would round its steps away
-        positive, masked = batch.positive.to(self.device), batch.masked.to(self.device)
-        logits = (scale * image @ text[:-1].T).masked_fill(masked, -1e4)  # [B, T]
-        contrast = (
-            F.cross_entropy(logits, positive / positive.sum(dim=1, keepdim=True))
-            + F.cross_entropy(logits.T, batch.image.to(self.device))
-        ) / 2
-        local = scale * patches @ text.T  # [B, k, T + 1]
-        local = local.masked_fill(F.pad(masked, (0, 1))[:, None], -1e4)
+        prototypes = scale * F.normalize(self.prototypes, dim=1).T  # [D, K + 1], the last for the background
+        concept, captioned = batch.text_concept.to(self.device), batch.text_image.to(self.device)
+        shares = batch.shares(prototypes.shape[1]).to(self.device)  # [B, K + 1]
         labels = batch.patches.to(self.device).gather(1, kept)  # [B, k]
-        labels = torch.where(labels == BACKGROUND, len(text) - 1, labels)
-        weight = torch.ones(len(text), device=self.device)
+        labels = torch.where(labels == BACKGROUND, prototypes.shape[1] - 1, labels).flatten()
+        weight = torch.ones(prototypes.shape[1], device=self.device)
         weight[-1] = GROUND_WEIGHT
-        patch = F.cross_entropy(local.flatten(0, 1), labels.flatten(), weight, ignore_index=IGNORED)
-        right = positive.gather(1, logits.argmax(dim=1, keepdim=True)).float().mean()
-        facts = {"contrast": contrast, "patch": patch, "right": right, "scale": scale}
-        return contrast + PATCH_WEIGHT * patch, {name: float(value.detach()) for name, value in facts.items()}
+        scores = image @ prototypes
+        parts = {
+            "image": F.cross_entropy(scores, shares),
+            "patch": F.cross_entropy((patches @ prototypes).flatten(0, 1), labels, weight, ignore_index=IGNORED),
+            "text": F.cross_entropy(text @ prototypes, concept),
+            "contrast": _contrast(scale * image[captioned] @ text[: len(captioned)].T, concept[: len(captioned)]),
+        }
+        loss = sum((WEIGHTS[name] * part for name, part in parts.items()), start=torch.zeros((), device=self.device))
+        right = shares.gather(1, scores.argmax(dim=1, keepdim=True)).gt(0).float().mean()
+        facts = {**parts, "right": right, "scale": scale}
+        return loss, {name: float(value.detach()) for name, value in facts.items()}
+
+
+def _contrast(logits: Tensor, concept: Tensor) -> Tensor:
+    """CLIP's loss of [S, S] pairs, texts of the same concept in other pairs left out."""
+    same = (concept[:, None] == concept) & ~torch.eye(len(concept), dtype=torch.bool, device=logits.device)
+    logits, target = logits.masked_fill(same, -1e4), torch.arange(len(concept), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
