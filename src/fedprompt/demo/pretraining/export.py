@@ -1,0 +1,57 @@
+"""Write what the package contains of the drawings: sheets of the downstream classes, distractors, and attributes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from fedprompt.demo.pretraining.rasters import HANDS
+from fedprompt.demo.pretraining.vocabulary import SEEN, Vocabulary
+from fedprompt.demo.render import SPRITE
+from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, sheet_path
+from fedprompt.seeding import stream
+
+HELD_DISTRACTORS = 240  # drawings of other concepts, half size, because distractors are small
+
+
+def export(vocabulary: Vocabulary, descriptions: Path) -> None:
+    """Write the sheets beside `fedprompt.demo.sprites`, and the descriptions file of `emoji`."""
+    concepts = [vocabulary.concepts[number] for number in vocabulary.classes]
+    rows = [concept.row for concept in concepts]
+    for hand in HANDS:
+        _write(vocabulary.rasters.pixels[hand][rows], sheet_path(hand))
+    others = torch.tensor(sorted(set(range(len(vocabulary.concepts))) - set(vocabulary.classes)))
+    chosen = others[torch.randperm(len(others), generator=stream(0, "distractors"))[:HELD_DISTRACTORS]]
+    drawn = [vocabulary.rasters.pixels[SEEN[0]][vocabulary.concepts[number].row] for number in chosen.tolist()]
+    _write(_half(torch.stack(drawn)), sheet_path(DISTRACTORS))
+    content = {
+        "fedprompt_descriptions": 1,
+        "attributes": {concept.name: list(concept.attributes) for concept in concepts},
+    }
+    lines = json.dumps(content, indent=1).replace("[\n   ", "[").replace(",\n   ", ", ").replace("\n  ]", "]")
+    descriptions.write_text(lines + "\n")
+
+
+def _half(pixels: Tensor) -> Tensor:
+    """Half-size drawings [N, 4, S / 2, S / 2]; colours are averaged by opacity."""
+    values = pixels.float()
+    cover = F.avg_pool2d(values[:, 3:], 2)
+    rgb = F.avg_pool2d(values[:, :3] * values[:, 3:], 2) / cover.clamp(min=1e-6)
+    return torch.cat([rgb, cover], dim=1).round().to(torch.uint8)
+
+
+def _write(pixels: Tensor, path: Path) -> None:
+    """Write drawings [N, 4, side, side] as one lossless WebP, COLUMNS in a row."""
+    side = pixels.shape[-1]
+    pixels = torch.where(pixels[:, 3:] > 0, pixels, 0)
+    missing = -len(pixels) % COLUMNS
+    padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)).unflatten(0, (-1, COLUMNS))  # [R, C, 4, side, side]
+    sheet = padded.permute(0, 3, 1, 4, 2).reshape(-1, COLUMNS * side, 4)
+    assert side in (SPRITE, SPRITE // 2)
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(sheet.numpy()).save(path, lossless=True, quality=100, method=6)
