@@ -17,6 +17,7 @@ from fedprompt.demo.render import (
     Ground,
     Layer,
     Placement,
+    Sprites,
     at_border,
     draw_ground,
     draw_light,
@@ -68,12 +69,16 @@ def emoji(*, seed: int = 0, train: int = 16, test: int = 12) -> Dataset:
 
 
 def _render(seed: int, address: Address) -> Tensor:
-    draws = address.draws(seed)
+    label = list(class_attributes()).index(address.concept)
+    return render_single(address.draws(seed), class_sprites(), HANDS.index(address.domain) * len(class_attributes()) + label)
+
+
+def render_single(draws: Draws, sprites: Sprites, row: int) -> Tensor:
+    """One image [1, 3, 64, 64] in the look of the data set: a drawing, up to two distractors, ground, light, noise."""
     ground, light = draw_ground(draws), draw_light(draws)
     canvas = with_distractors(draws, ground, 2)
-    label = list(class_attributes()).index(address.concept)
     placed = draw_placement(draws, (0.45, 0.85))
-    canvas, _ = paint(canvas, class_layer(draws, label, HANDS.index(address.domain), placed), ground.dark)
+    canvas, _ = paint(canvas, object_layer(draws, sprites, row, placed), ground.dark)
     return finish(draws, canvas, light)
 
 
@@ -87,11 +92,9 @@ def with_distractors(draws: Draws, ground: Ground, count: int) -> Tensor:
     return canvas
 
 
-def class_layer(draws: Draws, label: int, hand: int, placed: Placement) -> Layer:
-    """A class drawn by a hand, in a random gain and opacity."""
-    sprites = class_sprites()
-    rows = torch.tensor([hand * len(class_attributes()) + label])
-    drawing = sprites.premultiplied(rows, small=bool(placed.size.max() < 0.4))
+def object_layer(draws: Draws, sprites: Sprites, row: int, placed: Placement) -> Layer:
+    """A drawing in a random gain and opacity."""
+    rows = torch.tensor([row])
+    drawing, mono = sprites.premultiplied(rows, small=bool(placed.size.max() < 0.4)), sprites.mono[rows]
     opacity, colours = draws.uniform(0.8, 1), gains(draws)
-    mono = sprites.mono[rows]
     return Layer(drawing, mono, placed, opacity, torch.where(mono[:, None, None], torch.eye(3), colours))

@@ -16,10 +16,10 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_descriptions
 from fedprompt.data.labels import LabelSpace
-from fedprompt.demo.emoji import class_attributes, class_layer, with_distractors
+from fedprompt.demo.emoji import class_attributes, object_layer, with_distractors
 from fedprompt.demo.render import COLOURS, GROUNDS, Draws, Ground, Placement, apart, draw_ground, finish, paint
 from fedprompt.demo.rendered import Address, RenderedImages, check_counts
-from fedprompt.demo.sprites import HANDS
+from fedprompt.demo.sprites import HANDS, class_sprites
 
 T = TypeVar("T")
 DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "emoji_scenes.json"))
@@ -170,7 +170,8 @@ def paint_scene(scene: Scene) -> tuple[Tensor, Tensor]:
     order = [names.index(name) for name in GOES_WITH]
     canvas = with_distractors(scene.draws, scene.ground, 1)
     for label, hand, placed in zip(scene.labels, scene.hands, scene.places, strict=True):
-        layer = class_layer(scene.draws, order[label], hand, placed)
+        row = hand * len(names) + order[label]
+        layer = object_layer(scene.draws, class_sprites(), row, placed)
         canvas, cover = paint(canvas, layer, scene.ground.dark)
         covers.append(cover)
     return finish(scene.draws, canvas, scene.light), torch.cat(covers)

@@ -30,7 +30,7 @@ LOG_EVERY, PROBE_EVERY = 25, 250  # steps
 
 def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) -> None:
     """Train from the trainer's step to the schedule's end; checkpoints and the log go to `out`."""
-    probe = Probe(sampler.vocabulary)
+    probe = Probe()
     begin, saved = time.monotonic() - trainer.seconds, time.monotonic()
     smooth: dict[str, float] = {}
     while trainer.step < schedule.steps:

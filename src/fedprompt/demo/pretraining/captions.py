@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fedprompt.demo.pretraining.vocabulary import HEAD, MONO, SEEN, Concept, Vocabulary
+from fedprompt.demo.pretraining.vocabulary import HEAD, Concept, Vocabulary
 from fedprompt.demo.render import COLOURS, GROUNDS
+from fedprompt.demo.sprites import MONO, SEEN
 from fedprompt.seeding import numpy_stream
 
 T = TypeVar("T")

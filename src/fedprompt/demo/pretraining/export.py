@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedprompt.demo.pretraining.rasters import HANDS
-from fedprompt.demo.pretraining.vocabulary import SEEN, Vocabulary
+from fedprompt.demo.pretraining.vocabulary import Vocabulary
 from fedprompt.demo.render import SPRITE
-from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, sheet_path
+from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, SEEN, sheet_path
 from fedprompt.seeding import stream
 
 HELD_DISTRACTORS = 240  # drawings of other concepts, half size, because distractors are small

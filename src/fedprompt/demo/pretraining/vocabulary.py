@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.labels import LabelSpace
+from fedprompt.demo.emoji import render_single
 from fedprompt.demo.pretraining.measure import measured_attributes
 from fedprompt.demo.pretraining.rasters import Emoji, Rasters, load_rasters
 from fedprompt.demo.render import Sprites
+from fedprompt.demo.rendered import Address, RenderedImages
+from fedprompt.demo.sprites import MONO, SEEN, UNSEEN
 from fedprompt.seeding import stream
 
-SEEN = ("noto", "fluent", "twemoji")  # the hands that pretraining draws
-UNSEEN = ("emojione", "noto-v1", "contrast")
-MONO = "contrast"  # pretraining draws its other concepts, so that shape counts and not colour alone
 HEAD = 250  # downstream classes have ranks from here on
 ZIPF_OFFSET = 30
 SEED = 0
@@ -164,6 +166,29 @@ class Vocabulary:
         rows[~self.rasters.drawn[MONO][order], 3] = -1
         rows[list(self.classes), 3] = -1
         return Sprites(pixels, torch.arange(4 * count) >= 3 * count), rows
+
+    def other_classes(self, seed: int, *, classes: int = 60, train: int = 16) -> Dataset:
+        """A data set in the look of `emoji` of concepts that are no downstream classes, the seen hands in turn."""
+        generator = stream(seed, "other classes")
+        free = torch.tensor(sorted(set(range(len(self.concepts))) - set(self.classes)))
+        chosen = free[torch.randperm(len(free), generator=generator)[:classes]].tolist()
+        names = tuple(self.concepts[number].name for number in chosen)
+        sprites, table = self.sprites()
+        rows = [Address("other classes", "train", "", name, number) for name in names for number in range(train)]
+
+        def render(seed: int, address: Address) -> Tensor:
+            concept = chosen[names.index(address.concept)]
+            return render_single(address.draws(seed), sprites, int(table[concept, address.number % len(SEEN)]))
+
+        return Dataset(
+            name="other classes",
+            source=RenderedImages(seed, tuple(rows), render),
+            space=LabelSpace(names),
+            targets=torch.arange(classes).repeat_interleave(train),
+            splits=("train",) * len(rows),
+            domains=("",) * len(rows),
+            base=tuple(range(classes)),
+        )
 
 
 def plain_name(label: str) -> str:
