@@ -69,8 +69,9 @@ def emoji(*, seed: int = 0, train: int = 16, test: int = 12) -> Dataset:
 
 
 def _render(seed: int, address: Address) -> Tensor:
-    label = list(class_attributes()).index(address.concept)
-    return render_single(address.draws(seed), class_sprites(), HANDS.index(address.domain) * len(class_attributes()) + label)
+    names = list(class_attributes())
+    row = HANDS.index(address.domain) * len(names) + names.index(address.concept)
+    return render_single(address.draws(seed), class_sprites(), row)
 
 
 def render_single(draws: Draws, sprites: Sprites, row: int) -> Tensor:

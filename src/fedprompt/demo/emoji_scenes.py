@@ -156,7 +156,8 @@ def compose(seed: int, address: Address) -> Scene:
     pattern = GROUNDS.index(_pick(draws, PATTERNS[conditions.pattern]))
     ground = draw_ground(draws, torch.tensor([colour]), torch.tensor([pattern]))
     light = draws.uniform(*LIGHTS[conditions.light])
-    band, places = torch.tensor([LAYOUTS[conditions.layout]]), []
+    band = torch.tensor([LAYOUTS[conditions.layout]])
+    places: list[Placement] = []
     for _ in labels:
         placed = apart(draws, places, SCALES[conditions.scale], band)
         places.append(replace(placed, angle=placed.angle * 0.6))

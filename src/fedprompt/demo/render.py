@@ -132,7 +132,9 @@ def at_border(draws: Draws, size: tuple[float, float]) -> Placement:
     return replace(placed, x=torch.where(side, edge, along), y=torch.where(side, along, edge))
 
 
-def apart(draws: Draws, others: Sequence[Placement], size: tuple[float, float], band: Tensor | None = None) -> Placement:
+def apart(
+    draws: Draws, others: Sequence[Placement], size: tuple[float, float], band: Tensor | None = None
+) -> Placement:
     """A random placement away from the others if one of eight proposals is; `band` [B, 2] bounds y."""
     placed = draw_placement(draws, size)
     free = 1 - 0.9 * placed.size[:, None]  # [B, 1]
@@ -148,7 +150,7 @@ def apart(draws: Draws, others: Sequence[Placement], size: tuple[float, float], 
 
 @dataclass(frozen=True)
 class Sprites:
-    """Drawings [N, 4, S, S] (uint8 RGB and opacity); `mono` [N] marks single-colour ones, which take the ink's colour."""
+    """Drawings [N, 4, S, S] (uint8 RGB and opacity); those marked `mono` [N] have one colour, and take the ink's."""
 
     pixels: Tensor
     mono: Tensor
@@ -162,7 +164,7 @@ class Sprites:
 
 @dataclass(frozen=True)
 class Layer:
-    """One sprite per image, placed; `opacity` [B] is 0 where the image has no such layer, `recolour` [B, 3, 3] optional."""
+    """One sprite per image, placed; `opacity` [B] is 0 where the image has no such layer."""
 
     drawing: Tensor  # [B, 4, side, side] premultiplied
     mono: Tensor  # [B]
@@ -181,7 +183,7 @@ def paint(canvas: Tensor, layer: Layer, dark: Tensor) -> tuple[Tensor, Tensor]:
         ink = INKS[dark.long()][:, :, None, None] * cover
         rgb = torch.where(layer.mono[:, None, None, None], ink, rgb)
     if layer.recolour is not None:
-        rgb = torch.bmm(layer.recolour, rgb.flatten(2)).unflatten(2, (SIZE, SIZE))  # [B, 3, 64, 64]
+        rgb = torch.bmm(layer.recolour, rgb.flatten(2)).reshape(rgb.shape)  # [B, 3, 64, 64]
     opacity = layer.opacity[:, None, None, None]
     return torch.addcmul(canvas, rgb - canvas * cover, opacity), cover[:, 0] * layer.opacity[:, None, None]
 

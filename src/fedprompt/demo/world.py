@@ -16,7 +16,6 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, Context, glyph_names, load_concepts
 from fedprompt.demo.drawing import Draws, Icon, Pixels, RenderSettings, contrasting_colours, paint
-from fedprompt.demo.pretraining.samples import sample_position
 from fedprompt.errors import UserError
 
 BASE = 39  # the first classes in the order of concepts.json; the other 38 are new
@@ -196,6 +195,23 @@ def compose_scene(seed: int, address: Address) -> tuple[list[Icon], str, float, 
         x, y = sample_position(draws, icons, size, context.place)
         icons.append(_icon(draws, name, style, background, (x, y, size), SCENE))
     return icons, background, light, draws
+
+
+def sample_position(
+    draws: Draws, others: Sequence[Icon], size: float, band: tuple[float, float] = (0.0, 1.0)
+) -> tuple[float, float]:
+    """A position inside the image and the vertical band, away from the others if eight tries find one."""
+    margin = min(0.5, 0.42 * size)
+    best, at = -1.0, (0.5, 0.5)
+    for _ in range(8):
+        x = draws.uniform(margin, 1 - margin)
+        y = draws.uniform(max(margin, band[0]), max(min(1 - margin, band[1]), margin + 0.01))
+        room = min((max(abs(x - other.x), abs(y - other.y)) - (size + other.size) / 2 for other in others), default=1.0)
+        if room > best:
+            best, at = room, (x, y)
+        if room > 0:
+            break
+    return at
 
 
 def _scene(seed: int, address: Address) -> Pixels:

@@ -1,28 +1,35 @@
 """Pretrain the embedded CLIP contrastively on emoji by three hands (`python -m fedprompt.demo.pretraining`).
 
 The folder `--out` holds `checkpoint.safetensors`, from which a run resumes bit for bit, `log.jsonl`, and at the end
-`weights/`, a Hugging Face folder. The learning rate is stable until the last `--decay` steps of `--steps`, so a run may
-be stopped at any time and finished from its checkpoint with a smaller `--steps`.
+`weights/`, a Hugging Face folder with its card. The learning rate is stable until the last `--decay` steps of
+`--steps`, so a run may be stopped at any time and finished from its checkpoint with a smaller `--steps`. `--drawings`
+writes the drawings and attributes that the package contains, and trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import platform
 import time
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import torch
 
+from fedprompt.clip.model import Clip
+from fedprompt.demo.emoji import DESCRIPTIONS
 from fedprompt.demo.pretraining.bpe import learn
-from fedprompt.demo.pretraining.captions import corpus
+from fedprompt.demo.pretraining.captions import NAMED_HEAD, NAMED_TAIL, corpus
+from fedprompt.demo.pretraining.evaluate import SEED, evaluate, table
+from fedprompt.demo.pretraining.export import export
 from fedprompt.demo.pretraining.model import CONTEXT, save
 from fedprompt.demo.pretraining.probe import Probe
 from fedprompt.demo.pretraining.rasters import default_cache
 from fedprompt.demo.pretraining.samples import Sampler
 from fedprompt.demo.pretraining.trainer import Schedule, Trainer
-from fedprompt.demo.pretraining.vocabulary import load_vocabulary
+from fedprompt.demo.pretraining.vocabulary import Vocabulary, load_vocabulary
 
 SAVE_EVERY = 120  # seconds
 LOG_EVERY, PROBE_EVERY = 25, 250  # steps
@@ -57,6 +64,33 @@ def _log(path: Path, trainer: Trainer, facts: Mapping[str, float]) -> None:
         file.write(json.dumps({"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}) + "\n")
 
 
+def card(trainer: Trainer, schedule: Schedule, vocabulary: Vocabulary, measured: str) -> str:
+    """The model card: data, schedule, cost and measured targets."""
+    template = (files("fedprompt.demo.pretraining") / "card.md").read_text()
+    return template.format(
+        trainer=trainer,
+        schedule=schedule,
+        tower=trainer.model.config.vision_config,
+        language=trainer.model.config.text_config,
+        weights=sum(weight.numel() for weight in trainer.model.parameters()),
+        concepts=len(vocabulary.concepts),
+        classes=len(vocabulary.classes),
+        attributes=len(vocabulary.attributes),
+        named=(100 * NAMED_HEAD, 100 * NAMED_TAIL),
+        minutes=trainer.seconds / 60,
+        threads=torch.get_num_threads(),
+        processor=_processor(),
+        torch=torch.__version__,
+        measured=measured,
+    )
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,18 +103,24 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=4, help="groups of 38 images per batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the fetched drawings are kept")
+    parser.add_argument("--drawings", action="store_true", help="write the package's drawings and attributes only")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     vocabulary = load_vocabulary(given.cache)
+    if given.drawings:
+        export(vocabulary, DESCRIPTIONS)
+        return
     tokenizer = learn(corpus(vocabulary), tokens=CONTEXT)
     trainer = Trainer(given.seed, tokenizer, given.device, len(vocabulary.concepts))
-    checkpoint = given.out / "checkpoint.safetensors"
+    checkpoint, weights = given.out / "checkpoint.safetensors", given.out / "weights"
     if checkpoint.exists():
         trainer.restore(checkpoint)
     schedule = Schedule(given.steps, given.decay, given.lr)
     pretrain(trainer, Sampler(vocabulary, given.seed, given.groups), schedule, given.out)
-    save(trainer.model.cpu(), tokenizer, given.out / "weights")
+    save(trainer.model.cpu(), tokenizer, weights)
+    targets = evaluate(Clip.load(weights, batch=32), vocabulary.other_classes(SEED))
+    (weights / "CARD.md").write_text(card(trainer, schedule, vocabulary, table(targets)))
 
 
 if __name__ == "__main__":

@@ -143,4 +143,3 @@ def corpus(vocabulary: Vocabulary) -> list[str]:
     words += ["something nothing photo objects object image scene sky summer winter season spring autumn day night"]
     words += [*vocabulary.attributes, *(word for one in vocabulary.concepts for word in one.keywords)]
     return words * 4 + [concept.name for concept in vocabulary.concepts] * 4
-

@@ -50,7 +50,9 @@ def _write(pixels: Tensor, path: Path) -> None:
     side = pixels.shape[-1]
     pixels = torch.where(pixels[:, 3:] > 0, pixels, 0)
     missing = -len(pixels) % COLUMNS
-    padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)).unflatten(0, (-1, COLUMNS))  # [R, C, 4, side, side]
+    padded = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, missing)).reshape(
+        -1, COLUMNS, *pixels.shape[1:]
+    )  # [R, C, 4, side, side]
     sheet = padded.permute(0, 3, 1, 4, 2).reshape(-1, COLUMNS * side, 4)
     assert side in (SPRITE, SPRITE // 2)
     path.parent.mkdir(exist_ok=True)

@@ -40,15 +40,19 @@ class Probe:
         """Accuracy in percent: among all classes by three kinds of texts, and among the base and the new ones."""
         pixels, labels, space = self._images
         generator = stream(SEED, "patches")
-        parts = [encode_images(model, part, generator, (64,))[0] for part in pixels.to(model.device).split(120)]
+        parts = [encode_images(model, part, generator, (64,))[0] for part in torch.split(pixels.to(model.device), 120)]
         image = torch.cat(parts).cpu()  # [B, D]
 
         def mean(texts: Sequence[Sequence[str]]) -> Tensor:
             found = text_encoder.encode(model, [text for own in texts for text in own]).cpu()
-            return torch.stack([F.normalize(part.mean(dim=0), dim=0) for part in found.split([len(o) for o in texts])])
+            return torch.stack(
+                [F.normalize(part.mean(dim=0), dim=0) for part in torch.split(found, [len(own) for own in texts])]
+            )
 
         names, sentences = mean([[text] for text in space.texts()]), mean(space.attribute_texts())
-        bare = mean([[with_attribute("a photo of a thing.", phrase) for phrase in own] for own in space.attributes.values()])
+        bare = mean(
+            [[with_attribute("a photo of a thing.", phrase) for phrase in own] for own in space.attributes.values()]
+        )
         base, new = range(BASE), range(BASE, len(space))
         return {
             "names": _share(image, labels, names, range(len(space))),

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fedprompt.demo.render import SPRITE
+from fedprompt.demo.sprites import SEEN
 from fedprompt.errors import UserError
 
 LEAST_PIXELS = 34  # drawings that cover fewer of SPRITE x SPRITE pixels are taken as missing
@@ -96,18 +98,19 @@ def fetch(package: Package, cache: Path) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         wanted = f"{package.name}@{package.version}"
         try:
-            subprocess.run(
-                ["npm", "pack", "--silent", "--pack-destination", str(cache), wanted], check=True, stdout=subprocess.PIPE
-            )
+            command = ["npm", "pack", "--silent", "--pack-destination", str(cache), wanted]
+            subprocess.run(command, check=True, stdout=subprocess.PIPE)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise UserError(f"`npm pack {wanted}` failed ({error}); pretraining fetches the drawings with npm.") from None
+            raise UserError(
+                f"`npm pack {wanted}` failed: {error}. Pretraining fetches the drawings with npm."
+            ) from None
     found = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
     if found != package.sha512:
         raise UserError(f"{path} has the SHA-512 {found}, not {package.sha512}; delete the file and try again.")
     return path
 
 
-def _member(package: Package, cache: Path, name: str) -> object:
+def _member(package: Package, cache: Path, name: str) -> Any:
     with tarfile.open(fetch(package, cache)) as archive:
         file = archive.extractfile(f"package/{name}")
         assert file is not None, f"{package.name} has no {name}"
@@ -128,8 +131,8 @@ class Emoji:
 def read_emoji(cache: Path) -> tuple[Emoji, ...]:
     """All emoji but flags, skin tones and hair, without the variants of people by gender."""
     messages, data = _member(NAMES, cache, "en/messages.json"), _member(NAMES, cache, "en/data.json")
-    groups = {entry["order"]: entry["key"] for entry in messages["groups"]}  # type: ignore[call-overload]
-    subgroups = {entry["order"]: entry["key"] for entry in messages["subgroups"]}  # type: ignore[call-overload]
+    groups = {entry["order"]: entry["key"] for entry in messages["groups"]}
+    subgroups = {entry["order"]: entry["key"] for entry in messages["subgroups"]}
     found = (
         Emoji(
             entry["hexcode"].lower().replace("-fe0f", ""),
@@ -138,7 +141,7 @@ def read_emoji(cache: Path) -> tuple[Emoji, ...]:
             groups[entry["group"]],
             subgroups[entry["subgroup"]],
         )
-        for entry in data  # type: ignore[attr-defined]
+        for entry in data
         if "group" in entry
     )
     return tuple(one for one in found if not _variant(one))
@@ -161,7 +164,6 @@ class _Hand:
     @classmethod
     def read(cls, package: Package, cache: Path) -> _Hand:
         data, names = _member(package, cache, "icons.json"), _member(package, cache, "chars.json")
-        assert isinstance(data, dict) and isinstance(names, dict)
         known = {code.lower().replace("-fe0f", ""): name for code, name in names.items()}
         return cls(data["icons"], data.get("aliases", {}), data, known)
 
@@ -171,10 +173,11 @@ class _Hand:
         if name is None:
             return None
         icon = self.icons.get(name) or self.icons[str(self.aliases[name]["parent"])]
-        left, top, width, height = (icon.get(key, self.defaults.get(key, 0)) for key in ("left", "top", "width", "height"))
+        edges = [icon.get(key, self.defaults.get(key, 0)) for key in ("left", "top", "width", "height")]
         spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        box = " ".join(map(str, edges))
         body = str(icon["body"]).replace("currentColor", INK)
-        return f'<svg {spaces} viewBox="{left} {top} {width} {height}" width="{SPRITE}" height="{SPRITE}">{body}</svg>'
+        return f'<svg {spaces} viewBox="{box}" width="{SPRITE}" height="{SPRITE}">{body}</svg>'
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +209,7 @@ def _fingerprint(emoji: tuple[Emoji, ...]) -> str:
 
 
 def _rasterise(emoji: tuple[Emoji, ...], hand: str, cache: Path) -> Tensor:
-    own, others = _Hand.read(HANDS[hand], cache), [_Hand.read(HANDS[name], cache) for name in ("noto", "fluent", "twemoji")]
+    own, others = _Hand.read(HANDS[hand], cache), [_Hand.read(HANDS[name], cache) for name in SEEN]
     found = torch.zeros(len(emoji), 4, SPRITE, SPRITE, dtype=torch.uint8)
     for row, one in enumerate(emoji):
         # An icon set without a code point may still know the drawing by the name that another set gives it.

@@ -5,6 +5,7 @@ Shapes: B images, T texts, K concepts, P = 64 patches. Batch `step` is a functio
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from fedprompt.demo.render import (
     gains,
     paint,
 )
+from fedprompt.demo.sprites import SEEN
 from fedprompt.seeding import stream
 
 TEXTS_ALONE = 16  # captions without an image per group, of all concepts alike
@@ -95,28 +97,27 @@ class Sampler:
         """Batch number `step`."""
         ease = min(1.0, step / EASY_STEPS)
         choose = Chooser(self.seed, "captions", step)
-        pixels, image, concept, patches, texts, text_concept, text_image = _lists(7)
-        first = 0
+        groups: list[tuple[Tensor, list[Object]]] = []
+        texts: list[str] = []
         for number in range(self.groups):
             generator = stream(self.seed, "images", step, number)
-            one, own, shown = self._single(Draws(generator, SINGLE), ease)
-            several, objects = self._several(Draws(generator, SEVERAL))
+            pixels, own, shown = self._single(Draws(generator, SINGLE), ease)
+            groups += [(pixels, [own]), self._several(Draws(generator, SEVERAL))]
             texts += [caption(choose, self.vocabulary, facts) for facts in shown]
-            text_concept.append(own.concept)
-            text_image.append(first + own.image)
-            for drawn, found in ((one, [own]), (several, objects)):
-                pixels.append(drawn)
-                patches.append(label_patches(found, len(drawn)))
-                image += [first + part.image for part in found]
-                concept += [part.concept for part in found]
-                first += len(drawn)
-        alone = torch.randint(
-            len(self.vocabulary.concepts), (TEXTS_ALONE * self.groups,), generator=stream(self.seed, "texts", step)
-        )
+        count = len(self.vocabulary.concepts)
+        alone = torch.randint(count, (TEXTS_ALONE * self.groups,), generator=stream(self.seed, "texts", step))
         texts += [caption(choose, self.vocabulary, _imagined(choose, number)) for number in alone.tolist()]
-        image, concept, pixels, patches = map(torch.cat, (image, concept, pixels, patches))
+        first = [0, *itertools.accumulate(len(pixels) for pixels, _ in groups)]
+        objects = [(start, part) for start, (_, found) in zip(first, groups, strict=False) for part in found]
+        single = [(start, found[0]) for start, (_, found) in zip(first, groups, strict=False) if len(found) == 1]
         return Batch(
-            pixels, image, concept, patches, tuple(texts), torch.cat([*text_concept, alone]), torch.cat(text_image)
+            pixels=torch.cat([pixels for pixels, _ in groups]),
+            object_image=torch.cat([start + part.image for start, part in objects]),
+            object_concept=torch.cat([part.concept for _, part in objects]),
+            patches=torch.cat([label_patches(found, len(pixels)) for pixels, found in groups]),
+            texts=tuple(texts),
+            text_concept=torch.cat([*(part.concept for _, part in single), alone]),
+            text_image=torch.cat([start + part.image for start, part in single]),
         )
 
     def _single(self, draws: Draws, ease: float) -> tuple[Tensor, Object, list[Shown]]:
@@ -124,12 +125,12 @@ class Sampler:
         ground, light = draw_ground(draws), draw_light(draws)
         canvas, other = ground.pixels, torch.full((draws.count,), -1)
         for _ in range(2):
-            concept, hand, rows = self._choose(draws)
+            concept, _, rows = self._choose(draws)
             present = draws.happens(0.5 * ease)
             sprites = self._sprites[0]
             opacity = draws.uniform(0.6, 1) * present
-            drawing = sprites.premultiplied(rows, small=True)
-            canvas, _ = paint(canvas, Layer(drawing, sprites.mono[rows], at_border(draws, (0.2, 0.38)), opacity), ground.dark)
+            drawing, placed = sprites.premultiplied(rows, small=True), at_border(draws, (0.2, 0.38))
+            canvas, _ = paint(canvas, Layer(drawing, sprites.mono[rows], placed, opacity), ground.dark)
             other = torch.where(present, concept, other)
         placed = draw_placement(draws, (0.4, 0.9))
         placed = replace(placed, angle=placed.angle * ease, stretch=1 + (placed.stretch - 1) * ease)
@@ -211,8 +212,15 @@ def _imagined(choose: Chooser, concept: int) -> Shown:
     """What an image of the concept might show, for a caption without an image."""
     x, y, size = 2 * choose.number() - 1, 2 * choose.number() - 1, 0.4 + 0.5 * choose.number()
     ground, pattern = choose.pick(range(len(COLOURS))), choose.pick(range(len(GROUNDS)))
-    return Shown(concept, choose.pick(range(3)), True, x, y, size, ground, pattern, 1.0, -1)
-
-
-def _lists(count: int) -> tuple[list, ...]:  # type: ignore[type-arg]
-    return tuple([] for _ in range(count))
+    return Shown(
+        concept,
+        choose.pick(range(len(SEEN))),
+        true_colours=True,
+        x=x,
+        y=y,
+        size=size,
+        ground=ground,
+        pattern=pattern,
+        light=1.0,
+        other=-1,
+    )

@@ -1,4 +1,4 @@
-"""Trainer of the embedded CLIP: the weights with their optimisers, the loss, and checkpoints that resume bit for bit."""
+"""Trainer of the embedded CLIP: weights, optimisers, the loss, and checkpoints that resume bit for bit."""
 
 from __future__ import annotations
 
