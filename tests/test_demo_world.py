@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.demo import fonts
 from fedprompt.demo.concepts import DOMAINS, SEEN, UNSEEN, glyph_names, load_concepts
 from fedprompt.demo.drawing import SIZE, Draws, Icon, coverage, rgb
-from fedprompt.demo.pretraining.samples import BACKGROUND, draw_sample, label_patches
 from fedprompt.demo.world import BASE, Drawings, compose_scene, pictograms, scenes
 from fedprompt.errors import UserError
 
@@ -79,20 +77,6 @@ def test_every_class_has_glyphs_in_every_style_but_remix():
     assert not any(lacking.values())
 
 
-def test_pretraining_touches_no_phosphor_glyph(monkeypatch):
-    touched = set()
-    real = fonts.mask.__wrapped__
-
-    def spy(family: str, glyph: str, side: int = fonts.SIDE):
-        touched.add(family)
-        return real(family, glyph, side)
-
-    monkeypatch.setattr(fonts, "mask", spy)
-    for number in range(60):
-        draw_sample(0, number, progress=1.0)
-    assert touched == set(SEEN)
-
-
 def test_pretraining_draws_every_concept_in_a_seen_style():
     assert all(any(glyph_names(concept, domain) for domain in SEEN) for concept in load_concepts().concepts)
 
@@ -144,15 +128,6 @@ def test_a_context_keeps_its_background_and_sizes(scene_data):
         assert background in context.background
         assert context.light[0] <= light <= context.light[1]
         assert all(context.size[0] <= icon.size <= context.size[1] for icon in icons)
-
-
-def test_patch_labels_lie_on_the_icon():
-    icon = Icon("heart", "material", "heart", "red", x=0.25, y=0.25, size=0.4)
-    patch_labels = label_patches([icon]).reshape(8, 8)
-    number = load_concepts().concepts.index("heart")
-    assert number in patch_labels[:4, :4]
-    assert (patch_labels[5:] == BACKGROUND).all() and (patch_labels[:, 5:] == BACKGROUND).all()
-    assert coverage(icon)[40:].max() == 0
 
 
 def test_stretching_and_turning_keep_an_icon_in_place():

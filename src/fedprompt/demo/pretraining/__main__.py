@@ -24,6 +24,7 @@ from fedprompt.demo.pretraining.bpe import learn
 from fedprompt.demo.pretraining.captions import NAMED_HEAD, NAMED_TAIL, corpus
 from fedprompt.demo.pretraining.evaluate import SEED, evaluate, table
 from fedprompt.demo.pretraining.export import export
+from fedprompt.demo.pretraining.forward import COUNTS, LATE_COUNTS
 from fedprompt.demo.pretraining.model import CONTEXT, save
 from fedprompt.demo.pretraining.probe import Probe
 from fedprompt.demo.pretraining.rasters import default_cache
@@ -41,7 +42,8 @@ def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) 
     begin, saved = time.monotonic() - trainer.seconds, time.monotonic()
     smooth: dict[str, float] = {}
     while trainer.step < schedule.steps:
-        loss, facts = trainer.loss(sampler.batch(trainer.step))
+        counts = LATE_COUNTS if schedule.decays(trainer.step) else COUNTS
+        loss, facts = trainer.loss(sampler.batch(trainer.step), counts)
         torch.autograd.backward(loss)
         trainer.update(schedule.rate(trainer.step))
         trainer.step += 1

@@ -14,6 +14,7 @@ from fedprompt.demo.pretraining.model import CONTEXT, MEAN, STD
 from fedprompt.demo.render import PATCH, SIZE
 
 COUNTS = (16, 18, 22, 26, 36)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
+LATE_COUNTS = (24, 32, 44, 64)  # while the rate falls, so that the encoder knows whole images
 GROUP = 64  # texts encoded together
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTokenizer
 
-from fedprompt.demo.pretraining.forward import TextEncoder, encode_images
+from fedprompt.demo.pretraining.forward import COUNTS, TextEncoder, encode_images
 from fedprompt.demo.pretraining.model import make_model
 from fedprompt.demo.pretraining.samples import BACKGROUND, IGNORED, Batch
 from fedprompt.seeding import stream
@@ -33,6 +34,10 @@ class Schedule:
     decay: int
     lr: float = 2e-3
     warm_up: int = 300
+
+    def decays(self, step: int) -> bool:
+        """Whether the rate falls at a step."""
+        return step >= self.steps - self.decay
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -126,14 +131,15 @@ class Trainer:
                 slots.setdefault(int(number), {})[slot] = value
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch, counts: Sequence[int] = COUNTS) -> tuple[Tensor, dict[str, float]]:
         """Images, patches and texts against one learned prototype per concept, and images against captions.
 
         The prototypes only serve training. They teach the image tower to tell concepts apart, and the text tower what
-        words stand for, much faster than the contrast of a small batch alone.
+        words stand for, much faster than the contrast of a small batch alone. `counts` are the numbers of patches that
+        may be kept.
         """
         generator = stream(self.seed, "step", self.step)
-        image, patches, kept = encode_images(self.fast, batch.pixels.to(self.device), generator)
+        image, patches, kept = encode_images(self.fast, batch.pixels.to(self.device), generator, counts)
         text = self.text_encoder.encode(self.fast, batch.texts)  # [T, D]
         scale = self.model.logit_scale.exp()  # the float32 one: bfloat16 would round its steps away
         prototypes = scale * F.normalize(self.prototypes, dim=1).T  # [D, K + 1], the last for the background
