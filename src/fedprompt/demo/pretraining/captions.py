@@ -66,7 +66,7 @@ class Shown:
 
 
 def clause(phrase: str) -> str:
-    """ "wings" -> "has wings", "a bird" -> "is a bird"; phrases that begin with a verb stay."""
+    """ "wings" -> "has wings", "a bird" -> "is a bird"; phrases that begin with "is" or "has" stay."""
     first = phrase.split(maxsplit=1)[0]
     return phrase if first in {"is", "has"} else f"is {phrase}" if first in {"a", "an"} else f"has {phrase}"
 
@@ -79,9 +79,9 @@ def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
     told = choose.sample(phrases, choose.pick((0, 0, 1, 1, 2, 3) if named else (1, 2, 2, 3)))
     if not named and choose.number() < 0.12:
         return " and ".join(told) + ("." if choose.number() < 0.5 else "")
-    noun = concept.name if named else _other_noun(choose, concept)
-    told = [phrase for phrase in told if not phrase.endswith(" " + noun)]
-    text = _start(choose, shown) + _article(choose, shown) + _adjective(choose, concept, shown) + noun
+    subject = concept.name if named else _stand_in(choose, concept)
+    told = [phrase for phrase in told if not phrase.endswith(" " + subject)]
+    text = _start(choose, shown) + _article(choose, shown) + _adjective(choose, concept, shown) + subject
     if told:
         text += ", which " + " and ".join(map(clause, told))
     return text + _facts(choose, vocabulary, shown) + ("." if choose.number() < 0.7 else "")
@@ -91,7 +91,7 @@ def _colour(phrase: str) -> bool:
     return any(word in COLOURS for word in phrase.split())
 
 
-def _other_noun(choose: Chooser, concept: Concept) -> str:
+def _stand_in(choose: Chooser, concept: Concept) -> str:
     draw = choose.number()
     if draw < 0.5:
         return concept.kind.partition(" ")[2]

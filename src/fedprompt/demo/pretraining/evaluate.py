@@ -197,9 +197,9 @@ def _tolerance(measured: Measured) -> list[Target]:
     text, before = clip.text_features(names.texts()), measured.accuracy(NEW_CLASSES, SEEN)
     embeddings, appended, renamed = clip.image_embeddings(images), [], []
     for _ in range(3):
-        random = 0.02 * torch.randn(4, clip.image_width, generator=generator)
-        tokens = torch.cat([embeddings, random.expand(len(embeddings), -1, -1)], dim=1)  # [B, 1 + P + 4, W]
-        moved = torch.cat([clip.encode_image(part).image for part in torch.split(tokens, 256)])
+        tokens = 0.02 * torch.randn(4, clip.image_width, generator=generator)
+        extended = torch.cat([embeddings, tokens.expand(len(embeddings), -1, -1)], dim=1)  # [B, 1 + P + 4, W]
+        moved = torch.cat([clip.encode_image(part).image for part in torch.split(extended, 256)])
         appended.append(before - share((moved @ text.T).argmax(dim=1) == labels))
         context = 0.02 * torch.randn(4, clip.text_width, generator=generator)
         prompts = clip.fill([f"<ctx> {name}." for name in names.names], ctx=context)
@@ -256,15 +256,15 @@ def _localisation(clip: Clip, multi: Dataset, text: Tensor) -> list[Target]:
     rows = [row for row in range(len(multi.targets)) if int(multi.targets[row].sum()) == 2]
     best = (clip.patch_features(multi.examples(torch.tensor(rows)).images) @ text.T).argmax(dim=1)  # [B, C]
     assert isinstance(multi.source, RenderedImages)
-    hits, chances = [], []
+    hits, by_chance = [], []
     for row, patches in zip(rows, best, strict=True):
         scene = compose(SEED, multi.source.addresses[row])
         for label, cover in zip(scene.labels, paint_scene(scene)[1], strict=True):
             touched = F.max_pool2d(cover[None, None], PATCH).flatten() > 0.5  # [P]
             assert len(touched) == (SIZE // PATCH) ** 2
             hits.append(touched[patches[label]])
-            chances.append(touched.float().mean())
+            by_chance.append(touched.float().mean())
     return [
         Target("A8", "best patch on its object, scenes of two objects", share(torch.stack(hits)), low=85),
-        Target("A8", "the same by chance", 100 * float(torch.stack(chances).mean())),
+        Target("A8", "the same by chance", 100 * float(torch.stack(by_chance).mean())),
     ]
