@@ -38,8 +38,8 @@ from fedprompt.demo.render import (
 from fedprompt.demo.sprites import SEEN
 from fedprompt.seeding import stream
 
-TEXTS_ALONE = 16  # captions without an image per group, of all concepts alike
 SINGLE, SEVERAL = 32, 6  # images of one object and of two to four in a group, which is rendered together
+CAPTIONED, ALONE = 16, 8  # captions of images of one object, and of all concepts alike without an image, per group
 MONO_SHARE, RECOLOURED_SHARE = 0.1, 0.1  # single-colour drawings; grey or hue-rotated ones
 EASY_STEPS = 600  # rotation, stretch and distractors grow over these
 BACKGROUND, IGNORED = -1, -2  # labels of patches beside concepts
@@ -59,7 +59,7 @@ class Object:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their objects, and captions: first one per image of a single object, then some without an image."""
+    """Images with their objects, and captions: first of some images of one object, then some without an image."""
 
     pixels: Tensor  # [B, 3, 64, 64] uint8
     object_image: Tensor  # [O] the image of each object
@@ -103,9 +103,9 @@ class Sampler:
             generator = stream(self.seed, "images", step, number)
             pixels, own, shown = self._single(Draws(generator, SINGLE), ease)
             groups += [(pixels, [own]), self._several(Draws(generator, SEVERAL))]
-            texts += [caption(choose, self.vocabulary, facts) for facts in shown]
+            texts += [caption(choose, self.vocabulary, facts) for facts in shown[:CAPTIONED]]
         count = len(self.vocabulary.concepts)
-        alone = torch.randint(count, (TEXTS_ALONE * self.groups,), generator=stream(self.seed, "texts", step))
+        alone = torch.randint(count, (ALONE * self.groups,), generator=stream(self.seed, "texts", step))
         texts += [caption(choose, self.vocabulary, _imagined(choose, number)) for number in alone.tolist()]
         first = [0, *itertools.accumulate(len(pixels) for pixels, _ in groups)]
         objects = [(start, part) for start, (_, found) in zip(first, groups, strict=False) for part in found]
@@ -116,8 +116,8 @@ class Sampler:
             object_concept=torch.cat([part.concept for _, part in objects]),
             patches=torch.cat([label_patches(found, len(pixels)) for pixels, found in groups]),
             texts=tuple(texts),
-            text_concept=torch.cat([*(part.concept for _, part in single), alone]),
-            text_image=torch.cat([start + part.image for start, part in single]),
+            text_concept=torch.cat([*(part.concept[:CAPTIONED] for _, part in single), alone]),
+            text_image=torch.cat([start + part.image[:CAPTIONED] for start, part in single]),
         )
 
     def _single(self, draws: Draws, ease: float) -> tuple[Tensor, Object, list[Shown]]:
