@@ -108,7 +108,7 @@ def test_clauses_have_one_verb():
 
 def test_training_learns_and_resumes_bit_for_bit(tmp_path, tokenizer, sampler):
     def new_trainer() -> Trainer:
-        return Trainer(0, tokenizer, torch.device("cpu"), 12)
+        return Trainer(0, tokenizer, torch.device("cpu"), 12, 16)
 
     def train(one: Trainer, steps: int) -> list[float]:
         losses = []
@@ -192,7 +192,7 @@ def test_the_card_shows_which_targets_hold():
 
 
 def test_the_model_card_is_written_from_its_template(tokenizer, vocabulary):
-    trainer = Trainer(0, tokenizer, torch.device("cpu"), 12)
+    trainer = Trainer(0, tokenizer, torch.device("cpu"), 12, 16)
     text = pretraining.card(trainer, Schedule(10, 5), vocabulary, "| measured |")
     assert "12 concepts (1 of them" in text and text.rstrip().endswith("| measured |")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fedprompt.demo.pretraining.vocabulary import HEAD, Concept, Vocabulary
+from fedprompt.demo.pretraining.vocabulary import HEAD, Concept, Vocabulary, is_colour
 from fedprompt.demo.render import COLOURS, GROUNDS
 from fedprompt.demo.sprites import MONO, SEEN
 from fedprompt.seeding import numpy_stream
@@ -74,7 +74,7 @@ def clause(phrase: str) -> str:
 def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
     """A random caption of one object: named or not, with up to three attributes and some facts about the image."""
     concept = vocabulary.concepts[shown.concept]
-    phrases = [phrase for phrase in concept.phrases if shown.true_colours or not _colour(phrase)]
+    phrases = [phrase for phrase in concept.phrases if shown.true_colours or not is_colour(phrase)]
     named = choose.number() < (NAMED_HEAD if vocabulary.ranks[shown.concept] < HEAD else NAMED_TAIL)
     told = choose.sample(phrases, choose.pick((0, 0, 1, 1, 2, 3) if named else (1, 2, 2, 3)))
     if not named and choose.number() < 0.12:
@@ -85,10 +85,6 @@ def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
     if told:
         text += ", which " + " and ".join(map(clause, told))
     return text + _facts(choose, vocabulary, shown) + ("." if choose.number() < 0.7 else "")
-
-
-def _colour(phrase: str) -> bool:
-    return any(word in COLOURS for word in phrase.split())
 
 
 def _stand_in(choose: Chooser, concept: Concept) -> str:

@@ -32,7 +32,7 @@ class Probe:
         """Pixels [B, 3, 64, 64], classes [B], and the label space."""
         dataset = emoji(seed=SEED, train=0, test=self.per_class)
         rows = dataset.rows(split="test", domains=SEEN)
-        pixels = [torch.from_numpy(np.asarray(dataset.source.open(int(row)))) for row in rows]
+        pixels = [torch.from_numpy(np.array(dataset.source.open(int(row)))) for row in rows]
         return torch.stack(pixels).permute(0, 3, 1, 2), dataset.targets[rows], dataset.space
 
     @torch.no_grad()

@@ -64,6 +64,7 @@ class Batch:
     pixels: Tensor  # [B, 3, 64, 64] uint8
     object_image: Tensor  # [O] the image of each object
     object_concept: Tensor  # [O]
+    attributes: Tensor  # [B, A] each image's attributes as a distribution
     patches: Tensor  # [B, P] the concept that covers the patch, BACKGROUND or IGNORED
     texts: tuple[str, ...]  # T
     text_concept: Tensor  # [T]
@@ -114,11 +115,21 @@ class Sampler:
             pixels=torch.cat([pixels for pixels, _ in groups]),
             object_image=torch.cat([start + part.image for start, part in objects]),
             object_concept=torch.cat([part.concept for _, part in objects]),
+            attributes=self._attributes(objects, first[-1]),
             patches=torch.cat([label_patches(found, len(pixels)) for pixels, found in groups]),
             texts=tuple(texts),
             text_concept=torch.cat([*(part.concept[:CAPTIONED] for _, part in single), alone]),
             text_image=torch.cat([start + part.image[:CAPTIONED] for start, part in single]),
         )
+
+    def _attributes(self, objects: Sequence[tuple[int, Object]], images: int) -> Tensor:
+        """[B, A] the attributes of each image's objects; colours only where they are true."""
+        table, colours = self.vocabulary.attribute_table
+        found = torch.zeros(images, table.shape[1])
+        for start, part in objects:
+            own = table[part.concept] * (part.true_colours[:, None] | ~colours)
+            found.index_add_(0, start + part.image, own)
+        return found / found.sum(dim=1, keepdim=True)
 
     def _single(self, draws: Draws, ease: float) -> tuple[Tensor, Object, list[Shown]]:
         """One object per image, and up to two distractors at the border."""

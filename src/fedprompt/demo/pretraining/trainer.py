@@ -19,7 +19,7 @@ from fedprompt.demo.pretraining.model import make_model
 from fedprompt.demo.pretraining.samples import BACKGROUND, IGNORED, Batch
 from fedprompt.seeding import stream
 
-WEIGHTS = {"image": 1.0, "patch": 0.5, "text": 0.5, "contrast": 1.0}
+WEIGHTS = {"image": 1.0, "attribute": 0.5, "patch": 0.5, "text": 0.5, "contrast": 1.0}
 GROUND_WEIGHT = 0.3  # of background patches, which are the most
 
 
@@ -32,7 +32,7 @@ class Schedule:
 
     steps: int
     decay: int
-    lr: float = 2e-3
+    lr: float = 3e-3
     warm_up: int = 300
 
     def decays(self, step: int) -> bool:
@@ -62,12 +62,14 @@ class Trainer:
     tokenizer: CLIPTokenizer
     device: torch.device
     concepts: int
+    attributes: int
     step: int = 0
     seconds: float = 0.0
     images: int = 0
     model: CLIPModel = field(init=False)  # float32
     fast: CLIPModel = field(init=False)  # the same in the compute type, for forward and backward passes
-    prototypes: nn.Parameter = field(init=False)  # [K + 1, D]
+    prototypes: nn.Parameter = field(init=False)  # [K + 1, D], the last for the background
+    attribute_prototypes: nn.Parameter = field(init=False)  # [A, D]
     muon: torch.optim.Optimizer = field(init=False)
     adam: torch.optim.Optimizer = field(init=False)
     text_encoder: TextEncoder = field(init=False)
@@ -76,16 +78,20 @@ class Trainer:
         self.text_encoder = TextEncoder(self.tokenizer)
         self.model = make_model(self.tokenizer, self.seed).to(self.device)
         self.fast = make_model(self.tokenizer, self.seed).to(self.device, compute_type(self.device))
-        first = torch.randn(self.concepts + 1, self.model.projection_dim, generator=stream(self.seed, "prototypes"))
-        self.prototypes = nn.Parameter((first * first.shape[1] ** -0.5).to(self.device))
+        self.prototypes = self._new_prototypes("concepts", self.concepts + 1)
+        self.attribute_prototypes = self._new_prototypes("attributes", self.attributes)
         named = dict(self.model.named_parameters())
         hidden = sorted(name for name, weight in named.items() if ".layers." in name and weight.ndim == 2)
         self.muon = torch.optim.Muon(
             [named[name] for name in hidden], lr=1.0, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
         )
         others = [weight for name, weight in named.items() if name not in set(hidden)]
-        others.append(self.prototypes)
+        others += [self.prototypes, self.attribute_prototypes]
         self.adam = torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.01)
+
+    def _new_prototypes(self, name: str, count: int) -> nn.Parameter:
+        first = torch.randn(count, self.model.projection_dim, generator=stream(self.seed, "prototypes", name))
+        return nn.Parameter((first * first.shape[1] ** -0.5).to(self.device))
 
     def update(self, lr: float) -> None:
         """Copy the gradients to the float32 weights, step, and copy the weights back."""
@@ -93,7 +99,7 @@ class Trainer:
         for weight, copy in pairs:
             if copy.grad is not None:
                 weight.grad, copy.grad = copy.grad.float(), None
-        nn.utils.clip_grad_norm_([*self.model.parameters(), self.prototypes], 1.0)
+        nn.utils.clip_grad_norm_([*self.model.parameters(), self.prototypes, self.attribute_prototypes], 1.0)
         for optimizer, rate in ((self.muon, lr), (self.adam, lr / 2)):
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -107,7 +113,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """Write the whole state; the file is replaced atomically."""
         state = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
-        state["prototypes"] = self.prototypes.data
+        state |= {"prototypes": self.prototypes.data, "attribute_prototypes": self.attribute_prototypes.data}
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             for number, slots in optimizer.state_dict()["state"].items():
                 state |= {f"{name}.{number}.{slot}": value for slot, value in slots.items()}
@@ -124,6 +130,7 @@ class Trainer:
         self.model.load_state_dict(_under(state, "model."))
         self.fast.load_state_dict(self.model.state_dict())
         self.prototypes.data.copy_(state["prototypes"])
+        self.attribute_prototypes.data.copy_(state["attribute_prototypes"])
         for name, optimizer in (("muon", self.muon), ("adam", self.adam)):
             slots: dict[int, dict[str, Tensor]] = {}
             for key, value in _under(state, f"{name}.").items():
@@ -132,7 +139,7 @@ class Trainer:
             optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def loss(self, batch: Batch, counts: Sequence[int] = COUNTS) -> tuple[Tensor, dict[str, float]]:
-        """Images, patches and texts against one learned prototype per concept, and images against captions.
+        """Images against learned prototypes of concepts and attributes and against captions; patches and texts too.
 
         The prototypes only serve training. They teach the image tower to tell concepts apart, and the text tower what
         words stand for, much faster than the contrast of a small batch alone. `counts` are the numbers of patches that
@@ -152,6 +159,9 @@ class Trainer:
         scores = image @ prototypes
         parts = {
             "image": F.cross_entropy(scores, shares),
+            "attribute": F.cross_entropy(
+                scale * image @ F.normalize(self.attribute_prototypes, dim=1).T, batch.attributes.to(self.device)
+            ),
             "patch": F.cross_entropy((patches @ prototypes).flatten(0, 1), labels, weight, ignore_index=IGNORED),
             "text": F.cross_entropy(text @ prototypes, concept),
             "contrast": _contrast(scale * image[captioned] @ text[: len(captioned)].T, concept[: len(captioned)]),

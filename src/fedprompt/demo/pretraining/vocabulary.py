@@ -23,7 +23,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.emoji import render_single
 from fedprompt.demo.pretraining.measure import measured_attributes
 from fedprompt.demo.pretraining.rasters import Emoji, Rasters, load_rasters
-from fedprompt.demo.render import Sprites
+from fedprompt.demo.render import COLOURS, Sprites
 from fedprompt.demo.rendered import Address, RenderedImages
 from fedprompt.demo.sprites import MONO, SEEN, UNSEEN
 from fedprompt.seeding import stream
@@ -157,6 +157,15 @@ class Vocabulary:
         """All distinct attributes, the most shared first."""
         return tuple(phrase for phrase, _ in Counter(a for one in self.concepts for a in one.phrases).most_common())
 
+    @cached_property
+    def attribute_table(self) -> tuple[Tensor, Tensor]:
+        """Which concept has which attribute [K, A], and which attributes are colours [A]."""
+        column = {phrase: number for number, phrase in enumerate(self.attributes)}
+        table = torch.zeros(len(self.concepts), len(column))
+        for row, concept in enumerate(self.concepts):
+            table[row, [column[phrase] for phrase in concept.phrases]] = 1
+        return table, torch.tensor([is_colour(phrase) for phrase in self.attributes])
+
     def sprites(self) -> tuple[Sprites, Tensor]:
         """The drawings of pretraining and their rows [K, 4]: three seen hands and the single-colour one, or -1."""
         order = [concept.row for concept in self.concepts]
@@ -189,6 +198,11 @@ class Vocabulary:
             domains=("",) * len(rows),
             base=tuple(range(classes)),
         )
+
+
+def is_colour(phrase: str) -> bool:
+    """Whether an attribute names a colour, which grey, hue-rotated and single-colour drawings do not show."""
+    return any(word in COLOURS for word in phrase.split())
 
 
 def plain_name(label: str) -> str:
