@@ -27,7 +27,7 @@ def single() -> Dataset:
 
 @pytest.fixture(scope="module")
 def several() -> Dataset:
-    return scenes(train=60, test=600)
+    return scenes(train=10, test=100)
 
 
 def pixels(dataset: Dataset, row: int) -> np.ndarray:

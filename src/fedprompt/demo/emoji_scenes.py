@@ -94,18 +94,19 @@ class Scene:
     draws: Draws
 
 
-def scenes(*, seed: int = 0, train: int = 720, test: int = 480) -> Dataset:
+def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
     """Two to four objects per image, 24 classes; hidden conditions decide which objects co-occur, where and how.
 
-    `train` and `test` images in all. Split `test` has the conditions' co-occurrence ("natural"); split `broken` keeps
-    their look but combines any classes. Domains are season and light.
+    `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence ("natural"); split `broken` keeps
+    their look but combines any classes.
     Raises UserError if that leaves nothing to test on.
     """
     check_counts("scenes", train, test)
     names, domains = tuple(GOES_WITH), [f"{season}-{light}" for season in SEASONS for light in LIGHTS]
     rows = [
-        Address("scenes", split, domains[number % len(domains)], "", number)
+        Address("scenes", split, domain, "", number)
         for split, count in (("train", train), ("test", test), ("broken", test))
+        for domain in domains
         for number in range(count)
     ]
     targets = torch.zeros(len(rows), len(names), dtype=torch.int8)

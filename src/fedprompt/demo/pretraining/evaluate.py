@@ -79,12 +79,10 @@ def share(right: Tensor) -> float:
     return 100 * float(right.float().mean())
 
 
-def evaluate(
-    clip: Clip, others: Dataset | None = None, *, test: int = 12, scenes_test: int = 480
-) -> tuple[Target, ...]:
+def evaluate(clip: Clip, others: Dataset | None = None, *, test: int = 12, scenes_test: int = 80) -> tuple[Target, ...]:
     """Measure all targets; `others` has classes of the same look that are no downstream classes, for A2.
 
-    `test` images per class and hand, and `scenes_test` scenes.
+    `test` images per class and hand, and `scenes_test` scenes per domain.
     """
     measured = Measured(clip, emoji(seed=SEED, train=SHOTS, test=test))
     multi = scenes(seed=SEED, train=0, test=scenes_test)
