@@ -47,7 +47,7 @@ RECIPE = """
 name = "robustness"
 seed = 1
 [data]
-source = "pictograms"
+source = "emoji"
 [partition]
 {partition}
 [evaluate]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import EVENTS
@@ -26,7 +26,7 @@ name = "tiny"
 seed = 3
 compare = [{ name = "zeroshot" }, { name = "promptfl", train = { lr = 0.01 } }]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
@@ -155,7 +155,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(
 
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
-    source = pictograms(train=1, test=1).source
+    source = emoji(train=1, test=1).source
     image = tmp_path / "one.png"
     source.open(0).save(image)
     own = json.loads(call("predict", finished, image, "--json"))
@@ -207,7 +207,7 @@ def test_doctor_passes_on_a_complete_installation(tmp_path: Path) -> None:
         ("method.n_token=3", "did you mean 'n_tokens'"),
         ("method.name=fedmvpp", "did you mean 'fedmvp'"),
         ("train.round=3", "did you mean 'rounds'"),
-        ("data.source=pictogram", "did you mean 'pictograms'"),
+        ("data.source=emojis", "did you mean 'emoji'"),
         ("partition.rule=iidd", "did you mean 'iid'"),
         ("backbone.path=no/such/folder", "no/such/folder"),
     ],

@@ -12,9 +12,9 @@ import torch
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import relative_clause
 from fedprompt.demo.emoji import BASE, emoji
-from fedprompt.demo.emoji_scenes import GOES_WITH, LIGHTS, SCALES, compose, paint_scene, scenes
 from fedprompt.demo.render import SIZE, SPRITE, Draws, Layer, Placement, draw_ground, paint
 from fedprompt.demo.rendered import RenderedImages
+from fedprompt.demo.scenes import GOES_WITH, LIGHTS, SCALES, compose, paint_scene, scenes
 from fedprompt.demo.sprites import DISTRACTORS, HANDS, MONO, SEEN, UNSEEN, class_sprites, sheet_path
 from fedprompt.errors import UserError
 from fedprompt.seeding import stream

@@ -15,7 +15,8 @@ from fedprompt.config.tables import DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
-from fedprompt.demo.world import pictograms, scenes
+from fedprompt.demo.emoji import emoji
+from fedprompt.demo.scenes import scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -35,7 +36,7 @@ compare = [
   { name = "fedmvp", label = "file", descriptions = { attributes = "FILE", conditions = ["a", "b"] } },
 ]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
@@ -55,7 +56,7 @@ samples = 0
 @pytest.fixture
 def words_file(tmp_path: Path) -> Path:
     path = tmp_path / "own.json"
-    names = pictograms().space.names
+    names = emoji().space.names
     write_descriptions(
         path, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
@@ -64,13 +65,13 @@ def words_file(tmp_path: Path) -> Path:
 
 def test_bundled_files_are_the_data_sets_own_words() -> None:
     for dataset, table in (
-        (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
+        (emoji(train=0, test=1), DescriptionsTable(attributes="emoji")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
         assert describe_classes(dataset.space, table, seed=0) == dataset.space
 
 
-@pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
+@pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 3), ("descriptions_conditions", 2)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(resolve(load_recipe(find_recipe(name))))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
@@ -90,11 +91,11 @@ def test_where_words_come_from(words_file: Path) -> None:
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
-        describe_classes(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
-    other = LabelSpace(("dogs", "unicorn"))
-    with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
-        describe_classes(other, DescriptionsTable(attributes="pictograms"), seed=0)
+    with pytest.raises(UserError, match=r"no descriptions file 'emojis'; did you mean 'emoji'"):
+        describe_classes(SPACE, DescriptionsTable(attributes="emojis"), seed=0)
+    other = LabelSpace(("pigs", "unicorn"))
+    with pytest.raises(UserError, match=r"'pigs'; did you mean 'pig'\? and 1 more; add them"):
+        describe_classes(other, DescriptionsTable(attributes="emoji"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
@@ -167,12 +168,12 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     recipe = recipe.replace("classes_per_client = 20\n", "")
     runs.start(resolve(parse_recipe(recipe, few)), tmp_path / "run")
     adapter = load_adapter(tmp_path / "run" / "adapters" / "file")
-    assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["dog"] == ("a god part",)
+    assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["pig"] == ("a gip part",)
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
     assert sorted(header["descriptions"]) == ["file", "zeroshot"]
     write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
-    words_file.write_text(words_file.read_text().replace("a god part", "another part"))
+    words_file.write_text(words_file.read_text().replace("a gip part", "another part"))
     with pytest.raises(UserError, match="began with another descriptions file"):
         runs.resume(tmp_path / "run")
 

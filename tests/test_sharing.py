@@ -24,7 +24,7 @@ compare = [
   { name = "fedpgp" },
 ]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]

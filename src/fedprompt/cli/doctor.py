@@ -12,7 +12,7 @@ import torch
 
 from fedprompt.config.tables import BackboneTable
 from fedprompt.demo import weights_folder
-from fedprompt.demo.fonts import FAMILIES, glyphs
+from fedprompt.demo.sprites import HANDS, class_sprites
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.report import size_text
@@ -33,7 +33,7 @@ def run_checks(folder: Path, backbone: str) -> list[Finding]:
     """Run all checks; a failure is a finding, never an exception."""
     checks: list[tuple[str, Callable[[], str], str]] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
-        ("icon fonts", _fonts, "pip install qtawesome"),
+        ("demo drawings", _drawings, "install fedprompt again; its package data are incomplete"),
         (
             f"backbone {backbone}",
             lambda: _backbone(backbone),
@@ -68,8 +68,8 @@ def _weights() -> str:
     return size_text(size)
 
 
-def _fonts() -> str:
-    return ", ".join(f"{family} {len(glyphs(family)):,}" for family in FAMILIES)
+def _drawings() -> str:
+    return f"{len(class_sprites().pixels)} drawings by {', '.join(HANDS)}"
 
 
 def _backbone(name: str) -> str:

@@ -128,7 +128,7 @@ def is_at_sites(builder: Builder) -> bool:
     return bool(getattr(builder, "at_sites", False))
 
 
-SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.world"), "Dataset")
+SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.emoji", "fedprompt.demo.scenes"), "Dataset")
 PARTITION_RULES = Registry("partition rule", ("fedprompt.data.partition",), "Partition", ("dataset",))
 AGGREGATION_RULES = Registry("aggregation rule", ("fedprompt.federated.aggregation",), "AggregationRule")
 SERVER_OPTIMIZERS = Registry("server optimiser", ("fedprompt.federated.server_optimizers",), "ServerOptimizer")

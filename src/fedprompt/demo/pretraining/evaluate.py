@@ -14,9 +14,9 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, with_attribute
 from fedprompt.demo.emoji import BASE, emoji
-from fedprompt.demo.emoji_scenes import compose, paint_scene, scenes
 from fedprompt.demo.render import PATCH, SIZE
 from fedprompt.demo.rendered import RenderedImages
+from fedprompt.demo.scenes import compose, paint_scene, scenes
 from fedprompt.demo.sprites import MONO, SEEN, UNSEEN
 from fedprompt.methods.fedvpt import FedVPT
 from fedprompt.ops.layers import unit

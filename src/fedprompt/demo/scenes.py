@@ -22,7 +22,7 @@ from fedprompt.demo.rendered import Address, RenderedImages, check_counts
 from fedprompt.demo.sprites import HANDS, class_sprites
 
 T = TypeVar("T")
-DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "emoji_scenes.json"))
+DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "scenes.json"))
 AFFINITY = math.log(5.0)  # a class is five times as frequent under each value of a condition that it goes with
 
 # The hidden conditions of an image. All are drawn independently and alike; each shows in the image.
@@ -97,8 +97,8 @@ class Scene:
 def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
     """Two to four objects per image, 24 classes; hidden conditions decide which objects co-occur, where and how.
 
-    `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence ("natural"); split `broken` keeps
-    their look but combines any classes.
+    `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence
+    ("natural"); split `broken` keeps their look but combines any classes.
     Raises UserError if that leaves nothing to test on.
     """
     check_counts("scenes", train, test)
