@@ -97,8 +97,8 @@ class Scene:
 def scenes(*, seed: int = 0, train: int = 120, test: int = 80) -> Dataset:
     """Two to four objects per image, 24 classes; hidden conditions decide which objects co-occur, where and how.
 
-    `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence ("natural"); split `broken` keeps
-    their look but combines any classes.
+    `train` and `test` images per domain, which is a season and a light. Split `test` has the conditions' co-occurrence
+    ("natural"); split `broken` keeps their look but combines any classes.
     Raises UserError if that leaves nothing to test on.
     """
     check_counts("scenes", train, test)
