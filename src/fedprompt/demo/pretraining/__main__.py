@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=10_000, help="the step at which training ends")
     parser.add_argument("--decay", type=int, default=2_500, help="over how many last steps the rate falls to zero")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--groups", type=int, default=3, help="groups of 38 images per batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where the fetched drawings are kept")

@@ -32,7 +32,7 @@ class Schedule:
 
     steps: int
     decay: int
-    lr: float = 3e-3
+    lr: float = 2e-3
     warm_up: int = 300
 
     def decays(self, step: int) -> bool:
