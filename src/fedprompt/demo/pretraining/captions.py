@@ -13,7 +13,7 @@ from fedprompt.seeding import numpy_stream
 
 T = TypeVar("T")
 
-NAMED_HEAD, NAMED_TAIL = 0.45, 0.18  # how often a caption names its concept
+NAMED_HEAD, NAMED_TAIL = 0.45, 0.12  # how often a caption names its concept
 STARTS = (*("a photo of ",) * 4, "a picture of ", "an image of ", "a drawing of ", "there is ", "")
 STYLES = {
     "noto": ("a shaded drawing of ", "a glossy picture of "),

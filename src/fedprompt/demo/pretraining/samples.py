@@ -39,7 +39,7 @@ from fedprompt.demo.sprites import SEEN
 from fedprompt.seeding import stream
 
 SINGLE, SEVERAL = 32, 6  # images of one object and of two to four in a group, which is rendered together
-CAPTIONED, ALONE = 16, 8  # captions of images of one object, and of all concepts alike without an image, per group
+CAPTIONED, ALONE = 12, 8  # captions of images of one object, and of all concepts alike without an image, per group
 MONO_SHARE, RECOLOURED_SHARE = 0.1, 0.1  # single-colour drawings; grey or hue-rotated ones
 EASY_STEPS = 600  # rotation, stretch and distractors grow over these
 BACKGROUND, IGNORED = -1, -2  # labels of patches beside concepts

@@ -29,7 +29,7 @@ from fedprompt.demo.sprites import MONO, SEEN, UNSEEN
 from fedprompt.seeding import stream
 
 HEAD = 250  # downstream classes have ranks from here on
-ZIPF_OFFSET = 30
+ZIPF_OFFSET = 150  # flat enough that a rare concept is drawn some hundred times in a million images
 SEED = 0
 
 KIND_OF_SUBGROUPS = {
