@@ -52,7 +52,7 @@ def test_a_table_is_checked_and_partitioned(finished: Path) -> None:
     own = settings(finished / "labels.csv")
     said = call("check", "own_table", *own, code=2)
     assert "1 images have no known label, for example 7.png" in said
-    assert "all 4" in call("partition", "own_table", *own)
+    assert "all 5" in call("partition", "own_table", *own)
 
 
 def test_every_line_of_a_run_with_many_labels_fits_the_schema(finished: Path) -> None:
@@ -85,7 +85,7 @@ def test_predictions_name_the_labels_present_and_their_regions(finished: Path, t
 
 
 def test_the_same_labels_as_a_list_of_names(tmp_path: Path) -> None:
-    assert "all 4" in call("partition", "own_table", *settings(own_table(tmp_path, kind="list")))
+    assert "all 5" in call("partition", "own_table", *settings(own_table(tmp_path, kind="list")))
 
 
 @pytest.mark.parametrize("more", ["partition.heterogeneity=0.01", "partition.rule=iid"])
