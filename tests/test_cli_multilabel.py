@@ -85,7 +85,7 @@ def test_predictions_name_the_labels_present_and_their_regions(finished: Path, t
 
 
 def test_the_same_labels_as_a_list_of_names(tmp_path: Path) -> None:
-    assert "all 5" in call("partition", "own_table", *settings(own_table(tmp_path, kind="list")))
+    assert "all 4" in call("partition", "own_table", *settings(own_table(tmp_path, kind="list")))
 
 
 @pytest.mark.parametrize("more", ["partition.heterogeneity=0.01", "partition.rule=iid"])
