@@ -35,7 +35,7 @@ RANKS = {
     "records": 5,
     **dict.fromkeys(("runtimes", "demo", "descriptions"), 6),
     **dict.fromkeys(("report", "testing"), 7),
-    **dict.fromkeys(("experiments", "pytest_plugin"), 8),
+    "experiments": 8,
     **dict.fromkeys(("studies", "deploy"), 9),
     "cli": 10,
     "__main__": 11,

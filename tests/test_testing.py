@@ -455,7 +455,7 @@ def test_the_tiny_clip_is_the_same_everywhere() -> None:
 
 def test_the_pytest_plugin_gives_fixtures_and_loads_torch_only_when_asked(tmp_path: Path) -> None:
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["pytest11"]
-    assert table == {"fedprompt": "fedprompt.pytest_plugin"}
+    assert table == {"fedprompt": "fedprompt.testing.pytest_plugin"}
     import_module(table["fedprompt"])
     (tmp_path / "test_lazy.py").write_text(
         "import sys\n"
@@ -465,7 +465,7 @@ def test_the_pytest_plugin_gives_fixtures_and_loads_torch_only_when_asked(tmp_pa
         "    assert tiny_multilabel_dataset.space.kind == 'multi' and forgetful_cache is not None\n"
     )
     # Whether the entry point is installed or not, the plugin is loaded once.
-    plugin = ["-p", "no:fedprompt", "-p", "fedprompt.pytest_plugin", "-p", "no:cacheprovider"]
+    plugin = ["-p", "no:fedprompt", "-p", "fedprompt.testing.pytest_plugin", "-p", "no:cacheprovider"]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), *plugin, str(tmp_path)],
         cwd=tmp_path,
