@@ -1,14 +1,14 @@
-from fedprompt.testing.aggregation import (
+from .aggregation import (
     AggregationRuleTests,
     ServerOptimizerTests,
     check_aggregation_rule,
     check_server_optimizer,
 )
-from fedprompt.testing.attack import AttackTests, check_attack
-from fedprompt.testing.method import MethodTests, check_method
-from fedprompt.testing.partition import PartitionRuleTests, check_partition_rule
-from fedprompt.testing.source import SourceTests, check_source
-from fedprompt.testing.tiny import (
+from .attack import AttackTests, check_attack
+from .method import MethodTests, check_method
+from .partition import PartitionRuleTests, check_partition_rule
+from .source import SourceTests, check_source
+from .tiny import (
     ForgetfulCache,
     TinyImages,
     tiny_clip,
