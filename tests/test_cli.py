@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
+from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
@@ -263,3 +265,27 @@ def test_the_command_is_installed_and_quick_to_help() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
     done = subprocess.run([sys.executable, "-m", "fedprompt", "run", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "There is no recipe 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+    program = (
+        "import os, sys, fedprompt.cli.main as cli\n"
+        "cli.app = lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "cli.main()"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environ |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environ, text=True).split() == [
+        expected,
+        "False",
+    ]
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (7.9, True)])
+def test_doctor_says_when_the_machine_is_busy(load: float, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    finding = next(finding for finding in run_checks(Path(), "no/such/clip") if finding.what == "load")
+    assert finding.found.startswith(f"{load} on 2 cores") and ("other processes" in finding.found) is busy
+    assert not finding.fix

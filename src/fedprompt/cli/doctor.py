@@ -51,7 +51,14 @@ def run_checks(folder: Path, backbone: str) -> list[Finding]:
             ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
         )
     )
-    return facts + [_run_check(what, look, fix) for what, look, fix in checks]
+    return [*facts, _load(), *(_run_check(what, look, fix) for what, look, fix in checks)]
+
+
+def _load() -> Finding:
+    """How busy the machine is: the mean number of running processes in the last minute, beside the number of cores."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = "; other processes are at work, so training takes longer than measured on a quiet machine"
+    return Finding("load", f"{load:.1f} on {cores} cores{busy if load > cores / 2 else ''}")
 
 
 def _run_check(what: str, look: Callable[[], str], fix: str) -> Finding:

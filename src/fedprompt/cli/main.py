@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,9 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")
 
 def main() -> None:
     """Entry point of the `fedprompt` command."""
+    # Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
+    # torch reads the variable when it is imported, and child processes inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
