@@ -76,7 +76,7 @@ def test_published_test_images_are_never_trained_on(tmp_path, train, test):
 def test_three_folders_of_splits_are_a_layout_of_their_own(tmp_path):
     data = image_folder(path=images(tmp_path, "train/cat", "val/cat", "test/cat", "train/dog", "test/dog"))
     assert Counter(data.splits) == {"train": 4, "val": 2, "test": 4}
-    assert "4 train, 2 val, 4 test (the folders train, val and test)" in sentence_of(data)
+    assert "train/val/test 4/2/4 (split: the folders train, val and test)" in sentence_of(data)
 
 
 def test_splits_below_the_classes_and_above_domains_are_found(tmp_path):
@@ -628,7 +628,7 @@ def test_every_kind_of_image_is_taken_and_all_other_files_are_counted(tmp_path):
         (tmp_path / "cat" / name).write_bytes(b"x" * 40)
     data = image_folder(path=tmp_path)
     assert len(data.source) == 10 and data.report.left_out == {".mp4": 2, ".txt": 1}
-    assert sentence_of(data).endswith("; left out: 2 .mp4, 1 .txt.")
+    assert sentence_of(data).endswith(", 3 left out (2 .mp4, 1 .txt).")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no pipes")

@@ -74,10 +74,16 @@ class Dataset:
 
     @property
     def report(self) -> IntakeReport:
-        """What was read, in numbers and sentences."""
-        kept = [split for row, split in enumerate(self.splits) if row not in self.excluded]
+        """What was read, in numbers and sentences, without the images that were excluded since."""
+        kept = [row for row in range(len(self.splits)) if row not in self.excluded]
+        unreadable = {"unreadable": len(self.excluded)} if self.excluded else {}
+        intake = replace(self.intake, left_out={**self.intake.left_out, **unreadable})
         return IntakeReport(
-            len(self.source), self.space.names, counted(kept), counted(filter(None, self.domains)), **vars(self.intake)
+            images=len(kept),
+            classes=self.space.names,
+            splits=counted(self.splits[row] for row in kept),
+            domains=counted(filter(None, (self.domains[row] for row in kept))),
+            **vars(intake),
         )
 
     @cached_property

@@ -44,33 +44,42 @@ class IntakeReport:
     parts: Mapping[str, IntakeReport] = field(default_factory=dict)
 
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Rows for printing: what, found, from where, left out."""
-        shares = ", ".join(f"{part} {self.splits.get(part, 0):,}" for part in self._parts())
+        """Rows for printing: what, found, from where, left out; a row for each part that was joined."""
         found = {
             "images": f"{self.images:,}",
-            "classes": f"{len(self.classes):,}: {shown(self.classes)}",
+            "classes": _some(self.classes),
             "labels": self.labels,
-            "domains": f"{len(self.domains):,}: {shown(tuple(self.domains))}" if self.domains else "",
-            "splits": shares,
+            "domains": _some(tuple(self.domains)) if self.domains else "",
+            "splits": f"{'/'.join(self._parts())} {self._shares()}",
         }
-        gone = self._gone()
         rows = [
-            (what, text, self.origins.get(what, ""), gone if what == "images" else "")
+            (what, text, self.origins.get(what, ""), listed_counts(self.left_out) if what == "images" else "")
             for what, text in found.items()
             if text
         ]
-        return [("what", "found", "from where", "left out"), *rows]
+        parts = [
+            (f"part {name}", part.sentence(classes=False), "", listed_counts(part.left_out))
+            for name, part in self.parts.items()
+        ]
+        return [("what", "found", "from where", "left out"), *rows, *parts]
 
-    def sentence(self) -> str:
-        """One line for the start of a run."""
-        shares = ", ".join(f"{self.splits.get(part, 0):,} {part}" for part in self._parts())
-        origin = f" ({self.origins['splits']})" if self.origins.get("splits") else ""
-        gone = f"; left out: {self._gone()}" if self.left_out else ""
-        untested = "" if self.splits.get("test") else "; nothing to test with"
-        return (
-            f"{self.images:,} images, {len(self.classes):,} classes ({shown(self.classes)}), {shares}{origin}"
-            f"{untested}{gone}."
-        )
+    def sentence(self, *, classes: bool = True) -> str:
+        """One line for the start of a run; without `classes`, their names are left out."""
+        if not self.images:
+            return f"No images are here, {_some(self.classes)}."
+        origin = f" (split: {self.origins['splits']})" if self.origins.get("splits") else ""
+        parts = [
+            f"{self.images:,} image{'s' * (self.images != 1)}",
+            f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
+            + (f" ({shown(self.classes)})" if classes else ""),
+            *([f"{len(self.domains):,} domains ({shown(tuple(self.domains))})"] if len(self.domains) > 1 else []),
+            f"{'/'.join(self._parts())} {self._shares()}{origin}",
+        ]
+        if not self.splits.get("test"):
+            parts.append("nothing to test with")
+        if self.left_out:
+            parts.append(f"{sum(self.left_out.values()):,} left out ({listed_counts(self.left_out)})")
+        return ", ".join(parts) + "."
 
     def to_json(self) -> Mapping[str, object]:
         """Everything, as JSON values."""
@@ -79,8 +88,17 @@ class IntakeReport:
     def _parts(self) -> tuple[str, ...]:
         return (*PARTS, *(part for part in self.splits if part not in PARTS))
 
-    def _gone(self) -> str:
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+    def _shares(self) -> str:
+        return "/".join(f"{self.splits.get(part, 0):,}" for part in self._parts())
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names):,}: {shown(names)}"
+
+
+def listed_counts(counts: Mapping[str, int]) -> str:
+    """Counts by reason, in words: "2 .txt, 1 hidden"."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
 
 
 def joined_intake(parts: Mapping[str, IntakeReport]) -> Intake:

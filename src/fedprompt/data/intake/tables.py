@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,6 +65,26 @@ def read_table(path: Path, *, needed: Sequence[str], columns: Mapping[str, str] 
     if not table.rows:
         raise UserError(f"The table {path} has no rows; add some.")
     return _renamed(table, needed, columns or {})
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path is a file with the name of a table."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def column_names(path: Path) -> frozenset[str]:
+    """The names of a table's columns in lower case, from its first line alone; empty for what is no table."""
+    if not is_table(path):
+        return frozenset()
+    text = read_text(path)[0].lstrip()
+    head = LINE_ENDS.split(text)[int(text[:4].lower() == "sep=") :][:1]
+    if path.suffix.lower() not in LINES_OF_JSON:
+        return frozenset(cell.strip().lower() for line in head for cell in re.split('[,;\t|"]', line))
+    try:
+        value = load_json("".join(head))
+    except ValueError:
+        return frozenset()
+    return frozenset(map(str.lower, value)) if isinstance(value, dict) else frozenset()
 
 
 def _json_rows(path: Path, text: str) -> Iterator[Row]:

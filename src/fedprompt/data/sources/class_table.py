@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes
@@ -24,12 +25,17 @@ from fedprompt.data.intake.class_names import (
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import Table, read_table
+from fedprompt.data.intake.tables import Table, column_names, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
 
 
+def _is_class_table(path: Path) -> bool:
+    return "label" in column_names(path)
+
+
+@recognised_by(_is_class_table)
 def class_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
@@ -23,6 +25,7 @@ from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, locate
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
 
+PROBED = 20  # JSON files that are looked into for whether a folder holds COCO annotations
 NOT_COCO = ("attributes.json", "conditions.json", "dataset_dict.json", "state.json", "info.json")
 
 
@@ -35,6 +38,11 @@ class Annotations:
     remarks: tuple[str, ...] = ()
 
 
+def _is_coco(path: Path) -> bool:
+    return path.is_dir() and any(_names_three_lists(path / file) for file in _json_files(path)[:PROBED])
+
+
+@recognised_by(_is_coco)
 def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -149,6 +157,14 @@ def _find_annotations(root: Path, declared: Mapping[str, str] | None) -> Annotat
     if len(found) == 1:
         return Annotations({"train": next(iter(found.values()))}, "", understood.remarks)
     return Annotations({part: found[part] for part in PARTS if part in found}, understood.origin, understood.remarks)
+
+
+def _names_three_lists(file: Path) -> bool:
+    """Whether the keys of COCO stand in a file, which may be large."""
+    if not file.stat().st_size:
+        return False
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 
 def _json_files(root: Path) -> list[str]:

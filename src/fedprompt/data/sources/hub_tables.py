@@ -74,6 +74,11 @@ def open_parts(address: Address, copy: HubCopy | None, declared: Mapping[str, st
     return _selected(tables, _or_none(tables, splits), copy)
 
 
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one from `save_to_disk`, or holds Parquet files."""
+    return _is_saved(folder) or any(any(folder.glob(f"{'*/' * depth}*.parquet")) for depth in range(4))
+
+
 def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 

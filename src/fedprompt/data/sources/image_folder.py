@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import known_class, read_attributes
@@ -40,6 +41,7 @@ class Tree:
     unused: int = 0  # images of parts that are left out on request
 
 
+@recognised_by(Path.is_dir, last=True)
 def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
@@ -17,7 +18,7 @@ from fedprompt.data.intake.class_names import ClassNames, class_number, look_ali
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, read_table
+from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, column_names, is_table, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
@@ -34,6 +35,11 @@ class Labels:
     form: str
 
 
+def _is_label_table(path: Path) -> bool:
+    return is_table(path) and "label" not in column_names(path)
+
+
+@recognised_by(_is_label_table)
 def label_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.images import OnStep
@@ -79,6 +80,11 @@ class TarSource:
         return f"{self.members[row].tar}/{self.members[row].name}"
 
 
+def _has_shards(path: Path) -> bool:
+    return path.is_dir() and any(file.is_file() for file in (*path.glob("*.tar"), *path.glob("*/*.tar")))
+
+
+@recognised_by(_has_shards)
 def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
