@@ -49,7 +49,7 @@ def test_only_regular_files_are_images(tmp_path, monkeypatch):
     found = find_images(tmp_path)
     server.close()
     assert found.files == (("cat", "1.jpg"), ("cat", "link.jpg"), ("elsewhere.jpg",))
-    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links that lead nowhere": 1, "sockets": 1}
+    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links to nowhere": 1, "sockets": 1}
     assert found.empty == (("cat", "folder.jpg"),)
 
 

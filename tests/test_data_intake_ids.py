@@ -80,7 +80,7 @@ def test_a_file_that_is_listed_twice_is_told():
     repeated(["a.jpg", "b.jpg"], what="files", mistakes=mistakes)
     assert not len(mistakes)
     repeated(["a.jpg", "b.jpg", "a.jpg", "a.jpg"], what="files", mistakes=mistakes)
-    with pytest.raises(UserError, match=r"a.json: 1 files are listed more than once, 'a.jpg' for one"):
+    with pytest.raises(UserError, match=r"a.json: 1 file is listed more than once, 'a.jpg' for one"):
         mistakes.check()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import Settings, load
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
@@ -102,11 +102,18 @@ def _plan(what: str, settings: list[str]) -> Plan:
     """The plan of a recipe, or one whose data are a folder or a table."""
     from fedprompt.config.recipe import bundled_recipes
     from fedprompt.config.registry import sources_of
-    from fedprompt.data.intake.tables import is_table
+    from fedprompt.data.intake.tables import SUFFIXES, is_table
 
     path = Path(what).expanduser()
-    if what in bundled_recipes() or not (path.is_dir() or is_table(path)):
+    if what in bundled_recipes() or path.suffix == ".toml":
         return load(what, settings)
+    if not path.is_dir() and not is_table(path):
+        if path.exists():
+            raise UserError(
+                f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."
+            )
+        close = did_you_mean(what, bundled_recipes())
+        raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
     names = sources_of(path)
     place = f"path = {json.dumps(str(path), ensure_ascii=False)}"
     if len(names) != 1:
@@ -127,10 +134,8 @@ def _print(found: Checked) -> None:
     report = found.dataset.report
     head, *rows = report.table()
     plain_console().print(rows_table(head, rows, title=f"{found.dataset.name}, read by the source {found.source}"))
-    for warning in report.warnings:
+    for warning in report.all_warnings():
         typer.echo(f"Warning: {warning}")
-    if not report.splits.get("test"):
-        typer.echo("Warning: nothing is there to test with; a run scores no image.")
     for problem in found.problems[:SHOWN_PROBLEMS]:
         typer.echo(problem.message, err=True)
     if (more := len(found.problems) - SHOWN_PROBLEMS) > 0:

@@ -27,7 +27,10 @@ def plain_console() -> Console:
 
 @contextmanager
 def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a temporary progress bar; call the function with (done, total) to move it."""
+    """Show a temporary progress bar on a terminal; call the function with (done, total) to move it."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

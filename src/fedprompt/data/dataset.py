@@ -77,12 +77,14 @@ class Dataset:
         """What was read, in numbers and sentences, without the images that were excluded since."""
         kept = [row for row in range(len(self.splits)) if row not in self.excluded]
         unreadable = {"unreadable": len(self.excluded)} if self.excluded else {}
-        intake = replace(self.intake, left_out={**self.intake.left_out, **unreadable})
+        domains = counted(filter(None, (self.domains[row] for row in kept)))
+        origins = {what: origin for what, origin in self.intake.origins.items() if what != "domains" or domains}
+        intake = replace(self.intake, left_out={**self.intake.left_out, **unreadable}, origins=origins)
         return IntakeReport(
             images=len(kept),
             classes=self.space.names,
             splits=counted(self.splits[row] for row in kept),
-            domains=counted(filter(None, (self.domains[row] for row in kept))),
+            domains=domains,
             **vars(intake),
         )
 

@@ -105,7 +105,7 @@ def _data(dataset: Dataset) -> DataRecord:
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=report.warnings,
+        notes=report.all_warnings(),
     )
 
 

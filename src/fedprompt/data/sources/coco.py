@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedprompt.config.registry import recognised_by
@@ -17,7 +18,7 @@ from fedprompt.data.intake.class_names import look_alikes
 from fedprompt.data.intake.ids import repeated
 from fedprompt.data.intake.image_files import visible
 from fedprompt.data.intake.paths import missing_files
-from fedprompt.data.intake.report import PARTS, Intake, Mistakes
+from fedprompt.data.intake.report import PARTS, Intake, Mistakes, read_all
 from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT, mentions_split
 from fedprompt.data.labels import LabelSpace, distinct_names
@@ -77,7 +78,8 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     given = {split: file for split, file in (("train", train), ("val", val), ("test", test)) if file}
     found = _given(folder, given) if given else _find_annotations(root, splits)
     regions = Regions(crowds, min_area)
-    tables = {split: read_file(folder, file, regions) for split, file in found.files.items()}
+    read = read_all([partial(read_file, folder, file, regions) for file in found.files.values()])
+    tables = dict(zip(found.files, read, strict=True))
     names = distinct_names(shared_names(folder, tables), str(root))
     label = {name: number for number, name in enumerate(names)}
     own_places = {"train": train_images, "val": val_images or train_images, "test": test_images or train_images}

@@ -17,9 +17,10 @@ from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
-from fedprompt.data.intake.report import Intake
+from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.split_places import split_folders
-from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name
+from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_nothing
+from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
@@ -78,6 +79,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     outer = [parts[0] if depth == DEPTHS["domains"] else "" for parts in tree.places]
     classes, domains = (understand_names(names, place=str(root)) for names in (spelled, outer))
     _refuse_empty(root, found.empty, classes)
+    _refuse_one_folder_of_all(root, classes)
     labels = {name: label for label, name in enumerate(classes.names)}
     known, new = _base_and_new(labels, base)
     files = tuple("/".join(parts) for parts in tree.images)
@@ -145,16 +147,26 @@ def _left_out(root: Path, found: ImageFiles, unused: int) -> dict[str, int]:
     if (root / "attributes.json").is_file():  # is read
         counts[".json"] -= 1
     if unused:
-        counts["images of splits that are left out"] = unused
+        counts["images of unused splits"] = unused
     return {reason: count for reason, count in counts.items() if count}
 
 
 def _refuse_empty(root: Path, empty: Sequence[Parts], classes: ClassNames) -> None:
     # A class may be missing in one domain or split, not in all of them.
+    mistakes = Mistakes(root)
     for parts in empty:
         if not parts or normal_name(parts[-1]) not in classes.names:
-            kinds = " ".join(SUFFIXES)
-            raise UserError(f"The folder {root.joinpath(*parts)} holds no images ({kinds}); add some or remove it.")
+            mistakes.add(f"the folder {root.joinpath(*parts)} holds no images", fix="add some or remove it")
+    mistakes.check()
+
+
+def _refuse_one_folder_of_all(root: Path, classes: ClassNames) -> None:
+    """UserError if the one class is called `images` or the like: labels are elsewhere, perhaps in a table."""
+    if len(classes.names) > 1 or not says_nothing(classes.names[0]):
+        return
+    tables = sorted(file.name for file in root.iterdir() if is_table(file))
+    fix = f"if labels are in {tables[0]}, give the path of that table" if tables else "give it one folder per class"
+    raise UserError(f"{root} holds all its images in one folder, {classes.names[0]!r}, which is no class; {fix}.")
 
 
 def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:

@@ -23,6 +23,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
 
+FIX = "correct that cell"
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
 
@@ -75,15 +76,16 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    table = read_table(path, needed=("image",), columns=columns)
     mistakes = Mistakes(path)
-    rows = read_splits(table, splits, mistakes=mistakes)
-    contents = [_content(row) for row in rows.table.rows]
-    place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-    found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
-    listed = _class_list(path, classes)
-    labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
-    mistakes.check(fix="correct that cell")
+    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes)
+    with mistakes.before_others(fix=FIX):
+        rows = read_splits(table, splits, mistakes=mistakes)
+        contents = [_content(row) for row in rows.table.rows]
+        place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
+        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        listed = _class_list(path, classes)
+        labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
+    mistakes.check(fix=FIX)
     if not labels.names:
         raise UserError(f"The table {path} has no labels; add some.")
     drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)
