@@ -371,7 +371,7 @@ def changed(part: str, row: int, **values) -> dict[str, object]:
         (changed("images", 1, file_name="../../x.jpg"), "'../../x.jpg' is not below"),
         (changed("categories", 1, id=1), "1 id of categories is given to different ones, '1' for one"),
         (changed("categories", 1, name="cat"), "two classes called 'cat'"),
-        (changed("categories", 1, name=None), "1 category has no name, 2 for one"),
+        (changed("categories", 1, name=None), "1 category has no name, the one with the id 2 for one"),
         (annotations(annotations=None), "'annotations' is null; give a file with annotated images"),
         (annotations(annotations=[]), "'annotations' is empty"),
         (annotations(annotations=[None]), "1 of 1 annotations are not objects"),

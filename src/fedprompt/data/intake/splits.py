@@ -89,10 +89,8 @@ def read_name(name: str) -> SplitName:
 
 def says_nothing(name: str) -> bool:
     """Whether a name has words like "images" and "data" alone, which tell neither a class nor a part."""
-    tokens = re.split(r"[\W_]+", name.lower())
-    return (
-        bool(name) and all(token in SILENT or token.isdecimal() for token in tokens if token) and not name.isdecimal()
-    )
+    tokens = set(re.split(r"[\W_]+", name.lower())) - {""}
+    return bool(tokens & SILENT) and all(token in SILENT or token.isdecimal() for token in tokens)
 
 
 def mentions_split(name: str) -> bool:

@@ -89,7 +89,7 @@ def read_file(folder: DatasetFolder, file: str, regions: Regions) -> CocoFile:
     class_names = [_name(row) for row in categories]
     if nameless := [row for row, name in enumerate(class_names) if not name]:
         some = "1 category has" if len(nameless) == 1 else f"{len(nameless):,} categories have"
-        mistakes.add(f"{some} no name, {categories[nameless[0]].get('id')!r} for one")
+        mistakes.add(f"{some} no name, the one with the id {categories[nameless[0]].get('id')!r} for one")
     by_category = index_ids(
         categories, key=lambda row: row.get("id"), content=_name, what="categories", mistakes=mistakes
     )
