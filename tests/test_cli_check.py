@@ -160,6 +160,21 @@ def test_images_in_one_folder_beside_a_table_are_no_class(tmp_path: Path) -> Non
     assert "'images', which is no class; if labels are in export.csv, give the path of that table." in refused(tmp_path)
 
 
+def test_a_folder_that_is_no_tree_of_classes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    assert "holds images and no class folders; give it one folder per" in refused(images(tmp_path / "a", ""))
+    assert "holds all its images in one folder, 'train_images'" in refused(images(tmp_path / "b", "train_images"))
+    wrapped = images(tmp_path / "c", *(f"archive/{top}/{name}" for top in ("train", "test") for name in ("cat", "dog")))
+    assert f"holds everything in one folder, 'archive'; give {wrapped / 'archive'}" in refused(wrapped)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/photos.zip").write_bytes(b"x")
+    assert "holds no images (only 1 .zip)" in refused(tmp_path / "d")
+
+
+def test_a_folder_called_images_among_others_is_a_class_and_warned_of(tmp_path: Path) -> None:
+    said = call("check", distinct(images(tmp_path, "images", "masks")))
+    assert "the folder 'images' is read as a class; move it if it is none." in said
+
+
 def test_mistakes_of_a_table_are_shown_together(tmp_path: Path) -> None:
     images(tmp_path, "", each=4)
     rows = ["0.jpg,cat,extra", "gone.jpg,cat", "1.jpg,", "2.jpg,cat,,", "3.jpg,dgo"]

@@ -17,7 +17,7 @@ from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
-from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.report import Intake, Mistakes, listed_counts
 from fedprompt.data.intake.split_places import split_folders
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_nothing
 from fedprompt.data.intake.tables import is_table
@@ -72,7 +72,8 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     check_test_fraction(test_fraction)
     found = find_images(root, on_step=on_step)
     if not found.files:
-        raise UserError(f"{root} holds no images ({' '.join(SUFFIXES)}); give it one folder of them per class.")
+        kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"
+        raise UserError(f"{root} holds no images ({kinds}); give it one folder of them per class.")
     tree = _without_splits(root, found, splits, domains=layout == "domains")
     depth = _depth(root, tree.places, layout)
     spelled = [parts[depth - 2] for parts in tree.places]
@@ -102,7 +103,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
                 "splits": tree.origin or drawn_origin(test_fraction, seed),
             },
             left_out=_left_out(root, found, tree.unused),
-            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks),
+            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks, *_odd_classes(root, classes)),
         ),
     )
 
@@ -162,11 +163,21 @@ def _refuse_empty(root: Path, empty: Sequence[Parts], classes: ClassNames) -> No
 
 def _refuse_one_folder_of_all(root: Path, classes: ClassNames) -> None:
     """UserError if the one class is called `images` or the like: labels are elsewhere, perhaps in a table."""
-    if len(classes.names) > 1 or not says_nothing(classes.names[0]):
-        return
+    only = classes.names[0]
+    if len(classes.names) == 1 and (says_nothing(only) or is_split(only)):
+        raise UserError(
+            f"{root} holds all its images in one folder, {only!r}, which is no class; {_where_labels_are(root)}."
+        )
+
+
+def _where_labels_are(root: Path) -> str:
     tables = sorted(file.name for file in root.iterdir() if is_table(file))
-    fix = f"if labels are in {tables[0]}, give the path of that table" if tables else "give it one folder per class"
-    raise UserError(f"{root} holds all its images in one folder, {classes.names[0]!r}, which is no class; {fix}.")
+    return f"if labels are in {tables[0]}, give the path of that table" if tables else "give it one folder per class"
+
+
+def _odd_classes(root: Path, classes: ClassNames) -> tuple[str, ...]:
+    odd = [name for name in classes.names if says_nothing(name)]
+    return tuple(f"{root}: the folder {name!r} is read as a class; move it if it is none." for name in odd)
 
 
 def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
@@ -176,6 +187,8 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
         for wrong in depths.keys() - {DEPTHS[layout]}:
             raise UserError(f"{depths[wrong]} in {root} does not fit the layout {layout!r}; move it or change that.")
         return DEPTHS[layout]
+    if set(depths) == {1}:
+        raise UserError(f"{root} holds images and no class folders; {_where_labels_are(root)}.")
     if len(depths) > 1 or not depths.keys() <= set(DEPTHS.values()):
         shown = " and ".join(depths[depth] for depth in sorted(depths))
         raise UserError(
@@ -184,6 +197,12 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
         )
     depth = next(iter(depths))
     folders = {parts[:-1] for parts in places}
+    if depth == DEPTHS["domains"] and len({outer for outer, _ in folders}) == 1:
+        outer = next(iter(folders))[0]
+        raise UserError(
+            f"{root} holds everything in one folder, {outer!r}; give {root / outer}, or set layout to 'domains' if it "
+            "is the one domain."
+        )
     if depth == DEPTHS["domains"] and len({normal_name(name) for _, name in folders}) == len(folders):
         raise UserError(
             f"It is not clear which folders of {root} are classes: no inner folder, like {'/'.join(min(folders))}, "
