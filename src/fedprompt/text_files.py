@@ -30,7 +30,7 @@ def read_text(path: Path) -> tuple[str, str, tuple[str, ...]]:
     text = content.decode(encoding)
     if encoding != "cp1252":
         return text.removeprefix("\ufeff"), name, ()
-    example = next(word for word in text.split() if not word.isascii())
+    example = next(word for word in re.split(r'[\s,;|"]+', text) if not word.isascii())
     return (
         text,
         name,

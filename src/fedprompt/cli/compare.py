@@ -90,9 +90,9 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     if processes > 1 and len(waiting) > 1:
         run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
-    for job in waiting:
-        typer.echo(f"{job.folder.name}:")
-        with console_callbacks(plain_console(), quiet=False) as callbacks:
+    with console_callbacks(plain_console(), quiet=False) as callbacks:
+        for job in waiting:
+            callbacks.on_message(f"{job.folder.name}:")
             run_job(job, callbacks=callbacks)
 
 

@@ -27,16 +27,33 @@ def plain_console() -> Console:
 
 @contextmanager
 def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a temporary progress bar; call the function with (done, total) to move it."""
+    """Show a temporary progress bar on a terminal; call the function with (done, total) to move it."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(text, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-class ProgressBars(RunCallbacks):
+class ConsoleCallbacks(RunCallbacks):
+    """Callbacks that show each warning once, however many runs have it."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def on_warning(self, text: str) -> None:
+        """Show the text, unless it was shown before."""
+        if text not in self._shown:
+            self._shown.add(text)
+            self.on_message(f"Warning: {text}")
+
+
+class ProgressBars(ConsoleCallbacks):
     """One bar for the rounds of a trial and one for the clients of a round."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         columns = (
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -69,10 +86,6 @@ class ProgressBars(RunCallbacks):
         """Print the text above the bars."""
         self.progress.print(text)
 
-    def on_warning(self, text: str) -> None:
-        """Print the text above the bars."""
-        self.progress.print(f"Warning: {text}")
-
     def on_trial(self, name: str, rounds: int, done: int) -> None:
         """Reset the bar of rounds."""
         self.progress.reset(self._rounds, total=rounds, completed=done, description=name, note="")
@@ -86,10 +99,11 @@ class ProgressBars(RunCallbacks):
         self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
 
 
-class ProgressLines(RunCallbacks):
+class ProgressLines(ConsoleCallbacks):
     """One line per round, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self.console = console
         self._trial, self._rounds = "", 0
 
@@ -100,10 +114,6 @@ class ProgressLines(RunCallbacks):
     def on_message(self, text: str) -> None:
         """Print the text."""
         self.console.print(text, highlight=False)
-
-    def on_warning(self, text: str) -> None:
-        """Print the text."""
-        self.console.print(f"Warning: {text}")
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
         """Print the trial."""

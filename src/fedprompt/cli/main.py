@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 import fedprompt
+from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
 from fedprompt.cli.config import RecipeName, Settings, load, recipes
 from fedprompt.cli.data import data, reproduce
@@ -43,6 +44,7 @@ app = typer.Typer(
     help="Federated prompt tuning of CLIP-like models.",
 )
 app.add_typer(recipes, name="config")
+app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
@@ -182,26 +184,6 @@ def partition(
         counts = partition_counts(shards, dataset)
         write_atomic(plot, partition_figure(counts.counts, counts.clients, counts.classes))
         typer.echo(f"Written: {plot}")
-
-
-@app.command()
-def check(recipe: RecipeName, settings: Settings = None) -> None:
-    """Open every image of a recipe's data and list problems; exit code 2 if there are any."""
-    from fedprompt.cli.console import counting, plain_console
-    from fedprompt.data.problems import find_problems, scan_images
-
-    plan = load(recipe, settings)
-    with counting(plain_console(), "listing") as on_step:
-        dataset = plan.source(on_step=on_step)
-    with counting(plain_console(), "opening images") as on_step:
-        rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
-        looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
-    problems = find_problems(dataset, looked)
-    for problem in problems:
-        typer.echo(problem.message, err=True)
-    typer.echo(f"{dataset.name}: {len(dataset.source)} images, {len(problems)} problem(s).")
-    if problems:
-        raise typer.Exit(2)
 
 
 @app.command()

@@ -55,10 +55,15 @@ class Recipe(Table):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))
 
 
+def bundled_recipes() -> Mapping[str, Path]:
+    """The recipes that are included in the package, by name."""
+    own = Path(str(files("fedprompt") / "recipes"))
+    return {path.stem: path for path in sorted(own.glob("*.toml"))}
+
+
 def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of a recipe that is included in the package; UserError if there is none."""
-    own = Path(str(files("fedprompt") / "recipes"))
-    known = {path.stem: path for path in sorted(own.glob("*.toml"))}
+    known = bundled_recipes()
     if name in known and not Path(name).is_file():  # a folder of that name is no recipe
         return known[name]
     if not Path(name).is_file():

@@ -151,6 +151,9 @@ class Site:
                 raise RefusedError(sentence, rule="unreadable") from error
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
+                _log.info("%s", experiment.dataset.report.sentence())
+                for warning in experiment.dataset.report.all_warnings():
+                    _log.warning("%s", warning)
                 for lost in experiment.left_out:
                     _log.warning("Left out: %s", lost.reason)
             self._experiments = {key: experiment}

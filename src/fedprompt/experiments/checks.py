@@ -12,7 +12,9 @@ from fedprompt.records.run_folder import RunFolder
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of images that are left out, and of other problems of those that were opened."""
+    """Warn of what the reader of the data set found, of images that are left out, and of other problems of images."""
+    for warning in experiment.dataset.report.all_warnings():
+        callbacks.on_warning(warning)
     if lost := experiment.left_out:
         some = f"{len(lost)} image(s) cannot be read and are left out, as run.jsonl lists."
         callbacks.on_warning(f"{some} {lost[0].reason}")

@@ -60,8 +60,7 @@ def start(
     """
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
-    for note in experiment.dataset.intake.warnings:
-        callbacks.on_warning(note)
+    callbacks.on_message(experiment.dataset.report.sentence())
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)
     with RunFolder.create(folder) as run:
@@ -90,6 +89,7 @@ def resume(
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
         check_unchanged(run, header, experiment)
+        callbacks.on_message(experiment.dataset.report.sentence())
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
 
 

@@ -88,13 +88,17 @@ class DataRecord(Record):
     name: str = Field("", description="name of the data set")
     fingerprint: str = Field("", description="hash of the images' addresses or content")
     kind: str = Field("", description="`single` or `multi`: labels per image")
+    summary: str = Field("", description="what was read, in one line: images, classes, splits and what was left out")
     images: dict[str, int] = Field({}, description="images per split")
+    labels: str = Field("", description="what the labels of an image are, and in which form they were read")
+    origins: dict[str, str] = Field({}, description="where images, classes, labels, domains and splits come from")
+    left_out: dict[str, int] = Field({}, description="files or rows that were left out, by reason")
     unreadable: int = Field(0, description="images that were left out because they cannot be read")
     base: tuple[str, ...] = Field((), description="base classes, which clients train on")
     new: tuple[str, ...] = Field((), description="new classes, which nobody trains on")
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
-    notes: tuple[str, ...] = Field((), description="remarks of the reader of the data set")
+    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
 
 
 class AttributeAttention(Record):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedprompt.data.images import OnStep
+from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError
 
 SUFFIXES = (
@@ -64,9 +65,11 @@ def find_images(root: Path, *, depth: int = DEEPEST, on_step: OnStep | None = No
         raise UserError(f"The folder {root} {what}; give the folder that holds one folder of images per class.")
     walk = _Walk(depth, on_step)
     walk.folder(root, (), ())
+    mistakes = Mistakes(root)
     for parts in walk.files:
         if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
-            raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
+            mistakes.add(f"the name {'/'.join(parts)!r} is not valid UTF-8")
+    mistakes.check(fix="rename that file or folder")
     return ImageFiles(
         tuple(sorted(walk.files)), tuple(walk.empty), dict(walk.left_out.most_common()), tuple(walk.remarks)
     )
@@ -144,5 +147,5 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except FileNotFoundError:
         return "broken links"
     except OSError:  # a link to itself, or to where nobody may look
-        return "links that lead nowhere"
+        return "links to nowhere"
     return "pipes" if stat.S_ISFIFO(mode) else "sockets" if stat.S_ISSOCK(mode) else "devices"

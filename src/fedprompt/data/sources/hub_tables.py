@@ -74,6 +74,11 @@ def open_parts(address: Address, copy: HubCopy | None, declared: Mapping[str, st
     return _selected(tables, _or_none(tables, splits), copy)
 
 
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one from `save_to_disk`, or holds Parquet files."""
+    return _is_saved(folder) or any(any(folder.glob(f"{'*/' * depth}*.parquet")) for depth in range(4))
+
+
 def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
@@ -90,7 +95,7 @@ def _parquet_parts(folder: Path, copy: HubCopy | None, declared: Mapping[str, st
     named, splits = splits_of_files([file.as_posix() for file in files], root=str(folder), declared=declared)
     used = {file: name for file, name in named.items() if splits is None or splits.parts[name] != LEFT_OUT}
     tables = _read_parquet(folder, used)
-    gone = {"Parquet files that are left out": len(named) - len(used)} if len(used) < len(named) else {}
+    gone = {"Parquet files of unused splits": len(named) - len(used)} if len(used) < len(named) else {}
     return replace(_selected(tables, _or_none(tables, splits), copy), left_out=gone, root=folder)
 
 
@@ -106,7 +111,13 @@ def _read_parquet(folder: Path, named: Mapping[str, str]) -> dict[str, datasets.
     for file, name in named.items():
         files.setdefault(name, []).append(str(folder / file))
     keys = {f"part{number}": name for number, name in enumerate(files)}
-    loaded = datasets.load_dataset("parquet", data_files={key: files[name] for key, name in keys.items()})
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # they would show our keys, not the user's names
+    try:
+        loaded = datasets.load_dataset("parquet", data_files={key: files[name] for key, name in keys.items()})
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     return {name: cast("Mapping[str, datasets.Dataset]", loaded)[key] for key, name in keys.items()}
 
 
@@ -129,7 +140,7 @@ def _selected(tables: Mapping[str, datasets.Dataset], parts: Parts, copy: HubCop
     used = {name: table for name, table in tables.items() if name in parts.splits}
     if copy and copy.video_columns:
         used = {name: table.select(_middle_frames(table, copy.video_columns)) for name, table in used.items()}
-    return replace(parts, tables=used, left_out={"rows of splits that are left out": gone} if gone else {})
+    return replace(parts, tables=used, left_out={"rows of unused splits": gone} if gone else {})
 
 
 def _parts_of_copy(tables: Mapping[str, datasets.Dataset], copy: HubCopy, *, root: Path | None = None) -> Parts:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window, decode
 from fedprompt.data.intake.class_names import normal_name
@@ -25,7 +26,7 @@ from fedprompt.data.intake.typed_labels import OBJECT_KEYS, Dialect, TypedLabels
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.catalog import HubCopy, entry
 from fedprompt.data.published.layouts.original_lists import split_camel_case
-from fedprompt.data.sources.hub_tables import Address, Parts, open_parts
+from fedprompt.data.sources.hub_tables import Address, Parts, holds_tables, open_parts
 from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
 from fedprompt.errors import UserError, did_you_mean
 
@@ -80,6 +81,7 @@ class TableSource:
         return f"row {row}"
 
 
+@recognised_by(holds_tables)
 def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: str,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
@@ -17,11 +18,12 @@ from fedprompt.data.intake.class_names import ClassNames, class_number, look_ali
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, read_table
+from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, column_names, is_table, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
 
+FIX = "correct that cell"
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
 
@@ -34,6 +36,11 @@ class Labels:
     form: str
 
 
+def _is_label_table(path: Path) -> bool:
+    return is_table(path) and "label" not in column_names(path)
+
+
+@recognised_by(_is_label_table)
 def label_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -69,15 +76,16 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    table = read_table(path, needed=("image",), columns=columns)
     mistakes = Mistakes(path)
-    rows = read_splits(table, splits, mistakes=mistakes)
-    contents = [_content(row) for row in rows.table.rows]
-    place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-    found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
-    listed = _class_list(path, classes)
-    labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
-    mistakes.check(fix="correct that cell")
+    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes)
+    with mistakes.before_others(fix=FIX):
+        rows = read_splits(table, splits, mistakes=mistakes)
+        contents = [_content(row) for row in rows.table.rows]
+        place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
+        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        listed = _class_list(path, classes)
+        labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
+    mistakes.check(fix=FIX)
     if not labels.names:
         raise UserError(f"The table {path} has no labels; add some.")
     drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)

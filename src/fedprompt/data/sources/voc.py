@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
@@ -35,6 +36,11 @@ class ListedSplits:
     remarks: tuple[str, ...] = ()
 
 
+def _is_voc(path: Path) -> bool:
+    return any((path / "Annotations").glob("*.xml"))
+
+
+@recognised_by(_is_voc)
 def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
