@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -73,7 +73,8 @@ def _result(run: Run, main: TrialRecord, column: str) -> str:
     if guessed is not None:
         details.append(f"random guessing gives {_percent(guessed)}")
     note = f" ({'; '.join(details)})" if details else ""
-    return f"{main.label} reaches {_percent(main.figures[column])} {run.title(column)}{note}."
+    name = "a harmonic mean of" if column == "hm" else f"{run.title(column)}"
+    return f"{main.label} reaches {name} {_percent(main.figures[column])}{note}."
 
 
 def _against_reference(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
@@ -121,14 +122,18 @@ def _identical(run: Run) -> Iterator[str]:
 
 def _unmoved(main: TrialRecord) -> Iterator[str]:
     if not _moved(main):
-        first, last = (event.loss for event in (main.rounds[0], main.rounds[-1]))
-        yield f"The training loss of {main.label} hardly moved ({first:.3f} in the first round, {last:.3f} in the last)."
+        losses = _losses(main)
+        yield f"The training loss of {main.label} hardly moved: {losses[0]:.3f} at first, {losses[-1]:.3f} at last."
 
 
 def _moved(trial: TrialRecord) -> bool:
     """False if the training loss of the last round differs by less than 2% from that of the first."""
-    losses = [event.loss for event in trial.rounds if event.loss is not None]
+    losses = _losses(trial)
     return len(losses) < 2 or abs(losses[-1] - losses[0]) >= STILL * abs(losses[0])
+
+
+def _losses(trial: TrialRecord) -> list[float]:
+    return [event.loss for event in trial.rounds if event.loss is not None]
 
 
 def _unknown_images(run: Run, column: str) -> Iterator[str]:
@@ -162,8 +167,8 @@ def _steps(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     found = run.interval(main, column, run.reference) if run.reference else None
     if _is_unknown(run, column):
         yield (
-            "Take a backbone that knows photographs: --set backbone.path=openai/clip-vit-base-patch16, or the folder of "
-            "a CLIP. The embedded demo CLIP was trained on drawings."
+            "Take a backbone that knows photographs: --set backbone.path=openai/clip-vit-base-patch16, or the folder "
+            "of a CLIP. The embedded demo CLIP was trained on drawings."
             if run.header.backbone.name == "demo"
             else "Give class names in plain English, and a template that says what the images are "
             '(data.template = "a satellite photo of {}."), or try a larger CLIP.'
@@ -188,12 +193,3 @@ def _points(found: IntervalEvent) -> str:
     """ "+3.0 points, interval +1.2 to +4.8"."""
     value, low, high = (100 * (number or 0.0) for number in (found.value, found.low, found.high))
     return f"{value:+.1f} points, interval {low:+.1f} to {high:+.1f}"
-
-
-def figure_intervals(run: Run) -> Mapping[tuple[str, str], str]:
-    """(trial, column) -> the 95% interval of the figure in percent, "80.1 to 84.2"."""
-    return {
-        (one.trial, one.column): f"{100 * one.low:.1f} to {100 * one.high:.1f}"
-        for one in run.intervals
-        if not one.against and one.low is not None and one.high is not None
-    }
