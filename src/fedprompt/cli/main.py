@@ -138,6 +138,7 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
 def _print_results(folder: Path, *, quiet: bool) -> None:
     from fedprompt.cli.console import plain_console, run_tables
     from fedprompt.report import read_run
+    from fedprompt.report.verdict import verdict
 
     if quiet:
         return
@@ -147,6 +148,10 @@ def _print_results(folder: Path, *, quiet: bool) -> None:
     for column in finished.columns:
         if column in finished.header.splits:
             console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    found = verdict(finished)
+    console.print(" ".join(found.sentences))
+    for step in found.steps:
+        console.print(f"Next: {step}")
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 

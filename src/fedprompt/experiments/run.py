@@ -15,6 +15,7 @@ from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
 from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
@@ -23,6 +24,7 @@ from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
@@ -101,6 +103,9 @@ def _run_trials(context: RunContext) -> Path:
         for trial in context.experiment.trials:
             if trial.name not in finished:
                 _run_trial(_for_trial(context, trial), trial)
+        context.callbacks.on_step("Comparing the methods")
+        for event in interval_events(context.run.path, read_run(context.run.path)):
+            context.run.append(event)
         context.callbacks.on_step("Drawing the report")
     return render(context.run.path)
 

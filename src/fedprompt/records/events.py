@@ -120,6 +120,19 @@ class ScoreEvent(BaseEvent):
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
 
 
+class IntervalEvent(BaseEvent):
+    """95% interval of a figure, or of its difference to another trial, by bootstrap over the test images."""
+
+    event: Literal["interval"] = "interval"
+    trial: str = Field(description="name of the trial")
+    column: str = Field(description="column of the report: a split, `hm` or `gap`")
+    against: str = Field("", description="trial whose figure is subtracted; empty for the figure itself")
+    value: Number = Field(None, description="the figure in [0, 1], or the difference")
+    low: Number = Field(None, description="lower end")
+    high: Number = Field(None, description="upper end")
+    images: int = Field(0, description="test images behind the figure; of a mean over columns, the smallest number")
+
+
 class CooccurrenceEvent(BaseEvent):
     """How often labels occur together: in the annotations, or as a trial predicts them."""
 
@@ -191,6 +204,7 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | IntervalEvent
     | CooccurrenceEvent
     | SampleEvent
     | SitesEvent

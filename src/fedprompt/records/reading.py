@@ -18,6 +18,7 @@ from fedprompt.records.events import (
     CooccurrenceEvent,
     EndEvent,
     HeaderEvent,
+    IntervalEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
@@ -125,6 +126,13 @@ class Run:
     end: EndEvent | None
     resumed: tuple[int, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
+    intervals: tuple[IntervalEvent, ...] = ()
+
+    def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
+        """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
+        other = against.name if against else ""
+        wanted = (trial.name, column, other)
+        return next((one for one in self.intervals if (one.trial, one.column, one.against) == wanted), None)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -198,12 +206,14 @@ def read_run(run_folder: Path) -> Run:
     header = headers[-1]
     trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
     counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    intervals = {(event.trial, event.column, event.against): event for event in _all(IntervalEvent, events)}
     return Run(
         header,
         tuple(trials),
         end=events[-1] if isinstance(events[-1], EndEvent) else None,  # after an earlier end the run was resumed
         resumed=tuple(event.round for event in _all(ResumeEvent, events)),
         cooccurrence=tuple(counted.values()),
+        intervals=tuple(intervals.values()),
     )
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
-from fedprompt.records.reading import NATURAL, TUNED, Run, TrialRecord, read_run
+from fedprompt.records.reading import TUNED, Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
@@ -23,9 +23,11 @@ from fedprompt.report.tables import (
     domain_tables,
     failure_rows,
     headline_rows,
+    interval_rows,
     privacy_text,
     selection_rows,
 )
+from fedprompt.report.verdict import verdict
 
 MEANING = {
     "local": "each client's test images, among that client's classes only; unweighted mean over clients",
@@ -102,6 +104,8 @@ def page(run: Run) -> str:
         ],
         measures=measures(run),
         headline=headline_rows(run),
+        verdict=verdict(run),
+        intervals=interval_rows(run),
         clients=client_rows(run),
         population=population(run),
         drawn_clients=MOST_CLIENTS,
@@ -162,7 +166,7 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Clients, rounds, headline result, upload and privacy in one paragraph; empty before the first round."""
+    """Clients, rounds, upload and privacy in one paragraph; empty before the first round."""
     main, clients = run.main, population(run)
     if main is None or not main.rounds:
         return ""
@@ -172,11 +176,6 @@ def summary(run: Run) -> str:
         f"{who} trained {main.label}{' together' * (clients != 1)} for "
         f"{rounds} round{'s' * (rounds > 1)} without sharing an image"
     )
-    # The local figure, among a client's own classes, says least about the shared model.
-    column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")
-    if column:
-        word = "harmonic mean" if column == "hm" else f"{column} {figures.metric_name(run)}"
-        text += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
         text += f". A client uploads {size_text(main.bytes_up)} per round on average"
     if spent := privacy_text(main):
@@ -187,14 +186,6 @@ def summary(run: Run) -> str:
 def population(run: Run) -> int:
     """Number of clients, including those that the records do not list."""
     return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
-
-
-def _against(run: Run, main: TrialRecord, column: str) -> str:
-    reference = run.reference
-    if reference is None or column not in reference.figures:
-        return ""
-    points = 100 * (main.figures[column] - reference.figures[column])
-    return f", {abs(points):.1f} points {'above' if points >= 0 else 'below'} {reference.label}"
 
 
 def status(run: Run) -> str:
