@@ -15,7 +15,7 @@ from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
 from fedprompt.federated.client import TrainSettings
-from fedprompt.federated.privacy.accounting import EpsilonFunction, Ledger
+from fedprompt.federated.privacy.accounting import EpsilonFunction, GaussianPrivacy, Ledger
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
@@ -125,9 +125,7 @@ def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -
         )
 
 
-def _secure_sum(
-    table: ServerTable, privacy: Privacy | None, weighting: Weighting, *, place: str
-) -> SecureSum | None:
+def _secure_sum(table: ServerTable, privacy: Privacy | None, weighting: Weighting, *, place: str) -> SecureSum | None:
     """Secure aggregation; with client-level privacy the clients clip to its norm, as the server cannot."""
     distributed = privacy if isinstance(privacy, DistributedPrivacy) else None
     if table.secure is None:
@@ -185,13 +183,16 @@ def spent(ledger: Ledger | None, table: ServerTable) -> PrivacySpent | None:
     """What the record of a round says of privacy; None without privacy."""
     if ledger is None or table.privacy is None:
         return None
-    protects = PRIVACY.find(table.privacy.name, place="[train.server] privacy").protects
-    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], protects)
+    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], _protected(table.privacy))
 
 
-def epsilon_function(
-    privacy: Privacy, settings: TrainSettings, num_examples: Callable[[int], int]
-) -> EpsilonFunction:
+def _protected(piece: Piece) -> str:
+    """The unit of privacy of the mechanism that a table names."""
+    mechanism = PRIVACY.find(piece.name, place="[train.server] privacy")
+    return mechanism.protects if isinstance(mechanism, type) and issubclass(mechanism, GaussianPrivacy) else piece.name
+
+
+def epsilon_function(privacy: Privacy, settings: TrainSettings, num_examples: Callable[[int], int]) -> EpsilonFunction:
     """Epsilon by client and number of rounds; `num_examples` gives a client's number of training images."""
     if not isinstance(privacy, SamplePrivacy):
         return privacy.spent
@@ -214,8 +215,7 @@ def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
         text += ", as a secure sum"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
-        protects = PRIVACY.find(table.privacy.name, place="[train.server] privacy").protects
-        text += f", with {protects}-level differential privacy ({options})"
+        text += f", with {_protected(table.privacy)}-level differential privacy ({options})"
     if table.attack is not None:
         text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
     return text

@@ -21,7 +21,6 @@ from fedprompt.federated.secure.secure_client import ADVERTISED_BYTES, commitmen
 from fedprompt.federated.secure.session import SIGNATURE_BYTES, Session, verified
 from fedprompt.federated.secure.shamir import SHARE_BYTES, join
 
-
 SEED = slice(2 * KEY_BYTES, 3 * KEY_BYTES)  # the commitment to a client's seed among its advertised keys
 THRESHOLD = slice(3 * KEY_BYTES, ADVERTISED_BYTES)
 
