@@ -14,10 +14,11 @@ from scipy import stats
 from benchmarks.bars.criteria import Criterion, proof, row
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import MaskedVector, mask
-from fedprompt.federated.secure.secure_client import SecureClient, Session
+from fedprompt.federated.secure.secure_client import SecureClient
 from fedprompt.federated.secure.secure_server import SecureServer
-from fedprompt.federated.secure.secure_sum import SecureSum, threshold_of
-from fedprompt.federated.secure.simulation import Exchange, Present, everyone, simulate
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import threshold_of
+from fedprompt.federated.secure.simulation import Exchange, Present, everyone, local_session, simulate
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.seeding import stream
 from fedprompt.updates import Update, weighted_mean
@@ -72,8 +73,10 @@ def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Criterion]:
     codec = Codec(clip=4.0, clients=clients)
     sent = [replace(one, shared={"w": one.shared["w"].double() * (1 + 1e-9)}) for one in updates(clients, numbers)]
     vectors = {update.client: codec.encode(update, shared) for update in sent}
-    session = Session("bars", 1, threshold_of(SHARE, clients))
-    total, _ = Exchange(session, vectors, everyone, SecureServer(session, length=vector_length(shared))).run()
+    session, identities = local_session(
+        range(clients), threshold=threshold_of(SHARE, clients), length=vector_length(shared)
+    )
+    total, _ = Exchange(session, vectors, everyone, SecureServer(session), identities).run()
     wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
     yield row(
         f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", met=not wrong
@@ -94,7 +97,7 @@ def dropouts() -> Iterator[Criterion]:
             SecureSum(SHARE), 1, {"w": torch.zeros(100)}, updates(clients, 100), present=gone(step, left)
         )
         given_up += not found
-    every, cohorts = len(errors), "3, 5 and 10 clients, in each of four steps"
+    every, cohorts = len(errors), "3, 5 and 10 clients, in each of five steps"
     yield row(
         f"n - t clients drop out ({cohorts})",
         "the sum is unmasked; relative L2 error at most 1e-4",
@@ -125,9 +128,9 @@ def error(clients: int, step: Step, numbers: int = 10_000) -> float:
 
 def masked(count: int = MILLION) -> Iterator[Criterion]:
     """How random the masked vector of a ramp looks to the server."""
-    session = Session("bars", 1, 2)
-    members = [SecureClient(client, session) for client in range(2)]
-    server = SecureServer(session, length=count)
+    session, identities = local_session(range(2), threshold=2, length=count)
+    members = [SecureClient(client, session, identities[client]) for client in range(2)]
+    server = SecureServer(session)
     keys = server.collect_keys({member.number: member.advertise_keys() for member in members})
     boxes = server.relay_shares({member.number: member.share_keys(keys) for member in members})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)

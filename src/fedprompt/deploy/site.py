@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,7 @@ class Site:
                 check_update(update, task.shared, Limits(most_examples=codec.most_examples))
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
-            def length() -> int:
-                return vector_length(initial_state(trial.make_method(experiment.clip))[0])
-
+            length = partial(_vector_length, trial, experiment.clip)
             return self._secure_member.answer(request, secure, state, train, length)
         task = _task(request, experiment, trial, client, state)
         if request.kind == EVALUATE:
@@ -176,6 +175,10 @@ def _secure_sum(
         return None
     names = [shard.name for shard in experiment.partition.shards]
     return secure_sum_of_site(trial.setup.secure, fields, names, settings=settings, folder=folder)
+
+
+def _vector_length(trial: Trial, clip: Clip) -> int:
+    return vector_length(initial_state(trial.make_method(clip))[0])
 
 
 def _task(request: Payload, experiment: Experiment, trial: Trial, client: Client, state: SiteState) -> SiteTask:

@@ -60,7 +60,8 @@ class SecureRound:
             answers = exchange(MASKED_INPUT, server.relay_shares(answers), encode(shared))
             answers = exchange(CONSISTENCY_CHECK, dict.fromkeys(answers, server.collect_masked_inputs(answers)), {})
             signatures = server.collect_signatures(answers, received=received)
-            answers = exchange(UNMASK, dict.fromkeys(answers, signatures), {})
+            agreed = {client: signatures for client in answers if client not in server.refused}
+            answers = exchange(UNMASK, agreed, {})
             total, arrived = server.unmask(answers)
         finally:
             self.failed |= server.refused

@@ -94,9 +94,9 @@ def threshold_of(share: float, clients: int, *, colluders: int = 0) -> int:
 
     Above (clients + colluders) / 2 no two lists of survivors can both be signed by a threshold of clients, even if
     `colluders` of them sign both; nor can both secrets of an honest client be reconstructed (Bonawitz et al., 2017,
-    section 6.2). At least two of the threshold are honest then.
+    section 6.2). At least two of the threshold are honest.
     """
-    return max(math.ceil(share * clients - 1e-9), (clients + colluders) // 2 + 1, 2)
+    return max(math.ceil(share * clients - 1e-9), (clients + colluders) // 2 + 1, colluders + 2)
 
 
 def state_digest(shared: State) -> bytes:

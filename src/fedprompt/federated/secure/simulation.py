@@ -25,6 +25,15 @@ def everyone(step: Step, client: int) -> bool:
     return True
 
 
+def local_session(
+    clients: Sequence[int], *, threshold: int, length: int, run: str = "run", round_number: int = 1
+) -> tuple[Session, dict[int, Identity]]:
+    """A session of clients in this process, and their new identities."""
+    identities = {client: Identity.generate() for client in clients}
+    members = {client: identity.public for client, identity in identities.items()}
+    return Session(run, round_number, members, threshold, length), identities
+
+
 def simulate(
     secure: SecureSum, round_number: int, shared: State, updates: Sequence[Update], *, present: Present = everyone
 ) -> tuple[list[Update], RoundNotes]:
@@ -79,7 +88,7 @@ class Exchange:
         clients = {number: clients[number] for number in inputs}
         signed = self._ask("consistency_check", clients, lambda client: client.consistency_check(survivors))
         signatures = server.collect_signatures(signed, received=self.received)
-        clients = {number: clients[number] for number in signed}
+        clients = {number: clients[number] for number in signed if number not in server.refused}
         return server.unmask(self._ask("unmask", clients, lambda client: client.unmask(signatures)))
 
     def _ask(
