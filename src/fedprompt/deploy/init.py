@@ -133,15 +133,21 @@ def renew_certificates(folder: Path, *, authority_key: Path | None) -> list[str]
 def expiry_warnings(folder: Path) -> list[str]:
     """What to renew in the folder of a deployment or site, whose certificates expire within WARN_DAYS."""
     at_server = (folder / DEPLOYMENT).exists()
-    own = folder / "certificates" if at_server else folder
     fix = f"renew it with: fedprompt deploy renew {folder}" if at_server else "ask the server's operator for a new one"
-    found = []
-    for file in (own / "server.pem", own / "ca.crt"):
-        left = days_left(file) if file.exists() else WARN_DAYS
-        if left < WARN_DAYS:
-            when = f"expires in {left} days" if left >= 0 else "has expired"
-            found.append(f"The certificate {file} {when}; {fix}.")
-    return found
+    return [
+        f"The certificate {file} {f'expires in {left} days' if left >= 0 else 'has expired'}; {fix}."
+        for file, left in certificate_days(folder).items()
+        if left < WARN_DAYS
+    ]
+
+
+def certificate_days(folder: Path) -> dict[Path, int]:
+    """The days left of each certificate in the folder of a deployment or site; UserError if there is none."""
+    own = folder / "certificates" if (folder / DEPLOYMENT).exists() else folder
+    files = [file for file in (own / "server.pem", own / "ca.crt") if file.exists()]
+    if not files:
+        raise UserError(f"There are no certificates in {own}; give the folder of a deployment or of a site.")
+    return {file: days_left(file) for file in files}
 
 
 def remove_site(folder: Path, name: str) -> None:

@@ -102,6 +102,7 @@ def site_transport(
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
         job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
+        secure = _secure_sum(trial, job, names, identities)
         preflight = Preflight(channel, deployment, names, job)
         context.callbacks.on_step("Asking the sites")
         answers = preflight.run(context, trial)
@@ -122,7 +123,7 @@ def site_transport(
             job,
             accepted=accepted,
             num_examples=num_examples,
-            secure=_secure_sum(trial, job, names, identities),
+            secure=secure,
             on_client=context.callbacks.on_client,
         )
 
