@@ -89,7 +89,7 @@ def _honest_rounds(requests: Requests) -> None:
         requests.site.answer(requests.honest)
         _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
-        _exchange(lambda answer: answer, "advertise_keys")
+        _exchange(lambda answer: answer, "share_keys")
 
 
 def _combine(sent: list[Update]) -> str:

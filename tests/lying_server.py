@@ -15,9 +15,8 @@ from fedprompt.deploy.settings import Policy, Roster, SiteFile
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
-from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
-from fedprompt.federated.secure.secure_client import SecureClient, commitment
-from fedprompt.federated.secure.secure_server import SEED
+from fedprompt.federated.secure.masks import MaskedVector, agree, derive, mask, public_key
+from fedprompt.federated.secure.secure_client import MASKING, SEED, SecureClient, commitment
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Identity, Session
 from fedprompt.federated.secure.shamir import SHARE_BYTES, join
@@ -26,7 +25,7 @@ from fedprompt.runtimes.payload import MESSAGE, Payload, done
 
 LENGTH = 3
 RUN = "5" * 32
-CARRIES: dict[Step, Step] = {"share_keys": "advertise_keys", "masked_input": "share_keys"}  # what a request relays
+CARRIES: dict[Step, Step] = {"masked_input": "share_keys"}  # what a request relays, if not of its own step
 Parts = Mapping[int, bytes]
 
 
@@ -79,7 +78,7 @@ class Key:
 
     @property
     def masking(self) -> bytes:
-        return self.advertised[KEY_BYTES : 2 * KEY_BYTES]
+        return self.advertised[MASKING]
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, STEPS, Envelope, Step
-from fedprompt.federated.secure.masks import MaskedVector, mask
-from fedprompt.federated.secure.secure_client import SecureClient
+from fedprompt.federated.secure.masks import MaskedVector, exchange_private, exchange_public, mask, public_key
+from fedprompt.federated.secure.secure_client import SIGNED_BYTES, SecureClient
 from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Identity, Session, threshold_of
@@ -105,8 +105,7 @@ def test_masked_words_look_random_and_say_nothing_of_the_vector() -> None:
     session, identities = local_session(range(2), threshold=2, length=count)
     clients = [SecureClient(client, session, identities[client]) for client in range(2)]
     server = SecureServer(session)
-    keys = server.collect_keys({client.number: client.advertise_keys() for client in clients})
-    boxes = server.relay_shares({client.number: client.share_keys(keys) for client in clients})
+    boxes = server.relay_shares({client.number: client.share_keys() for client in clients})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * 1000
     sent = Envelope.from_bytes(clients[0].masked_input(boxes[0], plain)).parts[0]
     words = np.frombuffer(sent, dtype="<u8")
@@ -147,8 +146,7 @@ def at_survivors(members: Members, present: int = 4) -> tuple[dict[int, SecureCl
     session, identities = members
     clients = {client: SecureClient(client, session, identities[client]) for client in range(4)}
     server = SecureServer(session)
-    keys = server.collect_keys({number: client.advertise_keys() for number, client in clients.items()})
-    boxes = server.relay_shares({number: client.share_keys(keys) for number, client in clients.items()})
+    boxes = server.relay_shares({number: client.share_keys() for number, client in clients.items()})
     words = np.arange(3, dtype=np.uint64)
     sent = {client: clients[client].masked_input(boxes[client], words) for client in range(present)}
     server.collect_masked_inputs(sent)
@@ -226,50 +224,51 @@ def test_clients_that_trained_from_different_models_do_not_unmask() -> None:
     assert server.refused.keys() == {0} and "shared state sent" in server.refused[0]
 
 
-def test_a_list_of_keys_must_be_long_enough_and_have_ones_own() -> None:
-    session, identities = four()
-    others = {
-        client: Envelope.from_bytes(SecureClient(client, session, identities[client]).advertise_keys()).parts[client]
-        for client in range(4)
-    }
+def relayed(members: Members, receiver: int, /, **changes: object) -> dict[int, bytes]:
+    """What the others send to a client in step 1, of sessions with these changes."""
+    session, identities = members
+    other = replace(session, **changes)
+    said = {one: SecureClient(one, other, identities[one]).share_keys() for one in range(4) if one != receiver}
+    parts = {one: Envelope.from_bytes(content).parts for one, content in said.items()}
+    return {one: part[one] + part[receiver] for one, part in parts.items()}
 
-    def list_of(keys: dict[int, bytes]) -> bytes:
-        return Envelope("advertise_keys", SERVER, 1, keys).to_bytes()
 
-    for keys, reason in (
-        (dict(list(others.items())[:2]), "in place of this client's own"),
-        (others, "in place of this client's own"),
-        ({**others, 1: b"short"}, "not signed by it"),
-        ({**others, 7: others[3]}, "not a member of this round"),
-        ({**others, 3: others[2]}, "client 3 are not signed by it"),
+def test_a_client_masks_only_for_signed_keys_of_members() -> None:
+    members = four()
+    session, identities = members
+    honest = relayed(members, 0)
+    for parts, reason in (
+        ({1: honest[1]}, "2 clients are fewer than the threshold of 3"),
+        ({**honest, 1: b"short"}, "client 1 are not signed by it"),
+        ({**honest, 7: honest[3]}, "not another member"),
+        ({**honest, 0: honest[3]}, "not another member"),
+        ({**honest, 3: honest[2]}, "client 3 are not signed by it"),
+        ({**honest, 3: honest[3][:-1] + bytes([honest[3][-1] ^ 1])}, "client 3 cannot be decrypted"),
+        ({**honest, 3: honest[3][:SIGNED_BYTES] + honest[2][SIGNED_BYTES:]}, "client 3 cannot be decrypted"),
     ):
         client = SecureClient(0, session, identities[0])
-        client.advertise_keys()
+        client.share_keys()
         with pytest.raises(RefusedUpdateError, match=reason):
-            client.share_keys(list_of(keys))
+            client.masked_input(Envelope("share_keys", SERVER, 1, parts).to_bytes(), np.zeros(3, dtype=np.uint64))
+
+
+@pytest.mark.parametrize("name", ["run", "round_number", "threshold", "length", "nonce", "job", "members"])
+def test_the_keys_of_another_round_run_job_or_threshold_are_refused(name: str) -> None:
+    members = four()
+    session, identities = members
+    changed = {"run": "x", "round_number": 2, "threshold": 4, "length": 4, "nonce": "x", "job": "x"}
+    changed["members"] = {**session.members, 0: Identity.generate().public}
+    parts = relayed(members, 0) | {1: relayed(members, 0, **{name: changed[name]})[1]}
     client = SecureClient(0, session, identities[0])
-    own = Envelope.from_bytes(client.advertise_keys()).parts[0]
-    with pytest.raises(RefusedUpdateError, match="fewer than the threshold"):
-        client.share_keys(list_of({0: own, 1: others[1]}))
+    client.share_keys()
+    with pytest.raises(RefusedUpdateError, match="client 1 are not signed by it"):
+        client.masked_input(Envelope("share_keys", SERVER, 1, parts).to_bytes(), np.zeros(3, dtype=np.uint64))
 
 
-def test_the_keys_of_another_round_run_job_or_threshold_are_refused() -> None:
-    session, identities = four()
-    changes = {"run": "x", "round_number": 2, "threshold": 4, "length": 4, "nonce": "x", "job": "x"}
-    changes["members"] = {**session.members, 3: Identity.generate().public}
-    for name, value in changes.items():
-        other = SecureClient(1, replace(session, **{name: value}), identities[1])
-        replayed = Envelope.from_bytes(other.advertise_keys()).parts[1]
-        clients = {one: SecureClient(one, session, identities[one]) for one in (0, 2, 3)}
-        keys = {one: Envelope.from_bytes(client.advertise_keys()).parts[one] for one, client in clients.items()}
-        with pytest.raises(RefusedUpdateError, match="client 1 are not signed by it"):
-            clients[0].share_keys(Envelope("advertise_keys", SERVER, 1, {**keys, 1: replayed}).to_bytes())
-        assert (
-            len(
-                Envelope.from_bytes(clients[2].share_keys(Envelope("advertise_keys", SERVER, 1, keys).to_bytes())).parts
-            )
-            == 2
-        )
+@settings(max_examples=20)
+@given(st.binary(min_size=32, max_size=32))
+def test_the_exchange_keys_of_an_identity_belong_together(private: bytes) -> None:
+    assert exchange_public(Identity(private).public) == public_key(exchange_private(private))
 
 
 def test_a_client_takes_no_part_in_a_session_that_cannot_protect_it() -> None:
@@ -288,8 +287,8 @@ def test_the_server_names_the_client_whose_threshold_differs_and_goes_on() -> No
     session, identities = four()
     lone = replace(session, threshold=4)
     server = SecureServer(replace(session, threshold=2))
-    said = {one: SecureClient(one, lone if one == 2 else session, identities[one]).advertise_keys() for one in range(4)}
-    assert Envelope.from_bytes(server.collect_keys(said)).parts.keys() == {0, 1, 3}
+    said = {one: SecureClient(one, lone if one == 2 else session, identities[one]).share_keys() for one in range(4)}
+    assert server.relay_shares(said).keys() == {0, 1, 3}
     assert server.session.threshold == 3 and "its threshold (4, here 3) differs" in server.refused[2]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -37,9 +38,8 @@ class Attempt:
     sites: Sequence[HonestSite]
     members: Mapping[int, Sequence[int]]  # site -> the members that it is told
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
-    parts: dict[int, bytes] = field(default_factory=dict)  # site -> the signed keys that it advertised
+    parts: dict[int, Parts] = field(default_factory=dict)  # site -> its signed keys and the shares for the others
     keys: dict[int, dict[int, Key]] = field(default_factory=dict)  # site -> the keys that it was told and accepted
-    boxes: dict[int, Parts] = field(default_factory=dict)  # site -> encrypted shares for others
     told: dict[int, tuple[int, ...]] = field(default_factory=dict)  # site -> the survivors that it signed
     signed: dict[int, bytes] = field(default_factory=dict)
     colluding: dict[int, SecureClient] = field(default_factory=dict)
@@ -48,11 +48,11 @@ class Attempt:
     def ask(self, step: Step, number: int, parts: Parts) -> Parts | None:
         return self.sites[number].answer(step, self.server.run, list(self.members[number]), self.nonce, parts)
 
-    def advertise(self) -> None:
+    def share(self) -> None:
         for number in self.members:
-            answer = self.ask("advertise_keys", number, {})
+            answer = self.ask("share_keys", number, {})
             if answer is not None:
-                self.parts[number] = answer[number]
+                self.parts[number] = answer
                 client = self.sites[number].member._client
                 assert client is not None
                 self.sessions[number] = client.session
@@ -61,44 +61,35 @@ class Attempt:
                 if number in session.members and number not in self.colluding:
                     client = self.server.play(SecureClient(number, session, identity))
                     self.colluding[number] = client
-                    self.parts[number] = Envelope.from_bytes(client.advertise_keys()).parts[number]
+                    self.parts[number] = Envelope.from_bytes(client.share_keys()).parts
 
-    def share(self, lists: Mapping[int, Parts]) -> None:
-        for number, parts in lists.items():
-            if number not in self.sessions:
-                continue
-            answer = self.ask("share_keys", number, parts)
-            if answer is not None:
-                self.boxes[number] = answer
-                self.keys[number] = {one: Key(one, part[:ADVERTISED_BYTES]) for one, part in parts.items()}
-        for number, client in self.colluding.items():
-            listed = next((parts for parts in lists.values() if number in parts), None)
-            try:
-                message = Envelope("advertise_keys", SERVER, 1, listed or {}).to_bytes()
-                self.boxes[number] = Envelope.from_bytes(client.share_keys(message)).parts
-                self.keys[number] = {one: Key(one, part[:ADVERTISED_BYTES]) for one, part in (listed or {}).items()}
-            except ValueError:
-                continue
+    def relayed(self, number: int) -> dict[int, bytes]:
+        """What an honest server passes to a site after step 1."""
+        return {one: part[one] + part[number] for one, part in self.parts.items() if one != number and number in part}
 
-    def mask(self, senders: Mapping[int, Collection[int]]) -> list[int]:
-        """Pass each site the shares of these senders; the sites that sent a masked vector."""
+    def mask(self, lists: Mapping[int, Parts]) -> list[int]:
+        """Pass each site keys and shares; the sites that sent a masked vector."""
         arrived = []
-        for number, chosen in senders.items():
-            boxes = {one: self.boxes[one][number] for one in chosen if number in self.boxes.get(one, {})}
-            answer = self.ask("masked_input", number, boxes) if number in self.keys else None
+        for number, parts in lists.items():
+            answer = self.ask("masked_input", number, parts) if number in self.sessions else None
             if answer is not None:
                 vector = np.frombuffer(answer[number], dtype="<u8").astype(np.uint64)
-                keys = self.keys[number]
-                peers = tuple(keys[one] for one in boxes)
-                self.server.masked.append(Masked(keys[number], peers, self.sessions[number], vector))
+                peers = {one: Key(one, part[:ADVERTISED_BYTES]) for one, part in parts.items()}
+                own = Key(number, self.parts[number][number][:ADVERTISED_BYTES])
+                self.keys[number] = {**peers, number: own}
+                self.server.masked.append(Masked(own, tuple(peers.values()), self.sessions[number], vector))
                 arrived.append(number)
         for number, client in self.colluding.items():
-            boxes = {one: box[number] for one, box in self.boxes.items() if number in box}
-            try:
-                client.masked_input(Envelope("share_keys", SERVER, 1, boxes).to_bytes(), np.zeros(LENGTH, np.uint64))
-                self.server.learn_from_colluder(number, client, self.keys[number])
-            except ValueError:
-                continue
+            for session in self.sessions.values():
+                if session == client.session:
+                    parts = self.relayed(number)
+                    with contextlib.suppress(ValueError):
+                        message = Envelope("share_keys", SERVER, 1, parts).to_bytes()
+                        client.masked_input(message, np.zeros(LENGTH, np.uint64))
+                        keys = {one: Key(one, part[:ADVERTISED_BYTES]) for one, part in parts.items()}
+                        own = Key(number, self.parts[number][number][:ADVERTISED_BYTES])
+                        self.server.learn_from_colluder(number, client, {**keys, number: own})
+                    break
         return arrived
 
     def check(self, stories: Mapping[int, Collection[int]]) -> None:
@@ -124,9 +115,8 @@ class Attempt:
 
 def honest_course(attempt: Attempt) -> list[int]:
     """The whole protocol as agreed; the sites that helped to unmask."""
-    attempt.advertise()
-    attempt.share(dict.fromkeys(attempt.members, attempt.parts))
-    arrived = attempt.mask(dict.fromkeys(attempt.members, attempt.members))
+    attempt.share()
+    arrived = attempt.mask({number: attempt.relayed(number) for number in attempt.members})
     everybody = sorted({*arrived, *attempt.colluding})
     attempt.check(dict.fromkeys(arrived, everybody))
     return attempt.unmask(arrived)
@@ -142,16 +132,15 @@ def test_an_honest_round_gives_the_sum_of_all_and_nothing_else(tmp_path: Path) -
 def test_attack_1_four_sites_are_told_that_they_are_two(tmp_path: Path) -> None:
     sites = consortium(tmp_path, 4, Policy())
     attempt = Attempt(LyingServer(), sites, {0: [0, 1], 1: [0, 1], 2: [2, 3], 3: [2, 3]})
-    attempt.advertise()
+    attempt.share()
     assert not attempt.sessions, "two are fewer than a site's own minimum of three"
 
 
 def test_attack_1_two_stories_about_survivors(tmp_path: Path) -> None:
     sites = consortium(tmp_path, 4, Policy())
     attempt = Attempt(LyingServer(), sites, dict.fromkeys(range(4), FOUR))
-    attempt.advertise()
-    attempt.share(dict.fromkeys(range(4), attempt.parts))
-    attempt.mask(dict.fromkeys(range(4), range(4)))
+    attempt.share()
+    attempt.mask({number: attempt.relayed(number) for number in FOUR})
     attempt.check({0: (0, 1, 2), 1: (0, 1, 2), 2: (1, 2, 3), 3: (1, 2, 3)})
     assert len(attempt.signed) == 4 and attempt.unmask(range(4)) == []
 
@@ -162,44 +151,47 @@ def test_attack_1_works_where_more_sites_collude_than_the_policy_stands(tmp_path
         sites = consortium(folder, 4, Policy(colluders=colluders))
         server = LyingServer(colluders={number: load_identity(sites[number].folder) for number in (2, 3)})
         attempt = Attempt(server, sites, dict.fromkeys((0, 1), FOUR))
-        attempt.advertise()
-        attempt.share(dict.fromkeys((0, 1), attempt.parts))
-        attempt.mask(dict.fromkeys((0, 1), range(4)))
+        attempt.share()
+        attempt.mask({number: attempt.relayed(number) for number in (0, 1)})
         attempt.check({0: (0, 2, 3), 1: (1, 2, 3)})
         attempt.unmask((0, 1))
         assert singles(server.sums(), sites) == wanted
 
 
-def test_attack_2_a_server_that_plays_the_other_sites(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signs_for", ["the session that the site made", "a session of its own"])
+def test_attack_2_a_server_that_plays_the_other_sites(tmp_path: Path, signs_for: str) -> None:
     sites = consortium(tmp_path, 4, Policy())
-    attempt = Attempt(LyingServer(), sites, {0: [0, 1, 2, 3]})
-    attempt.advertise()
+    attempt = Attempt(LyingServer(), sites, {0: FOUR})
+    attempt.share()
     session = attempt.sessions[0]
     made_up = {number: Identity.generate() for number in (1, 2, 3)}
     members = {**session.members, **{number: identity.public for number, identity in made_up.items()}}
-    for fake in (session, Session("r", 1, members, 3, LENGTH)):
-        played = {}
-        for number, identity in made_up.items():
-            client = SecureClient(number, Session("r", 1, members, 3, LENGTH), identity)
-            keys = Envelope.from_bytes(client.advertise_keys()).parts[number][:ADVERTISED_BYTES]
-            played[number] = keys + identity.sign(fake.keys_message(number, keys))
-        attempt.share({0: {**played, 0: attempt.parts[0]}})
-        assert not attempt.boxes, "their keys are not signed by the sites of the roster"
+    own = Session(session.run, 1, members, 3, LENGTH, session.nonce, session.job)
+    signed = session if signs_for == "the session that the site made" else own
+    played = {}
+    for number, identity in made_up.items():
+        parts = Envelope.from_bytes(SecureClient(number, own, identity).share_keys()).parts
+        keys = parts[number][:ADVERTISED_BYTES]
+        played[number] = keys + identity.sign(signed.keys_message(number, keys)) + parts[0]
+    assert attempt.mask({0: played}) == [], "their keys are not signed by the sites of the roster"
 
 
-def lists(attempt: Attempt, choose: Choose, draws: np.random.Generator, old: Sequence[Parts]) -> dict[int, Parts]:
-    """The lists of keys that sites are told: complete ones, or with keys left out, replayed or made up."""
+def lists(attempt: Attempt, choose: Choose, draws: np.random.Generator, old: Sequence[Attempt]) -> dict[int, Parts]:
+    """The keys and shares that sites are told: complete ones, or left out, replayed, exchanged or made up."""
     found = {}
     for number in attempt.members:
-        parts = dict(attempt.parts)
+        parts = attempt.relayed(number)
+        victim = int(draws.integers(len(attempt.sites)))
         if choose(0.2):
-            parts = {one: part for one, part in parts.items() if one == number or choose(0.8)}
-        if choose(0.2) and old:
-            victim = int(draws.integers(len(attempt.sites)))
-            parts[victim] = old[-1].get(victim, b"")
+            parts = {one: part for one, part in parts.items() if choose(0.8)}
+        if choose(0.1) and old:
+            parts |= {victim: old[-1].relayed(number).get(victim, b"")}
         if choose(0.1):
-            victim, rogue = int(draws.integers(len(attempt.sites))), Identity.generate()
-            parts[victim] = bytes(draws.bytes(ADVERTISED_BYTES)) + rogue.sign(b"keys")
+            keys = draws.bytes(ADVERTISED_BYTES)
+            parts |= {victim: keys + Identity.generate().sign(keys) + draws.bytes(160)}
+        if choose(0.1) and len(parts) > 1:
+            first, second = list(parts)[:2]
+            parts |= {first: parts[first][:ADVERTISED_BYTES] + parts[second][ADVERTISED_BYTES:]}
         found[number] = parts
     return found
 
@@ -217,15 +209,12 @@ def told_members(
     return {number: listed for number, listed in told.items() if number in listed}
 
 
-def lie(attempt: Attempt, choose: Choose, draws: np.random.Generator, old: list[Parts]) -> int:
+def lie(attempt: Attempt, choose: Choose, draws: np.random.Generator, old: list[Attempt]) -> int:
     """One session of random lies within valid formats; how many sites helped to unmask something."""
-    attempt.advertise()
-    attempt.share(lists(attempt, choose, draws, old))
-    old.append(attempt.parts)
+    attempt.share()
+    arrived = attempt.mask(lists(attempt, choose, draws, old))
+    old.append(attempt)
     everybody = set(attempt.members) | set(attempt.colluding)
-    arrived = attempt.mask(
-        {number: {one for one in everybody if one == number or choose(0.9)} - {number} for number in attempt.members}
-    )
     stories = [{*arrived, *attempt.colluding}] + [
         {one for one in everybody if choose(0.7)} for _ in range(int(draws.integers(0, 3)))
     ]

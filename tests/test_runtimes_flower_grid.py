@@ -28,7 +28,7 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, re
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.payload import MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
 from fedprompt.testing import tiny_images
 from fedprompt.updates import State
 from grids import MemoryGrid
@@ -188,7 +188,7 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
     rounds = lines(tmp_path / "again", NAMES[0], "round")
     assert [event.kept for event in rounds] == [(0, 2)] * 2 and all(1 in event.failed for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
-    for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
+    for message in [message for message in over.sent if message.metadata.message_type == SHARE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
         answer = site.answer(from_records(message.content))
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2

@@ -18,7 +18,6 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Session
 from fedprompt.federated.secure.vector import Codec
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
     CONSISTENCY_CHECK,
     MASKED_INPUT,
     MESSAGE,
@@ -76,18 +75,16 @@ class SecureMember:
         """
         fields = request.fields
         number, members, nonce = int(fields["round"]), _members(fields["members"]), str(fields["nonce"])
-        if request.kind == ADVERTISE_KEYS:
+        if request.kind == SHARE_KEYS:
             if number <= state.unmasked():
                 raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
             session = secure.session(number, members, length=length(), nonce=nonce)
             self._client = SecureClient(int(fields["client"]), session, load_identity(self.folder))
-            return Payload.of_message(self._client.advertise_keys())
+            return Payload.of_message(self._client.share_keys())
         client = self._client
         if client is None or not _same(client.session, secure, number, members, nonce):
             raise RefusedError("the site's worker was restarted in this round.", rule=RULE)
         message = b64decode(fields[MESSAGE], validate=True)
-        if request.kind == SHARE_KEYS:
-            return Payload.of_message(client.share_keys(message))
         if request.kind == MASKED_INPUT:
             vector, received = train(secure.codec(len(members)))
             vector = secure.add_noise(vector, client.session)

@@ -17,7 +17,6 @@ from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_u
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
     CONSISTENCY_CHECK,
     EVALUATE,
     MASKED_INPUT,
@@ -36,7 +35,7 @@ from fedprompt.updates import State, Update
 _log = logging.getLogger(__name__)
 # Share of a round's deadline that each step of a secure sum leaves for the steps after it; without this reserve, one
 # silent site would use up the whole deadline.
-RESERVE = {ADVERTISE_KEYS: 0.8, SHARE_KEYS: 0.7, MASKED_INPUT: 0.15, CONSISTENCY_CHECK: 0.1, UNMASK: 0.0}
+RESERVE = {SHARE_KEYS: 0.75, MASKED_INPUT: 0.15, CONSISTENCY_CHECK: 0.1, UNMASK: 0.0}
 MISSED_ROUNDS = 3  # consecutive rounds without a quorum, after which a run stops with the reasons
 
 
@@ -107,7 +106,7 @@ class Remote:
         return max(1, self.known_num_examples.get(client, 1))
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
-        """Train these clients in one exchange, or in the five of a secure sum, within one deadline.
+        """Train these clients in one exchange, or in the four of a secure sum, within one deadline.
 
         Below the quorum no update is used; the third such round in a row raises UserError.
         """

@@ -1,4 +1,4 @@
-"""A round of secure aggregation with remote sites: five exchanges, the third of which includes the training."""
+"""A round of secure aggregation with remote sites: four exchanges, the second of which includes the training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import vector_length
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
     CONSISTENCY_CHECK,
     MASKED_INPUT,
     MESSAGE,
@@ -55,8 +54,7 @@ class SecureRound:
             return self._messages(self.ask(kind, fields, tensors))
 
         try:
-            answers = exchange(ADVERTISE_KEYS, dict.fromkeys(clients, b""), {})
-            answers = exchange(SHARE_KEYS, dict.fromkeys(answers, server.collect_keys(answers)), {})
+            answers = exchange(SHARE_KEYS, dict.fromkeys(clients, b""), {})
             answers = exchange(MASKED_INPUT, server.relay_shares(answers), encode(shared))
             answers = exchange(CONSISTENCY_CHECK, dict.fromkeys(answers, server.collect_masked_inputs(answers)), {})
             signatures = server.collect_signatures(answers, received=received)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from fedprompt.federated.screening import RefusedUpdateError
 
-Step = Literal["advertise_keys", "share_keys", "masked_input", "consistency_check", "unmask"]
+Step = Literal["share_keys", "masked_input", "consistency_check", "unmask"]
 STEPS: tuple[Step, ...] = get_args(Step)
 SERVER = -1
 MAGIC = b"fpsa2"

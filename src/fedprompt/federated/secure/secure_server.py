@@ -17,11 +17,18 @@ import numpy as np
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
 from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
-from fedprompt.federated.secure.secure_client import ADVERTISED_BYTES, commitment, pair_mask
-from fedprompt.federated.secure.session import SIGNATURE_BYTES, Session, verified
+from fedprompt.federated.secure.secure_client import (
+    ADVERTISED_BYTES,
+    CHANNEL,
+    MASKING,
+    SEED,
+    SIGNED_BYTES,
+    commitment,
+    pair_mask,
+)
+from fedprompt.federated.secure.session import Session, verified
 from fedprompt.federated.secure.shamir import SHARE_BYTES, join
 
-SEED = slice(2 * KEY_BYTES, 3 * KEY_BYTES)  # the commitment to a client's seed among its advertised keys
 THRESHOLD = slice(3 * KEY_BYTES, ADVERTISED_BYTES)
 
 
@@ -40,9 +47,9 @@ class SecureServer:
         self._inputs: dict[int, MaskedVector] = {}
         self._agreed: tuple[int, ...] = ()  # survivors that signed the list of survivors
 
-    def collect_keys(self, answers: Mapping[int, bytes]) -> bytes:
-        """After step 1: the list of everybody's public keys, for everybody."""
-        read = self._read("advertise_keys", answers)
+    def relay_shares(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
+        """After step 1: for each client the keys of the others, and the shares that they encrypted for it."""
+        read = self._read("share_keys", answers)
         keys = {client: parts[client] for client, parts in read.items() if self._are_keys(client, parts)}
         self._adopt_threshold(keys)
         for client, part in keys.items():
@@ -55,27 +62,17 @@ class SecureServer:
                 )
         self._keys = {client: part for client, part in keys.items() if client not in self.refused}
         self._check_threshold(len(self._keys))
-        return self._message("advertise_keys", self._keys)
-
-    def relay_shares(self, answers: Mapping[int, bytes]) -> dict[int, bytes]:
-        """After step 2: for each client the shares that the others encrypted for it."""
-        read = self._read("share_keys", {client: answers[client] for client in answers if client in self._keys})
-        expected = self._keys.keys()
-        for client, parts in read.items():
-            if parts.keys() != expected - {client}:
-                self.refused[client] = "message: its shares are not for the clients of this round."
-        kept = {client: parts for client, parts in read.items() if client not in self.refused}
-        self._check_threshold(len(kept))
-        self._sharing = tuple(sorted(kept))
+        self._sharing = tuple(sorted(self._keys))
         return {
             client: self._message(
-                "share_keys", {other: kept[other][client] for other in self._sharing if other != client}
+                "share_keys",
+                {peer: self._keys[peer] + read[peer][client] for peer in self._sharing if peer != client},
             )
             for client in self._sharing
         }
 
     def collect_masked_inputs(self, answers: Mapping[int, bytes]) -> bytes:
-        """After step 3: the list of survivors, for those clients."""
+        """After step 2: the list of survivors, for those clients."""
         read = self._read("masked_input", {client: answers[client] for client in answers if client in self._sharing})
         for client, parts in read.items():
             data = parts.get(client, b"")
@@ -87,7 +84,7 @@ class SecureServer:
         return self._message("consistency_check", dict.fromkeys(sorted(self._inputs), b""))
 
     def collect_signatures(self, answers: Mapping[int, bytes], *, received: bytes = b"") -> bytes:
-        """After step 4: the survivors' signatures, for everybody who signed.
+        """After step 3: the survivors' signatures, for everybody who signed.
 
         `received` is the hash of the shared state that the server sent.
         """
@@ -105,7 +102,7 @@ class SecureServer:
         return self._message("unmask", kept)
 
     def unmask(self, answers: Mapping[int, bytes]) -> tuple[MaskedVector, tuple[int, ...]]:
-        """After step 5: the sum of the vectors that arrived, and their clients."""
+        """After step 4: the sum of the vectors that arrived, and their clients."""
         read = self._read("unmask", {client: answers[client] for client in answers if client in self._agreed})
         helpers = {
             client: parts
@@ -131,10 +128,10 @@ class SecureServer:
 
     def _remove_pair_masks(self, total: MaskedVector, dropped: int, private: bytes) -> None:
         """Remove the masks between the arrived clients and one that dropped out after sharing its secrets."""
-        if public_key(private) != self._keys[dropped][KEY_BYTES : 2 * KEY_BYTES]:
+        if public_key(private) != self._keys[dropped][MASKING]:
             raise self._abandoned(f"the shares of client {dropped} do not fit its key")
         for client in self._inputs:
-            pair = pair_mask(private, self._keys[client][KEY_BYTES : 2 * KEY_BYTES], self.session)
+            pair = pair_mask(private, self._keys[client][MASKING], self.session)
             if client < dropped:
                 total -= pair
             else:
@@ -152,12 +149,12 @@ class SecureServer:
 
     def _are_keys(self, client: int, parts: Mapping[int, bytes]) -> bool:
         keys = parts.get(client, b"")
-        if client not in self.session.members or len(keys) != ADVERTISED_BYTES + SIGNATURE_BYTES:
-            self.refused[client] = "size: its keys have the wrong size."
+        if len(keys) != SIGNED_BYTES or parts.keys() != self.session.members.keys():
+            self.refused[client] = "message: its keys and shares are not those of the clients of this round."
             return False
         try:
-            for start in (0, KEY_BYTES):
-                agree(secrets.token_bytes(KEY_BYTES), keys[start : start + KEY_BYTES])
+            for part in (CHANNEL, MASKING):
+                agree(secrets.token_bytes(KEY_BYTES), keys[part])
         except RefusedUpdateError as refusal:
             self.refused[client] = str(refusal)
         return client not in self.refused

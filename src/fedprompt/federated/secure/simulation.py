@@ -62,7 +62,7 @@ def simulate(
 
 @dataclass
 class Exchange:
-    """The five steps between the server and clients that may drop out in any of them."""
+    """The four steps between the server and clients that may drop out in any of them."""
 
     session: Session
     vectors: Mapping[int, MaskedVector]
@@ -76,8 +76,7 @@ class Exchange:
         """The sum of the vectors that arrived, and their clients; RefusedUpdateError if the round is abandoned."""
         server, vectors = self.server, self.vectors
         clients = {number: SecureClient(number, self.session, self.identities[number]) for number in sorted(vectors)}
-        keys = server.collect_keys(self._ask("advertise_keys", clients, lambda client: client.advertise_keys()))
-        shares = server.relay_shares(self._ask("share_keys", clients, lambda client: client.share_keys(keys)))
+        shares = server.relay_shares(self._ask("share_keys", clients, lambda client: client.share_keys()))
         clients = {number: clients[number] for number in shares}
         inputs = self._ask(
             "masked_input",
