@@ -51,7 +51,7 @@ def make_authority(key_file: Path, certificate_file: Path, *, name: str) -> None
 
 def days_left(certificate: Path) -> int:
     """Whole days until a certificate expires, negative afterwards; UserError for a file that is none."""
-    return (_certificate(certificate).not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
+    return (_certificate(certificate).not_valid_after_utc - _now()).days
 
 
 def authority_fingerprint(certificate: Path) -> str:
@@ -96,7 +96,7 @@ def make_site_key(private_file: Path) -> None:
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, days: int
 ) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
+    now = _now()
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -129,6 +129,10 @@ def _private_key(path: Path) -> Key:
 
 def _write_certificate(path: Path, builder: x509.CertificateBuilder, signer: Key) -> None:
     write_atomic(path, builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
 def _name(common: str) -> x509.Name:
