@@ -29,7 +29,7 @@ MILLION = 1_000_000
 # AES-256 of the blocks 0 and 1 under the key of zeros: test case 13 of "The Galois/Counter Mode of Operation (GCM)"
 # (McGrew and Viega, 2005), H and E(K, Y0).
 VECTOR = "dc95c078a2408989ad48a21492842087530f8afbc74536b9a963b4f1c4cb738b"
-FILE = "test_federated_secure.py"
+FILE, ATTACKS = "test_federated_secure.py", "test_federated_secure_attacks.py"
 
 
 def criteria() -> Iterator[Criterion]:
@@ -54,7 +54,28 @@ def criteria() -> Iterator[Criterion]:
         "a member asked about fewer than t members, strangers, or without itself",
         "refuses",
         f"{FILE}::test_an_honest_client_refuses",
-        f"{FILE}::test_a_list_of_keys_must_be_long_enough_and_have_ones_own",
+        f"{FILE}::test_a_client_masks_only_for_signed_keys_of_members",
+    )
+    yield proof(
+        "a server that leaves members out or tells two stories about survivors",
+        "learns no single update",
+        f"{ATTACKS}::test_attack_1_four_sites_are_told_that_they_are_two",
+        f"{ATTACKS}::test_attack_1_two_stories_about_survivors",
+    )
+    yield proof(
+        "a server that plays the other sites",
+        "learns no single update",
+        f"{ATTACKS}::test_attack_2_a_server_that_plays_the_other_sites",
+    )
+    yield proof(
+        "the difference of two runs, with distributed noise",
+        "is no update",
+        f"{ATTACKS}::test_attack_3_the_difference_of_two_runs_is_an_update_unless_clients_add_noise",
+    )
+    yield proof(
+        "a server that lies at random, in keys, members, shares and survivors",
+        "learns no single update",
+        f"{ATTACKS}::test_no_random_lies_reveal_a_single_update",
     )
     yield from cost()
 
