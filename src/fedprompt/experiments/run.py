@@ -62,6 +62,8 @@ def start(
     experiment = assemble(plan, on_step=callbacks.on_progress)
     for note in experiment.dataset.intake.warnings:
         callbacks.on_warning(note)
+    for name, origin in experiment.origins.items():
+        callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)
     with RunFolder.create(folder) as run:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
 from fedprompt.updates import AggregationRule, fedavg
 
+Reads = tuple[Literal["attributes", "conditions"], ...]
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 
 # Region scores are about 100 times a cosine, so their sigmoid is near 1 for all classes; the score of a neutral text is
@@ -57,6 +58,7 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[AggregationRule] = staticmethod(fedavg)  # how the server aggregates the updates
+    reads: ClassVar[Reads] = ()  # the class descriptions that it depends on
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
 
     @abstractmethod
