@@ -46,6 +46,15 @@ class Provenance(Section):
     written: dict[str, str] = {}  # class name -> fingerprint
     written_conditions: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Who or what wrote the descriptions, for pages; empty if that is not known."""
+        if self.model:
+            return f"Written by {self.model}."
+        if self.authors:
+            return f"By {self.authors}: {self.method}."
+        return f"Converted from {self.source}." if self.source else ""
+
 
 class Descriptions(Section):
     """The content of a descriptions file; attributes or conditions may be absent.
