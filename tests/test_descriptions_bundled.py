@@ -124,6 +124,7 @@ def with_cat(*phrases: str) -> dict[str, object]:
     return {"attributes": {**GOOD.attributes, "cat": phrases}}
 
 
+LONG = ("quadrupedality", "impenetrability", "irregularity", "asymmetrical configuration", "indistinguishability")
 WRONG = {
     "has no attributes": with_cat(),
     "leaks its own name": with_cat("four legs", "fur of cats"),
@@ -144,7 +145,7 @@ WRONG = {
     "are empty": {"scenes": (Scene(labels=("dog",), sentences=("A dog sits.",)),)},
     "33% of the attributes are shared": {"attributes": {"dog": ("leg", "tail", "nose"), "cat": ("leg", "ear", "eye")}},
     "100% of the attributes are shared": {"attributes": {"dog": ("legs", "tail"), "cat": ("legs", "tail")}},
-    "the reading grade is": with_cat("characteristic quadrupedality", "extraordinary adaptability"),
+    "the reading grade is": with_cat(*(f"characteristic {word}" for word in LONG)),
 }
 
 
