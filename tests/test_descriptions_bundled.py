@@ -20,13 +20,14 @@ from fedprompt.config.tables import DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, Scene
 from fedprompt.data.labels import LabelSpace, with_attribute
 from fedprompt.data.published.catalog import catalog, descriptions_of, entry
+from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.data.sources.published import published
 from fedprompt.descriptions import bundled
 from fedprompt.descriptions.bundled import quality
 from fedprompt.descriptions.bundled.files import FOLDER, rules
 from fedprompt.descriptions.bundled.lookup import class_in, normal_form
 from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import choose, describe_classes, with_absolute_paths
+from fedprompt.experiments.class_descriptions import choose, describe_classes, describe_origin, with_absolute_paths
 from fedprompt.experiments.plan import resolve
 from fedprompt.methods.fedmpt import PUBLISHED_CONDITIONS
 from fedprompt.records.reading import read_run
@@ -189,6 +190,9 @@ def test_templates_of_a_file_are_those_of_all_data_sets_that_use_it() -> None:
         ("n01440764", "imagenet", "tench"),
         ("Sea or Lake", "eurosat", "Sea or Lake"),
         ("sofa", "coco2014", "couch"),
+        ("Cre\u0300me Bru\u0302le\u0301e", "food101", "creme_brulee"),
+        ("CR\u00c8ME-BR\u00dbL\u00c9E", "food101", "creme_brulee"),
+        ("Saint  Bernards", "oxford_pets", "saint_bernard"),
     ],
 )
 def test_a_class_is_found_whatever_its_case_hyphens_and_plural(written: str, file: str, name: str) -> None:
@@ -248,6 +252,25 @@ def test_a_class_that_no_file_has_is_refused_unless_it_may_go_without() -> None:
         choose(LabelSpace(("dog", "xqzw")), DescriptionsTable(attributes="pacs"), ())
     partly = LabelSpace(("dog", "xqzw"), descriptions=("pacs",))
     assert choose(partly, DescriptionsTable(), ("attributes",)).missing == ("xqzw",)
+
+
+def test_a_named_file_that_lacks_classes_points_to_all_the_others() -> None:
+    with pytest.raises(UserError, match=r'class .teapot.; set descriptions.attributes = "bundled" to search the others'):
+        choose(LabelSpace(("pug", "teapot")), DescriptionsTable(attributes="oxford_pets"), ())
+
+
+@pytest.mark.parametrize(("written", "meant"), [("Bundled", "bundled"), ("OXFORD_PETS", "oxford_pets")])
+def test_a_name_in_another_case_is_refused_with_a_suggestion(written: str, meant: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean '{meant}'"):
+        with_absolute_paths(DescriptionsTable(attributes=written))
+
+
+def test_a_run_names_classes_that_get_the_same_attributes(tmp_path: Path) -> None:
+    domains(tmp_path / "mine", ("train", "test"), ("sofa", "couch", "teapot", "xqzw"))
+    dataset = image_folder(path=tmp_path / "mine")
+    table = DescriptionsTable(attributes="bundled", missing="empty")
+    said = describe_origin(dataset, table, ())
+    assert "the same attributes for 'couch' and 'sofa'" in said and said.endswith("for 1 class, for example 'xqzw'")
 
 
 def test_a_file_of_ones_own_may_lack_classes_too(tmp_path: Path) -> None:
@@ -357,6 +380,19 @@ def test_review_prints_the_quality_of_bundled_files_and_writes_their_pages(
     page = (tmp_path / "pages" / "pacs.md").read_text()
     assert code == 0 and "0 flag(s). By fedprompt contributors" in page and "by hand" not in page
     assert (tmp_path / "pages" / "pacs.html").exists()
+
+
+def test_review_refuses_names_and_options_that_do_not_fit(tmp_path: Path) -> None:
+    code, said = command("describe", "review", "oxford_pet")
+    assert code == 2 and "did you mean 'oxford_pets'" in said
+    code, said = command("describe", "review", "pacs", "--classes", tmp_path / "classes.txt")
+    assert code == 2 and "for the review of a file of your own" in said
+    own = tmp_path / "own.json"
+    own.write_text('{"dog": ["fur"]}')
+    code, said = command("describe", "review", own, "--pages", tmp_path)
+    assert code == 2 and "written beside it" in said
+    code, said = command("describe", "find", " ")
+    assert code == 2 and "' ': in no bundled file" in said
 
 
 def test_review_of_a_bundled_file_that_breaks_a_rule_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None:

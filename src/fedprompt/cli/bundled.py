@@ -54,7 +54,7 @@ def find(names: ClassName) -> None:
     found = bundled.find(names)
     for name in names:
         if name in found.missing:
-            typer.echo(f"{name}: in no bundled file{bundled.suggestion(name)}", err=True)
+            typer.echo(f"{name.strip() or repr(name)}: in no bundled file{bundled.suggestion(name)}", err=True)
             continue
         held = bundled.holders(name)
         order = dict.fromkeys((found.origins[name], *held))
@@ -67,9 +67,17 @@ def find(names: ClassName) -> None:
 def review_bundled(names: tuple[str, ...], pages: Path | None) -> None:
     """Print the quality of bundled files as a table, and write their review pages; exit code 2 if a rule is broken."""
     from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.descriptions.bundled import names as known
     from fedprompt.descriptions.bundled import read
     from fedprompt.descriptions.bundled.quality import measure_bundled
     from fedprompt.descriptions.review import review, write_pages
+    from fedprompt.errors import UserError, did_you_mean
+
+    for name in names:
+        if name not in known():
+            raise UserError(
+                f"{name} is neither a file nor a bundled one{did_you_mean(name, known())} (known: {', '.join(known())})."
+            )
 
     found = {name: measure_bundled(name) for name in names}
     head = ["name", "classes", "phrases", "shared", "grade", "tokens", "flags"]

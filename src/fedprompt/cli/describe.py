@@ -190,10 +190,14 @@ def review(
     from fedprompt.descriptions import bundled
     from fedprompt.experiments.class_names import read_class_names
 
-    path = Path(file)
-    if not file or (file in bundled.names() and not path.is_file()):
+    path = Path(file)  # "" is the working folder, which is no file
+    if not path.is_file():
+        if classes or data or backbone:
+            raise UserError("--classes, --data and --backbone are for the review of a file of your own.")
         review_bundled((file,) if file else bundled.names(), pages)
         return
+    if pages is not None:
+        raise UserError(f"--pages is for bundled files; the review pages of {file} are written beside it.")
     known = read_class_names(classes, data, settings or ())
     if _write_pages(path, read_descriptions(path), {}, known, backbone):
         raise typer.Exit(2)

@@ -48,15 +48,19 @@ def included_files() -> dict[str, Path]:
     return own | {name: bundled.path(name) for name in bundled.names()}
 
 
-def find_descriptions(name: str) -> Path:
-    """A descriptions file: a path, or the name of one that is included in the package; UserError if there is none."""
+def find_descriptions(name: str, words: Sequence[str] = ()) -> Path:
+    """A descriptions file: a path, or the name of one that is included in the package; UserError if there is none.
+
+    `words` are what may stand in its place, which the message names too.
+    """
     if Path(name).is_file():
         return Path(name)
     known = included_files()
     if name not in known:
+        accepted = (*words, *known)
         raise UserError(
-            f"There is no descriptions file {name!r}{did_you_mean(name, known)} "
-            f"(a JSON file, or one of {', '.join(known)})."
+            f"There is no descriptions file {name!r}{did_you_mean(name, accepted)} "
+            f"(a JSON file, or one of {', '.join(accepted)})."
         )
     return known[name]
 
@@ -64,13 +68,17 @@ def find_descriptions(name: str) -> Path:
 def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
     """The table with absolute paths: a run may be resumed from another folder. UserError for a missing file."""
     named = {"attributes": table.attributes, "conditions": table.conditions}
-    words = {"attributes": ("", NONE, BUNDLED), "conditions": ("", NONE)}
-    paths = {key: _absolute(name) for key, name in named.items() if isinstance(name, str) and name not in words[key]}
+    words = {"attributes": (BUNDLED, NONE), "conditions": (NONE,)}
+    paths = {
+        key: _absolute(name, words[key])
+        for key, name in named.items()
+        if isinstance(name, str) and name and name not in words[key]
+    }
     return table.model_copy(update=paths)
 
 
-def _absolute(name: str) -> str:
-    path = find_descriptions(name)
+def _absolute(name: str, words: Sequence[str]) -> str:
+    path = find_descriptions(name, words)
     return str(path.resolve()) if Path(name).is_file() else name
 
 
@@ -117,18 +125,21 @@ def _choose_attributes(space: LabelSpace, table: DescriptionsTable, *, wanted: b
 def _bundled_attributes(space: LabelSpace, among: Sequence[str], *, missing: str) -> ChosenDescriptions:
     found = bundled.find(space.names, among)
     if found.missing and missing == "refuse":
-        what = f"The bundled descriptions {among[0]} have" if len(among) == 1 else "The bundled descriptions have"
-        raise _lacking(what, found.missing, partial(bundled.suggestion, among=among))
+        suggest = partial(bundled.suggestion, among=among)
+        if len(among) > 1:
+            raise _lacking("The bundled descriptions have", found.missing, suggest)
+        remedy = f'set descriptions.attributes = "{BUNDLED}" to search the others too'
+        raise _lacking(f"The bundled descriptions {among[0]} have", found.missing, suggest, remedy)
     return ChosenDescriptions(found.attributes, files=found.counts, missing=found.missing)
 
 
-def _lacking(what: str, missing: Sequence[str], suggest: Callable[[str], str]) -> UserError:
+def _lacking(what: str, missing: Sequence[str], suggest: Callable[[str], str], remedy: str = "") -> UserError:
     hints = {name: suggest(name).removeprefix("; ") for name in missing[:MOST_NAMED]}
     named = ", ".join(f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items())
     more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
     classes = "class" if len(missing) == 1 else "classes"
     return UserError(
-        f"{what} no attributes for the {classes} {named}{more}; write them into "
+        f"{what} no attributes for the {classes} {named}{more}; {remedy}{', ' if remedy else ''}write them into "
         'a descriptions file, or set descriptions.missing = "empty" to go without.'
     )
 
@@ -157,12 +168,26 @@ def describe_origin(dataset: Dataset, table: DescriptionsTable, reads: Reads) ->
     missing = [name for one in chosen for name in one.missing]
     said = []
     if counts:
-        said.append("attributes of " + ", ".join(f"{file} ({count} classes)" for file, count in counts.items()))
+        said.append("attributes of " + ", ".join(f"{file} ({_classes(count)})" for file, count in counts.items()))
+        same = (names for one in chosen for names in _with_equal_attributes(one.attributes))
+        said += [f"the same attributes for {' and '.join(map(repr, names))}" for names in same]
     if missing:
-        said.append(f"no attributes for {len(missing)} classes, for example {missing[0]!r}")
+        said.append(f"no attributes for {_classes(len(missing))}, for example {missing[0]!r}")
     if conditions:
         said.append(f"conditions of {', '.join(conditions)}")
     return "; ".join(said)
+
+
+def _classes(count: int) -> str:
+    return f"{count} class" if count == 1 else f"{count} classes"
+
+
+def _with_equal_attributes(attributes: Attributes) -> list[list[str]]:
+    """Groups of classes with the same list, as "sofa" and "couch" have."""
+    owners: dict[tuple[str, ...], list[str]] = {}
+    for name, own in attributes.items():
+        owners.setdefault(own, []).append(name)
+    return [names for names in owners.values() if len(names) > 1]
 
 
 def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: int) -> Attributes:

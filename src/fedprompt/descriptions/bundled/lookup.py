@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class Found:
 
 
 def normal_form(name: str) -> str:
-    """A class name without case, spaces, underscores, hyphens and plural endings: "Teddy-Bears" is "teddybear"."""
-    return "".join(stems(readable_name(name)))
+    """A class name without case, accents, spaces, signs and plural endings: "Teddy-Bears" is "teddybear"."""
+    letters = unicodedata.normalize("NFKD", readable_name(name))
+    return "".join(stems("".join(one for one in letters if not unicodedata.combining(one))))
 
 
 @cache
