@@ -255,7 +255,9 @@ def test_a_class_that_no_file_has_is_refused_unless_it_may_go_without() -> None:
 
 
 def test_a_named_file_that_lacks_classes_points_to_all_the_others() -> None:
-    with pytest.raises(UserError, match=r'class .teapot.; set descriptions.attributes = "bundled" to search the others'):
+    with pytest.raises(
+        UserError, match=r'class .teapot.; set descriptions.attributes = "bundled" to search the others'
+    ):
         choose(LabelSpace(("pug", "teapot")), DescriptionsTable(attributes="oxford_pets"), ())
 
 

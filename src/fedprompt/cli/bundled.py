@@ -75,9 +75,8 @@ def review_bundled(names: tuple[str, ...], pages: Path | None) -> None:
 
     for name in names:
         if name not in known():
-            raise UserError(
-                f"{name} is neither a file nor a bundled one{did_you_mean(name, known())} (known: {', '.join(known())})."
-            )
+            hint = did_you_mean(name, known())
+            raise UserError(f"{name} is neither a file nor a bundled one{hint} (known: {', '.join(known())}).")
 
     found = {name: measure_bundled(name) for name in names}
     head = ["name", "classes", "phrases", "shared", "grade", "tokens", "flags"]

@@ -119,15 +119,18 @@ class MethodTests(MethodOptionTests):
 
     def test_it_declares_the_class_descriptions_that_it_reads(self) -> None:
         """Logits depend on attributes or conditions only if `reads` names them: a run provides what it names."""
-        described = {"attributes": {name: ("has fur", "the")[: 1 + len(name) % 2] for name in SPACE.names}}
-        described |= {"conditions": ("round", "the", "is", "has", "a tree", "four legs", "a dog", "legs")}
-        bare = replace(SPACE, attributes={}, conditions=())
+        attributes = {name: ("has fur", "the")[: 1 + len(name) % 2] for name in SPACE.names}
+        conditions = ("round", "the", "is", "has", "a tree", "four legs", "a dog", "legs")
         for kind in self.kinds:
-            method, space = self._trained(kind), replace(bare, kind=kind)
+            method, space = self._trained(kind), replace(SPACE, kind=kind, attributes={}, conditions=())
             logits = self._predict(method, space, 0, 4)
-            for what, texts in described.items():
+            described = {
+                "attributes": replace(space, attributes=attributes),
+                "conditions": replace(space, conditions=conditions),
+            }
+            for what, other in described.items():
                 if what not in self._kind.reads:
-                    off = float((self._predict(method, replace(space, **{what: texts}), 0, 4) - logits).abs().max())
+                    off = float((self._predict(method, other, 0, 4) - logits).abs().max())
                     assert off <= TOLERANCE, (
                         f"The logits of {self._name} change by {off:.2g} with {what}; add {what!r} to its `reads`."
                     )
