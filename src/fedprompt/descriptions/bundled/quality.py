@@ -125,7 +125,7 @@ def _flags(descriptions: Descriptions, excepted: Sequence[str]) -> Iterator[Flag
 
 
 def _grammar(phrase: str) -> str:
-    """Why a phrase does not complete "which has ..." or begin with a verb; empty if it does."""
+    """Why a phrase does not complete "which has ..." or begin with "is", "has", "used" or "can"; empty if it does."""
     first = phrase.split()[0]
     if first in {"a", "an", "the", "often", "typically", "usually", "with", "are"}:
         return f"begins with {first!r}"
@@ -139,11 +139,13 @@ def _flag_other_names(attributes: Mapping[str, Sequence[str]], excepted: Sequenc
     known = {stems(readable_name(name)): name for name in attributes if name not in excepted}
     for name, own in attributes.items():
         for phrase in own:
-            inside = stems(phrase)
-            spans = (inside[start:end] for end in range(len(inside) + 1) for start in range(end))
-            for other in dict.fromkeys(known[span] for span in spans if span in known):
-                if other != name:
-                    yield Flag(name, f"names the class {other!r}: {phrase!r}")
+            others = dict.fromkeys(known[span] for span in _spans(stems(phrase)) if span in known)
+            yield from (Flag(name, f"names the class {other!r}: {phrase!r}") for other in others if other != name)
+
+
+def _spans(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Every run of consecutive words."""
+    yield from (tuple(words[start:end]) for end in range(len(words) + 1) for start in range(end))
 
 
 def _flag_synonyms(descriptions: Descriptions) -> Iterator[Flag]:
