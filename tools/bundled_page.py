@@ -25,7 +25,8 @@ def _rules() -> Iterator[str]:
     )
     yield "no class has near-duplicates, and no two classes differ in a phrase by articles, plurals or word order only;"
     yield (
-        f'phrases complete "which has ..." or begin with "is", "has", "used" or "can", in lower case and at most {quality.MOST_WORDS} words; '
+        'phrases complete "which has ..." or begin with "is", "has", "used" or "can", in lower case and at most '
+        f"{quality.MOST_WORDS} words; "
         f"the reading grade (Flesch-Kincaid) is at most {quality.HIGHEST_GRADE:g};"
     )
     yield (
