@@ -96,7 +96,10 @@ class Method(nn.Module, ABC):
 
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
-    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine."""
+    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine.
+
+    The sentences have the attributes in them, so a method that calls this names "attributes" in `reads`.
+    """
     sentences = space.attribute_texts()
     features = clip.text_features([sentence for group in sentences for sentence in group])  # [N, D]
     groups = torch.split(features, [len(group) for group in sentences])
