@@ -92,8 +92,8 @@ def test_where_words_come_from(words_file: Path) -> None:
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
         describe_classes(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
-    other = LabelSpace(("dogs", "unicorn"))
-    with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
+    other = LabelSpace(("dogs", "xyzzy"))
+    with pytest.raises(UserError, match=r"the classes 'dogs' \(did you mean 'dog'\?\), 'xyzzy'; write them"):
         describe_classes(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())

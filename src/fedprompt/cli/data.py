@@ -41,13 +41,14 @@ def list_(
 @data.command()
 def info(name: Name) -> None:
     """Describe a data set: source, folders and files, options and pitfalls."""
-    from fedprompt.data.published.catalog import entry, layout_options
+    from fedprompt.data.published.catalog import descriptions_of, entry, layout_options
 
     about = entry(name)
     typer.echo(f"{about.title}: {about.classes} classes, {about.size}. Licence: {about.licence}.")
     typer.echo(f"Get it: {about.origin}\nTree:\n{about.tree.rstrip()}")
     if about.hub:
         typer.echo(f"On the Hub: {about.hub.id} ({about.hub.caution})")
+    typer.echo(f"Bundled descriptions: {', '.join(descriptions_of(name))}")
     own = [option for option in layout_options(about) if option not in about.options]
     typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nNotes:")
     for trap in about.traps:

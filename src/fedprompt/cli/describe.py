@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -171,19 +172,40 @@ def convert(
 
 @describe.command()
 def review(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A descriptions file.")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="[FILE]", help="A descriptions file or a bundled one; by default all bundled."),
+    ] = "",
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
     backbone: Backbone = None,
+    pages: Annotated[Path | None, typer.Option(help="Folder for the review pages of bundled files.")] = None,
 ) -> None:
-    """Write the review pages of a descriptions file again, after an edit; exit code 2 if anything is flagged."""
+    """Write the review pages of a descriptions file again, after an edit; exit code 2 if anything is flagged.
+
+    Of bundled files it prints their quality, rule by rule.
+    """
     from fedprompt.data.descriptions import read_descriptions
+    from fedprompt.descriptions import bundled
     from fedprompt.experiments.class_names import read_class_names
 
+    path = Path(file)  # "" is the working folder, which is no file
+    if not path.is_file():
+        if classes or data or backbone:
+            raise UserError("--classes, --data and --backbone are for the review of a file of your own.")
+        review_bundled((file,) if file else bundled.names(), pages)
+        return
+    if pages is not None:
+        raise UserError(f"--pages is for bundled files; the review pages of {file} are written beside it.")
     known = read_class_names(classes, data, settings or ())
     if _write_pages(path, read_descriptions(path), {}, known, backbone):
         raise typer.Exit(2)
+
+
+describe.command("list")(list_bundled)
+describe.command()(show)
+describe.command()(find)
 
 
 def _known_classes(classes: Path | None, data: str | None, settings: list[str] | None) -> ClassNames:

@@ -76,11 +76,21 @@ class AnnotationTable(Table):
 
 
 class DescriptionsTable(Table):
-    """The text that describes the classes; empty values keep the data set's own."""
+    """The text that describes the classes.
 
-    attributes: str = Field("", description='a descriptions file, the name of one that is included, or "none"')
+    Empty values keep the data set's own; where a published data set has none, methods that read them get the bundled.
+    """
+
+    attributes: str = Field(
+        "",
+        description='a descriptions file, the name of a bundled one, "bundled" to find each class in any of them, or '
+        '"none"',
+    )
     conditions: str | tuple[str, ...] = Field(
-        "", description='a descriptions file, the name of one that is included, "none", or a list of phrases'
+        "", description='a descriptions file, the name of a bundled one, "none", or a list of phrases'
+    )
+    missing: Literal["refuse", "empty"] = Field(
+        "refuse", description="what to do about classes that the named descriptions lack: refuse, or none for them"
     )
     shuffled: bool = Field(default=False, description="control experiment: give every class another class's attributes")
 

@@ -41,17 +41,35 @@ class Provenance(Section):
     prompts: str = ""  # fingerprint of the prompt templates
     parameters: dict[str, JsonValue] = {}
     source: str = ""  # of converted files: the name of the file
+    authors: str = ""
+    method: str = ""  # how the descriptions were made
     written: dict[str, str] = {}  # class name -> fingerprint
     written_conditions: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Who or what wrote the descriptions, for pages; empty if that is not known."""
+        if self.model:
+            return f"Written by {self.model}."
+        if self.authors:
+            return f"By {self.authors}: {self.method}."
+        return f"Converted from {self.source}." if self.source else ""
+
 
 class Descriptions(Section):
-    """The content of a descriptions file; attributes or conditions may be absent."""
+    """The content of a descriptions file; attributes or conditions may be absent.
+
+    `synonyms` are other names of classes, by which they are found too; `conditions_source` says whose conditions
+    these are, and `licence` is the SPDX identifier of the file's licence.
+    """
 
     fedprompt_descriptions: int = FORMAT
     attributes: dict[str, Phrases] = {}
+    synonyms: dict[str, Phrases] = {}
     conditions: Phrases = ()
+    conditions_source: str = ""
     scenes: tuple[Scene, ...] = ()
+    licence: str = ""
     provenance: Provenance = Provenance()
 
     @field_validator("conditions")

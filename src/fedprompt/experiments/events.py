@@ -76,6 +76,7 @@ def header_event(
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
         descriptions={name: fingerprint(dataset) for name, dataset in experiment.described.items()},
+        bundled=dict(experiment.origins),
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,

@@ -63,6 +63,8 @@ def start(
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
     callbacks.on_message(experiment.dataset.report.sentence())
+    for name, origin in experiment.origins.items():
+        callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)
     with RunFolder.create(folder) as run:

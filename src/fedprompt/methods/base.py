@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
 from fedprompt.updates import AggregationRule, fedavg
 
+Reads = tuple[Literal["attributes", "conditions"], ...]
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 
 # Region scores are about 100 times a cosine, so their sigmoid is near 1 for all classes; the score of a neutral text is
@@ -57,6 +58,7 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[AggregationRule] = staticmethod(fedavg)  # how the server aggregates the updates
+    reads: ClassVar[Reads] = ()  # the class descriptions that it depends on
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
 
     @abstractmethod
@@ -94,7 +96,10 @@ class Method(nn.Module, ABC):
 
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
-    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine."""
+    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine.
+
+    The sentences have the attributes in them, so a method that calls this names "attributes" in `reads`.
+    """
     sentences = space.attribute_texts()
     features = clip.text_features([sentence for group in sentences for sentence in group])  # [N, D]
     groups = torch.split(features, [len(group) for group in sentences])

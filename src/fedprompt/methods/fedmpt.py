@@ -40,6 +40,8 @@ class FedMPT(Method):
     gate_input: the gate reads the "image" feature or the mean of the "patches".
     """
 
+    reads = ("conditions",)
+
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,
         clip: Clip,

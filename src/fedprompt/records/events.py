@@ -58,6 +58,7 @@ class HeaderEvent(BaseEvent):
     left_out: tuple[LeftOutImage, ...] = Field((), description="unreadable images; a resumed run leaves out the same")
     protocol: str = Field("", description="evaluation protocol, in paragraphs of text")
     descriptions: dict[str, str] = Field({}, description="fingerprint of the class descriptions per trial")
+    bundled: dict[str, str] = Field({}, description="bundled descriptions per trial, where it uses any")
     splits: dict[str, str] = Field({}, description="split -> its meaning, in the order of the report's columns")
     partition: PartitionCounts | None = Field(None, description="training images per client and class")
     expected: tuple[ExpectedFigure, ...] = Field((), description="published figures of the same experiment")

@@ -56,6 +56,7 @@ class CatalogEntry(BaseModel):
     rename: Mapping[str, str] = Field(default={}, description="class name in the download -> our class name")
     synonyms: Mapping[str, tuple[str, ...]] = {}
     prompts: Mapping[str, str] = Field(default={}, description="whole prompts of classes for which the template fails")
+    descriptions: tuple[str, ...] = Field((), description="bundled descriptions of its classes; else its own name")
     classes: int = 0
     counts: Mapping[str, int] = Field(default={}, description="images per split, of the published version")
     test_halves: tuple[int, int] | None = Field(default=None, description="test images of base and of new classes")
@@ -88,6 +89,11 @@ def entry(name: str) -> CatalogEntry:
             f"There is no data set {name!r}{did_you_mean(name, catalog())} (known: {', '.join(catalog())})."
         )
     return catalog()[name]
+
+
+def descriptions_of(name: str) -> tuple[str, ...]:
+    """The bundled descriptions files that have the classes of a data set."""
+    return entry(name).descriptions or (name,)
 
 
 def folder_of(name: str, root: Path) -> Path | None:

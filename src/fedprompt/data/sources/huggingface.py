@@ -24,7 +24,7 @@ from fedprompt.data.intake.paths import below
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.typed_labels import OBJECT_KEYS, Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace, distinct_names
-from fedprompt.data.published.catalog import HubCopy, entry
+from fedprompt.data.published.catalog import HubCopy, descriptions_of, entry
 from fedprompt.data.published.layouts.original_lists import split_camel_case
 from fedprompt.data.sources.hub_tables import Address, Parts, holds_tables, open_parts
 from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
@@ -140,6 +140,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
             kind="single" if targets.ndim == 1 else "multi",
             template=template or (about.template if about else "a photo of a {}."),
             ensemble=about.ensemble if about else (),
+            descriptions=descriptions_of(like) if like else (),
         ),
         targets=targets,
         splits=tuple(own),
