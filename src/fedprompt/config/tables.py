@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
 
 
-class Table(BaseModel):
+class Table(Settings):
     """A table without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Choice(BaseModel):
+class Choice(Settings):
     """A table that names a building block; its other keys are the block's options, checked against its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     @property
     def options(self) -> Toml:
