@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -26,7 +26,8 @@ OrInfinite = Annotated[float, Infinity()]  # a number that may be infinite; any 
 class Settings(BaseModel):
     """A model of settings in which every number is finite, unless its type is `OrInfinite`, and none is NaN."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+    # "constants": a dump keeps infinity, which TOML has, instead of writing null
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     @field_validator("*", mode="before")
     @classmethod

@@ -18,6 +18,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
+    check_sizes,
     cosine_classifier,
     one_of,
     pair_logits,
@@ -54,7 +55,8 @@ class FedLoRA(Method):
     ) -> None:
         super().__init__()
         require_packages(FedLoRA)
-        at_least(1, rank=rank, alpha=alpha)
+        check_sizes(1, rank=rank)
+        at_least(1, alpha=alpha)
         one_of(("both", "image", "text"), towers=towers)
         self.rank, self.alpha = rank, alpha
         sizes = {"image": (clip.image_blocks, clip.image_width), "text": (clip.text_blocks, clip.text_width)}

@@ -17,6 +17,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
+    check_sizes,
     class_texts,
     cosine_logits,
     one_of,
@@ -65,7 +66,7 @@ class FedMVP(Method):
     ) -> None:
         super().__init__()
         width = clip.image_width
-        at_least(1, n_tokens=n_tokens, lora_rank=lora_rank)
+        check_sizes(1, n_tokens=n_tokens, lora_rank=lora_rank)
         at_least(0, consistency=consistency, sigma=sigma)
         one_of(("bare", "sentence"), attribute_text=attribute_text)
         one_of(("image", "batch"), flip=flip)
