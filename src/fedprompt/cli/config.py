@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.experiments.plan import Plan
@@ -48,7 +48,7 @@ def schema() -> None:
     """Print the JSON schema of recipes, for use in editors."""
     from fedprompt.experiments.recipe_schema import recipe_schema
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(json_text(recipe_schema(), indent=2))
 
 
 def parse_seeds(text: str) -> list[int]:

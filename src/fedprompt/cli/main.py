@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 
 class ErrorGroup(typer.core.TyperGroup):
@@ -242,7 +242,7 @@ def predict(
     found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
     if as_json:
         tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
-        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
+        typer.echo(json_text(tables, indent=2, ascii_only=False))
         return
     for one in found:
         present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -15,6 +14,7 @@ from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import numpy_stream
+from fedprompt.text_files import json_text
 
 NONE = "none"
 Attributes = Mapping[str, tuple[str, ...]]
@@ -96,4 +96,4 @@ def fingerprint(dataset: Dataset) -> str:
     """A hash of all texts of a data set: class names, templates, attributes and conditions."""
     spaces = [part.space for part in dataset.parts]
     parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text(parts, ascii_only=False).encode()).hexdigest()[:32]

@@ -107,7 +107,7 @@ class FedLoRA(Method):
             tensors[f"base_model.model.{name}.lora_B.weight"] = up.detach().cpu().contiguous()
         return {
             "peft/adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
-            "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list) + "\n",  # type: ignore[no-untyped-call]
+            "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list, allow_nan=False) + "\n",  # type: ignore[no-untyped-call]
         }
 
     def _layers(self, *only: str) -> Iterator[tuple[str, Tensor, Tensor]]:
