@@ -27,7 +27,7 @@ from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.vector import Codec
 from fedprompt.methods.base import Method
@@ -126,6 +126,7 @@ class Site:
             round_number=number,
             settings=settings,
         )
+        check_personal(update)
         state.save(number, update.personal)
         return update
 
