@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,6 +51,18 @@ def schema() -> None:
     from fedprompt.experiments.recipe_schema import recipe_schema
 
     typer.echo(json_text(recipe_schema(), indent=2))
+
+
+def exit_without_results(folders: Iterable[Path]) -> None:
+    """Say which finished runs trained or tested nothing, and exit with code 1 if there are any."""
+    from fedprompt.records.outcome import missing_results
+    from fedprompt.report import read_run
+
+    found = [(folder, sentence) for folder in folders for sentence in missing_results(read_run(folder))]
+    for folder, sentence in found:
+        typer.echo(f"{folder}: {sentence}", err=True)
+    if found:
+        raise typer.Exit(1)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import parse_seeds
+from fedprompt.cli.config import exit_without_results, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def reproduce(
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
+    exit_without_results(job.folder for job in todo)
 
 
 def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:

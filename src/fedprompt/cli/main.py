@@ -1,4 +1,4 @@
-"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 a run without a result, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 import fedprompt
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -98,6 +98,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     _print_results(folder, quiet=quiet)
+    exit_without_results([folder])
 
 
 @app.command()
@@ -109,6 +110,7 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
         if not resume_over_sites(run, callbacks=callbacks):
             runs.resume(run, callbacks=callbacks)
     _print_results(run, quiet=quiet)
+    exit_without_results([run])
 
 
 @contextmanager
@@ -151,6 +153,7 @@ def report(run: RunPath) -> None:
 
     render(run)
     _print_results(run, quiet=False)
+    exit_without_results([run])
 
 
 @app.command()

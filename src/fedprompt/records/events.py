@@ -78,6 +78,9 @@ class TrialEvent(BaseEvent):
     descriptions: Table = Field({}, description="the trial's [descriptions] table")
     trainable: int | None = Field(None, description="number of trained parameters")
     rounds: int | None = Field(None, description="planned rounds")
+    unchanged: bool = Field(
+        default=False, description="at its end: training left every tensor as it was; absent if it did not"
+    )
 
 
 class RoundEvent(BaseEvent):
