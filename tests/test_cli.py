@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
@@ -166,6 +168,20 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     assert "one.png" in call("predict", finished, image, "--trial", "promptfl")
     (tmp_path / "text.jpg").write_text("no image")
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
+
+
+def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path, tmp_path: Path) -> None:
+    image, folder = tmp_path / "one.png", tmp_path / "adapter"
+    pictograms(train=1, test=1).source.open(0).save(image)
+    shutil.copytree(finished / "adapters" / "promptfl", folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(one, torch.nan) for name, one in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    said = call("predict", folder, image, code=2)
+    assert "PromptFL gives" in said and "scores that are not finite (nan for one)" in said and "nan%" not in said
+    same = sentence("predict", finished, image, "--classes", "anchor, Anchor")
+    assert "The classes 'anchor' and 'Anchor' are one to the backbone" in same
 
 
 def folder_of_images(root: Path) -> Path:

@@ -20,7 +20,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import describe_classes
+from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_classes
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
@@ -95,6 +95,9 @@ def assemble(
     describe = partial(describe_classes, seed=recipe.seed)
     by_trial = {trial.name: dataset.map_label_space(partial(describe, table=trial.descriptions)) for trial in trials}
     clip = (backbone or load_backbone)(recipe.backbone)
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(plan, clip, dataset, partition, clients, trials, by_trial, hidden, left_out, looked)
 

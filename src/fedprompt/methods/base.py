@@ -144,7 +144,7 @@ def context_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Gener
 
     Raises UserError unless `init` has exactly n_ctx tokens.
     """
-    check_sizes(1, n_ctx=n_ctx)
+    bounded(1, n_ctx=n_ctx)
     if not init:
         return normal(n_ctx, clip.text_width, generator=generator)
     embeddings = clip.token_embeddings(init)  # [n, W]
@@ -184,7 +184,7 @@ def at_least(least: float, **options: float) -> None:
             raise UserError(f"The option {name} = {value} is too large; give a finite number.")
 
 
-def check_sizes(least: int, **options: int) -> None:
+def bounded(least: int, **options: int) -> None:
     """Raise UserError naming the first number of vectors, ranks or layers not from `least` to `LARGEST_SIZE`."""
     at_least(least, **options)
     at_most(LARGEST_SIZE, **options)

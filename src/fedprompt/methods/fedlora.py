@@ -18,7 +18,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
-    check_sizes,
+    bounded,
     cosine_classifier,
     one_of,
     pair_logits,
@@ -55,7 +55,7 @@ class FedLoRA(Method):
     ) -> None:
         super().__init__()
         require_packages(FedLoRA)
-        check_sizes(1, rank=rank)
+        bounded(1, rank=rank)
         at_least(1, alpha=alpha)
         one_of(("both", "image", "text"), towers=towers)
         self.rank, self.alpha = rank, alpha

@@ -12,7 +12,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
-    check_sizes,
+    bounded,
     context_templates,
     frozen_tokens,
     pair_logits,
@@ -47,7 +47,7 @@ class FedPositiveCoOp(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         at_least(0, context_rate=context_rate)
         self.rows = {name: row for row, name in enumerate(classes)}
         self.context_rate = context_rate

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace, readable_name
-from fedprompt.methods.base import Classifier, Method, at_least, at_most, check_sizes, cosine_classifier, prompted_texts
+from fedprompt.methods.base import Classifier, Method, at_least, at_most, bounded, cosine_classifier, prompted_texts
 from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal
 
 
@@ -35,7 +35,7 @@ class FedTPG(Method):
     ) -> None:
         super().__init__()
         width = clip.text_width
-        check_sizes(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         at_least(0, self_attention=self_attention)
         at_most(100, self_attention=self_attention)
         self.queries = normal(n_ctx, width, generator=generator)
