@@ -279,3 +279,16 @@ def test_the_command_is_installed_and_quick_to_help() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
     done = subprocess.run([sys.executable, "-m", "fedprompt", "run", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "There is no recipe 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("reproduce", "--list", "--rate", "nan"), "--rate nan"),
+        (("reproduce", "--list", "--rate", "inf"), "--rate inf"),
+        (("describe", "attributes", "--temperature", "nan"), "--temperature nan"),
+        (("describe", "attributes", "--price-in", "inf"), "--price-in inf"),
+    ],
+)
+def test_an_option_that_is_no_finite_number_is_refused_by_name(words: tuple[str, ...], option: str) -> None:
+    assert f"{option} is not a finite number" in sentence(*words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,13 @@ def schema() -> None:
     from fedprompt.experiments.recipe_schema import recipe_schema
 
     typer.echo(json_text(recipe_schema(), indent=2))
+
+
+def finite(option: typer.CallbackParam, value: float) -> float:
+    """Callback of an option that is a number: UserError for NaN and infinity, which pass a range."""
+    if not math.isfinite(value):
+        raise UserError(f"{option.opts[0]} {value} is not a finite number; give one.")
+    return value
 
 
 def exit_without_results(folders: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import exit_without_results, parse_seeds
+from fedprompt.cli.config import exit_without_results, finite, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ def reproduce(
         Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/reproduce/NAME).")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the experiment's).")] = "",
-    rate: Annotated[float, typer.Option(help="Training images per second, for estimates of time.")] = IMAGES_PER_SECOND,
+    rate: Annotated[
+        float, typer.Option(callback=finite, min=0.001, help="Training images per second, for estimates of time.")
+    ] = IMAGES_PER_SECOND,
     settings: Override = None,
     every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
