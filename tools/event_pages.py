@@ -32,8 +32,10 @@ INTRODUCTION = (
 EXAMPLE = RoundEvent(
     trial="promptfl", round=1, clients=(0, 1), loss=2.31, losses={0: 2.4, 1: 2.22}, bytes_up={0: 2048, 1: 2048}
 )
-NAMES = {bool: "boolean", str: "string", int: "integer", float: "number", type(None): "null"}
-NAMES |= {JsonValue: "any JSON value"}
+NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"} | {
+    type(None): "null",
+    JsonValue: "any JSON value",
+}
 
 
 def page() -> str:
