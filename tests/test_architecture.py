@@ -47,6 +47,15 @@ def each_file(paths: object = TREES) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", sorted(paths), ids=str)
 
 
+@each_file()
+def test_json_is_written_without_nan(path: Path) -> None:
+    """Files and messages are strict JSON: `json_text` writes it, and where that is out of reach a call says so."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump", "dumps"):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert given.get("allow_nan") == "False", f"{path}:{node.lineno} may write NaN; use text_files.json_text"
+
+
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 

@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from fedprompt.cli.doctor import run_checks
@@ -170,6 +172,20 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
 
 
+def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path, tmp_path: Path) -> None:
+    image, folder = tmp_path / "one.png", tmp_path / "adapter"
+    pictograms(train=1, test=1).source.open(0).save(image)
+    shutil.copytree(finished / "adapters" / "promptfl", folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(one, torch.nan) for name, one in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    said = call("predict", folder, image, code=2)
+    assert "PromptFL gives" in said and "scores that are not finite (nan for one)" in said and "nan%" not in said
+    same = sentence("predict", finished, image, "--classes", "anchor, Anchor")
+    assert "The classes 'anchor' and 'Anchor' are one to the backbone" in same
+
+
 def folder_of_images(root: Path) -> Path:
     for number, name in enumerate(("cat", "dog", "horse", "mug")):
         for copy in range(4):
@@ -289,3 +305,16 @@ def test_doctor_says_when_the_machine_is_busy(load: float, busy: bool, monkeypat
     finding = next(finding for finding in run_checks(Path(), "no/such/clip") if finding.what == "load")
     assert finding.found.startswith(f"{load} on 2 cores") and ("other processes" in finding.found) is busy
     assert not finding.fix
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("reproduce", "--list", "--rate", "nan"), "--rate nan"),
+        (("reproduce", "--list", "--rate", "inf"), "--rate inf"),
+        (("describe", "attributes", "--temperature", "nan"), "--temperature nan"),
+        (("describe", "attributes", "--price-in", "inf"), "--price-in inf"),
+    ],
+)
+def test_an_option_that_is_no_finite_number_is_refused_by_name(words: tuple[str, ...], option: str) -> None:
+    assert f"{option} is not a finite number" in sentence(*words)

@@ -73,6 +73,11 @@ def _checked(content: bytes, encoding: tuple[str, str], path: Path) -> tuple[str
     return encoding
 
 
+def json_text(value: object, *, indent: int | None = None, ascii_only: bool = True, sort_keys: bool = False) -> str:
+    """Strict JSON, as every file and message is written: ValueError for NaN and infinity, which JSON does not have."""
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort_keys, allow_nan=False)
+
+
 def load_json(text: str) -> object:
     """Strict JSON: ValueError also for a key that stands twice in an object, and for NaN and infinity."""
     return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, parse_seeds
+from fedprompt.cli.config import Settings, exit_without_results, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def compare(
         if len(finished) < len(names):
             raise UserError("Give either recipes or folders of runs, not both.")
         _write({"runs": _joined(finished)}, folder)
+        exit_without_results(finished)
         return
     numbers = [1] if quick else parse_seeds(seeds)
     found = [load_recipe(find_recipe(name), [*(QUICK if quick else ()), *(settings or ())]) for name in names]
@@ -60,6 +61,7 @@ def compare(
         {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
         folder,
     )
+    exit_without_results(job.folder for job in todo)
 
 
 def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from fedprompt.cli.doctor import Finding
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.outcome import shown_name
 from fedprompt.report import Run, TrialRecord, size_text
 from fedprompt.report.published import HEAD, Difference, difference_tables, differences
 
@@ -172,7 +173,7 @@ def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Ta
 
 def _add(table: Table, run: Run, trial: TrialRecord, columns: Sequence[str], *words: str) -> None:
     figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in columns]
-    table.add_row(trial.label, *figures, *words, style="bold" if trial is run.main else None)
+    table.add_row(shown_name(trial), *figures, *words, style="bold" if trial is run.main else None)
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:

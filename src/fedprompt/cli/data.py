@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import parse_seeds
+from fedprompt.cli.config import exit_without_results, finite, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ def reproduce(
         Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/reproduce/NAME).")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the experiment's).")] = "",
-    rate: Annotated[float, typer.Option(help="Training images per second, for estimates of time.")] = IMAGES_PER_SECOND,
+    rate: Annotated[
+        float, typer.Option(callback=finite, min=0.001, help="Training images per second, for estimates of time.")
+    ] = IMAGES_PER_SECOND,
     settings: Override = None,
     every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
@@ -132,6 +134,7 @@ def reproduce(
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
+    exit_without_results(job.folder for job in todo)
 
 
 def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:

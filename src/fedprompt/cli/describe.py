@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
+from fedprompt.cli.config import finite
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -37,15 +38,19 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key of the recipe.")
 ]
 Concurrent = Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests; models on this machine take one.")]
-PerMinute = Annotated[float, typer.Option(min=0, help="Requests per minute; 0 sets no limit.")]
-Timeout = Annotated[float, typer.Option(min=1, help="Timeout of a request in seconds.")]
+PerMinute = Annotated[float, typer.Option(callback=finite, min=0, help="Requests per minute; 0 sets no limit.")]
+Timeout = Annotated[float, typer.Option(callback=finite, min=1, max=86_400, help="Timeout of a request in seconds.")]
 Attempts = Annotated[int, typer.Option(min=1, max=20, help="Attempts per request before giving up.")]
-Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature of the model.")]
+Temperature = Annotated[float, typer.Option(callback=finite, min=0, max=2, help="Sampling temperature of the model.")]
 Seed = Annotated[int, typer.Option(help="Seed of every request, and of the combinations of labels.")]
 Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further requests after an invalid answer.")]
 Brief = Annotated[bool, typer.Option("--brief", help="One-line prompts, for very small models.")]
-PriceIn = Annotated[float, typer.Option(min=0, help="Price of a million input tokens, for the estimate.")]
-PriceOut = Annotated[float, typer.Option(min=0, help="Price of a million output tokens, for the estimate.")]
+PriceIn = Annotated[
+    float, typer.Option(callback=finite, min=0, help="Price of a million input tokens, for the estimate.")
+]
+PriceOut = Annotated[
+    float, typer.Option(callback=finite, min=0, help="Price of a million output tokens, for the estimate.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimate, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that were edited by hand, too.")]
 Backbone = Annotated[

@@ -1,8 +1,7 @@
-"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 a run without a result, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ import typer
 import fedprompt
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 
 class ErrorGroup(typer.core.TyperGroup):
@@ -104,6 +104,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     _print_results(folder, quiet=quiet)
+    exit_without_results([folder])
 
 
 @app.command()
@@ -115,6 +116,7 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
         if not resume_over_sites(run, callbacks=callbacks):
             runs.resume(run, callbacks=callbacks)
     _print_results(run, quiet=quiet)
+    exit_without_results([run])
 
 
 @contextmanager
@@ -162,6 +164,7 @@ def report(run: RunPath) -> None:
 
     render(run)
     _print_results(run, quiet=False)
+    exit_without_results([run])
 
 
 @app.command()
@@ -233,7 +236,7 @@ def predict(
     found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
     if as_json:
         tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
-        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
+        typer.echo(json_text(tables, indent=2, ascii_only=False))
         return
     for one in found:
         present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"

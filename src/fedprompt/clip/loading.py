@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,6 +18,7 @@ from transformers.utils import logging
 
 from fedprompt.data.decoding import Pixels
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
@@ -60,7 +60,7 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
     preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
-    digest = hashlib.sha256(json.dumps(preprocessing).encode())
+    digest = hashlib.sha256(json_text(preprocessing).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
 from fedprompt.config.tables import Choice, Toml
+from fedprompt.config.values import Settings, refused_value
 from fedprompt.errors import UserError, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
@@ -74,15 +76,20 @@ def option_parameters(builder: Callable[..., object]) -> Mapping[str, inspect.Pa
     }
 
 
-def options_model(builder: Callable[..., object]) -> type[BaseModel]:
-    """A pydantic model of a builder's options: its signature is the configuration."""
-    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
+class Options(Settings):
+    """The base of models of options, whose types may be any classes."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def options_model(builder: Callable[..., object]) -> type[Options]:
+    """A pydantic model of a builder's options: its signature, with ranges in `Annotated`, is the configuration."""
+    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
     fields: Toml = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in option_parameters(builder).items()
     }
-    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    return create_model(getattr(builder, "__name__", "Options"), __config__=settings, **fields)
+    return create_model(getattr(builder, "__name__", "Options"), __base__=Options, **fields)
 
 
 def check_options(builder: Callable[..., object], options: Mapping[str, Any], *, place: str) -> Toml:
@@ -95,7 +102,7 @@ def check_options(builder: Callable[..., object], options: Mapping[str, Any], *,
     return {name: getattr(values, name) for name in model.model_fields}
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], place: str) -> str:
+def _sentence(error: ValidationError, model: type[Options], place: str) -> str:
     first = error.errors(include_url=False)[0]
     option = str(first["loc"][0])
     known = ", ".join(model.model_fields) or "none"
@@ -103,7 +110,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], place: str) -> str
         return f"{place}: there is no option {option!r}{did_you_mean(option, model.model_fields)} (options: {known})."
     if first["type"] == "missing":
         return f"{place}: the option {option!r} is missing; add it (options: {known})."
-    return f"{place}: {option} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+    table = re.search(r"\[([\w.]+)\]", place)
+    return f"{place}: {refused_value(first, option, table[1] if table else '')}."
 
 
 def _absolute(value: object) -> object:

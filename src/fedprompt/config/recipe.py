@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from fedprompt.config.tables import (
     TrainTable,
     TuningTable,
 )
+from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.text_files import read_unicode
 
@@ -130,24 +131,34 @@ def checked(model: type[Model], tables: Mapping[str, Any], *, origin: str) -> Mo
 
 def _sentence(error: ValidationError, model: type[BaseModel], origin: str) -> str:
     first, *others = error.errors(include_url=False)
-    *tables, key = [str(step) for step in first["loc"]]
+    *tables, key = map(str, _key(model, first["loc"]))
     place = f"{origin}: " + (f"[{'.'.join(tables)}] " if tables else "")
-    more = f" ({len(others)} more mistake{'s' if len(others) > 1 else ''} after this one.)" if others else ""
+    # A value that no member of a union accepts is one mistake, with an error per member.
+    count = len({_key(model, other["loc"]) for other in others} - {_key(model, first["loc"])})
+    more = f" ({count} more mistake{'s' if count > 1 else ''} after this one.)" if count else ""
     if first["type"] == "extra_forbidden":
-        known = _keys(model, first["loc"][:-1])
+        table = _model_at(model, first["loc"][:-1]) or model
+        known = list(table.model_fields)
         return f"{place}has no key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)}).{more}"
     if first["type"] == "missing":
         return f"{place}lacks the key {key!r}; add it.{more}"
-    return f"{place}{key} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}.{more}"
+    return f"{place}{refused_value(first, key, '.'.join(tables))}.{more}"
 
 
-def _keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
-    """The keys of the (nested) model at a location of a validation error."""
+def _key(model: type[BaseModel], location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """The path of the key that a validation error is about, without the steps into the key's value."""
+    for depth in range(1, len(location)):
+        if _model_at(model, location[:depth]) is None:
+            return tuple(location[:depth])
+    return tuple(location)
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The (nested) model of the table at a path; None where a key's value is no table."""
+    found: type[BaseModel] | None = model
     for step in path:
-        annotation = model.model_fields[step].annotation if isinstance(step, str) else model
-        model = next((part for part in (annotation, *getattr(annotation, "__args__", ())) if _is_model(part)), model)
-    return list(model.model_fields)
-
-
-def _is_model(part: object) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
+        if isinstance(step, int) or found is None:
+            continue
+        field = found.model_fields.get(step)
+        found = None if field is None else table_in(field.annotation)
+    return found

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
 
 
-class Table(BaseModel):
+class Table(Settings):
     """A table without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class Choice(BaseModel):
+class Choice(Settings):
     """A table that names a building block; its other keys are the block's options, checked against its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     @property
     def options(self) -> Toml:
@@ -39,9 +39,10 @@ class BackboneTable(Table):
     batch: int = Field(
         1,
         ge=1,
+        le=65_536,
         description="images or texts per frozen forward pass; only 1 is exact to the last bit, a GPU is faster with 32",
     )
-    workers: int = Field(0, ge=0, description="processes that decode images; 0 decodes in the main process")
+    workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
@@ -190,7 +191,7 @@ class EvaluateTable(Table):
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )
-    samples: int = Field(8, ge=0, description="test images recorded with their top predictions")
+    samples: int = Field(8, ge=0, le=1000, description="test images recorded with their top predictions")
 
 
 class TuningTable(Table):

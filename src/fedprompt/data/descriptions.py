@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.text_files import load_json, read_unicode
+from fedprompt.text_files import json_text, load_json, read_unicode
 
 FORMAT = 1
 MAX_BYTES = 16 << 20  # a thousand classes with their scenes need a tenth of it
@@ -94,7 +93,7 @@ class Descriptions(Section):
 
 def fingerprint(phrases: Sequence[str]) -> str:
     """Sixteen hexadecimal digits of a list of phrases, order included."""
-    return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(list(phrases), ascii_only=False).encode()).hexdigest()[:16]
 
 
 def load_description_json(path: Path) -> object:

@@ -28,6 +28,7 @@ from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
 from fedprompt.runtimes.remote import Channel, Remote
+from fedprompt.text_files import json_text
 
 FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
 POLL = 1.0  # seconds between checks of which sites are connected
@@ -61,7 +62,7 @@ class Federation:
 def run_on_sites(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
     """Run a recipe over the sites into `out`, or resume the run in it; returns the report."""
     federation = Federation.of(out) or Federation(secrets.token_hex(16), str(home))
-    write_atomic(out / FEDERATION, json.dumps(vars(federation)))
+    write_atomic(out / FEDERATION, json_text(vars(federation)))
     make_transport = site_transport(channel, deployment, federation.run, identities=identities_of(home))
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport)

@@ -25,6 +25,7 @@ LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLin
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process id of the run, and why it stopped
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
+YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
 Model = TypeVar("Model", bound=Table)
 
 
@@ -37,10 +38,10 @@ class Deployment(Table):
     local_port: int = Field(8000, ge=1, le=65535, description="port of the SuperLink, on loopback only")
     sites: tuple[str, ...] = Field(min_length=1, description="all sites that may take part")
     quorum: int = Field(1, ge=1, description="least number of updates for a round to count")
-    deadline: float = Field(600.0, gt=0, description="seconds that a site has for a round")
-    connect_timeout: float = Field(120.0, ge=0, description="seconds to wait for sites before the first round")
+    deadline: float = Field(600.0, gt=0, le=YEAR, description="seconds that a site has for a round")
+    connect_timeout: float = Field(120.0, ge=0, le=YEAR, description="seconds to wait for sites before the first round")
     upload: Upload = Field("float32", description="data type of updates on the wire; narrower types send differences")
-    clock_skew: float = Field(60.0, gt=0, description="seconds by which a site's clock may differ")
+    clock_skew: float = Field(60.0, gt=0, le=YEAR, description="seconds by which a site's clock may differ")
 
     @field_validator("sites")
     @classmethod

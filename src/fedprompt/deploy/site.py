@@ -28,7 +28,7 @@ from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
@@ -130,6 +130,7 @@ class Site:
             round_number=number,
             settings=settings,
         )
+        check_personal(update)
         state.save(number, update.personal)
         return update
 

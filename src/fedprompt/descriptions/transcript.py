@@ -14,6 +14,7 @@ import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
 from fedprompt.records.run_folder import append_line, own
+from fedprompt.text_files import json_text
 
 
 class Transcript:
@@ -59,7 +60,7 @@ class Transcript:
     def _append(self, line: dict[str, object]) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._guard:
-            append_line(self.path, (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode())
+            append_line(self.path, (json_text({"time": stamp, **line}, ascii_only=False) + "\n").encode())
 
     def _load(self) -> None:
         if not self.path.exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
+from fedprompt.clip.model import Clip
 from fedprompt.config.tables import DescriptionsTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
@@ -19,10 +19,12 @@ from fedprompt.descriptions import bundled
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
+from fedprompt.text_files import json_text
 
 NONE = "none"
 BUNDLED = "bundled"
 MOST_NAMED = 5  # missing classes in one message
+LONGEST_SHOWN = 60  # characters of a class name or text in a message
 Attributes = Mapping[str, tuple[str, ...]]
 
 
@@ -200,8 +202,33 @@ def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: 
     return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
 
 
+def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
+    """UserError if two classes have the same text in tokens: every method would score them alike.
+
+    Texts are the same to a backbone if they differ in case or blanks alone, or after the tokens that it reads.
+    """
+    texts, first = space.texts(), dict[tuple[int, ...], int]()
+    for label, row in enumerate(clip.tokenizer.sentences(texts)):
+        other = first.setdefault(tuple(row), label)
+        if other != label:
+            longest = len(clip.tokenizer.pieces([texts[label]])[0]) + 2
+            reason, fix = "it reads the same tokens", "rename one of the classes, or make them one"
+            if longest > len(row):
+                reason = f"it reads {len(row)} tokens, which are the same"
+                fix = "shorten the names, or the template, so that what differs comes first"
+            raise UserError(
+                f"The classes {_cut(space.names[other])} and {_cut(space.names[label])} are one to the backbone, "
+                f"for of {_cut(texts[other])} and {_cut(texts[label])} {reason}; {fix}."
+            )
+
+
+def _cut(text: str) -> str:
+    """A text in quotes, cut to what a message can show."""
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+
+
 def fingerprint(dataset: Dataset) -> str:
     """A hash of all texts of a data set: class names, templates, attributes and conditions."""
     spaces = [part.space for part in dataset.parts]
     parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text(parts, ascii_only=False).encode()).hexdigest()[:32]

@@ -20,7 +20,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import describe_classes, describe_origin
+from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_classes, describe_origin
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
@@ -96,6 +96,9 @@ def assemble(
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
 

@@ -12,6 +12,7 @@ from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import bind_method
@@ -93,6 +94,7 @@ def predict_files(
     """
     method, clip = restore(adapter, backbone=backbone)
     space = candidates(adapter, classes)
+    check_distinct_texts(clip, space)
     images = Images(FileSource(Path(), tuple(map(str, files))), tuple(range(len(files))))
     probabilities = class_probabilities(predict(method, clip, images, space), space.kind)  # [B, C]
     top = probabilities.topk(min(TOP, len(space)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
+from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
@@ -28,6 +30,7 @@ from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.updates import State
 
 RECIPE = "recipe.toml"
 
@@ -67,6 +70,7 @@ def start(
         callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)
+    warn_of_missing_tests(experiment, test_sets, callbacks)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
@@ -145,7 +149,8 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
     method = trial.make_method(experiment.clip)
     trains = any(True for _ in method.parameters())
     rounds = trial.settings.rounds if trains else 0  # a method without parameters is only scored
-    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
+    start = initial_state(method)
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, start[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
         run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
@@ -155,6 +160,8 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
         shared, rounds = last.shared, last.round_number
+        if rounds and _is_unchanged(start, shared, transport.personal):
+            run.append(TrialEvent(trial=trial.name, unchanged=True))
         context.callbacks.on_step(f"Scoring {trial.name}")
         score_clients(context, trial, transport, shared, round_number=rounds)
         decisions = fit_decisions(context, transport, shared)
@@ -163,6 +170,14 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         if trial.sharing != "local":  # local training leaves no model that all clients share
             exports = method.exports(experiment.recipe.backbone.path)
             save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
+
+
+def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[int, State]) -> bool:
+    """Whether all tensors that this process holds, shared and personal ones, are those that training started from."""
+    begun = [(start[0], shared), *((start[1], own) for own in personal.values())]
+    return any(now for _, now in begun) and all(
+        torch.equal(before[name], now[name]) for before, now in begun for name in now
+    )
 
 
 def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkpoint: Checkpoint, rounds: int) -> Start:

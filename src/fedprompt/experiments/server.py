@@ -71,7 +71,7 @@ def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
             piece.name,
             REGISTRIES[key].find(piece.name, place=f"{place} {key}"),
             piece.options,
-            place=f"{place} {key}",
+            place=f"{place.removesuffix(']')}.{key}]",
         )
         for key, piece in pieces.items()
         if piece is not None

@@ -100,8 +100,19 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
                 "shape",
                 f"{_quoted(name)} came as {list(tensor.shape)} {tensor.dtype}, not {list(own.shape)} {own.dtype}.",
             )
-        if not tensor.isfinite().all():
-            raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
+        _check_finite(name, tensor)
+    check_personal(update)
+
+
+def check_personal(update: Update) -> None:
+    """Raise a RefusedUpdateError if a personal tensor of an update is not finite: its client must not keep it."""
+    for name, tensor in update.personal.items():
+        _check_finite(name, tensor)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
 
 
 def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:

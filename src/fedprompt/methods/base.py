@@ -5,6 +5,7 @@ Legend for methods: B images, P patches, C classes, N texts, T tokens, D joint w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in
 # Region scores are about 100 times a cosine, so their sigmoid is near 1 for all classes; the score of a neutral text is
 # subtracted as the zero point.
 NEUTRAL_TEXT = "a photo."
+LARGEST_SIZE = 10_000  # vectors, ranks or layers: more could only be a slip, and would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ def context_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Gener
 
     Raises UserError unless `init` has exactly n_ctx tokens.
     """
-    at_least(1, n_ctx=n_ctx)
+    bounded(1, n_ctx=n_ctx)
     if not init:
         return normal(n_ctx, clip.text_width, generator=generator)
     embeddings = clip.token_embeddings(init)  # [n, W]
@@ -179,10 +181,18 @@ def require_packages(method: type[Method]) -> None:
 
 
 def at_least(least: float, **options: float) -> None:
-    """Raise UserError naming the first option below `least`."""
+    """Raise UserError naming the first option below `least`, or infinite."""
     for name, value in options.items():
         if not value >= least:
             raise UserError(f"The option {name} = {value} is too small; give at least {least}.")
+        if value == math.inf:
+            raise UserError(f"The option {name} = {value} is too large; give a finite number.")
+
+
+def bounded(least: int, **options: int) -> None:
+    """Raise UserError naming the first number of vectors, ranks or layers not from `least` to `LARGEST_SIZE`."""
+    at_least(least, **options)
+    at_most(LARGEST_SIZE, **options)
 
 
 def at_most(most: float, **options: float) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Attention, Classifier, Method, at_least, class_texts, cosine_logits, one_of
+from fedprompt.methods.base import Attention, Classifier, Method, at_least, bounded, class_texts, cosine_logits, one_of
 from fedprompt.ops.layers import CrossBlock, LowRank, linear, normal, unit
 from fedprompt.ops.losses import objective
 
@@ -58,7 +58,7 @@ class FedMVP(Method):
     ) -> None:
         super().__init__()
         width = clip.image_width
-        at_least(1, n_tokens=n_tokens, lora_rank=lora_rank)
+        bounded(1, n_tokens=n_tokens, lora_rank=lora_rank)
         at_least(0, consistency=consistency, sigma=sigma)
         one_of(("bare", "sentence"), attribute_text=attribute_text)
         one_of(("image", "batch"), flip=flip)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,9 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
+from fedprompt.text_files import json_text
 
 FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
@@ -93,8 +94,8 @@ def save_adapter(
 
 
 def to_json(value: object) -> str:
-    """Indented JSON with a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Indented JSON with a final newline; what JSON lacks is written as in `run.jsonl`."""
+    return json_text(table_value(value), indent=2, ascii_only=False) + "\n"
 
 
 def load_adapter(folder: Path) -> Adapter:

@@ -20,15 +20,26 @@ class Record(BaseModel):
 
 def json_value(value: object) -> object:
     """The value with lists for tuples and None for NaN and infinity, which JSON does not have."""
+    return _finite(value, infinity=None)
+
+
+def table_value(value: object) -> object:
+    """As `json_value`, but infinity is the text "inf", as recipes write it: there it is a setting, not a failure."""
+    return _finite(value, infinity="inf")
+
+
+def _finite(value: object, *, infinity: str | None) -> object:
     if isinstance(value, Mapping):
-        return {key: json_value(item) for key, item in value.items()}
+        return {key: _finite(item, infinity=infinity) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_finite(item, infinity=infinity) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return infinity if value == math.inf else None
+    return value
 
 
 Number = Annotated[float | None, BeforeValidator(json_value)]  # None for a number that is not finite
-Table = Annotated[dict[str, JsonValue], BeforeValidator(json_value)]  # a nested table with keys of its own
+Table = Annotated[dict[str, JsonValue], BeforeValidator(table_value)]  # a nested table with keys of its own
 
 
 class PartitionCounts(Record):

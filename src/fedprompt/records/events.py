@@ -6,7 +6,6 @@ field that the model does not have; reading ignores unknown fields and unknown e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
@@ -24,6 +23,7 @@ from fedprompt.records.event_fields import (
     Record,
     Table,
 )
+from fedprompt.text_files import json_text
 
 SCHEMA = 1
 Status = Literal["running", "done", "interrupted", "failed"]
@@ -37,7 +37,7 @@ class BaseEvent(Record):
     def to_json(self) -> str:
         """The line, without its end."""
         fields = self.model_dump(mode="json", exclude_unset=True)
-        return json.dumps({"event": self.event, **fields}, allow_nan=False)
+        return json_text({"event": self.event, **fields})
 
 
 class HeaderEvent(BaseEvent):
@@ -79,6 +79,9 @@ class TrialEvent(BaseEvent):
     descriptions: Table = Field({}, description="the trial's [descriptions] table")
     trainable: int | None = Field(None, description="number of trained parameters")
     rounds: int | None = Field(None, description="planned rounds")
+    unchanged: bool = Field(
+        default=False, description="at its end: training left every tensor as it was; absent if it did not"
+    )
 
 
 class RoundEvent(BaseEvent):

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
+from fedprompt.records.outcome import is_untrained, missing_results
 from fedprompt.records.reading import TUNED, Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
@@ -166,9 +167,12 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Clients, rounds, upload and privacy in one paragraph; empty before the first round."""
+    """Clients, rounds, upload and privacy in one paragraph.
+
+    Empty before the first round, and if the main method is not trained.
+    """
     main, clients = run.main, population(run)
-    if main is None or not main.rounds:
+    if main is None or not main.rounds or is_untrained(main):
         return ""
     rounds = len(main.rounds)
     who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
@@ -189,9 +193,9 @@ def population(run: Run) -> int:
 
 
 def status(run: Run) -> str:
-    """A sentence on how far an unfinished run has come; empty for a finished one."""
+    """A sentence on how far an unfinished run has come, or on the results that a finished one lacks; else empty."""
     if run.end and run.end.status == "done":
-        return ""
+        return " ".join(missing_results(run))
     unfinished = [trial for trial in run.trials if trial.rounds and trial.about.status != "done"]
     where = ""
     if unfinished:

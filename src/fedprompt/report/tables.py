@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedprompt.records.events import IntervalEvent
+from fedprompt.records.outcome import shown_name
 from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
@@ -58,7 +59,7 @@ def headline_rows(run: Run) -> list[TableRow]:
         _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
     ]
     return [
-        TableRow(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
+        TableRow(shown_name(trial), tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
         for place, trial in enumerate(run.trials)
     ]
 

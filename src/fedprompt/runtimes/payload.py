@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
@@ -50,7 +51,7 @@ class Payload:
     def to_bytes(self) -> bytes:
         """The payload for a local socket: length of a JSON header, the header, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
-        header = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
+        header = json_text({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
         return b"".join([len(header).to_bytes(8, "little"), header, *(raw.data for raw in self.tensors.values())])
 
     @classmethod

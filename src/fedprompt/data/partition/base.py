@@ -19,6 +19,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
 from fedprompt.seeding import stream
+from fedprompt.text_files import json_text
 
 Shots = int | Literal["all"]  # few-shot: training images per class; a recipe has no word for None
 MAX_LISTED = 50  # clients that `partition_table` lists
@@ -79,7 +80,7 @@ class Partition:
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        return json.dumps({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
+        return json_text({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
 
     @classmethod
     def from_json(cls, text: str) -> Partition:

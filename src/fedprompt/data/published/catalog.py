@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -19,6 +18,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.published.index import indexed
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import json_text
 
 Options = Mapping[str, JsonValue]
 
@@ -144,6 +144,6 @@ def list_images(
         listing = layout_reader(about)(folder, **chosen)
         return listing if listing.files_exist else listing.existing(folder, skip=skip_missing)
 
-    key = json.dumps([about.layout, chosen, skip_missing], sort_keys=True)
+    key = json_text([about.layout, chosen, skip_missing], sort_keys=True)
     listing, fingerprint = indexed(path, key, read)
     return path, listing, fingerprint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from fedprompt.data.published.layouts.original_lists import split_camel_case
 from fedprompt.data.sources.hub_tables import Address, Parts, holds_tables, open_parts
 from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     import datasets
@@ -50,7 +50,7 @@ class TableSource:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the library's own fingerprint of the table, which changes with its content."""
-        return hashlib.sha256(json.dumps([self.table._fingerprint, self.window, self.bands]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json_text([self.table._fingerprint, self.window, self.bands]).encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self.table)

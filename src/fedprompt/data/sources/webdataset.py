@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
-from fedprompt.text_files import LINE_ENDS, load_json, read_text
+from fedprompt.text_files import LINE_ENDS, json_text, load_json, read_text
 
 LABELS = ("cls", "npy", "json")
 
@@ -56,7 +55,7 @@ class TarSource:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of where every image lies and when its tar file was last modified."""
-        digest = hashlib.sha256(json.dumps([self.window, self.bands]).encode())
+        digest = hashlib.sha256(json_text([self.window, self.bands]).encode())
         for tar in dict.fromkeys(member.tar for member in self.members):
             digest.update(f"{tar} {(self.root / tar).stat().st_mtime_ns}".encode())
         for member in self.members:

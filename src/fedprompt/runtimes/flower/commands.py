@@ -14,6 +14,8 @@ from pathlib import Path
 
 import tomli_w
 
+from fedprompt.text_files import json_text
+
 OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions tested
 CONNECTION = "deployment"  # name of a deployment's SuperLink for Flower's command line
 
@@ -98,7 +100,7 @@ def supernode(
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    settings = f"site={json.dumps(site)} home={json.dumps(str(folder))}"
+    settings = f"site={json_text(site)} home={json_text(str(folder))}"
     place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     return [_script("flower-supernode"), *safety, *place, "--node-config", settings]
 
