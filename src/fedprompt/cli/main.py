@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,18 @@ from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
 
 
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
+)
+
+
 class ErrorGroup(typer.core.TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
+    """Command group that prints a UserError as one sentence with exit code 2.
+
+    So it does with what the system refuses (a folder that may not be read, a name that is too long, a full disk); other
+    exceptions keep their traceback.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -28,6 +39,11 @@ class ErrorGroup(typer.core.TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REFUSALS or error.filename is None:
+                raise
+            typer.echo(f"{error.filename} cannot be used ({error.strerror}); give another path.", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted.", err=True)

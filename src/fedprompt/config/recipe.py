@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -25,6 +26,7 @@ from fedprompt.config.tables import (
     TuningTable,
 )
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_file
 from fedprompt.text_files import read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -59,13 +61,16 @@ def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of a recipe that is included in the package; UserError if there is none."""
     own = Path(str(files("fedprompt") / "recipes"))
     known = {path.stem: path for path in sorted(own.glob("*.toml"))}
-    if name in known and not Path(name).is_file():  # a folder of that name is no recipe
+    path = Path(name)
+    if name in known and not is_file(path):  # a folder of that name is no recipe
         return known[name]
-    if not Path(name).is_file():
+    if os.path.lexists(path):
+        require_file(path, "give a recipe, which is a TOML file")
+    elif not is_file(path):
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
         )
-    return Path(name)
+    return path
 
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

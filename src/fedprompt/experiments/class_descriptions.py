@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
@@ -14,6 +15,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_file
 from fedprompt.seeding import numpy_stream
 
 NONE = "none"
@@ -24,14 +26,17 @@ def find_descriptions(name: str) -> Path:
     """A descriptions file: a path, or the name of one that is included in the package; UserError if there is none."""
     own = Path(str(files("fedprompt") / "demo" / "descriptions"))
     known = {path.stem: path for path in sorted(own.glob("*.json"))}
-    if name in known and not Path(name).is_file():
+    path = Path(name)
+    if name in known and not is_file(path):
         return known[name]
-    if not Path(name).is_file():
+    if os.path.lexists(path):
+        require_file(path, "give a descriptions file, which is JSON")
+    elif not is_file(path):
         raise UserError(
             f"There is no descriptions file {name!r}{did_you_mean(name, known)} "
             f"(a JSON file, or one of {', '.join(known)})."
         )
-    return Path(name)
+    return path
 
 
 def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
