@@ -1,4 +1,4 @@
-"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 success in part, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,9 @@ from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from fedprompt.experiments.predict import Prediction
 
 
 REFUSALS = (
@@ -240,7 +243,9 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
 @app.command()
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
     ] = None,
@@ -251,22 +256,32 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify images with a trained adapter, among its classes or any others."""
+    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
+    from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
+    opened = open_adapter(adapter, trial=trial)
+    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
+        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
     if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
         typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
-        return
-    for one in found:
-        present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
-        typer.echo(
-            f"{one.picture}: "
-            + ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in one.top)
-            + present
-        )
+    else:
+        typer.echo("\n".join(map(_prediction_line, found.images)))
+    if found.left_out:
+        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
+    if found.unreadable:
+        total = len(found.images) + len(found.unreadable)
+        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
+        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
+        raise typer.Exit(1)
+
+
+def _prediction_line(found: Prediction) -> str:
+    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
+    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
+    return f"{found.picture}: {top}{present}"
 
 
 @app.command()

@@ -57,9 +57,7 @@ def visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def find_images(
-    root: Path, *, depth: int = DEEPEST, links: bool = False, on_step: OnStep | None = None
-) -> ImageFiles:
+def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_step: OnStep | None = None) -> ImageFiles:
     """Walk a folder, `depth` folders deep; hidden files and folders are left alone.
 
     Only regular files are opened or counted as images: a pipe would never end. Links are followed, out of the folder

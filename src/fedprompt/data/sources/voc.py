@@ -129,7 +129,9 @@ def _left_out(annotations: Path, files: Mapping[str, str], unlisted: int, found:
 
 def _listed_splits(root: Path, files: Mapping[str, str], declared: Mapping[str, str] | None) -> ListedSplits:
     """What the lists say: those called train, val, test and the like, and not those per class (`cat_train.txt`)."""
-    stems = {Path(name).stem: root / LISTS / name for name in sorted(regular_files(root / LISTS)) if name.endswith(".txt")}
+    stems = {
+        Path(name).stem: root / LISTS / name for name in sorted(regular_files(root / LISTS)) if name.endswith(".txt")
+    }
     names = [stem for stem in stems if stem in (declared or {}) or is_split(stem)]
     if "train" in names and "trainval" in names:
         names.remove("trainval")
