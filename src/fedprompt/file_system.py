@@ -12,13 +12,7 @@ from typing import Literal, NoReturn
 from fedprompt.errors import UserError
 
 Wanted = Literal["file", "folder"]
-KINDS = {
-    stat.S_IFREG: "a file",
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe, not a regular file",
-    stat.S_IFSOCK: "a socket, not a regular file",
-}
-DEVICE = "a device, not a regular file"
+KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 def obstacle(path: Path, wanted: Wanted) -> str:
@@ -36,7 +30,8 @@ def obstacle(path: Path, wanted: Wanted) -> str:
         return _unreadable(error)
     if kind == (stat.S_IFREG if wanted == "file" else stat.S_IFDIR):
         return ""
-    return f"is {KINDS.get(kind, DEVICE)}"
+    regular = "" if wanted == "folder" or kind == stat.S_IFDIR else ", not a regular file"
+    return f"is {KINDS.get(kind, 'a device')}{regular}"
 
 
 def _unreadable(error: OSError | ValueError) -> str:

@@ -23,13 +23,13 @@ from fedprompt.experiments.plan import bind_method
 from fedprompt.experiments.sample_images import TOP, png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
+from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.seeding import stream
-
 
 BATCH = 128  # images that are classified together, and between two moves of a progress bar
 
@@ -57,9 +57,8 @@ class Predictions:
 
 def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
     """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none."""
-    if not place.is_dir():
-        raise UserError(f"There is no folder {place}; give the folder of a run or of an adapter.")
-    if not (place / "run.jsonl").is_file():
+    require_folder(place, "give the folder of a run or of an adapter")
+    if not is_file(place / "run.jsonl"):
         return load_adapter(place)
     run = read_run(place)
     known = [record.name for record in run.trials]
@@ -67,7 +66,7 @@ def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
     if name not in known:
         raise UserError(f"The run {place} has no trial {name!r}; its trials are {', '.join(known) or 'not begun yet'}.")
     folder = adapter_folder(place, name)
-    if not (folder / "adapter_config.json").is_file():
+    if not is_file(folder / "adapter_config.json"):
         raise UserError(
             f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
         )
@@ -95,7 +94,7 @@ def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
     return replace(adapter.space, names=tuple(classes), attributes=known)
 
 
-def predict_files(  # noqa: PLR0913  (every option has a default, and the command names them all)
+def predict_files(
     adapter: Adapter,
     places: Sequence[str | Path],
     *,

@@ -69,8 +69,8 @@ def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_ste
     walk.folder(root, (), ())
     if walk.outside:
         raise UserError(
-            f"{len(walk.outside):,} links lead out of {root}, {'/'.join(walk.outside[0])!r} for one; set `links = true` "
-            "if that is meant."
+            f"{len(walk.outside):,} links lead out of {root}, {'/'.join(walk.outside[0])!r} for one; set "
+            "`links = true` if that is meant."
         )
     for parts in walk.files:
         if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):

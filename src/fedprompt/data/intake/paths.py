@@ -32,7 +32,7 @@ def below(root: Path, path: str, *, links: bool = False) -> tuple[str, str]:
     if re.match("[A-Za-z][A-Za-z0-9+.-]+://", path):
         return own, f"{path!r} is an address in a network; fetch the files and give their paths"
     if own.startswith(("/", "~")) or ".." in parts or re.match("[A-Za-z]:", own):
-        return own, f"{path!r} is not below {root}; correct it, or set `images` to a folder above it"
+        return own, f"{path!r} is not below {root}; correct it, or give a folder above it"
     if not own or INVISIBLE.search(own) or any(map(DEVICES.fullmatch, parts)) or "." in parts:
         return own, f"{path!r} is not a portable file name; rename it"
     # Following links of a path is slow, and tables are long: only where there is one.
