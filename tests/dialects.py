@@ -224,11 +224,10 @@ def label_table(draw: Draw, truth: Truth, root: Path) -> Written:
         listed = False
     ambiguous = False
     if form == "columns":
-        order = order or tuple(draw(st.permutations(truth.classes)))
         true, false = chosen(draw, ("1", "0"), ("1.0", "0.0"), ("True", "False"), (" 1 ", "0"))
         for row, one in zip(rows, truth.images, strict=True):
             assume(not set(truth.classes) & set(row))
-            row |= {name: true if name in one.labels else false for name in draw(st.permutations(order))}
+            row |= {name: true if name in one.labels else false for name in truth.classes}
     else:
         write, separator = label_cells(draw, truth, form, order, json_lines=kind == "jsonl")
         column = chosen(draw, "labels", "Labels")
@@ -267,7 +266,7 @@ def label_cells(
         for sign in SEPARATORS
         if not any(sign.strip() in name if sign.strip() else sign in name for name in truth.classes)
     ]
-    assume(fit)
+    assume(fit and not any(sign in name for sign in ";|" for name in truth.classes))
     sign = chosen(draw, *fit)
     return lambda one: sign.join(sorted(one.labels)), sign
 
@@ -453,7 +452,7 @@ def hub_labels(draw: Draw, truth: Truth) -> tuple[str, object, Callable[[TrueIma
             ),
             "objects": (
                 "objects",
-                datasets.Sequence({"category": named, "area": datasets.Value("int64")}),
+                datasets.List({"category": named, "area": datasets.Value("int64")}),
                 lambda one: [{"category": number(name), "area": 4} for name in one.labels],
                 {},
             ),
@@ -494,7 +493,7 @@ def huggingface(draw: Draw, truth: Truth, root: Path) -> Written:
         tables.setdefault(words[one.split], []).append(row | ({"domain": one.domain} if len(truth.domains) > 1 else {}))
         numbers.setdefault(words[one.split], []).append(one.number)
     files = {word: layout.format(split=word) for word in tables}
-    listed = "names" in vars(feature) or "classes" in options or "class" in str(feature).lower()
+    listed = "ClassLabel" in str(feature) or "classes" in options
     options = {"path": str(root), **({} if truth.multi or len(truth.domains) > 1 else {"base": "all"}), **options}
     documents = [Arrow(root, files, tables, features, numbers)]
     written = Written(options, documents, splits=says, domains=len(truth.domains) > 1, listed=listed)

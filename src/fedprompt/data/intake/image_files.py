@@ -18,6 +18,12 @@ SUFFIXES = (
     *(".ppm", ".pgm", ".pnm", ".pbm", ".jp2", ".j2k", ".jpx", ".jpf", ".avif", ".heic", ".heif", ".hif"),
 )
 JUNK = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what systems write into every folder; not worth a word
+JUNK_FOLDERS = frozenset(
+    {
+        *("__macosx", ".git", ".svn", ".hg", ".cache", ".idea", ".vscode", ".ipynb_checkpoints", ".thumbnails"),
+        *(".trash", ".trashes", ".fseventsd", ".spotlight-v100"),
+    }
+)
 DEEPEST = 8  # folders below the root
 
 Parts = tuple[str, ...]  # a path below the root
@@ -76,7 +82,10 @@ def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_ste
         if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
             raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
     return ImageFiles(
-        tuple(sorted(walk.files)), tuple(walk.empty), dict(walk.left_out.most_common()), tuple(walk.remarks)
+        tuple(sorted(walk.files)),
+        tuple(walk.empty),
+        {why: count for why, count in walk.left_out.most_common() if count},
+        tuple(walk.remarks),
     )
 
 
@@ -104,7 +113,10 @@ class _Walk:
             return
         if (twin := self._entered.setdefault(own, parts)) != parts:
             self.remarks.append(f"{'/'.join(twin)} and {'/'.join(parts)} are one folder, and its images count twice.")
-        folders = [entry for entry in found if visible(entry.name) and _kind(entry) == "folder"]
+        inner = [entry for entry in found if _kind(entry) == "folder"]
+        folders = [entry for entry in inner if visible(entry.name)]
+        hidden = sum(not visible(entry.name) and entry.name.lower() not in JUNK_FOLDERS for entry in inner)
+        self.left_out["hidden folders"] += hidden
         images = [(*parts, entry.name) for entry in found if self._is_image(entry)]
         self.files += images
         self._known += len(folders)

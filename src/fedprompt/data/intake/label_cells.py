@@ -30,13 +30,14 @@ Labels = tuple[str, ...]
 class LabelColumn:
     """What a column of labels says: per row the names that are there, or None where nothing is known.
 
-    `form` says in words how the cells were read. `vectors` are [rows][classes] values 1, 0 and -1 instead, if the cells
-    are such vectors; `labels` are then empty.
+    `form` says in words how the cells were read, `remarks` are sentences on what might be read in another way.
+    `vectors` are [rows][classes] values 1, 0 and -1 instead, if the cells are such vectors; `labels` are then empty.
     """
 
     labels: tuple[Labels | None, ...]
     form: str
     vectors: tuple[tuple[int, ...], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def is_missing(cell: object) -> bool:
@@ -87,7 +88,20 @@ def read_label_column(
             mistakes.add(f"{cell!r} is not a label; write names", line=line(row), column="labels")
             found.append(())
     listed = any(own is not None for own in lists)
-    return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)))
+    remarks = () if between else _blank_between(texts, known, mistakes.source)
+    return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)), remarks=remarks)
+
+
+def _blank_between(texts: Sequence[str], known: set[str], place: str) -> tuple[str, ...]:
+    """A remark on a name of two words, one of which is a name too: "fire truck" beside "truck", or two labels."""
+    whole = {name for text in texts for name in map(normal_name, ALWAYS.split(text)) if name} - known
+    found = min((name for name in whole if _may_be_two(name, whole, " ")), default="")
+    part = next((part for part in _parts(found, " ") if part in whole), "")
+    return (
+        (f'{place}: {found!r} is read as one class beside {part!r}; set separator = " " if it is two labels.',)
+        if found
+        else ()
+    )
 
 
 def _form(between: str, *, listed: bool, texts: bool) -> str:
@@ -148,13 +162,18 @@ def _split(cell: str, between: str, mistakes: Mistakes, line: int | None) -> Lab
 def _separator(texts: Sequence[str], mistakes: Mistakes, known: set[str]) -> str:
     """The one sign, beside semicolon and bar, that stands between labels; "" for none."""
     whole = {name for text in texts for name in map(normal_name, ALWAYS.split(text)) if name} - known
-    sure = any(map(ALWAYS.search, texts))
+    signs = [sign for sign in ";|" if any(sign in text for text in texts)]
+    sure = bool(signs)
+    if len(signs) > 1:
+        mistakes.add('some have ";" and some "|" between them; say which it is with `separator`', column="labels")
     # Blanks stand beside other signs too, and count where there are no others.
     used = [] if sure else [sign for sign in OTHERS if sign != " " and _in_use(whole, sign)]
     used = used or ([] if sure or not _in_use(whole, " ") else [" "])
     sign = used[0] if len(used) == 1 else ""
     names = {part for text in whole for part in _parts(text, sign)} if sign else whole
     left = [other for other in OTHERS if other != sign and _in_use(names, other)]
+    unsure = [other for other in OTHERS if other != " " and not (sign or sure)]
+    left += [other for other in unsure if any(_may_be_two(name, names, other) for name in names)]
     if left or (not sign and not sure and any("," in text for text in whole)):
         _undecided(whole, left[0] if left else ",", mistakes)
     return sign
@@ -166,6 +185,11 @@ def _in_use(whole: set[str], sign: str) -> bool:
     alone = any(all(part in whole for part in parts) for parts in several)
     distinct = {part for parts in several for part in parts}
     return alone or (len(several) >= 3 and len(distinct) < len(several))
+
+
+def _may_be_two(text: str, whole: set[str], sign: str) -> bool:
+    """Whether some part of a text stands alone elsewhere, as it would if the text were two labels."""
+    return len(parts := _parts(text, sign)) > 1 and any(part in whole for part in parts)
 
 
 def _parts(text: str, sign: str) -> list[str]:

@@ -26,6 +26,9 @@ from fedprompt.file_system import files_below, require_folder
 
 NOT_COCO = ("attributes.json", "conditions.json", "dataset_dict.json", "state.json", "info.json")
 
+# What COCO itself has beside the files of instances.
+COMPANIONS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -158,9 +161,7 @@ def _json_files(root: Path) -> list[str]:
     found = [file for file in files_below(root, depth=1) if file.suffix == ".json"]
     names = sorted(file.relative_to(root).as_posix() for file in found if file.name not in NOT_COCO)
     names = [name for name in names if all(map(visible, name.split("/")))]
-    # COCO itself has captions and keypoints beside them.
-    instances = [name for name in names if name.rpartition("/")[2].startswith("instances_")]
-    return instances or names
+    return [name for name in names if not name.rpartition("/")[2].startswith(COMPANIONS)] or names
 
 
 def _place_of_images(root: Path, split: str, table: CocoFile) -> str:

@@ -32,6 +32,7 @@ class Labels:
     names: tuple[str, ...]
     values: Sequence[Sequence[int]]
     form: str
+    remarks: tuple[str, ...] = ()
 
 
 def label_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
@@ -112,6 +113,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *table.remarks,
                 *rows.remarks,
                 *found.remarks,
+                *labels.remarks,
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
             ),
         ),
@@ -215,7 +217,7 @@ def _label_cells(table: Table, listed: ClassNames | None, mistakes: Mistakes, *,
         rest_value = UNKNOWN if row in marks or named[row] is None else 0
         values.append([own.get(name, rest_value) for name in names])
     form = "objects of names with 1, 0 or null" if len(marks) == len(cells) else column.form
-    return Labels(tuple(names), values, form)
+    return Labels(tuple(names), values, form, column.remarks)
 
 
 def _marks(cell: Mapping[str, object], line: int, mistakes: Mistakes) -> dict[str, int]:
