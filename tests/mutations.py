@@ -88,7 +88,7 @@ def tree(draw: st.DrawFn, truth: Truth, written: Written, own: Tree) -> dict[str
         forms = (f"{stem}.{suffix.swapcase()}", f"{stem}.xyz", stem, f".{name}", f"{stem}.{suffix}.part", f"{name}.png")
         to = draw(st.sampled_from(forms))
         move(file, f"{place}{slash}{to}")
-        return [truth] if written.walked else []
+        return [truth]
 
     def move_up() -> Sequence[Truth]:
         file = some()

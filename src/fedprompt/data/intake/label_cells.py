@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedprompt.data.intake.class_names import class_number, normal_name
+from fedprompt.data.intake.class_names import class_number, is_measure, normal_name
 from fedprompt.data.intake.report import Mistakes
 
 MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "Null", "NaT", "<NA>", "N/A", "#N/A", "n/a"})
@@ -80,16 +80,25 @@ def read_label_column(
             found.append(None)
         elif own is not None:
             found.append(_names_in(own, mistakes, line(row)))
+        elif isinstance(cell, str) and normal_name(cell) in known:
+            found.append((normal_name(cell),))
         elif isinstance(cell, str):
-            found.append(
-                _split(cell, between, mistakes, line(row)) if normal_name(cell) not in known else (normal_name(cell),)
-            )
+            found.append(_split(cell, between, mistakes, line(row)))
         else:
             mistakes.add(f"{cell!r} is not a label; write names", line=line(row), column="labels")
             found.append(())
+    _refuse_measures(found, known, mistakes, line)
     listed = any(own is not None for own in lists)
     remarks = () if between else _blank_between(texts, known, mistakes.source)
     return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)), remarks=remarks)
+
+
+def _refuse_measures(
+    found: Sequence[Labels | None], known: set[str], mistakes: Mistakes, line: Callable[[int], int | None]
+) -> None:
+    for row, name in [(row, name) for row, labels in enumerate(found) for name in labels or ()]:
+        if is_measure(name) and name not in known:
+            mistakes.add(f"{name!r} is a number and no class is called so", line=line(row), column="labels")
 
 
 def _blank_between(texts: Sequence[str], known: set[str], place: str) -> tuple[str, ...]:

@@ -125,7 +125,9 @@ def splits_of_files(
     if "" in own_names:
         silent = next(file for file, name in named.items() if not name)
         other = next(file for file, name in named.items() if name)
-        raise UserError(f"{root} has {other}, which says its split, beside {silent}, which does not; rename or move it.")
+        raise UserError(
+            f"{root} has {other}, which says its split, beside {silent}, which does not; rename or move it."
+        )
     splits = understand_splits(sorted(set(named.values())), place=root, kind="files", declared=declared)
     if splits and len(set(splits.parts.values()) - {LEFT_OUT}) > 1 and "train" not in splits.parts.values():
         raise UserError(f"{root} holds {listed(splits.parts)} and no training part; add it.")

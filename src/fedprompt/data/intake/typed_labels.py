@@ -140,8 +140,8 @@ def _many(values: Sequence[object], names: Sequence[str], dialect: Dialect, mist
         mistakes.refuse("it has numbers for labels and no names for them; set `classes` in label order")
     if _reads_both_ways(lists, len(names), dialect):
         mistakes.refuse(
-            "every list may be class numbers, and may be 0 and 1 per class; write names, or set threshold = 0.5 for the "
-            "latter"
+            "every list may be class numbers, and may be 0 and 1 per class; write names, or set threshold = 0.5 if "
+            "they are the latter"
         )
     if dialect.lists != "numbers" and (vectors := _vectors(values, len(names), dialect, mistakes)):
         return TypedLabels(tuple(names), vectors, "vectors of 0 and 1")

@@ -16,6 +16,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import (
     ClassNames,
     class_number,
+    is_measure,
     labels_of,
     normal_name,
     read_class_file,
@@ -119,6 +120,8 @@ def _refuse_several(table: Table, listed: ClassNames | None, mistakes: Mistakes,
         text = normal_name(cell) if isinstance(cell, str) else ""
         if cell == "" or (is_missing(cell) and text not in known):
             mistakes.add("it is empty" if cell == "" else f"{cell!r} is not a label", line=line, column="label")
+        elif is_measure(text) and text not in known:
+            mistakes.add(f"{cell!r} is a number and no class is called so", line=line, column="label")
         elif isinstance(cell, list | dict):
             mistakes.add(f"{cell!r} holds several labels; label_table reads such", line=line, column="label")
         elif isinstance(cell, str):

@@ -13,7 +13,14 @@ from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import OnStep
-from fedprompt.data.intake.class_names import ClassNames, class_number, look_alikes, normal_name, read_class_file
+from fedprompt.data.intake.class_names import (
+    ClassNames,
+    class_number,
+    look_alikes,
+    normal_name,
+    odd_numbers,
+    read_class_file,
+)
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
@@ -115,6 +122,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *found.remarks,
                 *labels.remarks,
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
+                *(() if listed else odd_numbers(labels.names, str(path))),
             ),
         ),
     )
