@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, event, given, note, settings
 from hypothesis import strategies as st
 
-from dialects import KINDS, OTHER_SOURCES, WRITERS
+from dialects_of_tools import KINDS, OTHER_SOURCES, WRITERS
 from documents import Written
 from fedprompt.config.registry import SOURCES
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
-from mutations import mutate
+from mutations_of_tools import mutate
 from truths import AWKWARD, PLAIN, Truth, facts, facts_of, truths
 
 EXAMPLES = int(os.environ.get("FEDPROMPT_EXAMPLES", "0"))
@@ -116,12 +116,12 @@ def test_what_is_changed_is_read_as_it_was_or_refused_or_said(source: str, data:
         try:
             found = read(source, written)
         except UserError as error:
-            event(f"{name.partition(' ')[2]}: refused")
+            event(f"{name}: refused")
             note(str(error))
             return
         listed = written.listed or set(found.space.names) == names
         equal = any(agrees(found, own, written, listed=listed) for own in accepted)
-        event(f"{name.partition(' ')[2]}: {'equal' if equal else 'said'}")
+        event(f"{name}: {'equal' if equal else 'said'}")
         assert equal or says_more(before, found)
 
 

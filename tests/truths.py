@@ -1,4 +1,4 @@
-"""A data set as plain facts: drawn by hypothesis, written by `dialects`, and compared with what a reader makes of it."""
+"""A data set as plain facts: drawn by hypothesis, written in dialects, compared with what a reader makes of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from fedprompt.data.dataset import Dataset
 
 STEP = 12  # between the reds of two images, which survives the losses of JPEG
 SIDE = 4
+UNKNOWN = "?"  # among the labels of an image of which some are unknown
 PLAIN = ("cat", "dog", "red fox", "Äpfel", "sea-lion", "o'clock", "naïve", "fir tree", "bus 2", "Straße")
 # Names that some layout, table or language takes for something else.
 AWKWARD = (
-    *("7", "007", "0", "1", "1.0", "-1", "1e5", "true", "False", "nan", "None", "null", "NA", "²", "١"),
+    *("7", "007", "0", "1", "1.0", "-1", "1e5", "true", "False", "nan", "None", "null", "NA", "²"),
     *("train", "test", "val", "Testing", "image", "images", "label", "labels", "split", "domain", "default", "id"),
     *("Road", "road", "red_fox", "red fox", "a,b", "a, b", "a;b", "a|b", "a/b", "x & y", "x#y", "#1", "a:b", "a b"),
     *("[x]", "['x']", "{y}", "(z)", '"quoted"', "it's", "'s", "C++", "100%", "=SUM(A1)", "a\\b", "<b>", "&amp;", "$x"),
@@ -95,7 +96,7 @@ def facts_of(data: Dataset, *, splits: bool, domains: bool) -> Facts:
         target = data.targets[row].tolist()
         own = [target] if isinstance(target, int) else [label for label, mark in enumerate(target) if mark == 1]
         unknown = isinstance(target, list) and -1 in target
-        labels = frozenset({data.space.names[label] for label in own} | ({"?"} if unknown else set()))
+        labels = frozenset({data.space.names[label] for label in own} | ({UNKNOWN} if unknown else set()))
         split = data.splits[row] if splits else ""
         images[number_of(data.source.open(row)), split, labels, data.domains[row] if domains else ""] += 1
     return Facts(frozenset(data.space.names), images)
