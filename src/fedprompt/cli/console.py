@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Timer
 from typing import Self
 
 from rich.console import Console
@@ -21,20 +22,27 @@ from fedprompt.report.published import HEAD, Difference, difference_tables, diff
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
 
-def plain_console() -> Console:
+def plain_console(*, stderr: bool = False) -> Console:
     """A console without markup, because names of classes and clients may have square brackets."""
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, highlight=False, stderr=stderr)
 
 
 @contextmanager
-def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a temporary progress bar on a terminal; call the function with (done, total) to move it."""
+def counting(console: Console, text: str, *, after: float = 0.0) -> Iterator[Callable[[int, int], None]]:
+    """Show a temporary progress bar on a terminal, from `after` seconds on; call the function with (done, total)."""
     if not console.is_terminal:
         yield lambda done, total: None
         return
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(text, total=None)
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(text, total=None)
+    start = Timer(after, bar.start)
+    start.start()
+    try:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        start.cancel()
+        start.join()
+        bar.stop()
 
 
 class ConsoleCallbacks(RunCallbacks):

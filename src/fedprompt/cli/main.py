@@ -1,12 +1,13 @@
-"""The `fedprompt` command. Exit codes: 0 success, 1 a run without a result, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 no result or only a part of it, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,9 +21,22 @@ from fedprompt.cli.describe import describe
 from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 
+if TYPE_CHECKING:
+    from fedprompt.experiments.predict import Prediction
+
+
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
+)
+
 
 class ErrorGroup(typer.core.TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
+    """Command group that prints a UserError as one sentence with exit code 2.
+
+    So it does with what the system refuses (a folder that may not be read, a name that is too long, a full disk); other
+    exceptions keep their traceback.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -30,6 +44,11 @@ class ErrorGroup(typer.core.TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REFUSALS or error.filename is None:
+                raise
+            typer.echo(f"{error.filename} cannot be used ({error.strerror}); give another path.", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted.", err=True)
@@ -218,7 +237,9 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
 @app.command()
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
     ] = None,
@@ -229,22 +250,32 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify images with a trained adapter, among its classes or any others."""
+    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
+    from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
+    opened = open_adapter(adapter, trial=trial)
+    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
+        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
     if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
         typer.echo(json_text(tables, indent=2, ascii_only=False))
-        return
-    for one in found:
-        present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
-        typer.echo(
-            f"{one.picture}: "
-            + ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in one.top)
-            + present
-        )
+    else:
+        typer.echo("\n".join(map(_prediction_line, found.images)))
+    if found.left_out:
+        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
+    if found.unreadable:
+        total = len(found.images) + len(found.unreadable)
+        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
+        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
+        raise typer.Exit(1)
+
+
+def _prediction_line(found: Prediction) -> str:
+    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
+    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
+    return f"{found.picture}: {top}{present}"
 
 
 @app.command()

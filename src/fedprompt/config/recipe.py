@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -26,6 +27,7 @@ from fedprompt.config.tables import (
 )
 from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_file
 from fedprompt.text_files import read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -65,13 +67,16 @@ def bundled_recipes() -> Mapping[str, Path]:
 def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of a recipe that is included in the package; UserError if there is none."""
     known = bundled_recipes()
-    if name in known and not Path(name).is_file():  # a folder of that name is no recipe
+    path = Path(name)
+    if name in known and not is_file(path):  # a folder of that name is no recipe
         return known[name]
-    if not Path(name).is_file():
+    if os.path.lexists(path):
+        require_file(path, "give a recipe, which is a TOML file")
+    elif not is_file(path):
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
         )
-    return Path(name)
+    return path
 
 
 def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:

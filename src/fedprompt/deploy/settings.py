@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -126,7 +127,7 @@ def save(path: Path, table: Table) -> None:
 
 
 def _load(model: type[Model], path: Path, fix: str) -> Model:
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"There is no {path}; {fix}.")
     try:
         tables = tomllib.loads(read_unicode(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from typing import Self
 import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
+from fedprompt.file_system import read_bytes
 from fedprompt.records.run_folder import append_line, own
 from fedprompt.text_files import json_text
 
@@ -63,9 +65,9 @@ class Transcript:
             append_line(self.path, (json_text({"time": stamp, **line}, ascii_only=False) + "\n").encode())
 
     def _load(self) -> None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        content = self.path.read_bytes()
+        content = read_bytes(self.path, "give another file for the transcript")
         for line in content.splitlines():
             try:
                 found = json.loads(line)

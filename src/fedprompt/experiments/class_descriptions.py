@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import bundled
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_file
 from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
 from fedprompt.text_files import json_text
@@ -55,16 +57,18 @@ def find_descriptions(name: str, words: Sequence[str] = ()) -> Path:
 
     `words` are what may stand in its place, which the message names too.
     """
-    if Path(name).is_file():
-        return Path(name)
-    known = included_files()
-    if name not in known:
+    known, path = included_files(), Path(name)
+    if name in known and not is_file(path):
+        return known[name]
+    if os.path.lexists(path):
+        require_file(path, "give a descriptions file, which is JSON")
+    elif not is_file(path):
         accepted = (*words, *known)
         raise UserError(
             f"There is no descriptions file {name!r}{did_you_mean(name, accepted)} "
             f"(a JSON file, or one of {', '.join(accepted)})."
         )
-    return known[name]
+    return path
 
 
 def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:

@@ -15,6 +15,7 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.file_system import require_file
 from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.text_files import json_text
@@ -117,6 +118,7 @@ def load_adapter(folder: Path) -> Adapter:
 
 def _read(path: Path, form: type[Value]) -> Value:
     """Read JSON of limited size into a dataclass and check its types."""
+    require_file(path, "give an adapter folder or a run folder")
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise UserError(
@@ -145,6 +147,7 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
             f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
             f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
         )
+    require_file(path, "copy the adapter again")
     try:
         _check_size(path, expected)
         with safe_open(path, framework="pt") as file:

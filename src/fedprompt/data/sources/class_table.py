@@ -17,6 +17,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import (
     ClassNames,
     class_number,
+    is_measure,
     labels_of,
     normal_name,
     read_class_file,
@@ -130,6 +131,8 @@ def _targets(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, sep
         text = normal_name(cell) if isinstance(cell, str) else ""
         if cell == "" or (is_missing(cell) and text not in known):
             mistakes.add("it is empty" if cell == "" else f"{cell!r} is not a label", line=line, column="label")
+        elif is_measure(text) and text not in known:
+            mistakes.add(f"{cell!r} is a number and no class is called so", line=line, column="label")
         elif isinstance(cell, list | dict):
             mistakes.add(f"{cell!r} holds several labels; label_table reads such", line=line, column="label")
         else:

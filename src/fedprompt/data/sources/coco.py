@@ -25,9 +25,13 @@ from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, located, read_file, shared_names
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below, require_folder
 
 PROBED = 20  # JSON files that are looked into for whether a folder holds COCO annotations
 NOT_COCO = ("attributes.json", "conditions.json", "dataset_dict.json", "state.json", "info.json")
+
+# What COCO itself has beside the files of instances.
+COMPANIONS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
 
 @dataclass(frozen=True)
@@ -171,14 +175,11 @@ def _names_three_lists(file: Path) -> bool:
 
 def _json_files(root: Path) -> list[str]:
     """JSON files that may hold annotations, below the folder."""
-    if not root.is_dir():
-        raise UserError(f"The folder {root} {'is a file' if root.exists() else 'does not exist'}; give a folder.")
-    found = [file for file in (*root.glob("*.json"), *root.glob("*/*.json")) if file.is_file()]
+    require_folder(root)
+    found = [file for file in files_below(root, depth=1) if file.suffix == ".json"]
     names = sorted(file.relative_to(root).as_posix() for file in found if file.name not in NOT_COCO)
     names = [name for name in names if all(map(visible, name.split("/")))]
-    # COCO itself has captions and keypoints beside them.
-    instances = [name for name in names if name.rpartition("/")[2].startswith("instances_")]
-    return instances or names
+    return [name for name in names if not name.rpartition("/")[2].startswith(COMPANIONS)] or names
 
 
 def _place_of_images(root: Path, split: str, table: CocoFile) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fedprompt.data.intake.image_files import DEEPEST
 from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT, Splits, understand_splits
 from fedprompt.data.published.catalog import HubCopy
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below
 
 if TYPE_CHECKING:
     import datasets
@@ -84,9 +86,14 @@ def _is_saved(folder: Path) -> bool:
 
 
 def _parquet_parts(folder: Path, copy: HubCopy | None, declared: Mapping[str, str] | None) -> Parts:
-    if any(folder.glob("*.py")) and not any(folder.rglob("*.parquet")):
+    found = list(files_below(folder, depth=DEEPEST))
+    files = sorted(
+        file.relative_to(folder)
+        for file in found
+        if file.suffix == ".parquet" and not file.relative_to(folder).name.startswith(".")
+    )
+    if not files and any(file.suffix == ".py" and file.parent == folder for file in found):
         raise UserError(f"{folder} is made by a script, which no longer runs; look for a Parquet copy.")
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet") if _is_visible(file, folder))
     if not files:
         raise UserError(f"{folder} has neither Parquet files nor a data set from save_to_disk.")
     if copy and copy.splits:
@@ -97,10 +104,6 @@ def _parquet_parts(folder: Path, copy: HubCopy | None, declared: Mapping[str, st
     tables = _read_parquet(folder, used)
     gone = {"Parquet files of unused splits": len(named) - len(used)} if len(used) < len(named) else {}
     return replace(_selected(tables, _or_none(tables, splits), copy), left_out=gone, root=folder)
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _read_parquet(folder: Path, named: Mapping[str, str]) -> dict[str, datasets.Dataset]:

@@ -53,6 +53,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     base: Literal["half", "all"] | tuple[str, ...] = "half",
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
+    links: bool = False,
     window: Window | None = None,
     bands: Bands | None = None,
     on_step: OnStep | None = None,
@@ -65,12 +66,12 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
     that of two or more images of a class (and domain) one is always for training and one for testing.
     `base` are the classes seen in training: the first half (the larger one), all, or those named. An `attributes.json`
-    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. Raises UserError for a folder that is
-    missing, empty, ambiguous or understood in part.
+    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. With `links`, links in the folder may
+    lead out of it. Raises UserError for a folder that is missing, empty, ambiguous or understood in part.
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    found = find_images(root, on_step=on_step)
+    found = find_images(root, links=links, on_step=on_step)
     if not found.files:
         kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"
         raise UserError(f"{root} holds no images ({kinds}); give it one folder of them per class.")

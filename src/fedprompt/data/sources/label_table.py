@@ -14,7 +14,14 @@ from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import OnStep
-from fedprompt.data.intake.class_names import ClassNames, class_number, look_alikes, normal_name, read_class_file
+from fedprompt.data.intake.class_names import (
+    ClassNames,
+    class_number,
+    look_alikes,
+    normal_name,
+    odd_numbers,
+    read_class_file,
+)
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
@@ -34,6 +41,7 @@ class Labels:
     names: tuple[str, ...]
     values: Sequence[Sequence[int]]
     form: str
+    remarks: tuple[str, ...] = ()
 
 
 def _is_label_table(path: Path) -> bool:
@@ -120,7 +128,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *table.remarks,
                 *rows.remarks,
                 *found.remarks,
+                *labels.remarks,
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
+                *(() if listed else odd_numbers(labels.names, str(path))),
             ),
         ),
     )
@@ -223,7 +233,7 @@ def _label_cells(table: Table, listed: ClassNames | None, mistakes: Mistakes, *,
         rest_value = UNKNOWN if row in marks or named[row] is None else 0
         values.append([own.get(name, rest_value) for name in names])
     form = "objects of names with 1, 0 or null" if len(marks) == len(cells) else column.form
-    return Labels(tuple(names), values, form)
+    return Labels(tuple(names), values, form, column.remarks)
 
 
 def _marks(cell: Mapping[str, object], line: int, mistakes: Mistakes) -> dict[str, int]:

@@ -28,6 +28,7 @@ from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below, require_folder
 from fedprompt.text_files import LINE_ENDS, json_text, load_json, read_text
 
 LABELS = ("cls", "npy", "json")
@@ -167,7 +168,8 @@ def _class_names(root: Path, classes: Sequence[str]) -> ClassNames:
 
 def _shards(root: Path) -> list[str]:
     """The tar files below the folder: by folder, then by number."""
-    shards = [path for path in (*root.glob("*/*.tar"), *root.glob("*.tar")) if path.is_file()]
+    require_folder(root)
+    shards = [path for path in files_below(root, depth=1) if path.suffix == ".tar"]
     shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdecimal() else 0, path))
     if not shards:
         raise UserError(f"{root} has no tar files with images and labels, neither in folders of splits nor at the top.")
