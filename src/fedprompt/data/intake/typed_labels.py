@@ -152,7 +152,12 @@ def _reads_both_ways(lists: Sequence[list[object]], classes: int, dialect: Diale
     """Whether lists are [0, 1] and [1, 0] of two classes, or [0] of one."""
     whole = all(isinstance(item, int) and not isinstance(item, bool) for value in lists for item in value)
     either = dialect.lists == "either" and dialect.threshold is None
-    return either and whole and all(sorted(value) == list(range(classes)) for value in lists) and classes <= 2
+    return (
+        either
+        and whole
+        and classes <= 2
+        and all(len(value) == classes and set(value) == set(range(classes)) for value in lists)
+    )
 
 
 def _names_in_lists(
