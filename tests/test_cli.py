@@ -156,6 +156,40 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     assert scores(folder) == scores(finished) and rounds(folder) == rounds(finished)
 
 
+def without_end(folder: Path) -> None:
+    """Remove the last event of a finished run, as if its process had been killed just before it."""
+    log = folder / "run.jsonl"
+    *lines, end = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert json.loads(end)["event"] == "end"
+    log.write_text("".join(lines), encoding="utf-8")
+
+
+def test_resuming_a_finished_run_only_writes_its_report_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(finished, folder)
+    (folder / "report.html").unlink()
+    (folder / "recipe.toml").unlink()  # backbone and data are not opened
+    assert "This run has finished; only its report is written again." in call("resume", folder)
+    assert (folder / "run.jsonl").read_bytes() == (finished / "run.jsonl").read_bytes()
+    assert (folder / "report.html").read_bytes() == (finished / "report.html").read_bytes()
+
+
+PRIVACY = "train.server.privacy={{name='client', clip=0.001, noise={noise}, epsilon={epsilon}, delta=1e-3}}"
+
+
+def test_a_budget_for_no_round_is_an_error_and_no_result(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=1.0, epsilon=0.5)
+    said = sentence("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run", "--quiet")
+    assert "train.server.privacy.epsilon = 0.5 allows fedmvp no round: the first one costs up to 3.54;" in said
+    assert not [line for line in events(tmp_path / "run") if line["event"] == "score"]
+
+
+def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=5.0, epsilon=0.9)  # one round costs 0.53, two cost 0.80, three 1.01
+    said = call("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run")
+    assert "fedmvp stopped after round 2: another round would exceed its privacy budget." in said
+
+
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
     source = pictograms(train=1, test=1).source
     image = tmp_path / "one.png"
@@ -186,9 +220,25 @@ def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")
+    call("partition", "own_folder", *overrides, "--plot", drawn.with_suffix(".png"))
+    with Image.open(drawn.with_suffix(".png")) as image:
+        assert image.format == "PNG"
+    assert "ends in .svg or .png" in sentence("partition", "own_folder", *overrides, "--plot", tmp_path / "who.pdf")
     small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo")
     call("run", "own_folder", *overrides, *small, "--out", tmp_path / "run", "--quiet")
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    said = call("partition", "own_folder", "-s", f"data.path={images}")
+    warning = (
+        "Warning: The partition rule class_chunks makes a single client: 'images' has 2 base classes and "
+        "classes_per_client is 5; give classes_per_client at most 1 for two clients or more."
+    )
+    assert warning in said
+    small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo", "-s", "compare=[]")
+    assert warning in call("run", "own_folder", "-s", f"data.path={images}", *small, "--out", tmp_path / "run")
 
 
 def test_commands_without_a_run_print_their_results() -> None:
@@ -257,6 +307,7 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
     header = json.loads(lines[0])
     header["backbone"]["fingerprint"] = "0" * 64
     (folder / "run.jsonl").write_text("".join([json.dumps(header) + "\n", *lines[1:]]), encoding="utf-8")
+    without_end(folder)
     assert "began with another backbone" in sentence("resume", folder)
 
 

@@ -171,7 +171,11 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
     assert sorted(header["descriptions"]) == ["file", "zeroshot"]
     write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
+    log = tmp_path / "run" / "run.jsonl"
+    unfinished = b"".join(log.read_bytes().splitlines(keepends=True)[:-1])  # as if killed before its end was recorded
+    log.write_bytes(unfinished)
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
+    log.write_bytes(unfinished)
     words_file.write_text(words_file.read_text().replace("a god part", "another part"))
     with pytest.raises(UserError, match="began with another descriptions file"):
         runs.resume(tmp_path / "run")

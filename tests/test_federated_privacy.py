@@ -39,6 +39,11 @@ def test_epsilon_is_that_of_dp_accounting() -> None:
     assert gaussian_epsilon(1.0, rounds=0, delta=1e-3) == 0.0
 
 
+def test_warnings_of_dp_accounting_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    assert sampled_epsilon(0.8, rate=0.31, steps=3, delta=1e-3) > 1  # seven orders do not converge
+    assert not caplog.records
+
+
 def test_noise_has_its_deviation_and_cannot_be_drawn_again() -> None:
     numbers = secret_normal((1000, 1001), std=3.0)
     assert numbers.shape == (1000, 1001) and numbers.dtype == torch.float64

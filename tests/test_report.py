@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedprompt.errors import UserError
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.report import headline_figure, partition_figure, read_run, render, save_headline
 from fedprompt.report.client_figures import participation_figure
 from fedprompt.report.page import page, status, summary
@@ -242,6 +243,14 @@ def test_a_later_line_replaces_an_earlier_one(
     assert run.trials[0].figures == (pytest.approx({"local": fmean(known)}) if known else {})
 
 
+def test_the_time_of_a_resumed_run_is_the_sum_of_its_sessions(tmp_path: Path) -> None:
+    whole = whole_run()
+    stopped = {"event": "end", "status": "interrupted", "seconds": 7}
+    html = render(write(tmp_path, [*whole[:3], stopped, *whole[3:]])).read_text(encoding="utf-8")
+    assert "12.0 s in 2 sessions" in html
+    assert "<dt>whole run</dt><dd>5.0 s</dd>" in render(write(tmp_path, whole)).read_text(encoding="utf-8")
+
+
 def test_headline_rows_show_change_and_best(folder: Path) -> None:
     rows = {row.name: row for row in headline_rows(read_run(folder))}
     assert [cell.text for cell in rows["Zero"].cells] == ["70.0", "60.0", "50.0", "58.9", "40.0"]
@@ -332,7 +341,7 @@ def test_partition_figure_names_every_holder_and_total(data: st.DataObject) -> N
         st.lists(st.lists(st.integers(0, 99), min_size=classes, max_size=classes), min_size=clients, max_size=clients)
     )
     names, labels = [f"<site {row}>" for row in range(clients)], [f"$class {column}$" for column in range(classes)]
-    words = svg_words(partition_figure(counts, names, labels))
+    words = svg_words(partition_figure(PartitionCounts(clients=names, classes=labels, counts=counts)))
     assert set(names) | {str(sum(row)) for row in counts} <= set(words)
     held = {labels[column] for column in range(classes) if any(row[column] for row in counts)}
     assert {word for word in words if word.startswith("$")} == (held or set(labels))

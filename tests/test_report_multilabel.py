@@ -84,6 +84,16 @@ def test_the_page_shows_labels_under_conditions_and_cooccurrence(tmp_path: Path)
     assert best, "the smallest gap is the best"
 
 
+def test_small_shares_are_written_alike_everywhere(tmp_path: Path) -> None:
+    lines = copy.deepcopy(events())
+    explained = next(line for line in lines if "explanation" in line)
+    explained["explanation"]["gate"] = [0.9999, 0.0001]
+    explained["explanation"]["labels"][0]["found"] = [0.0001, 0.5]
+    explained["top"] = [["cat", 0.9], ["dog", 0.001]]
+    html = render(write(tmp_path, lines)).read_text(encoding="utf-8")
+    assert html.count("&lt;1%") + html.count("<1%") == 3 and ">0%" not in html
+
+
 def test_an_explanation_of_the_wrong_shape_is_left_out(tmp_path: Path) -> None:
     for change in ({"gate": [1.0]}, {"grid": [3, 3]}, {"conditions": ["light"]}):
         lines = copy.deepcopy(events())

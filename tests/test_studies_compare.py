@@ -129,6 +129,13 @@ def test_finished_runs_are_kept_and_other_settings_are_refused(folder: Path) -> 
     assert "other settings" in said
 
 
+def test_folders_of_runs_are_compared_as_they_are_and_options_of_training_are_named(folder: Path) -> None:
+    runs = [folder / "out" / name for name in ("few-1", "few-2")]
+    said = call("compare", *runs, "--seeds", "1,2,3", "--tune", "--out", folder / "again")
+    assert "not trained again, so --seeds and --tune had no effect." in said
+    assert "no effect" not in call("compare", *runs, "--out", folder / "again")
+
+
 def test_figures_need_no_other_file(folder: Path) -> None:
     for name in ("few-bytes.svg", "few-seconds.svg"):
         text = (folder / "out" / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The one exception a user's mistake raises: a full sentence that names the thing and the fix."""
+"""The one exception a user's mistake raises: a full sentence that names the thing and the fix; parts of sentences."""
 
 from __future__ import annotations
 
@@ -14,3 +14,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def plural(count: int, noun: str, *, many: str = "") -> str:
+    """A number with its noun: "1 client", "1,744 images", "2 classes"; `many` is an irregular plural."""
+    regular = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many or regular}"

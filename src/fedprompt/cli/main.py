@@ -161,26 +161,28 @@ def report(run: RunPath) -> None:
 def partition(
     recipe: RecipeName,
     settings: Settings = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this SVG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
     from fedprompt.cli.console import counting, plain_console, rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
-    from fedprompt.records.run_folder import write_atomic
-    from fedprompt.report import partition_figure
+    from fedprompt.report import save_partition
 
+    if plot and plot.suffix.lower() not in (".svg", ".png"):
+        raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
     plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)
+    for warning in shards.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     head, *rows = partition_table(shards, dataset)
     plain_console().print(
         rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {plan.rule.name}")
     )
     if plot:
-        counts = partition_counts(shards, dataset)
-        write_atomic(plot, partition_figure(counts.counts, counts.clients, counts.classes))
+        save_partition(partition_counts(shards, dataset), plot)
         typer.echo(f"Written: {plot}")
 
 

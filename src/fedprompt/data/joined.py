@@ -71,7 +71,8 @@ class JoinedDataset(Dataset):
                 rows = tuple(row + one for one in shard.rows)
                 shards.append(replace(shard, name=name, rows=rows, classes=tuple(label + one for one in shard.classes)))
         first = partitions[0][1]
-        return Partition(first.rule, first.seed, tuple(shards))
+        warnings = tuple(text for _, partition in partitions for text in partition.warnings) if len(shards) == 1 else ()
+        return Partition(first.rule, first.seed, tuple(shards), warnings)
 
 
 def _first_rows(parts: Sequence[Dataset]) -> list[int]:

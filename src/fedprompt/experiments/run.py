@@ -19,6 +19,7 @@ from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import make_test_sets
+from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
@@ -60,7 +61,7 @@ def start(
     """
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
-    for note in experiment.dataset.intake.warnings:
+    for note in (*experiment.dataset.intake.warnings, *experiment.partition.warnings):
         callbacks.on_warning(note)
     warn_of_problems(experiment, callbacks)
     test_sets = make_test_sets(experiment.dataset)
@@ -81,9 +82,13 @@ def resume(
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
-    Raises UserError when backbone, data or descriptions are no longer those that the run began with.
+    Of a finished run only the report is written again. Raises UserError when backbone, data or descriptions are no
+    longer those that the run began with.
     """
     with RunFolder.open(folder) as run:
+        if _is_finished(run):
+            callbacks.on_message("This run has finished; only its report is written again.")
+            return render(folder)
         callbacks.on_step("Opening backbone and data")
         header = header_of(run)
         unreadable = {image.row: image.reason for image in header.left_out}
@@ -91,6 +96,12 @@ def resume(
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
         check_unchanged(run, header, experiment)
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
+
+
+def _is_finished(run: RunFolder) -> bool:
+    """Whether the last event of a run is its end, without an error."""
+    *_, last = [None, *run.events()]
+    return isinstance(last, EndEvent) and last.status == "done"
 
 
 def _run_trials(context: RunContext) -> Path:
@@ -188,11 +199,23 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         context.callbacks.on_round(record.number, event.loss)
-    if last.round_number < rounds:
-        context.callbacks.on_warning(
-            f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget."
-        )
+    if ledger is not None and last.round_number < rounds:
+        _report_budget(context, trial, ledger, last.round_number)
     return last
+
+
+def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:
+    """Warn that the privacy budget ended a trial after so many rounds; UserError if it allowed none."""
+    if rounds:
+        context.callbacks.on_warning(
+            f"{trial.name} stopped after round {rounds}: another round would exceed its privacy budget."
+        )
+        return
+    cost = max(ledger.epsilon_of(client, 1) for client in range(len(context.experiment.trainers(trial))))
+    raise UserError(
+        f"The privacy budget train.server.privacy.epsilon = {ledger.budget:g} allows {trial.name} no round: the first "
+        f"one costs up to {cost:.3g}; raise the budget, or train.server.privacy.noise."
+    )
 
 
 def free_folder(wanted: Path) -> Path:

@@ -118,12 +118,16 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded; `trials` in table order: those without training first, the main trial last."""
+    """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
+
+    `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
+    """
 
     header: HeaderEvent
     trials: tuple[TrialRecord, ...]
     end: EndEvent | None
     resumed: tuple[int, ...] = ()
+    sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
 
     @cached_property
@@ -203,6 +207,7 @@ def read_run(run_folder: Path) -> Run:
         tuple(trials),
         end=events[-1] if isinstance(events[-1], EndEvent) else None,  # after an earlier end the run was resumed
         resumed=tuple(event.round for event in _all(ResumeEvent, events)),
+        sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
     )
 

@@ -134,7 +134,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
-            "Training images by client and class": partition_figure(held.counts, held.clients, held.classes)
+            "Training images by client and class": partition_figure(held)
             if held and held.clients and held.classes
             else None
         },
@@ -223,7 +223,9 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     header = run.header
     times: dict[str, JsonValue] = {"started": header.time}
     times |= {trial.label: f"{trial.about.seconds:.1f} s" for trial in run.trials if trial.about.seconds is not None}
-    times |= {"whole run": f"{run.end.seconds:.1f} s"} if run.end and run.end.seconds is not None else {}
+    if run.end and run.sessions:
+        several = f" in {len(run.sessions)} sessions" if len(run.sessions) > 1 else ""
+        times |= {"whole run": f"{sum(run.sessions):.1f} s{several}"}
     times |= {"resumed after round": ", ".join(map(str, run.resumed))} if run.resumed else {}
     sections: Mapping[str, Mapping[str, JsonValue]] = {
         "Recipe": {"seed": header.seed, **header.recipe},

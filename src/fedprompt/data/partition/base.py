@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
 from typing import Any, Literal
@@ -41,11 +41,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Partition:
-    """The shards of all clients; client i holds `shards[i]`."""
+    """The shards of all clients; client i holds `shards[i]`. `warnings` are whole sentences for the user."""
 
     rule: str
     seed: int
     shards: tuple[Shard, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def without(self, rows: Collection[int]) -> Partition:
         """The same clients without these rows; nothing is drawn or assigned anew."""
