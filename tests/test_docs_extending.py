@@ -131,7 +131,7 @@ def test_a_file_inside_the_package_is_found_and_passes_the_batteries_and_the_rul
 @pytest.mark.slow
 def test_a_recipe_key_is_one_line_and_its_use(copy: Path, scratch: Path) -> None:
     field, use = KEY.findall(PAGE.read_text(encoding="utf-8"))
-    _insert(copy / "src/fedprompt/config/tables.py", field, indent=4, above="\n\nclass SecureTable")
+    _insert(copy / "src/fedprompt/config/recipe_tables.py", field, indent=4, above="\n\nclass SecureTable")
     _insert(copy / "src/fedprompt/federated/client.py", use, indent=12, above="            optimizer.step()\n")
     assert _trained(copy, scratch, "free") != _trained(copy, scratch, "clipped", "train.clip_norm=1e-3")
     with pytest.raises(AssertionError, match="clip_norm"):

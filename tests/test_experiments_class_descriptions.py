@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
@@ -19,7 +19,7 @@ from fedprompt.demo.world import pictograms, scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.class_descriptions import describe_classes, fingerprint, shuffle_attributes
+from fedprompt.experiments.class_descriptions import shuffle_attributes, text_fingerprint, with_descriptions
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.test_sets import make_test_sets
@@ -67,40 +67,40 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
         (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
-        assert describe_classes(dataset.space, table, seed=0) == dataset.space
+        assert with_descriptions(dataset.space, table, seed=0) == dataset.space
 
 
 @pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(resolve(load_recipe(find_recipe(name))))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
-    assert len({fingerprint(experiment.described[trial.name]) for trial in trials}) == different
+    assert len({text_fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
     assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:
-    assert describe_classes(SPACE, DescriptionsTable(), seed=0) == SPACE
-    assert describe_classes(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
+    assert with_descriptions(SPACE, DescriptionsTable(), seed=0) == SPACE
+    assert with_descriptions(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
         SPACE.names
     )
-    assert describe_classes(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
-    assert describe_classes(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
-        describe_classes(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
     other = LabelSpace(("dogs", "unicorn"))
     with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
-        describe_classes(other, DescriptionsTable(attributes="pictograms"), seed=0)
+        with_descriptions(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
-        describe_classes(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
     with pytest.raises(UserError, match="two classes"):
-        describe_classes(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
+        with_descriptions(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2, max_size=8), st.integers(0, 9))
@@ -121,7 +121,7 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
     client = file.clients[0].train
     assert client.space.attributes[client.space.names[0]] == (f"a {client.space.names[0][::-1]} part",)
     assert client.space.conditions == ("a", "b") and client.images.rows == experiment.clients[0].train.images.rows
-    assert len({fingerprint(dataset) for dataset in experiment.described.values()}) == 4
+    assert len({text_fingerprint(dataset) for dataset in experiment.described.values()}) == 4
     assert experiment.recipe.compare[2].descriptions == {"attributes": str(words_file), "conditions": ["a", "b"]}
     assert experiment.recipe.compare[1].descriptions == {"shuffled": True}
 
@@ -149,7 +149,7 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
         assert all(part.space.attributes[name] != (f"a {name[::-1]} part",) for name in own)
         assert {reverse for (reverse,) in part.space.attributes.values()} == {f"a {name[::-1]} part" for name in own}
     assert not any(part.space.attributes for part in without.dataset.parts)
-    assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
+    assert len({text_fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
     write_descriptions(words_file, Descriptions(attributes=dict.fromkeys(names["dtd"], ())))
     with pytest.raises(UserError, match="no attributes for the class"):
         assemble(resolve(parse_recipe(RECIPE, [data, told, "compare=[]"])))

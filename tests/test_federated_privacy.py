@@ -21,7 +21,7 @@ from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, 
 from fedprompt.federated.rounds import federate, initial_state
 from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
-from fedprompt.updates import COHORT, Update
+from fedprompt.updates import AGGREGATE_CLIENT, Update
 from toys import Toy, fake_clip, toy_client
 
 BUDGET = {"epsilon": 5.0, "delta": 1e-3}
@@ -78,7 +78,7 @@ def test_client_noise_is_added_once_to_every_tensor(monkeypatch: pytest.MonkeyPa
     moved = ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, sent, asked=4)
     assert drawn == [0.25, 0.25]
     assert moved["w"] == pytest.approx(torch.full((4,), 3 * 1.0 / 4 + 0.25)) and moved["unsent"][0] == 0.25
-    cohort = [Update(COHORT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
+    cohort = [Update(AGGREGATE_CLIENT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
     assert ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, cohort, asked=4)["w"][0] == 1.0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from fedprompt.records.events import CooccurrenceEvent, SampleEvent
 from fedprompt.report import predictions_page, read_run, render
-from fedprompt.report.cooccurrence import pull, shares
+from fedprompt.report.cooccurrence import bias_position, shares
 from test_report import picture, write
 
 SPLITS = {"natural": "usual co-occurrence", "broken": "any co-occurrence"}
@@ -109,8 +109,8 @@ def test_pull_is_the_position_of_predicted_cooccurrence_between_true_and_natural
     halfway = [[4, 3, 1], [3, 4, 1], [1, 1, 4]]
     for counts, expected in ((COUNTS["natural"], 1), (COUNTS["broken"], 0), (halfway, 0.5)):
         predicted = CooccurrenceEvent.model_validate(cooccurrence("broken", counts))
-        assert pull(predicted, true, natural) == pytest.approx(expected)
-    assert pull(natural, true, true) is None
+        assert bias_position(predicted, true, natural) == pytest.approx(expected)
+    assert bias_position(natural, true, true) is None
 
 
 def test_predictions_have_no_truth_to_be_right_about() -> None:

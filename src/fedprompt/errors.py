@@ -16,7 +16,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def plural(count: int, noun: str, *, many: str = "") -> str:
-    """A number with its noun: "1 client", "1,744 images", "2 classes"; `many` is an irregular plural."""
-    regular = f"{noun}es" if noun.endswith(("s", "x", "ch", "sh")) else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else many or regular}"
+def plural(count: int, word: str, *, many: str = "") -> str:
+    """A number with what it counts: "1 client", "1,744 images", "2 classes"; `many` is an irregular plural."""
+    regular = f"{word}es" if word.endswith(("s", "x", "ch", "sh")) else f"{word}s"
+    return f"{count:,} {word if count == 1 else many or regular}"

@@ -106,7 +106,7 @@ class ProgressLines(RunCallbacks):
         self.console.print(f"Warning: {text}")
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """Print the trial."""
+        """Print the trial's name, its number of rounds and where it resumes."""
         self._trial, self._rounds = name, rounds
         after = f", resumed after round {done}" if done else ""
         self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)

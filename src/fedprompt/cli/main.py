@@ -211,14 +211,14 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
-    from fedprompt.config.tables import BackboneTable
-    from fedprompt.experiments.events import idea, parameters
+    from fedprompt.config.recipe_tables import BackboneTable
+    from fedprompt.experiments.events import method_summary, parameters
     from fedprompt.experiments.experiment import load_backbone
 
     clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
-        console.print(f"{name}: {idea(kind)}")
+        console.print(f"{name}: {method_summary(kind)}")
         if absent := catalog.missing(kind):
             console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
             continue

@@ -1,4 +1,8 @@
-"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline."""
+"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline.
+
+Another dual encoder, such as SigLIP or EVA-CLIP, would be opened in `open_parts`, which refuses every model that is not
+a `CLIPModel`; its blocks would be run in `towers`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
-from fedprompt.data.decoding import Pixels
+from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -67,7 +71,7 @@ def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     return digest.hexdigest()
 
 
-def arithmetic(device: torch.device) -> str:
+def numerics_id(device: torch.device) -> str:
     """What the last bits of a result depend on besides weights and inputs: versions, device, threads."""
     versions = f"{torch.__version__} {PIL.__version__}"
     if device.type == "cuda":
@@ -98,7 +102,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
 
 
-def align(model: CLIPModel) -> None:
+def copy_weights_aligned(model: CLIPModel) -> None:
     """Give every weight aligned memory of its own: products round differently on a file's unaligned tensors."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
@@ -114,7 +118,7 @@ def check_size(processor: Any, size: int) -> None:
         )
 
 
-def prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
+def preprocess(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
     """[B, 3, H, W] preprocessed images, for this process and every worker."""
     if not images:
         return np.empty((0, 3, size, size), np.float32)

@@ -10,17 +10,17 @@ from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from fedprompt.config.tables import Choice, Toml
+from fedprompt.config.recipe_tables import NamedBlock, Toml
 from fedprompt.errors import UserError, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
 Built = TypeVar("Built", covariant=True)
-Named = TypeVar("Named", bound=Choice)
+Named = TypeVar("Named", bound=NamedBlock)
 
 
 @dataclass(frozen=True)
 class Block(Generic[Built]):
-    """A builder with checked options: calling it builds.
+    """A function or class with its checked options bound; call it to get the object.
 
     `options` are the builder's keywords, all of them, with paths made absolute.
     """
@@ -31,7 +31,7 @@ class Block(Generic[Built]):
 
     def __call__(self, *objects: object, **supplied: object) -> Built:
         """Build from positional objects and those supplied keywords (`SUPPLIED`) that the builder takes."""
-        taken = {name: value for name, value in supplied.items() if takes(self.builder, name)}
+        taken = {name: value for name, value in supplied.items() if has_keyword(self.builder, name)}
         return self.builder(*objects, **self.options, **taken)
 
     def with_options(self, options: Mapping[str, Any]) -> Block[Built]:
@@ -60,7 +60,7 @@ def with_defaults(table: Named, block: Block[Any]) -> Named:
     return type(table)(**known, **block.written)
 
 
-def takes(builder: Callable[..., object], keyword: str) -> bool:
+def has_keyword(builder: Callable[..., object], keyword: str) -> bool:
     """Whether a builder has a keyword."""
     return keyword in inspect.signature(builder).parameters
 

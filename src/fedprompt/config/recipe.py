@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
-from fedprompt.config.tables import (
+from fedprompt.config.recipe_tables import (
     AnnotationTable,
     BackboneTable,
     DataTable,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.errors import UserError
 
 HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once per process

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.deploy.preflight import fingerprints, mismatches
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError

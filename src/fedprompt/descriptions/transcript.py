@@ -13,7 +13,7 @@ from typing import Self
 import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
-from fedprompt.records.run_folder import append_line, own
+from fedprompt.records.run_folder import acquire_lock, append_line
 
 
 class Transcript:
@@ -30,7 +30,7 @@ class Transcript:
 
     def __enter__(self) -> Self:
         busy = f"{self.path} is in use by another process; wait for it or write elsewhere."
-        self._lock = own(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
+        self._lock = acquire_lock(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
         self._load()
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedprompt.data.problems import find_problems
 from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.records.events import HeaderEvent
@@ -43,7 +43,7 @@ def check_unchanged(run: RunFolder, header: HeaderEvent, experiment: Experiment)
         ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
         ("data", header.data.fingerprint, dataset.source.fingerprint),
         *(
-            ("descriptions file", before, fingerprint(experiment.described[name]))
+            ("descriptions file", before, text_fingerprint(experiment.described[name]))
             for name, before in header.descriptions.items()
         ),
     ):

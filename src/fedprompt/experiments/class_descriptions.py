@@ -9,7 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
@@ -45,7 +45,7 @@ def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
     return table.model_copy(update=paths)
 
 
-def describe_classes(space: LabelSpace, table: DescriptionsTable, *, seed: int) -> LabelSpace:
+def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int) -> LabelSpace:
     """The label space with the descriptions that the table names; `seed` is that of the shuffled control.
 
     Raises UserError if a file lacks a class or has no conditions.
@@ -92,7 +92,7 @@ def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: 
     return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
 
 
-def fingerprint(dataset: Dataset) -> str:
+def text_fingerprint(dataset: Dataset) -> str:
     """A hash of all texts of a data set: class names, templates, attributes and conditions."""
     spaces = [part.space for part in dataset.parts]
     parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]

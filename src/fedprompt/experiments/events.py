@@ -19,7 +19,7 @@ import fedprompt
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, class_counts
-from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
@@ -36,7 +36,7 @@ from fedprompt.records.event_fields import (
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TUNED
-from fedprompt.updates import COHORT
+from fedprompt.updates import AGGREGATE_CLIENT
 
 MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
@@ -75,7 +75,7 @@ def header_event(
         data=_data(dataset),
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
-        descriptions={name: fingerprint(dataset) for name, dataset in experiment.described.items()},
+        descriptions={name: text_fingerprint(dataset) for name, dataset in experiment.described.items()},
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
@@ -146,7 +146,7 @@ def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
         trial=trial.name,
         status="running",
         method=trial.method,
-        idea=idea(type(method)),
+        idea=method_summary(type(method)),
         options=trial.options,
         settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
         descriptions=trial.descriptions.model_dump(mode="json"),
@@ -155,7 +155,7 @@ def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
     )
 
 
-def idea(kind: type[Method]) -> str:
+def method_summary(kind: type[Method]) -> str:
     """What a method is and whose idea it is: the first line of its file."""
     return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
 
@@ -173,8 +173,8 @@ def _server(trial: Trial) -> dict[str, JsonValue]:
 
 def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySpent | None) -> RoundEvent:
     """One round; `notes` is what the transport adds, whose reasons of failure stand beside the server's."""
-    seen = [update for update in record.updates if update.client != COHORT]
-    refused = {client: reason for client, reason in record.refused.items() if client != COHORT}
+    seen = [update for update in record.updates if update.client != AGGREGATE_CLIENT]
+    refused = {client: reason for client, reason in record.refused.items() if client != AGGREGATE_CLIENT}
     losses = {update.client: update.loss for update in seen}
     # With pooled sharing, training images travelled instead of updates.
     sizes = {update.client: update.bytes for update in seen if trial.sharing != "pooled"}

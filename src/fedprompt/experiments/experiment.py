@@ -13,14 +13,14 @@ from torch import Tensor
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import describe_classes
+from fedprompt.experiments.class_descriptions import with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
@@ -92,7 +92,7 @@ def assemble(
         dataset, partition, looked.unreadable, share=recipe.data.unreadable
     )
     dataset, hidden = hide_labels(recipe, dataset)
-    describe = partial(describe_classes, seed=recipe.seed)
+    describe = partial(with_descriptions, seed=recipe.seed)
     by_trial = {trial.name: dataset.map_label_space(partial(describe, table=trial.descriptions)) for trial in trials}
     clip = (backbone or load_backbone)(recipe.backbone)
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)

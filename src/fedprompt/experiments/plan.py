@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block, bind, takes, with_defaults
+from fedprompt.config.blocks import Block, bind, has_keyword, with_defaults
 from fedprompt.config.recipe import Recipe, checked
+from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
-from fedprompt.config.tables import Choice, ClientTraining, DescriptionsTable, MethodTable, TrainTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
@@ -131,11 +131,11 @@ def _class_of(block: Block[Method]) -> type[Method]:
     return cast("type[Method]", block.builder)
 
 
-def _bind_seeded(registry: Registry, table: Choice, key: str, *, place: str, seed: int) -> Block[Any]:
+def _bind_seeded(registry: Registry, table: NamedBlock, key: str, *, place: str, seed: int) -> Block[Any]:
     """The block that a table names under a key; it takes the run's seed unless the table has another."""
     name = getattr(table, key)
     builder, options = registry.find(name, place=f"{place} {key}"), table.options
-    if takes(builder, "seed"):
+    if has_keyword(builder, "seed"):
         options.setdefault("seed", seed)
     return bind(name, builder, options, place=place)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace

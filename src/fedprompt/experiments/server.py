@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprompt.config.blocks import Block, bind, with_defaults
+from fedprompt.config.recipe_tables import ServerBlock, ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
-from fedprompt.config.tables import Piece, ServerTable
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
@@ -24,7 +24,6 @@ from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.records.events import PrivacyEvent
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import fedavg
 
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
@@ -61,7 +60,7 @@ class ServerSetup:
 
 def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
     """The building blocks that the table names, by key, with checked options."""
-    pieces: dict[str, Piece | None] = {key: getattr(table, key) for key in REGISTRIES}
+    pieces: dict[str, ServerBlock | None] = {key: getattr(table, key) for key in REGISTRIES}
     return {
         key: bind(
             piece.name,
@@ -108,7 +107,7 @@ def set_up(
 
 
 def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
-    if has_rule or method.aggregate is not fedavg:
+    if has_rule or not method.takes_mean():
         who = "its aggregation rule" if has_rule else method.__name__
         raise UserError(
             f"With secure aggregation the server sees no single update, but {who} needs them; "

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.updates import COHORT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
 LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
 
@@ -49,7 +49,7 @@ class Screened:
     refused: Mapping[int, str]
 
 
-class Raw(Protocol):
+class RawTensor(Protocol):
     """A tensor in transit."""
 
     @property
@@ -68,7 +68,7 @@ class Raw(Protocol):
         ...
 
 
-def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = None) -> None:
+def check_raw(raws: Mapping[str, RawTensor], shared: State, *, dtype: str | None = None) -> None:
     """Raise a RefusedUpdateError unless every tensor is one of `shared`, of its shape, type and size.
 
     `dtype` is the type of everything in transit where it is not that of `shared`.
@@ -107,7 +107,7 @@ def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: S
     """Sort the updates of a round into usable and refused ones; unrequested ones are refused."""
     refused: dict[int, str] = {}
     accepted: dict[int, Update] = {}
-    allowed = {*asked, COHORT}
+    allowed = {*asked, AGGREGATE_CLIENT}
     for update in updates:
         try:
             if update.client not in allowed:

@@ -87,7 +87,7 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def own(lock: Path, *, busy: str) -> filelock.FileLock:
+def acquire_lock(lock: Path, *, busy: str) -> filelock.FileLock:
     """Acquire a lock file for this process and create its folder; UserError with the text `busy` if another has it."""
     with writing(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class RunFolder:
         self.path = path
         self.log = path / "run.jsonl"
         busy = f"The run folder {path} is in use by another process; wait for it or choose another folder."
-        self._lock = own(path / ".lock", busy=busy)
+        self._lock = acquire_lock(path / ".lock", busy=busy)
         self._repair()
 
     @classmethod

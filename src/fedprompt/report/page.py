@@ -113,7 +113,7 @@ def page(run: Run) -> str:
         attention=attention_maps(run),
         explanations=label_explanations(run),
         cooccurrence=[
-            (matrix.title, matrix.pull, Markup(inline(matrix.drawing, matrix.title)))
+            (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
         ],
         failures=failure_rows(run),

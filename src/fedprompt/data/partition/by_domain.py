@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shard, Shots, draw_shots
+from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.data.partition.class_chunks import rows_of, split_classes
+from fedprompt.data.partition.few_shot import Shots, draw_shots
 from fedprompt.errors import UserError
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shard, Shots, draw_shots
+from fedprompt.data.partition.base import Partition, Shard
+from fedprompt.data.partition.few_shot import Shots, draw_shots
 from fedprompt.errors import UserError, plural
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shots, make_shards, require_enough, rows_by_class
+from fedprompt.data.partition.base import Partition, make_shards, require_enough
+from fedprompt.data.partition.few_shot import Shots, rows_by_class
 from fedprompt.errors import UserError
 from fedprompt.seeding import numpy_stream, stream
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shots, make_shards, require_enough, rows_by_class
+from fedprompt.data.partition.base import Partition, make_shards, require_enough
+from fedprompt.data.partition.few_shot import Shots, rows_by_class
 from fedprompt.seeding import stream
 
 

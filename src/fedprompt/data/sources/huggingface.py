@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import below

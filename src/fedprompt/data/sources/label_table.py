@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, class_number, look_alikes, normal_name, read_class_file
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import look_alikes, normal_name, understand_names
 from fedprompt.data.intake.image_files import ImageFiles, find_images, has_image_name

@@ -17,7 +17,7 @@ from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.privacy.clients import clip_factor
 from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.updates import COHORT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
 HEAD = 2  # integers before the N numbers: the weight, and the weight times the loss
 
@@ -83,7 +83,7 @@ class Codec:
             before = shared[name]
             state[name] = _moved(before, mean[place : place + before.numel()])
             place += before.numel()
-        return Update(COHORT, weight, state, {}, float(mean[0]), seconds)
+        return Update(AGGREGATE_CLIENT, weight, state, {}, float(mean[0]), seconds)
 
 
 def vector_length(shared: State) -> int:
