@@ -8,15 +8,21 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import typer
 from filelock import FileLock
 from PIL import Image
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
+from fedprompt.cli.program import PANELS
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
@@ -309,6 +315,58 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
     (folder / "run.jsonl").write_text("".join([json.dumps(header) + "\n", *lines[1:]]), encoding="utf-8")
     without_end(folder)
     assert "began with another backbone" in sentence("resume", folder)
+
+
+def commands(group: TyperGroup) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, TyperGroup):
+            yield from commands(command)
+
+
+def test_help_groups_the_commands_in_an_order_and_explains_every_argument() -> None:
+    said = call("--help")
+    names = [name for names in PANELS.values() for name in names]
+    assert set(names) == {*typer.main.get_group(app).commands} and len(names) == len(set(names))
+    shown = re.findall(r"(?m)^│ (\w+) {2,}", said)
+    assert shown[shown.index("demo") :] == names
+    assert [panel for panel in re.findall(r"╭─ (\w+) ─", said) if panel != "Options"] == list(PANELS)
+    for command in commands(typer.main.get_group(app)):
+        assert all(one.help for one in command.params), f"{command.name} does not explain {command.params}"
+    assert "A TOML file, or the name of an embedded recipe." in call("run", "--help")
+
+
+def test_a_mistyped_command_is_corrected_once() -> None:
+    for words in (("rum",), ("data", "lst")):
+        assert call(*words, code=2).lower().count("did you mean") == 1
+
+
+def test_both_spellings_of_the_multi_label_task_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(cli, "run", lambda recipe, *_: started.append(recipe))
+    for task in ("single", "multi-label", "multilabel"):
+        call("demo", "--task", task)
+    assert started == ["demo", "multilabel", "multilabel"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_is_opened(finished: Path) -> None:
+    said = sentence("run", "demo", "--out", finished, "-s", "data.source=sites", "-s", "data.classes=['a']")
+    assert f"already holds a run; continue it with `fedprompt resume {finished}`" in said
+
+
+def test_more_adversaries_than_clients_are_refused_without_the_data() -> None:
+    attack = 'train.server.attack={name="sign_flip", adversaries=5}'
+    rule = ("-s", "partition.rule=iid", "-s", "partition.clients=3")
+    said = sentence("config", "validate", "demo", *rule, "-s", attack).splitlines()
+    assert said == [
+        "partition.rule = iid leaves out the option classes_per_client of class_chunks. It keeps shots.",
+        "[train.server.attack] adversaries = 5, but there are 3 clients; give at most 3.",
+    ]
+
+
+def test_more_shots_than_any_class_has_are_said_to_be_all_images() -> None:
+    said = call("partition", "demo", "-s", "data.train=2", "-s", "data.test=1", "-s", "partition.shots=100000")
+    assert re.search(r"Warning: shots = 100,000 takes all [\d,]+ images; no class has more than \d+\.", said)
 
 
 def test_the_command_is_installed_and_quick_to_help() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, parse_seeds
+from fedprompt.cli.config import Settings, console_fit, parse_seeds
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def compare(
         _write({"runs": _joined(finished)}, folder)
         return
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
-    found = [load_recipe(find_recipe(name), [*(QUICK if quick else ()), *(settings or ())]) for name in names]
+    changes, fit = [*(QUICK if quick else ()), *(settings or ())], console_fit()
+    found = [load_recipe(find_recipe(name), changes, fit=fit) for name in names]
     if tune:
         found = _tuned(found, folder, processes)
     todo = jobs(found, numbers, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
 recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
@@ -26,7 +28,15 @@ def load(name: str, settings: list[str] | None) -> Plan:
     from fedprompt.experiments.plan import resolve
 
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name)
+    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+
+
+def console_fit() -> Fit:
+    """Fits recipes to settings that choose another building block, and prints what is left out."""
+    from fedprompt.config.settings import Fit
+    from fedprompt.experiments.plan import block_options
+
+    return Fit(block_options, note=functools.partial(typer.echo, err=True))
 
 
 @recipes.command()

@@ -103,7 +103,9 @@ def reproduce(
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the experiment's).")] = "",
     rate: Annotated[float, typer.Option(help="Training images per second, for estimates of time.")] = IMAGES_PER_SECOND,
     settings: Override = None,
-    every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    every: Annotated[
+        bool, typer.Option("--list", help="List the experiments: command, cost, published figures.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
 ) -> None:
     """Run a published experiment, or resume it, and compare our figures with the published ones."""

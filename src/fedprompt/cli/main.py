@@ -17,26 +17,11 @@ from fedprompt.cli.config import RecipeName, Settings, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
+from fedprompt.cli.program import Program
 from fedprompt.errors import UserError
 
-
-class ErrorGroup(typer.core.TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from error
-
-
 app = typer.Typer(
-    cls=ErrorGroup,
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -79,19 +64,20 @@ def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 @app.command()
 def demo(
     task: Annotated[
-        Literal["single", "multi-label"], typer.Option(help="One label per image (FedMVP) or several (FedMPT).")
+        Literal["single", "multi-label", "multilabel"],
+        typer.Option(metavar="single|multi-label", help="One label per image (FedMVP), or several (FedMPT)."),
     ] = "single",
     out: Out = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train on embedded images with an embedded CLIP and compare with baselines, offline."""
+    """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
     run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
-    """Run a recipe: train, evaluate, and write records, adapters and a report to a folder."""
+    """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
     plan = load(recipe, settings)
@@ -106,7 +92,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
 
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
-    """Resume a stopped run; the result equals that of an uninterrupted run, bit for bit."""
+    """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
@@ -150,7 +136,7 @@ def _print_results(folder: Path, *, quiet: bool) -> None:
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Write the report of a finished or running run again, from its records."""
+    """Write a run's report.html again, also while the run goes on, and print its results."""
     from fedprompt.report import render
 
     render(run)

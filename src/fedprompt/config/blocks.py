@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from fedprompt.config.phrases import reason_of_all
 from fedprompt.config.recipe_tables import NamedBlock, Toml
 from fedprompt.errors import UserError, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
 Built = TypeVar("Built", covariant=True)
 Named = TypeVar("Named", bound=NamedBlock)
+Hint = Callable[[str, Collection[str]], str]  # (unknown key, known keys) -> "; did you mean 'x'?", or nothing
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,15 @@ class Block(Generic[Built]):
         return {name: _written(value) for name, value in self.options.items() if value is not None}
 
 
-def bind(name: str, builder: Callable[..., Any], options: Mapping[str, Any], *, place: str) -> Block[Any]:
+def bind(
+    name: str, builder: Callable[..., Any], options: Mapping[str, Any], *, place: str, hint: Hint = did_you_mean
+) -> Block[Any]:
     """Check a table's options against the builder's signature and fill in defaults.
 
-    `place` ("demo.toml: [method] coop") names the table in the UserError for an option that is unknown, missing or
-    of a wrong value.
+    `place` ("demo.toml: [method]") names the table in the UserError for an option that is unknown, missing or of a
+    wrong value; `hint` suggests another key for an unknown one.
     """
-    checked = check_options(builder, options, place=place)
+    checked = check_options(builder, options, place=place, name=name, hint=hint)
     return Block(name, builder, {key: _absolute(value) for key, value in checked.items()})
 
 
@@ -85,25 +89,29 @@ def options_model(builder: Callable[..., object]) -> type[BaseModel]:
     return create_model(getattr(builder, "__name__", "Options"), __config__=settings, **fields)
 
 
-def check_options(builder: Callable[..., object], options: Mapping[str, Any], *, place: str) -> Toml:
+def check_options(
+    builder: Callable[..., object], options: Mapping[str, Any], *, place: str, name: str = "", hint: Hint = did_you_mean
+) -> Toml:
     """The options with all defaults filled in; UserError as `bind`."""
     model = options_model(builder)
     try:
         values = model.model_validate(options)
     except ValidationError as error:
-        raise UserError(_sentence(error, model, place)) from None
+        colon = "" if place.endswith("]") else ":"
+        raise UserError(f"{place}{colon} {_sentence(error, model, name or 'it', hint)}") from None
     return {name: getattr(values, name) for name in model.model_fields}
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], place: str) -> str:
-    first = error.errors(include_url=False)[0]
-    option = str(first["loc"][0])
-    known = ", ".join(model.model_fields) or "none"
+def _sentence(error: ValidationError, model: type[BaseModel], name: str, hint: Hint) -> str:
+    errors = error.errors(include_url=False)
+    first, option = errors[0], str(errors[0]["loc"][0])
+    known = f"its options: {', '.join(model.model_fields)}" if model.model_fields else "it has no options"
     if first["type"] == "extra_forbidden":
-        return f"{place}: there is no option {option!r}{did_you_mean(option, model.model_fields)} (options: {known})."
+        return f"{name} has no option {option!r}{hint(option, model.model_fields)} ({known})."
     if first["type"] == "missing":
-        return f"{place}: the option {option!r} is missing; add it (options: {known})."
-    return f"{place}: {option} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+        return f"{name} needs the option {option!r}; add it ({known})."
+    reason = reason_of_all([one for one in errors if one["loc"][0] == option])
+    return f"{option} = {first['input']!r} is not accepted: {reason}."
 
 
 def _absolute(value: object) -> object:

@@ -71,7 +71,12 @@ class JoinedDataset(Dataset):
                 rows = tuple(row + one for one in shard.rows)
                 shards.append(replace(shard, name=name, rows=rows, classes=tuple(label + one for one in shard.classes)))
         first = partitions[0][1]
-        warnings = tuple(text for _, partition in partitions for text in partition.warnings) if len(shards) == 1 else ()
+        warnings = tuple(
+            f"{self.members[place].name}: {text}"
+            for place, partition in partitions
+            if len(partition.shards) > 1 or len(shards) == 1  # one client of a part is a client among others
+            for text in partition.warnings
+        )
         return Partition(first.rule, first.seed, tuple(shards), warnings)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
+from fedprompt.clip.loading import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -22,7 +23,7 @@ from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
 from fedprompt.experiments.class_descriptions import with_descriptions
 from fedprompt.experiments.clients import Clients
-from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
@@ -84,6 +85,9 @@ def assemble(
     trials = tuple(trial.with_classes([dataset.space.names[label] for label in dataset.base]) for trial in plan.trials)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
+    check_adversaries(trials, len(partition.shards))
+    if backbone is None and recipe.backbone.path != DEMO:
+        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers

@@ -24,7 +24,7 @@ from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
-from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
+from fedprompt.records.run_folder import Checkpoint, RunFolder, require_no_run, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 
@@ -59,6 +59,7 @@ def start(
     `expected` are published figures that the report compares with. An interruption or an error is recorded in the
     folder, and `resume` continues after the last finished round.
     """
+    require_no_run(folder)
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
     for note in (*experiment.dataset.intake.warnings, *experiment.partition.warnings):

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprompt.config.blocks import Block, bind, with_defaults
+from fedprompt.config.recipe import recipe_key_hint
 from fedprompt.config.recipe_tables import ServerBlock, ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
 from fedprompt.federated.client import TrainSettings
@@ -49,12 +50,18 @@ class ServerSetup:
         return self.privacy if isinstance(self.privacy, SamplePrivacy) else None
 
     def adversaries(self, *, clients: int, seed: int) -> Adversaries | None:
-        """The malicious clients, which are the last ones; UserError for more of them than there are clients."""
+        """The malicious clients, which are the last ones; None without an attack.
+
+        Raises UserError for more of them than there are clients.
+        """
         if self.attack is None or self.table.attack is None:
             return None
         count = self.table.attack.adversaries
         if count > clients:
-            raise UserError(f"[train.server.attack] adversaries = {count}, but there are {clients} clients.")
+            raise UserError(
+                f"[train.server.attack] adversaries = {count}, but there {'is' if clients == 1 else 'are'} "
+                f"{plural(clients, 'client')}; give at most {clients}."
+            )
         return Adversaries(self.attack, frozenset(range(clients - count, clients)), seed)
 
 
@@ -67,6 +74,7 @@ def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
             REGISTRIES[key].find(piece.name, place=f"{place} {key}"),
             piece.options,
             place=f"{place} {key}",
+            hint=recipe_key_hint,
         )
         for key, piece in pieces.items()
         if piece is not None

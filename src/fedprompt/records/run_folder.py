@@ -166,6 +166,16 @@ class Checkpoint:
     memory: State = field(default_factory=dict)
 
 
+def require_no_run(path: Path) -> None:
+    """Raise UserError if a folder holds a run."""
+    log = path / "run.jsonl"
+    if log.exists() and log.stat().st_size:
+        raise UserError(
+            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
+            "folder with --out."
+        )
+
+
 class RunFolder:
     """The folder of one run, locked by one process until closed; usable as a context manager."""
 
@@ -180,9 +190,11 @@ class RunFolder:
     def create(cls, path: Path) -> Self:
         """Lock a folder that holds no run yet; UserError if it holds one."""
         folder = cls(path)
-        if not folder._is_empty():
+        try:
+            require_no_run(path)
+        except UserError:
             folder.close()
-            raise UserError(f"The folder {path} already holds a run; resume it or choose another folder.")
+            raise
         return folder
 
     @classmethod

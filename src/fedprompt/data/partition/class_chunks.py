@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition.base import Partition, Shard
-from fedprompt.data.partition.few_shot import Shots, draw_shots
+from fedprompt.data.partition.few_shot import Shots, draw_shots, shots_warnings
 from fedprompt.errors import UserError, plural
 
 
@@ -22,7 +22,8 @@ def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots
     chunks = split_classes(dataset, classes_per_client)
     by_class = draw_shots(dataset, dataset.seen_domains, shots, seed)
     shards = (Shard(f"client-{number}", rows_of(by_class, chunk), chunk) for number, chunk in enumerate(chunks))
-    warnings = () if len(chunks) > 1 else (_one_client(dataset, classes_per_client),)
+    warnings = shots_warnings(shots, by_class.values())
+    warnings += () if len(chunks) > 1 else (_one_client(dataset, classes_per_client),)
     return Partition("class_chunks", seed, tuple(shards), warnings).checked(dataset)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.seeding import stream
 
 Shots = int | Literal["all"]  # training images per class; a recipe has no word for None
@@ -31,6 +31,15 @@ def draw_shots(dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int
         chosen = torch.randperm(len(own), generator=stream(seed, "shots", label, *domains))[:shots]
         by_class[label] = own[chosen].sort().values
     return by_class
+
+
+def shots_warnings(shots: Shots, drawn: Collection[Tensor]) -> tuple[str, ...]:
+    """A warning if every class has fewer training images than were to be drawn; `drawn` are the rows of each."""
+    most = max(map(len, drawn), default=0)
+    if shots == "all" or shots <= most:
+        return ()
+    total = sum(map(len, drawn))
+    return (f"shots = {shots:,} takes all {plural(total, 'image')}; no class has more than {most:,}.",)
 
 
 def rows_by_class(dataset: Dataset, shots: Shots, seed: int) -> dict[int, Tensor]:
