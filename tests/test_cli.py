@@ -80,6 +80,7 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert all(
         word in table for word in ("Zero-shot CLIP", "PromptFL", "FedMVP", "Local", "Base", "New", "HM", "Unseen")
     )
+    (folder.parent / "output.txt").write_text(table, encoding="utf-8")
     return folder
 
 
@@ -94,6 +95,24 @@ def assert_fits_schema(folder: Path) -> None:
     for line in lines:
         fields = json.loads(line)
         assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
+
+
+def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(finished: Path) -> None:
+    said = (finished.parent / "output.txt").read_text(encoding="utf-8")
+    assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
+    assert "zeroshot" not in said and "fedmvp:" not in said
+    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
+    assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
+    assert "differences below about 1 point may be noise" in said
+
+
+def test_the_protocol_is_in_whole_words(finished: Path) -> None:
+    protocol = events(finished)[0]["protocol"]
+    assert protocol.startswith(
+        "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
+        "the updates with equal weights. Clients hold 39 of"
+    )
 
 
 def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
@@ -139,7 +158,7 @@ class Interrupter(runs.RunCallbacks):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stop", [("fedmvp", 1), ("promptfl", 2)])
+@pytest.mark.parametrize("stop", [("FedMVP", 1), ("PromptFL", 2)])
 def test_a_resumed_run_equals_one_that_never_stopped(
     stop: tuple[str, int], recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -186,14 +205,14 @@ PRIVACY = "train.server.privacy={{name='client', clip=0.001, noise={noise}, epsi
 def test_a_budget_for_no_round_is_an_error_and_no_result(recipe: Path, tmp_path: Path) -> None:
     setting = PRIVACY.format(noise=1.0, epsilon=0.5)
     said = sentence("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run", "--quiet")
-    assert "train.server.privacy.epsilon = 0.5 allows fedmvp no round: the first one costs up to 3.54;" in said
+    assert "train.server.privacy.epsilon = 0.5 allows FedMVP no round: the first one costs up to 3.54;" in said
     assert not [line for line in events(tmp_path / "run") if line["event"] == "score"]
 
 
 def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, tmp_path: Path) -> None:
     setting = PRIVACY.format(noise=5.0, epsilon=0.9)  # one round costs 0.53, two cost 0.80, three 1.01
     said = call("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run")
-    assert "fedmvp stopped after round 2: another round would exceed its privacy budget." in said
+    assert "FedMVP stopped after round 2: another round would exceed its privacy budget." in said
 
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
@@ -222,7 +241,7 @@ def folder_of_images(root: Path) -> Path:
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
-    assert "16 images, 0 problem(s)" in call("check", "own_folder", *overrides)
+    assert "16 images, 0 problems." in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")

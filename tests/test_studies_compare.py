@@ -123,7 +123,7 @@ def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
 def test_finished_runs_are_kept_and_other_settings_are_refused(folder: Path) -> None:
     before = (folder / "out" / "few-1" / "run.jsonl").read_bytes()
     said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
-    assert "2 runs, 2 of them done." in said
+    assert "2 runs, 2 done." in said
     assert (folder / "out" / "few-1" / "run.jsonl").read_bytes() == before
     said = call("compare", folder / "few.toml", "--seeds", "1", "--out", folder / "out", "-s", "train.lr=0.5", code=2)
     assert "other settings" in said

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import Settings, console_fit, parse_seeds
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
@@ -94,7 +94,7 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     for job in todo:
         check(job)
     waiting = [job for job in todo if not job.done]
-    typer.echo(f"{len(todo)} runs, {len(todo) - len(waiting)} of them done.")
+    typer.echo(f"{plural(len(todo), 'run')}, {len(todo) - len(waiting)} done.")
     if processes > 1 and len(waiting) > 1:
         run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return

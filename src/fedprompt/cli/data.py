@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import parse_seeds
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
     from fedprompt.studies.sweep import Job
@@ -143,7 +143,7 @@ def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
             for done, left in run_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                callbacks.on_message(f"{done} of {len(todo)} runs are done{after}.")
+                callbacks.on_message(f"{done} of {plural(len(todo), 'run')} done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command continues from here.", err=True)
         raise typer.Exit(130) from error
@@ -156,7 +156,7 @@ def _list_experiments(rate: float) -> None:
     for name, about in experiments().items():
         count = image_passes(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
-        typer.echo(f"{name}: {number} runs, at most {count:,.0f} images, {_duration(count / rate)}")
+        typer.echo(f"{name}: {plural(number, 'run')}, at most {count:,.0f} images, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
         for sentence in targets(about):
             typer.echo(f"  published: {sentence}")

@@ -18,7 +18,7 @@ from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.program import Program
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 app = typer.Typer(
     cls=Program,
@@ -120,17 +120,18 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 
 def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.cli.console import plain_console, run_tables
+    from fedprompt.cli.console import legend_table, plain_console, run_tables
     from fedprompt.report import read_run
+    from fedprompt.report.legend import one_seed_note
 
     if quiet:
         return
     finished, console = read_run(folder), plain_console()
     for table in run_tables(finished):
         console.print(table)
-    for column in finished.columns:
-        if column in finished.header.splits:
-            console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    console.print(legend_table(finished))
+    if note := one_seed_note(finished):
+        console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
@@ -165,7 +166,7 @@ def partition(
         typer.echo(f"Warning: {warning}", err=True)
     head, *rows = partition_table(shards, dataset)
     plain_console().print(
-        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {plan.rule.name}")
+        rows_table(head, rows, title=f"{dataset.name}, {plural(len(shards.shards), 'client')} by {plan.rule.name}")
     )
     if plot:
         save_partition(partition_counts(shards, dataset), plot)
@@ -187,7 +188,7 @@ def check(recipe: RecipeName, settings: Settings = None) -> None:
     problems = find_problems(dataset, looked)
     for problem in problems:
         typer.echo(problem.message, err=True)
-    typer.echo(f"{dataset.name}: {len(dataset.source)} images, {len(problems)} problem(s).")
+    typer.echo(f"{dataset.name}: {plural(len(dataset.source), 'image')}, {plural(len(problems), 'problem')}.")
     if problems:
         raise typer.Exit(2)
 
@@ -198,13 +199,13 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
     from fedprompt.config.recipe_tables import BackboneTable
-    from fedprompt.experiments.events import method_summary, parameters
+    from fedprompt.experiments.events import parameters
     from fedprompt.experiments.experiment import load_backbone
 
     clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
-        console.print(f"{name}: {method_summary(kind)}")
+        console.print(f"{name}: {catalog.method_summary(kind)}")
         if absent := catalog.missing(kind):
             console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedprompt.data.problems import find_problems
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
@@ -14,7 +14,7 @@ from fedprompt.records.run_folder import RunFolder
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     """Warn of images that are left out, and of other problems of those that were opened."""
     if lost := experiment.left_out:
-        some = f"{len(lost)} image(s) cannot be read and are left out, as run.jsonl lists."
+        some = f"Left out because they cannot be read: {plural(len(lost), 'image')}, listed in run.jsonl."
         callbacks.on_warning(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():

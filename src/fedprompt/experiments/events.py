@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import platform
 import time
@@ -16,9 +15,11 @@ from pydantic import JsonValue
 from torch import Tensor
 
 import fedprompt
+from fedprompt import methods
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, class_counts
+from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
@@ -111,18 +112,27 @@ def protocol(experiment: Experiment) -> str:
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
     when = (
-        f"every {recipe.evaluate.every} rounds and after the last one"
+        f"every {plural(recipe.evaluate.every, 'round')} and after the last one"
         if recipe.evaluate.every
         else "after the last round"
     )
+    who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
-        f"{clients} clients by the partition rule {recipe.partition.rule!r}; {taking_part} of them train per round, "
-        f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
-        f"{describe_server(train.server, weighting=train.weighting)}. "
+        f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
+        f"{plural(train.rounds, 'round')} of {plural(train.local_epochs, 'local epoch')}; "
+        f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
+
+
+def training_images(experiment: Experiment) -> str:
+    """How many of the data set's training images the clients train on."""
+    dataset, shots = experiment.dataset, experiment.plan.rule.options.get("shots", "all")
+    used = len({row for shard in experiment.partition.shards for row in shard.rows})
+    drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
+    return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
@@ -146,18 +156,13 @@ def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
         trial=trial.name,
         status="running",
         method=trial.method,
-        idea=method_summary(type(method)),
+        idea=methods.method_summary(type(method)),
         options=trial.options,
         settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
         descriptions=trial.descriptions.model_dump(mode="json"),
         trainable=parameters(method),
         rounds=rounds,
     )
-
-
-def method_summary(kind: type[Method]) -> str:
-    """What a method is and whose idea it is: the first line of its file."""
-    return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
 
 
 def parameters(method: Method) -> int:

@@ -25,6 +25,7 @@ from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.client import TrainSettings
 from fedprompt.methods.base import Method
+from fedprompt.records.reading import trial_label
 from fedprompt.seeding import stream
 
 Sharing = Literal["federated", "local", "pooled"]
@@ -47,6 +48,11 @@ class Trial:
     def method(self) -> str:
         """The method's name."""
         return self.builder.name
+
+    @property
+    def label(self) -> str:
+        """The trial's name in tables."""
+        return trial_label(self.name, self.method, methods.method_summary(_class_of(self.builder)))
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
-from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
+from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
@@ -65,6 +65,7 @@ def start(
     for note in (*experiment.dataset.intake.warnings, *experiment.partition.warnings):
         callbacks.on_warning(note)
     warn_of_problems(experiment, callbacks)
+    callbacks.on_message(training_images(experiment))
     test_sets = make_test_sets(experiment.dataset)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
@@ -156,11 +157,11 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
     with _end_recorded(run, trial.name):
         run.append(trial_event(trial, method, rounds=rounds))
-        context.callbacks.on_trial(trial.name, rounds, checkpoint.round_number)
+        context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
         shared, rounds = last.shared, last.round_number
-        context.callbacks.on_step(f"Scoring {trial.name}")
+        context.callbacks.on_step(f"Scoring {trial.label}")
         score_clients(context, trial, transport, shared, round_number=rounds)
         decisions = fit_decisions(context, transport, shared)
         score_test_sets(context, trial, transport, shared, round_number=rounds, decisions=decisions)
@@ -209,12 +210,12 @@ def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: in
     """Warn that the privacy budget ended a trial after so many rounds; UserError if it allowed none."""
     if rounds:
         context.callbacks.on_warning(
-            f"{trial.name} stopped after round {rounds}: another round would exceed its privacy budget."
+            f"{trial.label} stopped after round {rounds}: another round would exceed its privacy budget."
         )
         return
     cost = max(ledger.epsilon_of(client, 1) for client in range(len(context.experiment.trainers(trial))))
     raise UserError(
-        f"The privacy budget train.server.privacy.epsilon = {ledger.budget:g} allows {trial.name} no round: the first "
+        f"The privacy budget train.server.privacy.epsilon = {ledger.budget:g} allows {trial.label} no round: the first "
         f"one costs up to {cost:.3g}; raise the budget, or train.server.privacy.noise."
     )
 

@@ -26,6 +26,10 @@ from fedprompt.methods.base import Method
 from fedprompt.records.events import PrivacyEvent
 from fedprompt.records.run_folder import RunFolder
 
+WEIGHTS: Mapping[Weighting, str] = {
+    "uniform": "equal weights",
+    "examples": "weights in proportion to their numbers of training images",
+}
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
     "optimizer": SERVER_OPTIMIZERS,
@@ -196,16 +200,16 @@ def epsilon_function(
 
 def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
     """What the server does with updates, for the protocol's sentence."""
-    text = (
-        f"the {weighting} mean of what they send" if table.aggregate is None else f"the rule {table.aggregate.name!r}"
-    )
+    text = f"the server averages the updates with {WEIGHTS[weighting]}"
+    if table.aggregate is not None:
+        text = f"the server aggregates the updates by the rule {table.aggregate.name}"
     if table.optimizer is not None:
-        text += f", and a step of {table.optimizer.name!r} towards it"
+        text += f" and takes a step of {table.optimizer.name} towards the result"
     if table.secure is not None:
-        text += ", as a secure sum"
+        text += ", under secure aggregation"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
         text += f", with {table.privacy.name}-level differential privacy ({options})"
     if table.attack is not None:
-        text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
+        text += f"; {plural(table.attack.adversaries, 'client')} attack it by {table.attack.name}"
     return text

@@ -55,6 +55,12 @@ class Score:
         return f"{self.split}:{self.measure}" if self.measure else self.split
 
 
+def trial_label(name: str, method: str, summary: str) -> str:
+    """A trial's name in tables: its method's as the first line of its file spells it, unless the trial has another."""
+    head, found, _ = summary.partition(" (")
+    return head if found and name == method else name
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One method of a run with everything recorded about it, in round order."""
@@ -71,9 +77,8 @@ class TrialRecord:
 
     @property
     def label(self) -> str:
-        """Name in tables: that of the method, as its first line spells it, unless the trial has a name of its own."""
-        head, found, _ = self.about.idea.partition(" (")
-        return head if found and self.name == self.about.method else self.name
+        """Name in tables."""
+        return trial_label(self.name, self.about.method, self.about.idea)
 
     @property
     def trains(self) -> bool:
