@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 import typer
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from typer.core import TyperGroup
 from typer.testing import CliRunner
 
@@ -229,6 +231,20 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
 
 
+def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path, tmp_path: Path) -> None:
+    image, folder = tmp_path / "one.png", tmp_path / "adapter"
+    pictograms(train=1, test=1).source.open(0).save(image)
+    shutil.copytree(finished / "adapters" / "promptfl", folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(one, torch.nan) for name, one in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    said = call("predict", folder, image, code=2)
+    assert "PromptFL gives" in said and "scores that are not finite (nan for one)" in said and "nan%" not in said
+    same = sentence("predict", finished, image, "--classes", "anchor, Anchor")
+    assert "The classes 'anchor' and 'Anchor' are one to the backbone" in same
+
+
 def folder_of_images(root: Path) -> Path:
     for number, name in enumerate(("cat", "dog", "horse", "mug")):
         for copy in range(4):
@@ -417,3 +433,52 @@ def test_doctor_says_when_the_machine_is_busy(load: float, busy: bool, monkeypat
     finding = next(finding for finding in run_checks(Path(), "no/such/clip") if finding.what == "load")
     assert finding.found.startswith(f"{load} on 2 cores") and ("other processes" in finding.found) is busy
     assert not finding.fix
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("reproduce", "--list", "--rate", "nan"), "--rate nan"),
+        (("reproduce", "--list", "--rate", "inf"), "--rate inf"),
+        (("describe", "attributes", "--temperature", "nan"), "--temperature nan"),
+        (("describe", "attributes", "--price-in", "inf"), "--price-in inf"),
+    ],
+)
+def test_an_option_that_is_no_finite_number_is_refused_by_name(words: tuple[str, ...], option: str) -> None:
+    assert f"{option} is not a finite number" in sentence(*words)
+
+
+def test_predict_takes_the_images_of_a_folder_and_one_that_is_damaged_costs_only_itself(
+    finished: Path, tmp_path: Path
+) -> None:
+    source = pictograms(train=1, test=1).source
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    for name in ("2.png", "10.png", "1.png", "more/3.png"):
+        source.open(0).save(folder / name)
+    (folder / "damaged.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    result = CliRunner().invoke(app, ["predict", str(finished), str(folder), "--json"])
+    assert result.exit_code == 1
+    found = [Path(one["picture"]).relative_to(folder).as_posix() for one in json.loads(result.stdout)]
+    assert found == ["1.png", "2.png", "10.png", "more/3.png"]
+    assert "Left out: 1 .txt." in result.stderr and "1 of 5 cannot be read:" in result.stderr
+    assert f"The content of {folder / 'damaged.png'} is none of" in result.stderr
+    (folder / "damaged.png").unlink()
+    assert "10.png" in call("predict", finished, folder / "1*.png", folder / "1.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no pipes")
+def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for name, what in {
+        "pipe.jpg": "is a pipe, not a regular file",
+        "empty": "holds no images",
+        "loop.jpg": "is a link that leads back to itself",
+        "gone.jpg": "does not exist",
+        "*.tif": "matches no images",
+        f"{'x' * 300}.jpg": "cannot be read .File name too long",
+    }.items():
+        assert re.search(what, sentence("predict", finished, tmp_path / name))

@@ -49,7 +49,7 @@ def test_only_regular_files_are_images(tmp_path, monkeypatch):
     found = find_images(tmp_path)
     server.close()
     assert found.files == (("cat", "1.jpg"), ("cat", "link.jpg"), ("elsewhere.jpg",))
-    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links that lead nowhere": 1, "sockets": 1}
+    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links to nowhere": 1, "sockets": 1}
     assert found.empty == (("cat", "folder.jpg"),)
 
 
@@ -173,8 +173,8 @@ def test_a_report_tells_what_was_found_and_where_in_a_line_and_in_a_table():
         left_out={".txt": 2, "hidden": 1},
     )
     assert report.sentence() == (
-        "1,200 images, 6 classes (ant, bee, cat, dog, eel, ...), 1,000 train, 0 val, 200 test "
-        "(the folders Training and Testing); left out: 2 .txt, 1 hidden."
+        "1,200 images, 6 classes (ant, bee, cat, dog, eel, ...), train/val/test 1,000/0/200 "
+        "(split: the folders Training and Testing), 3 left out (2 .txt, 1 hidden)."
     )
     assert report.table()[1:3] == [
         ("images", "1,200", "", "2 .txt, 1 hidden"),
@@ -182,7 +182,7 @@ def test_a_report_tells_what_was_found_and_where_in_a_line_and_in_a_table():
     ]
     assert report.to_json()["splits"] == {"train": 1000, "test": 200}
     untested = IntakeReport(images=1, classes=("a",), splits={"train": 1})
-    assert untested.sentence() == "1 images, 1 classes (a), 1 train, 0 val, 0 test; nothing to test with."
+    assert untested.sentence() == "1 image, 1 class (a), train/val/test 1/0/0, nothing to test with."
 
 
 def test_mistakes_are_told_together_and_one_alone_in_a_sentence():

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,10 @@ from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
 from fedprompt.deploy.site_state import KEPT, SiteState
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
+from fedprompt.federated.client import TrainSettings
+from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
+from fedprompt.updates import Update
 
 RUN = "0" * 32
 RECIPE = """
@@ -192,3 +196,22 @@ def test_errors_in_settings_are_sentences(tmp_path: Path) -> None:
         load_site(tmp_path)
     ordered = Deployment(name="x", address="h", sites=("b", "a"))
     assert ordered.sites == ("a", "b") and ordered.remote_settings(("a",)).quorum == 1
+
+
+def test_a_personal_state_that_is_not_finite_is_refused_and_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = Update(0, 5, {}, {"own": torch.tensor([torch.nan])}, 0.5, 0.0)
+    monkeypatch.setattr("fedprompt.deploy.site.train_client", lambda *objects, **keywords: spoiled)
+    task = SimpleNamespace(
+        trial=SimpleNamespace(settings=TrainSettings()),
+        method=None,
+        experiment=SimpleNamespace(clip=None),
+        client=None,
+        shared={},
+        personal={},
+    )
+    state = SiteState(tmp_path, RUN, "mine")
+    with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
+        Site(tmp_path)._train(task, {"round": 1}, state, None)
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
-from fedprompt.config.recipe_tables import DescriptionsTable
+from fedprompt.config.recipe_tables import BackboneTable, DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
@@ -19,8 +20,13 @@ from fedprompt.demo.world import pictograms, scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.class_descriptions import shuffle_attributes, text_fingerprint, with_descriptions
-from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.class_descriptions import (
+    check_distinct_texts,
+    shuffle_attributes,
+    text_fingerprint,
+    with_descriptions,
+)
+from fedprompt.experiments.experiment import assemble, load_backbone
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records.adapter import load_adapter
@@ -92,8 +98,8 @@ def test_where_words_come_from(words_file: Path) -> None:
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
         with_descriptions(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
-    other = LabelSpace(("dogs", "unicorn"))
-    with pytest.raises(UserError, match=r"'dogs'; did you mean 'dog'\? and 1 more; add them"):
+    other = LabelSpace(("dogs", "xyzzy"))
+    with pytest.raises(UserError, match=r"the classes 'dogs' \(did you mean 'dog'\?\), 'xyzzy'; write them"):
         with_descriptions(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
@@ -185,3 +191,46 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
 def test_an_unknown_key_is_named(setting: str) -> None:
     with pytest.raises(UserError, match=re.escape("has no key 'attribute'; did you mean 'attributes'?")):
         assemble(resolve(parse_recipe(RECIPE, [setting])))
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ("Road", "sea", "road"),
+            r"The classes 'Road' and 'road' are one to the backbone, for of 'a photo of a Road\.' and 'a photo of a "
+            r"road\.' it reads the same tokens; rename one of the classes, or make them one\.",
+        ),
+        (("hot_dog", "hot dog"), "The classes 'hot_dog' and 'hot dog' are one to the backbone"),
+        (
+            (f"a {'very ' * 90}old cat", f"a {'very ' * 90}old dog"),
+            r"ver.*\.\.\.' it reads 32 tokens, which are the same; shorten the names, or the template, so that what",
+        ),
+    ],
+)
+def test_two_classes_with_the_same_tokens_are_refused(names: tuple[str, ...], sentence: str) -> None:
+    clip = load_backbone(BackboneTable(path="demo"))
+    check_distinct_texts(clip, LabelSpace(("road", "roads", "hot dogs", "hot dog")))
+    with pytest.raises(UserError, match=sentence):
+        check_distinct_texts(clip, LabelSpace(names))
+
+
+def test_a_run_with_two_such_classes_stops_before_it_writes(tmp_path: Path) -> None:
+    for number, name in enumerate(("Road", "road", "sea")):
+        for shade in range(2):
+            path = tmp_path / "images" / name / f"{shade}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (80 * number, 40 * shade, 0)).save(path)
+    recipe = f"""
+name = "tiny"
+[data]
+source = "image_folder"
+path = "{tmp_path / "images"}"
+[partition]
+rule = "iid"
+clients = 2
+[method]
+name = "promptfl"
+"""
+    with pytest.raises(UserError, match="The classes 'Road' and 'road'"):
+        assemble(resolve(parse_recipe(recipe)))

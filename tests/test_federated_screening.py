@@ -23,6 +23,8 @@ def update(client: int = 5, shared: State | None = None, **fields: object) -> Up
     [
         ({"shared": {"x": torch.tensor([1.0, float("nan")])}}, "not finite"),
         ({"shared": {"x": torch.tensor([1.0, float("-inf")])}}, "not finite"),
+        ({"personal": {"own": torch.tensor([0.0, float("nan")])}}, "not finite"),
+        ({"personal": {"own": torch.tensor([float("inf")])}}, "not finite"),
         ({"shared": {"x": torch.ones(3)}}, "shape"),
         ({"shared": {"x": torch.ones(2).double()}}, "shape"),
         ({"shared": {"x": torch.ones(2).to_sparse()}}, "shape"),

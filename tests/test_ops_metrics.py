@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
+from fedprompt.errors import UserError
 from fedprompt.ops import metrics
 
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
@@ -145,3 +146,21 @@ def test_nothing_to_score_is_nan_not_a_crash() -> None:
         assert math.isnan(metrics.average_precision(torch.zeros(3), nothing))
         assert math.isnan(metrics.class_f1(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
         assert math.isnan(metrics.best_threshold(torch.zeros(3), nothing))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda scores, targets: metrics.average_precision(scores[:, 0], targets[:, 0]),
+        metrics.average_precisions,
+        metrics.mean_average_precision,
+        metrics.best_threshold,
+        lambda scores, targets: metrics.top_k(scores, targets, 1),
+    ],
+)
+def test_scores_that_are_not_finite_have_no_figure(metric, wrong: float) -> None:
+    scores = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    scores[1, 0] = wrong
+    with pytest.raises(UserError, match=r"1 of \d scores that are not finite"):
+        metric(scores, torch.tensor([[1, 0], [0, 1], [1, 1]]))

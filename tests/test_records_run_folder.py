@@ -95,6 +95,12 @@ def test_what_json_lacks_becomes_null(tmp_path: Path) -> None:
         assert trial["options"] == {"deep": [{"rate": None}]}
 
 
+def test_infinity_of_a_setting_is_written_as_recipes_write_it(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path) as folder:
+        folder.append(HeaderEvent(recipe={"partition": {"alpha": float("inf")}, "other": float("nan")}))
+        assert json.loads(folder.log.read_text())["recipe"] == {"partition": {"alpha": "inf"}, "other": None}
+
+
 def test_a_torn_last_line_is_passed_over_and_repaired(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path) as folder:
         folder.append(resume(1))

@@ -79,7 +79,7 @@ def test_the_page_shows_labels_under_conditions_and_cooccurrence(tmp_path: Path)
     assert "&lt;place&gt;" in html and "<place>" not in html, "conditions are escaped"
     assert "75%" in html and "90%" in html and "≤ 4\u00a0\u00d7" in html
     assert "pull 100%" in html and "pull 0%" in html
-    assert "its natural mAP is 80.0%, 20.0 points above" in html
+    assert "reaches Natural mAP 80.0%" in html and "That is +20.0 points against" in html
     best = [part for part in html.split("<td>") if 'class="best"' in part and ">5.0<" in part]
     assert best, "the smallest gap is the best"
 

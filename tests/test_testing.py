@@ -53,6 +53,8 @@ def property_of(battery: type, name: str, **subject: object) -> None:
 class Shift(Method):
     """Right in all respects: a learned shift of the texts' features."""
 
+    reads = ("attributes",)
+
     def __init__(self, clip, *, decay: float = 0.1, generator=None) -> None:
         super().__init__()
         at_least(0, decay=decay)
@@ -98,6 +100,10 @@ class CountsClasses(Shift):
 
     def text(self, clip, space):
         return super().text(clip, space) * torch.arange(1, len(space) + 1)[:, None]
+
+
+class ReadsWithoutDeclaring(Shift):
+    reads = ("conditions",)
 
 
 class AveragesTheBatch(Shift):
@@ -174,6 +180,11 @@ class TakesOptionsByPosition(Shift):
         (DrawsGlobally, "test_resuming_gives_the_same_bits", "other bits than one that never stopped"),
         (CountsInAnAttribute, "test_a_fresh_object_per_client_gives_the_same_bits", "other bits than one per client"),
         (CountsClasses, "test_permuting_classes_permutes_logits", "logits change by .* reordered"),
+        (
+            ReadsWithoutDeclaring,
+            "test_it_declares_the_class_descriptions_that_it_reads",
+            "add 'attributes' to its `reads`",
+        ),
         (AveragesTheBatch, "test_the_rest_of_the_batch_does_not_matter", "logits change by .* beside it"),
         (RefusesTersely, "test_foreign_classes_are_scored_or_refused", "without a reason"),
         (HasADeadTensor, "test_gradients_reach_every_tensor_and_the_loss_falls", r"hardly any gradient.*dead"),

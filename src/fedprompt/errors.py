@@ -11,8 +11,14 @@ class UserError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close.
+
+    Case counts only among words that are equally close without it.
+    """
+    spelled = list(known)
+    lower = {one.casefold(): one for one in reversed(spelled)}
+    close = difflib.get_close_matches(word, spelled, n=1)
+    close = close or [lower[one] for one in difflib.get_close_matches(word.casefold(), lower, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, console_fit, parse_seeds
+from fedprompt.cli.config import Settings, console_fit, exit_without_results, parse_seeds
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def compare(
             options = " and ".join(given)
             typer.echo(f"Folders of runs are not trained again, so {options} had no effect.", err=True)
         _write({"runs": _joined(finished)}, folder)
+        exit_without_results(finished)
         return
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
     changes, fit = [*(QUICK if quick else ()), *(settings or ())], console_fit()
@@ -68,6 +69,7 @@ def compare(
         {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
         folder,
     )
+    exit_without_results(job.folder for job in todo)
 
 
 def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -98,9 +100,9 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     if processes > 1 and len(waiting) > 1:
         run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
-    for job in waiting:
-        typer.echo(f"{job.folder.name}:")
-        with console_callbacks(plain_console(), quiet=False) as callbacks:
+    with console_callbacks(plain_console(), quiet=False) as callbacks:
+        for job in waiting:
+            callbacks.on_message(f"{job.folder.name}:")
             run_job(job, callbacks=callbacks)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.config.settings import Fit
@@ -58,7 +61,26 @@ def schema() -> None:
     """Print the JSON schema of recipes, for use in editors."""
     from fedprompt.experiments.recipe_schema import recipe_schema
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(json_text(recipe_schema(), indent=2))
+
+
+def finite(option: typer.CallbackParam, value: float) -> float:
+    """Callback of an option that is a number: UserError for NaN and infinity, which pass a range."""
+    if not math.isfinite(value):
+        raise UserError(f"{option.opts[0]} {value} is not a finite number; give one.")
+    return value
+
+
+def exit_without_results(folders: Iterable[Path]) -> None:
+    """Say which finished runs trained or tested nothing, and exit with code 1 if there are any."""
+    from fedprompt.records.outcome import missing_results
+    from fedprompt.report import read_run
+
+    found = [(folder, sentence) for folder in folders for sentence in missing_results(read_run(folder))]
+    for folder, sentence in found:
+        typer.echo(f"{folder}: {sentence}", err=True)
+    if found:
+        raise typer.Exit(1)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -1,24 +1,29 @@
-"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 no result or only a part of it, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import fedprompt
+from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.program import Program
 from fedprompt.errors import UserError, plural
+from fedprompt.text_files import json_text
+
+if TYPE_CHECKING:
+    from fedprompt.experiments.predict import Prediction
+
 
 app = typer.Typer(
     cls=Program,
@@ -28,6 +33,7 @@ app = typer.Typer(
     help="Federated prompt tuning of CLIP-like models.",
 )
 app.add_typer(recipes, name="config")
+app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
@@ -88,6 +94,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     _print_results(folder, quiet=quiet)
+    exit_without_results([folder])
 
 
 @app.command()
@@ -99,6 +106,7 @@ def resume(run: RunPath, quiet: Quiet = False) -> None:
         if not resume_over_sites(run, callbacks=callbacks):
             runs.resume(run, callbacks=callbacks)
     _print_results(run, quiet=quiet)
+    exit_without_results([run])
 
 
 @contextmanager
@@ -123,6 +131,7 @@ def _print_results(folder: Path, *, quiet: bool) -> None:
     from fedprompt.cli.console import legend_table, plain_console, run_tables
     from fedprompt.report import read_run
     from fedprompt.report.legend import one_seed_note
+    from fedprompt.report.verdict import verdict
 
     if quiet:
         return
@@ -130,6 +139,10 @@ def _print_results(folder: Path, *, quiet: bool) -> None:
     for table in run_tables(finished):
         console.print(table)
     console.print(legend_table(finished))
+    found = verdict(finished)
+    console.print(" ".join(found.sentences))
+    for step in found.steps:
+        console.print(f"Next: {step}")
     if note := one_seed_note(finished):
         console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
@@ -142,6 +155,7 @@ def report(run: RunPath) -> None:
 
     render(run)
     _print_results(run, quiet=False)
+    exit_without_results([run])
 
 
 @app.command()
@@ -174,26 +188,6 @@ def partition(
 
 
 @app.command()
-def check(recipe: RecipeName, settings: Settings = None) -> None:
-    """Open every image of a recipe's data and list problems; exit code 2 if there are any."""
-    from fedprompt.cli.console import counting, plain_console
-    from fedprompt.data.problems import find_problems, scan_images
-
-    plan = load(recipe, settings)
-    with counting(plain_console(), "listing") as on_step:
-        dataset = plan.source(on_step=on_step)
-    with counting(plain_console(), "opening images") as on_step:
-        rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
-        looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
-    problems = find_problems(dataset, looked)
-    for problem in problems:
-        typer.echo(problem.message, err=True)
-    typer.echo(f"{dataset.name}: {plural(len(dataset.source), 'image')}, {plural(len(problems), 'problem')}.")
-    if problems:
-        raise typer.Exit(2)
-
-
-@app.command()
 def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parameters are counted.")] = "demo") -> None:
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
@@ -217,7 +211,9 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
 @app.command()
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
     ] = None,
@@ -228,34 +224,47 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify images with a trained adapter, among its classes or any others."""
+    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
+    from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
+    opened = open_adapter(adapter, trial=trial)
+    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
+        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
     if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
-        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
-        return
-    for one in found:
-        present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
-        typer.echo(
-            f"{one.picture}: "
-            + ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in one.top)
-            + present
-        )
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
+        typer.echo(json_text(tables, indent=2, ascii_only=False))
+    else:
+        typer.echo("\n".join(map(_prediction_line, found.images)))
+    if found.left_out:
+        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
+    if found.unreadable:
+        total = len(found.images) + len(found.unreadable)
+        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
+        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
+        raise typer.Exit(1)
+
+
+def _prediction_line(found: Prediction) -> str:
+    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
+    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
+    return f"{found.picture}: {top}{present}"
 
 
 @app.command()
 def doctor(
     out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
     backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
+    deployment: Annotated[
+        Path | None, typer.Option(help="Folder of a deployment or of a site: check its certificates and keys too.")
+    ] = None,
 ) -> None:
     """Check that everything a run needs is available; exit code 2 if not."""
     from fedprompt.cli.console import findings_table, plain_console
     from fedprompt.cli.doctor import run_checks
 
-    findings = run_checks(out, backbone)
+    findings = run_checks(out, backbone, deployment)
     plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -21,8 +22,18 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
+)
+
+
 class Program(TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
+    """Command group that prints a UserError as one sentence with exit code 2.
+
+    So it does with what the system refuses (a folder that may not be read, a name that is too long, a full disk); other
+    exceptions keep their traceback.
+    """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -44,6 +55,11 @@ class Program(TyperGroup):
             return super().invoke(ctx)
         except UserError as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REFUSALS or error.filename is None:
+                raise
+            typer.echo(f"{error.filename} cannot be used ({error.strerror}); give another path.", err=True)
             raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             typer.echo("Interrupted.", err=True)

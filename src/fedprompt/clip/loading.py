@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -26,6 +25,7 @@ from transformers.utils import logging
 
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
 HUB_SECONDS = 2.0
@@ -100,7 +100,7 @@ def hub_answers() -> bool:
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
     preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
-    digest = hashlib.sha256(json.dumps(preprocessing).encode())
+    digest = hashlib.sha256(json_text(preprocessing).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))

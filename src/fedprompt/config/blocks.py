@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
-from fedprompt.config.phrases import reason_of_all
 from fedprompt.config.recipe_tables import NamedBlock, Toml
+from fedprompt.config.values import Settings, refused_value
 from fedprompt.errors import UserError, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
@@ -78,15 +79,20 @@ def option_parameters(builder: Callable[..., object]) -> Mapping[str, inspect.Pa
     }
 
 
-def options_model(builder: Callable[..., object]) -> type[BaseModel]:
-    """A pydantic model of a builder's options: its signature is the configuration."""
-    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
+class Options(Settings):
+    """The base of models of options, whose types may be any classes."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def options_model(builder: Callable[..., object]) -> type[Options]:
+    """A pydantic model of a builder's options: its signature, with ranges in `Annotated`, is the configuration."""
+    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
     fields: Toml = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in option_parameters(builder).items()
     }
-    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    return create_model(getattr(builder, "__name__", "Options"), __config__=settings, **fields)
+    return create_model(getattr(builder, "__name__", "Options"), __base__=Options, **fields)
 
 
 def check_options(
@@ -98,11 +104,11 @@ def check_options(
         values = model.model_validate(options)
     except ValidationError as error:
         colon = "" if place.endswith("]") else ":"
-        raise UserError(f"{place}{colon} {_sentence(error, model, name or 'it', hint)}") from None
+        raise UserError(f"{place}{colon} {_sentence(error, model, name or 'it', place, hint)}") from None
     return {name: getattr(values, name) for name in model.model_fields}
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], name: str, hint: Hint) -> str:
+def _sentence(error: ValidationError, model: type[Options], name: str, place: str, hint: Hint) -> str:
     errors = error.errors(include_url=False)
     first, option = errors[0], str(errors[0]["loc"][0])
     known = f"its options: {', '.join(model.model_fields)}" if model.model_fields else "it has no options"
@@ -110,8 +116,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], name: str, hint: H
         return f"{name} has no option {option!r}{hint(option, model.model_fields)} ({known})."
     if first["type"] == "missing":
         return f"{name} needs the option {option!r}; add it ({known})."
-    reason = reason_of_all([one for one in errors if one["loc"][0] == option])
-    return f"{option} = {first['input']!r} is not accepted: {reason}."
+    table = re.search(r"\[([\w.]+)\]", place)
+    return refused_value([one for one in errors if one["loc"][0] == option], option, table[1] if table else "") + "."
 
 
 def _absolute(value: object) -> object:

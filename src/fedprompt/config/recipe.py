@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import tomllib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
-from pydantic.fields import FieldInfo
 
-from fedprompt.config.phrases import reason
 from fedprompt.config.recipe_tables import (
     AnnotationTable,
     BackboneTable,
@@ -27,7 +26,9 @@ from fedprompt.config.recipe_tables import (
     TuningTable,
 )
 from fedprompt.config.settings import Fit, apply_settings, suggestion
+from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.file_system import is_file, require_file
 from fedprompt.text_files import read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -58,19 +59,27 @@ class Recipe(Table):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))
 
 
+def bundled_recipes() -> Mapping[str, Path]:
+    """The recipes that are included in the package, by name."""
+    own = Path(str(files("fedprompt") / "recipes"))
+    return {path.stem: path for path in sorted(own.glob("*.toml"))}
+
+
 def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of a recipe that is included in the package; UserError if there is none."""
-    own = Path(str(files("fedprompt") / "recipes"))
-    known = {path.stem: path for path in sorted(own.glob("*.toml"))}
-    if name in known and not Path(name).is_file():  # a folder of that name is no recipe
+    known = bundled_recipes()
+    path = Path(name)
+    if name in known and not is_file(path):  # a folder of that name is no recipe
         return known[name]
-    if not Path(name).is_file():
-        if name.endswith(".toml") or "/" in name:
-            raise UserError(f"The file {name} does not exist; give a recipe, or one of {', '.join(known)}.")
+    if os.path.lexists(path):
+        require_file(path, "give a recipe, which is a TOML file")
+    elif name.endswith(".toml") or "/" in name:
+        raise UserError(f"The file {name} does not exist; give a recipe, or one of {', '.join(known)}.")
+    elif not is_file(path):
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
         )
-    return Path(name)
+    return path
 
 
 def load_recipe(path: Path, settings: Sequence[str] = (), *, fit: Fit | None = None) -> Recipe:
@@ -98,19 +107,23 @@ def checked(model: type[Model], tables: Mapping[str, Any], *, origin: str) -> Mo
 
 def _sentence(error: ValidationError, model: type[BaseModel], origin: str) -> str:
     first, *others = error.errors(include_url=False)
-    *tables, key = [str(step) for step in first["loc"]]
+    *tables, key = map(str, _key(model, first["loc"]))
     place = f"{origin}: " + (f"[{'.'.join(tables)}] " if tables else "")
-    more = f" ({plural(len(others), 'more mistake')} after this one.)" if others else ""
+    # A value that no member of a union accepts is one mistake, with an error per member.
+    own = _key(model, first["loc"])
+    same = [first, *(other for other in others if _key(model, other["loc"]) == own)]
+    count = len({_key(model, other["loc"]) for other in others} - {own})
+    more = f" ({plural(count, 'more mistake')} after this one.)" if count else ""
     if first["type"] == "extra_forbidden":
-        known = _fields(model, first["loc"][:-1])
+        known = list((_model_at(model, first["loc"][:-1]) or model).model_fields)
         return f"{place}has no key {key!r}{suggestion(key, known, recipe_keys())} (known: {', '.join(known)}).{more}"
     if first["type"] == "missing":
-        field = _fields(model, first["loc"][:-1])[key]
-        what = f"the table [{'.'.join((*tables, key))}]" if _model_in(field.annotation) else f"the key {key!r}"
+        is_table = _model_at(model, first["loc"]) is not None
+        what = f"the table [{'.'.join((*tables, key))}]" if is_table else f"the key {key!r}"
         return f"{place}lacks {what}; add it.{more}"
     inner = next(iter(first["input"]), "") if isinstance(first["input"], dict) else ""
     hint = suggestion(str(inner), (), recipe_keys()) if inner else ""
-    return f"{place}{key} = {first['input']!r} is not accepted: {reason(first)}{hint or '.'}{more}"
+    return f"{place}{refused_value(same, key, '.'.join(tables))}{hint or '.'}{more}"
 
 
 def recipe_key_hint(key: str, known: Collection[str]) -> str:
@@ -126,21 +139,27 @@ def recipe_keys() -> tuple[str, ...]:
 
 def _dotted(model: type[BaseModel], before: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
-        inner = _model_in(field.annotation)
+        inner = table_in(field.annotation)
         if inner is None:
             yield before + name
         elif name != "compare":
             yield from _dotted(inner, f"{before}{name}.")
 
 
-def _fields(model: type[BaseModel], path: Iterable[int | str]) -> Mapping[str, FieldInfo]:
-    """The fields of the (nested) model at a location of a validation error."""
+def _key(model: type[BaseModel], location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """The path of the key that a validation error is about, without the steps into the key's value."""
+    for depth in range(1, len(location)):
+        if _model_at(model, location[:depth]) is None:
+            return tuple(location[:depth])
+    return tuple(location)
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The (nested) model of the table at a path; None where a key's value is no table."""
+    found: type[BaseModel] | None = model
     for step in path:
-        model = (_model_in(model.model_fields[step].annotation) if isinstance(step, str) else None) or model
-    return model.model_fields
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of the table, or of each table of a list, that a field of this type holds; None if it holds none."""
-    parts = (annotation, *getattr(annotation, "__args__", ()))
-    return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+        if isinstance(step, int) or found is None:
+            continue
+        field = found.model_fields.get(step)
+        found = None if field is None else table_in(field.annotation)
+    return found

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
 
 
-class Table(BaseModel):
+class Table(Settings):
     """A table without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class NamedBlock(BaseModel):
+class NamedBlock(Settings):
     """A table that names a building block; its other keys are the block's options, checked against its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     @property
     def options(self) -> Toml:
@@ -39,9 +39,10 @@ class BackboneTable(Table):
     batch: int = Field(
         1,
         ge=1,
+        le=65_536,
         description="images or texts per frozen forward pass; only 1 is exact to the last bit, a GPU is faster with 32",
     )
-    workers: int = Field(0, ge=0, description="processes that decode images; 0 decodes in the main process")
+    workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
@@ -76,11 +77,21 @@ class AnnotationTable(Table):
 
 
 class DescriptionsTable(Table):
-    """The text that describes the classes; empty values keep the data set's own."""
+    """The text that describes the classes.
 
-    attributes: str = Field("", description='a descriptions file, the name of one that is included, or "none"')
+    Empty values keep the data set's own; where a published data set has none, methods that read them get the bundled.
+    """
+
+    attributes: str = Field(
+        "",
+        description='a descriptions file, the name of a bundled one, "bundled" to find each class in any of them, or '
+        '"none"',
+    )
     conditions: str | tuple[str, ...] = Field(
-        "", description='a descriptions file, the name of one that is included, "none", or a list of phrases'
+        "", description='a descriptions file, the name of a bundled one, "none", or a list of phrases'
+    )
+    missing: Literal["refuse", "empty"] = Field(
+        "refuse", description="what to do about classes that the named descriptions lack: refuse, or none for them"
     )
     shuffled: bool = Field(default=False, description="control experiment: give every class another class's attributes")
 
@@ -120,7 +131,9 @@ class ServerTable(Table):
 
     aggregate: ServerBlock | None = Field(None, description="aggregation rule in place of the method's own")
     optimizer: ServerBlock | None = Field(None, description="server optimiser, which steps towards the rule's result")
-    privacy: ServerBlock | None = Field(None, description='differential privacy of each "client" or of each "sample"')
+    privacy: ServerBlock | None = Field(
+        None, description='differential privacy of each "client" or "sample", or of each client by "distributed" noise'
+    )
     secure: SecureTable | None = Field(None, description="secure aggregation")
     attack: AttackTable | None = Field(None, description="attack by some of the clients")
     most_examples: int = Field(
@@ -178,7 +191,7 @@ class EvaluateTable(Table):
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )
-    samples: int = Field(8, ge=0, description="test images recorded with their top predictions")
+    samples: int = Field(8, ge=0, le=1000, description="test images recorded with their top predictions")
 
 
 class TuningTable(Table):

@@ -5,7 +5,6 @@ Flower starts a process per message, so nothing here imports torch before it is 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -67,8 +66,9 @@ def run(channel: GridChannel, settings: Settings) -> None:
 def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
     from fedprompt.deploy.settings import WAITING
     from fedprompt.records.run_folder import write_atomic
+    from fedprompt.text_files import json_text
 
-    write_atomic(out / WAITING, json.dumps({"sites": list(names), "since": since}))
+    write_atomic(out / WAITING, json_text({"sites": list(names), "since": since}))
 
 
 def _end_with_superlink(home: Path, out: Path) -> None:

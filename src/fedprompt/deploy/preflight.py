@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from fedprompt.experiments.plan import Trial
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.payload import Fields
+from fedprompt.text_files import json_text
 
 # What must be equal at server and sites, and the fix for a mismatch.
 FIXES = {
@@ -66,7 +66,7 @@ def class_list(space: LabelSpace) -> str:
 
 def digest(value: object) -> str:
     """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(value).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

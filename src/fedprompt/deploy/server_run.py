@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import DescriptionsTable
+from fedprompt.deploy.identity import identities_of
 from fedprompt.deploy.preflight import fingerprints, mismatches
+from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -20,11 +22,13 @@ from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
 from fedprompt.runtimes.remote import Channel, Remote
+from fedprompt.text_files import json_text
 
 FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
 POLL = 1.0  # seconds between checks of which sites are connected
@@ -58,8 +62,8 @@ class Federation:
 def run_on_sites(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
     """Run a recipe over the sites into `out`, or resume the run in it; returns the report."""
     federation = Federation.of(out) or Federation(secrets.token_hex(16), str(home))
-    write_atomic(out / FEDERATION, json.dumps(vars(federation)))
-    make_transport = site_transport(channel, deployment, federation.run)
+    write_atomic(out / FEDERATION, json_text(vars(federation)))
+    make_transport = site_transport(channel, deployment, federation.run, identities=identities_of(home))
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport)
     plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
@@ -78,8 +82,13 @@ def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
-def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
-    """The factory of transports to the sites of a deployment, for every trial of a run."""
+def site_transport(
+    channel: SiteChannel, deployment: Deployment, run: str, *, identities: Mapping[str, bytes]
+) -> TransportFactory:
+    """The factory of transports to the sites of a deployment, for every trial of a run.
+
+    `identities` are the sites' identity keys, as far as they have sent them.
+    """
 
     def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
         if trial.setup.attack is not None:
@@ -94,6 +103,7 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
         job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
+        secure = _secure_sum(trial, job, names, identities)
         preflight = Preflight(channel, deployment, names, job)
         context.callbacks.on_step("Asking the sites")
         answers = preflight.run(context, trial)
@@ -107,7 +117,6 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
             if isinstance(event, RoundEvent) and event.trial == trial.name
             for client in event.kept
         }
-        secure = trial.setup.secure
         return Remote(
             method,
             channel,
@@ -115,11 +124,26 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
             job,
             accepted=accepted,
             num_examples=num_examples,
-            secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
+            secure=secure,
             on_client=context.callbacks.on_client,
         )
 
     return make_transport
+
+
+def _secure_sum(
+    trial: Trial, job: Mapping[str, str], names: Sequence[str], identities: Mapping[str, bytes]
+) -> SecureSum | None:
+    """The trial's secure sum with what binds it to this run and its sites."""
+    if trial.setup.secure is None:
+        return None
+    if missing := [name for name in names if name not in identities]:
+        raise UserError(
+            f"Secure aggregation needs the identity key of every site, but keys/{missing[0]}.pub has none; "
+            "the site makes it with: fedprompt site init"
+        )
+    keys = {client: identities[name] for client, name in enumerate(names)}
+    return secure_sum_of_job(trial.setup.secure, job, keys)
 
 
 def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:

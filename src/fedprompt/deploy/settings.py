@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field, field_validator
 
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import Table
+from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
@@ -24,7 +26,7 @@ LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLin
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process id of the run, and why it stopped
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: used in file names and command lines
+YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
 Model = TypeVar("Model", bound=Table)
 
 
@@ -37,10 +39,10 @@ class Deployment(Table):
     local_port: int = Field(8000, ge=1, le=65535, description="port of the SuperLink, on loopback only")
     sites: tuple[str, ...] = Field(min_length=1, description="all sites that may take part")
     quorum: int = Field(1, ge=1, description="least number of updates for a round to count")
-    deadline: float = Field(600.0, gt=0, description="seconds that a site has for a round")
-    connect_timeout: float = Field(120.0, ge=0, description="seconds to wait for sites before the first round")
+    deadline: float = Field(600.0, gt=0, le=YEAR, description="seconds that a site has for a round")
+    connect_timeout: float = Field(120.0, ge=0, le=YEAR, description="seconds to wait for sites before the first round")
     upload: Upload = Field("float32", description="data type of updates on the wire; narrower types send differences")
-    clock_skew: float = Field(60.0, gt=0, description="seconds by which a site's clock may differ")
+    clock_skew: float = Field(60.0, gt=0, le=YEAR, description="seconds by which a site's clock may differ")
 
     @field_validator("sites")
     @classmethod
@@ -57,6 +59,25 @@ class Deployment(Table):
         return RemoteSettings(sites, min(self.quorum, len(sites)), self.deadline, self.upload)
 
 
+class Roster(Table):
+    """Whom a site knows, by keys that were exchanged outside the federation; no message changes it."""
+
+    server: str = Field("", description="fingerprint of the certificate authority in ca.crt; empty: not compared")
+    sites: dict[str, str] = Field({}, description="public identity key of each other site, as a line of OpenSSH")
+
+    @field_validator("sites")
+    @classmethod
+    def _keys(cls, sites: dict[str, str]) -> dict[str, str]:
+        for name, line in sites.items():
+            try:
+                public_key(line)
+            except ValueError as error:
+                raise ValueError(f"the key of {name} is no public identity key; add it anew") from error
+        if len({public_key(line) for line in sites.values()}) < len(sites):
+            raise ValueError("two sites have the same key")
+        return sites
+
+
 class Policy(Table):
     """The jobs that a site accepts; any other job is refused with the name of the rule."""
 
@@ -67,6 +88,10 @@ class Policy(Table):
     secure_aggregation: bool = Field(default=False, description="refuse jobs without secure aggregation")
     epsilon: float | None = Field(
         None, gt=0, description="refuse jobs without a privacy budget of at most this epsilon"
+    )
+    minimum: int = Field(3, ge=2, description="least number of sites in a secure sum, this one included")
+    colluders: int = Field(
+        0, ge=0, description="number of sites that may work with the server against this one; raises the threshold"
     )
     smallest_count: int = Field(5, ge=1, description="counts below this are withheld from the server")
 
@@ -82,6 +107,7 @@ class SiteFile(Table):
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
+    roster: Roster = Roster()
     policy: Policy = Policy()
 
 
@@ -101,7 +127,7 @@ def save(path: Path, table: Table) -> None:
 
 
 def _load(model: type[Model], path: Path, fix: str) -> Model:
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"There is no {path}; {fix}.")
     try:
         tables = tomllib.loads(read_unicode(path))

@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy.preflight import hello_answer
-from fedprompt.deploy.secure_member import SecureMember
+from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
 from fedprompt.deploy.site_state import SiteState, charge_privacy
@@ -27,9 +28,11 @@ from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client, train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.federated.secure.vector import Codec
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import state_digest
+from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Fields, Payload
 from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
@@ -38,7 +41,7 @@ from fedprompt.updates import State, Update
 # The fields of every request, and the further ones by kind of request.
 NEEDED = ("recipe", "run", "trial", "client")
 FURTHER = {EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "clients"))
+FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 _log = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ class Site:
         self.folder = folder
         self._clips: dict[str, Clip] = {}
         self._experiments: dict[str, Experiment] = {}
-        self._secure_member = SecureMember()
+        self._secure_member = SecureMember(folder)
 
     def answer(self, request: Payload) -> Payload:
         """Answer a request. A failure is answered without any path, file name or label."""
@@ -91,18 +94,19 @@ class Site:
         experiment = experiment.of(trial)
         client = _client(experiment, request.fields, settings)
         check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
+        secure = _secure_sum(experiment, trial, request.fields, settings, self.folder)
         if request.kind == HELLO:
             return Payload(DONE, hello_answer(experiment, trial, client, settings))
-        secure = trial.setup.secure
         if request.kind in SECURE and secure is not None:
 
-            def vector(codec: Codec) -> MaskedVector:
+            def train(codec: Codec) -> tuple[MaskedVector, bytes]:
                 task = _task(request, experiment, trial, client, state)
                 update = self._train(task, request.fields, state, settings.policy.epsilon)
-                check_update(update, task.shared, Limits(most_examples=secure.most_examples))
-                return codec.encode(update, task.shared)
+                check_update(update, task.shared, Limits(most_examples=codec.most_examples))
+                return codec.encode(update, task.shared), state_digest(task.shared)
 
-            return self._secure_member.answer(request, secure, state, vector)
+            length = partial(_vector_length, trial, experiment.clip)
+            return self._secure_member.answer(request, secure, state, train, length)
         task = _task(request, experiment, trial, client, state)
         if request.kind == EVALUATE:
             return Payload(DONE, {"score": _score_fields(self._score(task), settings.policy.smallest_count)})
@@ -126,6 +130,7 @@ class Site:
             round_number=number,
             settings=settings,
         )
+        check_personal(update)
         state.save(number, update.personal)
         return update
 
@@ -151,6 +156,9 @@ class Site:
                 raise RefusedError(sentence, rule="unreadable") from error
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
+                _log.info("%s", experiment.dataset.report.sentence())
+                for warning in experiment.dataset.report.all_warnings():
+                    _log.warning("%s", warning)
                 for lost in experiment.left_out:
                     _log.warning("Left out: %s", lost.reason)
             self._experiments = {key: experiment}
@@ -161,6 +169,20 @@ class Site:
         if key not in self._clips:
             self._clips = {key: load_backbone(table)}
         return self._clips[key]
+
+
+def _secure_sum(
+    experiment: Experiment, trial: Trial, fields: Fields, settings: SiteFile, folder: Path
+) -> SecureSum | None:
+    """The secure sum of a trial with the site's own roster and policy, if its recipe asks for one."""
+    if trial.setup.secure is None:
+        return None
+    names = [shard.name for shard in experiment.partition.shards]
+    return secure_sum_of_site(trial.setup.secure, fields, names, settings=settings, folder=folder)
+
+
+def _vector_length(trial: Trial, clip: Clip) -> int:
+    return vector_length(initial_state(trial.make_method(clip))[0])
 
 
 def _task(request: Payload, experiment: Experiment, trial: Trial, client: Client, state: SiteState) -> SiteTask:

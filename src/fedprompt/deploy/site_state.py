@@ -16,6 +16,7 @@ from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 KEPT = 4  # rounds: a server goes back by one checkpoint at most, and one round may be running
@@ -60,7 +61,7 @@ class SiteState:
 
     def leave_out(self, found: Mapping[int, str]) -> None:
         """Save them, so that a run trains on the same images after a restart of the worker."""
-        write_atomic(self._left_out, json.dumps(found))
+        write_atomic(self._left_out, json_text(found))
 
     def unmasked(self) -> int:
         """The last round whose secure sum this site helped to unmask; 0 if none."""
@@ -96,7 +97,7 @@ def charge_privacy(
     others = sum(entry["epsilon"] for name, entry in table.items() if name != trial)
 
     def record(number: int, clients: Sequence[int], epsilon: float) -> None:
-        write_atomic(path, json.dumps({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
+        write_atomic(path, json_text({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
 
     limit = privacy.epsilon if budget is None else min(privacy.epsilon, budget - others)
     epsilon = epsilon_function(privacy, settings, lambda client: images)

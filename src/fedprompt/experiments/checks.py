@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fedprompt.data.problems import find_problems
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.test_sets import TestSet
 from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import RunFolder
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of images that are left out, and of other problems of those that were opened."""
+    """Warn of what the reader of the data set found, of images that are left out, and of other problems of images."""
+    for warning in experiment.dataset.report.all_warnings():
+        callbacks.on_warning(warning)
     if lost := experiment.left_out:
         some = f"Left out because they cannot be read: {plural(len(lost), 'image')}, listed in run.jsonl."
         callbacks.on_warning(f"{some} {lost[0].reason}")
@@ -24,6 +29,16 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
             f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
         )
         callbacks.on_warning(messages[0] + more)
+
+
+def warn_of_missing_tests(experiment: Experiment, test_sets: Sequence[TestSet], callbacks: RunCallbacks) -> None:
+    """Warn before training if there is no image to test with; sites may have test images of their own."""
+    if test_sets or (experiment.plan.data_at_sites and experiment.recipe.evaluate.local):
+        return
+    callbacks.on_warning(
+        f"The data set {experiment.dataset.name!r} has no test images, so this run will train and test nothing. If "
+        "that is not meant, stop it and give the data set a test part, or a share of its images to test with."
+    )
 
 
 def header_of(run: RunFolder) -> HeaderEvent:

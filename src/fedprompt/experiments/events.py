@@ -77,6 +77,7 @@ def header_event(
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
         descriptions={name: text_fingerprint(dataset) for name, dataset in experiment.described.items()},
+        bundled=dict(experiment.origins),
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
@@ -91,18 +92,22 @@ def versions() -> dict[str, str]:
 
 
 def _data(dataset: Dataset) -> DataRecord:
-    names = dataset.space.names
+    names, report = dataset.space.names, dataset.report
     return DataRecord(
         name=dataset.name,
         fingerprint=dataset.source.fingerprint,
         kind=dataset.space.kind,
+        summary=report.sentence(),
         images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
+        labels=report.labels,
+        origins=report.origins,
+        left_out=report.left_out,
         unreadable=len(dataset.excluded),
         base=[names[label] for label in dataset.base],
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=dataset.intake.warnings,
+        notes=report.all_warnings(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import with_descriptions
+from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
@@ -35,8 +35,9 @@ class Experiment:
     """Everything that a run needs; `trials` are those of the plan, and know the classes of the data set.
 
     `described` is the data set with the class descriptions of each trial, by its name; `of` is the experiment as a
-    trial sees it. `hidden` [N, C] are the labels that [annotation] removes from the training images of `dataset`, if
-    any. `left_out` are the images that cannot be read, and `looked` is what opening images has found.
+    trial sees it. `origins` says which bundled descriptions a trial uses, if any. `hidden` [N, C] are the labels that
+    [annotation] removes from the training images of `dataset`, if any. `left_out` are the images that cannot be read,
+    and `looked` is what opening images has found.
     """
 
     plan: Plan
@@ -46,6 +47,7 @@ class Experiment:
     clients: Clients
     trials: tuple[Trial, ...]
     described: Mapping[str, Dataset]
+    origins: Mapping[str, str] = field(default_factory=dict)
     hidden: Tensor | None = None
     left_out: tuple[UnreadableImage, ...] = ()
     looked: ImageScan = ImageScan({}, {})  # noqa: RUF009  (frozen)
@@ -96,11 +98,26 @@ def assemble(
         dataset, partition, looked.unreadable, share=recipe.data.unreadable
     )
     dataset, hidden = hide_labels(recipe, dataset)
-    describe = partial(with_descriptions, seed=recipe.seed)
-    by_trial = {trial.name: dataset.map_label_space(partial(describe, table=trial.descriptions)) for trial in trials}
+    described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(plan, clip, dataset, partition, clients, trials, by_trial, hidden, left_out, looked)
+    return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _describe(
+    dataset: Dataset, trials: Sequence[Trial], *, seed: int
+) -> tuple[Mapping[str, Dataset], Mapping[str, str]]:
+    """The data set with the descriptions of each trial, and the bundled descriptions that trials use."""
+    described, origins = {}, {}
+    for trial in trials:
+        table, reads = trial.descriptions, trial.reads
+        described[trial.name] = dataset.map_label_space(partial(with_descriptions, table=table, seed=seed, reads=reads))
+        if origin := describe_origin(dataset, table, reads):
+            origins[trial.name] = origin
+    return described, origins
 
 
 def load_backbone(table: BackboneTable) -> Clip:

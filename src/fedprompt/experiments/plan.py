@@ -24,7 +24,7 @@ from fedprompt.experiments.server import REGISTRIES as SERVER_REGISTRIES
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.client import TrainSettings
-from fedprompt.methods.base import Method
+from fedprompt.methods.base import Method, Reads
 from fedprompt.records.reading import trial_label
 from fedprompt.seeding import stream
 
@@ -58,6 +58,11 @@ class Trial:
     def options(self) -> Mapping[str, Any]:
         """The method's options with every default, as a recipe writes them."""
         return self.builder.written
+
+    @property
+    def reads(self) -> Reads:
+        """The class descriptions that the method depends on."""
+        return _class_of(self.builder).reads
 
     def make_method(self, clip: Clip) -> Method:
         """A fresh method; its initial state depends on the seed alone."""

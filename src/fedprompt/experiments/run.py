@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
+from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
 from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
@@ -24,9 +27,11 @@ from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import Checkpoint, RunFolder, require_no_run, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.updates import State
 
 RECIPE = "recipe.toml"
 
@@ -62,11 +67,15 @@ def start(
     require_no_run(folder)
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
-    for note in (*experiment.dataset.intake.warnings, *experiment.partition.warnings):
-        callbacks.on_warning(note)
+    callbacks.on_message(experiment.dataset.report.sentence())
+    for name, origin in experiment.origins.items():
+        callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
+    for warning in experiment.partition.warnings:
+        callbacks.on_warning(warning)
     warn_of_problems(experiment, callbacks)
     callbacks.on_message(training_images(experiment))
     test_sets = make_test_sets(experiment.dataset)
+    warn_of_missing_tests(experiment, test_sets, callbacks)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
@@ -97,6 +106,7 @@ def resume(
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
         check_unchanged(run, header, experiment)
+        callbacks.on_message(experiment.dataset.report.sentence())
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
 
 
@@ -114,6 +124,9 @@ def _run_trials(context: RunContext) -> Path:
         for trial in context.experiment.trials:
             if trial.name not in finished:
                 _run_trial(_for_trial(context, trial), trial)
+        context.callbacks.on_step("Comparing the methods")
+        for event in interval_events(context.run.path, read_run(context.run.path)):
+            context.run.append(event)
         context.callbacks.on_step("Drawing the report")
     return render(context.run.path)
 
@@ -151,7 +164,8 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
     method = trial.make_method(experiment.clip)
     trains = any(True for _ in method.parameters())
     rounds = trial.settings.rounds if trains else 0  # a method without parameters is only scored
-    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, initial_state(method)[0], {})
+    start = initial_state(method)
+    checkpoint = run.load_checkpoint(trial.name) or Checkpoint(0, start[0], {})
     run.rewind(trial.name, checkpoint.round_number)
     if checkpoint.round_number:
         run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
@@ -161,6 +175,8 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
         shared, rounds = last.shared, last.round_number
+        if rounds and _is_unchanged(start, shared, transport.personal):
+            run.append(TrialEvent(trial=trial.name, unchanged=True))
         context.callbacks.on_step(f"Scoring {trial.label}")
         score_clients(context, trial, transport, shared, round_number=rounds)
         decisions = fit_decisions(context, transport, shared)
@@ -169,6 +185,14 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         if trial.sharing != "local":  # local training leaves no model that all clients share
             exports = method.exports(experiment.recipe.backbone.path)
             save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
+
+
+def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[int, State]) -> bool:
+    """Whether all tensors that this process holds, shared and personal ones, are those that training started from."""
+    begun = [(start[0], shared), *((start[1], own) for own in personal.values())]
+    return any(now for _, now in begun) and all(
+        torch.equal(before[name], now[name]) for before, now in begun for name in now
+    )
 
 
 def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkpoint: Checkpoint, rounds: int) -> Start:

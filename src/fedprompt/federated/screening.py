@@ -88,7 +88,8 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
     count = update.num_examples
     if type(count) is not int or not 1 <= count <= limits.most_examples:
         raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are accepted.")
-    if type(update.loss) is not float or not math.isfinite(update.loss):
+    unknown = update.client == AGGREGATE_CLIENT and update.loss != update.loss  # a secure sum with noise has no loss
+    if type(update.loss) is not float or not (math.isfinite(update.loss) or unknown):
         raise RefusedUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():
         own = _known(name, shared)
@@ -99,8 +100,19 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
                 "shape",
                 f"{_quoted(name)} came as {list(tensor.shape)} {tensor.dtype}, not {list(own.shape)} {own.dtype}.",
             )
-        if not tensor.isfinite().all():
-            raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
+        _check_finite(name, tensor)
+    check_personal(update)
+
+
+def check_personal(update: Update) -> None:
+    """Raise a RefusedUpdateError if a personal tensor of an update is not finite: its client must not keep it."""
+    for name, tensor in update.personal.items():
+        _check_finite(name, tensor)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
 
 
 def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import (
-    Attention,
-    Classifier,
-    Method,
-    at_least,
-    class_texts,
-    cosine_logits,
-    one_of,
-)
+from fedprompt.methods.base import Attention, Classifier, Method, at_least, bounded, class_texts, cosine_logits, one_of
 from fedprompt.ops.layers import CrossBlock, LowRank, linear, normal, unit
 from fedprompt.ops.losses import objective
 
@@ -47,6 +39,7 @@ class FedMVP(Method):
     """
 
     personal: ClassVar[tuple[str, ...]] = ("phase", "cross_entropy_sum")
+    reads = ("attributes",)
 
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,
@@ -65,7 +58,7 @@ class FedMVP(Method):
     ) -> None:
         super().__init__()
         width = clip.image_width
-        at_least(1, n_tokens=n_tokens, lora_rank=lora_rank)
+        bounded(1, n_tokens=n_tokens, lora_rank=lora_rank)
         at_least(0, consistency=consistency, sigma=sigma)
         one_of(("bare", "sentence"), attribute_text=attribute_text)
         one_of(("image", "batch"), flip=flip)

@@ -1,5 +1,6 @@
 """Metrics as pure functions of tensors: every figure lies in [0, 1], and thresholds are arguments.
 
+Scores that are not finite have no order, so metrics of scores raise UserError for them.
 Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unknown, never counted).
 """
 
@@ -10,6 +11,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from fedprompt.errors import UserError
+
+
+def require_finite(scores: Tensor, whose: str = "A model") -> None:
+    """UserError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
+    wrong = scores[~scores.isfinite()]
+    if len(wrong):
+        raise UserError(
+            f"{whose} gives {len(wrong):,} of {scores.numel():,} scores that are not finite ({float(wrong[0])} for "
+            "one), so no figure can be computed from them; lower the learning rate, and check the backbone with: "
+            "fedprompt doctor"
+        )
 
 
 def accuracy(predicted: Tensor, targets: Tensor) -> float:
@@ -59,6 +73,7 @@ def micro_f1(predicted: Tensor, targets: Tensor) -> float:
 
 def top_k(scores: Tensor, targets: Tensor, count: int) -> Tensor:
     """Decisions [N, C] of {0, 1}: the `count` highest scores of every row among its known labels."""
+    require_finite(scores)
     known = targets != -1
     best = scores.masked_fill(~known, -math.inf).topk(min(count, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, best, 1) * known
@@ -69,6 +84,7 @@ def best_threshold(scores: Tensor, targets: Tensor) -> float:
 
     Fit it on held-out training images: fitted on test images, it is an oracle.
     """
+    require_finite(scores)
     known = targets != -1
     flat, truth = scores[known], (targets == 1)[known]
     if not truth.any():
@@ -90,6 +106,7 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
 
     The sort is stable: equal scores keep their order of appearance.
     """
+    require_finite(scores)
     known = targets != -1
     order = scores[known].argsort(descending=True, stable=True)
     positive = (targets[known] == 1)[order]

@@ -18,6 +18,7 @@ from fedprompt.records.events import (
     CooccurrenceEvent,
     EndEvent,
     HeaderEvent,
+    IntervalEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
@@ -134,6 +135,13 @@ class Run:
     resumed: tuple[int, ...] = ()
     sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
+    intervals: tuple[IntervalEvent, ...] = ()
+
+    def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
+        """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
+        other = against.name if against else ""
+        wanted = (trial.name, column, other)
+        return next((one for one in self.intervals if (one.trial, one.column, one.against) == wanted), None)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -207,6 +215,7 @@ def read_run(run_folder: Path) -> Run:
     header = headers[-1]
     trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
     counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    intervals = {(event.trial, event.column, event.against): event for event in _all(IntervalEvent, events)}
     return Run(
         header,
         tuple(trials),
@@ -214,6 +223,7 @@ def read_run(run_folder: Path) -> Run:
         resumed=tuple(event.round for event in _all(ResumeEvent, events)),
         sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
+        intervals=tuple(intervals.values()),
     )
 
 

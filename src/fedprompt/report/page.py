@@ -12,7 +12,8 @@ from pydantic import JsonValue
 
 from fedprompt.errors import plural
 from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
-from fedprompt.records.reading import NATURAL, Run, TrialRecord, read_run
+from fedprompt.records.outcome import is_untrained, missing_results
+from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
@@ -26,9 +27,11 @@ from fedprompt.report.tables import (
     domain_tables,
     failure_rows,
     headline_rows,
+    interval_rows,
     privacy_text,
     selection_rows,
 )
+from fedprompt.report.verdict import verdict
 
 DIGITS = 12  # of a fingerprint
 
@@ -84,6 +87,8 @@ def page(run: Run) -> str:
         note=one_seed_note(run),
         upload=UPLOAD,
         headline=headline_rows(run),
+        verdict=verdict(run),
+        intervals=interval_rows(run),
         clients=client_rows(run),
         population=population(run),
         drawn_clients=MOST_CLIENTS,
@@ -146,9 +151,12 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Clients, rounds, headline result, upload and privacy in one paragraph; empty before the first round."""
+    """Clients, rounds, upload and privacy in one paragraph.
+
+    Empty before the first round, and if the main method is not trained.
+    """
     main, clients = run.main, population(run)
-    if main is None or not main.rounds:
+    if main is None or not main.rounds or is_untrained(main):
         return ""
     rounds = len(main.rounds)
     who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
@@ -156,11 +164,6 @@ def summary(run: Run) -> str:
         f"{who} trained {main.label}{' together' * (clients != 1)} for "
         f"{plural(rounds, 'round')} without sharing an image"
     )
-    # The local figure, among a client's own classes, says least about the shared model.
-    column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")
-    if column:
-        word = "harmonic mean" if column == "hm" else f"{column} {figures.metric_name(run)}"
-        text += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
         text += f". A client uploads {size_text(main.bytes_up)} per round on average"
     if spent := privacy_text(main):
@@ -173,18 +176,10 @@ def population(run: Run) -> int:
     return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
 
 
-def _against(run: Run, main: TrialRecord, column: str) -> str:
-    reference = run.reference
-    if reference is None or column not in reference.figures:
-        return ""
-    points = 100 * (main.figures[column] - reference.figures[column])
-    return f", {abs(points):.1f} points {'above' if points >= 0 else 'below'} {reference.label}"
-
-
 def status(run: Run) -> str:
-    """A sentence on how far an unfinished run has come; empty for a finished one."""
+    """A sentence on how far an unfinished run has come, or on the results that a finished one lacks; else empty."""
     if run.end and run.end.status == "done":
-        return ""
+        return " ".join(missing_results(run))
     unfinished = [trial for trial in run.trials if trial.rounds and trial.about.status != "done"]
     where = ""
     if unfinished:

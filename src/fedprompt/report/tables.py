@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedprompt.records.events import IntervalEvent
+from fedprompt.records.outcome import shown_name
 from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
@@ -57,9 +59,35 @@ def headline_rows(run: Run) -> list[TableRow]:
         _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
     ]
     return [
-        TableRow(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *uploads(trial)))
+        TableRow(shown_name(trial), tuple(column[place] for column in columns), (_parameters(trial), *uploads(trial)))
         for place, trial in enumerate(run.trials)
     ]
+
+
+def interval_rows(run: Run) -> list[TableRow]:
+    """One row per method: the 95% interval of each figure in percent, and the test images behind it; maybe none."""
+    rows = []
+    for trial in run.trials if run.intervals else ():
+        found = [run.interval(trial, column) for column in run.headlines]
+        texts = [
+            DASH
+            if one is None or one.low is None or one.high is None
+            else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
+            for one in found
+        ]
+        rows.append(TableRow(trial.label, (), tuple(texts)))
+    if rows:
+        largest = [
+            max((one.images for one in run.intervals if one.column == column), default=0) for column in run.headlines
+        ]
+        rows.append(TableRow("Test images", (), tuple(f"{count:,}" if count else DASH for count in largest)))
+    return rows
+
+
+def _interval_text(found: IntervalEvent | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return DASH
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
 
 
 def _parameters(trial: TrialRecord) -> str:

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
 # Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
-ADVERTISE_KEYS, SHARE_KEYS = "train.advertise_keys", "train.share_keys"
-MASKED_INPUT, UNMASK = "train.masked_input", "train.unmask"
-SECURE = (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT, UNMASK)
+SHARE_KEYS, MASKED_INPUT = "train.share_keys", "train.masked_input"
+CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
+SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 
@@ -50,7 +51,7 @@ class Payload:
     def to_bytes(self) -> bytes:
         """The payload for a local socket: length of a JSON header, the header, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
-        header = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
+        header = json_text({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
         return b"".join([len(header).to_bytes(8, "little"), header, *(raw.data for raw in self.tensors.values())])
 
     @classmethod

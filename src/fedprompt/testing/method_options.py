@@ -58,7 +58,7 @@ class MethodOptionTests:
 
     def test_impossible_options_are_refused(self) -> None:
         """A negative count, a number that is none, or an unknown word raises a `UserError` that names the option."""
-        annotations = get_type_hints(self._kind.__init__)
+        annotations = get_type_hints(self._kind.__init__, include_extras=True)
         for option in methods.options(self._kind):
             words = ("nonsense",) if get_origin(annotations[option]) is Literal else ()
             for value in (*words, *impossible_values(annotations[option])):

@@ -121,7 +121,7 @@ class PartitionRuleTests:
 
     def test_impossible_options_are_refused(self) -> None:
         """A negative number raises a `UserError` that names the option; one too large may too."""
-        hints = get_type_hints(self._rule)
+        hints = get_type_hints(self._rule, include_extras=True)
         for (dataset, _), option in itertools.product(self._partitions(), option_parameters(self._rule)):
             values = impossible_values(hints[option]) if option != "seed" else ()
             for value in values:

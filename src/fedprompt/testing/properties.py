@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args, get_type_hints
 
@@ -13,11 +14,12 @@ import torch
 
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.registry import Registry
+from fedprompt.config.values import Infinity
 from fedprompt.errors import UserError
 from fedprompt.updates import State
 
 # Values that no option of a type can have; seeds are exempt.
-IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, float("nan"))}
+IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, math.nan, math.inf)}
 
 
 def check(battery: type, **subject: object) -> None:
@@ -58,7 +60,7 @@ def assert_refuses_impossible_options(
     builder: Callable[..., Any], build: Callable[[Mapping[str, Any]], object], *, exempt: tuple[str, ...] = ("seed",)
 ) -> None:
     """`build` must refuse each impossible value of an option with a `UserError` that names the option."""
-    hints = get_type_hints(builder)
+    hints = get_type_hints(builder, include_extras=True)
     for option in option_parameters(builder):
         if option not in exempt:
             for value in impossible_values(hints[option]):
@@ -68,7 +70,9 @@ def assert_refuses_impossible_options(
 def impossible_values(annotation: Any) -> tuple[Any, ...]:
     """Numbers that make no sense for an option of this type; a recipe refuses values of another type by itself."""
     kinds = get_args(annotation) or (annotation,)
-    return next((IMPOSSIBLE[kind] for kind in kinds if kind in IMPOSSIBLE), ())
+    values = next((IMPOSSIBLE[kind] for kind in kinds if isinstance(kind, Hashable) and kind in IMPOSSIBLE), ())
+    infinite = any(isinstance(kind, Infinity) for kind in kinds)  # of `OrInfinite`
+    return tuple(value for value in values if not (infinite and value == math.inf))
 
 
 def assert_refused(option: str, value: object, build: Callable[[Mapping[str, Any]], object]) -> None:

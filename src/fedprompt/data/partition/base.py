@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 MAX_LISTED = 50  # clients that `partition_table` lists
 TOP_CLASSES = 4  # most frequent classes that it names per client
@@ -78,7 +79,7 @@ class Partition:
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        return json.dumps({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
+        return json_text({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
 
     @classmethod
     def from_json(cls, text: str) -> Partition:

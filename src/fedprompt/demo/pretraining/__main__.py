@@ -6,7 +6,6 @@ Progress goes to `log.jsonl` in the scratch folder, which also holds the checkpo
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import time
@@ -25,6 +24,7 @@ from fedprompt.demo.pretraining.evaluate import evaluate
 from fedprompt.demo.pretraining.forward import TextEncoder
 from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
 from fedprompt.demo.pretraining.trainer import SampleBuffer, Trainer, step_loss
+from fedprompt.text_files import json_text
 
 WARM_UP = 200  # steps
 SAVE_EVERY, EXPORT_EVERY = 120, 300  # seconds
@@ -100,7 +100,7 @@ def _log(path: Path, trainer: Trainer, facts: Mapping[str, float]) -> None:
     rounded = {name: round(value, 4) for name, value in facts.items()}
     line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}
     with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+        file.write(json_text(line) + "\n")
 
 
 def card(trainer: Trainer, schedule: Schedule) -> str:

@@ -7,6 +7,7 @@ Legend: n updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -174,5 +175,5 @@ def _not_negative(adversaries: int) -> None:
 
 def _positive(**options: float) -> None:
     for name, value in options.items():
-        if not value > 0:
-            raise UserError(f"The option {name} = {value} must be above 0.")
+        if not 0 < value < math.inf:
+            raise UserError(f"The option {name} = {value} must be above 0 and finite.")

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 from fedprompt.errors import UserError
 
@@ -58,8 +59,11 @@ def _is_of_another_package(record: logging.LogRecord) -> bool:
 class GaussianPrivacy:
     """The Gaussian mechanism: clip to the L2 norm `clip`, add noise of standard deviation `noise` * `clip`.
 
-    `epsilon` at `delta` is the budget. Raises UserError naming the option that makes no sense.
+    `epsilon` at `delta` is the budget, `protects` the unit of privacy. Raises UserError naming the option that makes no
+    sense.
     """
+
+    protects: ClassVar[str] = "client"
 
     clip: float
     noise: float

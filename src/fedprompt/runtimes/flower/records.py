@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload, RawTensor
+from fedprompt.text_files import json_text
 
 STYPE = "fedprompt.raw"  # bytes in row order without a header that could contradict the declared shape
 LARGEST_FIELDS = 1 << 20  # characters of JSON
@@ -16,7 +17,7 @@ LARGEST_FIELDS = 1 << 20  # characters of JSON
 def to_records(payload: Payload) -> RecordDict:
     """The payload as the content of a Flower message."""
     arrays = {name: Array(raw.dtype, raw.shape, STYPE, raw.data) for name, raw in payload.tensors.items()}
-    fields = ConfigRecord({"kind": payload.kind, "fields": json.dumps(payload.fields)})
+    fields = ConfigRecord({"kind": payload.kind, "fields": json_text(payload.fields)})
     return RecordDict({"arrays": ArrayRecord(arrays), "fields": fields})
 
 
