@@ -24,7 +24,7 @@ from fedprompt.records.events import EVENTS, CooccurrenceEvent, RoundEvent, pars
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | NUMBERS | st.text(max_size=5), st.lists, max_leaves=5)
-PLAIN = {str: st.text(max_size=8), int: st.integers(-9, 9), float: NUMBERS, type(None): st.none()}
+PLAIN = {str: st.text(max_size=8), int: st.integers(-9, 9), float: NUMBERS, bool: st.booleans(), type(None): st.none()}
 
 
 def counts(rows: int, columns: int) -> list[list[int]]:
