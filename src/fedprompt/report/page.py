@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from fedprompt.report.tables import (
     selection_rows,
 )
 from fedprompt.report.verdict import verdict
+from fedprompt.text_files import json_text
 
 DIGITS = 12  # of a fingerprint
 
@@ -249,4 +249,4 @@ def toml_text(value: JsonValue) -> str:
         return "{ " + ", ".join(f"{key} = {toml_text(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
         return f"[{', '.join(map(toml_text, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value, ascii_only=False)
