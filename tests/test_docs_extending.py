@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from fedprompt.testing import tiny_images
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r"^`([\w/.]+)`:\n\n(?:<!--[^\n]*-->\n\n)?```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -39,16 +37,14 @@ def run(*words: str, folder: Path, source: Path = ROOT / "src") -> str:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the page's package, tests and recipe, and some images for its source."""
+    """A folder with the page's package, tests and recipe, and the images that its script draws."""
     folder = tmp_path_factory.mktemp("scratch")
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (folder / "my_package" / "__init__.py").write_text('"""My additions to fedprompt."""\n', encoding="utf-8")
-    (folder / "images").mkdir()
-    for number in range(12):
-        tiny_images().open(number).save(folder / "images" / f"{('anchor', 'bird', 'car')[number % 3]}.{number}.jpg")
+    run("draw_images.py", folder=folder)
     yield folder
     shutil.rmtree(folder)
 
