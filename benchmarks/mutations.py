@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.bars.images import write_images
+from benchmarks.acceptance.images import write_images
 from fedprompt import methods
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
 from fedprompt.experiments.experiment import load_backbone
@@ -32,7 +32,7 @@ from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.simulation import Exchange, local_session
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, RawTensor
 from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
@@ -150,9 +150,9 @@ def _answer(draws: np.random.Generator) -> str:
     return _answered({"a": ways[draws.integers(len(ways))]()})
 
 
-def _raw(draws: np.random.Generator) -> Raw:
+def _raw(draws: np.random.Generator) -> RawTensor:
     shape = tuple(int(size) for size in draws.choice([1, 4, 64, 2**40, -1], size=int(draws.integers(1, 4))))
-    return Raw(
+    return RawTensor(
         str(draws.choice(["float32", "float64", "bfloat16", "object", "<U8", ""])),
         ((4, 64), (64,), shape)[draws.integers(3)],
         bytes([int(draws.integers(256))]) * int(draws.choice([0, 255, 256, 1024, 10_000])),

@@ -8,17 +8,23 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import torch
+import typer
 from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
+from fedprompt.cli.program import PANELS
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
@@ -76,6 +82,7 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert all(
         word in table for word in ("Zero-shot CLIP", "PromptFL", "FedMVP", "Local", "Base", "New", "HM", "Unseen")
     )
+    (folder.parent / "output.txt").write_text(table, encoding="utf-8")
     return folder
 
 
@@ -90,6 +97,24 @@ def assert_fits_schema(folder: Path) -> None:
     for line in lines:
         fields = json.loads(line)
         assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
+
+
+def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(finished: Path) -> None:
+    said = (finished.parent / "output.txt").read_text(encoding="utf-8")
+    assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
+    assert "zeroshot" not in said and "fedmvp:" not in said
+    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
+    assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
+    assert "differences below about 1 point may be noise" in said
+
+
+def test_the_protocol_is_in_whole_words(finished: Path) -> None:
+    protocol = events(finished)[0]["protocol"]
+    assert protocol.startswith(
+        "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
+        "the updates with equal weights. Clients hold 39 of"
+    )
 
 
 def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
@@ -135,7 +160,7 @@ class Interrupter(runs.RunCallbacks):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stop", [("fedmvp", 1), ("promptfl", 2)])
+@pytest.mark.parametrize("stop", [("FedMVP", 1), ("PromptFL", 2)])
 def test_a_resumed_run_equals_one_that_never_stopped(
     stop: tuple[str, int], recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -156,6 +181,40 @@ def test_a_resumed_run_equals_one_that_never_stopped(
         return [(line["trial"], line["round"], line["loss"]) for line in events(run) if line["event"] == "round"]
 
     assert scores(folder) == scores(finished) and rounds(folder) == rounds(finished)
+
+
+def without_end(folder: Path) -> None:
+    """Remove the last event of a finished run, as if its process had been killed just before it."""
+    log = folder / "run.jsonl"
+    *lines, end = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert json.loads(end)["event"] == "end"
+    log.write_text("".join(lines), encoding="utf-8")
+
+
+def test_resuming_a_finished_run_only_writes_its_report_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(finished, folder)
+    (folder / "report.html").unlink()
+    (folder / "recipe.toml").unlink()  # backbone and data are not opened
+    assert "This run has finished; only its report is written again." in call("resume", folder)
+    assert (folder / "run.jsonl").read_bytes() == (finished / "run.jsonl").read_bytes()
+    assert (folder / "report.html").read_bytes() == (finished / "report.html").read_bytes()
+
+
+PRIVACY = "train.server.privacy={{name='client', clip=0.001, noise={noise}, epsilon={epsilon}, delta=1e-3}}"
+
+
+def test_a_budget_for_no_round_is_an_error_and_no_result(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=1.0, epsilon=0.5)
+    said = sentence("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run", "--quiet")
+    assert "train.server.privacy.epsilon = 0.5 allows FedMVP no round: the first one costs up to 3.54;" in said
+    assert not [line for line in events(tmp_path / "run") if line["event"] == "score"]
+
+
+def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=5.0, epsilon=0.9)  # one round costs 0.53, two cost 0.80, three 1.01
+    said = call("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run")
+    assert "FedMVP stopped after round 2: another round would exceed its privacy budget." in said
 
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
@@ -198,13 +257,29 @@ def folder_of_images(root: Path) -> Path:
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
-    assert "16 images, 0 problem(s)" in call("check", "own_folder", *overrides)
+    assert "16 images, 0 problems." in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")
+    call("partition", "own_folder", *overrides, "--plot", drawn.with_suffix(".png"))
+    with Image.open(drawn.with_suffix(".png")) as image:
+        assert image.format == "PNG"
+    assert "ends in .svg or .png" in sentence("partition", "own_folder", *overrides, "--plot", tmp_path / "who.pdf")
     small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo")
     call("run", "own_folder", *overrides, *small, "--out", tmp_path / "run", "--quiet")
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    said = call("partition", "own_folder", "-s", f"data.path={images}")
+    warning = (
+        "Warning: The partition rule class_chunks makes a single client: 'images' has 2 base classes and "
+        "classes_per_client is 5; give classes_per_client at most 1 for two clients or more."
+    )
+    assert warning in said
+    small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo", "-s", "compare=[]")
+    assert warning in call("run", "own_folder", "-s", f"data.path={images}", *small, "--out", tmp_path / "run")
 
 
 def test_commands_without_a_run_print_their_results() -> None:
@@ -273,7 +348,60 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
     header = json.loads(lines[0])
     header["backbone"]["fingerprint"] = "0" * 64
     (folder / "run.jsonl").write_text("".join([json.dumps(header) + "\n", *lines[1:]]), encoding="utf-8")
+    without_end(folder)
     assert "began with another backbone" in sentence("resume", folder)
+
+
+def commands(group: TyperGroup) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, TyperGroup):
+            yield from commands(command)
+
+
+def test_help_groups_the_commands_in_an_order_and_explains_every_argument() -> None:
+    said = call("--help")
+    names = [name for names in PANELS.values() for name in names]
+    assert set(names) == {*typer.main.get_group(app).commands} and len(names) == len(set(names))
+    shown = re.findall(r"(?m)^│ (\w+) {2,}", said)
+    assert shown[shown.index("demo") :] == names
+    assert [panel for panel in re.findall(r"╭─ (\w+) ─", said) if panel != "Options"] == list(PANELS)
+    for command in commands(typer.main.get_group(app)):
+        assert all(one.help for one in command.params), f"{command.name} does not explain {command.params}"
+    assert "A TOML file, or the name of an embedded recipe." in call("run", "--help")
+
+
+def test_a_mistyped_command_is_corrected_once() -> None:
+    for words in (("rum",), ("data", "lst")):
+        assert call(*words, code=2).lower().count("did you mean") == 1
+
+
+def test_both_spellings_of_the_multi_label_task_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(cli, "run", lambda recipe, *_: started.append(recipe))
+    for task in ("single", "multi-label", "multilabel"):
+        call("demo", "--task", task)
+    assert started == ["demo", "multilabel", "multilabel"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_is_opened(finished: Path) -> None:
+    said = sentence("run", "demo", "--out", finished, "-s", "data.source=sites", "-s", "data.classes=['a']")
+    assert f"already holds a run; continue it with `fedprompt resume {finished}`" in said
+
+
+def test_more_adversaries_than_clients_are_refused_without_the_data() -> None:
+    attack = 'train.server.attack={name="sign_flip", adversaries=5}'
+    rule = ("-s", "partition.rule=iid", "-s", "partition.clients=3")
+    said = sentence("config", "validate", "demo", *rule, "-s", attack).splitlines()
+    assert said == [
+        "partition.rule = iid leaves out the option classes_per_client of class_chunks. It keeps shots.",
+        "[train.server.attack] adversaries = 5, but there are 3 clients; give at most 3.",
+    ]
+
+
+def test_more_shots_than_any_class_has_are_said_to_be_all_images() -> None:
+    said = call("partition", "demo", "-s", "data.train=2", "-s", "data.test=1", "-s", "partition.shots=100000")
+    assert re.search(r"Warning: shots = 100,000 takes all [\d,]+ images; no class has more than \d+\.", said)
 
 
 def test_the_command_is_installed_and_quick_to_help() -> None:

@@ -365,7 +365,7 @@ def test_zero_shot_lists_ask_about_unseen_and_about_all(tmp_path):
     assert data.test_candidates == {"zsl": (2,), "gzsl": (0, 1, 2)}
     assert data.targets[0].tolist() == [1, 0, 0]  # tie is no class of the training list
     assert data.splits == ("train", "train", "train", "zsl", "gzsl", "gzsl")
-    assert "1 listed image(s) do not exist" in data.intake.warnings[0]
+    assert "do not exist: 1 listed image." in data.intake.warnings[0]
 
 
 def test_nuswide_refuses_lists_of_other_lengths(tmp_path):

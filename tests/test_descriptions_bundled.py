@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import parse_recipe
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, Scene
 from fedprompt.data.labels import LabelSpace, with_attribute
 from fedprompt.data.published.catalog import catalog, descriptions_of, entry
@@ -27,7 +27,7 @@ from fedprompt.descriptions.bundled import quality
 from fedprompt.descriptions.bundled.files import FOLDER, rules
 from fedprompt.descriptions.bundled.lookup import class_in, normal_form
 from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import choose, describe_classes, describe_origin, with_absolute_paths
+from fedprompt.experiments.class_descriptions import choose, describe_origin, with_absolute_paths, with_descriptions
 from fedprompt.experiments.plan import resolve
 from fedprompt.methods.fedmpt import PUBLISHED_CONDITIONS
 from fedprompt.records.reading import read_run
@@ -228,16 +228,16 @@ def test_bundled_attributes_stand_in_only_for_methods_that_read_them_and_data_se
     space = LabelSpace(("dog", "horse"), descriptions=("pacs",))
     pacs = bundled.read("pacs").attributes
     own = {name: pacs[name] for name in space.names}
-    assert describe_classes(space, DescriptionsTable(), seed=0) == space
-    assert describe_classes(space, DescriptionsTable(), seed=0, reads=("conditions",)) == space
-    assert describe_classes(space, DescriptionsTable(), seed=0, reads=("attributes",)).attributes == own
-    assert describe_classes(space, DescriptionsTable(shuffled=True), seed=0).attributes["dog"] == pacs["horse"]
+    assert with_descriptions(space, DescriptionsTable(), seed=0) == space
+    assert with_descriptions(space, DescriptionsTable(), seed=0, reads=("conditions",)) == space
+    assert with_descriptions(space, DescriptionsTable(), seed=0, reads=("attributes",)).attributes == own
+    assert with_descriptions(space, DescriptionsTable(shuffled=True), seed=0).attributes["dog"] == pacs["horse"]
     none = DescriptionsTable(attributes="none", conditions="none")
-    assert describe_classes(space, none, seed=0, reads=("attributes", "conditions")) == space
+    assert with_descriptions(space, none, seed=0, reads=("attributes", "conditions")) == space
     described = replace(space, attributes={"dog": ("fur",)}, conditions=("pose",))
-    assert describe_classes(described, DescriptionsTable(), seed=0, reads=("attributes", "conditions")) == described
+    assert with_descriptions(described, DescriptionsTable(), seed=0, reads=("attributes", "conditions")) == described
     elsewhere = LabelSpace(("dog", "horse"))  # a folder of one's own may be called pacs
-    assert not describe_classes(elsewhere, DescriptionsTable(), seed=0, reads=("attributes",)).attributes
+    assert not with_descriptions(elsewhere, DescriptionsTable(), seed=0, reads=("attributes",)).attributes
 
 
 def test_a_class_that_no_file_has_is_refused_unless_it_may_go_without() -> None:
@@ -285,9 +285,9 @@ def test_a_file_of_ones_own_may_lack_classes_too(tmp_path: Path) -> None:
 
 def test_conditions_of_another_data_set_are_named_by_its_name() -> None:
     table = DescriptionsTable(conditions="mlrsnet")
-    assert describe_classes(LabelSpace(("dog",)), table, seed=0).conditions == bundled.read("mlrsnet").conditions
+    assert with_descriptions(LabelSpace(("dog",)), table, seed=0).conditions == bundled.read("mlrsnet").conditions
     with pytest.raises(UserError, match="has no conditions"):
-        describe_classes(LabelSpace(("dog",)), DescriptionsTable(conditions="pacs"), seed=0)
+        with_descriptions(LabelSpace(("dog",)), DescriptionsTable(conditions="pacs"), seed=0)
 
 
 def test_a_recipe_keeps_the_names_of_bundled_files_for_a_run_may_move_to_another_machine(
@@ -313,7 +313,7 @@ def test_every_experiment_that_reads_descriptions_finds_them_without_a_setting(n
         dataset = plan.source()
         for trial in plan.trials:
             for part in dataset.parts:
-                space = describe_classes(part.space, trial.descriptions, seed=1, reads=trial.reads)
+                space = with_descriptions(part.space, trial.descriptions, seed=1, reads=trial.reads)
                 assert ("attributes" in trial.reads) == (space.attributes.keys() == set(space.names))
                 assert ("conditions" in trial.reads) == (len(space.conditions) == 5)
 
@@ -344,7 +344,7 @@ def test_a_folder_of_ones_own_finds_its_classes_by_name(tmp_path: Path) -> None:
     tables = 'name = "own"\n[data]\nsource = "image_folder"\n[partition]\nrule = "iid"\nclients = 1\n'
     plan = resolve(parse_recipe(tables + '[method]\nname = "fedmvp"', settings))
     (trial,) = plan.trials
-    space = describe_classes(plan.source().space, trial.descriptions, seed=1, reads=trial.reads)
+    space = with_descriptions(plan.source().space, trial.descriptions, seed=1, reads=trial.reads)
     assert space.attributes["Golden_Retrievers"] == bundled.read("imagenet").attributes["Golden Retriever"]
     assert space.attributes["Siamese-cat"] == bundled.read("imagenet").attributes["Siamese cat"]
 

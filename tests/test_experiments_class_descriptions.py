@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
-from fedprompt.config.tables import BackboneTable, DescriptionsTable
+from fedprompt.config.recipe_tables import BackboneTable, DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
@@ -22,9 +22,9 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import (
     check_distinct_texts,
-    describe_classes,
-    fingerprint,
     shuffle_attributes,
+    text_fingerprint,
+    with_descriptions,
 )
 from fedprompt.experiments.experiment import assemble, load_backbone
 from fedprompt.experiments.plan import resolve
@@ -73,40 +73,40 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
         (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
-        assert describe_classes(dataset.space, table, seed=0) == dataset.space
+        assert with_descriptions(dataset.space, table, seed=0) == dataset.space
 
 
 @pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(resolve(load_recipe(find_recipe(name))))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
-    assert len({fingerprint(experiment.described[trial.name]) for trial in trials}) == different
+    assert len({text_fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
     assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:
-    assert describe_classes(SPACE, DescriptionsTable(), seed=0) == SPACE
-    assert describe_classes(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
+    assert with_descriptions(SPACE, DescriptionsTable(), seed=0) == SPACE
+    assert with_descriptions(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
         SPACE.names
     )
-    assert describe_classes(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
-    assert describe_classes(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
-        describe_classes(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
     other = LabelSpace(("dogs", "xyzzy"))
     with pytest.raises(UserError, match=r"the classes 'dogs' \(did you mean 'dog'\?\), 'xyzzy'; write them"):
-        describe_classes(other, DescriptionsTable(attributes="pictograms"), seed=0)
+        with_descriptions(other, DescriptionsTable(attributes="pictograms"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
-        describe_classes(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
     with pytest.raises(UserError, match="two classes"):
-        describe_classes(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
+        with_descriptions(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2, max_size=8), st.integers(0, 9))
@@ -127,7 +127,7 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
     client = file.clients[0].train
     assert client.space.attributes[client.space.names[0]] == (f"a {client.space.names[0][::-1]} part",)
     assert client.space.conditions == ("a", "b") and client.images.rows == experiment.clients[0].train.images.rows
-    assert len({fingerprint(dataset) for dataset in experiment.described.values()}) == 4
+    assert len({text_fingerprint(dataset) for dataset in experiment.described.values()}) == 4
     assert experiment.recipe.compare[2].descriptions == {"attributes": str(words_file), "conditions": ["a", "b"]}
     assert experiment.recipe.compare[1].descriptions == {"shuffled": True}
 
@@ -155,7 +155,7 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
         assert all(part.space.attributes[name] != (f"a {name[::-1]} part",) for name in own)
         assert {reverse for (reverse,) in part.space.attributes.values()} == {f"a {name[::-1]} part" for name in own}
     assert not any(part.space.attributes for part in without.dataset.parts)
-    assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
+    assert len({text_fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
     write_descriptions(words_file, Descriptions(attributes=dict.fromkeys(names["dtd"], ())))
     with pytest.raises(UserError, match="no attributes for the class"):
         assemble(resolve(parse_recipe(RECIPE, [data, told, "compare=[]"])))
@@ -177,7 +177,11 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
     assert sorted(header["descriptions"]) == ["file", "zeroshot"]
     write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
+    log = tmp_path / "run" / "run.jsonl"
+    unfinished = b"".join(log.read_bytes().splitlines(keepends=True)[:-1])  # as if killed before its end was recorded
+    log.write_bytes(unfinished)
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
+    log.write_bytes(unfinished)
     words_file.write_text(words_file.read_text().replace("a god part", "another part"))
     with pytest.raises(UserError, match="began with another descriptions file"):
         runs.resume(tmp_path / "run")

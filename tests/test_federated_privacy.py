@@ -12,7 +12,7 @@ from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedprompt.config.tables import ServerTable
+from fedprompt.config.recipe_tables import ServerTable
 from fedprompt.errors import UserError
 from fedprompt.experiments.server import describe_server, set_up
 from fedprompt.federated.client import TrainSettings, train_client
@@ -29,7 +29,7 @@ from fedprompt.federated.secure.vector import Codec
 from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import stream
-from fedprompt.updates import COHORT, Update
+from fedprompt.updates import AGGREGATE_CLIENT, Update
 from toys import Toy, fake_clip, toy_client
 
 BUDGET = {"epsilon": 5.0, "delta": 1e-3}
@@ -45,6 +45,11 @@ def test_epsilon_is_that_of_dp_accounting() -> None:
     tight = PLDAccountant().compose(dp_accounting.GaussianDpEvent(10.0), 5).get_epsilon(1e-3)
     assert tight <= gaussian_epsilon(10.0, rounds=5, delta=1e-3), "the figure is an upper bound"
     assert gaussian_epsilon(1.0, rounds=0, delta=1e-3) == 0.0
+
+
+def test_warnings_of_dp_accounting_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    assert sampled_epsilon(0.8, rate=0.31, steps=3, delta=1e-3) > 1  # seven orders do not converge
+    assert not caplog.records
 
 
 def test_noise_has_its_deviation_and_cannot_be_drawn_again() -> None:
@@ -133,7 +138,7 @@ def test_client_noise_is_added_once_to_every_tensor(monkeypatch: pytest.MonkeyPa
     moved = ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, sent, asked=4)
     assert drawn == [0.25, 0.25]
     assert moved["w"] == pytest.approx(torch.full((4,), 3 * 1.0 / 4 + 0.25)) and moved["unsent"][0] == 0.25
-    cohort = [Update(COHORT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
+    cohort = [Update(AGGREGATE_CLIENT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
     assert ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, cohort, asked=4)["w"][0] == 1.0
 
 

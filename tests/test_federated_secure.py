@@ -22,7 +22,7 @@ from fedprompt.federated.secure.shamir import join, split
 from fedprompt.federated.secure.simulation import Exchange, Present, everyone, local_session, simulate
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.seeding import stream
-from fedprompt.updates import COHORT, State, Update, weighted_mean
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update, weighted_mean
 
 SHARED = {"a": torch.randn(30, 8, generator=stream(0, "a")), "b": torch.zeros(5)}
 
@@ -65,7 +65,7 @@ def test_the_sum_is_the_mean_whoever_drops_out_and_when(clients: int, weighting:
         counts = [update.num_examples if weighting == "examples" else 1 for update in heard]
         wanted = weighted_mean(SHARED, heard, [count / sum(counts) for count in counts])
         assert error(cohort.shared, wanted) < 1e-4
-        assert (cohort.client, cohort.num_examples) == (COHORT, sum(counts))
+        assert (cohort.client, cohort.num_examples) == (AGGREGATE_CLIENT, sum(counts))
         loss = sum(count * update.loss for count, update in zip(counts, heard, strict=True)) / sum(counts)
         assert cohort.loss == pytest.approx(loss, abs=1e-6)
         assert notes.failed.keys() == {update.client for update in sent[len(heard) :]} and notes.losses == {}

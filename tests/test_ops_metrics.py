@@ -92,12 +92,12 @@ def test_decisions_equal_scikit_learn_on_what_is_known(rows: list[list[tuple[int
     asked = [label for label in range(3) if (truth[:, label] == 1).any()]
     pairs = [(truth[known[:, c], c].numpy(), guess[known[:, c], c].int().numpy()) for c in asked]
     if not asked:
-        assert math.isnan(metrics.f1_of_means(guess, truth))
+        assert math.isnan(metrics.class_f1(guess, truth))
         return
     precision = np.mean([precision_score(*pair, zero_division=0) for pair in pairs])
     recall = np.mean([recall_score(*pair) for pair in pairs])
     expected = 2 * precision * recall / (precision + recall) if precision * recall else 0
-    assert metrics.f1_of_means(guess, truth) == pytest.approx(expected)
+    assert metrics.class_f1(guess, truth) == pytest.approx(expected)
 
 
 @settings(deadline=None)
@@ -144,7 +144,7 @@ def test_nothing_to_score_is_nan_not_a_crash() -> None:
         nothing = torch.full((3,), -1)
         assert math.isnan(metrics.accuracy(torch.zeros(3), nothing))
         assert math.isnan(metrics.average_precision(torch.zeros(3), nothing))
-        assert math.isnan(metrics.f1_of_means(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
+        assert math.isnan(metrics.class_f1(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
         assert math.isnan(metrics.best_threshold(torch.zeros(3), nothing))
 
 

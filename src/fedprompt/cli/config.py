@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
+    from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
 recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
@@ -29,7 +31,15 @@ def load(name: str, settings: list[str] | None) -> Plan:
     from fedprompt.experiments.plan import resolve
 
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name)
+    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+
+
+def console_fit() -> Fit:
+    """Fits recipes to settings that choose another building block, and prints what is left out."""
+    from fedprompt.config.settings import Fit
+    from fedprompt.experiments.plan import block_options
+
+    return Fit(block_options, note=functools.partial(typer.echo, err=True))
 
 
 @recipes.command()

@@ -14,10 +14,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedprompt.cli.doctor import Finding
+from fedprompt.errors import plural
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.outcome import shown_name
-from fedprompt.report import Run, TrialRecord, size_text
+from fedprompt.report import Run, TrialRecord
+from fedprompt.report.legend import UPLOAD, legend
 from fedprompt.report.published import HEAD, Difference, difference_tables, differences
+from fedprompt.report.tables import uploads
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
@@ -125,10 +128,10 @@ class ProgressLines(ConsoleCallbacks):
         self.console.print(text, highlight=False)
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """Print the trial."""
+        """Print the trial's name, its number of rounds and where it resumes."""
         self._trial, self._rounds = name, rounds
         after = f", resumed after round {done}" if done else ""
-        self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)
+        self.console.print(f"{name}: {plural(rounds, 'round') if rounds else 'no training'}{after}", highlight=False)
 
     def on_round(self, number: int, loss: float | None) -> None:
         """Print the round's loss."""
@@ -149,13 +152,13 @@ def console_callbacks(console: Console, *, quiet: bool) -> Iterator[RunCallbacks
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """One row per trial: headline figures in percent, trained parameters and upload; then the further metrics."""
+    """One row per trial: headline figures in percent, trained parameters and uploads; then the further metrics."""
     shown = [column for column in run.columns if ":" not in column]
     table = _figures_table(run, shown, title=run.header.title or None)
-    for heading in ("trainable", "upload / client / round"):
+    for heading in ("parameters", UPLOAD.lower()):
         table.add_column(heading, justify="right")
     for trial in run.trials:
-        sent = "-" if trial.bytes_up is None else size_text(trial.bytes_up)
+        sent, _ = uploads(trial)
         _add(table, run, trial, shown, f"{trial.about.trainable or 0:,}", sent)
     yield table
     if further := [column for column in run.columns if ":" in column]:
@@ -164,6 +167,16 @@ def run_tables(run: Run) -> Iterator[Table]:
             _add(table, run, trial, further)
         yield table
     yield from published_tables(differences([run]))
+
+
+def legend_table(run: Run) -> Table:
+    """The meaning of each column of `run_tables`."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, meaning in legend(run):
+        table.add_row(f"  {name}", meaning)
+    return table
 
 
 def published_tables(found: Sequence[Difference]) -> Iterator[Table]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import exit_without_results, finite, parse_seeds
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
     from fedprompt.studies.sweep import Job
@@ -106,7 +106,9 @@ def reproduce(
         float, typer.Option(callback=finite, min=0.001, help="Training images per second, for estimates of time.")
     ] = IMAGES_PER_SECOND,
     settings: Override = None,
-    every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    every: Annotated[
+        bool, typer.Option("--list", help="List the experiments: command, cost, published figures.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
 ) -> None:
     """Run a published experiment, or resume it, and compare our figures with the published ones."""
@@ -145,7 +147,7 @@ def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
             for done, left in run_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                callbacks.on_message(f"{done} of {len(todo)} runs are done{after}.")
+                callbacks.on_message(f"{done} of {plural(len(todo), 'run')} done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command continues from here.", err=True)
         raise typer.Exit(130) from error
@@ -158,7 +160,7 @@ def _list_experiments(rate: float) -> None:
     for name, about in experiments().items():
         count = image_passes(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
-        typer.echo(f"{name}: {number} runs, at most {count:,.0f} images, {_duration(count / rate)}")
+        typer.echo(f"{name}: {plural(number, 'run')}, at most {count:,.0f} images, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
         for sentence in targets(about):
             typer.echo(f"  published: {sentence}")

@@ -49,7 +49,7 @@ def init(
     name: Annotated[str, typer.Option(help="Name of the deployment.")] = "sites",
     port: Annotated[int, typer.Option(help="Port of the reverse proxy.")] = 8443,
     local_port: Annotated[int, typer.Option(help="Port of the server on its own loopback.")] = 8000,
-    quorum: Annotated[int, typer.Option(help="Least number of updates for a round to count.")] = 1,
+    quorum: Annotated[int, typer.Option(help="Sites whose updates a round needs; with fewer it changes nothing.")] = 1,
     deadline: Annotated[float, typer.Option(help="Seconds that a site has for a round.")] = 600.0,
 ) -> None:
     """Create the server's folder: certificates, proxy and service files, the app, and a folder to hand to each site."""
@@ -205,7 +205,9 @@ def roster_remove(folder: Folder, name: Annotated[str, typer.Argument(help="Name
 @site.command("up")
 def site_up(
     folder: Folder,
-    data: Annotated[Path | None, typer.Option(help="Folder with one folder of images per class.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The site's images, one folder per class; remembered for the next start.")
+    ] = None,
 ) -> None:
     """Run a site until Ctrl-C: its worker and its connection to the server."""
     from fedprompt.deploy import daemons

@@ -11,7 +11,7 @@ import typer
 
 from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
 from fedprompt.cli.config import finite
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
     from fedprompt.data.descriptions import Descriptions
@@ -257,7 +257,7 @@ def _report(out: Path, result: GenerationResult, known: ClassNames, backbone: st
     if result.kept:
         typer.echo(f"Kept as edited by hand: {', '.join(result.kept)}")
     if flags:
-        typer.echo(f"{flags} flag(s): read the page, edit {out.name}, then: fedprompt describe review {out}")
+        typer.echo(f"{plural(flags, 'flag')}: read the page, edit {out.name}, then: fedprompt describe review {out}")
 
 
 def _write_pages(

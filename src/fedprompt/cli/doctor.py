@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
 from fedprompt.demo.fonts import FAMILIES, glyphs
 from fedprompt.deploy.init import certificate_days, expiry_warnings

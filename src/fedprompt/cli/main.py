@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,45 +17,16 @@ from fedprompt.cli.config import RecipeName, Settings, exit_without_results, loa
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
-from fedprompt.errors import UserError
+from fedprompt.cli.program import Program
+from fedprompt.errors import UserError, plural
 from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.experiments.predict import Prediction
 
 
-REFUSALS = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
-    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
-)
-
-
-class ErrorGroup(typer.core.TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2.
-
-    So it does with what the system refuses (a folder that may not be read, a name that is too long, a full disk); other
-    exceptions keep their traceback.
-    """
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from error
-        except OSError as error:
-            if error.errno not in REFUSALS or error.filename is None:
-                raise
-            typer.echo(f"{error.filename} cannot be used ({error.strerror}); give another path.", err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from error
-
-
 app = typer.Typer(
-    cls=ErrorGroup,
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -100,19 +70,20 @@ def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 @app.command()
 def demo(
     task: Annotated[
-        Literal["single", "multi-label"], typer.Option(help="One label per image (FedMVP) or several (FedMPT).")
+        Literal["single", "multi-label", "multilabel"],
+        typer.Option(metavar="single|multi-label", help="One label per image (FedMVP), or several (FedMPT)."),
     ] = "single",
     out: Out = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train on embedded images with an embedded CLIP and compare with baselines, offline."""
+    """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
     run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
-    """Run a recipe: train, evaluate, and write records, adapters and a report to a folder."""
+    """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
     plan = load(recipe, settings)
@@ -128,7 +99,7 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
 
 @app.command()
 def resume(run: RunPath, quiet: Quiet = False) -> None:
-    """Resume a stopped run; the result equals that of an uninterrupted run, bit for bit."""
+    """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
@@ -157,8 +128,9 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 
 def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.cli.console import plain_console, run_tables
+    from fedprompt.cli.console import legend_table, plain_console, run_tables
     from fedprompt.report import read_run
+    from fedprompt.report.legend import one_seed_note
     from fedprompt.report.verdict import verdict
 
     if quiet:
@@ -166,19 +138,19 @@ def _print_results(folder: Path, *, quiet: bool) -> None:
     finished, console = read_run(folder), plain_console()
     for table in run_tables(finished):
         console.print(table)
-    for column in finished.columns:
-        if column in finished.header.splits:
-            console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    console.print(legend_table(finished))
     found = verdict(finished)
     console.print(" ".join(found.sentences))
     for step in found.steps:
         console.print(f"Next: {step}")
+    if note := one_seed_note(finished):
+        console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Write the report of a finished or running run again, from its records."""
+    """Write a run's report.html again, also while the run goes on, and print its results."""
     from fedprompt.report import render
 
     render(run)
@@ -190,26 +162,28 @@ def report(run: RunPath) -> None:
 def partition(
     recipe: RecipeName,
     settings: Settings = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this SVG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
     from fedprompt.cli.console import counting, plain_console, rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
-    from fedprompt.records.run_folder import write_atomic
-    from fedprompt.report import partition_figure
+    from fedprompt.report import save_partition
 
+    if plot and plot.suffix.lower() not in (".svg", ".png"):
+        raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
     plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)
+    for warning in shards.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     head, *rows = partition_table(shards, dataset)
     plain_console().print(
-        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {plan.rule.name}")
+        rows_table(head, rows, title=f"{dataset.name}, {plural(len(shards.shards), 'client')} by {plan.rule.name}")
     )
     if plot:
-        counts = partition_counts(shards, dataset)
-        write_atomic(plot, partition_figure(counts.counts, counts.clients, counts.classes))
+        save_partition(partition_counts(shards, dataset), plot)
         typer.echo(f"Written: {plot}")
 
 
@@ -218,14 +192,14 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
-    from fedprompt.config.tables import BackboneTable
-    from fedprompt.experiments.events import idea, parameters
+    from fedprompt.config.recipe_tables import BackboneTable
+    from fedprompt.experiments.events import parameters
     from fedprompt.experiments.experiment import load_backbone
 
     clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
-        console.print(f"{name}: {idea(kind)}")
+        console.print(f"{name}: {catalog.method_summary(kind)}")
         if absent := catalog.missing(kind):
             console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
             continue

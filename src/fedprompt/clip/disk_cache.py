@@ -135,7 +135,7 @@ class RowFolder:
             return [], None
 
     def write(self, name: tuple[str, str], keys: list[int], rows: Tensor) -> None:
-        """Write rows while the budget lasts."""
+        """Append rows [n, ...] under their keys; rows beyond the disk budget are dropped."""
         file = self._file(name)
         if file is None or rows.nbytes > self.room:
             return

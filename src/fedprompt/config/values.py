@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Annotated, Any
@@ -62,12 +62,44 @@ def _refusal(value: object, *, infinite: bool) -> str:
     return "" if abs(value) <= largest else f"no setting may be larger than {largest}"
 
 
-def refused_value(error: ErrorDetails, key: str, table: str = "") -> str:
-    """What is wrong with the value of a key, without a full stop; `table` is the dotted name of the key's table."""
-    value, kind = error["input"], error["type"]
-    reason = error["msg"].removeprefix("Value error, ")
-    if kind in ("string_type", "path_type") and isinstance(value, int | float | date | datetime | time):
+# pydantic's error type -> what the value must be; a name in braces is of the error's context
+_MUST_BE = {
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("string_type", "path_type"), "text"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "a table"),
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
+}
+MUST_BE = "it must be "
+
+
+def refused_value(errors: Sequence[ErrorDetails], key: str, table: str = "") -> str:
+    """What is wrong with the value of a key, without a full stop; `table` is the dotted name of the key's table.
+
+    `errors` are those of the key: one, or one per type where several are allowed.
+    """
+    value = errors[0]["input"]
+    reasons = list(dict.fromkeys(map(_reason, errors)))
+    reason = reasons[0]
+    if all(text.startswith(MUST_BE) for text in reasons):
+        reason = MUST_BE + " or ".join(text.removeprefix(MUST_BE) for text in reasons)
+    if errors[0]["type"] in ("string_type", "path_type") and isinstance(value, int | float | date | datetime | time):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         full = f"{table}.{key}" if table else key
         reason = f"""it must be text, so quote it: {key} = "{text}", or --set '{full}="{text}"' on the command line"""
-    return f"{key} = {value!r} is not accepted: {reason[0].lower()}{reason[1:]}"
+    return f"{key} = {value!r} is not accepted: {reason}"
+
+
+def _reason(error: ErrorDetails) -> str:
+    """Why a value is not accepted, in plain words: "it must be a whole number"."""
+    if found := _MUST_BE.get(error["type"]):
+        return MUST_BE + found.format(**error.get("ctx", {})).replace("'", '"')
+    text = error["msg"].removeprefix("Value error, ").rstrip(".")
+    text = f"{text[:1].lower()}{text[1:]}"
+    return MUST_BE + text.removeprefix("input should be ") if text.startswith("input should be ") else text

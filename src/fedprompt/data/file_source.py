@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 

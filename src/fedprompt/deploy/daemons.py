@@ -20,7 +20,7 @@ from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import own, write_atomic
+from fedprompt.records.run_folder import acquire_lock, write_atomic
 from fedprompt.runtimes.flower import commands
 
 POLL, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between checks, before a restart, and for a process to end
@@ -79,7 +79,7 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder until SIGTERM or Ctrl-C; UserError if another command runs its processes."""
-    lock = own(folder / LOCK, busy=f"Another command already runs {folder}; stop that one first.")
+    lock = acquire_lock(folder / LOCK, busy=f"Another command already runs {folder}; stop that one first.")
     try:
         with stoppable():
             kill_orphans(folder)

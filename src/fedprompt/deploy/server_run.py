@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.deploy.identity import identities_of
 from fedprompt.deploy.preflight import fingerprints, mismatches
 from fedprompt.deploy.secure_member import secure_sum_of_job

@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import Field, field_validator
 
 from fedprompt.config.recipe import checked
-from fedprompt.config.tables import Table
+from fedprompt.config.recipe_tables import Table
 from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy.preflight import hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site

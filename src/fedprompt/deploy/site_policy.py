@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
-from fedprompt.config.tables import DescriptionsTable, ServerTable, TrainTable
+from fedprompt.config.recipe_tables import DescriptionsTable, ServerTable, TrainTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE

@@ -15,7 +15,7 @@ import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
 from fedprompt.file_system import read_bytes
-from fedprompt.records.run_folder import append_line, own
+from fedprompt.records.run_folder import acquire_lock, append_line
 from fedprompt.text_files import json_text
 
 
@@ -33,7 +33,7 @@ class Transcript:
 
     def __enter__(self) -> Self:
         busy = f"{self.path} is in use by another process; wait for it or write elsewhere."
-        self._lock = own(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
+        self._lock = acquire_lock(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
         self._load()
         return self
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedprompt.data.problems import find_problems
-from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.errors import UserError, plural
+from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.test_sets import TestSet
@@ -19,7 +19,7 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     for warning in experiment.dataset.report.all_warnings():
         callbacks.on_warning(warning)
     if lost := experiment.left_out:
-        some = f"{len(lost)} image(s) cannot be read and are left out, as run.jsonl lists."
+        some = f"Left out because they cannot be read: {plural(len(lost), 'image')}, listed in run.jsonl."
         callbacks.on_warning(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
@@ -58,7 +58,7 @@ def check_unchanged(run: RunFolder, header: HeaderEvent, experiment: Experiment)
         ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
         ("data", header.data.fingerprint, dataset.source.fingerprint),
         *(
-            ("descriptions file", before, fingerprint(experiment.described[name]))
+            ("descriptions file", before, text_fingerprint(experiment.described[name]))
             for name, before in header.descriptions.items()
         ),
     ):

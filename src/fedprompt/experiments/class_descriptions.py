@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
@@ -88,7 +88,7 @@ def _absolute(name: str, words: Sequence[str]) -> str:
     return str(path.resolve()) if Path(name).is_file() else name
 
 
-def describe_classes(space: LabelSpace, table: DescriptionsTable, *, seed: int, reads: Reads = ()) -> LabelSpace:
+def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int, reads: Reads = ()) -> LabelSpace:
     """The label space with the descriptions that the table names; `seed` is that of the shuffled control.
 
     `reads` is what the method reads: bundled descriptions stand in for it where the table names none and the data set
@@ -231,7 +231,7 @@ def _cut(text: str) -> str:
     return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
 
 
-def fingerprint(dataset: Dataset) -> str:
+def text_fingerprint(dataset: Dataset) -> str:
     """A hash of all texts of a data set: class names, templates, attributes and conditions."""
     spaces = [part.space for part in dataset.parts]
     parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]

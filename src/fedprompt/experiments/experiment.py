@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
+from fedprompt.clip.loading import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_classes, describe_origin
+from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
-from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
@@ -86,6 +87,9 @@ def assemble(
     trials = tuple(trial.with_classes([dataset.space.names[label] for label in dataset.base]) for trial in plan.trials)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
+    check_adversaries(trials, len(partition.shards))
+    if backbone is None and recipe.backbone.path != DEMO:
+        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
@@ -110,7 +114,7 @@ def _describe(
     described, origins = {}, {}
     for trial in trials:
         table, reads = trial.descriptions, trial.reads
-        described[trial.name] = dataset.map_label_space(partial(describe_classes, table=table, seed=seed, reads=reads))
+        described[trial.name] = dataset.map_label_space(partial(with_descriptions, table=table, seed=seed, reads=reads))
         if origin := describe_origin(dataset, table, reads):
             origins[trial.name] = origin
     return described, origins

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
 from fedprompt.data.intake.given_images import find_given

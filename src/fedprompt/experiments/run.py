@@ -15,19 +15,20 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
-from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
+from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import make_test_sets
+from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
+from fedprompt.records.run_folder import Checkpoint, RunFolder, require_no_run, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -63,12 +64,16 @@ def start(
     `expected` are published figures that the report compares with. An interruption or an error is recorded in the
     folder, and `resume` continues after the last finished round.
     """
+    require_no_run(folder)
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
     callbacks.on_message(experiment.dataset.report.sentence())
     for name, origin in experiment.origins.items():
         callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
+    for warning in experiment.partition.warnings:
+        callbacks.on_warning(warning)
     warn_of_problems(experiment, callbacks)
+    callbacks.on_message(training_images(experiment))
     test_sets = make_test_sets(experiment.dataset)
     warn_of_missing_tests(experiment, test_sets, callbacks)
     with RunFolder.create(folder) as run:
@@ -88,9 +93,13 @@ def resume(
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
-    Raises UserError when backbone, data or descriptions are no longer those that the run began with.
+    Of a finished run only the report is written again. Raises UserError when backbone, data or descriptions are no
+    longer those that the run began with.
     """
     with RunFolder.open(folder) as run:
+        if _is_finished(run):
+            callbacks.on_message("This run has finished; only its report is written again.")
+            return render(folder)
         callbacks.on_step("Opening backbone and data")
         header = header_of(run)
         unreadable = {image.row: image.reason for image in header.left_out}
@@ -99,6 +108,12 @@ def resume(
         check_unchanged(run, header, experiment)
         callbacks.on_message(experiment.dataset.report.sentence())
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
+
+
+def _is_finished(run: RunFolder) -> bool:
+    """Whether the last event of a run is its end, without an error."""
+    *_, last = [None, *run.events()]
+    return isinstance(last, EndEvent) and last.status == "done"
 
 
 def _run_trials(context: RunContext) -> Path:
@@ -156,13 +171,13 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
     with _end_recorded(run, trial.name):
         run.append(trial_event(trial, method, rounds=rounds))
-        context.callbacks.on_trial(trial.name, rounds, checkpoint.round_number)
+        context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
         shared, rounds = last.shared, last.round_number
         if rounds and _is_unchanged(start, shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
-        context.callbacks.on_step(f"Scoring {trial.name}")
+        context.callbacks.on_step(f"Scoring {trial.label}")
         score_clients(context, trial, transport, shared, round_number=rounds)
         decisions = fit_decisions(context, transport, shared)
         score_test_sets(context, trial, transport, shared, round_number=rounds, decisions=decisions)
@@ -210,11 +225,23 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         context.callbacks.on_round(record.number, event.loss)
-    if last.round_number < rounds:
-        context.callbacks.on_warning(
-            f"{trial.name} ends after round {last.round_number}: one more would pass its privacy budget."
-        )
+    if ledger is not None and last.round_number < rounds:
+        _report_budget(context, trial, ledger, last.round_number)
     return last
+
+
+def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:
+    """Warn that the privacy budget ended a trial after so many rounds; UserError if it allowed none."""
+    if rounds:
+        context.callbacks.on_warning(
+            f"{trial.label} stopped after round {rounds}: another round would exceed its privacy budget."
+        )
+        return
+    cost = max(ledger.epsilon_of(client, 1) for client in range(len(context.experiment.trainers(trial))))
+    raise UserError(
+        f"The privacy budget train.server.privacy.epsilon = {ledger.budget:g} allows {trial.label} no round: the first "
+        f"one costs up to {cost:.3g}; raise the budget, or train.server.privacy.noise."
+    )
 
 
 def free_folder(wanted: Path) -> Path:

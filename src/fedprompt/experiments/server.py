@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprompt.config.blocks import Block, bind, with_defaults
+from fedprompt.config.recipe import recipe_key_hint
+from fedprompt.config.recipe_tables import ServerBlock, ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
-from fedprompt.config.tables import Piece, ServerTable
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
 from fedprompt.federated.client import TrainSettings
@@ -25,8 +26,11 @@ from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.records.events import PrivacyEvent
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import fedavg
 
+WEIGHTS: Mapping[Weighting, str] = {
+    "uniform": "equal weights",
+    "examples": "weights in proportion to their numbers of training images",
+}
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
     "optimizer": SERVER_OPTIMIZERS,
@@ -54,24 +58,31 @@ class ServerSetup:
         return self.privacy if isinstance(self.privacy, SamplePrivacy) else None
 
     def adversaries(self, *, clients: int, seed: int) -> Adversaries | None:
-        """The malicious clients, which are the last ones; UserError for more of them than there are clients."""
+        """The malicious clients, which are the last ones; None without an attack.
+
+        Raises UserError for more of them than there are clients.
+        """
         if self.attack is None or self.table.attack is None:
             return None
         count = self.table.attack.adversaries
         if count > clients:
-            raise UserError(f"[train.server.attack] adversaries = {count}, but there are {clients} clients.")
+            raise UserError(
+                f"[train.server.attack] adversaries = {count}, but there {'is' if clients == 1 else 'are'} "
+                f"{plural(clients, 'client')}; give at most {clients}."
+            )
         return Adversaries(self.attack, frozenset(range(clients - count, clients)), seed)
 
 
 def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
     """The building blocks that the table names, by key, with checked options."""
-    pieces: dict[str, Piece | None] = {key: getattr(table, key) for key in REGISTRIES}
+    pieces: dict[str, ServerBlock | None] = {key: getattr(table, key) for key in REGISTRIES}
     return {
         key: bind(
             piece.name,
             REGISTRIES[key].find(piece.name, place=f"{place} {key}"),
             piece.options,
             place=f"{place.removesuffix(']')}.{key}]",
+            hint=recipe_key_hint,
         )
         for key, piece in pieces.items()
         if piece is not None
@@ -112,7 +123,7 @@ def set_up(
 
 
 def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
-    if has_rule or method.aggregate is not fedavg:
+    if has_rule or not method.takes_mean():
         who = "its aggregation rule" if has_rule else method.__name__
         raise UserError(
             f"With secure aggregation the server sees no single update, but {who} needs them; "
@@ -186,7 +197,7 @@ def spent(ledger: Ledger | None, table: ServerTable) -> PrivacySpent | None:
     return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], _protected(table.privacy))
 
 
-def _protected(piece: Piece) -> str:
+def _protected(piece: ServerBlock) -> str:
     """The unit of privacy of the mechanism that a table names."""
     mechanism = PRIVACY.find(piece.name, place="[train.server] privacy")
     return mechanism.protects if isinstance(mechanism, type) and issubclass(mechanism, GaussianPrivacy) else piece.name
@@ -206,16 +217,16 @@ def epsilon_function(privacy: Privacy, settings: TrainSettings, num_examples: Ca
 
 def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
     """What the server does with updates, for the protocol's sentence."""
-    text = (
-        f"the {weighting} mean of what they send" if table.aggregate is None else f"the rule {table.aggregate.name!r}"
-    )
+    text = f"the server averages the updates with {WEIGHTS[weighting]}"
+    if table.aggregate is not None:
+        text = f"the server aggregates the updates by the rule {table.aggregate.name}"
     if table.optimizer is not None:
-        text += f", and a step of {table.optimizer.name!r} towards it"
+        text += f" and takes a step of {table.optimizer.name} towards the result"
     if table.secure is not None:
-        text += ", as a secure sum"
+        text += ", under secure aggregation"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
         text += f", with {_protected(table.privacy)}-level differential privacy ({options})"
     if table.attack is not None:
-        text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
+        text += f"; {plural(table.attack.adversaries, 'client')} attack it by {table.attack.name}"
     return text

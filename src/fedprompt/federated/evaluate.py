@@ -90,7 +90,7 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
     best = metrics.top_k(logits, targets, TOP)
     figures |= {
         f"top{TOP}_of1": metrics.micro_f1(best, targets),
-        f"top{TOP}_cf1_hm": metrics.f1_of_means(best, targets),
+        f"top{TOP}_cf1_hm": metrics.class_f1(best, targets),
     }
     probabilities, decision = logits.sigmoid(), decision or Decision()
     if decision.tuned is not None:
@@ -105,7 +105,7 @@ def _decided(present: Tensor, targets: Tensor, which: str = "") -> dict[str, flo
     measures = {
         "accuracy": metrics.accuracy,
         "cf1_macro": metrics.macro_f1,
-        "cf1_hm": metrics.f1_of_means,
+        "cf1_hm": metrics.class_f1,
         "of1": metrics.micro_f1,
     }
     return {name + which: measure(present, targets) for name, measure in measures.items()}

@@ -63,6 +63,11 @@ class Method(nn.Module, ABC):
     reads: ClassVar[Reads] = ()  # the class descriptions that it depends on
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
 
+    @classmethod
+    def takes_mean(cls) -> bool:
+        """Whether the server takes the weighted mean of the updates, for which it need not see a single one."""
+        return cls.aggregate is fedavg
+
     @abstractmethod
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Do what depends on the classes alone, once, and return the function from images to logits."""

@@ -48,27 +48,27 @@ def macro_f1(predicted: Tensor, targets: Tensor) -> float:
 
     In multi-label tasks this is CF1 as defined in FedMPT's comparison.
     """
-    hit, guessed, true = _counts(predicted, targets)
-    seen = guessed + true > 0
-    return float((2 * hit[seen] / (guessed + true)[seen]).mean())
+    tp, predictions, positives = _counts(predicted, targets)
+    seen = predictions + positives > 0
+    return float((2 * tp[seen] / (predictions + positives)[seen]).mean())
 
 
-def f1_of_means(predicted: Tensor, targets: Tensor) -> float:
+def class_f1(predicted: Tensor, targets: Tensor) -> float:
     """CF1 as most of the literature defines it: 2 CP CR / (CP + CR), with precision and recall averaged over classes.
 
     Both tensors are [N, C]. Classes without a positive are left out; a class never predicted has precision zero.
     """
-    hit, guessed, true = _counts(predicted, targets)
-    asked = true > 0
-    precision = float((hit[asked] / guessed[asked].clamp(min=1)).mean())
-    recall = float((hit[asked] / true[asked]).mean())
+    tp, predictions, positives = _counts(predicted, targets)
+    occurs = positives > 0
+    precision = float((tp[occurs] / predictions[occurs].clamp(min=1)).mean())
+    recall = float((tp[occurs] / positives[occurs]).mean())
     return math.nan if math.isnan(recall) else harmonic_mean(precision, recall)
 
 
 def micro_f1(predicted: Tensor, targets: Tensor) -> float:
     """OF1: F1 of all decisions [N, C] together, 2 tp / (2 tp + fp + fn); NaN if nothing is positive or predicted."""
-    hit, guessed, true = _counts(predicted, targets)
-    return _ratio(2 * float(hit.sum()), float((guessed + true).sum()))
+    tp, predictions, positives = _counts(predicted, targets)
+    return _ratio(2 * float(tp.sum()), float((predictions + positives).sum()))
 
 
 def top_k(scores: Tensor, targets: Tensor, count: int) -> Tensor:
@@ -133,8 +133,8 @@ def mean_of_known(values: Sequence[float]) -> tuple[float, int]:
 
 def _counts(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per class the true positives, the predictions and the positives, [C] float64; unknown labels do not count."""
-    guessed, true = (predicted == 1) & (targets != -1), targets == 1
-    return (guessed & true).double().sum(dim=0), guessed.double().sum(dim=0), true.double().sum(dim=0)
+    predicted, true = (predicted == 1) & (targets != -1), targets == 1
+    return (predicted & true).double().sum(dim=0), predicted.double().sum(dim=0), true.double().sum(dim=0)
 
 
 def _ratio(part: float, whole: float) -> float:

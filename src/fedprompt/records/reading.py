@@ -56,6 +56,12 @@ class Score:
         return f"{self.split}:{self.measure}" if self.measure else self.split
 
 
+def trial_label(name: str, method: str, summary: str) -> str:
+    """A trial's name in tables: its method's as the first line of its file spells it, unless the trial has another."""
+    head, found, _ = summary.partition(" (")
+    return head if found and name == method else name
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One method of a run with everything recorded about it, in round order."""
@@ -72,9 +78,8 @@ class TrialRecord:
 
     @property
     def label(self) -> str:
-        """Name in tables: that of the method, as its first line spells it, unless the trial has a name of its own."""
-        head, found, _ = self.about.idea.partition(" (")
-        return head if found and self.name == self.about.method else self.name
+        """Name in tables."""
+        return trial_label(self.name, self.about.method, self.about.idea)
 
     @property
     def trains(self) -> bool:
@@ -119,12 +124,16 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded; `trials` in table order: those without training first, the main trial last."""
+    """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
+
+    `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
+    """
 
     header: HeaderEvent
     trials: tuple[TrialRecord, ...]
     end: EndEvent | None
     resumed: tuple[int, ...] = ()
+    sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
     intervals: tuple[IntervalEvent, ...] = ()
 
@@ -212,6 +221,7 @@ def read_run(run_folder: Path) -> Run:
         tuple(trials),
         end=events[-1] if isinstance(events[-1], EndEvent) else None,  # after an earlier end the run was resumed
         resumed=tuple(event.round for event in _all(ResumeEvent, events)),
+        sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
     )

@@ -88,7 +88,7 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def own(lock: Path, *, busy: str) -> filelock.FileLock:
+def acquire_lock(lock: Path, *, busy: str) -> filelock.FileLock:
     """Acquire a lock file for this process and create its folder; UserError with the text `busy` if another has it."""
     with writing(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -170,6 +170,16 @@ class Checkpoint:
     memory: State = field(default_factory=dict)
 
 
+def require_no_run(path: Path) -> None:
+    """Raise UserError if a folder holds a run."""
+    log = path / "run.jsonl"
+    if log.exists() and log.stat().st_size:
+        raise UserError(
+            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
+            "folder with --out."
+        )
+
+
 class RunFolder:
     """The folder of one run, locked by one process until closed; usable as a context manager."""
 
@@ -177,16 +187,18 @@ class RunFolder:
         self.path = path
         self.log = path / "run.jsonl"
         busy = f"The run folder {path} is in use by another process; wait for it or choose another folder."
-        self._lock = own(path / ".lock", busy=busy)
+        self._lock = acquire_lock(path / ".lock", busy=busy)
         self._repair()
 
     @classmethod
     def create(cls, path: Path) -> Self:
         """Lock a folder that holds no run yet; UserError if it holds one."""
         folder = cls(path)
-        if not folder._is_empty():
+        try:
+            require_no_run(path)
+        except UserError:
             folder.close()
-            raise UserError(f"The folder {path} already holds a run; resume it or choose another folder.")
+            raise
         return folder
 
     @classmethod

@@ -59,7 +59,7 @@ def headline_rows(run: Run) -> list[TableRow]:
         _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
     ]
     return [
-        TableRow(shown_name(trial), tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
+        TableRow(shown_name(trial), tuple(column[place] for column in columns), (_parameters(trial), *uploads(trial)))
         for place, trial in enumerate(run.trials)
     ]
 
@@ -94,13 +94,13 @@ def _parameters(trial: TrialRecord) -> str:
     return DASH if trial.about.trainable is None else f"{trial.about.trainable:,}"
 
 
-def _sent(trial: TrialRecord) -> tuple[str, str]:
-    """The mean upload per round and, where they differ, that of the first and of the last round."""
+def uploads(trial: TrialRecord) -> tuple[str, str]:
+    """The mean upload of a client per round and, where they differ, that of the first and of the last round."""
     sent = [mean for event in trial.rounds if (mean := mean_of(event.bytes_up.values())) is not None]
     if trial.bytes_up is None:
         return DASH if trial.trains else size_text(0), ""
     ends = size_text(sent[0]), size_text(sent[-1])
-    return size_text(trial.bytes_up), " → ".join(ends) if ends[0] != ends[1] else ""
+    return size_text(trial.bytes_up), f"first round {ends[0]}, last {ends[1]}" if ends[0] != ends[1] else ""
 
 
 def client_rows(run: Run) -> list[TableRow]:

@@ -22,7 +22,7 @@ DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawTensor:
     """A tensor in transit: little-endian bytes in row order; `check_raw` checks them against the shared state."""
 
     dtype: str  # as NumPy and torch spell it: "float32"
@@ -36,7 +36,7 @@ class Payload:
 
     kind: str
     fields: Fields = field(default_factory=dict)
-    tensors: Mapping[str, Raw] = field(default_factory=dict)
+    tensors: Mapping[str, RawTensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -46,7 +46,7 @@ class Payload:
     @classmethod
     def of_message(cls, content: bytes) -> Payload:
         """The answer to one step of a secure sum."""
-        return cls(DONE, {}, {MESSAGE: Raw("uint8", (len(content),), content)})
+        return cls(DONE, {}, {MESSAGE: RawTensor("uint8", (len(content),), content)})
 
     def to_bytes(self) -> bytes:
         """The payload for a local socket: length of a JSON header, the header, then the tensors' bytes in its order."""
@@ -62,7 +62,7 @@ class Payload:
             header = json.loads(content[8:end])
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
-                tensors[str(name)] = Raw(str(dtype), tuple(map(int, shape)), content[end : end + size])
+                tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])
                 end += size
             if end != len(content):
                 raise ValueError("length")

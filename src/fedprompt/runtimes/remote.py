@@ -25,7 +25,7 @@ from fedprompt.runtimes.payload import (
     UNMASK,
     Fields,
     Payload,
-    Raw,
+    RawTensor,
     done,
 )
 from fedprompt.runtimes.secure_round import SecureRound
@@ -137,7 +137,7 @@ class Remote:
     ) -> list[Update]:
         end = time.monotonic() + self.settings.deadline
 
-        def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, Raw]) -> dict[int, Payload | str]:
+        def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, RawTensor]) -> dict[int, Payload | str]:
             own = {client: {**self._client_fields(client), **one} for client, one in fields.items()}
             return self._ask(
                 kind,
@@ -205,7 +205,7 @@ class Remote:
         kind: str,
         round_number: int,
         fields: Mapping[int, Fields],
-        tensors: Mapping[str, Raw],
+        tensors: Mapping[str, RawTensor],
         *,
         deadline: float | None = None,
     ) -> dict[int, Payload | str]:

@@ -20,14 +20,14 @@ from fedprompt.runtimes.payload import (
     UNMASK,
     Fields,
     Payload,
-    Raw,
+    RawTensor,
     done,
 )
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.updates import State, Update
 
 # (kind of request, fields per client, tensors for all of them) -> answer, or reason for none, per client
-Ask = Callable[[str, Mapping[int, Fields], Mapping[str, Raw]], dict[int, Payload | str]]
+Ask = Callable[[str, Mapping[int, Fields], Mapping[str, RawTensor]], dict[int, Payload | str]]
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SecureRound:
         length = vector_length(shared)
         server = SecureServer(self.secure.session(self.round_number, clients, length=length, nonce=nonce))
 
-        def exchange(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, Raw]) -> dict[int, bytes]:
+        def exchange(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, RawTensor]) -> dict[int, bytes]:
             texts = {client: b64encode(message).decode() for client, message in messages.items()}
             fields = {
                 client: {"members": list(clients), "nonce": nonce, MESSAGE: text} for client, text in texts.items()

@@ -1,4 +1,4 @@
-"""The conformance batteries as a public API: tests of one's own methods, rules, sources, optimisers and attacks.
+"""Conformance tests as a public API: for one's own methods, rules, sources, optimisers and attacks.
 
 `check_method(MyMethod)` checks all properties of a method at once; a class `TestMine(MethodTests)` in a test file gives
 pytest one test per property. They need nothing beyond fedprompt's own dependencies.

@@ -1,4 +1,4 @@
-"""The conformance battery of methods: caching, resuming, privacy of personal tensors, order of classes, options."""
+"""Conformance tests of methods: caching, resuming, privacy of personal tensors, order of classes, options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_method(method: str | type[Method], options: Mapping[str, object] | Non
 
 
 class MethodTests(MethodOptionTests):
-    """The battery as one test per property: derive a class `Test...` from it, set `method`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `method`, and run pytest.
 
     method: a class, or a name as in a recipe's [method].
     options: what it is tested with besides its defaults.

@@ -1,4 +1,4 @@
-"""What all batteries share: running every property of one, impossible values of options, and the global generators."""
+"""What all conformance tests share: running all of one class, impossible values of options, global generators."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fedprompt.updates import State
 IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, math.nan, math.inf)}
 
 
-def check(battery: type, **subject: object) -> None:
-    """Run every property of a battery on a subject, by name; AssertionError for the first that does not hold."""
-    tests = type(f"{battery.__name__}Of", (battery,), {name: _as_attribute(value) for name, value in subject.items()})()
+def check(group: type, **subject: object) -> None:
+    """Run all conformance tests of a class on a subject, by name; AssertionError for the first that does not hold."""
+    tests = type(f"{group.__name__}Of", (group,), {name: _as_attribute(value) for name, value in subject.items()})()
     for name in dir(tests):
         if name.startswith("test_"):
             getattr(tests, name)()
@@ -35,8 +35,8 @@ def _as_attribute(value: object) -> object:
 
 
 def builder_of(tests: object, attribute: str, registry: Registry) -> Callable[..., Any]:
-    """The builder that a battery's attribute holds, or names as a recipe does."""
-    value = inspect.getattr_static(tests, attribute)  # getattr would bind a function to the battery
+    """The builder that an attribute of the tests holds, or names as a recipe does."""
+    value = inspect.getattr_static(tests, attribute)  # getattr would bind a function to the tests
     value = value.__func__ if isinstance(value, staticmethod) else value
     return registry.find(value, place=f"{type(tests).__name__}.{attribute}") if isinstance(value, str) else value
 

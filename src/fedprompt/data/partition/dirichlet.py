@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fedprompt.config.values import LARGEST, OrInfinite
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shots, make_shards, require_enough, rows_by_class
+from fedprompt.data.partition.base import Partition, make_shards, require_enough
+from fedprompt.data.partition.few_shot import Shots, rows_by_class, shots_warnings
 from fedprompt.errors import UserError
 from fedprompt.seeding import numpy_stream, stream
 
@@ -40,7 +41,7 @@ def dirichlet(
     _fill_empty_clients(owner, clients)
     sizes = torch.bincount(owner, minlength=clients)
     shards = make_shards(torch.split(rows[owner.argsort(stable=True)], sizes.tolist()), dataset.base)
-    return Partition("dirichlet", seed, shards).checked(dataset)
+    return Partition("dirichlet", seed, shards, shots_warnings(shots, by_class.values())).checked(dataset)
 
 
 def _fill_empty_clients(owner: Tensor, clients: int) -> None:

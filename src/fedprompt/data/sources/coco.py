@@ -10,9 +10,9 @@ from pathlib import Path
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset, multi_hot
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import look_alikes
 from fedprompt.data.intake.ids import repeated

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import below, missing_files

@@ -11,9 +11,9 @@ import torch
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images

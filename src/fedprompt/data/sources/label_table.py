@@ -10,9 +10,9 @@ import torch
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import (
     ClassNames,

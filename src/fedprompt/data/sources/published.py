@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import JsonValue
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Intake
 from fedprompt.data.labels import LabelSpace, distinct_names, readable_name

@@ -11,7 +11,7 @@ import torch
 
 from fedprompt.config.registry import at_sites
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Window
+from fedprompt.data.image_formats import Window
 from fedprompt.data.images import JoinedSource
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.intake.report import Mistakes, joined_intake, read_all

@@ -10,9 +10,9 @@ import torch
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import look_alikes, normal_name, understand_names
 from fedprompt.data.intake.image_files import DEEPEST, ImageFiles, find_images, has_image_name

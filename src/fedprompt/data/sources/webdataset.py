@@ -17,7 +17,7 @@ from PIL import Image
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, look_alikes, normal_name, read_class_file
 from fedprompt.data.intake.image_files import has_image_name

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import TooFewError, change
-from fedprompt.updates import COHORT, AggregationRule, State, Update, weighted_mean
+from fedprompt.updates import AGGREGATE_CLIENT, AggregationRule, State, Update, weighted_mean
 
 STEPS = 32  # of Weiszfeld's iteration: Pillutla et al. saw it converge in fewer than ten
 TIE = 1e-12  # Krum scores that differ by less are equal up to rounding; in units of the sum of squared lengths
@@ -160,7 +160,7 @@ def cosine_filter(*, share: float = 0.3) -> AggregationRule:
 
 
 def _pseudo(state: State) -> Update:
-    return Update(client=COHORT, num_examples=1, shared=state, personal={}, loss=0.0, seconds=0.0)
+    return Update(client=AGGREGATE_CLIENT, num_examples=1, shared=state, personal={}, loss=0.0, seconds=0.0)
 
 
 def _shorten(lengths: Tensor, longest: Tensor) -> Tensor:

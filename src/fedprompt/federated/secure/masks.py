@@ -1,4 +1,8 @@
-"""Masks for secure aggregation: pseudo-random vectors from keys that two clients, or one client alone, can derive."""
+"""Masks for secure aggregation: pseudo-random vectors from keys that two clients, or one client alone, can derive.
+
+Clients add their masks in `SecureClient.masked_input`; the server removes those that do not cancel in
+`SecureServer.unmask`.
+"""
 
 from __future__ import annotations
 

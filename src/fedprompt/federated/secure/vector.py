@@ -18,7 +18,7 @@ from fedprompt.federated.privacy.clients import clip_factor
 from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.updates import COHORT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
 HEAD = 2  # integers before the N numbers: the weight, and the weight times the loss
 
@@ -105,7 +105,8 @@ class Codec:
             before = shared[name]
             state[name] = _moved(before, mean[place : place + before.numel()])
             place += before.numel()
-        return Update(COHORT, weight, state, {}, float(mean[0]) if self.privacy is None else math.nan, seconds)
+        loss = float(mean[0]) if self.privacy is None else math.nan
+        return Update(AGGREGATE_CLIENT, weight, state, {}, loss, seconds)
 
 
 def vector_length(shared: State) -> int:

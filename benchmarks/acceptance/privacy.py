@@ -10,7 +10,7 @@ import dp_accounting
 import torch
 from dp_accounting.rdp import RdpAccountant
 
-from benchmarks.bars.criteria import Criterion, proof, row
+from benchmarks.acceptance.criteria import Criterion, proof, row
 from fedprompt.experiments.server import open_ledger
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon

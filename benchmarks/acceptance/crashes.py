@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.bars.criteria import ROOT, Criterion, Row, proof, row
-from benchmarks.bars.subprocesses import WARM, kept_round, recipe, run_in_process
+from benchmarks.acceptance.criteria import ROOT, Criterion, Row, proof, row
+from benchmarks.acceptance.subprocesses import WARM, kept_round, recipe, run_in_process
 from benchmarks.mutations import SHARED, Bare
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks import robustness
-from benchmarks.bars import adapters, attacks, crashes, privacy, processes, secure
-from benchmarks.bars import criteria as proofs_module
-from benchmarks.bars.__main__ import page
-from benchmarks.bars.criteria import Criterion, Proof, Row, row, settled
+from benchmarks.acceptance import adapters, attacks, crashes, privacy, processes, secure
+from benchmarks.acceptance import criteria as proofs_module
+from benchmarks.acceptance.__main__ import page
+from benchmarks.acceptance.criteria import Criterion, Proof, Row, row, settled
 from benchmarks.mutations import fuzz
 from benchmarks.robustness import BROKEN, Bench, Case, Found, cases
 

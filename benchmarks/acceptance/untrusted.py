@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.bars.criteria import Criterion, Row, proof, row
-from benchmarks.bars.subprocesses import recipe, run_in_process
+from benchmarks.acceptance.criteria import Criterion, Row, proof, row
+from benchmarks.acceptance.subprocesses import recipe, run_in_process
 from fedprompt.deploy.init import init_deployment
 from fedprompt.deploy.rehearsal.processes import LocalFederation, free_ports, nginx, proxy_connection
 from fedprompt.deploy.settings import Deployment

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.bars.criteria import Criterion, Row, proof, row
+from benchmarks.acceptance.criteria import Criterion, Row, proof, row
 from fedprompt.config.recipe import parse_recipe
-from fedprompt.data.decode import MAX_PIXELS, Window, decode
+from fedprompt.data.image_formats import MAX_PIXELS, Window, decode
 from fedprompt.data.sources.class_table import class_table
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -50,9 +50,9 @@ def criteria(folder: Path) -> Iterator[Criterion]:
     yield proof(
         "CMYK, grey with alpha, RGBA, 1-bit, palettes, EXIF turns",
         "on white, in colour, upright, as documented",
-        "test_data_decode.py::test_every_mode_becomes_rgb_on_white",
-        "test_data_decode.py::test_palettes_become_colours_and_their_transparent_entry_white",
-        "test_data_decode.py::test_exif_orientation_is_applied",
+        "test_data_image_formats.py::test_every_mode_becomes_rgb_on_white",
+        "test_data_image_formats.py::test_palettes_become_colours_and_their_transparent_entry_white",
+        "test_data_image_formats.py::test_exif_orientation_is_applied",
     )
     yield from paths(folder / "paths")
     yield proof(

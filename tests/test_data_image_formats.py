@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from fedprompt.data import decode as decoding
-from fedprompt.data.decode import decode, to_rgb
+from fedprompt.data import image_formats
+from fedprompt.data.image_formats import decode, to_rgb
 from fedprompt.errors import UserError
 
 RAMP = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
@@ -163,7 +163,7 @@ def test_a_folder_is_not_an_image(tmp_path):
 
 def test_a_small_file_of_too_many_pixels_is_refused_before_it_unpacks(tmp_path, monkeypatch):
     path = saved(Image.new("1", (200, 101)), tmp_path / "bomb.png")
-    monkeypatch.setattr(decoding, "MAX_PIXELS", 200 * 100)
+    monkeypatch.setattr(image_formats, "MAX_PIXELS", 200 * 100)
     monkeypatch.setattr(Image.Image, "convert", None)  # nothing is unpacked or converted
     with pytest.raises(UserError, match=r"bomb\.png has 200 x 101 pixels.*scale it down"):
         decode(path)
@@ -285,7 +285,7 @@ def test_the_content_decides_whatever_a_file_is_called(tmp_path, name):
 
 
 def test_a_heic_photo_without_the_package_names_the_fix(tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "_opens_heif", lambda: False)
+    monkeypatch.setattr(image_formats, "_opens_heif", lambda: False)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     with pytest.raises(UserError, match=r"a\.heic is HEIC.*pip install 'fedprompt\[heif\]'"):
         decode(tmp_path / "a.heic")

@@ -1,4 +1,4 @@
-"""Measurements in separate processes, because of memory or file system: `python -m benchmarks.bars.subprocesses`."""
+"""Measurements in separate processes, because of memory or file system; run as `benchmarks.acceptance.subprocesses`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.bars.adapters import measure
-from benchmarks.bars.criteria import ROOT
+from benchmarks.acceptance.adapters import measure
+from benchmarks.acceptance.criteria import ROOT
 from benchmarks.mutations import fuzz
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.errors import UserError
@@ -51,7 +51,7 @@ def recipe(method: str, *, clients: int, rounds: int) -> Recipe:
 
 def run_in_process(name: str, *words: object, within: tuple[str, ...] = ()) -> Figures:
     """Run a measurement in a new process, inside the command `within` if given, and return its figures."""
-    command = [*within, sys.executable, "-m", "benchmarks.bars.subprocesses", name, *map(str, words)]
+    command = [*within, sys.executable, "-m", "benchmarks.acceptance.subprocesses", name, *map(str, words)]
     return dict(
         json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
     )

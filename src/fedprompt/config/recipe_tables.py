@@ -15,7 +15,7 @@ class Table(Settings):
     """A table without unknown keys."""
 
 
-class Choice(Settings):
+class NamedBlock(Settings):
     """A table that names a building block; its other keys are the block's options, checked against its signature."""
 
     model_config = ConfigDict(extra="allow")
@@ -26,7 +26,7 @@ class Choice(Settings):
         return dict(self.model_extra or {})
 
 
-class Piece(Choice):
+class ServerBlock(NamedBlock):
     """A part of [train.server] that names a building block by `name`."""
 
     name: str
@@ -48,7 +48,7 @@ class BackboneTable(Table):
     device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
 
 
-class DataTable(Choice):
+class DataTable(NamedBlock):
     """The data set: a source and its options."""
 
     source: str = Field(description="name of a source, or package.module:function")
@@ -61,7 +61,7 @@ class DataTable(Choice):
     )
 
 
-class PartitionTable(Choice):
+class PartitionTable(NamedBlock):
     """The partition of the training images over the clients: a rule and its options."""
 
     rule: str = Field(description="name of a partition rule, or package.module:function")
@@ -120,7 +120,7 @@ class SecureTable(Table):
     most_examples: int = Field(10_000, ge=1, description="largest weight of a client, if weighting is by examples")
 
 
-class AttackTable(Piece):
+class AttackTable(ServerBlock):
     """An attack by malicious or broken clients, for simulations only."""
 
     adversaries: int = Field(2, ge=1, description="number of malicious clients; the last ones are taken")
@@ -129,9 +129,9 @@ class AttackTable(Piece):
 class ServerTable(Table):
     """The server: screening, aggregation rule, server optimiser, privacy, secure aggregation, simulated attack."""
 
-    aggregate: Piece | None = Field(None, description="aggregation rule in place of the method's own")
-    optimizer: Piece | None = Field(None, description="server optimiser, which steps towards the rule's result")
-    privacy: Piece | None = Field(
+    aggregate: ServerBlock | None = Field(None, description="aggregation rule in place of the method's own")
+    optimizer: ServerBlock | None = Field(None, description="server optimiser, which steps towards the rule's result")
+    privacy: ServerBlock | None = Field(
         None, description='differential privacy of each "client" or "sample", or of each client by "distributed" noise'
     )
     secure: SecureTable | None = Field(None, description="secure aggregation")
@@ -158,7 +158,7 @@ class TrainTable(ClientTraining):
     )
 
 
-class MethodTable(Choice):
+class MethodTable(NamedBlock):
     """A method, its options, and what it overrides in [train] and [descriptions]."""
 
     name: str = Field(description="name of a method, or package.module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from benchmarks.bars.criteria import CASES, Criterion, Row, proof, verdict
+from benchmarks.acceptance.criteria import CASES, Criterion, Row, proof, verdict
 from benchmarks.robustness import ADVERSARIES, BROKEN, CLIENTS, Bench, Case, Found, Results
 from fedprompt.config.registry import AGGREGATION_RULES
 
@@ -33,7 +33,7 @@ def criteria(bench: Bench, found: Results) -> Iterator[Criterion]:
     yield from (measured.mean_loses(attack) for attack in MUST_WITHSTAND)
     yield from (measured.rule_keeps(rule, attack) for rule in ROBUST for attack in MUST_WITHSTAND)
     yield from (measured.as_it_is(attack) for attack in SUBTLE)
-    yield from (measured.clean(rule) for rule in AGGREGATION_RULES.names() if rule != "mean")
+    yield from (measured.clean(rule) for rule in AGGREGATION_RULES.names() if rule != "fedavg")
     yield proof(
         "broken updates of five kinds, through the server",
         "cost what the absence of their clients costs; each refused with its reason",

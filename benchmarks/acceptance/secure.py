@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from benchmarks.bars.criteria import Criterion, proof, row
+from benchmarks.acceptance.criteria import Criterion, proof, row
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import MaskedVector, mask
 from fedprompt.federated.secure.secure_client import SecureClient

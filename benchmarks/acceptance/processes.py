@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bars.criteria import Criterion, Row, verdict
+from benchmarks.acceptance.criteria import Criterion, Row, verdict
 
 RESULT = "rehearsal.json"
 

@@ -1,4 +1,4 @@
-"""Measure every acceptance criterion and write docs/bars.md: `python -m benchmarks.bars [--rehearsal FOLDER ...]`."""
+"""Measure every acceptance criterion and write docs/acceptance.md: `python -m benchmarks.acceptance`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.bars import attacks, crashes, images, privacy, processes, secure, untrusted
-from benchmarks.bars.criteria import ROOT, Criterion, Row, settled, table
+from benchmarks.acceptance import attacks, crashes, images, privacy, processes, secure, untrusted
+from benchmarks.acceptance.criteria import ROOT, Criterion, Row, settled, table
 from benchmarks.robustness import RESULTS, Bench
 from fedprompt.records.run_folder import write_atomic
 
-PAGE = ROOT / "docs" / "bars.md"
+PAGE = ROOT / "docs" / "acceptance.md"
 PACKAGES = ("torch", "transformers", "numpy", "cryptography", "dp-accounting", "flwr")
 HEAD = """# Acceptance criteria, measured
 
@@ -65,7 +65,7 @@ def machine() -> str:
 
 
 def page(found: Mapping[str, Sequence[Row]], *, command: str, minutes: float) -> str:
-    """The text of docs/bars.md."""
+    """The text of docs/acceptance.md."""
     verdicts = Counter(row.verdict for rows in found.values() for row in rows)
     count = ", ".join(f"{number} {word}" for word, number in verdicts.most_common())
     head = HEAD.format(command=command, minutes=minutes, machine=machine(), count=f"Of {verdicts.total()}: {count}.")
@@ -95,7 +95,7 @@ def main() -> None:
             found[title] = list(measure())
     print(f"[{time.monotonic() - started:4.0f} s] Tests", flush=True)
     rows = settled(found)
-    command = "python -m benchmarks.bars" + " --rehearsal FOLDER" * bool(given.rehearsal)
+    command = "python -m benchmarks.acceptance" + " --rehearsal FOLDER" * bool(given.rehearsal)
     write_atomic(given.page, page(rows, command=command, minutes=(time.monotonic() - started) / 60))
     for row in (row for every in rows.values() for row in every if row.verdict == "not met"):
         print(f"not met: {row.what}: {row.measured} (criterion: {row.criterion})")
