@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,11 @@ class SiteLedger:
         with self._chain.locked() as new:
             self._lines += [Training.from_fields(entry.fields) for entry in new]
         return tuple(self._lines)
+
+    def spent(self, delta_for: Callable[[int], float]) -> list[tuple[Training, float]]:
+        """Per set of images the last training with noise, and the epsilon so far; `delta_for(images)` is the delta."""
+        last = {line.images: line for line in self.lines() if line.mechanism}
+        return [(line, self.epsilon(self._set(name), delta=delta_for(line.count))) for name, line in last.items()]
 
     def epsilon(self, images: ImageSet, *, delta: float, more: Iterable[Training] = ()) -> float:
         """Epsilon of all trainings so far, and `more`, on images that overlap these."""

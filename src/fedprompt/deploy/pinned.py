@@ -94,7 +94,9 @@ class OwnImages:
             if examples is not None:
                 digests = image_digests(examples.images)
                 sets.append(ImageSet(frozenset(digests)))
-                named = [one.hex() for one in digests] or [examples.images.source.fingerprint, *examples.images.rows]
+                named = [one.hex() for one in digests]
+                if not digests:
+                    named = [examples.images.source.fingerprint, str(examples.images.rows)]
                 digest.update(json.dumps([named, examples.targets.tolist()]).encode())
         return cls(sets[0], digest.hexdigest()[:32])
 

@@ -81,7 +81,7 @@ class Site:
         job = self._jobs.accept(request, settings)
         secure = job.trial.setup.secure
         if request.kind == HELLO:
-            return _marked(job, Payload(DONE, hello_answer(job.experiment, job.trial, job.client, settings)))
+            return _marked(job, Payload(DONE, hello_answer(job.experiment, job.client, settings)))
         if request.kind in SECURE and secure is not None:
 
             def vector(codec: Codec) -> MaskedVector:

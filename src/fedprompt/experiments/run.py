@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_problems
+from fedprompt.experiments.checks import changes_since, header_of, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, trial_event
@@ -22,7 +22,7 @@ from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
-from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.events import ChangesEvent, EndEvent, ResumeEvent, Status, TrialEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
@@ -77,11 +77,16 @@ def start(
 
 
 def resume(
-    folder: Path, *, callbacks: RunCallbacks = NO_CALLBACKS, make_transport: TransportFactory = simulate
+    folder: Path,
+    *,
+    callbacks: RunCallbacks = NO_CALLBACKS,
+    make_transport: TransportFactory = simulate,
+    accept_changes: bool = False,
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
-    Raises UserError when backbone, data or descriptions are no longer those that the run began with.
+    Raises UserError when recipe, versions, backbone, data or descriptions are no longer those that the run began with;
+    with `accept_changes` they are recorded, and the run goes on.
     """
     with RunFolder.open(folder) as run:
         callbacks.on_step("Opening backbone and data")
@@ -89,7 +94,16 @@ def resume(
         unreadable = {image.row: image.reason for image in header.left_out}
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
-        check_unchanged(run, header, experiment)
+        changes = changes_since(header, experiment)
+        if changes and not accept_changes:
+            raise UserError(
+                f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or go on with: "
+                f"fedprompt resume {folder} --accept-changes"
+            )
+        for change in changes:
+            callbacks.on_warning(f"The run goes on although it has changed: {change}.")
+        if changes:
+            run.append(ChangesEvent(changes=changes))
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
 
 

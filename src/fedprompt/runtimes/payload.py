@@ -18,6 +18,7 @@ MASKED_INPUT, UNMASK = "train.masked_input", "train.unmask"
 SECURE = (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
+MALFORMED = "malformed"  # a request that could not be read
 
 
 @dataclass(frozen=True)
