@@ -133,6 +133,7 @@ class SiteLedger:
 
     def epsilon(self, images: ImageSet, *, delta: float, more: Iterable[Training] = ()) -> float:
         """Epsilon of all trainings so far, and `more`, on images that overlap these."""
+        self.lines()
         found = [*self._overlapping(images), *more]
         return composed_epsilon([line.mechanism for line in found if line.mechanism], delta=delta)
 
