@@ -14,10 +14,10 @@ from flwr.app import Message
 
 from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, save
+from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_site, save
 from fedprompt.deploy.site import Site
-from fedprompt.deploy.site_state import SPENT
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
@@ -103,7 +103,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "simulated", folder / "federated"
 
 
-def lines(folder: Path, trial: str, kind: str) -> list[Event]:
+def events_of(folder: Path, trial: str, kind: str) -> list[Event]:
     return [event for event in read_events(folder) if event.event == kind and event.trial == trial]
 
 
@@ -128,9 +128,9 @@ def test_the_global_model_is_that_of_the_simulator(name: str, both: tuple[Path, 
     simulated, federated = (checkpoint(folder, name) for folder in both)
     assert simulated.round_number == federated.round_number and same(simulated.shared, federated.shared)
     for key in ("clients", "losses"):
-        there, here = ([getattr(event, key) for event in lines(folder, name, "round")] for folder in both)
+        there, here = ([getattr(event, key) for event in events_of(folder, name, "round")] for folder in both)
         assert there == here
-    there, here = ([event for event in lines(folder, name, "score") if event.split == "local"] for folder in both)
+    there, here = ([event for event in events_of(folder, name, "score") if event.split == "local"] for folder in both)
     assert there == here
 
 
@@ -162,7 +162,7 @@ def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> 
         message.metadata.message_type for message in over.sent if message.metadata.message_type.startswith("train")
     ]
     assert kinds == [kind for _ in range(2) for kind in SECURE for _ in SITES], "no site is asked for its own update"
-    for event in lines(tmp_path / "federated", NAMES[0], "round"):
+    for event in events_of(tmp_path / "federated", NAMES[0], "round"):
         assert event.losses == {} and event.kept == (0, 1, 2) and min(event.bytes_up.values()) > 0
 
 
@@ -174,16 +174,18 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
     over = grid(tmp_path, fault=lost)
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
-    rounds = lines(tmp_path / "out", NAMES[0], "round")
+    rounds = events_of(tmp_path / "out", NAMES[0], "round")
     assert [event.skipped[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
     run_on_sites(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
-    rounds = lines(tmp_path / "again", NAMES[0], "round")
+    rounds = events_of(tmp_path / "again", NAMES[0], "round")
     assert [event.kept for event in rounds] == [(0, 2)] * 2 and all(1 in event.failed for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
     for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
-        answer = site.answer(from_records(message.content))
+        request = from_records(message.content)
+        assert "order" in site.answer(request).fields["reason"], "a replay"
+        answer = site.answer(Payload(request.kind, {**request.fields, "serial": [9, 1]}, request.tensors))
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
 
 
@@ -192,10 +194,9 @@ def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path)
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     message = next(message for message in over.sent if message.metadata.message_type == MASKED_INPUT)
     asked = from_records(message.content)
-    answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(
-        Payload(TRAIN, asked.fields, asked.tensors)
-    )
-    assert answer.kind == REFUSED and not answer.tensors
+    site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
+    answer = site.answer(Payload(TRAIN, {**asked.fields, "serial": [9, 1]}, asked.tensors))
+    assert answer.kind == REFUSED and not answer.tensors and "(rule request)" in answer.fields["reason"]
 
 
 def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
@@ -204,13 +205,17 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
     over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0))
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
-    spent = json.loads((tmp_path / "east" / SPENT).read_text())
+    lines = SiteLedger(tmp_path / "east").lines()
     charged = [event for event in read_events(tmp_path / "first") if isinstance(event, PrivacyEvent)]
-    assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
-    assert next(iter(spent.values()))["epsilon"] <= charged[-1].epsilon <= 30
-    (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
+    assert [line.round for line in lines] == [1, 2] and len(charged) == 2
+    ((_, spent),) = SiteLedger(tmp_path / "east").spent(lambda images: 1e-3)
+    assert spent <= charged[-1].epsilon <= 30
+    site = load_site(tmp_path / "east")
+    policy = Policy(smallest_count=1, epsilon=1.01 * spent)
+    save(tmp_path / "east" / SITE, site.model_copy(update={"policy": policy}))
+    noisy = noisy.replace("30.0", str(policy.epsilon))
     run_on_sites(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
-    for event in lines(tmp_path / "second", NAMES[0], "round"):
+    for event in events_of(tmp_path / "second", NAMES[0], "round"):
         assert "epsilon" in event.failed[0] and set(event.losses) == {1, 2}
 
 
@@ -234,7 +239,7 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
     run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     runs.start(resolve(parse_recipe(text)), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
-    assert [event.round for event in lines(tmp_path / "out", name, "resume")] == [1]
+    assert [event.round for event in events_of(tmp_path / "out", name, "resume")] == [1]
     assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
     for client, state in simulated.personal.items():
         files = sorted((tmp_path / SITES[client] / "state").glob(f"*/{name}@*.safetensors"))
