@@ -97,8 +97,8 @@ def resume(
         changes = changes_since(header, experiment)
         if changes and not accept_changes:
             raise UserError(
-                f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or go on "
-                f"with: fedprompt resume {folder} --accept-changes"
+                f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or resume it "
+                "with --accept-changes."
             )
         for change in changes:
             callbacks.on_warning(f"The run goes on although it has changed: {change}.")
