@@ -10,10 +10,13 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy import apps
+from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_site, save
@@ -25,8 +28,8 @@ from fedprompt.records.events import EVENTS, Event, PrivacyEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
-from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.flower.records import from_records, to_records
+from fedprompt.runtimes.payload import ADVERTISE_KEYS, HELLO, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
 from fedprompt.testing import tiny_images
 from fedprompt.updates import State
 from grids import MemoryGrid
@@ -267,3 +270,73 @@ def test_attacks_and_the_ends_of_the_scale_are_for_simulations(tmp_path: Path, l
     text = one(tmp_path, "").replace("[train]", f"[train]\n{line}")
     with pytest.raises(UserError, match="simulations"):
         run_on_sites(text, tmp_path / "o", GridChannel(grid(tmp_path), poll=0), deployment(), home=tmp_path)
+
+
+def test_every_message_of_a_run_has_one_line_in_the_trail_of_its_site(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    for number, server in enumerate(("", SUMS)):
+        run_on_sites(
+            one(tmp_path, server), tmp_path / f"{number}", GridChannel(over, poll=0), deployment(), home=tmp_path
+        )
+    for site in SITES:
+        sent = [
+            from_records(message.content) for message in over.sent if over.nodes[message.metadata.dst_node_id] == site
+        ]
+        lines = [entry.fields for entry in read_audit(tmp_path / site)]
+        assert [(line["kind"], line["serial"]) for line in lines] == [(one.kind, one.fields["serial"]) for one in sent]
+        assert {line["rule"] for line in lines} == {"allowed"} and all(line["left"]["bytes"] for line in lines)
+        assert len({line["run"] for line in lines}) == 2
+
+
+def test_images_that_change_during_a_run_end_the_sites_part_in_it(tmp_path: Path) -> None:
+    def change(site: str, reply: Message) -> Message:
+        tiny_images(30).open(29).save(next((tmp_path / "north" / "data").rglob("*.png")))
+        return reply
+
+    over = grid(tmp_path)
+    channel = GridChannel(over, poll=0)
+
+    def after_round_one(site: str, reply: Message) -> Message:
+        trained = sum(message.metadata.message_type == TRAIN for message in over.sent)
+        return change(site, reply) if trained == len(SITES) else reply
+
+    over.fault = after_round_one
+    run_on_sites(one(tmp_path, ""), tmp_path / "out", channel, deployment(), home=tmp_path)
+    first, second = events_of(tmp_path / "out", NAMES[0], "round")
+    assert not first.failed and "pinned data" in second.failed[1] and second.kept == (0, 2)
+
+
+def test_a_site_that_joins_late_is_asked_for_its_preflight_first(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    (late,) = (node for node, name in over.nodes.items() if name == "south")
+    del over.nodes[late]
+
+    def join(site: str, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN:
+            over.nodes[late] = "south"
+        return reply
+
+    over.fault = join
+    text = one(tmp_path, "").replace("rounds = 2", "rounds = 3")
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    rounds = events_of(tmp_path / "out", NAMES[0], "round")
+    assert [event.kept for event in rounds] == [(0, 1), (0, 1), (0, 1, 2)]
+    assert "not connected" in rounds[0].failed[2] and "passed the preflight" in rounds[1].failed[2]
+    assert {name for event in events_of(tmp_path / "out", NAMES[0], "sites") for name in event.sites} == set(SITES)
+
+
+def test_what_flowers_own_process_answers_is_recorded_too(tmp_path: Path) -> None:
+    settings = {"site": "east", "home": str(tmp_path)}
+    app = client_app(apps.answer)
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+    context = Context(1, 1, settings, RecordDict(), {})
+    for kind, content in (
+        (HELLO, to_records(Payload(HELLO, {"only": "name"}))),
+        (TRAIN, RecordDict()),
+        (MASKED_INPUT, to_records(Payload(MASKED_INPUT))),
+    ):
+        message = Message(content, 7, kind)
+        message.metadata.__dict__["_message_id"] = "message"
+        app(message, context)
+    found = [(entry.fields["kind"], entry.fields["rule"]) for entry in read_audit(tmp_path)]
+    assert found == [(HELLO, "allowed"), ("malformed", "request"), (MASKED_INPUT, "secure sums")]
