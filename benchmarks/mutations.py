@@ -27,9 +27,9 @@ from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.aggregation.robust import multi_krum
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError
-from fedprompt.federated.secure.secure_client import Session
+from fedprompt.federated.secure.envelope import STEPS
 from fedprompt.federated.secure.secure_server import SecureServer
-from fedprompt.federated.secure.simulation import Exchange
+from fedprompt.federated.secure.simulation import Exchange, local_session
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, Raw
@@ -39,7 +39,6 @@ from fedprompt.seeding import numpy_stream
 from fedprompt.updates import State, Update, fedavg
 
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
-STEPS = ("advertise_keys", "share_keys", "masked_input", "unmask")
 CLIENTS = 7
 ANSWER = Payload(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
 NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
@@ -90,7 +89,7 @@ def _honest_rounds(requests: Requests) -> None:
         requests.site.answer(requests.honest())
         _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
-        _exchange(lambda answer: answer, "advertise_keys")
+        _exchange(lambda answer: answer, "share_keys")
 
 
 def _combine(sent: list[Update]) -> str:
@@ -246,11 +245,11 @@ def _exchange(mutate: Callable[[bytes], bytes], step: str) -> str:
             answers = super()._ask(now, members, speak)
             return {c: mutate(answer) if (c, now) == (0, step) else answer for c, answer in answers.items()}
 
-    session = Session("run", 1, 4)
+    session, identities = local_session(range(5), threshold=4, length=8)
     vectors = {client: np.arange(8, dtype=np.uint64) for client in range(5)}
-    server = SecureServer(session, length=8)
+    server = SecureServer(session)
     try:
-        Rogue(session, vectors, lambda now, client: True, server).run()
+        Rogue(session, vectors, lambda now, client: True, server, identities).run()
     except RefusedUpdateError as given_up:
         return given_up.code
     return next(iter(server.refused.values()), "used").partition(":")[0]

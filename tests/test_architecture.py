@@ -87,7 +87,7 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
 
 
 OPTIONAL = {
-    "cryptography": ("deploy/certificates.py", "federated/secure/masks.py", "federated/secure/secure_client.py"),
+    "cryptography": ("deploy/certificates.py", "deploy/identity.py", "federated/secure"),
     "dp_accounting": ("federated/privacy/accounting.py",),
     "flwr": ("runtimes/flower",),
     "httpx": ("descriptions/endpoint.py",),

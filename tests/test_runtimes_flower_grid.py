@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.deploy import apps
 from fedprompt.deploy.audit import read_audit
+from fedprompt.deploy.identity import identities_of, make_site_keys, public_line
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_site, save
+from fedprompt.deploy.settings import SITE, Deployment, Policy, Roster, SiteFile, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -29,7 +31,7 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, re
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import ADVERTISE_KEYS, HELLO, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.payload import HELLO, MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
 from fedprompt.testing import tiny_images
 from fedprompt.updates import State
 from grids import MemoryGrid
@@ -82,12 +84,17 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
     """Sites with folders and pictures of their own, each with a worker's memory."""
     pictures(folder)
     folders = {name: folder / name for name in SITES}
+    (folder / "keys").mkdir()
+    for name, own in folders.items():
+        shutil.copy(make_site_keys(own, name), folder / "keys")
+    keys = {name: public_line(key, name) for name, key in identities_of(folder).items()}
     for name, own in folders.items():
         about = {
             "superlink": "localhost:1",
             "device": "cpu",
             "data": str(own / "data"),
             "policy": policy or Policy(smallest_count=1),
+            "roster": Roster(sites={peer: line for peer, line in keys.items() if peer != name}),
         }
         save(own / SITE, SiteFile(name=name, **about))
     sites = {str(own): Site(own) for own in folders.values()}
@@ -184,12 +191,47 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
     rounds = events_of(tmp_path / "again", NAMES[0], "round")
     assert [event.kept for event in rounds] == [(0, 2)] * 2 and all(1 in event.failed for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
-    for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
+    for message in [message for message in over.sent if message.metadata.message_type == SHARE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
         request = from_records(message.content)
         assert "order" in site.answer(request).fields["reason"], "a replay"
         answer = site.answer(Payload(request.kind, {**request.fields, "serial": [9, 1]}, request.tensors))
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
+
+
+def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    known = load_site(tmp_path / "east")
+    less = Roster(sites={"north": known.roster.sites["north"]})
+    save(tmp_path / "east" / SITE, known.model_copy(update={"roster": less}))
+    with pytest.raises(UserError, match=r"east: refused: the site south is not in the roster of east.*rule roster"):
+        run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    (tmp_path / "keys" / "south.pub").unlink()
+    with pytest.raises(UserError, match=r"keys/south\.pub has none"):
+        run_on_sites(one(tmp_path, SUMS), tmp_path / "new", GridChannel(over, poll=0), deployment(), home=tmp_path)
+
+
+def test_a_site_whose_policy_gives_another_threshold_is_named_and_left_out(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    settings = load_site(tmp_path / "south")
+    careful = settings.policy.model_copy(update={"colluders": 1})
+    save(tmp_path / "south" / SITE, settings.model_copy(update={"policy": careful}))
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == (0, 1) and "threshold (3, here 2) differs" in event.failed[2]
+
+
+def test_distributed_noise_over_the_grid_is_charged_and_hides_the_loss(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    noisy = (
+        SUMS + '[train.server.privacy]\nname = "distributed"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
+    )
+    over = grid(tmp_path)
+    run_on_sites(one(tmp_path, noisy), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == (0, 1, 2) and event.loss is None and event.epsilon > 0 and event.protects == "client"
+    charged = [event for event in read_events(tmp_path / "out") if isinstance(event, PrivacyEvent)]
+    assert [event.clients for event in charged] == [(0, 1, 2)] * 2
 
 
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:

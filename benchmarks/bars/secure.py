@@ -14,10 +14,11 @@ from scipy import stats
 from benchmarks.bars.criteria import Criterion, proof, row
 from fedprompt.federated.secure.envelope import STEPS, Envelope, Step
 from fedprompt.federated.secure.masks import MaskedVector, mask
-from fedprompt.federated.secure.secure_client import SecureClient, Session
+from fedprompt.federated.secure.secure_client import SecureClient
 from fedprompt.federated.secure.secure_server import SecureServer
-from fedprompt.federated.secure.secure_sum import SecureSum, threshold_of
-from fedprompt.federated.secure.simulation import Exchange, Present, everyone, simulate
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import threshold_of
+from fedprompt.federated.secure.simulation import Exchange, Present, everyone, local_session, simulate
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.seeding import stream
 from fedprompt.updates import Update, weighted_mean
@@ -28,7 +29,7 @@ MILLION = 1_000_000
 # AES-256 of the blocks 0 and 1 under the key of zeros: test case 13 of "The Galois/Counter Mode of Operation (GCM)"
 # (McGrew and Viega, 2005), H and E(K, Y0).
 VECTOR = "dc95c078a2408989ad48a21492842087530f8afbc74536b9a963b4f1c4cb738b"
-FILE = "test_federated_secure.py"
+FILE, ATTACKS = "test_federated_secure.py", "test_federated_secure_attacks.py"
 
 
 def criteria() -> Iterator[Criterion]:
@@ -53,7 +54,28 @@ def criteria() -> Iterator[Criterion]:
         "a member asked about fewer than t members, strangers, or without itself",
         "refuses",
         f"{FILE}::test_an_honest_client_refuses",
-        f"{FILE}::test_a_list_of_keys_must_be_long_enough_and_have_ones_own",
+        f"{FILE}::test_a_client_masks_only_for_signed_keys_of_members",
+    )
+    yield proof(
+        "a server that leaves members out or tells two stories about survivors",
+        "learns no single update",
+        f"{ATTACKS}::test_attack_1_four_sites_are_told_that_they_are_two",
+        f"{ATTACKS}::test_attack_1_two_stories_about_survivors",
+    )
+    yield proof(
+        "a server that plays the other sites",
+        "learns no single update",
+        f"{ATTACKS}::test_attack_2_a_server_that_plays_the_other_sites",
+    )
+    yield proof(
+        "the difference of two runs, with distributed noise",
+        "is no update",
+        f"{ATTACKS}::test_attack_3_the_difference_of_two_runs_is_an_update_unless_clients_add_noise",
+    )
+    yield proof(
+        "a server that lies at random, in keys, members, shares and survivors",
+        "learns no single update",
+        f"{ATTACKS}::test_no_random_lies_reveal_a_single_update",
     )
     yield from cost()
 
@@ -72,8 +94,10 @@ def sums(clients: int = 10, numbers: int = 10_000) -> Iterator[Criterion]:
     codec = Codec(clip=4.0, clients=clients)
     sent = [replace(one, shared={"w": one.shared["w"].double() * (1 + 1e-9)}) for one in updates(clients, numbers)]
     vectors = {update.client: codec.encode(update, shared) for update in sent}
-    session = Session("bars", 1, threshold_of(SHARE, clients))
-    total, _ = Exchange(session, vectors, everyone, SecureServer(session, length=vector_length(shared))).run()
+    session, identities = local_session(
+        range(clients), threshold=threshold_of(SHARE, clients), length=vector_length(shared)
+    )
+    total, _ = Exchange(session, vectors, everyone, SecureServer(session), identities).run()
     wrong = int((total != sum(vectors.values(), np.uint64(0))).sum())
     yield row(
         f"integer sum over {clients} clients", "exact", f"{wrong} of {len(total):,} numbers differ", met=not wrong
@@ -125,11 +149,10 @@ def error(clients: int, step: Step, numbers: int = 10_000) -> float:
 
 def masked(count: int = MILLION) -> Iterator[Criterion]:
     """How random the masked vector of a ramp looks to the server."""
-    session = Session("bars", 1, 2)
-    members = [SecureClient(client, session) for client in range(2)]
-    server = SecureServer(session, length=count)
-    keys = server.collect_keys({member.number: member.advertise_keys() for member in members})
-    boxes = server.relay_shares({member.number: member.share_keys(keys) for member in members})
+    session, identities = local_session(range(2), threshold=2, length=count)
+    members = [SecureClient(client, session, identities[client]) for client in range(2)]
+    server = SecureServer(session)
+    boxes = server.relay_shares({member.number: member.share_keys() for member in members})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * np.uint64(1000)
     sent = Envelope.from_bytes(members[0].masked_input(boxes[0], plain)).parts[0]
     p_value = stats.chisquare(np.bincount(np.frombuffer(sent, dtype=np.uint8), minlength=256)).pvalue

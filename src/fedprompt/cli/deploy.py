@@ -19,6 +19,8 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the de
 deploy = typer.Typer(no_args_is_help=True, help="Set up a federation over real sites, or rehearse one on this machine.")
 server = typer.Typer(no_args_is_help=True, help="Run the server of a deployment.")
 site = typer.Typer(no_args_is_help=True, help="Set up and run one site of a deployment.")
+roster = typer.Typer(no_args_is_help=True, help="The other sites that a site knows by their identity keys.")
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; the fingerprints were compared.")]
 
 
 @deploy.callback()
@@ -34,6 +36,7 @@ def mount(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(deploy, name="deploy")
     app.add_typer(server, name="server")
+    site.add_typer(roster, name="roster")
     app.add_typer(site, name="site")
     app.command()(status)
 
@@ -62,6 +65,38 @@ def init(
     )
     typer.echo(f"Put the sites' public keys into {folder / 'keys'}.")
     typer.echo(f"Start the server with: fedprompt server up {folder}")
+
+
+@deploy.command("renew")
+def renew(
+    folder: Folder,
+    authority_key: Annotated[Path | None, typer.Option(help="The authority's key, if it was moved elsewhere.")] = None,
+) -> None:
+    """Renew the server's certificate, which is valid for two years."""
+    from fedprompt.deploy.init import renew_certificates
+
+    for step in renew_certificates(folder, authority_key=authority_key):
+        typer.echo(step)
+
+
+@deploy.command("remove")
+def remove_site(folder: Folder, name: Annotated[str, typer.Argument(help="Name of the site.")]) -> None:
+    """Remove a site from a deployment; its key is refused from then on."""
+    from fedprompt.deploy.init import remove_site as remove
+
+    remove(folder, name)
+    typer.echo(f"Removed {name}. Each other site removes it with: fedprompt site roster remove FOLDER {name}")
+
+
+@deploy.command("roster")
+def deploy_roster(folder: Folder) -> None:
+    """Write the sites' identity keys to roster.pub, to hand to every site, and show their fingerprints."""
+    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.deploy.roster import ROSTER, write_roster
+
+    found = write_roster(folder)
+    plain_console().print(rows_table(("site", "fingerprint"), [(one.name, one.fingerprint) for one in found]))
+    typer.echo(f"Hand {folder / ROSTER} to every site.")
 
 
 @deploy.command("rehearse")
@@ -95,10 +130,76 @@ def server_up(folder: Folder) -> None:
 
 @site.command("init")
 def site_init(folder: Folder) -> None:
-    """Create a site's key pair; the public key goes to the server's operator, the private key stays at the site."""
+    """Create a site's keys; the public keys go to the server's operator, the private keys stay at the site."""
     from fedprompt.deploy.init import init_site
 
-    typer.echo(f"Send {init_site(folder)} to the server's operator.")
+    _say_keys(folder, init_site(folder))
+
+
+@site.command("rotate")
+def site_rotate(folder: Folder) -> None:
+    """Replace a site's keys; it connects again when the operator has the new public keys."""
+    from fedprompt.deploy.identity import rotate_site_keys
+    from fedprompt.deploy.settings import load_site
+
+    _say_keys(folder, rotate_site_keys(folder.resolve(), load_site(folder).name))
+    typer.echo("Tell the other sites to add the new key to their rosters, and restart `fedprompt site up` here.")
+
+
+def _say_keys(folder: Path, public: Path) -> None:
+    from fedprompt.deploy.certificates import fingerprint
+    from fedprompt.deploy.identity import load_identity
+    from fedprompt.deploy.settings import load_site
+
+    typer.echo(f"Send {public} to the server's operator.")
+    typer.echo(f"Fingerprint of this site:   {fingerprint(load_identity(folder).public)}")
+    if server := load_site(folder).roster.server:
+        typer.echo(f"Fingerprint of the server:  {server}")
+    typer.echo("Compare them by telephone with the other sites and the operator.")
+
+
+@roster.command("show")
+def roster_show(folder: Folder) -> None:
+    """Show the fingerprints of this site, its peers and the server."""
+    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.deploy.roster import members
+    from fedprompt.deploy.settings import load_site
+
+    rows = [(one.name, one.fingerprint) for one in members(folder)]
+    if server_key := load_site(folder).roster.server:
+        rows.append(("(server)", server_key))
+    plain_console().print(rows_table(("site", "fingerprint"), rows))
+
+
+@roster.command("add")
+def roster_add(
+    folder: Folder,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="roster.pub, or files of single sites.")],
+    yes: Yes = False,
+) -> None:
+    """Add peers, or their new keys, from files of public keys, after their fingerprints were compared."""
+    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.deploy.roster import accept, proposed
+
+    found = proposed(folder, files)
+    if not found:
+        typer.echo("The roster has all of these keys already.")
+        return
+    rows = [(one.name, one.fingerprint, one.replaces or "new") for one in found]
+    plain_console().print(rows_table(("site", "fingerprint", "replaces"), rows))
+    if not yes:
+        typer.confirm("Has each of these sites read out this fingerprint as its own?", abort=True)
+    accept(folder, found)
+    typer.echo(f"Added {', '.join(one.name for one in found)}.")
+
+
+@roster.command("remove")
+def roster_remove(folder: Folder, name: Annotated[str, typer.Argument(help="Name of the site.")]) -> None:
+    """Remove a peer; this site takes part in no secure sum with it any more."""
+    from fedprompt.deploy.roster import remove
+
+    remove(folder, name)
+    typer.echo(f"Removed {name}.")
 
 
 @site.command("up")
@@ -132,6 +233,7 @@ def status(folder: Folder) -> None:
     """Show the sites of a deployment and the status of its runs."""
     need_flower()
     from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.deploy.init import expiry_warnings
     from fedprompt.deploy.submit import runs_of, sites_of
 
     console = plain_console()
@@ -142,6 +244,8 @@ def status(folder: Folder) -> None:
     ]
     if rows:
         console.print(rows_table(("run", "status", "trial", "rounds", "waiting for"), rows))
+    for warning in expiry_warnings(folder.resolve()):
+        console.print(warning)
 
 
 def run_over_sites(recipe: Recipe, deployment: Path, out: Path, *, callbacks: RunCallbacks) -> None:

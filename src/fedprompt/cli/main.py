@@ -260,12 +260,15 @@ def predict(
 def doctor(
     out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
     backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
+    deployment: Annotated[
+        Path | None, typer.Option(help="Folder of a deployment or of a site: check its certificates and keys too.")
+    ] = None,
 ) -> None:
     """Check that everything a run needs is available; exit code 2 if not."""
     from fedprompt.cli.console import findings_table, plain_console
     from fedprompt.cli.doctor import run_checks
 
-    findings = run_checks(out, backbone)
+    findings = run_checks(out, backbone, deployment)
     plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)

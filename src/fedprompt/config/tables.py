@@ -120,7 +120,9 @@ class ServerTable(Table):
 
     aggregate: Piece | None = Field(None, description="aggregation rule in place of the method's own")
     optimizer: Piece | None = Field(None, description="server optimiser, which steps towards the rule's result")
-    privacy: Piece | None = Field(None, description='differential privacy of each "client" or of each "sample"')
+    privacy: Piece | None = Field(
+        None, description='differential privacy of each "client" or "sample", or of each client by "distributed" noise'
+    )
     secure: SecureTable | None = Field(None, description="secure aggregation")
     attack: AttackTable | None = Field(None, description="attack by some of the clients")
     most_examples: int = Field(

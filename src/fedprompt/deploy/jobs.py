@@ -27,7 +27,7 @@ from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, Fields, P
 # The fields of every request, and the further ones by kind of request.
 NEEDED = ("recipe", "run", "trial", "client", "serial")
 FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "clients"))
+FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
 _log = logging.getLogger(__name__)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.tables import DescriptionsTable
 from fedprompt.deploy.checked_channel import CheckedChannel, MessageNumbers, SiteChannel, Terms
+from fedprompt.deploy.identity import identities_of
 from fedprompt.deploy.preflight import fingerprints
+from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -18,6 +21,7 @@ from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
@@ -65,7 +69,7 @@ def run_on_sites(
     data = {} if accept_changes else federation.data
     federation = replace(federation, starts=federation.starts + 1, data=data)
     federation.save(out)
-    make_transport = site_transport(channel, deployment, federation)
+    make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes)
     plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
@@ -84,8 +88,13 @@ def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
-def site_transport(channel: SiteChannel, deployment: Deployment, federation: Federation) -> TransportFactory:
-    """The factory of transports to the sites of a deployment, for every trial of a run."""
+def site_transport(
+    channel: SiteChannel, deployment: Deployment, federation: Federation, *, identities: Mapping[str, bytes]
+) -> TransportFactory:
+    """The factory of transports to the sites of a deployment, for every trial of a run.
+
+    `identities` are the sites' identity keys, as far as they have sent them.
+    """
     run, numbers = federation.run, MessageNumbers(federation.starts)
 
     def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
@@ -101,6 +110,7 @@ def site_transport(channel: SiteChannel, deployment: Deployment, federation: Fed
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
         job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
+        secure = _secure_sum(trial, job, names, identities)
         num_examples: dict[int, int] = {}
 
         def admit(name: str, fields: Fields) -> None:
@@ -121,7 +131,6 @@ def site_transport(channel: SiteChannel, deployment: Deployment, federation: Fed
             if isinstance(event, RoundEvent) and event.trial == trial.name
             for client in event.kept
         }
-        secure = trial.setup.secure
         return Remote(
             method,
             checked,
@@ -129,11 +138,26 @@ def site_transport(channel: SiteChannel, deployment: Deployment, federation: Fed
             job,
             accepted=accepted,
             num_examples=num_examples,
-            secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
+            secure=secure,
             on_client=context.callbacks.on_client,
         )
 
     return make_transport
+
+
+def _secure_sum(
+    trial: Trial, job: Mapping[str, str], names: Sequence[str], identities: Mapping[str, bytes]
+) -> SecureSum | None:
+    """The trial's secure sum with what binds it to this run and its sites."""
+    if trial.setup.secure is None:
+        return None
+    if missing := [name for name in names if name not in identities]:
+        raise UserError(
+            f"Secure aggregation needs the identity key of every site, but keys/{missing[0]}.pub has none; "
+            "the site makes it with: fedprompt site init"
+        )
+    keys = {client: identities[name] for client, name in enumerate(names)}
+    return secure_sum_of_job(trial.setup.secure, job, keys)
 
 
 def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:

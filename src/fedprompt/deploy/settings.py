@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 
 from fedprompt.config.recipe import checked
 from fedprompt.config.tables import Table
+from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
@@ -24,7 +25,6 @@ LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLin
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process id of the run, and why it stopped
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: used in file names and command lines
 MOST_DELTA = 1e-3
 Model = TypeVar("Model", bound=Table)
 
@@ -58,6 +58,25 @@ class Deployment(Table):
         return RemoteSettings(sites, min(self.quorum, len(sites)), self.deadline, self.upload)
 
 
+class Roster(Table):
+    """Whom a site knows, by keys that were exchanged outside the federation; no message changes it."""
+
+    server: str = Field("", description="fingerprint of the certificate authority in ca.crt; empty: not compared")
+    sites: dict[str, str] = Field({}, description="public identity key of each other site, as a line of OpenSSH")
+
+    @field_validator("sites")
+    @classmethod
+    def _keys(cls, sites: dict[str, str]) -> dict[str, str]:
+        for name, line in sites.items():
+            try:
+                public_key(line)
+            except ValueError as error:
+                raise ValueError(f"the key of {name} is no public identity key; add it anew") from error
+        if len({public_key(line) for line in sites.values()}) < len(sites):
+            raise ValueError("two sites have the same key")
+        return sites
+
+
 class Policy(Table):
     """The jobs that a site accepts; any other job is refused with the name of the rule."""
 
@@ -77,6 +96,10 @@ class Policy(Table):
     maximum_repeats: int = Field(
         3, ge=1, description="most answers with the same images to the same round of a recipe in secure sums, over runs"
     )
+    minimum: int = Field(3, ge=2, description="least number of sites in a secure sum, this one included")
+    colluders: int = Field(
+        0, ge=0, description="number of sites that may work with the server against this one; raises the threshold"
+    )
     smallest_count: int = Field(5, ge=1, description="counts below this are withheld from the server")
 
     def delta_for(self, images: int) -> float:
@@ -95,6 +118,7 @@ class SiteFile(Table):
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
+    roster: Roster = Roster()
     policy: Policy = Policy()
 
 

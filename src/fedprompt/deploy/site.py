@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
-from fedprompt.deploy.secure_member import SecureMember
+from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.experiments.events import METRICS
@@ -28,7 +29,9 @@ from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.federated.secure.vector import Codec
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import state_digest
+from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
 from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
@@ -55,7 +58,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._jobs = Jobs(folder)
-        self._secure_member = SecureMember()
+        self._secure_member = SecureMember(folder)
         self._ledger = SiteLedger(folder)
         self._audit = AuditTrail(folder)
 
@@ -79,18 +82,19 @@ class Site:
 
     def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
         job = self._jobs.accept(request, settings)
-        secure = job.trial.setup.secure
+        secure = _secure_sum(job, self.folder)
         if request.kind == HELLO:
             return _marked(job, Payload(DONE, hello_answer(job.experiment, job.client, settings)))
         if request.kind in SECURE and secure is not None:
 
-            def vector(codec: Codec) -> MaskedVector:
+            def train(codec: Codec) -> tuple[MaskedVector, bytes]:
                 task = _task(job)
                 update = self._train(task, job, charges)
-                check_update(update, task.shared, Limits(most_examples=secure.most_examples))
-                return codec.encode(update, task.shared)
+                check_update(update, task.shared, Limits(most_examples=codec.most_examples))
+                return codec.encode(update, task.shared), state_digest(task.shared)
 
-            return _marked(job, self._secure_member.answer(request, secure, job.state, vector))
+            length = partial(_vector_length, job)
+            return _marked(job, self._secure_member.answer(request, secure, job.state, train, length))
         task = _task(job)
         if request.kind == EVALUATE:
             score = _score_fields(self._score(task), settings.policy.smallest_count)
@@ -169,6 +173,18 @@ def _state_hash(request: Payload) -> str:
     for name, raw in sorted(request.tensors.items()):
         found.update(json.dumps([name, raw.dtype, raw.shape, len(raw.data)]).encode() + raw.data)
     return found.hexdigest()[:32]
+
+
+def _secure_sum(job: Job, folder: Path) -> SecureSum | None:
+    """The secure sum of a trial with the site's own roster and policy, if its recipe asks for one."""
+    if job.trial.setup.secure is None:
+        return None
+    names = [shard.name for shard in job.experiment.partition.shards]
+    return secure_sum_of_site(job.trial.setup.secure, job.fields, names, settings=job.settings, folder=folder)
+
+
+def _vector_length(job: Job) -> int:
+    return vector_length(initial_state(job.trial.make_method(job.experiment.clip))[0])
 
 
 def _task(job: Job) -> SiteTask:

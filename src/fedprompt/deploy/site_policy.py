@@ -73,7 +73,7 @@ def check_privacy(policy: Policy, privacy: GaussianPrivacy | None, images: int) 
     if privacy.at_client(images=images, batch_size=1, epochs=1) is None:
         raise RefusedError(
             "the job's noise is added by the server, which receives this site's plain update; only noise that the "
-            "site adds itself counts, such as that of privacy per sample.",
+            "site adds itself counts, as with the privacy 'sample' or 'distributed'.",
             rule=rule,
         )
     if privacy.noise < policy.minimum_noise:

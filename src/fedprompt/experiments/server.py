@@ -15,8 +15,9 @@ from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
 from fedprompt.federated.client import TrainSettings
-from fedprompt.federated.privacy.accounting import EpsilonFunction, Ledger
+from fedprompt.federated.privacy.accounting import EpsilonFunction, GaussianPrivacy, Ledger
 from fedprompt.federated.privacy.clients import ClientPrivacy
+from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.federated.screening import Limits
 from fedprompt.federated.secure.secure_sum import SecureSum
@@ -34,13 +35,16 @@ REGISTRIES: Mapping[str, Registry] = {
 }
 
 
+Privacy = ClientPrivacy | DistributedPrivacy | SamplePrivacy
+
+
 @dataclass(frozen=True)
 class ServerSetup:
     """What [train.server] sets up for a trial; `table` is that table with every default written out."""
 
     table: ServerTable
     server: Server
-    privacy: ClientPrivacy | SamplePrivacy | None = None
+    privacy: Privacy | None = None
     secure: SecureSum | None = None
     attack: Attack | None = None
 
@@ -88,7 +92,7 @@ def set_up(
     exclude each other.
     """
     blocks = bind_server(table, place=place)
-    privacy: ClientPrivacy | SamplePrivacy | None = blocks["privacy"]() if "privacy" in blocks else None
+    privacy: Privacy | None = blocks["privacy"]() if "privacy" in blocks else None
     if not sends:
         privacy = privacy if isinstance(privacy, SamplePrivacy) else None
         blocks = {"privacy": blocks["privacy"]} if privacy is not None else {}
@@ -103,7 +107,7 @@ def set_up(
         optimizer=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
-    secure = _secure_sum(table, privacy, weighting)
+    secure = _secure_sum(table, privacy, weighting, place=place)
     return ServerSetup(write_out(table, blocks), server, privacy, secure, built.get("attack"))
 
 
@@ -121,20 +125,29 @@ def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -
         )
 
 
-def _secure_sum(
-    table: ServerTable, privacy: ClientPrivacy | SamplePrivacy | None, weighting: Weighting
-) -> SecureSum | None:
+def _secure_sum(table: ServerTable, privacy: Privacy | None, weighting: Weighting, *, place: str) -> SecureSum | None:
     """Secure aggregation; with client-level privacy the clients clip to its norm, as the server cannot."""
+    distributed = privacy if isinstance(privacy, DistributedPrivacy) else None
     if table.secure is None:
+        if distributed is not None:
+            raise UserError(
+                f"{place} privacy 'distributed' adds noise inside secure sums; add the table [train.server.secure]."
+            )
         return None
-    clip = privacy.clip if isinstance(privacy, ClientPrivacy) else table.secure.clip
-    return SecureSum(share=table.secure.share, clip=clip, weighting=weighting, most_examples=table.secure.most_examples)
+    clip = table.secure.clip if privacy is None or isinstance(privacy, SamplePrivacy) else privacy.clip
+    return SecureSum(
+        share=table.secure.share,
+        clip=clip,
+        weighting=weighting,
+        most_examples=table.secure.most_examples,
+        privacy=distributed,
+    )
 
 
 def open_ledger(
     run: RunFolder,
     trial: str,
-    privacy: ClientPrivacy | SamplePrivacy | None,
+    privacy: Privacy | None,
     settings: TrainSettings,
     num_examples: Callable[[int], int],
 ) -> Ledger | None:
@@ -170,14 +183,18 @@ def spent(ledger: Ledger | None, table: ServerTable) -> PrivacySpent | None:
     """What the record of a round says of privacy; None without privacy."""
     if ledger is None or table.privacy is None:
         return None
-    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], table.privacy.name)
+    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], _protected(table.privacy))
 
 
-def epsilon_function(
-    privacy: ClientPrivacy | SamplePrivacy, settings: TrainSettings, num_examples: Callable[[int], int]
-) -> EpsilonFunction:
+def _protected(piece: Piece) -> str:
+    """The unit of privacy of the mechanism that a table names."""
+    mechanism = PRIVACY.find(piece.name, place="[train.server] privacy")
+    return mechanism.protects if isinstance(mechanism, type) and issubclass(mechanism, GaussianPrivacy) else piece.name
+
+
+def epsilon_function(privacy: Privacy, settings: TrainSettings, num_examples: Callable[[int], int]) -> EpsilonFunction:
     """Epsilon by client and number of rounds; `num_examples` gives a client's number of training images."""
-    if isinstance(privacy, ClientPrivacy):
+    if not isinstance(privacy, SamplePrivacy):
         return privacy.spent
 
     def epsilon(client: int, charges: int) -> float:
@@ -198,7 +215,7 @@ def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
         text += ", as a secure sum"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
-        text += f", with {table.privacy.name}-level differential privacy ({options})"
+        text += f", with {_protected(table.privacy)}-level differential privacy ({options})"
     if table.attack is not None:
         text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
     return text

@@ -13,9 +13,9 @@ Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
 # Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
-ADVERTISE_KEYS, SHARE_KEYS = "train.advertise_keys", "train.share_keys"
-MASKED_INPUT, UNMASK = "train.masked_input", "train.unmask"
-SECURE = (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT, UNMASK)
+SHARE_KEYS, MASKED_INPUT = "train.share_keys", "train.masked_input"
+CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
+SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 MALFORMED = "malformed"  # a request that could not be read

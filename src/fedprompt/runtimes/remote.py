@@ -17,7 +17,7 @@ from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_u
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
+    CONSISTENCY_CHECK,
     EVALUATE,
     MASKED_INPUT,
     SHARE_KEYS,
@@ -35,7 +35,7 @@ from fedprompt.updates import State, Update
 _log = logging.getLogger(__name__)
 # Share of a round's deadline that each step of a secure sum leaves for the steps after it; without this reserve, one
 # silent site would use up the whole deadline.
-RESERVE = {ADVERTISE_KEYS: 0.8, SHARE_KEYS: 0.7, MASKED_INPUT: 0.1, UNMASK: 0.0}
+RESERVE = {SHARE_KEYS: 0.75, MASKED_INPUT: 0.15, CONSISTENCY_CHECK: 0.1, UNMASK: 0.0}
 MISSED_ROUNDS = 3  # consecutive rounds without a quorum, after which a run stops with the reasons
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 from fedprompt.errors import UserError
 
@@ -70,8 +71,11 @@ def _dp_accounting() -> ModuleType:
 class GaussianPrivacy:
     """The Gaussian mechanism: clip to the L2 norm `clip`, add noise of standard deviation `noise` * `clip`.
 
-    `epsilon` at `delta` is the budget. Raises UserError naming the option that makes no sense.
+    `epsilon` at `delta` is the budget, `protects` the unit of privacy. Raises UserError naming the option that makes no
+    sense.
     """
+
+    protects: ClassVar[str] = "client"
 
     clip: float
     noise: float

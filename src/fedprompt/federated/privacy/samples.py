@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class SamplePrivacy(GaussianPrivacy):
 
     `epsilon` is each site's budget at `delta`: the run ends before a site would spend more.
     """
+
+    protects: ClassVar[str] = "sample"
 
     def spent(self, *, images: int, batch_size: int, epochs: int) -> float:
         """Epsilon after this many epochs over this many images."""

@@ -109,6 +109,11 @@ def register(public_key: Path, name: str) -> list[str]:
     return [_script("flwr"), "supernode", "register", str(public_key), CONNECTION, "--name", name, "--format", "json"]
 
 
+def unregister(node: str) -> list[str]:
+    """The command that takes back the registration of the site with this node id."""
+    return [_script("flwr"), "supernode", "unregister", node, CONNECTION, "--format", "json"]
+
+
 def nodes() -> list[str]:
     """The command that lists the registered sites."""
     return [_script("flwr"), "supernode", "list", CONNECTION, "--format", "json"]
