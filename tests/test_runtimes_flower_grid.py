@@ -26,6 +26,7 @@ from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
+from fedprompt.federated.privacy.accounting import Mechanism
 from fedprompt.records.events import EVENTS, Event, PrivacyEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
@@ -226,12 +227,16 @@ def test_distributed_noise_over_the_grid_is_charged_and_hides_the_loss(tmp_path:
     noisy = (
         SUMS + '[train.server.privacy]\nname = "distributed"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
     )
-    over = grid(tmp_path)
+    over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0, minimum_noise=2.0))
     run_on_sites(one(tmp_path, noisy), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     for event in events_of(tmp_path / "out", NAMES[0], "round"):
         assert event.kept == (0, 1, 2) and event.loss is None and event.epsilon > 0 and event.protects == "client"
     charged = [event for event in read_events(tmp_path / "out") if isinstance(event, PrivacyEvent)]
     assert [event.clients for event in charged] == [(0, 1, 2)] * 2
+    for site in SITES:
+        assert [line.mechanism for line in SiteLedger(tmp_path / site).lines()] == [Mechanism(2.0)] * 2
+        ((_, epsilon),) = SiteLedger(tmp_path / site).spent(lambda images: 1e-3)
+        assert epsilon == charged[-1].epsilon
 
 
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
