@@ -86,7 +86,7 @@ def _honest(client: int, draws: np.random.Generator) -> Update:
 def _honest_rounds(requests: Requests) -> None:
     draws = numpy_stream(1, "mutations")
     for _ in range(20):
-        requests.site.answer(requests.honest)
+        requests.site.answer(requests.honest())
         _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
         _exchange(lambda answer: answer, "share_keys")
@@ -196,24 +196,30 @@ class Requests:
         self.site = Site(folder)
         method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
         fields = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
-        self.honest = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
-        assert self.site.answer(self.honest).kind == DONE, "the unmutated request is accepted"
+        self._request = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
+        self._numbers = itertools.count(1)
+        assert self.site.answer(self.honest()).kind == DONE, "the unmutated request is accepted"
+
+    def honest(self) -> Payload:
+        """The next request of an honest server."""
+        return replace(self._request, fields={**self._request.fields, "serial": [1, next(self._numbers)]})
 
     def __call__(self, draws: np.random.Generator) -> str:
         """Mutate a request in its fields, kind, tensors or a line of its recipe.
 
         A site answers any exception with its type alone, because its text may hold names.
         """
-        fields = dict(self.honest.fields)
+        honest = self.honest()
+        fields = dict(honest.fields)
         name, lines = str(draws.choice([*fields])), RECIPE.splitlines()
         place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
         recipe = "\n".join([*lines[:place], line, *lines[place + draws.integers(2) :]])
         ways: list[Callable[[], Payload]] = [
-            lambda: replace(self.honest, fields={**fields, name: _odd(draws)}),
-            lambda: replace(self.honest, fields={key: value for key, value in fields.items() if key != name}),
-            lambda: replace(self.honest, fields={**fields, "recipe": recipe}),
-            lambda: replace(self.honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
-            lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
+            lambda: replace(honest, fields={**fields, name: _odd(draws)}),
+            lambda: replace(honest, fields={key: value for key, value in fields.items() if key != name}),
+            lambda: replace(honest, fields={**fields, "recipe": recipe, "run": f"{fields['serial'][1]:032x}"}),
+            lambda: replace(honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
+            lambda: replace(honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
         ]
         answer = self.site.answer(ways[draws.integers(len(ways))]())
         assert answer.kind == DONE or not answer.tensors, "a refused request is answered without tensors"

@@ -183,7 +183,7 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
     log.write_bytes(unfinished)
     words_file.write_text(words_file.read_text().replace("a god part", "another part"))
-    with pytest.raises(UserError, match="began with another descriptions file"):
+    with pytest.raises(UserError, match="another descriptions file"):
         runs.resume(tmp_path / "run")
 
 

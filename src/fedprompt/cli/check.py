@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from fedprompt.cli.config import Settings, load
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
@@ -73,7 +73,7 @@ def check(
     ok = all(one.ok for one in found)
     if as_json:
         checked = {"ok": ok, "checked": [one.to_json() for one in found]}
-        typer.echo(json.dumps(checked, indent=2, ensure_ascii=False, allow_nan=False))
+        typer.echo(json_text(checked, indent=2, ascii_only=False))
     if not ok:
         raise typer.Exit(2)
 
@@ -115,7 +115,7 @@ def _plan(what: str, settings: list[str]) -> Plan:
         close = did_you_mean(what, bundled_recipes())
         raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
     names = sources_of(path)
-    place = f"path = {json.dumps(str(path), ensure_ascii=False)}"
+    place = f"path = {json_text(str(path), ascii_only=False)}"
     if len(names) != 1:
         some = f"may be read by {' and '.join(names)}" if names else "is in no form that a source recognises"
         raise UserError(

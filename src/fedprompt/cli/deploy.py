@@ -215,6 +215,22 @@ def site_up(
     daemons.site_up(folder, data=data, say=typer.echo)
 
 
+@site.command("audit")
+def site_audit(
+    folder: Folder,
+    last: Annotated[int, typer.Option(min=0, help="Messages to print, the newest; 0 for all.")] = 50,
+) -> None:
+    """Verify a site's audit trail and privacy ledger, and print who asked what, which rule decided, and what left."""
+    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.deploy.site_report import audit_rows, ledger_sentences
+
+    head, rows = audit_rows(folder)
+    plain_console().print(rows_table(head, rows[-last:] if last else rows))
+    typer.echo(f"{len(rows)} messages; every line of the audit trail and of the ledger is as it was written.")
+    for sentence in ledger_sentences(folder):
+        typer.echo(sentence)
+
+
 def status(folder: Folder) -> None:
     """Show the sites of a deployment and the status of its runs."""
     need_flower()
@@ -242,12 +258,12 @@ def run_over_sites(recipe: Recipe, deployment: Path, out: Path, *, callbacks: Ru
     run_on_deployment(recipe, deployment, out, callbacks=callbacks)
 
 
-def resume_over_sites(out: Path, *, callbacks: RunCallbacks) -> bool:
+def resume_over_sites(out: Path, *, callbacks: RunCallbacks, accept_changes: bool) -> bool:
     """Resume a run over sites; False for a simulated run."""
     if not (out / "federation.json").exists():  # checked without importing what only deployments need
         return False
     need_flower()
     from fedprompt.deploy.submit import resume_on_deployment
 
-    resume_on_deployment(out, callbacks=callbacks)
+    resume_on_deployment(out, callbacks=callbacks, accept_changes=accept_changes)
     return True

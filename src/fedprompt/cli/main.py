@@ -43,6 +43,9 @@ mount(app)
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -98,13 +101,13 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
 
 
 @app.command()
-def resume(run: RunPath, quiet: Quiet = False) -> None:
+def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
-        if not resume_over_sites(run, callbacks=callbacks):
-            runs.resume(run, callbacks=callbacks)
+        if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
+            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes)
     _print_results(run, quiet=quiet)
     exit_without_results([run])
 

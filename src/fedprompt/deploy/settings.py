@@ -27,6 +27,7 @@ PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
+MOST_DELTA = 1e-3
 Model = TypeVar("Model", bound=Table)
 
 
@@ -82,18 +83,30 @@ class Policy(Table):
     """The jobs that a site accepts; any other job is refused with the name of the rule."""
 
     methods: tuple[str, ...] = Field((), description="methods that may be trained; empty: those of fedprompt itself")
+    recipes: tuple[str, ...] = Field((), description="SHA-256 of allowed recipes, or first digits; empty: any recipe")
     minimum_images: int = Field(1, ge=1, description="least number of training images with which the site takes part")
     maximum_rounds: int = Field(1000, ge=1, description="most rounds of a job")
     backbones: tuple[str, ...] = Field((), description="fingerprints of allowed backbones, or their first digits")
     secure_aggregation: bool = Field(default=False, description="refuse jobs without secure aggregation")
     epsilon: float | None = Field(
-        None, gt=0, description="refuse jobs without a privacy budget of at most this epsilon"
+        None, gt=0, description="privacy budget of all runs on the site's images; jobs without noise here are refused"
+    )
+    delta: float | None = Field(
+        None, gt=0, le=MOST_DELTA, description="delta of that budget; if absent, 1 / images and at most 1e-3"
+    )
+    minimum_noise: float = Field(0.0, ge=0, description="least noise multiplier of what is added at the site")
+    maximum_repeats: int = Field(
+        3, ge=1, description="most answers with the same images to the same round of a recipe in secure sums, over runs"
     )
     minimum: int = Field(3, ge=2, description="least number of sites in a secure sum, this one included")
     colluders: int = Field(
         0, ge=0, description="number of sites that may work with the server against this one; raises the threshold"
     )
     smallest_count: int = Field(5, ge=1, description="counts below this are withheld from the server")
+
+    def delta_for(self, images: int) -> float:
+        """The site's delta for so many training images; no job sets it."""
+        return self.delta or min(1 / max(images, 1), MOST_DELTA)
 
 
 class SiteFile(Table):

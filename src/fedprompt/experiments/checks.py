@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import JsonValue
 
 from fedprompt.data.problems import find_problems
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.test_sets import TestSet
 from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import RunFolder
+from fedprompt.text_files import json_text
+
+MACHINE = ("platform", "threads")  # versions that differ from machine to machine, without being a change of a run
+LONGEST = 60  # characters of a value in a sentence
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
@@ -51,19 +58,45 @@ def header_of(run: RunFolder) -> HeaderEvent:
     return header
 
 
-def check_unchanged(run: RunFolder, header: HeaderEvent, experiment: Experiment) -> None:
-    """UserError if backbone, data or descriptions are no longer those of the header."""
-    dataset = experiment.dataset
+def changes_since(header: HeaderEvent, experiment: Experiment) -> list[str]:
+    """What is no longer as the run's header says: the recipe, versions of packages, backbone, data or descriptions."""
+    return [
+        *_recipe_changes("", header.recipe, experiment.recipe.model_dump(mode="json")),
+        *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
+        *_fingerprint_changes(header, experiment),
+    ]
+
+
+def _recipe_changes(place: str, before: JsonValue, now: JsonValue) -> Iterator[str]:
+    """The keys of a recipe, as [table] key, whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _recipe_changes(f"{place}.{key}" if place else key, before.get(key), now.get(key))
+    elif before != now:
+        table, _, key = place.rpartition(".")
+        yield f"{f'[{table}] ' if table else ''}{key} was {_short(before)}, is {_short(now)}"
+
+
+def _value_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    for what, value in now.items():
+        if before.get(what) != value:
+            yield f"{what} was {before.get(what)}, is {value}"
+
+
+def _fingerprint_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     for what, before, now in (
         ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
-        ("data", header.data.fingerprint, dataset.source.fingerprint),
+        ("data", header.data.fingerprint, experiment.dataset.source.fingerprint),
         *(
             ("descriptions file", before, text_fingerprint(experiment.described[name]))
             for name, before in header.descriptions.items()
+            if name in experiment.described
         ),
     ):
         if before != now:
-            raise UserError(
-                f"The run {run.path} began with another {what} (fingerprint {before[:12]}, now {now[:12]}); "
-                f"put the old {what} back, or start a new run."
-            )
+            yield f"another {what} (fingerprint {before[:12]}, now {now[:12]})"
+
+
+def _short(value: JsonValue) -> str:
+    text = json_text(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -12,7 +12,7 @@ import torch
 
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
-from fedprompt.experiments.checks import check_unchanged, header_of, warn_of_missing_tests, warn_of_problems
+from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
@@ -26,7 +26,7 @@ from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
-from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.events import ChangesEvent, EndEvent, ResumeEvent, Status, TrialEvent
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import Checkpoint, RunFolder, require_no_run, save_tensors, write_atomic
 from fedprompt.report import render
@@ -89,12 +89,17 @@ def start(
 
 
 def resume(
-    folder: Path, *, callbacks: RunCallbacks = NO_CALLBACKS, make_transport: TransportFactory = simulate
+    folder: Path,
+    *,
+    callbacks: RunCallbacks = NO_CALLBACKS,
+    make_transport: TransportFactory = simulate,
+    accept_changes: bool = False,
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
-    Of a finished run only the report is written again. Raises UserError when backbone, data or descriptions are no
-    longer those that the run began with.
+    Of a finished run only the report is written again. Raises UserError when recipe, versions, backbone, data or
+    descriptions are no longer those that the run began with; with `accept_changes` they are recorded, and the run goes
+    on.
     """
     with RunFolder.open(folder) as run:
         if _is_finished(run):
@@ -105,7 +110,16 @@ def resume(
         unreadable = {image.row: image.reason for image in header.left_out}
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
-        check_unchanged(run, header, experiment)
+        changes = changes_since(header, experiment)
+        if changes and not accept_changes:
+            raise UserError(
+                f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or resume it "
+                "with --accept-changes."
+            )
+        for change in changes:
+            callbacks.on_warning(f"The run goes on although it has changed: {change}.")
+        if changes:
+            run.append(ChangesEvent(changes=changes))
         callbacks.on_message(experiment.dataset.report.sentence())
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
 

@@ -29,6 +29,11 @@ class RefusedUpdateError(UserError):
         super().__init__(f"{code}: {sentence}")
         self.code = code
 
+    @property
+    def rule(self) -> str:
+        """The code, which names the rule that refused."""
+        return self.code
+
 
 @dataclass(frozen=True)
 class Limits:

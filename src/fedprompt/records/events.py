@@ -194,6 +194,13 @@ class ResumeEvent(BaseEvent):
     round: int = Field(description="round of the checkpoint")
 
 
+class ChangesEvent(BaseEvent):
+    """A run goes on although something has changed since it began, which the user has accepted."""
+
+    event: Literal["changes"] = "changes"
+    changes: tuple[str, ...] = Field(description="what has changed, each with its value before and now")
+
+
 class EndEvent(BaseEvent):
     """The run ended; without this event it is still going on or was killed."""
 
@@ -214,6 +221,7 @@ Event = Annotated[
     | SitesEvent
     | PrivacyEvent
     | ResumeEvent
+    | ChangesEvent
     | EndEvent,
     Field(discriminator="event"),
 ]

@@ -19,6 +19,7 @@ CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
 SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
+MALFORMED = "malformed"  # a request that could not be read
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from fedprompt.federated.privacy.accounting import GaussianPrivacy, gaussian_epsilon
+from fedprompt.federated.privacy.accounting import GaussianPrivacy, Mechanism, gaussian_epsilon
 from fedprompt.federated.privacy.discrete_gaussian import LARGEST_SCALE, WIDEST, Integers, discrete_gaussian
 
 
@@ -39,6 +39,10 @@ class DistributedPrivacy(GaussianPrivacy):
         the scale of a share in steps: below any number that a float can hold at these scales.
         """
         return discrete_gaussian(math.ceil(LARGEST_SCALE / math.sqrt(honest)), count)
+
+    def at_client(self, *, images: int, batch_size: int, epochs: int) -> Mechanism:
+        """One Gaussian mechanism on all of a client's images at once; the honest survivors add its noise together."""
+        return Mechanism(self.noise)
 
     def spent(self, client: int, charges: int) -> float:
         """Epsilon after a client was asked `charges` times; who is asked is public, so sampling amplifies nothing."""

@@ -6,7 +6,6 @@ An identity is an Ed25519 key pair; members know each other's public keys before
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import torch
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 SIGNATURE_BYTES = 64
@@ -77,7 +77,7 @@ class Session:
         """The SHA-256 hash of all fields."""
         members = [[client, key.hex()] for client, key in sorted(self.members.items())]
         fields = [self.run, self.round_number, members, self.threshold, self.length, self.nonce, self.job]
-        return hashlib.sha256(json.dumps(fields).encode()).digest()
+        return hashlib.sha256(json_text(fields).encode()).digest()
 
     def keys_message(self, client: int, keys: bytes) -> bytes:
         """What a client signs to make the keys of this round its own."""
@@ -85,7 +85,7 @@ class Session:
 
     def survivors_message(self, survivors: Iterable[int], received: bytes) -> bytes:
         """What every survivor signs: the list of survivors, and the hash of the shared state that it trained from."""
-        listed = json.dumps(sorted(survivors)).encode()
+        listed = json_text(sorted(survivors)).encode()
         return b"/".join((b"fedprompt secure aggregation", b"survivors", self.digest, received, listed))
 
 
@@ -104,6 +104,6 @@ def state_digest(shared: State) -> bytes:
     found = hashlib.sha256()
     for name in sorted(shared):
         tensor = shared[name].detach().cpu().contiguous()
-        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(json_text([name, str(tensor.dtype), list(tensor.shape)]).encode())
         found.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
     return found.digest()

@@ -46,6 +46,7 @@ clientapp = "fedprompt.deploy.apps:client"
 [tool.flwr.app.config]
 recipe = "" # TOML text, or the name of a recipe that comes with fedprompt
 out = ""    # folder of the run at the server; empty: a new one in the deployment's folder
+accept-changes = false # resume a run although its recipe, versions or images have changed
 """
 
 
