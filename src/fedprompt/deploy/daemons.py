@@ -148,9 +148,6 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
             raise UserError(f"There is no folder {data}; give the folder with one folder of images per class.")
         site = site.model_copy(update={"data": str(data.resolve())})
         save(folder / SITE, site)
-    check_authority(folder, site)
-    for warning in expiry_warnings(folder):
-        say(warning)
     if not site_key(folder).exists():
         raise UserError(f"The site has no key yet; make it with: fedprompt site init {folder}")
     environment = commands.environment(folder / "flower")
@@ -159,6 +156,9 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder):
+        check_authority(folder, site)
+        for warning in expiry_warnings(folder):
+            say(warning)
         _supervise(programs, folder, environment, say)
 
 
