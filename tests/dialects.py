@@ -264,5 +264,6 @@ def label_cells(
         if not any(sign.strip() in name if sign.strip() else sign in name for name in truth.classes)
     ]
     assume(fit and not any(sign in name for sign in ";|" for name in truth.classes))
+    assume(not any(name.startswith(("[", "(", "{")) for name in truth.classes))  # cells that are lists
     sign = chosen(draw, *fit)
     return lambda one: sign.join(sorted(one.labels)), sign

@@ -140,7 +140,7 @@ class OfLines(Mutations):
                 one for tree in trees for file, one in tree.files.items() if Path(file).name.startswith(line.strip())
             ]
             return [self.truth.without(one) for one in gone]
-        return [self.truth] if self.own.path.name == "README.txt" else []
+        return [self.truth] if self.own.path.name in ("README.txt", ".DS_Store") else []
 
     def double(self) -> Truths:
         place = self._place(self.own.lines)

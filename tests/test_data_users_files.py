@@ -440,6 +440,16 @@ def test_what_annotation_tools_export_is_found(tmp_path, export):
     assert ("pets" in " ".join(data.report.warnings)) == (export is roboflow)
 
 
+def test_an_annotation_file_that_says_no_split_is_not_passed_over_for_others_that_do(tmp_path):
+    coco2017(tmp_path)
+    (tmp_path / "annotations/instances_train2017.json").rename(tmp_path / "annotations/trian.json")
+    with pytest.raises(UserError, match=r"has annotations/instances_test2017.json beside annotations/trian.json"):
+        coco(path=tmp_path)
+    (tmp_path / "annotations/trian.json").unlink()
+    with pytest.raises(UserError, match=r"and no training part; add it"):
+        coco(path=tmp_path)
+
+
 def test_a_label_studio_export_is_divided(tmp_path):
     table = annotations()
     table["images"] = [row | {"file_name": f"images\\{row['file_name']}"} for row in table["images"]]
@@ -580,6 +590,8 @@ def test_shards_that_say_no_split_are_divided(tmp_path):
         ("npy", npy([0, 2, 1]), "2 is neither 1, 0 nor -1"),
         ("npy", npy([0, 255, 1]), "255 is neither 1, 0 nor -1"),
         ("npy", npy([0.0, float("inf"), 1.0]), "inf is neither"),
+        ("npy", b"", "this is not a label"),
+        ("npy", b"PK", "this is not a label"),
         ("npy", npy([0, 1]), "there are 2 values, which does not fit 3 classes"),
         ("cls", b"0.9", "there is no class '0.9'"),
         ("cls", b"4", "there is no class 4; the 3 classes count from 0"),

@@ -253,7 +253,7 @@ def _value(name: str, content: bytes) -> object:
     if name.lower().endswith(".cls"):
         return content.decode("utf-8-sig").strip()
     if name.lower().endswith(".npy"):
-        array = np.load(io.BytesIO(content))
+        array = np.lib.format.read_array(io.BytesIO(content))
         return array.item() if array.ndim == 0 else array.reshape(-1).tolist()
     table = load_json(content.decode("utf-8-sig"))
     if not isinstance(table, Mapping) or not {"label", "labels"} & table.keys():
