@@ -102,7 +102,7 @@ def test_what_was_understood_is_shown_for_every_form(
     assert counts in found["summary"] or counts == found["intake"]["labels"]
     assert sum(found["intake"]["splits"].values()) == found["intake"]["images"]
     said = call("check", place)
-    assert f"read by the source {source}" in said and origin in said and "0 problem(s)" in said
+    assert f"read by the source {source}" in said and origin in said and "0 problems." in said
     head = next(line for line in said.splitlines() if "from where" in line)
     assert [cell.strip() for cell in head.strip("┃").split("┃")] == ["what", "found", "from where", "left out"]
 
@@ -124,7 +124,7 @@ def test_refusals_are_shown_with_the_reason_and_do_not_hide_what_else_is_checked
     assert [one["ok"] for one in found["checked"]] == [True, False] and not found["ok"]
     assert found["checked"][1]["error"].startswith("There is no recipe, folder or table")
     said = call("check", tmp_path / "gone", good, code=2)
-    assert "gone is refused.\nThere is no" in said and "good: 8 images, 0 problem(s)." in said
+    assert "gone is refused.\nThere is no" in said and "good: 8 images, 0 problems." in said
     assert "did you mean 'demo'?" in call("check", "demmo", code=2)
 
 
@@ -270,6 +270,8 @@ def test_a_run_begins_with_one_line_of_what_was_read_and_records_it(tmp_path: Pa
     assert header.origins["splits"] == "the folders Training and Testing"
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8").partition("<main>")[0]
     assert line in page
+    log = tmp_path / "run" / "run.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))  # as if killed before its end
     assert line in call("resume", tmp_path / "run")
 
 

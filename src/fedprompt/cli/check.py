@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import Settings, load
-from fedprompt.errors import UserError, did_you_mean
-from fedprompt.text_files import json_text
+from fedprompt.errors import UserError, did_you_mean, plural
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
@@ -139,5 +138,5 @@ def _print(found: Checked) -> None:
     for problem in found.problems[:SHOWN_PROBLEMS]:
         typer.echo(problem.message, err=True)
     if (more := len(found.problems) - SHOWN_PROBLEMS) > 0:
-        typer.echo(f"and {more:,} more problems; --json lists all of them.", err=True)
-    typer.echo(f"{found.dataset.name}: {report.images} images, {len(found.problems)} problem(s).")
+        typer.echo(f"and {plural(more, 'more problem')}; --json lists all of them.", err=True)
+    typer.echo(f"{found.dataset.name}: {plural(report.images, 'image')}, {plural(len(found.problems), 'problem')}.")
