@@ -119,7 +119,15 @@ def test_the_protocol_is_in_whole_words(finished: Path) -> None:
 
 def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
     assert_fits_schema(finished)
-    assert {line["event"] for line in events(finished)} == {"header", "trial", "round", "score", "sample", "end"}
+    assert {line["event"] for line in events(finished)} == {
+        "header",
+        "trial",
+        "round",
+        "score",
+        "interval",
+        "sample",
+        "end",
+    }
 
 
 def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:

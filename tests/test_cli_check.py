@@ -283,7 +283,7 @@ def test_a_warning_is_shown_once_however_many_runs_have_it(capsys: pytest.Captur
 
 
 def test_compared_runs_each_say_what_they_read_and_warn_once(tmp_path: Path) -> None:
-    own = distinct(images(tmp_path / "own", "Road", "road", each=4))
+    own = distinct(images(tmp_path / "own", "cat", "dog ", "dog", each=4))
     said = call("compare", "own_folder", "-s", f"data.path={own}", *RUN, "--seeds", "1,2", "--out", tmp_path / "out")
-    assert said.count("8 images, 2 classes (Road, road)") == 2 and said.count("are different classes") == 1
+    assert said.count("12 images, 2 classes (cat, dog)") == 2 and said.count("'dog '") == 1
     assert "drawn with the seed 1, 25%" in said and "drawn with the seed 2, 25%" in said

@@ -139,12 +139,12 @@ def test_the_largest_numbers_work_or_are_refused_by_name(name: str) -> None:
         ("train.weight_decay=inf", r"\[train\] weight_decay = inf is not accepted"),
         ("backbone.memory_gb=inf", r"\[backbone\] memory_gb = inf is not accepted"),
         ("data.unreadable=nan", r"\[data\] unreadable = nan is not accepted"),
-        ("partition.alpha=nan", r"\[partition\]: alpha = nan is not accepted: give a finite number\."),
-        ("partition.alpha=-inf", r"\[partition\]: alpha = -inf is not accepted"),
+        ("partition.alpha=nan", r"\[partition\] alpha = nan is not accepted: give a finite number\."),
+        ("partition.alpha=-inf", r"\[partition\] alpha = -inf is not accepted"),
         ("method.train={lr=inf}", r"\[method\] train = \{'lr': inf\} is not accepted: lr: give a finite number\."),
         ("tuning.grid={lr=[0.1, nan]}", r"\[tuning\] grid = .* is not accepted: lr: give a finite number\."),
-        ('train.server.aggregate={name="trimmed_mean",share=nan}', r"\[train.server.aggregate\]: share = nan is not"),
-        ('train.server.attack={name="sign_flip",scale=inf}', r"\[train.server.attack\]: scale = inf is not"),
+        ('train.server.aggregate={name="trimmed_mean",share=nan}', r"\[train.server.aggregate\] share = nan is not"),
+        ('train.server.attack={name="sign_flip",scale=inf}', r"\[train.server.attack\] scale = inf is not"),
         ("train.lr=1e300", r"\[train\] lr = 1e\+300 is not accepted: no setting may be larger than 1e\+30\."),
         ("train.rounds=10000000000000000000", r"\[train\] rounds = 10{19} is not accepted: no setting may be larger"),
     ],
@@ -166,7 +166,7 @@ def test_infinity_is_meant_where_it_is_the_word_for_iid() -> None:
     [
         (
             "data.path=2024",
-            r"""\[data\]: path = 2024 is not accepted: it must be text, so quote it: path = "2024", """
+            r"""\[data\] path = 2024 is not accepted: it must be text, so quote it: path = "2024", """
             r"""or --set 'data.path="2024"' on the command line\.""",
         ),
         ("backbone.path=2024", r"""--set 'backbone.path="2024"' on the command line\."""),

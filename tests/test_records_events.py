@@ -99,7 +99,16 @@ def test_every_event_is_read_as_it_was_written(name: str, data: st.DataObject) -
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str) -> None:
     kind = EVENTS[name]
-    known = {"trial": "a", "round": 1, "split": "s", "ledger": "a", "number": 1, "epsilon": 1.0, "sample": "0"}
+    known = {
+        "trial": "a",
+        "round": 1,
+        "split": "s",
+        "ledger": "a",
+        "number": 1,
+        "epsilon": 1.0,
+        "sample": "0",
+        "column": "hm",
+    }
     lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": []}
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":

@@ -11,6 +11,7 @@ import typer
 
 from fedprompt.cli.config import Settings, load
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset

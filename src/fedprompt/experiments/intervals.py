@@ -39,11 +39,15 @@ def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
     """Intervals of every figure of a run, of its difference to the reference, and of the main trial's to all others."""
     replicates = _replicates(folder, run)
     for trial in run.trials:
-        for column in replicates.get(trial.name, {}):
-            yield _event(run, replicates, column, trial)
-            for other in _compared(run, trial):
-                if column in replicates.get(other.name, {}):
-                    yield _event(run, replicates, column, trial, other)
+        yield from _of_trial(run, replicates, trial)
+
+
+def _of_trial(run: Run, replicates: Mapping[str, Columns], trial: TrialRecord) -> Iterator[IntervalEvent]:
+    for column in replicates.get(trial.name, {}):
+        yield _event(run, replicates, column, trial)
+        for other in _compared(run, trial):
+            if column in replicates.get(other.name, {}):
+                yield _event(run, replicates, column, trial, other)
 
 
 def _compared(run: Run, trial: TrialRecord) -> list[TrialRecord]:

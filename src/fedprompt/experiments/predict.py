@@ -26,6 +26,7 @@ from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
+from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent
 from fedprompt.records.run_folder import write_atomic
@@ -160,7 +161,9 @@ def _classified(
     classify = method.classifier(clip, space)
 
     def logits(source: FileSource) -> Tensor:
-        return classify(Images(source, tuple(range(len(source))))).float().cpu()
+        scores = classify(Images(source, tuple(range(len(source))))).float().cpu()
+        require_finite(scores, type(method).__name__)
+        return scores
 
     for start in range(0, len(files), BATCH):
         source = FileSource(Path(), tuple(map(str, files[start : start + BATCH])))

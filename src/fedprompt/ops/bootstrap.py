@@ -8,6 +8,7 @@ and 16), so the difference of two columns is a paired comparison.
 from __future__ import annotations
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -17,7 +18,7 @@ REPLICATES = 1000
 WORK = 4 * 10**8  # sorted scores that the replicates of one test set may visit
 
 
-def replicate_accuracy(correct: NDArray[np.bool_], *, generator: np.random.Generator) -> Floats:
+def replicate_accuracy(correct: NDArray[np.bool_], *, generator: Generator) -> Floats:
     """Accuracies [R, M] of replicates, from which images [N, M] each model has right; N is at least 1."""
     # Images that the same models have right are exchangeable, so drawing how often each pattern occurs is enough.
     patterns, counts = np.unique(correct, axis=0, return_counts=True)  # [K, M], [K]
@@ -26,7 +27,7 @@ def replicate_accuracy(correct: NDArray[np.bool_], *, generator: np.random.Gener
 
 
 def replicate_mean_average_precision(
-    scores: NDArray[np.float32], targets: NDArray[np.int8], *, generator: np.random.Generator
+    scores: NDArray[np.float32], targets: NDArray[np.int8], *, generator: Generator
 ) -> Floats:
     """Mean average precisions [R, M] of replicates, from scores [M, N, C] and targets [N, C] in {1, 0, -1 unknown}.
 
@@ -52,7 +53,7 @@ def replicate_mean_average_precision(
     return np.divide(sums, known, out=np.full_like(sums, np.nan), where=known > 0)
 
 
-def replicate_binomial(accuracy: float, images: int, *, generator: np.random.Generator) -> Floats:
+def replicate_binomial(accuracy: float, images: int, *, generator: Generator) -> Floats:
     """Accuracies [R] of replicates when only the accuracy on N images is known; not paired with anything."""
     return generator.binomial(images, accuracy, size=REPLICATES) / images
 
