@@ -117,7 +117,7 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"event": "end"}\n{"event": "privacy", "ledger": "a", "clients": 3}\n')
     with pytest.raises(UserError, match=r"Line 2 of .*run\.jsonl is damaged \(privacy\.number: .*restore the file"):
         list(read_events(tmp_path))
-    with pytest.raises(UserError, match=r"holds no run\.jsonl"):
+    with pytest.raises(UserError, match="elsewhere does not exist; give the folder of a run"):
         list(read_events(tmp_path / "elsewhere"))
 
 
@@ -140,7 +140,7 @@ def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
 
 
 def test_create_and_open_refuse_the_wrong_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="absent does not exist; give the folder of a run"):
         RunFolder.open(tmp_path / "absent")
     with RunFolder.create(tmp_path):
         pass
