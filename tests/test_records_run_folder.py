@@ -123,7 +123,7 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"event": "end"}\n{"event": "privacy", "ledger": "a", "clients": 3}\n')
     with pytest.raises(UserError, match=r"Line 2 of .*run\.jsonl is damaged \(privacy\.number: .*restore the file"):
         list(read_events(tmp_path))
-    with pytest.raises(UserError, match="elsewhere does not exist"):
+    with pytest.raises(UserError, match="elsewhere does not exist; give the folder of a run"):
         list(read_events(tmp_path / "elsewhere"))
 
 

@@ -121,8 +121,8 @@ def _sentence(error: ValidationError, model: type[BaseModel], origin: str) -> st
         is_table = _model_at(model, first["loc"]) is not None
         what = f"the table [{'.'.join((*tables, key))}]" if is_table else f"the key {key!r}"
         return f"{place}lacks {what}; add it.{more}"
-    # A table where a value belongs, as of `--set train.optimizer.lr=1`; a value error is about a table that belongs there.
-    misplaced = isinstance(first["input"], dict) and first["type"] != "value_error"
+    # A table where a value belongs, as of `--set train.optimizer.lr=1`, or one with a number that cannot be meant.
+    misplaced = isinstance(first["input"], dict) and first["type"] != "number"
     inner = next(iter(first["input"]), "") if misplaced else ""
     hint = suggestion(str(inner), (), recipe_keys()) if inner else ""
     return f"{place}{refused_value(same, key, '.'.join(tables))}{hint or '.'}{more}"
