@@ -204,7 +204,8 @@ def test_a_personal_state_that_is_not_finite_is_refused_and_not_saved(
         shared={},
         personal={},
     )
-    state = SiteState(tmp_path, RUN, "mine")
+    monkeypatch.setattr(Site, "_charge", lambda *objects: None)
+    job = SimpleNamespace(state=SiteState(tmp_path, RUN, "mine"), fields={"round": 1})
     with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
-        Site(tmp_path)._train(task, {"round": 1}, state, None)
+        Site(tmp_path)._train(task, job, [])
     assert not list(tmp_path.rglob("*.safetensors"))

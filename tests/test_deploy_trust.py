@@ -28,7 +28,7 @@ from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Fields, Payload, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Fields, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.testing import tiny_images
@@ -56,7 +56,7 @@ CLIENT = SAMPLE.replace("sample", "client")
 
 
 @pytest.fixture(scope="module")
-def start() -> Mapping[str, Raw]:
+def start() -> Mapping[str, RawTensor]:
     return encode(initial_state(methods.load("promptfl")(load_backbone(BackboneTable()), generator=None))[0])
 
 
@@ -74,7 +74,7 @@ def make_site(folder: Path, **policy: object) -> Site:
 class LyingServer:
     """Sends a site whatever it is told to, with valid numbers unless they are given."""
 
-    def __init__(self, site: Site, start: Mapping[str, Raw]) -> None:
+    def __init__(self, site: Site, start: Mapping[str, RawTensor]) -> None:
         self.site, self.start = site, start
         self.numbers = itertools.count(1)
         self.messages: list[Payload] = []
@@ -105,7 +105,7 @@ def needs_accounting() -> None:
 
 
 @pytest.mark.usefixtures("needs_accounting")
-def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     """Attack 4: the same run is sent again with noise = 1000, in other runs, trials and rounds, after restarts."""
     draws, server = numpy_stream(0, "attack 4"), LyingServer(make_site(tmp_path, epsilon=9.0), start)
     spent, trained = 0.0, 0
@@ -127,7 +127,7 @@ def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str,
 
 
 @pytest.mark.usefixtures("needs_accounting")
-def test_a_run_keeps_the_recipe_of_its_first_message(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_a_run_keeps_the_recipe_of_its_first_message(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     server = LyingServer(make_site(tmp_path, epsilon=9.0), start)
     assert server.ask(HELLO, server=noisy()).kind == DONE
     for changed in ({"server": noisy(noise=1000.0)}, {"server": noisy(), "lr": 0.5}):
@@ -136,7 +136,7 @@ def test_a_run_keeps_the_recipe_of_its_first_message(tmp_path: Path, start: Mapp
 
 
 @pytest.mark.usefixtures("needs_accounting")
-def test_no_job_sets_the_delta(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_no_job_sets_the_delta(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     """Attack 5: delta = 0.9999 passes every epsilon policy."""
     draws, server = numpy_stream(0, "attack 5"), LyingServer(make_site(tmp_path, epsilon=5.0), start)
     for _ in range(TRIES):
@@ -152,7 +152,9 @@ def test_no_job_sets_the_delta(tmp_path: Path, start: Mapping[str, Raw]) -> None
 
 @pytest.mark.parametrize("policy", [{"epsilon": 5.0}, {"minimum_noise": 0.5}])
 @pytest.mark.usefixtures("needs_accounting")
-def test_noise_that_the_server_adds_does_not_count(tmp_path: Path, start: Mapping[str, Raw], policy: dict) -> None:
+def test_noise_that_the_server_adds_does_not_count(
+    tmp_path: Path, start: Mapping[str, RawTensor], policy: dict
+) -> None:
     """Attack 6: client-level privacy passes the policy although the site sends its plain update."""
     server = LyingServer(make_site(tmp_path, **policy), start)
     for kind in (TRAIN, HELLO, EVALUATE):
@@ -164,7 +166,7 @@ def test_noise_that_the_server_adds_does_not_count(tmp_path: Path, start: Mappin
 
 
 @pytest.mark.usefixtures("needs_accounting")
-def test_policies_of_noise_budget_and_recipe_name_their_rule(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_policies_of_noise_budget_and_recipe_name_their_rule(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     server = LyingServer(make_site(tmp_path, epsilon=5.0, minimum_noise=1.0), start)
     assert "(rule minimum_noise)" in reason(server.ask(server=noisy(noise=0.9)))
     assert "(rule epsilon)" in reason(server.ask(server=noisy(epsilon=5.5)))
@@ -234,7 +236,7 @@ CHANGES: dict[Callable[[Path], None], str] = {
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 def test_facts_that_change_during_a_run_stop_the_sites_part(
-    tmp_path: Path, start: Mapping[str, Raw], change: Callable[[Path], None], restart: bool
+    tmp_path: Path, start: Mapping[str, RawTensor], change: Callable[[Path], None], restart: bool
 ) -> None:
     """Attack 7: another backbone, or other images, are used from round 2 on without a word."""
     server = LyingServer(make_site(tmp_path), start)
@@ -252,7 +254,9 @@ def test_facts_that_change_during_a_run_stop_the_sites_part(
     assert server.ask(round=1, run="1" * 32).kind == DONE, "a new run begins with what there is"
 
 
-def test_replays_and_messages_out_of_order_are_refused_and_recorded(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_replays_and_messages_out_of_order_are_refused_and_recorded(
+    tmp_path: Path, start: Mapping[str, RawTensor]
+) -> None:
     draws, server = numpy_stream(0, "order"), LyingServer(make_site(tmp_path), start)
     assert server.ask(HELLO).kind == DONE
     last = 0
@@ -277,7 +281,7 @@ def test_replays_and_messages_out_of_order_are_refused_and_recorded(tmp_path: Pa
     assert len(rules) == len(server.messages) and rules.count("order") >= TRIES
 
 
-def test_every_message_has_one_line_and_no_secret_is_in_it(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_every_message_has_one_line_and_no_secret_is_in_it(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     draws, server = numpy_stream(0, "audit"), LyingServer(make_site(tmp_path), start)
     odd: tuple[object, ...] = ("\ud800", "x" * 10_000, [[[]]], {"a": 1}, 1.5, True, None, 2**60, "../images/cat")
     for _ in range(TRIES):
@@ -295,7 +299,7 @@ def test_every_message_has_one_line_and_no_secret_is_in_it(tmp_path: Path, start
     assert max(map(len, text.splitlines())) < 1500
 
 
-def test_any_flipped_byte_of_trail_and_ledger_is_found(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_any_flipped_byte_of_trail_and_ledger_is_found(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     server = LyingServer(make_site(tmp_path), start)
     assert server.ask(HELLO).kind == server.ask().kind == DONE
     for name in (AUDIT, LEDGER):
@@ -313,7 +317,7 @@ def test_any_flipped_byte_of_trail_and_ledger_is_found(tmp_path: Path, start: Ma
 
 
 def test_what_cannot_be_recorded_does_not_leave(
-    tmp_path: Path, start: Mapping[str, Raw], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, start: Mapping[str, RawTensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = LyingServer(make_site(tmp_path), start)
     assert server.ask(HELLO).kind == DONE
@@ -328,7 +332,7 @@ def test_what_cannot_be_recorded_does_not_leave(
     assert server.ask().kind == DONE
 
 
-def test_the_command_prints_the_trail_and_what_was_spent(tmp_path: Path, start: Mapping[str, Raw]) -> None:
+def test_the_command_prints_the_trail_and_what_was_spent(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
     pytest.importorskip("dp_accounting")
     pytest.importorskip("flwr")
     server = LyingServer(make_site(tmp_path), start)

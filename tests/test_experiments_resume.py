@@ -19,6 +19,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ChangesEvent
 from fedprompt.records.run_folder import read_events
 from fedprompt.seeding import numpy_stream
+from test_cli import without_end
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "10"))
 RECIPE = """
@@ -55,6 +56,7 @@ EDITS = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("resume") / "run"
     runs.start(resolve(parse_recipe(RECIPE)), folder)
+    without_end(folder)  # of a finished run only the report is written again
     return folder
 
 
@@ -98,6 +100,7 @@ def test_other_versions_are_named_and_another_machine_is_not(
     versions = checks.versions()
     monkeypatch.setattr(checks, "versions", lambda: versions | {"threads": "99", "platform": "other"})
     runs.resume(tmp_path / "run")
+    without_end(tmp_path / "run")
     monkeypatch.setattr(checks, "versions", lambda: versions | {"torch": "0.1"})
     with pytest.raises(UserError, match=re.escape(f"torch was {versions['torch']}, is 0.1")):
         runs.resume(tmp_path / "run")
