@@ -196,16 +196,15 @@ def test_a_personal_state_that_is_not_finite_is_refused_and_not_saved(
 ) -> None:
     spoiled = Update(0, 5, {}, {"own": torch.tensor([torch.nan])}, 0.5, 0.0)
     monkeypatch.setattr("fedprompt.deploy.site.train_client", lambda *objects, **keywords: spoiled)
-    task = SimpleNamespace(
+    monkeypatch.setattr(Site, "_charge", lambda *objects: None)
+    job = SimpleNamespace(
         trial=SimpleNamespace(settings=TrainSettings()),
-        method=None,
         experiment=SimpleNamespace(clip=None),
         client=None,
-        shared={},
-        personal={},
+        state=SiteState(tmp_path, RUN, "mine"),
+        fields={"round": 1},
     )
-    monkeypatch.setattr(Site, "_charge", lambda *objects: None)
-    job = SimpleNamespace(state=SiteState(tmp_path, RUN, "mine"), fields={"round": 1})
+    task = SimpleNamespace(job=job, method=None, shared={}, personal={})
     with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
-        Site(tmp_path)._train(task, job, [])
+        Site(tmp_path)._train(task, [])
     assert not list(tmp_path.rglob("*.safetensors"))

@@ -21,9 +21,7 @@ from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.experiments.events import METRICS
-from fedprompt.experiments.experiment import Experiment
-from fedprompt.experiments.plan import Trial
-from fedprompt.federated.client import Client, train_client
+from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
@@ -33,7 +31,7 @@ from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
-from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
+from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
@@ -42,11 +40,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SiteTask:
-    """What a request asks for: the trial, the client with its images, the method, and the state to start from."""
+    """A job whose request carries the shared state: the method, and the state to start from."""
 
-    experiment: Experiment
-    trial: Trial
-    client: Client
+    job: Job
     method: Method
     shared: State
     personal: State
@@ -89,7 +85,7 @@ class Site:
 
             def train(codec: Codec) -> tuple[MaskedVector, bytes]:
                 task = _task(job)
-                update = self._train(task, job, charges)
+                update = self._train(task, charges)
                 check_update(update, task.shared, Limits(most_examples=codec.most_examples))
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
@@ -102,21 +98,22 @@ class Site:
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
-        update = self._train(task, job, charges)
+        update = self._train(task, charges)
         seconds = time.perf_counter() - started
-        return _marked(job, _train_answer(task, update, validation, job.fields["upload"], seconds=seconds))
+        return _marked(job, _train_answer(task, update, validation, seconds=seconds))
 
-    def _train(self, task: SiteTask, job: Job, charges: list[Charged]) -> Update:
+    def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
+        job = task.job
         charges.append(self._charge(job))
         number = int(job.fields["round"])
         update = train_client(
             task.method,
-            task.experiment.clip,
-            task.client,
+            job.experiment.clip,
+            job.client,
             shared=task.shared,
             personal=task.personal,
             round_number=number,
-            settings=task.trial.settings,
+            settings=job.trial.settings,
         )
         check_personal(update)
         job.state.save(number, update.personal)
@@ -146,13 +143,12 @@ class Site:
         return self._ledger.charge(training, job.images.train, budget)
 
     def _score(self, task: SiteTask) -> Score | None:
-        if task.client.test is None:
+        job, client = task.job, task.job.client
+        if client.test is None:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        batch_size = task.trial.settings.batch_size
-        return evaluate(
-            task.method, task.experiment.clip, task.client.test, name=task.client.name, batch_size=batch_size
-        )
+        batch_size = job.trial.settings.batch_size
+        return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
@@ -195,21 +191,19 @@ def _task(job: Job) -> SiteTask:
     tensors = job.request.tensors
     check_raw(tensors, start)
     personal = job.state.load(int(job.fields["since"]), personal)
-    return SiteTask(job.experiment, job.trial, job.client, method, decode(tensors), personal)
+    return SiteTask(job, method, decode(tensors), personal)
 
 
-def _train_answer(
-    task: SiteTask, update: Update, validation: Score | None, upload: Upload, *, seconds: float
-) -> Payload:
+def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
     fields = {
         "num_examples": update.num_examples,
         "loss": update.loss,
         "seconds": seconds,
         "validation": None
         if validation is None
-        else _finite(validation.figures[METRICS[task.client.train.space.kind]]),
+        else _finite(validation.figures[METRICS[task.job.client.train.space.kind]]),
     }
-    return Payload(DONE, fields, encode_change(update.shared, task.shared, upload))
+    return Payload(DONE, fields, encode_change(update.shared, task.shared, task.job.fields["upload"]))
 
 
 def _score_fields(score: Score | None, smallest: int) -> Mapping[str, Any] | None:
