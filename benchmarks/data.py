@@ -17,7 +17,7 @@ import psutil
 from PIL import Image
 from transformers import CLIPImageProcessorPil
 
-from fedprompt.data.decoding import Pixels, Workers
+from fedprompt.data.decode_workers import Pixels, Workers
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
 from fedprompt.data.published.catalog import list_images

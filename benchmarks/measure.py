@@ -139,7 +139,7 @@ def matrix_rate(clip: Clip, batch: int) -> float:
 
 
 def step_macs(clip: Clip, method: Method, job: Job) -> float:
-    """Multiply-adds that a FedMVP training step must do; 0 for a method without a PromptFormer (`former`).
+    """Multiply-adds that a FedMVP training step must do; 0 for a method without a PromptFormer (`promptformer`).
 
     The encoder once forward and once backward to its inputs (its weights are frozen), for all tokens in every block but
     the last, where only the class token is read; the PromptFormer forward and twice backward (inputs and weights; its

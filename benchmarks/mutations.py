@@ -18,28 +18,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.bars.images import write_images
+from benchmarks.acceptance.images import write_images
 from fedprompt import methods
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy.settings import SITE, Policy, SiteFile, save
 from fedprompt.deploy.site import Site
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.aggregation.robust import multi_krum
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError
-from fedprompt.federated.secure.secure_client import Session
+from fedprompt.federated.secure.envelope import STEPS
 from fedprompt.federated.secure.secure_server import SecureServer
-from fedprompt.federated.secure.simulation import Exchange
+from fedprompt.federated.secure.simulation import Exchange, local_session
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, RawTensor
 from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.updates import State, Update, fedavg
 
 SHARED: State = {"context": torch.zeros(4, 64), "bias": torch.zeros(64)}
-STEPS = ("advertise_keys", "share_keys", "masked_input", "unmask")
 CLIENTS = 7
 ANSWER = Payload(DONE, {"num_examples": 4, "loss": 0.5, "seconds": 1.0, "validation": None}, encode(SHARED))
 NAMES = ("", "ñ\x00\u202e", "../../etc", "a" * 10_000, "shared/context", "personal")
@@ -87,10 +86,10 @@ def _honest(client: int, draws: np.random.Generator) -> Update:
 def _honest_rounds(requests: Requests) -> None:
     draws = numpy_stream(1, "mutations")
     for _ in range(20):
-        requests.site.answer(requests.honest)
+        requests.site.answer(requests.honest())
         _answered({})
         _combine([_honest(client, draws) for client in range(CLIENTS)])
-        _exchange(lambda answer: answer, "advertise_keys")
+        _exchange(lambda answer: answer, "share_keys")
 
 
 def _combine(sent: list[Update]) -> str:
@@ -151,9 +150,9 @@ def _answer(draws: np.random.Generator) -> str:
     return _answered({"a": ways[draws.integers(len(ways))]()})
 
 
-def _raw(draws: np.random.Generator) -> Raw:
+def _raw(draws: np.random.Generator) -> RawTensor:
     shape = tuple(int(size) for size in draws.choice([1, 4, 64, 2**40, -1], size=int(draws.integers(1, 4))))
-    return Raw(
+    return RawTensor(
         str(draws.choice(["float32", "float64", "bfloat16", "object", "<U8", ""])),
         ((4, 64), (64,), shape)[draws.integers(3)],
         bytes([int(draws.integers(256))]) * int(draws.choice([0, 255, 256, 1024, 10_000])),
@@ -197,24 +196,30 @@ class Requests:
         self.site = Site(folder)
         method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
         fields = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
-        self.honest = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
-        assert self.site.answer(self.honest).kind == DONE, "the unmutated request is accepted"
+        self._request = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
+        self._numbers = itertools.count(1)
+        assert self.site.answer(self.honest()).kind == DONE, "the unmutated request is accepted"
+
+    def honest(self) -> Payload:
+        """The next request of an honest server."""
+        return replace(self._request, fields={**self._request.fields, "serial": [1, next(self._numbers)]})
 
     def __call__(self, draws: np.random.Generator) -> str:
         """Mutate a request in its fields, kind, tensors or a line of its recipe.
 
         A site answers any exception with its type alone, because its text may hold names.
         """
-        fields = dict(self.honest.fields)
+        honest = self.honest()
+        fields = dict(honest.fields)
         name, lines = str(draws.choice([*fields])), RECIPE.splitlines()
         place, line = int(draws.integers(len(lines))), str(draws.choice([*lines, "x = [", "\x00", "[" * 900]))
         recipe = "\n".join([*lines[:place], line, *lines[place + draws.integers(2) :]])
         ways: list[Callable[[], Payload]] = [
-            lambda: replace(self.honest, fields={**fields, name: _odd(draws)}),
-            lambda: replace(self.honest, fields={key: value for key, value in fields.items() if key != name}),
-            lambda: replace(self.honest, fields={**fields, "recipe": recipe}),
-            lambda: replace(self.honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
-            lambda: replace(self.honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
+            lambda: replace(honest, fields={**fields, name: _odd(draws)}),
+            lambda: replace(honest, fields={key: value for key, value in fields.items() if key != name}),
+            lambda: replace(honest, fields={**fields, "recipe": recipe, "run": f"{fields['serial'][1]:032x}"}),
+            lambda: replace(honest, kind=str(draws.choice([HELLO, EVALUATE, *SECURE, DONE, "", "../x"]))),
+            lambda: replace(honest, tensors={str(draws.choice(NAMES)): _raw(draws)}),
         ]
         answer = self.site.answer(ways[draws.integers(len(ways))]())
         assert answer.kind == DONE or not answer.tensors, "a refused request is answered without tensors"
@@ -240,11 +245,11 @@ def _exchange(mutate: Callable[[bytes], bytes], step: str) -> str:
             answers = super()._ask(now, members, speak)
             return {c: mutate(answer) if (c, now) == (0, step) else answer for c, answer in answers.items()}
 
-    session = Session("run", 1, 4)
+    session, identities = local_session(range(5), threshold=4, length=8)
     vectors = {client: np.arange(8, dtype=np.uint64) for client in range(5)}
-    server = SecureServer(session, length=8)
+    server = SecureServer(session)
     try:
-        Rogue(session, vectors, lambda now, client: True, server).run()
+        Rogue(session, vectors, lambda now, client: True, server, identities).run()
     except RefusedUpdateError as given_up:
         return given_up.code
     return next(iter(server.refused.values()), "used").partition(":")[0]

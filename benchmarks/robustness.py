@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from fedprompt.config.recipe import parse_recipe
+from fedprompt.config.recipe_tables import ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES
-from fedprompt.config.tables import ServerTable
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.server import set_up
@@ -68,7 +68,7 @@ METHODS = {
 class Case:
     """One training run: the aggregation rule, the attack, the partition and the number of clients."""
 
-    rule: str = "mean"
+    rule: str = "fedavg"
     attack: str = ""
     partition: str = "iid"
     clients: int = CLIENTS
@@ -201,7 +201,7 @@ def page(bench: Bench, found: Results) -> str:
         f"Made by `python -m benchmarks.robustness --method {bench.method} --rounds {bench.rounds}`:\n"
         f"{bench.method} on the embedded images, ten clients, {bench.rounds} rounds, one seed, top-1 accuracy on\n"
         "the base classes. What rules and attacks are for is in [privacy.md](privacy.md), and which criteria they\n"
-        "must meet in [bars.md](bars.md).\n",
+        "must meet in [acceptance.md](acceptance.md).\n",
         "## Faulty clients\n",
         *broken_rows(found),
         f"\n## {ADVERSARIES} adversaries of ten\n",

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -53,15 +53,15 @@ def chat_server(script: Script) -> Iterator[Chat]:
                 running[0] += 1
                 chat.most_at_once = max(chat.most_at_once, running[0])
             try:
-                self.reply(script(question, number))
-            except OSError:
-                pass  # the caller is gone
+                reply = script(question, number)
+                time.sleep(reply.delay)
             finally:
-                with guard:
+                with guard:  # before the answer: its reader may ask again before this thread goes on
                     running[0] -= 1
+            with suppress(OSError):  # the caller is gone
+                self.reply(reply)
 
         def reply(self, reply: Reply) -> None:
-            time.sleep(reply.delay)
             if reply.hang_up:
                 self.connection.close()
                 return

@@ -10,8 +10,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from fedprompt.pytest_plugin import forgetful_cache, tiny_clip, tiny_images  # noqa: F401  (fixtures)
 from fedprompt.testing import tiny
+from fedprompt.testing.pytest_plugin import forgetful_cache, tiny_clip, tiny_images  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(autouse=True)

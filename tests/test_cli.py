@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+import torch
+import typer
 from filelock import FileLock
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
+from fedprompt.cli import main as cli
+from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
+from fedprompt.cli.program import PANELS
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.demo.emoji import emoji
 from fedprompt.experiments import run as runs
@@ -72,6 +82,7 @@ def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert all(
         word in table for word in ("Zero-shot CLIP", "PromptFL", "FedMVP", "Local", "Base", "New", "HM", "Unseen")
     )
+    (folder.parent / "output.txt").write_text(table, encoding="utf-8")
     return folder
 
 
@@ -88,9 +99,35 @@ def assert_fits_schema(folder: Path) -> None:
         assert EVENTS[fields["event"]].model_validate(fields).to_json() == line
 
 
+def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(finished: Path) -> None:
+    said = (finished.parent / "output.txt").read_text(encoding="utf-8")
+    assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
+    assert "zeroshot" not in said and "fedmvp:" not in said
+    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
+    assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
+    assert "differences below about 1 point may be noise" in said
+
+
+def test_the_protocol_is_in_whole_words(finished: Path) -> None:
+    protocol = events(finished)[0]["protocol"]
+    assert protocol.startswith(
+        "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
+        "the updates with equal weights. Clients hold 39 of"
+    )
+
+
 def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
     assert_fits_schema(finished)
-    assert {line["event"] for line in events(finished)} == {"header", "trial", "round", "score", "sample", "end"}
+    assert {line["event"] for line in events(finished)} == {
+        "header",
+        "trial",
+        "round",
+        "score",
+        "interval",
+        "sample",
+        "end",
+    }
 
 
 def test_a_run_leaves_records_adapters_and_a_page(finished: Path) -> None:
@@ -131,7 +168,7 @@ class Interrupter(runs.RunCallbacks):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stop", [("fedmvp", 1), ("promptfl", 2)])
+@pytest.mark.parametrize("stop", [("FedMVP", 1), ("PromptFL", 2)])
 def test_a_resumed_run_equals_one_that_never_stopped(
     stop: tuple[str, int], recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +191,40 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     assert scores(folder) == scores(finished) and rounds(folder) == rounds(finished)
 
 
+def without_end(folder: Path) -> None:
+    """Remove the last event of a finished run, as if its process had been killed just before it."""
+    log = folder / "run.jsonl"
+    *lines, end = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert json.loads(end)["event"] == "end"
+    log.write_text("".join(lines), encoding="utf-8")
+
+
+def test_resuming_a_finished_run_only_writes_its_report_again(finished: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "whole"
+    shutil.copytree(finished, folder)
+    (folder / "report.html").unlink()
+    (folder / "recipe.toml").unlink()  # backbone and data are not opened
+    assert "This run has finished; only its report is written again." in call("resume", folder)
+    assert (folder / "run.jsonl").read_bytes() == (finished / "run.jsonl").read_bytes()
+    assert (folder / "report.html").read_bytes() == (finished / "report.html").read_bytes()
+
+
+PRIVACY = "train.server.privacy={{name='client', clip=0.001, noise={noise}, epsilon={epsilon}, delta=1e-3}}"
+
+
+def test_a_budget_for_no_round_is_an_error_and_no_result(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=1.0, epsilon=0.5)
+    said = sentence("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run", "--quiet")
+    assert "train.server.privacy.epsilon = 0.5 allows FedMVP no round: the first one costs up to 3.54;" in said
+    assert not [line for line in events(tmp_path / "run") if line["event"] == "score"]
+
+
+def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, tmp_path: Path) -> None:
+    setting = PRIVACY.format(noise=5.0, epsilon=0.9)  # one round costs 0.53, two cost 0.80, three 1.01
+    said = call("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run")
+    assert "FedMVP stopped after round 2: another round would exceed its privacy budget." in said
+
+
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
     source = emoji(train=1, test=1).source
     image = tmp_path / "one.png"
@@ -168,6 +239,20 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     assert "text.jpg" in sentence("predict", finished, tmp_path / "text.jpg")
 
 
+def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path, tmp_path: Path) -> None:
+    image, folder = tmp_path / "one.png", tmp_path / "adapter"
+    emoji(train=1, test=1).source.open(0).save(image)
+    shutil.copytree(finished / "adapters" / "promptfl", folder)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(
+        {name: torch.full_like(one, torch.nan) for name, one in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    said = call("predict", folder, image, code=2)
+    assert "PromptFL gives" in said and "scores that are not finite (nan for one)" in said and "nan%" not in said
+    same = sentence("predict", finished, image, "--classes", "anchor, Anchor")
+    assert "The classes 'anchor' and 'Anchor' are one to the backbone" in same
+
+
 def folder_of_images(root: Path) -> Path:
     for number, name in enumerate(("cat", "dog", "horse", "mug")):
         for copy in range(4):
@@ -180,13 +265,29 @@ def folder_of_images(root: Path) -> Path:
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
-    assert "16 images, 0 problem(s)" in call("check", "own_folder", *overrides)
+    assert "16 images, 0 problems." in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
     assert drawn.read_text(encoding="utf-8").lstrip().startswith("<")
+    call("partition", "own_folder", *overrides, "--plot", drawn.with_suffix(".png"))
+    with Image.open(drawn.with_suffix(".png")) as image:
+        assert image.format == "PNG"
+    assert "ends in .svg or .png" in sentence("partition", "own_folder", *overrides, "--plot", tmp_path / "who.pdf")
     small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo")
     call("run", "own_folder", *overrides, *small, "--out", tmp_path / "run", "--quiet")
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    said = call("partition", "own_folder", "-s", f"data.path={images}")
+    warning = (
+        "Warning: The partition rule class_chunks makes a single client: 'images' has 2 base classes and "
+        "classes_per_client is 5; give classes_per_client at most 1 for two clients or more."
+    )
+    assert warning in said
+    small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo", "-s", "compare=[]")
+    assert warning in call("run", "own_folder", "-s", f"data.path={images}", *small, "--out", tmp_path / "run")
 
 
 def test_commands_without_a_run_print_their_results() -> None:
@@ -255,7 +356,60 @@ def test_a_run_of_another_backbone_is_not_resumed(finished: Path, tmp_path: Path
     header = json.loads(lines[0])
     header["backbone"]["fingerprint"] = "0" * 64
     (folder / "run.jsonl").write_text("".join([json.dumps(header) + "\n", *lines[1:]]), encoding="utf-8")
-    assert "began with another backbone" in sentence("resume", folder)
+    without_end(folder)
+    assert "another backbone" in sentence("resume", folder)
+
+
+def commands(group: TyperGroup) -> Iterator[click.Command]:
+    for command in group.commands.values():
+        yield command
+        if isinstance(command, TyperGroup):
+            yield from commands(command)
+
+
+def test_help_groups_the_commands_in_an_order_and_explains_every_argument() -> None:
+    said = call("--help")
+    names = [name for names in PANELS.values() for name in names]
+    assert set(names) == {*typer.main.get_group(app).commands} and len(names) == len(set(names))
+    shown = re.findall(r"(?m)^│ (\w+) {2,}", said)
+    assert shown[shown.index("demo") :] == names
+    assert [panel for panel in re.findall(r"╭─ (\w+) ─", said) if panel != "Options"] == list(PANELS)
+    for command in commands(typer.main.get_group(app)):
+        assert all(one.help for one in command.params), f"{command.name} does not explain {command.params}"
+    assert "A TOML file, or the name of an embedded recipe." in call("run", "--help")
+
+
+def test_a_mistyped_command_is_corrected_once() -> None:
+    for words in (("rum",), ("data", "lst")):
+        assert call(*words, code=2).lower().count("did you mean") == 1
+
+
+def test_both_spellings_of_the_multi_label_task_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(cli, "run", lambda recipe, *_: started.append(recipe))
+    for task in ("single", "multi-label", "multilabel"):
+        call("demo", "--task", task)
+    assert started == ["demo", "multilabel", "multilabel"]
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_anything_is_opened(finished: Path) -> None:
+    said = sentence("run", "demo", "--out", finished, "-s", "data.source=sites", "-s", "data.classes=['a']")
+    assert f"already holds a run; continue it with `fedprompt resume {finished}`" in said
+
+
+def test_more_adversaries_than_clients_are_refused_without_the_data() -> None:
+    attack = 'train.server.attack={name="sign_flip", adversaries=5}'
+    rule = ("-s", "partition.rule=iid", "-s", "partition.clients=3")
+    said = sentence("config", "validate", "demo", *rule, "-s", attack).splitlines()
+    assert said == [
+        "partition.rule = iid leaves out the option classes_per_client of class_chunks. It keeps shots.",
+        "[train.server.attack] adversaries = 5, but there are 3 clients; give at most 3.",
+    ]
+
+
+def test_more_shots_than_any_class_has_are_said_to_be_all_images() -> None:
+    said = call("partition", "demo", "-s", "data.train=2", "-s", "data.test=1", "-s", "partition.shots=100000")
+    assert re.search(r"Warning: shots = 100,000 takes all [\d,]+ images; no class has more than \d+\.", said)
 
 
 def test_the_command_is_installed_and_quick_to_help() -> None:
@@ -263,3 +417,76 @@ def test_the_command_is_installed_and_quick_to_help() -> None:
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
     done = subprocess.run([sys.executable, "-m", "fedprompt", "run", "nothing"], capture_output=True, text=True)
     assert done.returncode == 2 and "There is no recipe 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given: str | None, expected: str) -> None:
+    program = (
+        "import os, sys, fedprompt.cli.main as cli\n"
+        "cli.app = lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "cli.main()"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environ |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    assert subprocess.check_output([sys.executable, "-c", program], env=environ, text=True).split() == [
+        expected,
+        "False",
+    ]
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.4, False), (7.9, True)])
+def test_doctor_says_when_the_machine_is_busy(load: float, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    finding = next(finding for finding in run_checks(Path(), "no/such/clip") if finding.what == "load")
+    assert finding.found.startswith(f"{load} on 2 cores") and ("other processes" in finding.found) is busy
+    assert not finding.fix
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("reproduce", "--list", "--rate", "nan"), "--rate nan"),
+        (("reproduce", "--list", "--rate", "inf"), "--rate inf"),
+        (("describe", "attributes", "--temperature", "nan"), "--temperature nan"),
+        (("describe", "attributes", "--price-in", "inf"), "--price-in inf"),
+    ],
+)
+def test_an_option_that_is_no_finite_number_is_refused_by_name(words: tuple[str, ...], option: str) -> None:
+    assert f"{option} is not a finite number" in sentence(*words)
+
+
+def test_predict_takes_the_images_of_a_folder_and_one_that_is_damaged_costs_only_itself(
+    finished: Path, tmp_path: Path
+) -> None:
+    source = emoji(train=1, test=1).source
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    for name in ("2.png", "10.png", "1.png", "more/3.png"):
+        source.open(0).save(folder / name)
+    (folder / "damaged.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    result = CliRunner().invoke(app, ["predict", str(finished), str(folder), "--json"])
+    assert result.exit_code == 1
+    found = [Path(one["picture"]).relative_to(folder).as_posix() for one in json.loads(result.stdout)]
+    assert found == ["1.png", "2.png", "10.png", "more/3.png"]
+    assert "Left out: 1 .txt." in result.stderr and "1 of 5 cannot be read:" in result.stderr
+    assert f"The content of {folder / 'damaged.png'} is none of" in result.stderr
+    (folder / "damaged.png").unlink()
+    assert "10.png" in call("predict", finished, folder / "1*.png", folder / "1.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no pipes")
+def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    for name, what in {
+        "pipe.jpg": "is a pipe, not a regular file",
+        "empty": "holds no images",
+        "loop.jpg": "is a link that leads back to itself",
+        "gone.jpg": "does not exist",
+        "*.tif": "matches no images",
+        f"{'x' * 300}.jpg": "cannot be read .File name too long",
+    }.items():
+        assert re.search(what, sentence("predict", finished, tmp_path / name))

@@ -100,7 +100,8 @@ def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path)
     table.write_text("image,car\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)), encoding="utf-8")
     own = settings(table, "partition={rule='iid',clients=1}")
     assert 'set evidence = "similarity"' in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "a")
-    call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b")
+    said = call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b", code=1)
+    assert "Nothing is measured: no test set has a label that is known and positive" in said
 
 
 def test_invalid_files_are_named_before_anything_is_written(finished: Path, tmp_path: Path) -> None:

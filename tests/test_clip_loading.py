@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fedprompt.clip import loading
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
 from fedprompt.testing import tiny_model, tiny_processor, tiny_tokenizer
@@ -70,6 +71,30 @@ def test_a_folder_that_is_not_there_is_refused(name: str) -> None:
 def test_an_unknown_hub_id_is_refused() -> None:
     with pytest.raises(UserError, match="The backbone 'nobody/nothing' cannot be opened"):
         Clip.load("nobody/nothing")
+
+
+def test_without_a_network_a_hub_id_that_is_not_cached_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network() -> NoReturn:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(loading, "get_session", no_network)
+    loading.hub_answers.cache_clear()
+    with pytest.raises(UserError, match=r"set backbone\.path to a local folder with a CLIP in it, or to demo"):
+        loading.require_available("nobody/nothing")
+    loading.hub_answers.cache_clear()
+
+
+def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda name, file: str(folder / file))
+    loading.require_available("somebody/clip")
+    wanted = []
+    monkeypatch.setattr(
+        loading.CLIPConfig, "get_config_dict", lambda origin, **settings: wanted.append((origin, settings)) or ({}, {})
+    )
+    with pytest.raises(UserError, match="model of no stated type"):
+        Clip.load("somebody/clip")
+    assert wanted == [("somebody/clip", {"local_files_only": True})]
 
 
 def test_another_kind_of_model_is_refused(copy: Path) -> None:

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedprompt.data.intake.class_names import class_number, labels_of, normal_name, read_class_list, understand_names
+from fedprompt.data.intake.class_names import (
+    class_number,
+    is_measure,
+    labels_of,
+    normal_name,
+    odd_numbers,
+    read_class_list,
+    understand_names,
+)
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError
 
@@ -121,3 +129,21 @@ def test_other_numbers_in_a_list_are_part_of_the_names():
     found = read_class_list("7 up\n9 lives", path=Path("classes.txt"))
     assert found.names == ("7 up", "9 lives") and not found.remarks
     assert read_class_list("1\n2\n3", path=Path("classes.txt")).names == ("1", "2", "3")
+
+
+def test_numbers_among_words_are_said_where_nobody_has_listed_the_classes():
+    assert odd_numbers(("7", "cat", "dog"), "a.csv") == ["a.csv: 1 of 3 classes are called by numbers, '7' for one."]
+    assert odd_numbers(("7", "8"), "a.csv") == odd_numbers(("cat", "dog"), "a.csv") == []
+    assert understand_names(["7", "cat"], place="a").remarks == (
+        "a: 1 of 2 classes are called by numbers, '7' for one.",
+    )
+
+
+@pytest.mark.parametrize("text", ["0.9", "-1", "+3", "1e5", "inf", "-Infinity", ".5", "1.5"])
+def test_some_numbers_are_no_names(text):
+    assert is_measure(text)
+
+
+@pytest.mark.parametrize("text", ["7", "007", "7.0", "7 up", "info", "e5", "1-2", "", "a1"])
+def test_other_numbers_may_be_names(text):
+    assert not is_measure(text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
+from fedprompt.data.intake.given_images import find_given
 from fedprompt.data.intake.image_files import find_images, has_image_name
 from fedprompt.data.intake.paths import below, locate, missing_files
 from fedprompt.data.intake.report import IntakeReport, Mistakes
@@ -49,7 +51,7 @@ def test_only_regular_files_are_images(tmp_path, monkeypatch):
     found = find_images(tmp_path)
     server.close()
     assert found.files == (("cat", "1.jpg"), ("cat", "link.jpg"), ("elsewhere.jpg",))
-    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links that lead nowhere": 1, "sockets": 1}
+    assert found.left_out == {"pipes": 2, "devices": 1, "broken links": 1, "links to nowhere": 1, "sockets": 1}
     assert found.empty == (("cat", "folder.jpg"),)
 
 
@@ -173,8 +175,8 @@ def test_a_report_tells_what_was_found_and_where_in_a_line_and_in_a_table():
         left_out={".txt": 2, "hidden": 1},
     )
     assert report.sentence() == (
-        "1,200 images, 6 classes (ant, bee, cat, dog, eel, ...), 1,000 train, 0 val, 200 test "
-        "(the folders Training and Testing); left out: 2 .txt, 1 hidden."
+        "1,200 images, 6 classes (ant, bee, cat, dog, eel, ...), train/val/test 1,000/0/200 "
+        "(split: the folders Training and Testing), 3 left out (2 .txt, 1 hidden)."
     )
     assert report.table()[1:3] == [
         ("images", "1,200", "", "2 .txt, 1 hidden"),
@@ -182,7 +184,7 @@ def test_a_report_tells_what_was_found_and_where_in_a_line_and_in_a_table():
     ]
     assert report.to_json()["splits"] == {"train": 1000, "test": 200}
     untested = IntakeReport(images=1, classes=("a",), splits={"train": 1})
-    assert untested.sentence() == "1 images, 1 classes (a), 1 train, 0 val, 0 test; nothing to test with."
+    assert untested.sentence() == "1 image, 1 class (a), train/val/test 1/0/0, nothing to test with."
 
 
 def test_mistakes_are_told_together_and_one_alone_in_a_sentence():
@@ -198,3 +200,26 @@ def test_mistakes_are_told_together_and_one_alone_in_a_sentence():
         mistakes.check()
     with pytest.raises(UserError, match=r"has 3 mistakes"):
         mistakes.refuse("nothing more can be said")
+
+
+def test_images_that_are_named_come_once_and_in_the_order_in_which_people_count(tmp_path):
+    tree(tmp_path, "10.jpg", "2.jpg", "B 1.png", "a 10.png", "a 9.png", "deep/1.jpg", "notes.txt", "deep/clip.mp4")
+    found = find_given([tmp_path / "2.jpg", tmp_path, str(tmp_path / "*.png")])
+    names = ["2.jpg", "10.jpg", "a 9.png", "a 10.png", "B 1.png", "deep/1.jpg"]
+    assert [file.relative_to(tmp_path).as_posix() for file in found.files] == names
+    assert found.left_out == {".txt": 1, ".mp4": 1, "given more than once": 4} and found.unusable == ()
+
+
+def test_what_is_named_and_cannot_be_used_costs_only_itself(tmp_path):
+    tree(tmp_path, "1.jpg", "notes.txt", "[1].jpg")
+    (tmp_path / "empty").mkdir()
+    found = find_given([tmp_path / name for name in ("1.jpg", "2.jpg", "empty", "*.tif", "*.txt", "[1].jpg")])
+    assert [file.name for file in found.files] == ["1.jpg", "[1].jpg"]
+    reasons = ("2.jpg does not exist", "empty holds no images", r"'.*\*.tif' matches no", r"'.*\*.txt' matches no")
+    for text, reason in zip(found.unusable, reasons, strict=True):
+        assert re.search(reason, text)
+
+
+def test_images_in_hidden_folders_are_counted_except_those_of_programs(tmp_path):
+    tree(tmp_path, "cat/1.jpg", ".dog/1.jpg", ".git/1.jpg", "__MACOSX/1.jpg", ".cache/1.jpg")
+    assert find_images(tmp_path).left_out == {"hidden folders": 1}

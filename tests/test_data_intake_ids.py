@@ -63,7 +63,7 @@ def test_records_without_an_id_are_told_in_one_sentence(bad):
 
 
 def test_one_id_of_different_records_is_refused_and_a_record_repeated_word_for_word_is_not():
-    with pytest.raises(UserError, match=r"a.json: 1 ids of images are given to different ones, '1' for one; if files"):
+    with pytest.raises(UserError, match=r"a.json: 1 id of images is given to different ones, '1' for one; if files"):
         index(1, 2, "1", names=("a.jpg", "b.jpg", "c.jpg"))
     assert index(1, 2, 1, names=("a.jpg", "b.jpg", "a.jpg")).rows == {"1": 0, "2": 1}
 
@@ -80,7 +80,7 @@ def test_a_file_that_is_listed_twice_is_told():
     repeated(["a.jpg", "b.jpg"], what="files", mistakes=mistakes)
     assert not len(mistakes)
     repeated(["a.jpg", "b.jpg", "a.jpg", "a.jpg"], what="files", mistakes=mistakes)
-    with pytest.raises(UserError, match=r"a.json: 1 files are listed more than once, 'a.jpg' for one"):
+    with pytest.raises(UserError, match=r"a.json: 1 file is listed more than once, 'a.jpg' for one"):
         mistakes.check()
 
 

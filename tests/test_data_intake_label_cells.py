@@ -18,6 +18,7 @@ from fedprompt.data.intake.label_cells import (
     truth_columns,
 )
 from fedprompt.data.intake.report import Mistakes
+from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.errors import UserError
 
 NAN, INF = float("nan"), float("inf")
@@ -220,3 +221,52 @@ def test_a_table_of_labels_says_the_same_in_every_dialect(rows, data):
     write = data.draw(st.sampled_from([*writers, ",".join, " ".join, "/".join]))
     found = column([write(labels) for labels in [*rows, *alone]])
     assert [list(labels) for labels in found.labels] == [*rows, *alone]
+
+
+def test_a_name_with_a_sign_in_it_of_which_one_part_is_a_name_too_is_refused():
+    with pytest.raises(UserError, match=r"'dog/fox' may be one class or several; say which with separator = '/'"):
+        column(["dog", "dog/fox", "cat"])
+    assert column(["dog", "dog/fox"], separator="/").labels == (("dog",), ("dog", "fox"))
+    assert column(["dog", "dog/fox"], separator="none").labels == (("dog",), ("dog/fox",))
+    assert column(["dog", "AC/DC"]).labels == (("dog",), ("AC/DC",))
+
+
+def test_a_name_of_two_words_of_which_one_is_a_name_too_is_said():
+    found = column(["truck", "fire truck", "red fox"])
+    assert found.labels == (("truck",), ("fire truck",), ("red fox",))
+    assert found.remarks == (
+        "a.csv: 'fire truck' is read as one class beside 'truck'; set separator = \" \" if it is two labels.",
+    )
+    assert column(["truck", "fire truck"], names=("truck", "fire truck")).remarks == ()
+
+
+def test_two_signs_that_may_both_stand_between_labels_are_refused():
+    with pytest.raises(UserError, match=r'some have ";" and some "\|" between them; say which it is with `separator`'):
+        column(["cat; dog", "cat|fox"])
+    assert column(["cat; dog", "cat|fox"], separator=";").labels == (("cat", "dog"), ("cat|fox",))
+
+
+@pytest.mark.parametrize("cell", ["0.9", "-1", "1e5", "inf", "[0.9]", "['0.9']", "cat; 0.9"])
+def test_a_number_that_no_class_is_called_by_is_none(cell):
+    with pytest.raises(
+        UserError, match=r"line 3, column 'labels': .* is (a number and no class is called so|not a cla)"
+    ):
+        column(["cat", cell])
+
+
+def typed(values, names=(), **dialect) -> TypedLabels:
+    mistakes = Mistakes("a.parquet", place="row {}".format)
+    found = read_typed_labels(values, names, dialect=Dialect(**dialect), mistakes=mistakes)
+    mistakes.check()
+    return found
+
+
+def test_lists_that_are_class_numbers_or_values_per_class_are_refused_where_both_fit():
+    names = ("cat", "dog")
+    with pytest.raises(UserError, match=r"every list may be class numbers, and may be 0 and 1 per class; write names"):
+        typed([[0, 1], [1, 0]], names)
+    assert typed([[0, 1], [1, 0]], names, threshold=0.5).targets == [[0, 1], [1, 0]]
+    assert typed([[0, 1], [1, 1]], names).targets == [[0, 1], [1, 1]]
+    assert typed([[0, 1], [1]], names).targets == [[1, 1], [0, 1]]
+    assert typed([[False, True], [True, False]], names).targets == [[0, 1], [1, 0]]
+    assert typed([[0, 1], [1, 0]], names, lists="vectors").targets == [[0, 1], [1, 0]]

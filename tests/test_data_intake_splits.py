@@ -203,6 +203,12 @@ def test_files_that_say_nothing_are_one_part_and_beside_others_are_refused():
         splits_of_files(["0000.parquet", "train.parquet"], root="data")
 
 
+def test_files_of_several_parts_of_which_none_is_for_training_are_refused():
+    with pytest.raises(UserError, match=r"data holds test and val and no training part; add it"):
+        splits_of_files(["val.parquet", "test.parquet"], root="data")
+    assert splits_of_files(["test.parquet"], root="data")[1] is not None
+
+
 WORDS = {"train": ("train", "training", "trn"), "val": ("val", "valid", "dev"), "test": ("test", "testing", "tst")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -232,3 +233,20 @@ def test_rules_for_one_kind_of_labels_name_a_rule_for_the_other():
         label_clusters(single_label(3))
     with pytest.raises(UserError, match="use the rule 'label_clusters'"):
         class_chunks(multi_label())
+
+
+def test_dirichlet_with_infinite_alpha_is_iid() -> None:
+    data = single_label(7, each=13)  # 91 images
+    partition = dirichlet(data, clients=4, alpha=math.inf)
+    counts = class_counts(partition, data)
+    assert counts.sum(dim=1).tolist() == [23, 23, 23, 22]
+    assert int(counts.max() - counts.min()) == 1  # every class is shared out evenly
+    assert sorted(row for shard in partition.shards for row in shard.rows) == data.rows(split="train").tolist()
+    assert dirichlet(data, clients=4, alpha=math.inf, seed=2) != partition
+
+
+@pytest.mark.parametrize("alpha", [1e30, 1e15, 1e-30, 1e-300])
+def test_dirichlet_with_any_finite_alpha_assigns_every_image(alpha: float) -> None:
+    data = single_label(7, each=13)
+    sizes = class_counts(dirichlet(data, clients=4, alpha=alpha), data).sum(dim=1)
+    assert int(sizes.sum()) == 91 and (alpha < 1 or int(sizes.max() - sizes.min()) <= 7)

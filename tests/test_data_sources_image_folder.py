@@ -163,7 +163,8 @@ def test_wrong_attributes_are_named(tmp_path, content, message):
         (("cat", "photo/dog"), {}, r"not clear which .* cat/\d.ppm and photo/dog/\d.ppm"),
         (("", "cat"), {}, r"not clear which .* \d.ppm and cat/\d.ppm"),
         (("a/b/c/d",), {}, r"not clear which .* a/b/c/d/\d.ppm"),
-        (("photo/cat",), {}, "occurs in two outer ones"),
+        (("photo/cat",), {}, "holds everything in one folder, 'photo'; give "),
+        (("",), {}, "holds images and no class folders"),
         (("cat/2020", "dog/2021"), {}, "like cat/2020, occurs in two outer ones"),
         (
             ("photo/cat", "photo/dog"),

@@ -76,7 +76,7 @@ def test_published_test_images_are_never_trained_on(tmp_path, train, test):
 def test_three_folders_of_splits_are_a_layout_of_their_own(tmp_path):
     data = image_folder(path=images(tmp_path, "train/cat", "val/cat", "test/cat", "train/dog", "test/dog"))
     assert Counter(data.splits) == {"train": 4, "val": 2, "test": 4}
-    assert "4 train, 2 val, 4 test (the folders train, val and test)" in sentence_of(data)
+    assert "train/val/test 4/2/4 (split: the folders train, val and test)" in sentence_of(data)
 
 
 def test_splits_below_the_classes_and_above_domains_are_found(tmp_path):
@@ -95,7 +95,7 @@ def test_a_folder_that_reads_like_a_split_beside_others_is_refused_or_declared(t
     assert by_file(data)["photos/cat/0.jpg"] == "test"
     images(tmp_path, "old/cat", "test/dog", "test/cat")
     data = image_folder(path=tmp_path, splits={"photos": "", "old": ""})
-    assert len(data.source) == 8 and data.report.left_out == {"images of splits that are left out": 6}
+    assert len(data.source) == 8 and data.report.left_out == {"images of unused splits": 6}
     domains = image_folder(path=tmp_path, layout="domains", base="all")
     assert set(domains.domains) == {"train", "photos", "old", "test"}
 
@@ -124,7 +124,7 @@ def test_a_table_may_call_its_splits_as_it_likes_or_have_them_declared(tmp_path)
     with pytest.raises(UserError, match=r"line 2, column 'split': '1' is neither .* splits = \{1 = \"train\"\}"):
         class_table(path=tmp_path / "t.csv")
     declared = class_table(path=tmp_path / "t.csv", splits={"1": "train", "2": "test", "3": ""})
-    assert declared.splits == ("train", "test") and declared.report.left_out == {"rows of splits that are left out": 1}
+    assert declared.splits == ("train", "test") and declared.report.left_out == {"rows of unused splits": 1}
 
 
 @pytest.mark.parametrize("name", ["set", "subset", "phase", "Data Split"])
@@ -363,15 +363,15 @@ def changed(part: str, row: int, **values) -> dict[str, object]:
         (changed("annotations", 0, image_id=None), "1 of 4 annotations name images that are not in the file, None"),
         (changed("annotations", 0, category_id=9), "1 of 4 annotations name categories that are not in the file, 9"),
         (changed("annotations", 0, category_id=1.5), "name categories that are not in the file, 1.5"),
-        (changed("annotations", 0, iscrowd="maybe"), "1 annotations have an iscrowd like 'maybe'; write 0 or 1"),
-        (changed("images", 1, id=0), "1 ids of images are given to different ones, '0' for one; if files were merged"),
+        (changed("annotations", 0, iscrowd="maybe"), "1 annotation has an iscrowd like 'maybe'; write 0 or 1"),
+        (changed("images", 1, id=0), "1 id of images is given to different ones, '0' for one; if files were merged"),
         (changed("images", 1, id=None), "1 of 4 images has no id that can be used, None for one"),
         (changed("images", 1, file_name=None), "1 of 4 images have no file_name, the one with the id 1 for one"),
-        (changed("images", 1, file_name="0.jpg"), "1 image files are listed more than once, '0.jpg' for one"),
+        (changed("images", 1, file_name="0.jpg"), "1 image file is listed more than once, '0.jpg' for one"),
         (changed("images", 1, file_name="../../x.jpg"), "'../../x.jpg' is not below"),
-        (changed("categories", 1, id=1), "1 ids of categories are given to different ones, '1' for one"),
+        (changed("categories", 1, id=1), "1 id of categories is given to different ones, '1' for one"),
         (changed("categories", 1, name="cat"), "two classes called 'cat'"),
-        (changed("categories", 1, name=None), "1 categories have no name, 2 for one"),
+        (changed("categories", 1, name=None), "1 category has no name, the one with the id 2 for one"),
         (annotations(annotations=None), "'annotations' is null; give a file with annotated images"),
         (annotations(annotations=[]), "'annotations' is empty"),
         (annotations(annotations=[None]), "1 of 1 annotations are not objects"),
@@ -438,6 +438,16 @@ def test_what_annotation_tools_export_is_found(tmp_path, export):
     assert data.splits == ("train",) * 4 + ("val",) * 4 + ("test",) * 4
     assert all(data.source.open(row).size == (1, 1) for row in range(12))
     assert ("pets" in " ".join(data.report.warnings)) == (export is roboflow)
+
+
+def test_an_annotation_file_that_says_no_split_is_not_passed_over_for_others_that_do(tmp_path):
+    coco2017(tmp_path)
+    (tmp_path / "annotations/instances_train2017.json").rename(tmp_path / "annotations/trian.json")
+    with pytest.raises(UserError, match=r"has annotations/instances_test2017.json beside annotations/trian.json"):
+        coco(path=tmp_path)
+    (tmp_path / "annotations/trian.json").unlink()
+    with pytest.raises(UserError, match=r"and no training part; add it"):
+        coco(path=tmp_path)
 
 
 def test_a_label_studio_export_is_divided(tmp_path):
@@ -580,6 +590,8 @@ def test_shards_that_say_no_split_are_divided(tmp_path):
         ("npy", npy([0, 2, 1]), "2 is neither 1, 0 nor -1"),
         ("npy", npy([0, 255, 1]), "255 is neither 1, 0 nor -1"),
         ("npy", npy([0.0, float("inf"), 1.0]), "inf is neither"),
+        ("npy", b"", "this is not a label"),
+        ("npy", b"PK", "this is not a label"),
         ("npy", npy([0, 1]), "there are 2 values, which does not fit 3 classes"),
         ("cls", b"0.9", "there is no class '0.9'"),
         ("cls", b"4", "there is no class 4; the 3 classes count from 0"),
@@ -628,7 +640,7 @@ def test_every_kind_of_image_is_taken_and_all_other_files_are_counted(tmp_path):
         (tmp_path / "cat" / name).write_bytes(b"x" * 40)
     data = image_folder(path=tmp_path)
     assert len(data.source) == 10 and data.report.left_out == {".mp4": 2, ".txt": 1}
-    assert sentence_of(data).endswith("; left out: 2 .mp4, 1 .txt.")
+    assert sentence_of(data).endswith(", 3 left out (2 .mp4, 1 .txt).")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="other systems have no pipes")
@@ -640,7 +652,7 @@ def test_a_pipe_does_not_hang_any_reader(tmp_path):
     with pytest.raises(UserError, match="line 2, column 'image': there is no file"):
         class_table(path=tmp_path / "t.csv")
     (tmp_path / "p.csv").symlink_to(tmp_path / "cat/pipe.jpg")
-    with pytest.raises(UserError, match="is not a regular file"):
+    with pytest.raises(UserError, match=r"p.csv is a pipe, not a regular file; give the path of a file"):
         class_table(path=tmp_path / "p.csv")
 
 

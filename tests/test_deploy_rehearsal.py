@@ -17,7 +17,7 @@ from fedprompt.deploy.init import init_site
 from fedprompt.deploy.rehearsal.checks import RESULT, rehearse
 from fedprompt.deploy.settings import SITE, SiteFile, save
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import own
+from fedprompt.records.run_folder import acquire_lock
 
 
 @pytest.mark.processes
@@ -43,5 +43,5 @@ def test_processes_of_a_killed_site_are_killed_and_unrelated_ones_are_not(tmp_pa
 def test_only_one_command_runs_a_folder(tmp_path: Path) -> None:
     save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
     init_site(tmp_path)
-    with own(tmp_path / LOCK, busy=""), pytest.raises(UserError, match="Another command already"):
+    with acquire_lock(tmp_path / LOCK, busy=""), pytest.raises(UserError, match="Another command already"):
         site_up(tmp_path, data=None, say=lambda _: None)

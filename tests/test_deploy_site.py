@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,9 +23,13 @@ from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
 from fedprompt.deploy.site_state import KEPT, SiteState
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
+from fedprompt.federated.client import TrainSettings
+from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
+from fedprompt.updates import Update
 
 RUN = "0" * 32
+NUMBERS = itertools.count(1)
 RECIPE = """
 name = "job"
 [data]
@@ -41,10 +46,6 @@ rounds = 20
 """
 
 
-def privacy(epsilon: str) -> str:
-    return f"[train.server.privacy]\nname = 'sample'\nepsilon = {epsilon}"
-
-
 def fields(method: str = "promptfl", source: str = "sites", server: str = "", **more: object) -> dict[str, object]:
     recipe = RECIPE.format(method=method, source=source, server=server)
     return {
@@ -55,6 +56,7 @@ def fields(method: str = "promptfl", source: str = "sites", server: str = "", **
         "client": 0,
         "since": 0,
         "upload": "float32",
+        "serial": [1, next(NUMBERS)],
         **more,
     }
 
@@ -67,10 +69,6 @@ def fields(method: str = "promptfl", source: str = "sites", server: str = "", **
         ({"maximum_rounds": 19}, {}, "maximum_rounds"),
         ({}, {"source": "os:system"}, "own code"),
         ({"secure_aggregation": True}, {}, "secure_aggregation"),
-        ({"epsilon": 3.0}, {}, "epsilon"),
-        ({"epsilon": 3.0}, {"server": privacy("3.5")}, "epsilon"),
-        ({"epsilon": 3.0}, {"server": privacy("true")}, "epsilon"),
-        ({"epsilon": 3.0}, {"server": privacy("2.5")}, None),
         ({"secure_aggregation": True}, {"server": "[train.server.secure]"}, None),
         ({}, {"server": "[train.server.aggregate]\nname = 'os:system'"}, "own code"),
         ({}, {"server": "[descriptions]\nattributes = '/etc/passwd'"}, "descriptions"),
@@ -135,16 +133,15 @@ def test_small_counts_and_scores_stay_at_the_site(tmp_path: Path, monkeypatch: p
     hello, score = (own.answer(Payload(kind, fields(method="zeroshot"))) for kind in (HELLO, EVALUATE))
     assert (hello.kind, score.kind) == (DONE, DONE), (hello.fields, score.fields)
     assert hello.fields["labels"] == [6, None] and hello.fields["images"] == 5
-    assert score.fields == {"score": None}
+    assert score.fields["score"] is None
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), ("Dog", "cat"), ("dog", "cats")])
 def test_different_class_lists_fail_the_preflight(names: tuple[str, ...]) -> None:
-    now, ours = time.time(), {"classes": class_list(LabelSpace(("dog", "cat")))}
-    said = {"classes": class_list(LabelSpace(names)), "time": now}
-    (found,) = mismatches(ours, said, asked=now, answered=now, skew=1.0)
+    ours = {"classes": class_list(LabelSpace(("dog", "cat")))}
+    (found,) = mismatches(ours, {"classes": class_list(LabelSpace(names))})
     assert found.startswith("classes is ") and "spelling and order" in found
-    assert not mismatches(ours, {**ours, "time": now}, asked=now, answered=now, skew=1.0)
+    assert not mismatches(ours, ours)
 
 
 @pytest.mark.parametrize("malformed", [{}, {"recipe": 3}, fields(client="0"), fields(run="../x"), fields(trial="none")])
@@ -192,3 +189,22 @@ def test_errors_in_settings_are_sentences(tmp_path: Path) -> None:
         load_site(tmp_path)
     ordered = Deployment(name="x", address="h", sites=("b", "a"))
     assert ordered.sites == ("a", "b") and ordered.remote_settings(("a",)).quorum == 1
+
+
+def test_a_personal_state_that_is_not_finite_is_refused_and_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoiled = Update(0, 5, {}, {"own": torch.tensor([torch.nan])}, 0.5, 0.0)
+    monkeypatch.setattr("fedprompt.deploy.site.train_client", lambda *objects, **keywords: spoiled)
+    monkeypatch.setattr(Site, "_charge", lambda *objects: None)
+    job = SimpleNamespace(
+        trial=SimpleNamespace(settings=TrainSettings()),
+        experiment=SimpleNamespace(clip=None),
+        client=None,
+        state=SiteState(tmp_path, RUN, "mine"),
+        fields={"round": 1},
+    )
+    task = SimpleNamespace(job=job, method=None, shared={}, personal={})
+    with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
+        Site(tmp_path)._train(task, [])
+    assert not list(tmp_path.rglob("*.safetensors"))

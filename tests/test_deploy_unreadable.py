@@ -27,7 +27,7 @@ def test_a_site_reports_the_number_of_unreadable_images_without_their_names(tmp_
         for number in range(20):
             picture(tmp_path / f"images/train/{name}/{number}.png")
         picture(tmp_path / f"images/test/{name}/0.png")
-    fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0}
+    fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0, "serial": [1, 1]}
     for bad, reported, kept in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
         for number in range(bad):
             (tmp_path / f"images/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
@@ -52,10 +52,10 @@ def test_a_run_leaves_out_the_same_images_whatever_happens_to_their_files(tmp_pa
     bad.write_bytes(b"")
     save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu"))
 
-    def images(run: str) -> int:  # a worker that was started again
-        fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0}
+    def images(run: str, *serial: int) -> int:  # a worker that was started again
+        fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0, "serial": [*serial]}
         return Site(tmp_path).answer(Payload(HELLO, fields)).fields["images"]
 
-    assert images("1") == 35
+    assert images("1", 1, 1) == 35
     picture(bad)
-    assert images("1") == 35 and images("2") == 40
+    assert images("1", 1, 2) == 35 and images("2", 1, 1) == 40

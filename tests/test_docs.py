@@ -135,7 +135,8 @@ def check_key(setting: str) -> None:
 
 def _check_recipe(values: Mapping[str, Any]) -> None:
     """A recipe that comes with fedprompt must exist and take the command's settings; a user's own is not here."""
-    names = values.get("recipes") or [values.get("recipe") or values.get("data")]
+    data = values.get("data")
+    names = values.get("recipes") or (data if isinstance(data, list) else [values.get("recipe") or data])
     for name in names:
         if isinstance(name, str) and name in BUNDLED:
             resolve(load_recipe(find_recipe(name), values.get("settings") or ()))

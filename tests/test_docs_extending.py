@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from fedprompt.testing import tiny_images
-
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "extending.md"
 BLOCK = re.compile(r"^`([\w/.]+)`:\n\n(?:<!--[^\n]*-->\n\n)?```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -39,16 +37,14 @@ def run(*words: str, folder: Path, source: Path = ROOT / "src") -> str:
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with the page's package, tests and recipe, and some images for its source."""
+    """A folder with the page's package, tests and recipe, and the images that its script draws."""
     folder = tmp_path_factory.mktemp("scratch")
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     (folder / "my_package" / "__init__.py").write_text('"""My additions to fedprompt."""\n', encoding="utf-8")
-    (folder / "images").mkdir()
-    for number in range(12):
-        tiny_images().open(number).save(folder / "images" / f"{('anchor', 'bird', 'car')[number % 3]}.{number}.jpg")
+    run("draw_images.py", folder=folder)
     yield folder
     shutil.rmtree(folder)
 
@@ -82,7 +78,7 @@ def test_the_examples_pass_their_batteries(scratch: Path) -> None:
 @pytest.mark.slow
 def test_the_recipe_runs(scratch: Path) -> None:
     said = run("-m", "fedprompt", "run", "my_recipe.toml", "--out", "out", folder=scratch)
-    assert "text_shift" in said
+    assert "TextShift: 1 round" in said
     assert '"client-2"' in (scratch / "out" / "run.jsonl").read_text(encoding="utf-8")
 
 
@@ -131,7 +127,7 @@ def test_a_file_inside_the_package_is_found_and_passes_the_batteries_and_the_rul
 @pytest.mark.slow
 def test_a_recipe_key_is_one_line_and_its_use(copy: Path, scratch: Path) -> None:
     field, use = KEY.findall(PAGE.read_text(encoding="utf-8"))
-    _insert(copy / "src/fedprompt/config/tables.py", field, indent=4, above="\n\nclass SecureTable")
+    _insert(copy / "src/fedprompt/config/recipe_tables.py", field, indent=4, above="\n\nclass SecureTable")
     _insert(copy / "src/fedprompt/federated/client.py", use, indent=12, above="            optimizer.step()\n")
     assert _trained(copy, scratch, "free") != _trained(copy, scratch, "clipped", "train.clip_norm=1e-3")
     with pytest.raises(AssertionError, match="clip_norm"):

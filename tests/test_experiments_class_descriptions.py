@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.config.recipe_tables import BackboneTable, DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
@@ -20,8 +21,13 @@ from fedprompt.demo.scenes import scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.class_descriptions import describe_classes, fingerprint, shuffle_attributes
-from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.class_descriptions import (
+    check_distinct_texts,
+    shuffle_attributes,
+    text_fingerprint,
+    with_descriptions,
+)
+from fedprompt.experiments.experiment import assemble, load_backbone
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records.adapter import load_adapter
@@ -68,40 +74,40 @@ def test_bundled_files_are_the_data_sets_own_words() -> None:
         (emoji(train=0, test=1), DescriptionsTable(attributes="emoji")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
-        assert describe_classes(dataset.space, table, seed=0) == dataset.space
+        assert with_descriptions(dataset.space, table, seed=0) == dataset.space
 
 
 @pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 3), ("descriptions_conditions", 2)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(resolve(load_recipe(find_recipe(name))))
     trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
-    assert len({fingerprint(experiment.described[trial.name]) for trial in trials}) == different
+    assert len({text_fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
     assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:
-    assert describe_classes(SPACE, DescriptionsTable(), seed=0) == SPACE
-    assert describe_classes(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
+    assert with_descriptions(SPACE, DescriptionsTable(), seed=0) == SPACE
+    assert with_descriptions(SPACE, DescriptionsTable(attributes="none", conditions="none"), seed=0) == LabelSpace(
         SPACE.names
     )
-    assert describe_classes(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
-    assert describe_classes(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=("a", "b")), seed=0).conditions == ("a", "b")
+    assert with_descriptions(SPACE, DescriptionsTable(conditions=str(words_file)), seed=0).conditions == ("x",)
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no descriptions file 'emojis'; did you mean 'emoji'"):
-        describe_classes(SPACE, DescriptionsTable(attributes="emojis"), seed=0)
-    other = LabelSpace(("pigs", "unicorn"))
-    with pytest.raises(UserError, match=r"'pigs'; did you mean 'pig'\? and 1 more; add them"):
-        describe_classes(other, DescriptionsTable(attributes="emoji"), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(attributes="emojis"), seed=0)
+    other = LabelSpace(("pigs", "xyzzy"))
+    with pytest.raises(UserError, match=r"the classes 'pigs' \(did you mean 'pig'\?\), 'xyzzy'; write them"):
+        with_descriptions(other, DescriptionsTable(attributes="emoji"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
-        describe_classes(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
+        with_descriptions(SPACE, DescriptionsTable(conditions=str(empty)), seed=0)
     with pytest.raises(UserError, match="two classes"):
-        describe_classes(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
+        with_descriptions(LabelSpace(("dog",), attributes={"dog": ("fur",)}), DescriptionsTable(shuffled=True), seed=0)
 
 
 @given(st.sets(st.text("abc", min_size=1), min_size=2, max_size=8), st.integers(0, 9))
@@ -122,7 +128,7 @@ def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
     client = file.clients[0].train
     assert client.space.attributes[client.space.names[0]] == (f"a {client.space.names[0][::-1]} part",)
     assert client.space.conditions == ("a", "b") and client.images.rows == experiment.clients[0].train.images.rows
-    assert len({fingerprint(dataset) for dataset in experiment.described.values()}) == 4
+    assert len({text_fingerprint(dataset) for dataset in experiment.described.values()}) == 4
     assert experiment.recipe.compare[2].descriptions == {"attributes": str(words_file), "conditions": ["a", "b"]}
     assert experiment.recipe.compare[1].descriptions == {"shuffled": True}
 
@@ -150,7 +156,7 @@ def test_every_part_of_a_suite_is_told_its_own_words(words_file: Path, tmp_path:
         assert all(part.space.attributes[name] != (f"a {name[::-1]} part",) for name in own)
         assert {reverse for (reverse,) in part.space.attributes.values()} == {f"a {name[::-1]} part" for name in own}
     assert not any(part.space.attributes for part in without.dataset.parts)
-    assert len({fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
+    assert len({text_fingerprint(one.dataset) for one in (main, shuffled, without)}) == 3
     write_descriptions(words_file, Descriptions(attributes=dict.fromkeys(names["dtd"], ())))
     with pytest.raises(UserError, match="no attributes for the class"):
         assemble(resolve(parse_recipe(RECIPE, [data, told, "compare=[]"])))
@@ -172,9 +178,13 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
     assert sorted(header["descriptions"]) == ["file", "zeroshot"]
     write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
+    log = tmp_path / "run" / "run.jsonl"
+    unfinished = b"".join(log.read_bytes().splitlines(keepends=True)[:-1])  # as if killed before its end was recorded
+    log.write_bytes(unfinished)
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
+    log.write_bytes(unfinished)
     words_file.write_text(words_file.read_text().replace("a gip part", "another part"))
-    with pytest.raises(UserError, match="began with another descriptions file"):
+    with pytest.raises(UserError, match="another descriptions file"):
         runs.resume(tmp_path / "run")
 
 
@@ -182,3 +192,46 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
 def test_an_unknown_key_is_named(setting: str) -> None:
     with pytest.raises(UserError, match=re.escape("has no key 'attribute'; did you mean 'attributes'?")):
         assemble(resolve(parse_recipe(RECIPE, [setting])))
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (
+            ("Road", "sea", "road"),
+            r"The classes 'Road' and 'road' are one to the backbone, for of 'a photo of a Road\.' and 'a photo of a "
+            r"road\.' it reads the same tokens; rename one of the classes, or make them one\.",
+        ),
+        (("hot_dog", "hot dog"), "The classes 'hot_dog' and 'hot dog' are one to the backbone"),
+        (
+            (f"a {'very ' * 90}old cat", f"a {'very ' * 90}old dog"),
+            r"ver.*\.\.\.' it reads 32 tokens, which are the same; shorten the names, or the template, so that what",
+        ),
+    ],
+)
+def test_two_classes_with_the_same_tokens_are_refused(names: tuple[str, ...], sentence: str) -> None:
+    clip = load_backbone(BackboneTable(path="demo"))
+    check_distinct_texts(clip, LabelSpace(("road", "roads", "hot dogs", "hot dog")))
+    with pytest.raises(UserError, match=sentence):
+        check_distinct_texts(clip, LabelSpace(names))
+
+
+def test_a_run_with_two_such_classes_stops_before_it_writes(tmp_path: Path) -> None:
+    for number, name in enumerate(("Road", "road", "sea")):
+        for shade in range(2):
+            path = tmp_path / "images" / name / f"{shade}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (80 * number, 40 * shade, 0)).save(path)
+    recipe = f"""
+name = "tiny"
+[data]
+source = "image_folder"
+path = "{tmp_path / "images"}"
+[partition]
+rule = "iid"
+clients = 2
+[method]
+name = "promptfl"
+"""
+    with pytest.raises(UserError, match="The classes 'Road' and 'road'"):
+        assemble(resolve(parse_recipe(recipe)))

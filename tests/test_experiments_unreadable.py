@@ -185,7 +185,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     page = runs.start(resolve(recipe(folder)), whole).read_text(encoding="utf-8")
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
-    assert "2 image(s) cannot be read and are left out" in watch.warned[0]
+    assert "Left out because they cannot be read: 2 images" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
     runs.resume(stopped)
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
@@ -194,7 +194,7 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     unreadable = read_run(whole).header.left_out
     assert len(unreadable) == 2 and "Images left out" in page
     assert all(one.picture in page and one.place in page for one in unreadable)
-    assert "2 image(s) could not be read" in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
+    assert "could not be read: 2 images." in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]
     assert header["unreadable"] == 2 and header["images"] == {"test": 2 * TEST - 1, "train": 2 * TRAIN - 1}
     with pytest.raises(UserError, match=r"1 of the 4 training images of client-0 .* unreadable = 0 .* without 0"):

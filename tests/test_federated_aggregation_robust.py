@@ -26,7 +26,7 @@ from fedprompt.seeding import numpy_stream
 from fedprompt.updates import AggregationRule, State, Update
 
 OPTIONS = {"krum": {"adversaries": 2}, "multi_krum": {"adversaries": 2}}
-NOT_ROBUST = {"mean", "cosine_filter", "fedawa"}
+NOT_ROBUST = {"fedavg", "cosine_filter", "fedawa"}
 RULES = {name: build(**OPTIONS.get(name, {})) for name, build in AGGREGATION_RULES.builders.items()}
 ROBUST = {name: rule for name, rule in RULES.items() if name not in NOT_ROBUST}
 CASES = int(os.environ.get("FEDPROMPT_CASES", "25"))

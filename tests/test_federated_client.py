@@ -34,18 +34,18 @@ def assert_equal(one: State, other: State) -> None:
 
 
 def test_learning_rate_follows_the_global_round() -> None:
-    rates = [SETTINGS.lr_at(number) for number in range(1, 11)]
+    rates = [SETTINGS.learning_rate(number) for number in range(1, 11)]
     assert rates[0] == 0.1
     assert rates == sorted(rates, reverse=True)
     assert rates[5] == pytest.approx(0.05)
     assert rates[-1] == pytest.approx(0.05 * (1 + math.cos(0.9 * math.pi)))
-    assert SETTINGS.model_copy(update={"schedule": "constant"}).lr_at(7) == 0.1
+    assert SETTINGS.model_copy(update={"schedule": "constant"}).learning_rate(7) == 0.1
 
 
 def test_training_equals_the_steps_written_out() -> None:
     update = run(Toy(switch=False), local_epochs=2, round_number=3, momentum=0.5, weight_decay=0.01)
     method, clip, client = Toy(switch=False), fake_clip(), toy_client(4)
-    lr, momentum, losses = SETTINGS.lr_at(3), {}, []
+    lr, momentum, losses = SETTINGS.learning_rate(3), {}, []
     for epoch in range(2):
         order = torch.randperm(5, generator=stream(3, "client", 4, 3, epoch))
         draws = stream(3, "loss", 4, 3, epoch)

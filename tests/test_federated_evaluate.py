@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError
 from fedprompt.federated.evaluate import evaluate, predict, score
 from toys import SPACE, Toy, fake_clip, toy_client
 
@@ -65,3 +66,34 @@ def test_many_labels_are_decided_at_one_half_and_ranked() -> None:
     assert result.figures["accuracy"] == pytest.approx(4 / 5)
     assert result.per_class == (1.0, 1.0)
     assert result.figures["cf1_macro"] == pytest.approx((2 / 3 + 1) / 2)
+
+
+class Diverged(Toy):
+    """Gives NaN for one class of one image."""
+
+    def classifier(self, clip, space):
+        classify = super().classifier(clip, space)
+
+        def broken(images):
+            logits = classify(images).clone()
+            logits[0, 1] = math.nan
+            return logits
+
+        return broken
+
+
+def test_logits_that_are_not_finite_give_no_prediction_and_no_score() -> None:
+    examples = toy_client(0, examples=7).train
+    with pytest.raises(
+        UserError, match=r"Diverged gives 1 of 28 scores that are not finite \(nan for one\), so no fig"
+    ):
+        predict(Diverged(), fake_clip(), examples.images, examples.space)
+    with pytest.raises(UserError, match="lower the learning rate"):
+        evaluate(Diverged(), fake_clip(), examples, name="site")
+    for space in (SPACE, LabelSpace(SPACE.names, kind="multi")):
+        targets = torch.tensor([0, 1]) if space.kind == "single" else torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0]])
+        for wrong in (math.nan, math.inf, -math.inf):
+            logits = torch.zeros(2, 4)
+            logits[1, 2] = wrong
+            with pytest.raises(UserError, match="not finite"):
+                score(logits, targets, space, name="x")

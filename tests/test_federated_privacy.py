@@ -1,27 +1,35 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import dp_accounting
+import numpy as np
 import pytest
 import torch
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedprompt.config.recipe_tables import ServerTable
 from fedprompt.errors import UserError
+from fedprompt.experiments.server import describe_server, set_up
 from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.privacy import clients as client_level
 from fedprompt.federated.privacy import samples as sample_level
 from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
 from fedprompt.federated.privacy.clients import ClientPrivacy, clip_factor
+from fedprompt.federated.privacy.discrete_gaussian import LARGEST_SCALE, discrete_gaussian
+from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.federated.rounds import federate, initial_state
+from fedprompt.federated.secure.vector import Codec
 from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
-from fedprompt.updates import COHORT, Update
+from fedprompt.seeding import stream
+from fedprompt.updates import AGGREGATE_CLIENT, Update
 from toys import Toy, fake_clip, toy_client
 
 BUDGET = {"epsilon": 5.0, "delta": 1e-3}
@@ -39,6 +47,11 @@ def test_epsilon_is_that_of_dp_accounting() -> None:
     assert gaussian_epsilon(1.0, rounds=0, delta=1e-3) == 0.0
 
 
+def test_warnings_of_dp_accounting_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    assert sampled_epsilon(0.8, rate=0.31, steps=3, delta=1e-3) > 1  # seven orders do not converge
+    assert not caplog.records
+
+
 def test_noise_has_its_deviation_and_cannot_be_drawn_again() -> None:
     numbers = secret_normal((1000, 1001), std=3.0)
     assert numbers.shape == (1000, 1001) and numbers.dtype == torch.float64
@@ -52,6 +65,58 @@ def test_noise_has_its_deviation_and_cannot_be_drawn_again() -> None:
     assert secret_normal((), std=1.0).shape == () and secret_normal((0, 3), std=1.0).shape == (0, 3)
     uniform = secret_uniform(100_000)
     assert uniform.min() > 0 and uniform.max() <= 1 and uniform.mean() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [1, 3, 10])
+def test_discrete_noise_has_the_probabilities_of_a_discrete_gaussian(scale: int) -> None:
+    count, edge = 200_000, 4 * scale
+    found = discrete_gaussian(scale, count)
+    numbers = np.arange(-20 * scale, 20 * scale + 1)
+    weights = np.exp(-(numbers**2) / (2 * scale**2))
+    expected = (count * weights / weights.sum())[np.abs(numbers) <= edge]
+    counted = np.array([(found == number).sum() for number in range(-edge, edge + 1)])
+    squares = float(((counted - expected) ** 2 / expected).sum())
+    degrees = 2 * edge
+    assert squares < degrees + 5 * math.sqrt(2 * degrees) + 5, "exceeded less than once in a million draws"
+
+
+def test_discrete_noise_of_the_largest_scale_is_gaussian() -> None:
+    found = discrete_gaussian(LARGEST_SCALE, 400_000) / LARGEST_SCALE
+    assert found.std() == pytest.approx(1, rel=0.01) and abs(found.mean()) < 0.01
+    for bound, share in ((1, 0.6827), (2, 0.9545), (3, 0.9973)):
+        assert (np.abs(found) < bound).mean() == pytest.approx(share, abs=0.005)
+    assert len(np.unique(found)) > 390_000, "the last bits are as random as the first"
+    assert discrete_gaussian(5, 0).shape == (0,)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3), st.floats(0, 1e6), st.integers(1, 2000), st.integers(0, 99))
+def test_what_clients_mask_with_distributed_noise_is_no_longer_than_the_clip(
+    clip: float, noise: float, length: float, count: int, seed: int
+) -> None:
+    privacy = DistributedPrivacy(clip=clip, noise=noise, **BUDGET)
+    codec = Codec(clip, 5, privacy=privacy)
+    shared = {"w": torch.zeros(count, dtype=torch.float64)}
+    change = length * torch.randn(count, generator=stream(seed, "w"), dtype=torch.float64)
+    vector = codec.encode(Update(0, 1, {"w": change}, {}, 0.5, 0.0), shared).view(np.int64)
+    assert vector[:2].tolist() == [1, 0], "one client, and no loss"
+    assert Fraction(codec.step) ** 2 * sum(number * number for number in vector[2:].tolist()) <= Fraction(clip) ** 2
+
+
+def test_distributed_noise_needs_secure_sums_and_the_uniform_mean() -> None:
+    options = {"name": "distributed", "clip": 1.0, "noise": 1.0, **BUDGET}
+    for table, weighting, reason in (
+        ({"privacy": options}, "uniform", r"add the table \[train.server.secure\]"),
+        ({"privacy": options, "secure": {}}, "examples", "plain uniform mean"),
+        ({"privacy": options, "secure": {}, "aggregate": {"name": "median"}}, "uniform", "no single update"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            set_up(ServerTable.model_validate(table), Toy, weighting=weighting, place="[train.server]")
+    setup = set_up(ServerTable.model_validate({"privacy": options, "secure": {}}), Toy, place="[train.server]")
+    assert setup.server.privacy is None and setup.secure is not None and setup.secure.clip == 1.0
+    assert "client-level" in describe_server(setup.table, weighting="uniform")
+    with pytest.raises(UserError, match="no room for noise"):
+        Codec(1.0, 2**40, privacy=DistributedPrivacy(clip=1.0, noise=1.0, **BUDGET))
 
 
 @given(st.floats(0, 1e30), st.floats(1e-6, 1e6))
@@ -73,7 +138,7 @@ def test_client_noise_is_added_once_to_every_tensor(monkeypatch: pytest.MonkeyPa
     moved = ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, sent, asked=4)
     assert drawn == [0.25, 0.25]
     assert moved["w"] == pytest.approx(torch.full((4,), 3 * 1.0 / 4 + 0.25)) and moved["unsent"][0] == 0.25
-    cohort = [Update(COHORT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
+    cohort = [Update(AGGREGATE_CLIENT, 3, {"w": torch.full((4,), 1.0)}, {}, 0.0, 0.0)]
     assert ClientPrivacy(clip=2.0, noise=0.5, **BUDGET).noisy_mean(shared, cohort, asked=4)["w"][0] == 1.0
 
 
@@ -188,7 +253,7 @@ def test_a_charge_comes_before_the_round_and_a_failed_record_admits_nothing() ->
 
 
 @pytest.mark.parametrize("option", ["clip", "noise", "epsilon", "delta"])
-@pytest.mark.parametrize("kind", [ClientPrivacy, SamplePrivacy])
+@pytest.mark.parametrize("kind", [ClientPrivacy, DistributedPrivacy, SamplePrivacy])
 def test_an_option_that_makes_no_sense_is_named(kind: type, option: str) -> None:
     options = {"clip": 1.0, "noise": 1.0, **BUDGET}
     for value in (0.0, -1.0, math.nan, math.inf):

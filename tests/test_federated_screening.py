@@ -23,6 +23,8 @@ def update(client: int = 5, shared: State | None = None, **fields: object) -> Up
     [
         ({"shared": {"x": torch.tensor([1.0, float("nan")])}}, "not finite"),
         ({"shared": {"x": torch.tensor([1.0, float("-inf")])}}, "not finite"),
+        ({"personal": {"own": torch.tensor([0.0, float("nan")])}}, "not finite"),
+        ({"personal": {"own": torch.tensor([float("inf")])}}, "not finite"),
         ({"shared": {"x": torch.ones(3)}}, "shape"),
         ({"shared": {"x": torch.ones(2).double()}}, "shape"),
         ({"shared": {"x": torch.ones(2).to_sparse()}}, "shape"),
@@ -65,7 +67,7 @@ def test_a_change_longer_than_so_many_medians_is_refused() -> None:
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawTensor:
     dtype: str
     shape: tuple[int, ...]
     data: bytes
@@ -74,16 +76,16 @@ class Raw:
 @pytest.mark.parametrize(
     ("name", "raw", "code"),
     [
-        ("z", Raw("float32", (2,), bytes(8)), "name"),
-        ("x", Raw("float64", (2,), bytes(16)), "shape"),
-        ("x", Raw("float32", (2**40,), bytes(8)), "shape"),
-        ("x", Raw("float32", (2,), bytes(10_000)), "size"),
-        ("x", Raw("float32", (2,), bytes(7)), "size"),
+        ("z", RawTensor("float32", (2,), bytes(8)), "name"),
+        ("x", RawTensor("float64", (2,), bytes(16)), "shape"),
+        ("x", RawTensor("float32", (2**40,), bytes(8)), "shape"),
+        ("x", RawTensor("float32", (2,), bytes(10_000)), "size"),
+        ("x", RawTensor("float32", (2,), bytes(7)), "size"),
     ],
 )
-def test_a_tensor_is_refused_before_its_bytes_are_read(name: str, raw: Raw, code: str) -> None:
-    check_raw({"x": Raw("float32", (2,), bytes(8))}, SHARED)
-    check_raw({"x": Raw("bfloat16", (2,), bytes(4))}, SHARED, dtype="bfloat16")
+def test_a_tensor_is_refused_before_its_bytes_are_read(name: str, raw: RawTensor, code: str) -> None:
+    check_raw({"x": RawTensor("float32", (2,), bytes(8))}, SHARED)
+    check_raw({"x": RawTensor("bfloat16", (2,), bytes(4))}, SHARED, dtype="bfloat16")
     with pytest.raises(RefusedUpdateError) as refusal:
         check_raw({name: raw}, SHARED)
     assert refusal.value.code == code

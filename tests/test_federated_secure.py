@@ -2,26 +2,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, STEPS, Envelope, Step
-from fedprompt.federated.secure.masks import MaskedVector, mask
-from fedprompt.federated.secure.secure_client import ADVERTISED_BYTES, SecureClient, Session
+from fedprompt.federated.secure.masks import MaskedVector, exchange_private, exchange_public, mask, public_key
+from fedprompt.federated.secure.secure_client import SIGNED_BYTES, SecureClient
 from fedprompt.federated.secure.secure_server import SecureServer
-from fedprompt.federated.secure.secure_sum import SecureSum, threshold_of
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import Identity, Session, threshold_of
 from fedprompt.federated.secure.shamir import join, split
-from fedprompt.federated.secure.simulation import Exchange, Present, simulate
+from fedprompt.federated.secure.simulation import Exchange, Present, everyone, local_session, simulate
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.seeding import stream
-from fedprompt.updates import COHORT, State, Update, weighted_mean
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update, weighted_mean
 
 SHARED = {"a": torch.randn(30, 8, generator=stream(0, "a")), "b": torch.zeros(5)}
 
@@ -60,11 +61,11 @@ def test_the_sum_is_the_mean_whoever_drops_out_and_when(clients: int, weighting:
     for step in STEPS:
         gone = range(clients - spare, clients)
         (cohort,), notes = simulate(SecureSum(weighting=weighting), 1, SHARED, sent, present=dropping(gone, step))
-        heard = sent if step == "unmask" else sent[: clients - spare]
+        heard = sent if step in ("consistency_check", "unmask") else sent[: clients - spare]
         counts = [update.num_examples if weighting == "examples" else 1 for update in heard]
         wanted = weighted_mean(SHARED, heard, [count / sum(counts) for count in counts])
         assert error(cohort.shared, wanted) < 1e-4
-        assert (cohort.client, cohort.num_examples) == (COHORT, sum(counts))
+        assert (cohort.client, cohort.num_examples) == (AGGREGATE_CLIENT, sum(counts))
         loss = sum(count * update.loss for count, update in zip(counts, heard, strict=True)) / sum(counts)
         assert cohort.loss == pytest.approx(loss, abs=1e-6)
         assert notes.failed.keys() == {update.client for update in sent[len(heard) :]} and notes.losses == {}
@@ -74,9 +75,8 @@ def test_sums_of_integers_are_exact() -> None:
     codec = Codec(clip=4.0, clients=10)
     sent = updates(10)
     vectors = {update.client: codec.encode(update, SHARED) for update in sent}
-    session = Session("run", 1, 7)
-    server = SecureServer(session, length=vector_length(SHARED))
-    total, arrived = Exchange(session, vectors, lambda step, client: True, server).run()
+    session, identities = local_session(range(10), threshold=7, length=vector_length(SHARED))
+    total, arrived = Exchange(session, vectors, everyone, SecureServer(session), identities).run()
     assert arrived == tuple(range(10)) and np.array_equal(total, sum(vectors.values(), np.uint64(0)))
     half_step = codec.step / 2
     wanted = sum(update.shared["a"].double() - SHARED["a"] for update in sent)
@@ -102,11 +102,10 @@ def test_a_site_stops_its_own_broken_update_and_shortens_a_long_one() -> None:
 
 def test_masked_words_look_random_and_say_nothing_of_the_vector() -> None:
     count = 1_000_000
-    session = Session("run", 1, 2)
-    clients = [SecureClient(client, session) for client in range(2)]
-    server = SecureServer(session, length=count)
-    keys = server.collect_keys({client.number: client.advertise_keys() for client in clients})
-    boxes = server.relay_shares({client.number: client.share_keys(keys) for client in clients})
+    session, identities = local_session(range(2), threshold=2, length=count)
+    clients = [SecureClient(client, session, identities[client]) for client in range(2)]
+    server = SecureServer(session)
+    boxes = server.relay_shares({client.number: client.share_keys() for client in clients})
     plain: MaskedVector = np.arange(count, dtype=np.uint64) * 1000
     sent = Envelope.from_bytes(clients[0].masked_input(boxes[0], plain)).parts[0]
     words = np.frombuffer(sent, dtype="<u8")
@@ -135,94 +134,182 @@ def test_enough_shares_give_the_secret_and_fewer_do_not(secret: bytes, threshold
         assert join({client: shares[client] for client in chosen[1:]}) != secret
 
 
-def at_unmask(session: Session, present: int = 4) -> tuple[dict[int, SecureClient], SecureServer]:
-    """Four clients up to the last step; those from `present` on have not sent their vector."""
-    clients = {client: SecureClient(client, session) for client in range(4)}
-    server = SecureServer(session, length=3)
-    keys = server.collect_keys({number: client.advertise_keys() for number, client in clients.items()})
-    boxes = server.relay_shares({number: client.share_keys(keys) for number, client in clients.items()})
+Members = tuple[Session, dict[int, Identity]]
+
+
+def four() -> Members:
+    return local_session(range(4), threshold=3, length=3)
+
+
+def at_survivors(members: Members, present: int = 4) -> tuple[dict[int, SecureClient], SecureServer]:
+    """Four clients up to the list of survivors; those from `present` on have not sent their vector."""
+    session, identities = members
+    clients = {client: SecureClient(client, session, identities[client]) for client in range(4)}
+    server = SecureServer(session)
+    boxes = server.relay_shares({number: client.share_keys() for number, client in clients.items()})
     words = np.arange(3, dtype=np.uint64)
     sent = {client: clients[client].masked_input(boxes[client], words) for client in range(present)}
     server.collect_masked_inputs(sent)
     return clients, server
 
 
-def request(*arrived: int, round_number: int = 1) -> bytes:
-    return Envelope("unmask", SERVER, round_number, dict.fromkeys(arrived, b"")).to_bytes()
+def survivors(*arrived: int, round_number: int = 1) -> bytes:
+    return Envelope("consistency_check", SERVER, round_number, dict.fromkeys(arrived, b"")).to_bytes()
+
+
+def signatures(members: Members, *arrived: int, by: Collection[int]) -> bytes:
+    """What the server sends when these clients signed the list of those that arrived."""
+    session, identities = members
+    message = session.survivors_message(arrived, b"")
+    return Envelope("unmask", SERVER, 1, {client: identities[client].sign(message) for client in by}).to_bytes()
 
 
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (request(0, 1), "2 clients are fewer than the threshold of 3"),
-        (request(0, 1, 2, 9), "strangers"),
-        (request(1, 2, 3), "lacks this client"),
-        (request(0, 1, 2, round_number=2), "expected unmask of round 1"),
-        (Envelope("unmask", 3, 1, dict.fromkeys((0, 1, 2), b"")).to_bytes(), "expected unmask"),
-        (b"fpsa1 and nonsense", "no message"),
+        (survivors(0, 1), "2 clients are fewer than the threshold of 3"),
+        (survivors(0, 1, 2, 9), "strangers"),
+        (survivors(1, 2, 3), "lacks this client"),
+        (survivors(0, 1, 2, round_number=2), "expected consistency_check of round 1"),
+        (Envelope("consistency_check", 3, 1, dict.fromkeys((0, 1, 2), b"")).to_bytes(), "expected consistency_check"),
+        (Envelope("unmask", SERVER, 1, dict.fromkeys((0, 1, 2), b"")).to_bytes(), "expected consistency_check"),
+        (b"fpsa2 and nonsense", "no message"),
     ],
 )
 def test_an_honest_client_refuses(message: bytes, reason: str) -> None:
-    clients, _ = at_unmask(Session("run", 1, 3))
+    clients, _ = at_survivors(four())
     with pytest.raises(RefusedUpdateError, match=reason):
-        clients[0].unmask(message)
+        clients[0].consistency_check(message)
     with pytest.raises(RefusedUpdateError, match="out of order"):
-        clients[0].unmask(request(0, 1, 2))
+        clients[0].consistency_check(survivors(0, 1, 2))
 
 
 def test_a_client_never_unmasks_twice_and_never_gives_both_shares_of_a_peer() -> None:
-    clients, _ = at_unmask(Session("run", 1, 3), present=3)
-    parts = Envelope.from_bytes(clients[0].unmask(request(0, 1, 2))).parts
+    members = four()
+    clients, _ = at_survivors(members, present=3)
+    clients[0].consistency_check(survivors(0, 1, 2))
+    parts = Envelope.from_bytes(clients[0].unmask(signatures(members, 0, 1, 2, by=(0, 1, 2)))).parts
     assert parts.keys() == {0, 1, 2, 3} and {len(share) for share in parts.values()} == {66}
     with pytest.raises(RefusedUpdateError, match="out of order"):
-        clients[0].unmask(request(0, 1, 3))
+        clients[0].unmask(signatures(members, 0, 1, 3, by=(0, 1, 3)))
 
 
-def test_a_list_of_keys_must_be_long_enough_and_have_ones_own() -> None:
-    session = Session("run", 1, 3)
-    others = {
-        client: Envelope.from_bytes(SecureClient(client, session).advertise_keys()).parts[client] for client in range(4)
-    }
+@pytest.mark.parametrize("listed", [(0, 1, 3), (0, 1, 2, 3)])
+def test_a_client_unmasks_only_what_a_threshold_of_survivors_signed(listed: tuple[int, ...]) -> None:
+    members = four()
+    clients, _ = at_survivors(members)
+    clients[0].consistency_check(survivors(0, 1, 2))
+    with pytest.raises(RefusedUpdateError, match="0 clients, fewer than the threshold of 3, signed the same list"):
+        clients[0].unmask(signatures(members, *listed, by=listed))
+    clients[1].consistency_check(survivors(0, 1, 2))
+    with pytest.raises(RefusedUpdateError, match="2 clients, fewer"):
+        clients[1].unmask(signatures(members, 0, 1, 2, by=(0, 1)))
+    clients[2].consistency_check(survivors(0, 1, 2))
+    assert clients[2].unmask(signatures(members, 0, 1, 2, by=(0, 1, 2, 3)))
 
-    def list_of(keys: dict[int, bytes]) -> bytes:
-        return Envelope("advertise_keys", SERVER, 1, keys).to_bytes()
 
-    for keys, reason in (
-        (dict(list(others.items())[:2]), "in place of this client's own"),
-        (others, "in place of this client's own"),
-        ({**others, 0: b"short"}, "not keys"),
+def test_clients_that_trained_from_different_models_do_not_unmask() -> None:
+    session, identities = four()
+
+    class TwoModels(Exchange):
+        def _ask(self, now, clients, speak):
+            self.received = b"one"
+            first = super()._ask(now, {0: clients[0]}, speak) if 0 in clients else {}
+            self.received = b"other"
+            return first | super()._ask(now, {one: client for one, client in clients.items() if one}, speak)
+
+    vectors = {client: np.full(3, client, dtype=np.uint64) for client in range(4)}
+    server = SecureServer(session)
+    assert TwoModels(session, vectors, everyone, server, identities).run()[1] == (0, 1, 2, 3)
+    assert server.refused.keys() == {0} and "shared state sent" in server.refused[0]
+
+
+def relayed(members: Members, receiver: int, /, **changes: object) -> dict[int, bytes]:
+    """What the others send to a client in step 1, of sessions with these changes."""
+    session, identities = members
+    other = replace(session, **changes)
+    said = {one: SecureClient(one, other, identities[one]).share_keys() for one in range(4) if one != receiver}
+    parts = {one: Envelope.from_bytes(content).parts for one, content in said.items()}
+    return {one: part[one] + part[receiver] for one, part in parts.items()}
+
+
+def test_a_client_masks_only_for_signed_keys_of_members() -> None:
+    members = four()
+    session, identities = members
+    honest = relayed(members, 0)
+    for parts, reason in (
+        ({1: honest[1]}, "2 clients are fewer than the threshold of 3"),
+        ({**honest, 1: b"short"}, "client 1 are not signed by it"),
+        ({**honest, 7: honest[3]}, "not another member"),
+        ({**honest, 0: honest[3]}, "not another member"),
+        ({**honest, 3: honest[2]}, "client 3 are not signed by it"),
+        ({**honest, 3: honest[3][:-1] + bytes([honest[3][-1] ^ 1])}, "client 3 cannot be decrypted"),
+        ({**honest, 3: honest[3][:SIGNED_BYTES] + honest[2][SIGNED_BYTES:]}, "client 3 cannot be decrypted"),
     ):
-        client = SecureClient(0, session)
-        client.advertise_keys()
+        client = SecureClient(0, session, identities[0])
+        client.share_keys()
         with pytest.raises(RefusedUpdateError, match=reason):
-            client.share_keys(list_of(keys))
-    client = SecureClient(0, session)
-    own = Envelope.from_bytes(client.advertise_keys()).parts[0]
-    with pytest.raises(RefusedUpdateError, match="fewer than the threshold"):
-        client.share_keys(list_of({0: own, 1: others[1]}))
+            client.masked_input(Envelope("share_keys", SERVER, 1, parts).to_bytes(), np.zeros(3, dtype=np.uint64))
 
 
-def test_signed_keys_cannot_be_swapped() -> None:
-    keys = {client: Ed25519PrivateKey.generate() for client in range(3)}
+@pytest.mark.parametrize("name", ["run", "round_number", "threshold", "length", "nonce", "job", "members"])
+def test_the_keys_of_another_round_run_job_or_threshold_are_refused(name: str) -> None:
+    members = four()
+    session, identities = members
+    changed = {"run": "x", "round_number": 2, "threshold": 4, "length": 4, "nonce": "x", "job": "x"}
+    changed["members"] = {**session.members, 0: Identity.generate().public}
+    parts = relayed(members, 0) | {1: relayed(members, 0, **{name: changed[name]})[1]}
+    client = SecureClient(0, session, identities[0])
+    client.share_keys()
+    with pytest.raises(RefusedUpdateError, match="client 1 are not signed by it"):
+        client.masked_input(Envelope("share_keys", SERVER, 1, parts).to_bytes(), np.zeros(3, dtype=np.uint64))
 
-    def verify(client: int, message: bytes, signature: bytes) -> bool:
-        try:
-            keys[client].public_key().verify(signature, message)
-        except Exception:
-            return False
-        return True
 
-    clients = {c: SecureClient(c, Session("run", 1, 2, sign=keys[c].sign, verify=verify)) for c in keys}
-    said = {number: client.advertise_keys() for number, client in clients.items()}
-    list_of_keys = SecureServer(Session("run", 1, 2), length=1).collect_keys(said)
-    clients[0].share_keys(list_of_keys)
-    swapped = dict(Envelope.from_bytes(list_of_keys).parts)
-    swapped[2] = (
-        Envelope.from_bytes(SecureClient(2, Session("run", 1, 2)).advertise_keys()).parts[2]
-        + swapped[2][ADVERTISED_BYTES:]
-    )
-    with pytest.raises(RefusedUpdateError, match="not signed by that peer"):
-        clients[1].share_keys(Envelope("advertise_keys", SERVER, 1, swapped).to_bytes())
+@settings(max_examples=20)
+@given(st.binary(min_size=32, max_size=32))
+def test_the_exchange_keys_of_an_identity_belong_together(private: bytes) -> None:
+    assert exchange_public(Identity(private).public) == public_key(exchange_private(private))
+
+
+def test_a_client_takes_no_part_in_a_session_that_cannot_protect_it() -> None:
+    session, identities = four()
+    for changes, reason in (
+        ({"members": {**session.members, 0: identities[1].public}}, "another key in place of this client's own"),
+        ({"members": {**session.members, 3: identities[1].public}}, "same identity key"),
+        ({"threshold": 2}, "not above half"),
+        ({"threshold": 5}, "fewer than the threshold"),
+    ):
+        with pytest.raises(RefusedUpdateError, match=reason):
+            SecureClient(0, replace(session, **changes), identities[0])
+
+
+def test_the_server_names_the_client_whose_threshold_differs_and_goes_on() -> None:
+    session, identities = four()
+    lone = replace(session, threshold=4)
+    server = SecureServer(replace(session, threshold=2))
+    said = {one: SecureClient(one, lone if one == 2 else session, identities[one]).share_keys() for one in range(4)}
+    assert server.relay_shares(said).keys() == {0, 1, 3}
+    assert server.session.threshold == 3 and "its threshold (4, here 3) differs" in server.refused[2]
+
+
+@pytest.mark.parametrize(("clients", "colluders"), itertools.product(range(2, 12), range(4)))
+def test_no_two_lists_of_survivors_can_both_reach_the_threshold(clients: int, colluders: int) -> None:
+    threshold = threshold_of(0.51, clients, colluders=colluders)
+    honest = clients - colluders
+    assert 2 * (threshold - colluders) > honest, "honest clients sign one list each, colluders both"
+    if threshold <= clients:
+        assert threshold - colluders >= 2, "an honest client has honest company in every sum"
+
+
+def test_a_round_that_cannot_be_protected_is_refused() -> None:
+    keys = {client: Identity.generate().public for client in range(5)}
+    secure = SecureSum(minimum=3, colluders=2, identities=keys)
+    for clients, reason in (((0, 1), "fewer than the minimum"), ((0, 1, 2), "work with the server")):
+        with pytest.raises(RefusedUpdateError, match=reason):
+            secure.session(1, clients, length=3)
+    with pytest.raises(RefusedUpdateError, match="identity key of client 9"):
+        secure.session(1, (0, 1, 2, 9), length=3)
+    assert secure.session(1, range(5), length=3).threshold == 4
 
 
 @pytest.mark.parametrize("whose", [0, 3])
@@ -236,11 +323,11 @@ def test_a_share_that_is_made_up_ends_the_round(whose: int) -> None:
                 answers[0] = Envelope("unmask", 0, 1, {**said.parts, whose: made_up}).to_bytes()
             return answers
 
-    session = Session("run", 1, 3)
+    session, identities = four()
     vectors = {client: np.full(3, client, dtype=np.uint64) for client in range(4)}
     there = lambda now, client: (now, client) != ("masked_input", 3)  # noqa: E731
     with pytest.raises(RefusedUpdateError, match=f"shares of client {whose} do not fit"):
-        Rogue(session, vectors, there, SecureServer(session, length=3)).run()
+        Rogue(session, vectors, there, SecureServer(session), identities).run()
 
 
 @settings(max_examples=60)
@@ -257,11 +344,11 @@ def test_a_mutated_message_is_refused_and_nothing_else_happens(step: str, victim
             answers = super()._ask(now, clients, speak)
             return {c: mutate(a) if (c, now) == (victim, step) else a for c, a in answers.items()}
 
-    session = Session("run", 1, 3)
+    session, identities = four()
     vectors = {client: np.full(3, client, dtype=np.uint64) for client in range(4)}
-    server = SecureServer(session, length=3)
+    server = SecureServer(session)
     try:
-        total, arrived = Rogue(session, vectors, lambda now, client: True, server).run()
+        total, arrived = Rogue(session, vectors, everyone, server, identities).run()
     except RefusedUpdateError as given_up:
         assert given_up.code == "secure"
         return

@@ -65,7 +65,7 @@ def test_published_sizes() -> None:
 def test_logits_are_the_papers_formula(tiny_clip: Clip, attribute_text: str, n_tokens: int) -> None:
     """With PyTorch's own attention and pooling, and the mean of cosines written out."""
     method = build(tiny_clip, attribute_text=attribute_text, n_tokens=n_tokens, heads=3)
-    former, attention = method.former, method.former.attention
+    former, attention = method.promptformer, method.promptformer.attention
     theirs = nn.MultiheadAttention(tiny_clip.image_width, 3, batch_first=True)
     theirs.load_state_dict(
         {
@@ -126,7 +126,7 @@ def test_what_conditions_the_prompts(tiny_clip: Clip) -> None:
     first, second = (encoder(Images(TinyImages(), ROWS)).tokens for encoder in encode)
     assert torch.equal(first, second)
     seen: list[Tensor] = []
-    text.former.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    text.promptformer.register_forward_hook(lambda _, inputs, output: seen.append(output))
     logits(text, tiny_clip), logits(text, tiny_clip, rows=(1, 2)), logits(text, tiny_clip, renamed)
     assert torch.equal(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
     for method in (image, text):
@@ -168,7 +168,7 @@ def train(clip: Clip, method: FedMVP, *, epochs: int = 1, round_number: int = 1,
 def test_a_client_that_has_learned_enough_sends_only_lora(tiny_clip: Clip) -> None:
     method = FedMVP(tiny_clip, sigma=1e3, generator=stream(0, "method"))
     first = train(tiny_clip, method)
-    assert first.personal["phase"] and not first.personal["first_pass"].any()
+    assert first.personal["phase"] and not first.personal["cross_entropy_sum"].any()
     assert not any(name.startswith("lora") for name in first.shared)
     fresh = FedMVP(tiny_clip, sigma=1e3, generator=stream(0, "method"))
     second = train(tiny_clip, fresh, round_number=2, state=first)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
+from fedprompt.errors import UserError
 from fedprompt.ops import metrics
 
 labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=30)
@@ -91,12 +92,12 @@ def test_decisions_equal_scikit_learn_on_what_is_known(rows: list[list[tuple[int
     asked = [label for label in range(3) if (truth[:, label] == 1).any()]
     pairs = [(truth[known[:, c], c].numpy(), guess[known[:, c], c].int().numpy()) for c in asked]
     if not asked:
-        assert math.isnan(metrics.f1_of_means(guess, truth))
+        assert math.isnan(metrics.class_f1(guess, truth))
         return
     precision = np.mean([precision_score(*pair, zero_division=0) for pair in pairs])
     recall = np.mean([recall_score(*pair) for pair in pairs])
     expected = 2 * precision * recall / (precision + recall) if precision * recall else 0
-    assert metrics.f1_of_means(guess, truth) == pytest.approx(expected)
+    assert metrics.class_f1(guess, truth) == pytest.approx(expected)
 
 
 @settings(deadline=None)
@@ -143,5 +144,23 @@ def test_nothing_to_score_is_nan_not_a_crash() -> None:
         nothing = torch.full((3,), -1)
         assert math.isnan(metrics.accuracy(torch.zeros(3), nothing))
         assert math.isnan(metrics.average_precision(torch.zeros(3), nothing))
-        assert math.isnan(metrics.f1_of_means(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
+        assert math.isnan(metrics.class_f1(torch.zeros(3, 2), nothing[:, None].expand(-1, 2)))
         assert math.isnan(metrics.best_threshold(torch.zeros(3), nothing))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda scores, targets: metrics.average_precision(scores[:, 0], targets[:, 0]),
+        metrics.average_precisions,
+        metrics.mean_average_precision,
+        metrics.best_threshold,
+        lambda scores, targets: metrics.top_k(scores, targets, 1),
+    ],
+)
+def test_scores_that_are_not_finite_have_no_figure(metric, wrong: float) -> None:
+    scores = torch.tensor([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
+    scores[1, 0] = wrong
+    with pytest.raises(UserError, match=r"1 of \d scores that are not finite"):
+        metric(scores, torch.tensor([[1, 0], [0, 1], [1, 1]]))

@@ -67,7 +67,7 @@ def rewrite(folder: Path, **changes: object) -> None:
     [
         (
             lambda folder: (folder / "adapter_config.json").unlink(),
-            r"adapter_config\.json cannot be read \(No such file",
+            r"adapter_config\.json does not exist; give an adapter folder or a run folder",
         ),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), r"adapter_config\.json is damaged"),
         (lambda folder: rewrite(folder, class_names=3), r"damaged \(class_names: .*\); copy the adapter again"),

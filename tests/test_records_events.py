@@ -24,7 +24,7 @@ from fedprompt.records.events import EVENTS, CooccurrenceEvent, RoundEvent, pars
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | NUMBERS | st.text(max_size=5), st.lists, max_leaves=5)
-PLAIN = {str: st.text(max_size=8), int: st.integers(-9, 9), float: NUMBERS, type(None): st.none()}
+PLAIN = {str: st.text(max_size=8), int: st.integers(-9, 9), float: NUMBERS, bool: st.booleans(), type(None): st.none()}
 
 
 def counts(rows: int, columns: int) -> list[list[int]]:
@@ -99,8 +99,17 @@ def test_every_event_is_read_as_it_was_written(name: str, data: st.DataObject) -
 @pytest.mark.parametrize("name", EVENTS)
 def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str) -> None:
     kind = EVENTS[name]
-    known = {"trial": "a", "round": 1, "split": "s", "ledger": "a", "number": 1, "epsilon": 1.0, "sample": "0"}
-    lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}}
+    known = {
+        "trial": "a",
+        "round": 1,
+        "split": "s",
+        "ledger": "a",
+        "number": 1,
+        "epsilon": 1.0,
+        "sample": "0",
+        "column": "hm",
+    }
+    lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": []}
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":
         fields |= {"classes": ["x"], "counts": [[1]]}

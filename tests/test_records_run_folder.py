@@ -95,6 +95,12 @@ def test_what_json_lacks_becomes_null(tmp_path: Path) -> None:
         assert trial["options"] == {"deep": [{"rate": None}]}
 
 
+def test_infinity_of_a_setting_is_written_as_recipes_write_it(tmp_path: Path) -> None:
+    with RunFolder.create(tmp_path) as folder:
+        folder.append(HeaderEvent(recipe={"partition": {"alpha": float("inf")}, "other": float("nan")}))
+        assert json.loads(folder.log.read_text())["recipe"] == {"partition": {"alpha": "inf"}, "other": None}
+
+
 def test_a_torn_last_line_is_passed_over_and_repaired(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path) as folder:
         folder.append(resume(1))
@@ -117,7 +123,7 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "run.jsonl").write_text('{"event": "end"}\n{"event": "privacy", "ledger": "a", "clients": 3}\n')
     with pytest.raises(UserError, match=r"Line 2 of .*run\.jsonl is damaged \(privacy\.number: .*restore the file"):
         list(read_events(tmp_path))
-    with pytest.raises(UserError, match=r"holds no run\.jsonl"):
+    with pytest.raises(UserError, match="elsewhere does not exist; give the folder of a run"):
         list(read_events(tmp_path / "elsewhere"))
 
 
@@ -140,7 +146,7 @@ def test_leftovers_of_a_killed_writer_are_swept(tmp_path: Path) -> None:
 
 
 def test_create_and_open_refuse_the_wrong_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="absent does not exist; give the folder of a run"):
         RunFolder.open(tmp_path / "absent")
     with RunFolder.create(tmp_path):
         pass

@@ -8,6 +8,7 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +21,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedprompt.errors import UserError
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.report import headline_figure, partition_figure, read_run, render, save_headline
 from fedprompt.report.client_figures import participation_figure
+from fedprompt.report.legend import legend
 from fedprompt.report.page import page, status, summary
 from fedprompt.report.sample_images import heat_overlay, png_data_url
 from fedprompt.report.style import separate, size_text
@@ -174,7 +177,7 @@ def test_everything_recorded_is_on_the_page(html: str) -> None:
         "dog + car",
     ):
         assert word in text, word
-    assert "4.0 kB → 2.7 kB" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "first round 4.0 kB, last 2.7 kB" in text.replace("\N{NO-BREAK SPACE}", " ")
     assert text.count("This run") == 0  # no banner on a finished run
 
 
@@ -240,6 +243,46 @@ def test_a_later_line_replaces_an_earlier_one(
     last = {client: value for number, client, value in lines if number == max(line[0] for line in lines)}
     known = [value for value in last.values() if value is not None]
     assert run.trials[0].figures == (pytest.approx({"local": fmean(known)}) if known else {})
+
+
+def test_the_time_of_a_resumed_run_is_the_sum_of_its_sessions(tmp_path: Path) -> None:
+    whole = whole_run()
+    stopped = {"event": "end", "status": "interrupted", "seconds": 7}
+    html = render(write(tmp_path, [*whole[:3], stopped, *whole[3:]])).read_text(encoding="utf-8")
+    assert "12.0 s in 2 sessions" in html
+    assert "<dt>whole run</dt><dd>5.0 s</dd>" in render(write(tmp_path, whole)).read_text(encoding="utf-8")
+
+
+def test_settings_without_effect_are_hidden_and_values_are_spelled_as_in_a_recipe(tmp_path: Path) -> None:
+    events = whole_run()
+    used = {"optimizer": "adamw", "lr": 0.001, "momentum": 0.9, "proximal": 0.0, "privacy": None}
+    for event in events:
+        if event.get("status") == "running":
+            event |= {"settings": used, "options": {"lora": True, "flip": "image"}}
+    html = unescape(render(write(tmp_path, events)).read_text(encoding="utf-8"))
+    assert html.count('optimizer = "adamw", lr = 0.001</span>') == 2, "the two methods that train"
+    assert "momentum" not in html and "proximal" not in html
+    assert html.count('lora = true, flip = "image"') == 3
+
+
+def test_a_table_of_several_methods_and_one_seed_says_how_much_that_is_worth(html: str, tmp_path: Path) -> None:
+    assert "This is one seed: differences below about 1 point may be noise" in html
+    alone = [event for event in whole_run() if event.get("trial", "ours") == "ours"]
+    assert "This is one seed" not in render(write(tmp_path, alone)).read_text(encoding="utf-8")
+
+
+def test_the_legend_explains_the_harmonic_mean_and_changing_uploads(folder: Path) -> None:
+    meanings = dict(legend(read_run(folder)))
+    assert meanings["HM"] == "harmonic mean of Local, Base and New" and meanings["Local"] == "own classes only"
+    said = meanings["Upload"].replace("\N{NO-BREAK SPACE}", " ")
+    assert "Ours sends 3.2 kB (first round 4.0 kB, last 2.7 kB): a method may send other tensors in later" in said
+
+
+def test_fingerprints_are_shown_once_and_short(tmp_path: Path) -> None:
+    long = "0123456789abcdef" * 4
+    data = {"name": "drawings", "fingerprint": long, "base": CLASSES, "new": NEW}
+    html = render(write(tmp_path, whole_run(data=data))).read_text(encoding="utf-8")
+    assert html.count(long[:12]) == 1 and long[:13] not in html
 
 
 def test_headline_rows_show_change_and_best(folder: Path) -> None:
@@ -332,7 +375,7 @@ def test_partition_figure_names_every_holder_and_total(data: st.DataObject) -> N
         st.lists(st.lists(st.integers(0, 99), min_size=classes, max_size=classes), min_size=clients, max_size=clients)
     )
     names, labels = [f"<site {row}>" for row in range(clients)], [f"$class {column}$" for column in range(classes)]
-    words = svg_words(partition_figure(counts, names, labels))
+    words = svg_words(partition_figure(PartitionCounts(clients=names, classes=labels, counts=counts)))
     assert set(names) | {str(sum(row)) for row in counts} <= set(words)
     held = {labels[column] for column in range(classes) if any(row[column] for row in counts)}
     assert {word for word in words if word.startswith("$")} == (held or set(labels))

@@ -10,7 +10,7 @@ import pytest
 
 from fedprompt.records.events import CooccurrenceEvent, SampleEvent
 from fedprompt.report import predictions_page, read_run, render
-from fedprompt.report.cooccurrence import pull, shares
+from fedprompt.report.cooccurrence import bias_position, shares
 from test_report import picture, write
 
 SPLITS = {"natural": "usual co-occurrence", "broken": "any co-occurrence"}
@@ -79,9 +79,19 @@ def test_the_page_shows_labels_under_conditions_and_cooccurrence(tmp_path: Path)
     assert "&lt;place&gt;" in html and "<place>" not in html, "conditions are escaped"
     assert "75%" in html and "90%" in html and "≤ 4\u00a0\u00d7" in html
     assert "pull 100%" in html and "pull 0%" in html
-    assert "its natural mAP is 80.0%, 20.0 points above" in html
+    assert "reaches Natural mAP 80.0%" in html and "That is +20.0 points against" in html
     best = [part for part in html.split("<td>") if 'class="best"' in part and ">5.0<" in part]
     assert best, "the smallest gap is the best"
+
+
+def test_small_shares_are_written_alike_everywhere(tmp_path: Path) -> None:
+    lines = copy.deepcopy(events())
+    explained = next(line for line in lines if "explanation" in line)
+    explained["explanation"]["gate"] = [0.9999, 0.0001]
+    explained["explanation"]["labels"][0]["found"] = [0.0001, 0.5]
+    explained["top"] = [["cat", 0.9], ["dog", 0.001]]
+    html = render(write(tmp_path, lines)).read_text(encoding="utf-8")
+    assert html.count("&lt;1%") + html.count("<1%") == 3 and ">0%" not in html
 
 
 def test_an_explanation_of_the_wrong_shape_is_left_out(tmp_path: Path) -> None:
@@ -99,8 +109,8 @@ def test_pull_is_the_position_of_predicted_cooccurrence_between_true_and_natural
     halfway = [[4, 3, 1], [3, 4, 1], [1, 1, 4]]
     for counts, expected in ((COUNTS["natural"], 1), (COUNTS["broken"], 0), (halfway, 0.5)):
         predicted = CooccurrenceEvent.model_validate(cooccurrence("broken", counts))
-        assert pull(predicted, true, natural) == pytest.approx(expected)
-    assert pull(natural, true, true) is None
+        assert bias_position(predicted, true, natural) == pytest.approx(expected)
+    assert bias_position(natural, true, true) is None
 
 
 def test_predictions_have_no_truth_to_be_right_about() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,28 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 
 from fedprompt import methods
 from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy import apps
+from fedprompt.deploy.audit import read_audit
+from fedprompt.deploy.identity import identities_of, make_site_keys, public_line
+from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, save
+from fedprompt.deploy.settings import SITE, Deployment, Policy, Roster, SiteFile, load_site, save
 from fedprompt.deploy.site import Site
-from fedprompt.deploy.site_state import SPENT
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
+from fedprompt.federated.privacy.accounting import Mechanism
 from fedprompt.records.events import EVENTS, Event, PrivacyEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
-from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import ADVERTISE_KEYS, MASKED_INPUT, REFUSED, SECURE, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.flower.records import from_records, to_records
+from fedprompt.runtimes.payload import HELLO, MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
 from fedprompt.testing import tiny_images
 from fedprompt.updates import State
 from grids import MemoryGrid
@@ -79,12 +85,17 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
     """Sites with folders and pictures of their own, each with a worker's memory."""
     pictures(folder)
     folders = {name: folder / name for name in SITES}
+    (folder / "keys").mkdir()
+    for name, own in folders.items():
+        shutil.copy(make_site_keys(own, name), folder / "keys")
+    keys = {name: public_line(key, name) for name, key in identities_of(folder).items()}
     for name, own in folders.items():
         about = {
             "superlink": "localhost:1",
             "device": "cpu",
             "data": str(own / "data"),
             "policy": policy or Policy(smallest_count=1),
+            "roster": Roster(sites={peer: line for peer, line in keys.items() if peer != name}),
         }
         save(own / SITE, SiteFile(name=name, **about))
     sites = {str(own): Site(own) for own in folders.values()}
@@ -103,7 +114,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "simulated", folder / "federated"
 
 
-def lines(folder: Path, trial: str, kind: str) -> list[Event]:
+def events_of(folder: Path, trial: str, kind: str) -> list[Event]:
     return [event for event in read_events(folder) if event.event == kind and event.trial == trial]
 
 
@@ -128,9 +139,9 @@ def test_the_global_model_is_that_of_the_simulator(name: str, both: tuple[Path, 
     simulated, federated = (checkpoint(folder, name) for folder in both)
     assert simulated.round_number == federated.round_number and same(simulated.shared, federated.shared)
     for key in ("clients", "losses"):
-        there, here = ([getattr(event, key) for event in lines(folder, name, "round")] for folder in both)
+        there, here = ([getattr(event, key) for event in events_of(folder, name, "round")] for folder in both)
         assert there == here
-    there, here = ([event for event in lines(folder, name, "score") if event.split == "local"] for folder in both)
+    there, here = ([event for event in events_of(folder, name, "score") if event.split == "local"] for folder in both)
     assert there == here
 
 
@@ -162,7 +173,7 @@ def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> 
         message.metadata.message_type for message in over.sent if message.metadata.message_type.startswith("train")
     ]
     assert kinds == [kind for _ in range(2) for kind in SECURE for _ in SITES], "no site is asked for its own update"
-    for event in lines(tmp_path / "federated", NAMES[0], "round"):
+    for event in events_of(tmp_path / "federated", NAMES[0], "round"):
         assert event.losses == {} and event.kept == (0, 1, 2) and min(event.bytes_up.values()) > 0
 
 
@@ -174,17 +185,58 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp
     over = grid(tmp_path, fault=lost)
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
-    rounds = lines(tmp_path / "out", NAMES[0], "round")
+    rounds = events_of(tmp_path / "out", NAMES[0], "round")
     assert [event.skipped[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"
     over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
     run_on_sites(one(tmp_path, SUMS), tmp_path / "again", channel, deployment(deadline=3), home=tmp_path)
-    rounds = lines(tmp_path / "again", NAMES[0], "round")
+    rounds = events_of(tmp_path / "again", NAMES[0], "round")
     assert [event.kept for event in rounds] == [(0, 2)] * 2 and all(1 in event.failed for event in rounds)
     before = checkpoint(tmp_path / "again", NAMES[0])
-    for message in [message for message in over.sent if message.metadata.message_type == ADVERTISE_KEYS][-3:]:
+    for message in [message for message in over.sent if message.metadata.message_type == SHARE_KEYS][-3:]:
         site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
-        answer = site.answer(from_records(message.content))
+        request = from_records(message.content)
+        assert "order" in site.answer(request).fields["reason"], "a replay"
+        answer = site.answer(Payload(request.kind, {**request.fields, "serial": [9, 1]}, request.tensors))
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
+
+
+def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    known = load_site(tmp_path / "east")
+    less = Roster(sites={"north": known.roster.sites["north"]})
+    save(tmp_path / "east" / SITE, known.model_copy(update={"roster": less}))
+    with pytest.raises(UserError, match=r"east: refused: the site south is not in the roster of east.*rule roster"):
+        run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    (tmp_path / "keys" / "south.pub").unlink()
+    with pytest.raises(UserError, match=r"keys/south\.pub has none"):
+        run_on_sites(one(tmp_path, SUMS), tmp_path / "new", GridChannel(over, poll=0), deployment(), home=tmp_path)
+
+
+def test_a_site_whose_policy_gives_another_threshold_is_named_and_left_out(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    settings = load_site(tmp_path / "south")
+    careful = settings.policy.model_copy(update={"colluders": 1})
+    save(tmp_path / "south" / SITE, settings.model_copy(update={"policy": careful}))
+    run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == (0, 1) and "threshold (3, here 2) differs" in event.failed[2]
+
+
+def test_distributed_noise_over_the_grid_is_charged_and_hides_the_loss(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    noisy = (
+        SUMS + '[train.server.privacy]\nname = "distributed"\nclip = 1.0\nnoise = 2.0\nepsilon = 30.0\ndelta = 1e-3\n'
+    )
+    over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0, minimum_noise=2.0))
+    run_on_sites(one(tmp_path, noisy), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == (0, 1, 2) and event.loss is None and event.epsilon > 0 and event.protects == "client"
+    charged = [event for event in read_events(tmp_path / "out") if isinstance(event, PrivacyEvent)]
+    assert [event.clients for event in charged] == [(0, 1, 2)] * 2
+    for site in SITES:
+        assert [line.mechanism for line in SiteLedger(tmp_path / site).lines()] == [Mechanism(2.0)] * 2
+        ((_, epsilon),) = SiteLedger(tmp_path / site).spent(lambda images: 1e-3)
+        assert epsilon == charged[-1].epsilon
 
 
 def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path) -> None:
@@ -192,10 +244,9 @@ def test_a_site_asked_for_its_own_update_of_a_secure_sum_refuses(tmp_path: Path)
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     message = next(message for message in over.sent if message.metadata.message_type == MASKED_INPUT)
     asked = from_records(message.content)
-    answer = Site(tmp_path / over.nodes[message.metadata.dst_node_id]).answer(
-        Payload(TRAIN, asked.fields, asked.tensors)
-    )
-    assert answer.kind == REFUSED and not answer.tensors
+    site = Site(tmp_path / over.nodes[message.metadata.dst_node_id])
+    answer = site.answer(Payload(TRAIN, {**asked.fields, "serial": [9, 1]}, asked.tensors))
+    assert answer.kind == REFUSED and not answer.tensors and "(rule request)" in answer.fields["reason"]
 
 
 def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
@@ -204,13 +255,17 @@ def test_a_site_counts_what_its_pictures_pay_for_itself(tmp_path: Path) -> None:
     over = grid(tmp_path, policy=Policy(smallest_count=1, epsilon=30.0))
     channel = GridChannel(over, poll=0)
     run_on_sites(one(tmp_path, noisy), tmp_path / "first", channel, deployment(), home=tmp_path)
-    spent = json.loads((tmp_path / "east" / SPENT).read_text())
+    lines = SiteLedger(tmp_path / "east").lines()
     charged = [event for event in read_events(tmp_path / "first") if isinstance(event, PrivacyEvent)]
-    assert [line["charges"] for line in spent.values()] == [2] == [len(charged)]
-    assert next(iter(spent.values()))["epsilon"] <= charged[-1].epsilon <= 30
-    (tmp_path / "east" / SPENT).write_text(json.dumps({"earlier": {"charges": 9, "epsilon": 29.9}}))
+    assert [line.round for line in lines] == [1, 2] and len(charged) == 2
+    ((_, spent),) = SiteLedger(tmp_path / "east").spent(lambda images: 1e-3)
+    assert spent <= charged[-1].epsilon <= 30
+    site = load_site(tmp_path / "east")
+    policy = Policy(smallest_count=1, epsilon=1.01 * spent)
+    save(tmp_path / "east" / SITE, site.model_copy(update={"policy": policy}))
+    noisy = noisy.replace("30.0", str(policy.epsilon))
     run_on_sites(one(tmp_path, noisy), tmp_path / "second", channel, deployment(), home=tmp_path)
-    for event in lines(tmp_path / "second", NAMES[0], "round"):
+    for event in events_of(tmp_path / "second", NAMES[0], "round"):
         assert "epsilon" in event.failed[0] and set(event.losses) == {1, 2}
 
 
@@ -234,7 +289,7 @@ def test_a_torn_checkpoint_over_the_grid_falls_back_to_the_same_bits(tmp_path: P
     run_on_sites(text, tmp_path / "out", channel, deployment(), home=tmp_path)
     runs.start(resolve(parse_recipe(text)), tmp_path / "simulated")
     simulated = checkpoint(tmp_path / "simulated", name)
-    assert [event.round for event in lines(tmp_path / "out", name, "resume")] == [1]
+    assert [event.round for event in events_of(tmp_path / "out", name, "resume")] == [1]
     assert same(simulated.shared, checkpoint(tmp_path / "out", name).shared)
     for client, state in simulated.personal.items():
         files = sorted((tmp_path / SITES[client] / "state").glob(f"*/{name}@*.safetensors"))
@@ -262,3 +317,73 @@ def test_attacks_and_the_ends_of_the_scale_are_for_simulations(tmp_path: Path, l
     text = one(tmp_path, "").replace("[train]", f"[train]\n{line}")
     with pytest.raises(UserError, match="simulations"):
         run_on_sites(text, tmp_path / "o", GridChannel(grid(tmp_path), poll=0), deployment(), home=tmp_path)
+
+
+def test_every_message_of_a_run_has_one_line_in_the_trail_of_its_site(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    for number, server in enumerate(("", SUMS)):
+        run_on_sites(
+            one(tmp_path, server), tmp_path / f"{number}", GridChannel(over, poll=0), deployment(), home=tmp_path
+        )
+    for site in SITES:
+        sent = [
+            from_records(message.content) for message in over.sent if over.nodes[message.metadata.dst_node_id] == site
+        ]
+        lines = [entry.fields for entry in read_audit(tmp_path / site)]
+        assert [(line["kind"], line["serial"]) for line in lines] == [(one.kind, one.fields["serial"]) for one in sent]
+        assert {line["rule"] for line in lines} == {"allowed"} and all(line["left"]["bytes"] for line in lines)
+        assert len({line["run"] for line in lines}) == 2
+
+
+def test_images_that_change_during_a_run_end_the_sites_part_in_it(tmp_path: Path) -> None:
+    def change(site: str, reply: Message) -> Message:
+        tiny_images(30).open(29).save(next((tmp_path / "north" / "data").rglob("*.png")))
+        return reply
+
+    over = grid(tmp_path)
+    channel = GridChannel(over, poll=0)
+
+    def after_round_one(site: str, reply: Message) -> Message:
+        trained = sum(message.metadata.message_type == TRAIN for message in over.sent)
+        return change(site, reply) if trained == len(SITES) else reply
+
+    over.fault = after_round_one
+    run_on_sites(one(tmp_path, ""), tmp_path / "out", channel, deployment(), home=tmp_path)
+    first, second = events_of(tmp_path / "out", NAMES[0], "round")
+    assert not first.failed and "pinned data" in second.failed[1] and second.kept == (0, 2)
+
+
+def test_a_site_that_joins_late_is_asked_for_its_preflight_first(tmp_path: Path) -> None:
+    over = grid(tmp_path)
+    (late,) = (node for node, name in over.nodes.items() if name == "south")
+    del over.nodes[late]
+
+    def join(site: str, reply: Message) -> Message:
+        if reply.metadata.message_type == TRAIN:
+            over.nodes[late] = "south"
+        return reply
+
+    over.fault = join
+    text = one(tmp_path, "").replace("rounds = 2", "rounds = 3")
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    rounds = events_of(tmp_path / "out", NAMES[0], "round")
+    assert [event.kept for event in rounds] == [(0, 1), (0, 1), (0, 1, 2)]
+    assert "not connected" in rounds[0].failed[2] and "passed the preflight" in rounds[1].failed[2]
+    assert {name for event in events_of(tmp_path / "out", NAMES[0], "sites") for name in event.sites} == set(SITES)
+
+
+def test_what_flowers_own_process_answers_is_recorded_too(tmp_path: Path) -> None:
+    settings = {"site": "east", "home": str(tmp_path)}
+    app = client_app(apps.answer)
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
+    context = Context(1, 1, settings, RecordDict(), {})
+    for kind, content in (
+        (HELLO, to_records(Payload(HELLO, {"only": "name"}))),
+        (TRAIN, RecordDict()),
+        (MASKED_INPUT, to_records(Payload(MASKED_INPUT))),
+    ):
+        message = Message(content, 7, kind)
+        message.metadata.__dict__["_message_id"] = "message"
+        app(message, context)
+    found = [(entry.fields["kind"], entry.fields["rule"]) for entry in read_audit(tmp_path)]
+    assert found == [(HELLO, "allowed"), ("malformed", "request"), (MASKED_INPUT, "secure sums")]

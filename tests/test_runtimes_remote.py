@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedprompt.errors import UserError
 from fedprompt.federated.rounds import federate
 from fedprompt.federated.screening import check_raw
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Payload, Raw
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, Payload, RawTensor
 from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import decode, decode_change, encode, encode_change
 from toys import Toy
@@ -53,7 +53,7 @@ def reworded(**fields: object) -> Callable[[Payload], Payload]:
     return lambda payload: replace(payload, fields={**payload.fields, **fields})
 
 
-def retensored(change: Callable[[Raw], Raw]) -> Callable[[Payload], Payload]:
+def retensored(change: Callable[[RawTensor], RawTensor]) -> Callable[[Payload], Payload]:
     return lambda payload: replace(payload, tensors={**payload.tensors, "bias": change(payload.tensors["bias"])})
 
 
@@ -157,7 +157,7 @@ def test_tensors_travel_exactly(dtype: torch.dtype) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_damaged_frame_is_refused_in_a_sentence(data: st.DataObject) -> None:
-    content = bytearray(Payload("train", {"a": 1}, {"x": Raw("float32", (2,), b"12345678")}).to_bytes())
+    content = bytearray(Payload("train", {"a": 1}, {"x": RawTensor("float32", (2,), b"12345678")}).to_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(content)))

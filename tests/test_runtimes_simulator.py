@@ -7,6 +7,7 @@ from fedprompt.errors import UserError
 from fedprompt.federated.client import Client, TrainSettings
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
+from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
 from toys import SPACE, Toy, fake_clip, toy_client
 
@@ -53,6 +54,32 @@ def test_an_interrupted_round_leaves_personal_states_as_they_were() -> None:
     with pytest.raises(UserError, match="Client 1"):
         simulator.train(1, initial_state(Toy())[0], [0, 1])
     assert simulator.personal == {}
+
+
+class SpoilsItself(Toy):
+    """Client 1 ends round 2 with a personal tensor that is not finite, while its loss and shared tensors are."""
+
+    spoil = False
+
+    def end_epoch(self, epoch: int) -> None:
+        super().end_epoch(epoch)
+        if self.spoil:
+            self.own.data[0] = float("nan")
+
+
+def test_a_personal_state_that_is_not_finite_is_refused_and_the_one_before_is_kept() -> None:
+    method = SpoilsItself()
+    simulator = Simulator(method, fake_clip(), {number: toy_client(number) for number in (0, 1)}, SETTINGS)
+    shared = initial_state(Toy())[0]
+    simulator.train(1, shared, [0, 1])
+    before = {client: dict(state) for client, state in simulator.personal.items()}
+    method.spoil = True
+    spoiled = simulator.train(2, shared, [1])
+    method.spoil = False
+    good = simulator.train(2, shared, [0])
+    out = Server().combine(type(method).aggregate, shared, [*good, *spoiled], {}, asked=[0, 1])
+    assert [one.client for one in out.used] == [0] and out.refused == {1: "not finite: NaN or infinity in 'own'."}
+    assert same(simulator.personal[1], before[1]) and not same(simulator.personal[0], before[0])
 
 
 def test_a_lazy_sequence_of_ten_thousand_is_asked_only_for_the_chosen() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import ServerTable
+from fedprompt.config.recipe_tables import ServerTable
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import resolve

@@ -123,10 +123,17 @@ def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
 def test_finished_runs_are_kept_and_other_settings_are_refused(folder: Path) -> None:
     before = (folder / "out" / "few-1" / "run.jsonl").read_bytes()
     said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
-    assert "2 runs, 2 of them done." in said
+    assert "2 runs, 2 done." in said
     assert (folder / "out" / "few-1" / "run.jsonl").read_bytes() == before
     said = call("compare", folder / "few.toml", "--seeds", "1", "--out", folder / "out", "-s", "train.lr=0.5", code=2)
     assert "other settings" in said
+
+
+def test_folders_of_runs_are_compared_as_they_are_and_options_of_training_are_named(folder: Path) -> None:
+    runs = [folder / "out" / name for name in ("few-1", "few-2")]
+    said = call("compare", *runs, "--seeds", "1,2,3", "--tune", "--out", folder / "again")
+    assert "not trained again, so --seeds and --tune had no effect." in said
+    assert "no effect" not in call("compare", *runs, "--out", folder / "again")
 
 
 def test_figures_need_no_other_file(folder: Path) -> None:

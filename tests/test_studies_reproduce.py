@@ -253,7 +253,7 @@ def test_the_command_prints_our_figures_beside_the_published(tmp_path):
     name = "zero-shot/base-to-new"
     done = run("reproduce", name, "--root", tmp_path, "--out", tmp_path / "out", "--seeds", "1,2", *words)
     assert done.exit_code == 0, done.output
-    assert "2 of 2 runs are done." in done.output and "left." in done.output
+    assert "2 of 2 runs done." in done.output and "left." in done.output
     page = (tmp_path / "out/published.md").read_text()
     assert "| zeroshot | new | 75.78 |" in page and " ± 0.00 |" in page and "Not with the published settings" in page
     assert "## zero-shot/base-to-new-sets: CoCoOp's paper, with its templates (recalled)" in page
@@ -299,7 +299,7 @@ def test_data_check_lists_problems(tmp_path, monkeypatch):
     as_json(split, {word: [[file, swapped[name], name] for file, _, name in rows] for word, rows in table.items()})
     assert "another order of classes" in run("data", "check", "food101", "--root", tmp_path).output
     (tmp_path / "food-101/images/apple_pie/1.jpg").unlink()
-    assert "1 listed image(s) do not exist" in run("data", "check", "food101", "--root", tmp_path).output
+    assert "do not exist: 1 listed image" in run("data", "check", "food101", "--root", tmp_path).output
     assert entry("dtd").origin in run("data", "check", "dtd", "--root", tmp_path).output
     every = run("data", "check", "fedmvp/msst-pacs", "fedmvp/base-to-new", "--root", tmp_path)
     assert every.exit_code == 2 and all(entry(name).origin in every.output for name in ("pacs", "caltech101", "sun397"))

@@ -53,6 +53,8 @@ def property_of(battery: type, name: str, **subject: object) -> None:
 class Shift(Method):
     """Right in all respects: a learned shift of the texts' features."""
 
+    reads = ("attributes",)
+
     def __init__(self, clip, *, decay: float = 0.1, generator=None) -> None:
         super().__init__()
         at_least(0, decay=decay)
@@ -98,6 +100,10 @@ class CountsClasses(Shift):
 
     def text(self, clip, space):
         return super().text(clip, space) * torch.arange(1, len(space) + 1)[:, None]
+
+
+class ReadsWithoutDeclaring(Shift):
+    reads = ("conditions",)
 
 
 class AveragesTheBatch(Shift):
@@ -174,6 +180,11 @@ class TakesOptionsByPosition(Shift):
         (DrawsGlobally, "test_resuming_gives_the_same_bits", "other bits than one that never stopped"),
         (CountsInAnAttribute, "test_a_fresh_object_per_client_gives_the_same_bits", "other bits than one per client"),
         (CountsClasses, "test_permuting_classes_permutes_logits", "logits change by .* reordered"),
+        (
+            ReadsWithoutDeclaring,
+            "test_it_declares_the_class_descriptions_that_it_reads",
+            "add 'attributes' to its `reads`",
+        ),
         (AveragesTheBatch, "test_the_rest_of_the_batch_does_not_matter", "logits change by .* beside it"),
         (RefusesTersely, "test_foreign_classes_are_scored_or_refused", "without a reason"),
         (HasADeadTensor, "test_gradients_reach_every_tensor_and_the_loss_falls", r"hardly any gradient.*dead"),
@@ -455,7 +466,7 @@ def test_the_tiny_clip_is_the_same_everywhere() -> None:
 
 def test_the_pytest_plugin_gives_fixtures_and_loads_torch_only_when_asked(tmp_path: Path) -> None:
     table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]["pytest11"]
-    assert table == {"fedprompt": "fedprompt.pytest_plugin"}
+    assert table == {"fedprompt": "fedprompt.testing.pytest_plugin"}
     import_module(table["fedprompt"])
     (tmp_path / "test_lazy.py").write_text(
         "import sys\n"
@@ -465,7 +476,7 @@ def test_the_pytest_plugin_gives_fixtures_and_loads_torch_only_when_asked(tmp_pa
         "    assert tiny_multilabel_dataset.space.kind == 'multi' and forgetful_cache is not None\n"
     )
     # Whether the entry point is installed or not, the plugin is loaded once.
-    plugin = ["-p", "no:fedprompt", "-p", "fedprompt.pytest_plugin", "-p", "no:cacheprovider"]
+    plugin = ["-p", "no:fedprompt", "-p", "fedprompt.testing.pytest_plugin", "-p", "no:cacheprovider"]
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), *plugin, str(tmp_path)],
         cwd=tmp_path,

@@ -12,6 +12,11 @@ from scipy.io import savemat
 
 EACH = {"train": 2, "val": 1, "test": 1}  # pictures of a class
 NAMES = ("n01440764 tench", "n01443537 goldfish", "n04355933 sunglasses", "n04356056 sunglasses")
+NUMBERED = (
+    *("n01440764 tench", "n01443537 goldfish", "n01484850 great white shark", "n01491361 tiger shark"),
+    *("n01494475 hammerhead shark", "n01496331 electric ray", "n01498041 stingray", "n01514668 rooster"),
+    *("n01514859 hen", "n01518878 ostrich", "n01530575 brambling"),
+)
 WNIDS = tuple(line.split()[0] for line in NAMES)
 
 
@@ -185,7 +190,7 @@ def imagenet(root: Path, *, inside: str = "images/") -> None:
 
 def imagenetv2(root: Path) -> None:
     folder = root / "imagenetv2"
-    text(folder / "classnames.txt", [f"n{number:08d} thing {number}" for number in range(11)])
+    text(folder / "classnames.txt", NUMBERED)
     for number in (0, 1, 2, 10):
         picture(folder / f"imagenetv2-matched-frequency-format-val/{number}/a{number}.jpeg")
 

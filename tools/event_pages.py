@@ -22,7 +22,8 @@ INTRODUCTION = (
     "A line is written at once and never changed. When a run is resumed, the lines of a trial after its checkpoint are "
     "removed first. Where two lines are about the same thing (the same trial, round, test set or sample), the later "
     "one counts. A field that does not apply is absent, and a reader takes the default. A number that is not finite "
-    "or not defined is `null`. Clients are numbered from 0 in the order of `partition.clients`. In JSON the keys of "
+    'or not defined is `null`; in tables of settings, an infinite one is `"inf"`. '
+    "Clients are numbered from 0 in the order of `partition.clients`. In JSON the keys of "
     'tables are always strings, so client 3 is `"3"`.',
     "Readers ignore events and fields that they do not know. fedprompt itself refuses to write them, so this page "
     "lists them all. In Python, `fedprompt.records.run_folder.read_events(folder)` gives the lines as typed objects "
@@ -31,7 +32,10 @@ INTRODUCTION = (
 EXAMPLE = RoundEvent(
     trial="promptfl", round=1, clients=(0, 1), loss=2.31, losses={0: 2.4, 1: 2.22}, bytes_up={0: 2048, 1: 2048}
 )
-NAMES = {str: "string", int: "integer", float: "number", type(None): "null", JsonValue: "any JSON value"}
+NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"} | {
+    type(None): "null",
+    JsonValue: "any JSON value",
+}
 
 
 def page() -> str:

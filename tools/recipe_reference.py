@@ -60,7 +60,7 @@ def kinds() -> Sequence[Kind]:
             "Aggregation rules", "train.server.aggregate.name", "[train.server.aggregate]", AGGREGATION_RULES.builders
         ),
         Kind(
-            "Server optimizers", "train.server.optimizer.name", "[train.server.optimizer]", SERVER_OPTIMIZERS.builders
+            "Server optimisers", "train.server.optimizer.name", "[train.server.optimizer]", SERVER_OPTIMIZERS.builders
         ),
         Kind("Differential privacy", "train.server.privacy.name", "[train.server.privacy]", PRIVACY.builders),
         Kind("Attacks", "train.server.attack.name", "[train.server.attack]", ATTACKS.builders),

@@ -13,7 +13,7 @@ Address = str | int
 
 def seed_for(seed: int, *address: Address) -> int:
     """Return a 63-bit seed for an address such as `("client", 3, 17)`; distinct addresses give independent seeds."""
-    digest = hashlib.sha256(json.dumps([seed, *address]).encode()).digest()
+    digest = hashlib.sha256(json.dumps([seed, *address], allow_nan=False).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

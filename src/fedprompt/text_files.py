@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fedprompt.errors import UserError
+from fedprompt.file_system import read_bytes
 
 LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other characters too
 
@@ -19,18 +20,12 @@ def read_text(path: Path) -> tuple[str, str, tuple[str, ...]]:
     Understood are UTF-8 and UTF-16, each with or without a byte order mark; what is neither is read as Windows-1252,
     and a remark shows a word of it. Raises UserError for a file that cannot be read or is not text.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist" if not path.exists() else "is not a regular file"
-        raise UserError(f"{path} {what}; give the path of a file.")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    content = read_bytes(path)
     encoding, name = _encoding(content, path)
     text = content.decode(encoding)
     if encoding != "cp1252":
         return text.removeprefix("\ufeff"), name, ()
-    example = next(word for word in text.split() if not word.isascii())
+    example = next(word for word in re.split(r'[\s,;|"]+', text) if not word.isascii())
     return (
         text,
         name,
@@ -71,6 +66,11 @@ def _checked(content: bytes, encoding: tuple[str, str], path: Path) -> tuple[str
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is text in no encoding that is known here; save it as UTF-8.") from error
     return encoding
+
+
+def json_text(value: object, *, indent: int | None = None, ascii_only: bool = True, sort_keys: bool = False) -> str:
+    """Strict JSON, as every file and message is written: ValueError for NaN and infinity, which JSON does not have."""
+    return json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort_keys, allow_nan=False)
 
 
 def load_json(text: str) -> object:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
-COHORT = -1  # client id of an update that is the mean of a whole round's, as secure aggregation gives it
+AGGREGATE_CLIENT = -1  # client id of an update that is the mean of a whole round's, as secure aggregation gives it
 
 
 @dataclass(frozen=True)

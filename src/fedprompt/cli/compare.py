@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, parse_seeds
-from fedprompt.errors import UserError
+from fedprompt.cli.config import Settings, console_fit, exit_without_results, parse_seeds
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
     from fedprompt.report import Run
     from fedprompt.studies.sweep import Job
 
+SEEDS = "1,2,3"
 DEMO = ("compare_single", "compare_multi")
 QUICK = ("train.rounds=2", "evaluate.local=false", "data.train=8", "data.test=4")
 
@@ -26,7 +27,9 @@ def compare(
         typer.Argument(metavar="RECIPE... | RUN...", help="Recipes to run with every seed, or folders of runs."),
     ] = None,
     demo: Annotated[bool, typer.Option(help="Compare all methods on the embedded data sets.")] = False,
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "1,2,3",
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEEDS", help="Seeds, separated by commas (default: 1,2,3).")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/compare).")] = None,
     processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of runs in parallel.")] = 1,
     quick: Annotated[bool, typer.Option(help="A quick check: one seed, two rounds, few images.")] = False,
@@ -48,10 +51,16 @@ def compare(
     if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
         if len(finished) < len(names):
             raise UserError("Give either recipes or folders of runs, not both.")
+        ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--set": settings}
+        if given := [name for name, value in ignored.items() if value]:
+            options = " and ".join(given)
+            typer.echo(f"Folders of runs are not trained again, so {options} had no effect.", err=True)
         _write({"runs": _joined(finished)}, folder)
+        exit_without_results(finished)
         return
-    numbers = [1] if quick else parse_seeds(seeds)
-    found = [load_recipe(find_recipe(name), [*(QUICK if quick else ()), *(settings or ())]) for name in names]
+    numbers = [1] if quick else parse_seeds(seeds or SEEDS)
+    changes, fit = [*(QUICK if quick else ()), *(settings or ())], console_fit()
+    found = [load_recipe(find_recipe(name), changes, fit=fit) for name in names]
     if tune:
         found = _tuned(found, folder, processes)
     todo = jobs(found, numbers, folder)
@@ -60,6 +69,7 @@ def compare(
         {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
         folder,
     )
+    exit_without_results(job.folder for job in todo)
 
 
 def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:
@@ -86,13 +96,13 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     for job in todo:
         check(job)
     waiting = [job for job in todo if not job.done]
-    typer.echo(f"{len(todo)} runs, {len(todo) - len(waiting)} of them done.")
+    typer.echo(f"{plural(len(todo), 'run')}, {len(todo) - len(waiting)} done.")
     if processes > 1 and len(waiting) > 1:
         run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
-    for job in waiting:
-        typer.echo(f"{job.folder.name}:")
-        with console_callbacks(plain_console(), quiet=False) as callbacks:
+    with console_callbacks(plain_console(), quiet=False) as callbacks:
+        for job in waiting:
+            callbacks.on_message(f"{job.folder.name}:")
             run_job(job, callbacks=callbacks)
 
 

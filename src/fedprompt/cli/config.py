@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import functools
+import math
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
+    from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
 recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
@@ -26,7 +31,15 @@ def load(name: str, settings: list[str] | None) -> Plan:
     from fedprompt.experiments.plan import resolve
 
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or ()), origin=path.name)
+    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+
+
+def console_fit() -> Fit:
+    """Fits recipes to settings that choose another building block, and prints what is left out."""
+    from fedprompt.config.settings import Fit
+    from fedprompt.experiments.plan import block_options
+
+    return Fit(block_options, note=functools.partial(typer.echo, err=True))
 
 
 @recipes.command()
@@ -48,7 +61,26 @@ def schema() -> None:
     """Print the JSON schema of recipes, for use in editors."""
     from fedprompt.experiments.recipe_schema import recipe_schema
 
-    typer.echo(json.dumps(recipe_schema(), indent=2))
+    typer.echo(json_text(recipe_schema(), indent=2))
+
+
+def finite(option: typer.CallbackParam, value: float) -> float:
+    """Callback of an option that is a number: UserError for NaN and infinity, which pass a range."""
+    if not math.isfinite(value):
+        raise UserError(f"{option.opts[0]} {value} is not a finite number; give one.")
+    return value
+
+
+def exit_without_results(folders: Iterable[Path]) -> None:
+    """Say which finished runs trained or tested nothing, and exit with code 1 if there are any."""
+    from fedprompt.records.outcome import missing_results
+    from fedprompt.report import read_run
+
+    found = [(folder, sentence) for folder in folders for sentence in missing_results(read_run(folder))]
+    for folder, sentence in found:
+        typer.echo(f"{folder}: {sentence}", err=True)
+    if found:
+        raise typer.Exit(1)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Timer
 from typing import Self
 
 from rich.console import Console
@@ -13,30 +14,58 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedprompt.cli.doctor import Finding
+from fedprompt.errors import plural
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.report import Run, TrialRecord, size_text
+from fedprompt.records.outcome import shown_name
+from fedprompt.report import Run, TrialRecord
+from fedprompt.report.legend import UPLOAD, legend
 from fedprompt.report.published import HEAD, Difference, difference_tables, differences
+from fedprompt.report.tables import uploads
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
 
-def plain_console() -> Console:
+def plain_console(*, stderr: bool = False) -> Console:
     """A console without markup, because names of classes and clients may have square brackets."""
-    return Console(markup=False, highlight=False)
+    return Console(markup=False, highlight=False, stderr=stderr)
 
 
 @contextmanager
-def counting(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a temporary progress bar; call the function with (done, total) to move it."""
-    with Progress(console=console, transient=True) as bar:
-        task = bar.add_task(text, total=None)
+def counting(console: Console, text: str, *, after: float = 0.0) -> Iterator[Callable[[int, int], None]]:
+    """Show a temporary progress bar on a terminal, from `after` seconds on; call the function with (done, total)."""
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    bar = Progress(console=console, transient=True)
+    task = bar.add_task(text, total=None)
+    start = Timer(after, bar.start)
+    start.start()
+    try:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+    finally:
+        start.cancel()
+        start.join()
+        bar.stop()
 
 
-class ProgressBars(RunCallbacks):
+class ConsoleCallbacks(RunCallbacks):
+    """Callbacks that show each warning once, however many runs have it."""
+
+    def __init__(self) -> None:
+        self._shown: set[str] = set()
+
+    def on_warning(self, text: str) -> None:
+        """Show the text, unless it was shown before."""
+        if text not in self._shown:
+            self._shown.add(text)
+            self.on_message(f"Warning: {text}")
+
+
+class ProgressBars(ConsoleCallbacks):
     """One bar for the rounds of a trial and one for the clients of a round."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         columns = (
             TextColumn("{task.description:<24}"),
             BarColumn(),
@@ -69,10 +98,6 @@ class ProgressBars(RunCallbacks):
         """Print the text above the bars."""
         self.progress.print(text)
 
-    def on_warning(self, text: str) -> None:
-        """Print the text above the bars."""
-        self.progress.print(f"Warning: {text}")
-
     def on_trial(self, name: str, rounds: int, done: int) -> None:
         """Reset the bar of rounds."""
         self.progress.reset(self._rounds, total=rounds, completed=done, description=name, note="")
@@ -86,10 +111,11 @@ class ProgressBars(RunCallbacks):
         self.progress.update(self._rounds, completed=number, note="" if loss is None else f"loss {loss:.3f}")
 
 
-class ProgressLines(RunCallbacks):
+class ProgressLines(ConsoleCallbacks):
     """One line per round, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self.console = console
         self._trial, self._rounds = "", 0
 
@@ -101,15 +127,11 @@ class ProgressLines(RunCallbacks):
         """Print the text."""
         self.console.print(text, highlight=False)
 
-    def on_warning(self, text: str) -> None:
-        """Print the text."""
-        self.console.print(f"Warning: {text}")
-
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """Print the trial."""
+        """Print the trial's name, its number of rounds and where it resumes."""
         self._trial, self._rounds = name, rounds
         after = f", resumed after round {done}" if done else ""
-        self.console.print(f"{name}: {rounds} rounds{after}", highlight=False)
+        self.console.print(f"{name}: {plural(rounds, 'round') if rounds else 'no training'}{after}", highlight=False)
 
     def on_round(self, number: int, loss: float | None) -> None:
         """Print the round's loss."""
@@ -130,13 +152,13 @@ def console_callbacks(console: Console, *, quiet: bool) -> Iterator[RunCallbacks
 
 
 def run_tables(run: Run) -> Iterator[Table]:
-    """One row per trial: headline figures in percent, trained parameters and upload; then the further metrics."""
+    """One row per trial: headline figures in percent, trained parameters and uploads; then the further metrics."""
     shown = [column for column in run.columns if ":" not in column]
     table = _figures_table(run, shown, title=run.header.title or None)
-    for heading in ("trainable", "upload / client / round"):
+    for heading in ("parameters", UPLOAD.lower()):
         table.add_column(heading, justify="right")
     for trial in run.trials:
-        sent = "-" if trial.bytes_up is None else size_text(trial.bytes_up)
+        sent, _ = uploads(trial)
         _add(table, run, trial, shown, f"{trial.about.trainable or 0:,}", sent)
     yield table
     if further := [column for column in run.columns if ":" in column]:
@@ -145,6 +167,16 @@ def run_tables(run: Run) -> Iterator[Table]:
             _add(table, run, trial, further)
         yield table
     yield from published_tables(differences([run]))
+
+
+def legend_table(run: Run) -> Table:
+    """The meaning of each column of `run_tables`."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, meaning in legend(run):
+        table.add_row(f"  {name}", meaning)
+    return table
 
 
 def published_tables(found: Sequence[Difference]) -> Iterator[Table]:
@@ -162,7 +194,7 @@ def _figures_table(run: Run, columns: Sequence[str], *, title: str | None) -> Ta
 
 def _add(table: Table, run: Run, trial: TrialRecord, columns: Sequence[str], *words: str) -> None:
     figures = [f"{100 * trial.figures[column]:.1f}" if column in trial.figures else "-" for column in columns]
-    table.add_row(trial.label, *figures, *words, style="bold" if trial is run.main else None)
+    table.add_row(shown_name(trial), *figures, *words, style="bold" if trial is run.main else None)
 
 
 def rows_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> Table:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import parse_seeds
-from fedprompt.errors import UserError
+from fedprompt.cli.config import exit_without_results, finite, parse_seeds
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
     from fedprompt.studies.sweep import Job
@@ -41,13 +41,14 @@ def list_(
 @data.command()
 def info(name: Name) -> None:
     """Describe a data set: source, folders and files, options and pitfalls."""
-    from fedprompt.data.published.catalog import entry, layout_options
+    from fedprompt.data.published.catalog import descriptions_of, entry, layout_options
 
     about = entry(name)
     typer.echo(f"{about.title}: {about.classes} classes, {about.size}. Licence: {about.licence}.")
     typer.echo(f"Get it: {about.origin}\nTree:\n{about.tree.rstrip()}")
     if about.hub:
         typer.echo(f"On the Hub: {about.hub.id} ({about.hub.caution})")
+    typer.echo(f"Bundled descriptions: {', '.join(descriptions_of(name))}")
     own = [option for option in layout_options(about) if option not in about.options]
     typer.echo(f"Options (data.options): {', '.join(own) or 'none'}\nNotes:")
     for trap in about.traps:
@@ -101,9 +102,13 @@ def reproduce(
         Path | None, typer.Option("--out", "-o", help="Output folder (default: runs/reproduce/NAME).")
     ] = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the experiment's).")] = "",
-    rate: Annotated[float, typer.Option(help="Training images per second, for estimates of time.")] = IMAGES_PER_SECOND,
+    rate: Annotated[
+        float, typer.Option(callback=finite, min=0.001, help="Training images per second, for estimates of time.")
+    ] = IMAGES_PER_SECOND,
     settings: Override = None,
-    every: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    every: Annotated[
+        bool, typer.Option("--list", help="List the experiments: command, cost, published figures.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
 ) -> None:
     """Run a published experiment, or resume it, and compare our figures with the published ones."""
@@ -131,6 +136,7 @@ def reproduce(
         typer.echo(f"Written: {published.write(about, found, folder, settings=settings or ())}")
     else:
         typer.echo("No published figure belongs to this experiment; each run's report is in its folder.")
+    exit_without_results(job.folder for job in todo)
 
 
 def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
@@ -141,7 +147,7 @@ def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
             for done, left in run_all(todo, callbacks=callbacks):
                 after = "" if left is None or done == len(todo) else f", about {_duration(left)} left"
-                callbacks.on_message(f"{done} of {len(todo)} runs are done{after}.")
+                callbacks.on_message(f"{done} of {plural(len(todo), 'run')} done{after}.")
     except KeyboardInterrupt as error:
         typer.echo("Interrupted; the same command continues from here.", err=True)
         raise typer.Exit(130) from error
@@ -154,7 +160,7 @@ def _list_experiments(rate: float) -> None:
     for name, about in experiments().items():
         count = image_passes(about) * len(about.seeds)
         number = len(about.variants) * len(about.seeds)
-        typer.echo(f"{name}: {number} runs, at most {count:,.0f} images, {_duration(count / rate)}")
+        typer.echo(f"{name}: {plural(number, 'run')}, at most {count:,.0f} images, {_duration(count / rate)}")
         typer.echo(f"  {about.command}\n  settings: {source(about)}")
         for sentence in targets(about):
             typer.echo(f"  published: {sentence}")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.errors import UserError
+from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
+from fedprompt.cli.config import finite
+from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
     from fedprompt.data.descriptions import Descriptions
@@ -36,15 +38,19 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key of the recipe.")
 ]
 Concurrent = Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests; models on this machine take one.")]
-PerMinute = Annotated[float, typer.Option(min=0, help="Requests per minute; 0 sets no limit.")]
-Timeout = Annotated[float, typer.Option(min=1, help="Timeout of a request in seconds.")]
+PerMinute = Annotated[float, typer.Option(callback=finite, min=0, help="Requests per minute; 0 sets no limit.")]
+Timeout = Annotated[float, typer.Option(callback=finite, min=1, max=86_400, help="Timeout of a request in seconds.")]
 Attempts = Annotated[int, typer.Option(min=1, max=20, help="Attempts per request before giving up.")]
-Temperature = Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature of the model.")]
+Temperature = Annotated[float, typer.Option(callback=finite, min=0, max=2, help="Sampling temperature of the model.")]
 Seed = Annotated[int, typer.Option(help="Seed of every request, and of the combinations of labels.")]
 Repairs = Annotated[int, typer.Option(min=0, max=10, help="Further requests after an invalid answer.")]
 Brief = Annotated[bool, typer.Option("--brief", help="One-line prompts, for very small models.")]
-PriceIn = Annotated[float, typer.Option(min=0, help="Price of a million input tokens, for the estimate.")]
-PriceOut = Annotated[float, typer.Option(min=0, help="Price of a million output tokens, for the estimate.")]
+PriceIn = Annotated[
+    float, typer.Option(callback=finite, min=0, help="Price of a million input tokens, for the estimate.")
+]
+PriceOut = Annotated[
+    float, typer.Option(callback=finite, min=0, help="Price of a million output tokens, for the estimate.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the estimate, and stop.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace lists that were edited by hand, too.")]
 Backbone = Annotated[
@@ -171,19 +177,40 @@ def convert(
 
 @describe.command()
 def review(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="A descriptions file.")],
+    file: Annotated[
+        str,
+        typer.Argument(metavar="[FILE]", help="A descriptions file or a bundled one; by default all bundled."),
+    ] = "",
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
     backbone: Backbone = None,
+    pages: Annotated[Path | None, typer.Option(help="Folder for the review pages of bundled files.")] = None,
 ) -> None:
-    """Write the review pages of a descriptions file again, after an edit; exit code 2 if anything is flagged."""
+    """Write the review pages of a descriptions file again, after an edit; exit code 2 if anything is flagged.
+
+    Of bundled files it prints their quality, rule by rule.
+    """
     from fedprompt.data.descriptions import read_descriptions
+    from fedprompt.descriptions import bundled
     from fedprompt.experiments.class_names import read_class_names
 
+    path = Path(file)  # "" is the working folder, which is no file
+    if not path.is_file():
+        if classes or data or backbone:
+            raise UserError("--classes, --data and --backbone are for the review of a file of your own.")
+        review_bundled((file,) if file else bundled.names(), pages)
+        return
+    if pages is not None:
+        raise UserError(f"--pages is for bundled files; the review pages of {file} are written beside it.")
     known = read_class_names(classes, data, settings or ())
     if _write_pages(path, read_descriptions(path), {}, known, backbone):
         raise typer.Exit(2)
+
+
+describe.command("list")(list_bundled)
+describe.command()(show)
+describe.command()(find)
 
 
 def _known_classes(classes: Path | None, data: str | None, settings: list[str] | None) -> ClassNames:
@@ -230,7 +257,7 @@ def _report(out: Path, result: GenerationResult, known: ClassNames, backbone: st
     if result.kept:
         typer.echo(f"Kept as edited by hand: {', '.join(result.kept)}")
     if flags:
-        typer.echo(f"{flags} flag(s): read the page, edit {out.name}, then: fedprompt describe review {out}")
+        typer.echo(f"{plural(flags, 'flag')}: read the page, edit {out.name}, then: fedprompt describe review {out}")
 
 
 def _write_pages(

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import torch
 
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
 from fedprompt.demo.sprites import HANDS, class_sprites
+from fedprompt.deploy.init import certificate_days, expiry_warnings
+from fedprompt.deploy.roster import check_authority, members
+from fedprompt.deploy.settings import SITE, load_site
+from fedprompt.errors import UserError
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.report import size_text
@@ -29,7 +33,7 @@ class Finding:
     fix: str = ""
 
 
-def run_checks(folder: Path, backbone: str) -> list[Finding]:
+def run_checks(folder: Path, backbone: str, deployment: Path | None = None) -> list[Finding]:
     """Run all checks; a failure is a finding, never an exception."""
     checks: list[tuple[str, Callable[[], str], str]] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
@@ -41,6 +45,11 @@ def run_checks(folder: Path, backbone: str) -> list[Finding]:
         ),
         (f"writing to {folder}", lambda: _writable(folder), "choose another folder with --out, or free some space"),
     ]
+    if deployment is not None:
+        place = deployment.resolve()
+        checks.append((f"certificates of {place.name}", lambda: _certificates(place), "see the sentence above"))
+        if (place / SITE).exists():
+            checks.append((f"keys of {place.name}", lambda: _keys(place), "see the sentence above"))
     facts = [Finding(name, value) for name, value in versions().items()]
     facts.append(
         Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used")
@@ -51,7 +60,14 @@ def run_checks(folder: Path, backbone: str) -> list[Finding]:
             ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
         )
     )
-    return facts + [_run_check(what, look, fix) for what, look, fix in checks]
+    return [*facts, _load(), *(_run_check(what, look, fix) for what, look, fix in checks)]
+
+
+def _load() -> Finding:
+    """How busy the machine is: the mean number of running processes in the last minute, beside the number of cores."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = "; other processes are at work, so training takes longer than measured on a quiet machine"
+    return Finding("load", f"{load:.1f} on {cores} cores{busy if load > cores / 2 else ''}")
 
 
 def _run_check(what: str, look: Callable[[], str], fix: str) -> Finding:
@@ -76,6 +92,18 @@ def _backbone(name: str) -> str:
     clip = load_backbone(BackboneTable(path=name, memory_gb=0))
     size = sum(parameter.numel() for parameter in clip.parameters())
     return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}"
+
+
+def _certificates(folder: Path) -> str:
+    if warnings := expiry_warnings(folder):
+        raise UserError(" ".join(warnings))
+    return f"valid for {min(certificate_days(folder).values())} days or more"
+
+
+def _keys(folder: Path) -> str:
+    check_authority(folder, load_site(folder))
+    first, *peers = members(folder)
+    return f"{first.name} {first.fingerprint}, {len(peers)} other sites in its roster"
 
 
 def _writable(folder: Path) -> str:

@@ -1,47 +1,39 @@
-"""The `fedprompt` command. Exit codes: 0 success, 2 user error, 130 Ctrl-C."""
+"""The `fedprompt` command. Exit codes: 0 success, 1 no result or only a part of it, 2 user error, 130 Ctrl-C."""
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 import fedprompt
+from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
-from fedprompt.errors import UserError
+from fedprompt.cli.program import Program
+from fedprompt.errors import UserError, plural
+from fedprompt.text_files import json_text
 
-
-class ErrorGroup(typer.core.TyperGroup):
-    """Command group that prints a UserError as one sentence with exit code 2; other exceptions keep their traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except UserError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from error
-        except KeyboardInterrupt as error:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from error
+if TYPE_CHECKING:
+    from fedprompt.experiments.predict import Prediction
 
 
 app = typer.Typer(
-    cls=ErrorGroup,
+    cls=Program,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )
 app.add_typer(recipes, name="config")
+app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
@@ -51,11 +43,17 @@ mount(app)
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
 def main() -> None:
     """Entry point of the `fedprompt` command."""
+    # Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
+    # torch reads the variable when it is imported, and child processes inherit it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     app()
 
 
@@ -75,19 +73,20 @@ def _options(version: Annotated[bool, VERSION] = False) -> None: ...
 @app.command()
 def demo(
     task: Annotated[
-        Literal["single", "multi-label"], typer.Option(help="One label per image (FedMVP) or several (FedMPT).")
+        Literal["single", "multi-label", "multilabel"],
+        typer.Option(metavar="single|multi-label", help="One label per image (FedMVP), or several (FedMPT)."),
     ] = "single",
     out: Out = None,
     settings: Settings = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train on embedded images with an embedded CLIP and compare with baselines, offline."""
+    """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
     run("demo" if task == "single" else "multilabel", settings, out, quiet)
 
 
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
-    """Run a recipe: train, evaluate, and write records, adapters and a report to a folder."""
+    """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
     plan = load(recipe, settings)
@@ -98,17 +97,19 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     _print_results(folder, quiet=quiet)
+    exit_without_results([folder])
 
 
 @app.command()
-def resume(run: RunPath, quiet: Quiet = False) -> None:
-    """Resume a stopped run; the result equals that of an uninterrupted run, bit for bit."""
+def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False) -> None:
+    """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
-        if not resume_over_sites(run, callbacks=callbacks):
-            runs.resume(run, callbacks=callbacks)
+        if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
+            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes)
     _print_results(run, quiet=quiet)
+    exit_without_results([run])
 
 
 @contextmanager
@@ -130,74 +131,63 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 
 def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.cli.console import plain_console, run_tables
+    from fedprompt.cli.console import legend_table, plain_console, run_tables
     from fedprompt.report import read_run
+    from fedprompt.report.legend import one_seed_note
+    from fedprompt.report.verdict import verdict
 
     if quiet:
         return
     finished, console = read_run(folder), plain_console()
     for table in run_tables(finished):
         console.print(table)
-    for column in finished.columns:
-        if column in finished.header.splits:
-            console.print(f"  {finished.title(column)}: {finished.header.splits[column]}")
+    console.print(legend_table(finished))
+    found = verdict(finished)
+    console.print(" ".join(found.sentences))
+    for step in found.steps:
+        console.print(f"Next: {step}")
+    if note := one_seed_note(finished):
+        console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
 @app.command()
 def report(run: RunPath) -> None:
-    """Write the report of a finished or running run again, from its records."""
+    """Write a run's report.html again, also while the run goes on, and print its results."""
     from fedprompt.report import render
 
     render(run)
     _print_results(run, quiet=False)
+    exit_without_results([run])
 
 
 @app.command()
 def partition(
     recipe: RecipeName,
     settings: Settings = None,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this SVG file.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
     from fedprompt.cli.console import counting, plain_console, rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.events import partition_counts
-    from fedprompt.records.run_folder import write_atomic
-    from fedprompt.report import partition_figure
+    from fedprompt.report import save_partition
 
+    if plot and plot.suffix.lower() not in (".svg", ".png"):
+        raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
     plan = load(recipe, settings)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)
+    for warning in shards.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     head, *rows = partition_table(shards, dataset)
     plain_console().print(
-        rows_table(head, rows, title=f"{dataset.name}, {len(shards.shards)} clients by {plan.rule.name}")
+        rows_table(head, rows, title=f"{dataset.name}, {plural(len(shards.shards), 'client')} by {plan.rule.name}")
     )
     if plot:
-        counts = partition_counts(shards, dataset)
-        write_atomic(plot, partition_figure(counts.counts, counts.clients, counts.classes))
+        save_partition(partition_counts(shards, dataset), plot)
         typer.echo(f"Written: {plot}")
-
-
-@app.command()
-def check(recipe: RecipeName, settings: Settings = None) -> None:
-    """Open every image of a recipe's data and list problems; exit code 2 if there are any."""
-    from fedprompt.cli.console import counting, plain_console
-    from fedprompt.data.problems import find_problems, scan_images
-
-    plan = load(recipe, settings)
-    with counting(plain_console(), "listing") as on_step:
-        dataset = plan.source(on_step=on_step)
-    with counting(plain_console(), "opening images") as on_step:
-        rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
-        looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
-    problems = find_problems(dataset, looked)
-    for problem in problems:
-        typer.echo(problem.message, err=True)
-    typer.echo(f"{dataset.name}: {len(dataset.source)} images, {len(problems)} problem(s).")
-    if problems:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -205,14 +195,14 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
     from fedprompt.cli.console import option_rows, plain_console, rows_table
-    from fedprompt.config.tables import BackboneTable
-    from fedprompt.experiments.events import idea, parameters
+    from fedprompt.config.recipe_tables import BackboneTable
+    from fedprompt.experiments.events import parameters
     from fedprompt.experiments.experiment import load_backbone
 
     clip, console = load_backbone(BackboneTable(path=backbone)), plain_console()
     for name in catalog.names():
         kind = catalog.load(name)
-        console.print(f"{name}: {idea(kind)}")
+        console.print(f"{name}: {catalog.method_summary(kind)}")
         if absent := catalog.missing(kind):
             console.print(f"  not installed: pip install 'fedprompt[{','.join(absent)}]'")
             continue
@@ -224,7 +214,9 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
 @app.command()
 def predict(
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
+    ],
     classes: Annotated[
         str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
     ] = None,
@@ -235,34 +227,47 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Classify images with a trained adapter, among its classes or any others."""
+    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
+    from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    found = predict_files(open_adapter(adapter, trial=trial), images, classes=names, backbone=backbone, page=page)
+    opened = open_adapter(adapter, trial=trial)
+    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
+        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
     if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found]
-        typer.echo(json.dumps(tables, indent=2, ensure_ascii=False))
-        return
-    for one in found:
-        present = "" if one.present is None else f" -> {', '.join(one.present) or 'none'}"
-        typer.echo(
-            f"{one.picture}: "
-            + ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in one.top)
-            + present
-        )
+        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
+        typer.echo(json_text(tables, indent=2, ascii_only=False))
+    else:
+        typer.echo("\n".join(map(_prediction_line, found.images)))
+    if found.left_out:
+        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
+    if found.unreadable:
+        total = len(found.images) + len(found.unreadable)
+        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
+        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
+        raise typer.Exit(1)
+
+
+def _prediction_line(found: Prediction) -> str:
+    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
+    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
+    return f"{found.picture}: {top}{present}"
 
 
 @app.command()
 def doctor(
     out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
     backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
+    deployment: Annotated[
+        Path | None, typer.Option(help="Folder of a deployment or of a site: check its certificates and keys too.")
+    ] = None,
 ) -> None:
     """Check that everything a run needs is available; exit code 2 if not."""
     from fedprompt.cli.console import findings_table, plain_console
     from fedprompt.cli.doctor import run_checks
 
-    findings = run_checks(out, backbone)
+    findings = run_checks(out, backbone, deployment)
     plain_console().print(findings_table(findings))
     if any(finding.fix for finding in findings):
         raise typer.Exit(2)

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedprompt.text_files import json_text
+
 HEADER_BYTES = 128
 ENTRY = np.dtype([("key", "<i8"), ("check", "<u8")])
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -88,7 +90,7 @@ class RowFile:
         text = self.files[1].readall()
         try:
             check, header = json.loads(text[:HEADER_BYTES])
-            if zlib.crc32(json.dumps(header).encode()) != check:
+            if zlib.crc32(json_text(header).encode()) != check:
                 raise ValueError("a damaged header")
             self.dtype, self.shape = DTYPES[header["dtype"]], tuple(header["shape"])
         except (ValueError, TypeError, KeyError):
@@ -101,7 +103,7 @@ class RowFile:
         self.shape, self.dtype = tuple(like.shape[1:]), like.dtype
         header = {"dtype": str(like.dtype).removeprefix("torch."), "shape": list(self.shape)}
         self.files = FileIO(self.stem.with_suffix(".rows"), "w+"), FileIO(self.stem.with_suffix(".keys"), "w+")
-        signed = json.dumps([zlib.crc32(json.dumps(header).encode()), header])
+        signed = json_text([zlib.crc32(json_text(header).encode()), header])
         _write_at(self.files[1], 0, signed.ljust(HEADER_BYTES).encode())
         return self.files
 
@@ -133,7 +135,7 @@ class RowFolder:
             return [], None
 
     def write(self, name: tuple[str, str], keys: list[int], rows: Tensor) -> None:
-        """Write rows while the budget lasts."""
+        """Append rows [n, ...] under their keys; rows beyond the disk budget are dropped."""
         file = self._file(name)
         if file is None or rows.nbytes > self.room:
             return

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from fedprompt.clip.loading import align
+from fedprompt.clip.loading import copy_weights_aligned
 from fedprompt.clip.prompts import Layout, Prompts, PromptTokenizer
 from fedprompt.clip.towers import (
     Edit,
     Encoded,
-    adding,
-    read_at,
-    slim,
+    block_output_at,
+    run_blocks,
+    run_shared_prefixes,
+    use_lean_gelu,
     value_value_attention,
-    walk,
-    walk_shared_prefixes,
+    with_layer_offsets,
 )
 
 
@@ -39,8 +39,8 @@ class Encoders(nn.Module):
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
-        slim((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
-        align(model)
+        use_lean_gelu((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
+        copy_weights_aligned(model)
         text, vision = model.config.text_config, model.config.vision_config
         self.image_width: int = vision.hidden_size
         self.text_width: int = text.hidden_size
@@ -90,11 +90,11 @@ class Encoders(nn.Module):
         tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
         length = prompts.embeddings.shape[1]
         tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[:length]
-        tokens = walk(blocks[:-1], tokens, edit=edit, causal=True)
+        tokens = run_blocks(blocks[:-1], tokens, edit=edit, causal=True)
         last = len(blocks) - 1
         tokens = edit(last, tokens) if edit else tokens
         end = prompts.end + (tokens.shape[1] - length)  # tokens that an edit inserted come before the end token
-        state = read_at(blocks[last], tokens, end)
+        state = block_output_at(blocks[last], tokens, end)
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
@@ -105,7 +105,7 @@ class Encoders(nn.Module):
         """
         tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
         tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
-        state = walk_shared_prefixes(blocks, tokens, prompts.end, size)  # [N, W]
+        state = run_shared_prefixes(blocks, tokens, prompts.end, size)  # [N, W]
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features
 
@@ -119,7 +119,7 @@ class Encoders(nn.Module):
         tokens = tokens if start else vision.pre_layrnorm(tokens)
         last = len(blocks) - 1
         assert 0 <= start <= last, f"the image tower has no block {start}"
-        tokens = walk(blocks[start:last], tokens, start=start, edit=edit)
+        tokens = run_blocks(blocks[start:last], tokens, start=start, edit=edit)
         tokens = edit(last, tokens) if edit else tokens
         return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
 
@@ -128,7 +128,7 @@ class Encoders(nn.Module):
         """While open, the encoders add `changes[name](x)` to layer `name`'s output for x; use an `Encoded` inside."""
         self._changed = True
         try:
-            with adding(self.model, changes):
+            with with_layer_offsets(self.model, changes):
                 yield
         finally:
             self._changed = False

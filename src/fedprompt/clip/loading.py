@@ -1,26 +1,34 @@
-"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline."""
+"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline.
+
+Another dual encoder, such as SigLIP or EVA-CLIP, would be opened in `open_parts`, which refuses every model that is not
+a `CLIPModel`; its blocks would be run in `towers`.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
-from fedprompt.data.decoding import Pixels
+from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
+HUB_SECONDS = 2.0
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
@@ -30,22 +38,21 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     Raises UserError if there is none, it is not a CLIP, or a part is missing, damaged or not safetensors.
     """
     name, folder = str(path), Path(path).expanduser()
-    looks_local = isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1
-    if looks_local and not folder.is_dir():
-        raise UserError(
-            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
-        )
+    require_available(path)
     origin = str(folder) if folder.is_dir() else name
+    # Without a network the library would try for half a minute before it looks into its cache.
+    local = folder.is_dir() or not hub_answers()
     try:
-        kind = CLIPConfig.get_config_dict(origin)[0].get("model_type", "model of no stated type")
+        about, _ = CLIPConfig.get_config_dict(origin, local_files_only=local)
+        kind = about.get("model_type", "model of no stated type")
         if kind != "clip":
             raise ValueError(f"it is a {kind}, not a CLIP.")
         with _quiet() if folder.is_dir() else nullcontext():
             model, report = CLIPModel.from_pretrained(
-                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
             )
-            tokenizer = AutoTokenizer.from_pretrained(origin)
-            processor = CLIPImageProcessorPil.from_pretrained(origin)
+            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local)
+            processor = CLIPImageProcessorPil.from_pretrained(origin, local_files_only=local)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds "
@@ -57,17 +64,50 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     return model, tokenizer, processor
 
 
+def require_available(path: str | Path) -> None:
+    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
+    name, folder = str(path), Path(path).expanduser()
+    if folder.is_dir():
+        return
+    if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(
+            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
+        )
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
+        raise UserError(
+            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
+            "not answer; set backbone.path to a local folder with a CLIP in it, or to demo, or allow the network once."
+        )
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face Hub can be reached, asked once per process and for at most `HUB_SECONDS`."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    found: list[object] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of any kind: a name that is not resolved, a refused connection, a proxy
+            found.append(get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
+
+    asking = threading.Thread(target=ask, daemon=True)  # resolving a name has no timeout of its own
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return bool(found)
+
+
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
     """sha256 over the float32 bytes of all tensors in name order and the preprocessing, however they were loaded."""
     preprocessing = _plain({key: getattr(processor, key, None) for key in SHAPING + SCALING})
-    digest = hashlib.sha256(json.dumps(preprocessing).encode())
+    digest = hashlib.sha256(json_text(preprocessing).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().float().contiguous().reshape(-1).numpy()).cast("B"))
     return digest.hexdigest()
 
 
-def arithmetic(device: torch.device) -> str:
+def numerics_id(device: torch.device) -> str:
     """What the last bits of a result depend on besides weights and inputs: versions, device, threads."""
     versions = f"{torch.__version__} {PIL.__version__}"
     if device.type == "cuda":
@@ -98,7 +138,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
 
 
-def align(model: CLIPModel) -> None:
+def copy_weights_aligned(model: CLIPModel) -> None:
     """Give every weight aligned memory of its own: products round differently on a file's unaligned tensors."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
@@ -114,7 +154,7 @@ def check_size(processor: Any, size: int) -> None:
         )
 
 
-def prepared(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
+def preprocess(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
     """[B, 3, H, W] preprocessed images, for this process and every worker."""
     if not images:
         return np.empty((0, 3, size, size), np.float32)

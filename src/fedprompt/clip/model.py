@@ -16,10 +16,10 @@ from transformers import CLIPModel
 
 from fedprompt.clip.encoders import Encoders
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.loading import arithmetic, check_size, fingerprint, open_parts, prepared
+from fedprompt.clip.loading import check_size, fingerprint, numerics_id, open_parts, preprocess
 from fedprompt.clip.prompts import Prompts
-from fedprompt.clip.towers import Edit, Encoded, value_value_attention, walk
-from fedprompt.data.decoding import Decoder
+from fedprompt.clip.towers import Edit, Encoded, run_blocks, value_value_attention
+from fedprompt.data.decode_workers import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
 
@@ -51,7 +51,7 @@ class Clip(Encoders):
         self.cache = FeatureCache() if cache is None else cache
         self.batch = batch
         size = model.config.vision_config.image_size
-        self._decoder = Decoder(functools.partial(prepared, processor, size), workers=workers)
+        self._decoder = Decoder(functools.partial(preprocess, processor, size), workers=workers)
         self._sentences = functools.lru_cache(maxsize=64)(self.tokenizer.keyed_sentences)
         check_size(processor, size)
 
@@ -105,7 +105,7 @@ class Clip(Encoders):
         assert 0 <= depth < len(vision.encoder.layers), f"the image tower has no block {depth}"
         blocks = vision.encoder.layers[:depth]
         return self._frozen_image_rows(
-            f"image_tokens.{depth}", images, lambda _, tokens: walk(blocks, vision.pre_layrnorm(tokens))
+            f"image_tokens.{depth}", images, lambda _, tokens: run_blocks(blocks, vision.pre_layrnorm(tokens))
         )
 
     def value_tokens(self, images: Images, depth: int) -> Tensor:
@@ -119,7 +119,7 @@ class Clip(Encoders):
         def read(part: Images, tokens: Tensor) -> Tensor:
             tokens = values = vision.pre_layrnorm(tokens)
             for block in vision.encoder.layers[:depth]:
-                values, tokens = values + value_value_attention(block, tokens), walk((block,), tokens)
+                values, tokens = values + value_value_attention(block, tokens), run_blocks((block,), tokens)
             if depth < self.image_blocks:  # methods that go on from here usually need the tower's own tokens too
                 origin = self._origin(part.source.fingerprint)
                 self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
@@ -140,7 +140,7 @@ class Clip(Encoders):
     def _origin(self, source: str) -> str:
         """Everything besides the key that the bits of a frozen feature depend on."""
         assert not self._changed, "features of an adapted tower must not be cached as frozen ones"
-        return f"{self.fingerprint} {self.batch} {arithmetic(self.device)} {source}"
+        return f"{self.fingerprint} {self.batch} {numerics_id(self.device)} {source}"
 
     def _frozen_image_rows(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 Edit = Callable[[int, Tensor], Tensor]  # (block index, tokens entering it) -> tokens
 
 
-def walk(
+def run_blocks(
     blocks: Iterable[CLIPEncoderLayer],
     tokens: Tensor,
     *,
@@ -33,7 +33,7 @@ def walk(
     return tokens
 
 
-def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = None) -> Tensor:
+def block_output_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = None) -> Tensor:
     """A block's output at one token of each row, [B, W]: causally at `position` [B], or at the first token if None.
 
     The other outputs of a last block are unused, so their queries and feed-forward are left out.
@@ -58,7 +58,7 @@ def read_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = N
 
 
 @contextmanager
-def adding(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+def with_layer_offsets(model: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """While open, `changes[name](x)` is added to the output of the model's layer `name` for x."""
     hooks = [
         model.get_submodule(name).register_forward_hook(lambda _, x, y, change=change: y + change(*x))
@@ -81,7 +81,7 @@ def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
     return result
 
 
-def walk_shared_prefixes(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
+def run_shared_prefixes(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
     """[N, W] output of causal blocks for tokens [N, T, W] at `end` [N]; every `size` consecutive rows share a prefix.
 
     Each group of `size` rows is packed into one: the prefix once, then the rest of each row. The attention mask keeps
@@ -112,7 +112,7 @@ class LeanQuickGELU(nn.Module):
         return silu(1.702 * x) / 1.702
 
 
-def slim(blocks: Iterable[CLIPEncoderLayer]) -> None:
+def use_lean_gelu(blocks: Iterable[CLIPEncoderLayer]) -> None:
     """Replace transformers' QuickGELU by `LeanQuickGELU`."""
     for block in blocks:
         if isinstance(block.mlp.activation_fn, QuickGELUActivation):
@@ -130,7 +130,7 @@ class Encoded:
     @functools.cached_property
     def image(self) -> Tensor:
         """[B, D] from the class token."""
-        features: Tensor = self.head(read_at(self.block, self.tokens))
+        features: Tensor = self.head(block_output_at(self.block, self.tokens))
         return features
 
     @functools.cached_property

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
-from fedprompt.config.tables import Choice, Toml
+from fedprompt.config.recipe_tables import NamedBlock, Toml
+from fedprompt.config.values import Settings, refused_value
 from fedprompt.errors import UserError, did_you_mean
 
 SUPPLIED = ("generator", "on_step")  # keywords that the caller of a block supplies, hence no options
 Built = TypeVar("Built", covariant=True)
-Named = TypeVar("Named", bound=Choice)
+Named = TypeVar("Named", bound=NamedBlock)
+Hint = Callable[[str, Collection[str]], str]  # (unknown key, known keys) -> "; did you mean 'x'?", or nothing
 
 
 @dataclass(frozen=True)
 class Block(Generic[Built]):
-    """A builder with checked options: calling it builds.
+    """A function or class with its checked options bound; call it to get the object.
 
     `options` are the builder's keywords, all of them, with paths made absolute.
     """
@@ -31,7 +34,7 @@ class Block(Generic[Built]):
 
     def __call__(self, *objects: object, **supplied: object) -> Built:
         """Build from positional objects and those supplied keywords (`SUPPLIED`) that the builder takes."""
-        taken = {name: value for name, value in supplied.items() if takes(self.builder, name)}
+        taken = {name: value for name, value in supplied.items() if has_keyword(self.builder, name)}
         return self.builder(*objects, **self.options, **taken)
 
     def with_options(self, options: Mapping[str, Any]) -> Block[Built]:
@@ -44,13 +47,15 @@ class Block(Generic[Built]):
         return {name: _written(value) for name, value in self.options.items() if value is not None}
 
 
-def bind(name: str, builder: Callable[..., Any], options: Mapping[str, Any], *, place: str) -> Block[Any]:
+def bind(
+    name: str, builder: Callable[..., Any], options: Mapping[str, Any], *, place: str, hint: Hint = did_you_mean
+) -> Block[Any]:
     """Check a table's options against the builder's signature and fill in defaults.
 
-    `place` ("demo.toml: [method] coop") names the table in the UserError for an option that is unknown, missing or
-    of a wrong value.
+    `place` ("demo.toml: [method]") names the table in the UserError for an option that is unknown, missing or of a
+    wrong value; `hint` suggests another key for an unknown one.
     """
-    checked = check_options(builder, options, place=place)
+    checked = check_options(builder, options, place=place, name=name, hint=hint)
     return Block(name, builder, {key: _absolute(value) for key, value in checked.items()})
 
 
@@ -60,7 +65,7 @@ def with_defaults(table: Named, block: Block[Any]) -> Named:
     return type(table)(**known, **block.written)
 
 
-def takes(builder: Callable[..., object], keyword: str) -> bool:
+def has_keyword(builder: Callable[..., object], keyword: str) -> bool:
     """Whether a builder has a keyword."""
     return keyword in inspect.signature(builder).parameters
 
@@ -74,36 +79,45 @@ def option_parameters(builder: Callable[..., object]) -> Mapping[str, inspect.Pa
     }
 
 
-def options_model(builder: Callable[..., object]) -> type[BaseModel]:
-    """A pydantic model of a builder's options: its signature is the configuration."""
-    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder)
+class Options(Settings):
+    """The base of models of options, whose types may be any classes."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+
+def options_model(builder: Callable[..., object]) -> type[Options]:
+    """A pydantic model of a builder's options: its signature, with ranges in `Annotated`, is the configuration."""
+    hints = get_type_hints(builder.__init__ if inspect.isclass(builder) else builder, include_extras=True)
     fields: Toml = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in option_parameters(builder).items()
     }
-    settings = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-    return create_model(getattr(builder, "__name__", "Options"), __config__=settings, **fields)
+    return create_model(getattr(builder, "__name__", "Options"), __base__=Options, **fields)
 
 
-def check_options(builder: Callable[..., object], options: Mapping[str, Any], *, place: str) -> Toml:
+def check_options(
+    builder: Callable[..., object], options: Mapping[str, Any], *, place: str, name: str = "", hint: Hint = did_you_mean
+) -> Toml:
     """The options with all defaults filled in; UserError as `bind`."""
     model = options_model(builder)
     try:
         values = model.model_validate(options)
     except ValidationError as error:
-        raise UserError(_sentence(error, model, place)) from None
+        colon = "" if place.endswith("]") else ":"
+        raise UserError(f"{place}{colon} {_sentence(error, model, name or 'it', place, hint)}") from None
     return {name: getattr(values, name) for name in model.model_fields}
 
 
-def _sentence(error: ValidationError, model: type[BaseModel], place: str) -> str:
-    first = error.errors(include_url=False)[0]
-    option = str(first["loc"][0])
-    known = ", ".join(model.model_fields) or "none"
+def _sentence(error: ValidationError, model: type[Options], name: str, place: str, hint: Hint) -> str:
+    errors = error.errors(include_url=False)
+    first, option = errors[0], str(errors[0]["loc"][0])
+    known = f"its options: {', '.join(model.model_fields)}" if model.model_fields else "it has no options"
     if first["type"] == "extra_forbidden":
-        return f"{place}: there is no option {option!r}{did_you_mean(option, model.model_fields)} (options: {known})."
+        return f"{name} has no option {option!r}{hint(option, model.model_fields)} ({known})."
     if first["type"] == "missing":
-        return f"{place}: the option {option!r} is missing; add it (options: {known})."
-    return f"{place}: {option} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}."
+        return f"{name} needs the option {option!r}; add it ({known})."
+    table = re.search(r"\[([\w.]+)\]", place)
+    return refused_value([one for one in errors if one["loc"][0] == option], option, table[1] if table else "") + "."
 
 
 def _absolute(value: object) -> object:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +13,7 @@ from typing import Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
 
-from fedprompt.config.tables import (
+from fedprompt.config.recipe_tables import (
     AnnotationTable,
     BackboneTable,
     DataTable,
@@ -20,11 +22,13 @@ from fedprompt.config.tables import (
     MethodTable,
     PartitionTable,
     Table,
-    Toml,
     TrainTable,
     TuningTable,
 )
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.config.settings import Fit, apply_settings, suggestion
+from fedprompt.config.values import refused_value, table_in
+from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.file_system import is_file, require_file
 from fedprompt.text_files import read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -55,64 +59,42 @@ class Recipe(Table):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True, exclude_unset=not defaults))
 
 
+def bundled_recipes() -> Mapping[str, Path]:
+    """The recipes that are included in the package, by name."""
+    own = Path(str(files("fedprompt") / "recipes"))
+    return {path.stem: path for path in sorted(own.glob("*.toml"))}
+
+
 def find_recipe(name: str) -> Path:
     """A recipe's file: a path, or the name of a recipe that is included in the package; UserError if there is none."""
-    own = Path(str(files("fedprompt") / "recipes"))
-    known = {path.stem: path for path in sorted(own.glob("*.toml"))}
-    if name in known and not Path(name).is_file():  # a folder of that name is no recipe
+    known = bundled_recipes()
+    path = Path(name)
+    if name in known and not is_file(path):  # a folder of that name is no recipe
         return known[name]
-    if not Path(name).is_file():
+    if os.path.lexists(path):
+        require_file(path, "give a recipe, which is a TOML file")
+    elif name.endswith(".toml") or "/" in name:
+        raise UserError(f"The file {name} does not exist; give a recipe, or one of {', '.join(known)}.")
+    elif not is_file(path):
         raise UserError(
             f"There is no recipe {name!r}{did_you_mean(name, known)} (a TOML file, or one of {', '.join(known)})."
         )
-    return Path(name)
+    return path
 
 
-def load_recipe(path: Path, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, settings: Sequence[str] = (), *, fit: Fit | None = None) -> Recipe:
     """Read a TOML recipe and apply `key=value` settings; UserError if it cannot be read or a key is unknown."""
-    return parse_recipe(read_unicode(path), settings, origin=path.name)
+    return parse_recipe(read_unicode(path), settings, origin=path.name, fit=fit)
 
 
-def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "recipe") -> Recipe:
-    """Parse a recipe's TOML text; `origin` names it in messages."""
+def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "recipe", fit: Fit | None = None) -> Recipe:
+    """Parse a recipe's TOML text; `origin` names it in messages, and `fit` adapts it to settings."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"The recipe {origin} is not valid TOML ({error}); correct that line.") from error
-    for setting in settings:
-        _apply(tables, setting)
+    apply_settings(tables, settings, keys=recipe_keys(), fit=fit)
     return checked(Recipe, tables, origin=origin)
-
-
-def _apply(tables: Toml, setting: str) -> None:
-    """Write a setting such as `train.rounds=3` into the tables; a value that is not TOML is taken as text."""
-    key, equals, value = setting.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {setting!r} is not of the form key=value; write e.g. --set train.rounds=3.")
-    *parents, last = key.strip().split(".")
-    place: Any = tables
-    for parent in parents:
-        place = _enter(place, parent, setting)
-    if not isinstance(place, dict):
-        raise UserError(f"--set {setting!r} does not name a key of a table; write e.g. --set train.rounds=3.")
-    place[last] = _value(value.strip())
-
-
-def _enter(place: Any, key: str, setting: str) -> Any:
-    if isinstance(place, dict):
-        return place.setdefault(key, {})
-    if isinstance(place, list) and key.isdigit() and int(key) < len(place):
-        return place[int(key)]
-    raise UserError(
-        f"--set {setting!r} names {key!r}, which is not a table of the recipe; tables in a list are counted from 0."
-    )
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def checked(model: type[Model], tables: Mapping[str, Any], *, origin: str) -> Model:
@@ -125,24 +107,61 @@ def checked(model: type[Model], tables: Mapping[str, Any], *, origin: str) -> Mo
 
 def _sentence(error: ValidationError, model: type[BaseModel], origin: str) -> str:
     first, *others = error.errors(include_url=False)
-    *tables, key = [str(step) for step in first["loc"]]
+    *tables, key = map(str, _key(model, first["loc"]))
     place = f"{origin}: " + (f"[{'.'.join(tables)}] " if tables else "")
-    more = f" ({len(others)} more mistake{'s' if len(others) > 1 else ''} after this one.)" if others else ""
+    # A value that no member of a union accepts is one mistake, with an error per member.
+    own = _key(model, first["loc"])
+    same = [first, *(other for other in others if _key(model, other["loc"]) == own)]
+    count = len({_key(model, other["loc"]) for other in others} - {own})
+    more = f" ({plural(count, 'more mistake')} after this one.)" if count else ""
     if first["type"] == "extra_forbidden":
-        known = _keys(model, first["loc"][:-1])
-        return f"{place}has no key {key!r}{did_you_mean(key, known)} (known: {', '.join(known)}).{more}"
+        known = list((_model_at(model, first["loc"][:-1]) or model).model_fields)
+        return f"{place}has no key {key!r}{suggestion(key, known, recipe_keys())} (known: {', '.join(known)}).{more}"
     if first["type"] == "missing":
-        return f"{place}lacks the key {key!r}; add it.{more}"
-    return f"{place}{key} = {first['input']!r} is not accepted: {first['msg'][0].lower()}{first['msg'][1:]}.{more}"
+        is_table = _model_at(model, first["loc"]) is not None
+        what = f"the table [{'.'.join((*tables, key))}]" if is_table else f"the key {key!r}"
+        return f"{place}lacks {what}; add it.{more}"
+    # A table where a value belongs, as of `--set train.optimizer.lr=1`, or one with a number that cannot be meant.
+    misplaced = isinstance(first["input"], dict) and first["type"] != "number"
+    inner = next(iter(first["input"]), "") if misplaced else ""
+    hint = suggestion(str(inner), (), recipe_keys()) if inner else ""
+    return f"{place}{refused_value(same, key, '.'.join(tables))}{hint or '.'}{more}"
 
 
-def _keys(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
-    """The keys of the (nested) model at a location of a validation error."""
+def recipe_key_hint(key: str, known: Collection[str]) -> str:
+    """`"; did you mean 'train.lr'?"` for a key that is unknown where it stands; `known` are the keys of that place."""
+    return suggestion(key, known, recipe_keys())
+
+
+@functools.cache
+def recipe_keys() -> tuple[str, ...]:
+    """All dotted keys of a recipe, without options of building blocks: seed, backbone.path, ..., tuning.grid."""
+    return tuple(_dotted(Recipe, ""))
+
+
+def _dotted(model: type[BaseModel], before: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        inner = table_in(field.annotation)
+        if inner is None:
+            yield before + name
+        elif name != "compare":
+            yield from _dotted(inner, f"{before}{name}.")
+
+
+def _key(model: type[BaseModel], location: Sequence[int | str]) -> tuple[int | str, ...]:
+    """The path of the key that a validation error is about, without the steps into the key's value."""
+    for depth in range(1, len(location)):
+        if _model_at(model, location[:depth]) is None:
+            return tuple(location[:depth])
+    return tuple(location)
+
+
+def _model_at(model: type[BaseModel], path: Sequence[int | str]) -> type[BaseModel] | None:
+    """The (nested) model of the table at a path; None where a key's value is no table."""
+    found: type[BaseModel] | None = model
     for step in path:
-        annotation = model.model_fields[step].annotation if isinstance(step, str) else model
-        model = next((part for part in (annotation, *getattr(annotation, "__args__", ())) if _is_model(part)), model)
-    return list(model.model_fields)
-
-
-def _is_model(part: object) -> bool:
-    return isinstance(part, type) and issubclass(part, BaseModel)
+        if isinstance(step, int) or found is None:
+            continue
+        field = found.model_fields.get(step)
+        found = None if field is None else table_in(field.annotation)
+    return found

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, TypeVar
 
@@ -126,6 +127,31 @@ def at_sites(builder: Marked) -> Marked:
 def is_at_sites(builder: Builder) -> bool:
     """Whether a source or a partition rule is marked by `at_sites`."""
     return bool(getattr(builder, "at_sites", False))
+
+
+def recognised_by(test: Callable[[Path], bool], *, last: bool = False) -> Callable[[Marked], Marked]:
+    """Mark a source with a test that tells from names and heads of files whether a path is in the source's form.
+
+    One that is `last` reads what no other source recognises.
+    """
+
+    def mark(builder: Marked) -> Marked:
+        builder.recognises, builder.recognised_last = test, last  # type: ignore[attr-defined]
+        return builder
+
+    return mark
+
+
+def _recognises(source: Builder, path: Path) -> bool:
+    test: Callable[[Path], bool] | None = getattr(source, "recognises", None)
+    return test is not None and test(path)
+
+
+def sources_of(path: Path) -> tuple[str, ...]:
+    """The names of the sources that recognise a file or folder."""
+    found = [name for name, source in SOURCES.builders.items() if _recognises(source, path)]
+    first = [name for name in found if not getattr(SOURCES.builders[name], "recognised_last", False)]
+    return tuple(first or found)
 
 
 SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.emoji", "fedprompt.demo.scenes"), "Dataset")

@@ -74,10 +74,18 @@ class Dataset:
 
     @property
     def report(self) -> IntakeReport:
-        """What was read, in numbers and sentences."""
-        kept = [split for row, split in enumerate(self.splits) if row not in self.excluded]
+        """What was read, in numbers and sentences, without the images that were excluded since."""
+        kept = [row for row in range(len(self.splits)) if row not in self.excluded]
+        unreadable = {"unreadable": len(self.excluded)} if self.excluded else {}
+        domains = counted(filter(None, (self.domains[row] for row in kept)))
+        origins = {what: origin for what, origin in self.intake.origins.items() if what != "domains" or domains}
+        intake = replace(self.intake, left_out={**self.intake.left_out, **unreadable}, origins=origins)
         return IntakeReport(
-            len(self.source), self.space.names, counted(kept), counted(filter(None, self.domains)), **vars(self.intake)
+            images=len(kept),
+            classes=self.space.names,
+            splits=counted(self.splits[row] for row in kept),
+            domains=domains,
+            **vars(intake),
         )
 
     @cached_property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.text_files import load_json, read_unicode
+from fedprompt.text_files import json_text, load_json, read_unicode
 
 FORMAT = 1
 MAX_BYTES = 16 << 20  # a thousand classes with their scenes need a tenth of it
@@ -41,17 +40,35 @@ class Provenance(Section):
     prompts: str = ""  # fingerprint of the prompt templates
     parameters: dict[str, JsonValue] = {}
     source: str = ""  # of converted files: the name of the file
+    authors: str = ""
+    method: str = ""  # how the descriptions were made
     written: dict[str, str] = {}  # class name -> fingerprint
     written_conditions: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """Who or what wrote the descriptions, for pages; empty if that is not known."""
+        if self.model:
+            return f"Written by {self.model}."
+        if self.authors:
+            return f"By {self.authors}: {self.method}."
+        return f"Converted from {self.source}." if self.source else ""
+
 
 class Descriptions(Section):
-    """The content of a descriptions file; attributes or conditions may be absent."""
+    """The content of a descriptions file; attributes or conditions may be absent.
+
+    `synonyms` are other names of classes, by which they are found too; `conditions_source` says whose conditions
+    these are, and `licence` is the SPDX identifier of the file's licence.
+    """
 
     fedprompt_descriptions: int = FORMAT
     attributes: dict[str, Phrases] = {}
+    synonyms: dict[str, Phrases] = {}
     conditions: Phrases = ()
+    conditions_source: str = ""
     scenes: tuple[Scene, ...] = ()
+    licence: str = ""
     provenance: Provenance = Provenance()
 
     @field_validator("conditions")
@@ -76,7 +93,7 @@ class Descriptions(Section):
 
 def fingerprint(phrases: Sequence[str]) -> str:
     """Sixteen hexadecimal digits of a list of phrases, order included."""
-    return hashlib.sha256(json.dumps(list(phrases), ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(list(phrases), ascii_only=False).encode()).hexdigest()[:16]
 
 
 def load_description_json(path: Path) -> object:

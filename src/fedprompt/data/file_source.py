@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once per process
 
@@ -44,13 +44,13 @@ class FileSource:
             digest = hashlib.sha256(self._decode_options())
             for file, path, stat in zip(self.files, paths, stats, strict=True):
                 content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
-                digest.update(json.dumps([file, stat.st_size, content or stat.st_mtime_ns]).encode())
+                digest.update(json_text([file, stat.st_size, content or stat.st_mtime_ns]).encode())
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
         return digest.hexdigest()[:32]
 
     def _decode_options(self) -> bytes:
-        return json.dumps([self.window, self.bands] if self.bands else self.window).encode()
+        return json_text([self.window, self.bands] if self.bands else self.window).encode()
 
     def __len__(self) -> int:
         return len(self.files)

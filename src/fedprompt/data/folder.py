@@ -14,6 +14,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.intake.image_files import has_image_name, visible
 from fedprompt.data.intake.paths import regular_files
 from fedprompt.errors import UserError
+from fedprompt.file_system import entries, read_bytes, require_file
 from fedprompt.text_files import LINE_ENDS
 
 JsonObject = Mapping[str, object]
@@ -40,7 +41,7 @@ class DatasetFolder:
     def has(self, name: str) -> bool:
         """Whether a file or folder exists; the listing then depends on it, existing or not."""
         self._read[name] = None
-        return (self.path / name).exists()
+        return os.path.exists(self.path / name)  # unlike that of a Path, also where a folder cannot be read
 
     def find(self, names: Iterable[str], what: str) -> str:
         """The first of several paths that exists; UserError naming all of them."""
@@ -53,12 +54,9 @@ class DatasetFolder:
     def content(self, name: str) -> bytes:
         """A file's bytes."""
         self._read[name] = None
-        try:
-            return (self.path / name).read_bytes()
-        except FileNotFoundError as error:
-            raise UserError(f"The file {self.path / name} is missing; the download is incomplete.") from error
-        except OSError as error:
-            raise UserError(f"The file {self.path / name} cannot be read ({error.strerror}).") from error
+        if not os.path.lexists(self.path / name):
+            raise UserError(f"The file {self.path / name} is missing; the download is incomplete.")
+        return read_bytes(self.path / name, "replace it by the file")
 
     def text(self, name: str) -> str:
         """A text file's content."""
@@ -87,6 +85,7 @@ class DatasetFolder:
         from scipy.io import loadmat
 
         self._read[name] = None
+        require_file(self.path / name, "download it again")
         try:
             return np.atleast_1d(loadmat(self.path / name, squeeze_me=True)[variable])
         except (OSError, ValueError, KeyError, NotImplementedError) as error:
@@ -127,10 +126,6 @@ class DatasetFolder:
 
     def _scan(self, name: str) -> list[os.DirEntry[str]]:
         self._read[name] = None
-        try:
-            with os.scandir(self.path / name) as entries:
-                return [entry for entry in entries if visible(entry.name)]
-        except FileNotFoundError as error:
-            raise UserError(f"The folder {self.path / name} is missing; the download is incomplete.") from error
-        except OSError as error:
-            raise UserError(f"The folder {self.path / name} cannot be read ({error.strerror}).") from error
+        if not os.path.lexists(self.path / name):
+            raise UserError(f"The folder {self.path / name} is missing; the download is incomplete.")
+        return [entry for entry in entries(self.path / name) if visible(entry.name)]

@@ -58,18 +58,18 @@ class JoinedSource:
 
     def open(self, row: int) -> Image.Image:
         """Decode one image to RGB."""
-        source, own = self._find(row)
+        source, own = self.find(row)
         return source.open(own)
 
     def take(self, rows: Sequence[int]) -> JoinedSource:
         """A source of these images alone: consecutive rows of one source are taken from it together."""
-        found = groupby(map(self._find, rows), key=lambda pair: id(pair[0]))
+        found = groupby(map(self.find, rows), key=lambda pair: id(pair[0]))
         runs = [list(run) for _, run in found]
         return JoinedSource(tuple(run[0][0].take([own for _, own in run]) for run in runs))
 
     def describe(self, row: int) -> str:
         """The address in its own source."""
-        source, own = self._find(row)
+        source, own = self.find(row)
         return source.describe(own)
 
     @cached_property
@@ -77,7 +77,7 @@ class JoinedSource:
         """The first row of each source."""
         return tuple(accumulate((len(source) for source in self.sources[:-1]), initial=0))
 
-    def _find(self, row: int) -> tuple[ImageSource, int]:
+    def find(self, row: int) -> tuple[ImageSource, int]:
         """The source a row belongs to, and its row number there."""
         place = bisect_right(self._starts, row) - 1
         return self.sources[place], row - self._starts[place]

@@ -71,7 +71,13 @@ class JoinedDataset(Dataset):
                 rows = tuple(row + one for one in shard.rows)
                 shards.append(replace(shard, name=name, rows=rows, classes=tuple(label + one for one in shard.classes)))
         first = partitions[0][1]
-        return Partition(first.rule, first.seed, tuple(shards))
+        warnings = tuple(
+            f"{self.members[place].name}: {text}"
+            for place, partition in partitions
+            if len(partition.shards) > 1 or len(shards) == 1  # one client of a part is a client among others
+            for text in partition.warnings
+        )
+        return Partition(first.rule, first.seed, tuple(shards), warnings)
 
 
 def _first_rows(parts: Sequence[Dataset]) -> list[int]:

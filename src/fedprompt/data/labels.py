@@ -21,7 +21,8 @@ class LabelSpace:
 
     `attributes[name]` are short visual phrases ("four legs") that a language model or a person wrote for the class,
     `synonyms[name]` other names of it, and `prompts[name]` is a whole sentence where the template makes no sense ("a
-    photo of no animal."). `ensemble` are further templates for prompt ensembling.
+    photo of no animal."). `ensemble` are further templates for prompt ensembling. `descriptions` names the bundled
+    descriptions files of these classes, from which a method gets the attributes or conditions that the space lacks.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,7 @@ class LabelSpace:
     prompts: Mapping[str, str] = field(default_factory=dict)
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     ensemble: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.names:

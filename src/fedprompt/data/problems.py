@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decoding import Workers
+from fedprompt.data.decode_workers import Workers
 from fedprompt.data.images import Images, ImageSource, OnStep
 from fedprompt.errors import UserError
 

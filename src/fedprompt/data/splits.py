@@ -10,7 +10,7 @@ from fedprompt.errors import UserError
 from fedprompt.seeding import seed_for
 
 FRACTIONS = (0.5, 0.2)  # train and val of every class; the rest is for testing
-STRATIFIED_ORIGIN = f"drawn by the seed {{seed}}, {1 - sum(FRACTIONS):.0%} test and {FRACTIONS[1]:.0%} validation"
+STRATIFIED_ORIGIN = f"drawn with the seed {{seed}}, {1 - sum(FRACTIONS):.0%} test and {FRACTIONS[1]:.0%} validation"
 VALIDATION = 0.2  # of an official training split
 
 
@@ -78,7 +78,7 @@ def _shuffled(files: Sequence[str], groups: Sequence[Hashable], seed: int) -> di
 
 def drawn_origin(test_fraction: float, seed: int) -> str:
     """Where a split comes from that `draw_independent_splits` has drawn, in words."""
-    return f"drawn by the seed {seed}, {100 * test_fraction:g}% for testing"
+    return f"drawn with the seed {seed}, {100 * test_fraction:g}% for testing"
 
 
 def check_test_fraction(test_fraction: float) -> None:

@@ -1,4 +1,4 @@
-"""The embedded demo: data sets drawn from icon fonts, and a small CLIP pretrained on such drawings."""
+"""The embedded demo: data sets rendered from emoji, and a small CLIP pretrained on such images."""
 
 from __future__ import annotations
 

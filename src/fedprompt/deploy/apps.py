@@ -5,7 +5,6 @@ Flower starts a process per message, so nothing here imports torch before it is 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -13,30 +12,41 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict
 from fedprompt.deploy.worker_socket import NoWorkerError, request_worker
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.apps import Settings, client_app, server_app
 from fedprompt.runtimes.flower.grid import GridChannel
-from fedprompt.runtimes.payload import DONE, REFUSED, SECURE, Payload
+from fedprompt.runtimes.payload import DONE, FAILED, MALFORMED, REFUSED, SECURE, Payload
 
 POLL = 1.0  # seconds between checks of the SuperLink
 
 
 def answer(request: Payload, settings: Settings) -> Payload:
     """Answer a request at the site whose folder the node's configuration names, in its worker if there is one."""
-    if request.fields.get("only") == "name":
-        return Payload(DONE, {"site": str(settings.get("site", ""))})
     folder = Path(str(settings["home"]))
+    if request.fields.get("only") == "name":
+        return _recorded(folder, request, Payload(DONE, {"site": str(settings.get("site", ""))}))
+    if request.kind == MALFORMED:
+        return _recorded(folder, request, Payload(REFUSED, {"reason": "the message is malformed."}), rule="request")
     try:
         return request_worker(folder, request)
+    except UserError:  # it has recorded nothing, as it records a message when it answers it
+        reason = "the worker stopped before it answered; see the site's log."
+        return _recorded(folder, request, Payload(FAILED, {"reason": reason}), rule="failure")
     except NoWorkerError:
         if request.kind in SECURE:
-            return Payload(
-                REFUSED, {"reason": "secure sums need the site's worker, which remembers a round's secrets."}
-            )
+            reason = "secure sums need the site's worker, which remembers a round's secrets."
+            return _recorded(folder, request, Payload(REFUSED, {"reason": reason}), rule="secure sums")
         from fedprompt.deploy.site import Site  # imports torch and transformers, which takes seconds
 
         return Site(folder).answer(request)
+
+
+def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str = ALLOWED) -> Payload:
+    """The answer, after it was recorded; what cannot be recorded does not leave."""
+    AuditTrail(folder).record(request, answer, Verdict(rule))
+    return answer
 
 
 def run(channel: GridChannel, settings: Settings) -> None:
@@ -57,7 +67,8 @@ def run(channel: GridChannel, settings: Settings) -> None:
     channel.on_wait = partial(_write_waiting, out)
     threading.Thread(target=_end_with_superlink, args=(home, out), daemon=True).start()
     try:
-        run_on_sites(text, out, channel, load_deployment(home), home=home)
+        accept = bool(settings.get("accept-changes", False))
+        run_on_sites(text, out, channel, load_deployment(home), home=home, accept_changes=accept)
     except BaseException as error:
         # The run's own record has the error too, unless the run failed before it had one.
         write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
@@ -67,8 +78,9 @@ def run(channel: GridChannel, settings: Settings) -> None:
 def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
     from fedprompt.deploy.settings import WAITING
     from fedprompt.records.run_folder import write_atomic
+    from fedprompt.text_files import json_text
 
-    write_atomic(out / WAITING, json.dumps({"sites": list(names), "since": since}))
+    write_atomic(out / WAITING, json_text({"sites": list(names), "since": since}))
 
 
 def _end_with_superlink(home: Path, out: Path) -> None:

@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from fedprompt.deploy.init import site_key, tls_of
+from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
+from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import own, write_atomic
+from fedprompt.records.run_folder import acquire_lock, write_atomic
 from fedprompt.runtimes.flower import commands
 
 POLL, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between checks, before a restart, and for a process to end
@@ -78,7 +79,7 @@ def stoppable() -> Iterator[None]:
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
     """Lock a folder until SIGTERM or Ctrl-C; UserError if another command runs its processes."""
-    lock = own(folder / LOCK, busy=f"Another command already runs {folder}; stop that one first.")
+    lock = acquire_lock(folder / LOCK, busy=f"Another command already runs {folder}; stop that one first.")
     try:
         with stoppable():
             kill_orphans(folder)
@@ -88,12 +89,12 @@ def _exclusive(folder: Path) -> Iterator[None]:
 
 
 def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
-    """Run a SuperLink until stopped, and register every site with a public key `keys/SITE.pub`."""
+    """Run a SuperLink until stopped, and admit exactly the sites with public keys `keys/SITE.pub`."""
     folder = folder.resolve()
     deployment = load_deployment(folder)
     environment = commands.environment(folder / "flower", **{HOME: str(folder)})
     command = commands.superlink(port=deployment.local_port, database=folder / "state.db", tls=tls_of(folder))
-    if warning := commands.newer():
+    for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
         say(warning)
     with _exclusive(folder):
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
@@ -103,28 +104,39 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
             wait_for_port(deployment.local_port, alive=lambda: link.ended is None)
             say(f"The server {deployment.name} is up; sites connect to {deployment.address}:{deployment.port}.")
             while link.ended is None:
-                register_keys(folder, deployment.sites, say=say)
+                admit_sites(folder, load_deployment(folder).sites, say=say)
                 time.sleep(POLL)
         finally:
             link.stop()
     raise UserError(f"The SuperLink ended with code {link.ended}; see {folder / 'logs' / 'superlink.log'}.")
 
 
-def register_keys(folder: Path, sites: Sequence[str], *, say: Callable[[str], None]) -> None:
-    """Register new public keys with the SuperLink, and keep the node id that Flower assigns to each."""
-    known = folder / ADMITTED
-    for key in sorted((folder / "keys").glob("*.pub")):
-        mark = known / f"{key.stem}-{hashlib.sha256(key.read_bytes()).hexdigest()[:16]}"
-        if mark.exists():
-            continue
-        if key.stem not in sites:
-            _log.warning("%s is not a site of the deployment; add it to deployment.toml or rename the file.", key.stem)
-            continue
-        reply = commands.ask(commands.register(key, key.stem), folder)
+def admit_sites(folder: Path, sites: Sequence[str], *, say: Callable[[str], None]) -> None:
+    """Register new public keys with the SuperLink, and take back those that are gone or replaced.
+
+    The node id that Flower assigns to each key is kept.
+    """
+    keys = {path.stem: path for path in sorted((folder / "keys").glob("*.pub"))}
+    wanted = {}
+    for name, path in keys.items():
+        if name in sites:
+            wanted[f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"] = name
+        else:
+            _log.warning("%s is not a site of the deployment; add it to deployment.toml or rename the file.", name)
+    known = {mark.name: mark for mark in (folder / ADMITTED).glob("*-*")}
+    for gone in known.keys() - wanted.keys():
+        commands.ask(commands.unregister(known[gone].read_text(encoding="utf-8")), folder)
+        known[gone].unlink()
+        say(f"The site {gone.rpartition('-')[0]} may no longer connect with its former key.")
+    for new in sorted(wanted.keys() - known.keys()):
+        name = wanted[new]
+        reply = commands.ask(commands.register(keys[name], name), folder)
         if not reply.get("success"):
-            raise UserError(f"The server did not accept the key {key} ({reply.get('error-message', reply)}).")
-        write_atomic(mark, str(reply["node-id"]))
-        say(f"The site {key.stem} may now connect.")
+            raise UserError(f"The server did not accept the key {keys[name]} ({reply.get('error-message', reply)}).")
+        write_atomic(folder / ADMITTED / new, str(reply["node-id"]))
+        say(f"The site {name} may now connect.")
+    if known.keys() != wanted.keys():
+        write_roster(folder)
 
 
 def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> None:
@@ -144,6 +156,9 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder):
+        check_authority(folder, site)
+        for warning in expiry_warnings(folder):
+            say(warning)
         _supervise(programs, folder, environment, say)
 
 

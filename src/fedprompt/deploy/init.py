@@ -6,11 +6,20 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from fedprompt.deploy.certificates import make_authority, make_server_certificate, make_site_key
-from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, SiteFile, load_site, save
+from fedprompt.deploy.certificates import (
+    DAYS,
+    authority_fingerprint,
+    days_left,
+    make_authority,
+    make_server_certificate,
+)
+from fedprompt.deploy.identity import NODE, make_site_keys
+from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, Roster, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
+
+WARN_DAYS = 60  # before a certificate expires
 
 # The reverse proxy passes only the sites' messages: calls that start runs are possible on the server's loopback alone.
 NGINX = """# Include this inside nginx's http block, e.g. as /etc/nginx/conf.d/fedprompt.conf
@@ -60,8 +69,7 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
         part.mkdir(parents=True, exist_ok=True)
     authority = certificates / "ca.crt"
     make_authority(certificates / "ca.key", authority, name=deployment.name)
-    hosts = (deployment.address, "localhost", "127.0.0.1")
-    make_server_certificate(certificates, certificates / "ca.key", authority, hosts=hosts)
+    make_server_certificate(certificates, certificates / "ca.key", authority, hosts=_hosts(deployment))
     proxy = NGINX.format(port=deployment.port, local_port=deployment.local_port, folder=folder)
     write_atomic(folder / "nginx.conf", proxy)
     write_atomic(folder / "fedprompt-server.service", service("fedprompt server", "server up", folder))
@@ -73,24 +81,24 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
         own.mkdir(parents=True)
         write_atomic(own / "ca.crt", authority.read_bytes())
         port = SiteFile.model_fields["port"].default + number  # a rehearsal runs several sites on one machine
-        save(own / SITE, SiteFile(name=site, superlink=f"{deployment.address}:{deployment.port}", port=port))
+        roster = Roster(server=authority_fingerprint(authority))
+        address = f"{deployment.address}:{deployment.port}"
+        save(own / SITE, SiteFile(name=site, superlink=address, port=port, roster=roster))
     save(folder / DEPLOYMENT, deployment)
 
 
 def init_site(folder: Path) -> Path:
-    """Create a site's key pair and service file; returns the public key, which goes to the server's operator."""
+    """Create a site's keys and service file; returns the public keys' file, which goes to the server's operator."""
     folder = folder.resolve()
     site = load_site(folder)
-    private, public = site_key(folder), folder / f"{site.name}.pub"
-    if not private.exists():
-        make_site_key(private, public)
+    public = make_site_keys(folder, site.name)
     write_atomic(folder / "fedprompt-site.service", service(f"fedprompt site {site.name}", "site up", folder))
     return public
 
 
 def site_key(folder: Path) -> Path:
     """The file of a site's private key."""
-    return folder / "site.key"
+    return folder / NODE
 
 
 def service(what: str, command: str, folder: Path) -> str:
@@ -102,6 +110,60 @@ def tls_of(folder: Path) -> commands.Tls:
     """The certificate files of a server's folder."""
     own = folder / "certificates"
     return commands.Tls(own / "ca.crt", own / "server.pem", own / "server.key")
+
+
+def renew_certificates(folder: Path, *, authority_key: Path | None) -> list[str]:
+    """Renew the server's certificate, and the authority's if it would not outlive it; says what is to be done next.
+
+    Keys stay the same, so sites need nothing new before their copy of the authority's certificate expires.
+    """
+    folder, deployment = folder.resolve(), load_deployment(folder)
+    certificates = folder / "certificates"
+    authority, key = certificates / "ca.crt", authority_key or certificates / "ca.key"
+    steps = []
+    if not key.exists():
+        raise UserError(f"There is no {key}; give the authority's key with --authority-key.")
+    if days_left(authority) <= DAYS:
+        make_authority(key, authority, name=deployment.name)
+        steps.append(f"Send the new {authority} to every site, which puts it into its folder.")
+    make_server_certificate(certificates, key, authority, hosts=_hosts(deployment))
+    return [*steps, "Reload nginx and restart `fedprompt server up`, so that they use the new certificate."]
+
+
+def expiry_warnings(folder: Path) -> list[str]:
+    """What to renew in the folder of a deployment or site, whose certificates expire within WARN_DAYS."""
+    at_server = (folder / DEPLOYMENT).exists()
+    fix = f"renew it with: fedprompt deploy renew {folder}" if at_server else "ask the server's operator for a new one"
+    return [
+        f"The certificate {file} {f'expires in {left} days' if left >= 0 else 'has expired'}; {fix}."
+        for file, left in certificate_days(folder).items()
+        if left < WARN_DAYS
+    ]
+
+
+def certificate_days(folder: Path) -> dict[Path, int]:
+    """The days left of each certificate in the folder of a deployment or site; UserError if there is none."""
+    own = folder / "certificates" if (folder / DEPLOYMENT).exists() else folder
+    files = [file for file in (own / "server.pem", own / "ca.crt") if file.exists()]
+    if not files:
+        raise UserError(f"There are no certificates in {own}; give the folder of a deployment or of a site.")
+    return {file: days_left(file) for file in files}
+
+
+def remove_site(folder: Path, name: str) -> None:
+    """Take a site out of a deployment; the running server disconnects it within a second."""
+    folder, deployment = folder.resolve(), load_deployment(folder)
+    if name not in deployment.sites:
+        raise UserError(f"{name} is not a site of the deployment; it has {', '.join(deployment.sites)}.")
+    if len(deployment.sites) == 1:
+        raise UserError(f"{name} is the only site of the deployment; delete the deployment's folder instead.")
+    (folder / "keys" / f"{name}.pub").unlink(missing_ok=True)
+    left = tuple(one for one in deployment.sites if one != name)
+    save(folder / DEPLOYMENT, deployment.model_copy(update={"sites": left}))
+
+
+def _hosts(deployment: Deployment) -> tuple[str, ...]:
+    return deployment.address, "localhost", "127.0.0.1"
 
 
 def _licence() -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
 import torch
 
@@ -20,6 +18,7 @@ from fedprompt.experiments.plan import Trial
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.payload import Fields
+from fedprompt.text_files import json_text
 
 # What must be equal at server and sites, and the fix for a mismatch.
 FIXES = {
@@ -27,16 +26,16 @@ FIXES = {
     "method": "install the server's versions there; the method's tensors differ in name, shape or type",
     "backbone": "copy the server's backbone there, or name its folder in site.toml",
     "classes": "agree on one class list, spelling and order included",
+    "data": "put them back, or begin a new run",
 }
 
 
-def hello_answer(experiment: Experiment, trial: Trial, client: Client, settings: SiteFile) -> Fields:
+def hello_answer(experiment: Experiment, client: Client, settings: SiteFile) -> Fields:
     """The fields of a site's answer to a hello message; counts below the policy's threshold are withheld."""
     smallest = settings.policy.smallest_count
     labels = _counts(client, smallest)
     return {
         "site": settings.name,
-        **fingerprints(experiment, trial),
         "versions": versions(),
         # Exact sums would reveal the withheld counts.
         "images": len(client.train) // smallest * smallest,
@@ -66,7 +65,7 @@ def class_list(space: LabelSpace) -> str:
 
 def digest(value: object) -> str:
     """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text(value).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:
@@ -82,14 +81,15 @@ def _counts(client: Client, smallest: int) -> list[int | None]:
     return [None if 0 < count < smallest else count for count in found.tolist()]
 
 
-def mismatches(ours: Mapping[str, str], theirs: Fields, *, asked: float, answered: float, skew: float) -> list[str]:
-    """The mismatches of one site, each with its fix; `asked` and `answered` are the server's times of the exchange."""
-    found = [
+def mismatches(ours: Mapping[str, str], theirs: Fields) -> list[str]:
+    """The mismatches of a site's facts with the server's, each with its fix."""
+    return [
         f"{what} is {str(theirs.get(what))[:16]!r}, not {wanted[:16]!r}; {FIXES[what]}"
         for what, wanted in ours.items()
         if theirs.get(what) != wanted
     ]
-    clock: Any = theirs.get("time")
-    if not isinstance(clock, int | float) or not asked - skew <= clock <= answered + skew:
-        found.append(f"its clock is off by more than {skew:.0f} s; set it by NTP")
-    return found
+
+
+def is_close(clock: object, *, asked: float, answered: float, skew: float) -> bool:
+    """Whether a site's time is within `skew` seconds of the exchange, whose times at the server are given."""
+    return isinstance(clock, int | float) and asked - skew <= clock <= answered + skew

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import DescriptionsTable
-from fedprompt.deploy.preflight import fingerprints, mismatches
+from fedprompt.config.recipe_tables import DescriptionsTable
+from fedprompt.deploy.checked_channel import CheckedChannel, MessageNumbers, SiteChannel, Terms
+from fedprompt.deploy.identity import identities_of
+from fedprompt.deploy.preflight import fingerprints
+from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -20,30 +21,29 @@ from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
-from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
-from fedprompt.runtimes.remote import Channel, Remote
+from fedprompt.runtimes.payload import Fields
+from fedprompt.runtimes.remote import Remote
+from fedprompt.text_files import json_text
 
 FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
-POLL = 1.0  # seconds between checks of which sites are connected
-
-
-class SiteChannel(Channel, Protocol):
-    """A channel that lists the connected sites."""
-
-    def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
-        """The connected sites by name."""
-        ...
 
 
 @dataclass(frozen=True)
 class Federation:
-    """The run id at the sites, and the deployment's folder, of a run over sites."""
+    """The run id at the sites, and the deployment's folder, of a run over sites.
+
+    `starts` counts how often the run was started or resumed. `data` has, by site, the fingerprint of the images that it
+    began with.
+    """
 
     run: str
     deployment: str
+    starts: int = 0
+    data: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folder: Path) -> Federation | None:
@@ -52,16 +52,27 @@ class Federation:
         if not path.is_file():
             return None
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return cls(str(fields["run"]), str(fields["deployment"]))
+        return cls(str(fields["run"]), str(fields["deployment"]), int(fields["starts"]), dict(fields["data"]))
+
+    def save(self, folder: Path) -> None:
+        """Write it to the run's folder."""
+        write_atomic(folder / FEDERATION, json_text(vars(self)))
 
 
-def run_on_sites(text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path) -> Path:
-    """Run a recipe over the sites into `out`, or resume the run in it; returns the report."""
+def run_on_sites(
+    text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path, accept_changes: bool = False
+) -> Path:
+    """Run a recipe over the sites into `out`, or resume the run in it; returns the report.
+
+    With `accept_changes` a run is resumed although its recipe, versions or a site's images have changed.
+    """
     federation = Federation.of(out) or Federation(secrets.token_hex(16), str(home))
-    write_atomic(out / FEDERATION, json.dumps(vars(federation)))
-    make_transport = site_transport(channel, deployment, federation.run)
+    data = {} if accept_changes else federation.data
+    federation = replace(federation, starts=federation.starts + 1, data=data)
+    federation.save(out)
+    make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
-        return runs.resume(out, make_transport=make_transport)
+        return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes)
     plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
     return runs.start(plan, out, make_transport=make_transport)
 
@@ -78,8 +89,14 @@ def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
     return recipe.model_copy(update={"partition": partition, "data": data})
 
 
-def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> TransportFactory:
-    """The factory of transports to the sites of a deployment, for every trial of a run."""
+def site_transport(
+    channel: SiteChannel, deployment: Deployment, federation: Federation, *, identities: Mapping[str, bytes]
+) -> TransportFactory:
+    """The factory of transports to the sites of a deployment, for every trial of a run.
+
+    `identities` are the sites' identity keys, as far as they have sent them.
+    """
+    run, numbers = federation.run, MessageNumbers(federation.starts)
 
     def make_transport(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
         if trial.setup.attack is not None:
@@ -94,11 +111,19 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
         job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
-        preflight = Preflight(channel, deployment, names, job)
+        secure = _secure_sum(trial, job, names, identities)
+        num_examples: dict[int, int] = {}
+
+        def admit(name: str, fields: Fields) -> None:
+            num_examples[names.index(name)] = _count(fields.get("images"))
+            federation.save(context.run.path)
+            reported = {key: value for key, value in fields.items() if key != "serial"}
+            context.run.append(SitesEvent(trial=trial.name, sites={name: reported}))
+
+        terms = Terms(names, job, fingerprints(context.experiment, trial), federation.data, admit)
+        checked = CheckedChannel(channel, deployment, numbers, terms)
         context.callbacks.on_step("Asking the sites")
-        answers = preflight.run(context, trial)
-        context.run.append(SitesEvent(trial=trial.name, sites=answers))
-        num_examples = {names.index(name): _count(fields.get("images")) for name, fields in answers.items()}
+        checked.preflight(on_warning=context.callbacks.on_warning)
         if trial.settings.privacy is not None and len(num_examples) < len(names):
             raise UserError("A privacy budget per image needs every site at the preflight; start them, then resume.")
         accepted = {
@@ -107,19 +132,33 @@ def site_transport(channel: SiteChannel, deployment: Deployment, run: str) -> Tr
             if isinstance(event, RoundEvent) and event.trial == trial.name
             for client in event.kept
         }
-        secure = trial.setup.secure
         return Remote(
             method,
-            channel,
+            checked,
             deployment.remote_settings(names),
             job,
             accepted=accepted,
             num_examples=num_examples,
-            secure=None if secure is None else replace(secure, run=f"{run}/{trial.name}"),
+            secure=secure,
             on_client=context.callbacks.on_client,
         )
 
     return make_transport
+
+
+def _secure_sum(
+    trial: Trial, job: Mapping[str, str], names: Sequence[str], identities: Mapping[str, bytes]
+) -> SecureSum | None:
+    """The trial's secure sum with what binds it to this run and its sites."""
+    if trial.setup.secure is None:
+        return None
+    if missing := [name for name in names if name not in identities]:
+        raise UserError(
+            f"Secure aggregation needs the identity key of every site, but keys/{missing[0]}.pub has none; "
+            "the site makes it with: fedprompt site init"
+        )
+    keys = {client: identities[name] for client, name in enumerate(names)}
+    return secure_sum_of_job(trial.setup.secure, job, keys)
 
 
 def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
@@ -145,65 +184,6 @@ def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
 
 def _count(value: object) -> int:
     return value if type(value) is int and value > 0 else 0
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """The hello message to every site before the first round, and the comparison of the answers."""
-
-    channel: SiteChannel
-    deployment: Deployment
-    names: tuple[str, ...]
-    job: Fields
-
-    def run(self, context: RunContext, trial: Trial) -> dict[str, Fields]:
-        """The answer of each connected site. Raises UserError for mismatches, and if too few sites are connected."""
-        present = self._wait_for_sites()
-        asked = time.time()
-        answers = self.channel.ask(
-            {
-                name: Payload(HELLO, {**self.job, "client": client})
-                for client, name in enumerate(self.names)
-                if name in present
-            },
-            deadline=self.deployment.deadline,
-        )
-        ours, problems = fingerprints(context.experiment, trial), []
-        accepted: dict[str, Fields] = {}
-        for name, answer in answers.items():
-            problems += [f"{name}: {problem}" for problem in self._problems(ours, answer, asked)]
-            if isinstance(answer, Payload):
-                accepted[name] = answer.fields
-        if problems:
-            raise UserError("The preflight stops the run. " + "; ".join(problems) + ".")
-        for name in self.names:
-            if name not in present:
-                context.callbacks.on_warning(f"The site {name} is not connected; it may join in a later round.")
-        return accepted
-
-    def _wait_for_sites(self) -> set[str]:
-        """Wait for all sites for at most `connect_timeout` seconds; UserError below the quorum."""
-        end = time.monotonic() + self.deployment.connect_timeout
-        present = set(self.channel.sites()) & set(self.names)
-        while len(present) < len(self.names) and time.monotonic() < end:
-            time.sleep(POLL)
-            present = set(self.channel.sites()) & set(self.names)
-        quorum = min(self.deployment.quorum, len(self.names))
-        if len(present) < quorum:
-            missing = ", ".join(sorted(set(self.names) - present))
-            raise UserError(
-                f"{len(present)} of the {quorum} sites that a round needs are connected (missing: {missing}); "
-                "start them with `fedprompt site up`, then continue with: fedprompt resume RUN."
-            )
-        return present
-
-    def _problems(self, ours: Mapping[str, str], answer: Payload | str, asked: float) -> list[str]:
-        if isinstance(answer, str):
-            return [answer.rstrip(".")]
-        if answer.kind != DONE:
-            return [f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200].rstrip('.')}"]
-        skew = self.deployment.clock_skew
-        return mismatches(ours, answer.fields, asked=asked, answered=time.time(), skew=skew)
 
 
 def recorded_events(folder: Path) -> list[Event]:

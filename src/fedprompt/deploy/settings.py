@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -11,7 +12,8 @@ import tomli_w
 from pydantic import Field, field_validator
 
 from fedprompt.config.recipe import checked
-from fedprompt.config.tables import Table
+from fedprompt.config.recipe_tables import Table
+from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
@@ -24,7 +26,8 @@ LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLin
 PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process id of the run, and why it stopped
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"  # of a deployment or a site: used in file names and command lines
+YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
+MOST_DELTA = 1e-3
 Model = TypeVar("Model", bound=Table)
 
 
@@ -37,10 +40,10 @@ class Deployment(Table):
     local_port: int = Field(8000, ge=1, le=65535, description="port of the SuperLink, on loopback only")
     sites: tuple[str, ...] = Field(min_length=1, description="all sites that may take part")
     quorum: int = Field(1, ge=1, description="least number of updates for a round to count")
-    deadline: float = Field(600.0, gt=0, description="seconds that a site has for a round")
-    connect_timeout: float = Field(120.0, ge=0, description="seconds to wait for sites before the first round")
+    deadline: float = Field(600.0, gt=0, le=YEAR, description="seconds that a site has for a round")
+    connect_timeout: float = Field(120.0, ge=0, le=YEAR, description="seconds to wait for sites before the first round")
     upload: Upload = Field("float32", description="data type of updates on the wire; narrower types send differences")
-    clock_skew: float = Field(60.0, gt=0, description="seconds by which a site's clock may differ")
+    clock_skew: float = Field(60.0, gt=0, le=YEAR, description="seconds by which a site's clock may differ")
 
     @field_validator("sites")
     @classmethod
@@ -57,18 +60,53 @@ class Deployment(Table):
         return RemoteSettings(sites, min(self.quorum, len(sites)), self.deadline, self.upload)
 
 
+class Roster(Table):
+    """Whom a site knows, by keys that were exchanged outside the federation; no message changes it."""
+
+    server: str = Field("", description="fingerprint of the certificate authority in ca.crt; empty: not compared")
+    sites: dict[str, str] = Field({}, description="public identity key of each other site, as a line of OpenSSH")
+
+    @field_validator("sites")
+    @classmethod
+    def _keys(cls, sites: dict[str, str]) -> dict[str, str]:
+        for name, line in sites.items():
+            try:
+                public_key(line)
+            except ValueError as error:
+                raise ValueError(f"the key of {name} is no public identity key; add it anew") from error
+        if len({public_key(line) for line in sites.values()}) < len(sites):
+            raise ValueError("two sites have the same key")
+        return sites
+
+
 class Policy(Table):
     """The jobs that a site accepts; any other job is refused with the name of the rule."""
 
     methods: tuple[str, ...] = Field((), description="methods that may be trained; empty: those of fedprompt itself")
+    recipes: tuple[str, ...] = Field((), description="SHA-256 of allowed recipes, or first digits; empty: any recipe")
     minimum_images: int = Field(1, ge=1, description="least number of training images with which the site takes part")
     maximum_rounds: int = Field(1000, ge=1, description="most rounds of a job")
     backbones: tuple[str, ...] = Field((), description="fingerprints of allowed backbones, or their first digits")
     secure_aggregation: bool = Field(default=False, description="refuse jobs without secure aggregation")
     epsilon: float | None = Field(
-        None, gt=0, description="refuse jobs without a privacy budget of at most this epsilon"
+        None, gt=0, description="privacy budget of all runs on the site's images; jobs without noise here are refused"
+    )
+    delta: float | None = Field(
+        None, gt=0, le=MOST_DELTA, description="delta of that budget; if absent, 1 / images and at most 1e-3"
+    )
+    minimum_noise: float = Field(0.0, ge=0, description="least noise multiplier of what is added at the site")
+    maximum_repeats: int = Field(
+        3, ge=1, description="most answers with the same images to the same round of a recipe in secure sums, over runs"
+    )
+    minimum: int = Field(3, ge=2, description="least number of sites in a secure sum, this one included")
+    colluders: int = Field(
+        0, ge=0, description="number of sites that may work with the server against this one; raises the threshold"
     )
     smallest_count: int = Field(5, ge=1, description="counts below this are withheld from the server")
+
+    def delta_for(self, images: int) -> float:
+        """The site's delta for so many training images; no job sets it."""
+        return self.delta or min(1 / max(images, 1), MOST_DELTA)
 
 
 class SiteFile(Table):
@@ -82,6 +120,7 @@ class SiteFile(Table):
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
+    roster: Roster = Roster()
     policy: Policy = Policy()
 
 
@@ -101,7 +140,7 @@ def save(path: Path, table: Table) -> None:
 
 
 def _load(model: type[Model], path: Path, fix: str) -> Model:
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"There is no {path}; {fix}.")
     try:
         tables = tomllib.loads(read_unicode(path))

@@ -2,227 +2,208 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedprompt.clip.model import Clip
-from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import BackboneTable
-from fedprompt.deploy.preflight import hello_answer
-from fedprompt.deploy.secure_member import SecureMember
+from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
+from fedprompt.deploy.jobs import Job, Jobs
+from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
+from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
+from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
-from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
-from fedprompt.deploy.site_state import SiteState, charge_privacy
-from fedprompt.errors import UserError
+from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.experiments.events import METRICS
-from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
-from fedprompt.experiments.plan import Plan, Trial, resolve
-from fedprompt.experiments.unreadable import UnreadableError
-from fedprompt.federated.client import Client, train_client
+from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import Score, evaluate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.federated.secure.vector import Codec
+from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import state_digest
+from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Fields, Payload
-from fedprompt.runtimes.tensor_codec import Upload, decode, encode_change
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
+from fedprompt.runtimes.tensor_codec import decode, encode_change
+from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
-# The fields of every request, and the further ones by kind of request.
-NEEDED = ("recipe", "run", "trial", "client")
-FURTHER = {EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "clients"))
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SiteTask:
-    """What a request asks for: the trial, the client with its images, the method, and the state to start from."""
+    """A job whose request carries the shared state: the method, and the state to start from."""
 
-    experiment: Experiment
-    trial: Trial
-    client: Client
+    job: Job
     method: Method
     shared: State
     personal: State
 
 
 class Site:
-    """Answers requests with the site's own images; caches backbone, features and experiment between them."""
+    """Answers requests with the site's own images; what it has opened for one request serves the next."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._clips: dict[str, Clip] = {}
-        self._experiments: dict[str, Experiment] = {}
-        self._secure_member = SecureMember()
+        self._jobs = Jobs(folder)
+        self._secure_member = SecureMember(folder)
+        self._ledger = SiteLedger(folder)
+        self._audit = AuditTrail(folder)
 
     def answer(self, request: Payload) -> Payload:
-        """Answer a request. A failure is answered without any path, file name or label."""
+        """Answer a request, and record it. A failure is answered without any path, file name or label."""
+        charges: list[Charged] = []  # at most one: what a training that failed was charged is recorded too
         try:
             settings = load_site(self.folder)  # read for every request, so that changes take effect at once
-            return self._answer(request, settings)
+            answer, rule = self._answer(request, settings, charges), ALLOWED
         except (RefusedError, RefusedUpdateError) as refusal:
             _log.warning("Refused a job: %s", refusal)
-            return Payload(REFUSED, {"reason": str(refusal)})
+            answer, rule = Payload(REFUSED, {"reason": str(refusal)}), refusal.rule
         except Exception as error:  # its text may hold names, so it stays in the site's own log
-            reference = secrets.token_hex(4)
-            _log.exception("A job failed (reference %s)", reference)
-            return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+            answer, rule = _failure(error, "A job failed"), "failure"
+        charged = charges[0] if charges else Charged(None, "")
+        try:
+            self._audit.record(request, answer, Verdict(rule, charged.epsilon, charged.hash))
+        except Exception as error:  # what is not recorded does not leave
+            return _failure(error, "The audit trail could not be written")
+        return answer
 
-    def _answer(self, request: Payload, settings: SiteFile) -> Payload:
-        needed = (*NEEDED, *FURTHER.get(request.kind, ()))
-        if missing := [field for field in needed if field not in request.fields]:
-            raise RefusedError(f"the request lacks {', '.join(missing)}; update the server.", rule="request")
-        recipe = _recipe(request.fields)
-        check_job(settings.policy, recipe)  # before any name in it is looked up
-        plan = resolve(recipe, origin="job")
-        if settings.data and not plan.data_at_sites:
-            raise RefusedError("the job wants other images than this site's own.", rule="data")
-        state = SiteState(self.folder / "state", str(request.fields["run"]), str(request.fields["trial"]))
-        experiment = self._experiment(plan, settings, state)
-        trial = _trial(experiment, request.fields)
-        experiment = experiment.of(trial)
-        client = _client(experiment, request.fields, settings)
-        check_site(settings.policy, experiment.clip.fingerprint, len(client.train))
+    def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
+        job = self._jobs.accept(request, settings)
+        secure = _secure_sum(job, self.folder)
         if request.kind == HELLO:
-            return Payload(DONE, hello_answer(experiment, trial, client, settings))
-        secure = trial.setup.secure
+            return _marked(job, Payload(DONE, hello_answer(job.experiment, job.client, settings)))
         if request.kind in SECURE and secure is not None:
 
-            def vector(codec: Codec) -> MaskedVector:
-                task = _task(request, experiment, trial, client, state)
-                update = self._train(task, request.fields, state, settings.policy.epsilon)
-                check_update(update, task.shared, Limits(most_examples=secure.most_examples))
-                return codec.encode(update, task.shared)
+            def train(codec: Codec) -> tuple[MaskedVector, bytes]:
+                task = _task(job)
+                update = self._train(task, charges)
+                check_update(update, task.shared, Limits(most_examples=codec.most_examples))
+                return codec.encode(update, task.shared), state_digest(task.shared)
 
-            return self._secure_member.answer(request, secure, state, vector)
-        task = _task(request, experiment, trial, client, state)
+            length = partial(_vector_length, job)
+            return _marked(job, self._secure_member.answer(request, secure, job.state, train, length))
+        task = _task(job)
         if request.kind == EVALUATE:
-            return Payload(DONE, {"score": _score_fields(self._score(task), settings.policy.smallest_count)})
+            score = _score_fields(self._score(task), settings.policy.smallest_count)
+            return _marked(job, Payload(DONE, {"score": score}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
-        update = self._train(task, request.fields, state, settings.policy.epsilon)
-        return _train_answer(task, update, validation, request.fields["upload"], seconds=time.perf_counter() - started)
+        update = self._train(task, charges)
+        seconds = time.perf_counter() - started
+        return _marked(job, _train_answer(task, update, validation, seconds=seconds))
 
-    def _train(self, task: SiteTask, fields: Fields, state: SiteState, budget: float | None) -> Update:
-        number, privacy, settings = int(fields["round"]), task.trial.settings.privacy, task.trial.settings
-        if privacy is not None:
-            name = f"{fields['run']}/{task.trial.name}"
-            charge_privacy(self.folder, name, privacy, settings, images=len(task.client.train), budget=budget)
+    def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
+        job = task.job
+        charges.append(self._charge(job))
+        number = int(job.fields["round"])
         update = train_client(
             task.method,
-            task.experiment.clip,
-            task.client,
+            job.experiment.clip,
+            job.client,
             shared=task.shared,
             personal=task.personal,
             round_number=number,
-            settings=settings,
+            settings=job.trial.settings,
         )
-        state.save(number, update.personal)
+        check_personal(update)
+        job.state.save(number, update.personal)
         return update
 
+    def _charge(self, job: Job) -> Charged:
+        """Record a training in the ledger before it begins; RefusedError if it would exceed a budget."""
+        settings, privacy, policy = job.trial.settings, job.trial.setup.privacy, job.settings.policy
+        count, mechanism = len(job.client.train), None
+        if privacy is not None:
+            mechanism = privacy.at_client(images=count, batch_size=settings.batch_size, epochs=settings.local_epochs)
+        delta = policy.delta_for(count)
+        budget = Budget(delta, repeats=policy.maximum_repeats if job.trial.setup.secure is not None else None)
+        if privacy is not None and mechanism is not None:
+            budget = Budget(delta, policy.epsilon, privacy.epsilon, min(privacy.delta, delta))
+        training = Training(
+            run=job.state.folder.name,
+            trial=job.trial.name,
+            round=int(job.fields["round"]),
+            recipe=recipe_hash(job.request),
+            start=_state_hash(job.request),
+            images=job.images.train.fingerprint,
+            count=count,
+            clip=privacy.clip if privacy is not None and mechanism is not None else 0.0,
+            mechanism=mechanism,
+        )
+        return self._ledger.charge(training, job.images.train, budget)
+
     def _score(self, task: SiteTask) -> Score | None:
-        if task.client.test is None:
+        job, client = task.job, task.job.client
+        if client.test is None:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        batch_size = task.trial.settings.batch_size
-        return evaluate(
-            task.method, task.experiment.clip, task.client.test, name=task.client.name, batch_size=batch_size
-        )
-
-    def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> Experiment:
-        own = local_recipe(plan.recipe, settings)
-        key = f"{state.folder.name} {own.model_dump_json()}"
-        if key not in self._experiments:
-            known = state.left_out()
-            try:
-                experiment = assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
-            except UnreadableError as error:
-                _log.warning("%s", error)
-                sentence = "too many of the site's images cannot be read; its log lists them."
-                raise RefusedError(sentence, rule="unreadable") from error
-            if known is None:
-                state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
-                for lost in experiment.left_out:
-                    _log.warning("Left out: %s", lost.reason)
-            self._experiments = {key: experiment}
-        return self._experiments[key]
-
-    def _clip(self, table: BackboneTable) -> Clip:
-        key = table.model_dump_json()
-        if key not in self._clips:
-            self._clips = {key: load_backbone(table)}
-        return self._clips[key]
+        batch_size = job.trial.settings.batch_size
+        return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
 
 
-def _task(request: Payload, experiment: Experiment, trial: Trial, client: Client, state: SiteState) -> SiteTask:
+def _marked(job: Job, answer: Payload) -> Payload:
+    """The answer with the number of its request, and the facts that the server compares with its own."""
+    run = f"{job.state.folder.name} {job.images.fingerprint}"  # two runs on the same images have different hashes
+    facts = {**fingerprints(job.experiment, job.trial), "data": digest(run)}
+    return replace(answer, fields={**answer.fields, "facts": facts, "serial": job.fields["serial"]})
+
+
+def _failure(error: Exception, what: str) -> Payload:
+    reference = secrets.token_hex(4)
+    _log.error("%s (reference %s)", what, reference, exc_info=error)
+    return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+
+
+def _state_hash(request: Payload) -> str:
+    """A hash of the shared state in a request."""
+    found = hashlib.sha256()
+    for name, raw in sorted(request.tensors.items()):
+        found.update(json_text([name, raw.dtype, raw.shape, len(raw.data)]).encode() + raw.data)
+    return found.hexdigest()[:32]
+
+
+def _secure_sum(job: Job, folder: Path) -> SecureSum | None:
+    """The secure sum of a trial with the site's own roster and policy, if its recipe asks for one."""
+    if job.trial.setup.secure is None:
+        return None
+    names = [shard.name for shard in job.experiment.partition.shards]
+    return secure_sum_of_site(job.trial.setup.secure, job.fields, names, settings=job.settings, folder=folder)
+
+
+def _vector_length(job: Job) -> int:
+    return vector_length(initial_state(job.trial.make_method(job.experiment.clip))[0])
+
+
+def _task(job: Job) -> SiteTask:
     """The task of a request that carries the shared state."""
-    method = trial.make_method(experiment.clip)
+    method = job.trial.make_method(job.experiment.clip)
     start, personal = initial_state(method)
-    check_raw(request.tensors, start)
-    personal = state.load(int(request.fields["since"]), personal)
-    return SiteTask(experiment, trial, client, method, decode(request.tensors), personal)
+    tensors = job.request.tensors
+    check_raw(tensors, start)
+    personal = job.state.load(int(job.fields["since"]), personal)
+    return SiteTask(job, method, decode(tensors), personal)
 
 
-def _train_answer(
-    task: SiteTask, update: Update, validation: Score | None, upload: Upload, *, seconds: float
-) -> Payload:
+def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
     fields = {
         "num_examples": update.num_examples,
         "loss": update.loss,
         "seconds": seconds,
         "validation": None
         if validation is None
-        else _finite(validation.figures[METRICS[task.client.train.space.kind]]),
+        else _finite(validation.figures[METRICS[task.job.client.train.space.kind]]),
     }
-    return Payload(DONE, fields, encode_change(update.shared, task.shared, upload))
-
-
-def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
-    """The recipe with this site's own folders and device; a server never sets a path of a site."""
-    table = recipe.backbone
-    backbone = table.model_copy(
-        update={
-            "path": settings.backbone or table.path,
-            "memory_gb": settings.memory_gb,
-            "disk": None,
-            "device": settings.device,
-        }
-    )
-    options: dict[str, Any] = recipe.data.options
-    if settings.data:
-        options["folders"] = {settings.name: settings.data}
-    options.pop("test", None)  # images that only the server has
-    data = type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options)
-    return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
-
-
-def _recipe(fields: Fields) -> Recipe:
-    return parse_recipe(str(fields["recipe"]), origin="job")
-
-
-def _trial(experiment: Experiment, fields: Fields) -> Trial:
-    found = next((trial for trial in experiment.trials if trial.name == fields["trial"]), None)
-    if found is None:
-        raise UserError("The job names a trial that is not in its recipe.")
-    return found
-
-
-def _client(experiment: Experiment, fields: Fields, settings: SiteFile) -> Client:
-    """The client that the request addresses; RefusedError unless it has this site's name."""
-    shards = experiment.partition.shards
-    number = fields["client"]
-    if type(number) is not int or not 0 <= number < len(shards) or shards[number].name != settings.name:
-        raise RefusedError("the job is for a site with another name.", rule="name")
-    return experiment.clients[number]
+    return Payload(DONE, fields, encode_change(update.shared, task.shared, task.job.fields["upload"]))
 
 
 def _score_fields(score: Score | None, smallest: int) -> Mapping[str, Any] | None:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
-from fedprompt.config.tables import DescriptionsTable, ServerTable, TrainTable
+from fedprompt.config.recipe_tables import DescriptionsTable, ServerTable, TrainTable
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE
+from fedprompt.federated.privacy.accounting import GaussianPrivacy
 
 
 class RefusedError(UserError):
@@ -17,6 +18,7 @@ class RefusedError(UserError):
 
     def __init__(self, sentence: str, *, rule: str) -> None:
         super().__init__(f"{sentence.removesuffix('.')} (rule {rule}).")
+        self.rule = rule
 
 
 def check_job(policy: Policy, recipe: Recipe) -> None:
@@ -28,23 +30,14 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
         train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
         if train.rounds > policy.maximum_rounds:
             raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
-        _check_privacy(policy, train.server)
+        if policy.secure_aggregation and train.server.secure is None:
+            raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
         _check_descriptions(
             checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job")
         )
         if any(":" in address for address in _addresses(recipe, train.server)):
             # package.module:function would import code that the server chooses
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
-
-
-def _check_privacy(policy: Policy, server: ServerTable) -> None:
-    if policy.secure_aggregation and server.secure is None:
-        raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
-    if policy.epsilon is None:
-        return
-    promised = server.privacy.options.get("epsilon") if server.privacy is not None else None
-    if isinstance(promised, bool) or not isinstance(promised, int | float) or not 0 < promised <= policy.epsilon:
-        raise RefusedError(f"the job has no privacy budget of at most {policy.epsilon}.", rule="epsilon")
 
 
 def _check_descriptions(descriptions: DescriptionsTable) -> None:
@@ -62,6 +55,36 @@ def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
     for piece in (server.aggregate, server.optimizer, server.privacy, server.attack):
         if piece is not None:
             yield piece.name
+
+
+def check_recipe(policy: Policy, found: str) -> None:
+    """Check the hash of a job's recipe against those that the policy allows."""
+    if policy.recipes and not found.startswith(policy.recipes):
+        raise RefusedError(f"the job's recipe {found[:16]} is not one that this site allows.", rule="recipes")
+
+
+def check_privacy(policy: Policy, privacy: GaussianPrivacy | None, images: int) -> None:
+    """Check that what the job promises is within the policy, and that the site itself adds the noise."""
+    if policy.epsilon is None and not policy.minimum_noise:
+        return
+    rule = "minimum_noise" if policy.epsilon is None else "epsilon"
+    if privacy is None:
+        raise RefusedError("the job has no differential privacy.", rule=rule)
+    if privacy.at_client(images=images, batch_size=1, epochs=1) is None:
+        raise RefusedError(
+            "the job's noise is added by the server, which receives this site's plain update; only noise that the "
+            "site adds itself counts, as with the privacy 'sample' or 'distributed'.",
+            rule=rule,
+        )
+    if privacy.noise < policy.minimum_noise:
+        raise RefusedError(f"the job's noise is below {policy.minimum_noise:g}.", rule="minimum_noise")
+    if policy.epsilon is None:
+        return
+    if privacy.epsilon > policy.epsilon:
+        raise RefusedError(f"the job has no privacy budget of at most {policy.epsilon:g}.", rule="epsilon")
+    if privacy.delta > policy.delta_for(images):
+        most = "that of the site's policy" if policy.delta else "1 / images of the site, and at most 1e-3"
+        raise RefusedError(f"the job's delta is above {most}.", rule="delta")
 
 
 def check_site(policy: Policy, fingerprint: str, images: int) -> None:

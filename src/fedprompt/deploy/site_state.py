@@ -1,25 +1,20 @@
-"""State of a site on disk: personal states per round, unreadable images, secure sums, and the privacy budget spent."""
+"""State of a site on disk: personal states per round, unreadable images, and secure sums."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import UserError
-from fedprompt.experiments.server import epsilon_function
-from fedprompt.federated.client import TrainSettings
-from fedprompt.federated.privacy.accounting import Ledger
-from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 KEPT = 4  # rounds: a server goes back by one checkpoint at most, and one round may be running
-SPENT = "privacy.json"  # in a site's folder: for each run and trial, the rounds charged and their epsilon
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +55,7 @@ class SiteState:
 
     def leave_out(self, found: Mapping[int, str]) -> None:
         """Save them, so that a run trains on the same images after a restart of the worker."""
-        write_atomic(self._left_out, json.dumps(found))
+        write_atomic(self._left_out, json_text(found))
 
     def unmasked(self) -> int:
         """The last round whose secure sum this site helped to unmask; 0 if none."""
@@ -80,25 +75,3 @@ class SiteState:
 
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{self._prefix}@{round_number:08d}.safetensors"
-
-
-def charge_privacy(
-    folder: Path, trial: str, privacy: SamplePrivacy, settings: TrainSettings, *, images: int, budget: float | None
-) -> None:
-    """Charge one more round of a trial to the site's privacy ledger, before the round runs.
-
-    `budget` is the site's epsilon for all runs together: the epsilons of different trials add up. Raises RefusedError
-    if the round would exceed it, or the trial's own budget.
-    """
-    path = folder / SPENT
-    table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    before = table.get(trial, {"charges": 0})["charges"]
-    others = sum(entry["epsilon"] for name, entry in table.items() if name != trial)
-
-    def record(number: int, clients: Sequence[int], epsilon: float) -> None:
-        write_atomic(path, json.dumps({**table, trial: {"charges": before + 1, "epsilon": epsilon}}, indent=2))
-
-    limit = privacy.epsilon if budget is None else min(privacy.epsilon, budget - others)
-    epsilon = epsilon_function(privacy, settings, lambda client: images)
-    if not Ledger(epsilon, budget=limit, charges={0: before}, record=record).admit(before + 1, [0]):
-        raise RefusedError("one more round would exceed the privacy budget of the site's images.", rule="epsilon")

@@ -38,22 +38,23 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
 
-def resume_on_deployment(out: Path, *, callbacks: RunCallbacks) -> Path:
+def resume_on_deployment(out: Path, *, callbacks: RunCallbacks, accept_changes: bool = False) -> Path:
     """Resume a run over sites from its last finished round."""
     federation = Federation.of(out)
     if federation is None:
         raise UserError(f"The run {out} was not made by a deployment; resume it with: fedprompt resume {out}")
     if _alive(out):
         raise UserError(f"The run {out} is still running; follow it with: fedprompt status {federation.deployment}")
-    return _submit((out / RECIPE).read_text(encoding="utf-8"), Path(federation.deployment), out, callbacks)
+    recipe = (out / RECIPE).read_text(encoding="utf-8")
+    return _submit(recipe, Path(federation.deployment), out, callbacks, accept_changes=accept_changes)
 
 
-def _submit(recipe: str, folder: Path, out: Path, callbacks: RunCallbacks) -> Path:
+def _submit(recipe: str, folder: Path, out: Path, callbacks: RunCallbacks, *, accept_changes: bool = False) -> Path:
     folder, out = folder.resolve(), out.resolve()
     load_deployment(folder)
     out.mkdir(parents=True, exist_ok=True)
     settings = out / ".run-config.toml"
-    write_atomic(settings, tomli_w.dumps({"recipe": recipe, "out": str(out)}))
+    write_atomic(settings, tomli_w.dumps({"recipe": recipe, "out": str(out), "accept-changes": accept_changes}))
     for name in (PROCESS, STOPPED, WAITING):
         (out / name).unlink(missing_ok=True)
     known = recorded_events(out)

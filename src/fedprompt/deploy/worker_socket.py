@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload
+from fedprompt.text_files import json_text
 
 BUSY = "worker.busy"  # exists while the worker answers a request
 ADDRESS = "worker.json"  # the worker's port, and the secret that authenticates both ends (mode 0600)
@@ -25,7 +26,7 @@ def listen(folder: Path) -> Listener:
     """Listen on a port of loopback, authenticated by a new secret, and write both to the site's folder."""
     secret = secrets.token_hex(32)
     listener = Listener(("127.0.0.1", 0), backlog=16, authkey=bytes.fromhex(secret))
-    content = json.dumps({"port": listener.address[1], "secret": secret, "process": os.getpid()})
+    content = json_text({"port": listener.address[1], "secret": secret, "process": os.getpid()})
     part = folder / f".{ADDRESS}.{os.getpid()}.part"
     part.unlink(missing_ok=True)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

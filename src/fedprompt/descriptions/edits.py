@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import JsonValue
 from fedprompt.data.descriptions import FORMAT, Descriptions, fingerprint
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
+from fedprompt.text_files import json_text
 
 
 def generated(descriptions: Descriptions) -> Descriptions:
@@ -56,4 +56,4 @@ def _part(value: JsonValue) -> str:
 
 
 def _line(value: JsonValue) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value, ascii_only=False)

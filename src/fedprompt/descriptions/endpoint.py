@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 LARGEST_ANSWER = 1 << 20  # bytes read of one answer, whatever the server sends
 TRANSIENT = frozenset({408, 409, 425, 429})
@@ -45,7 +46,7 @@ class Request:
 
     def key(self, model: str) -> str:
         """The key under which an answer is kept: a repeated request to the same model costs nothing."""
-        return hashlib.sha256(json.dumps([model, asdict(self)]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json_text([model, asdict(self)]).encode()).hexdigest()[:32]
 
     @property
     def schema(self) -> JsonValue:

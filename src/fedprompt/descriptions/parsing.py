@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from fedprompt.data.labels import readable_name
+from fedprompt.text_files import json_text
 
 LONGEST_ANSWER = 50_000  # characters that are parsed
 MOST_STRINGS = 500
@@ -117,4 +118,4 @@ def line(name: str) -> str:
 
 def quoted(names: Sequence[str]) -> str:
     """Names as JSON strings on one line: no content of a name can end the quotation or begin a new line."""
-    return " and ".join(json.dumps(line(name), ensure_ascii=False) for name in names)
+    return " and ".join(json_text(line(name), ascii_only=False) for name in names)

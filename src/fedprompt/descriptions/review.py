@@ -59,22 +59,25 @@ def review(
 ) -> Review:
     """Check descriptions; `names` are the data set's classes, `overlaps` compares phrases with a backbone."""
     known = tuple(names) or tuple(dict.fromkeys(label for scene in descriptions.scenes for label in scene.labels))
-    flags = (*_class_flags(descriptions, tuple(names)), *_twins(descriptions), *_condition_flags(descriptions, known))
+    flags = (*class_flags(descriptions, tuple(names)), *flag_twins(descriptions), *condition_flags(descriptions, known))
     if overlaps is not None:
         flags += tuple(_backbone_flags(descriptions, overlaps))
     before, after = separations or (None, None)
     edited = (*descriptions.edited(), *(("conditions",) if descriptions.conditions_edited else ()))
+    if descriptions.provenance.authors:
+        edited = ()  # the page names who wrote it, so that single lists need no mark
     return Review(title, descriptions, flags, edited, sharing(descriptions.attributes), rejections or {}, before, after)
 
 
-def _class_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[Flag]:
+def class_flags(descriptions: Descriptions, names: Sequence[str], *, excepted: Sequence[str] = ()) -> Iterator[Flag]:
+    """Classes that are missing or empty, name themselves, or have markup or near-duplicates in their attributes."""
     missing = [name for name in names if name not in descriptions.attributes] if descriptions.attributes else []
     yield from (Flag(name, "is missing from the file") for name in missing)
     for name, phrases in descriptions.attributes.items():
         if not phrases:
             yield Flag(name, "has no attributes")
         for place, phrase in enumerate(phrases):
-            if names_class(phrase, name):
+            if names_class(phrase, name) and name not in excepted:
                 yield Flag(name, f"leaks its own name: {phrase!r}")
             if clean(phrase, 300) != phrase:
                 yield Flag(name, f"has markup, a link or unusual characters in it: {phrase!r}")
@@ -85,7 +88,7 @@ def _class_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[F
             )
 
 
-def _twins(descriptions: Descriptions) -> Iterator[Flag]:
+def flag_twins(descriptions: Descriptions) -> Iterator[Flag]:
     """Classes with the same set of attributes, which therefore cannot distinguish them."""
     owners: dict[frozenset[frozenset[str]], list[str]] = defaultdict(list)
     for name, phrases in descriptions.attributes.items():
@@ -96,7 +99,8 @@ def _twins(descriptions: Descriptions) -> Iterator[Flag]:
             yield Flag(name, f"has the same list as {names[0]!r}")
 
 
-def _condition_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[Flag]:
+def condition_flags(descriptions: Descriptions, names: Sequence[str]) -> Iterator[Flag]:
+    """Conditions that name a class or overlap."""
     conditions = descriptions.conditions
     if descriptions.scenes and not conditions:
         yield Flag("conditions", "are empty")

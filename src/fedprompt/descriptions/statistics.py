@@ -14,7 +14,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.methods.base import class_texts, cosine_classifier
 from fedprompt.ops.layers import unit
-from fedprompt.ops.metrics import accuracy
+from fedprompt.ops.metrics import accuracy, require_finite
 
 CLOSE = 0.99  # near-duplicates have a higher cosine than this quantile of all pairs of class names,
 LEAST = 0.95  # and at least this cosine: a small backbone keeps class names further apart than phrases
@@ -84,6 +84,7 @@ def _separation(clip: Clip, space: LabelSpace, examples: Examples | None) -> Sep
     found = None
     if examples is not None and space.kind == "single":
         logits = cosine_classifier(clip, text, space.kind)(examples.images)
+        require_finite(logits, "The backbone")
         found = accuracy(logits.argmax(dim=1).cpu(), examples.targets)
     return Separation(float(nearest.mean()), float(nearest[worst]), pair, found)
 

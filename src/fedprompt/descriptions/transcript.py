@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import asdict
@@ -13,7 +14,9 @@ from typing import Self
 import filelock
 
 from fedprompt.descriptions.endpoint import Answer, Request
-from fedprompt.records.run_folder import append_line, own
+from fedprompt.file_system import read_bytes
+from fedprompt.records.run_folder import acquire_lock, append_line
+from fedprompt.text_files import json_text
 
 
 class Transcript:
@@ -30,7 +33,7 @@ class Transcript:
 
     def __enter__(self) -> Self:
         busy = f"{self.path} is in use by another process; wait for it or write elsewhere."
-        self._lock = own(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
+        self._lock = acquire_lock(self.path.with_name(f".{self.path.name}.lock"), busy=busy)
         self._load()
         return self
 
@@ -59,12 +62,12 @@ class Transcript:
     def _append(self, line: dict[str, object]) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         with self._guard:
-            append_line(self.path, (json.dumps({"time": stamp, **line}, ensure_ascii=False) + "\n").encode())
+            append_line(self.path, (json_text({"time": stamp, **line}, ascii_only=False) + "\n").encode())
 
     def _load(self) -> None:
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
-        content = self.path.read_bytes()
+        content = read_bytes(self.path, "give another file for the transcript")
         for line in content.splitlines():
             try:
                 found = json.loads(line)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fedprompt.descriptions.endpoint import Message, Request
 from fedprompt.descriptions.llm_client import LlmClient
 from fedprompt.descriptions.parsing import is_refusal, parse_list
+from fedprompt.text_files import json_text
 
 MOST_REASONS = 10
 LONGEST_ECHO = 2000  # characters of an answer that go back to the model, so that requests do not grow
@@ -91,4 +91,4 @@ def _with_reasons(first: Request, text: str, reasons: Sequence[str], *, good: in
 
 def prompts_hash(*texts: str) -> str:
     """A hash of the prompts, for the provenance of a file."""
-    return hashlib.sha256(json.dumps([AGAIN, *texts]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json_text([AGAIN, *texts]).encode()).hexdigest()[:16]

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import JsonValue
+
 from fedprompt.data.problems import find_problems
-from fedprompt.errors import UserError
-from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.errors import UserError, plural
+from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.test_sets import TestSet
 from fedprompt.records.events import HeaderEvent
 from fedprompt.records.run_folder import RunFolder
+from fedprompt.text_files import json_text
+
+MACHINE = ("platform", "threads")  # versions that differ from machine to machine, without being a change of a run
+LONGEST = 60  # characters of a value in a sentence
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of images that are left out, and of other problems of those that were opened."""
+    """Warn of what the reader of the data set found, of images that are left out, and of other problems of images."""
+    for warning in experiment.dataset.report.all_warnings():
+        callbacks.on_warning(warning)
     if lost := experiment.left_out:
-        some = f"{len(lost)} image(s) cannot be read and are left out, as run.jsonl lists."
+        some = f"Left out because they cannot be read: {plural(len(lost), 'image')}, listed in run.jsonl."
         callbacks.on_warning(f"{some} {lost[0].reason}")
     found: dict[str, list[str]] = {}
     for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
@@ -24,6 +36,16 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
             f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
         )
         callbacks.on_warning(messages[0] + more)
+
+
+def warn_of_missing_tests(experiment: Experiment, test_sets: Sequence[TestSet], callbacks: RunCallbacks) -> None:
+    """Warn before training if there is no image to test with; sites may have test images of their own."""
+    if test_sets or (experiment.plan.data_at_sites and experiment.recipe.evaluate.local):
+        return
+    callbacks.on_warning(
+        f"The data set {experiment.dataset.name!r} has no test images, so this run will train and test nothing. If "
+        "that is not meant, stop it and give the data set a test part, or a share of its images to test with."
+    )
 
 
 def header_of(run: RunFolder) -> HeaderEvent:
@@ -36,19 +58,45 @@ def header_of(run: RunFolder) -> HeaderEvent:
     return header
 
 
-def check_unchanged(run: RunFolder, header: HeaderEvent, experiment: Experiment) -> None:
-    """UserError if backbone, data or descriptions are no longer those of the header."""
-    dataset = experiment.dataset
+def changes_since(header: HeaderEvent, experiment: Experiment) -> list[str]:
+    """What is no longer as the run's header says: the recipe, versions of packages, backbone, data or descriptions."""
+    return [
+        *_recipe_changes("", header.recipe, experiment.recipe.model_dump(mode="json")),
+        *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
+        *_fingerprint_changes(header, experiment),
+    ]
+
+
+def _recipe_changes(place: str, before: JsonValue, now: JsonValue) -> Iterator[str]:
+    """The keys of a recipe, as [table] key, whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _recipe_changes(f"{place}.{key}" if place else key, before.get(key), now.get(key))
+    elif before != now:
+        table, _, key = place.rpartition(".")
+        yield f"{f'[{table}] ' if table else ''}{key} was {_short(before)}, is {_short(now)}"
+
+
+def _value_changes(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    for what, value in now.items():
+        if before.get(what) != value:
+            yield f"{what} was {before.get(what)}, is {value}"
+
+
+def _fingerprint_changes(header: HeaderEvent, experiment: Experiment) -> Iterator[str]:
     for what, before, now in (
         ("backbone", header.backbone.fingerprint, experiment.clip.fingerprint),
-        ("data", header.data.fingerprint, dataset.source.fingerprint),
+        ("data", header.data.fingerprint, experiment.dataset.source.fingerprint),
         *(
-            ("descriptions file", before, fingerprint(experiment.described[name]))
+            ("descriptions file", before, text_fingerprint(experiment.described[name]))
             for name, before in header.descriptions.items()
+            if name in experiment.described
         ),
     ):
         if before != now:
-            raise UserError(
-                f"The run {run.path} began with another {what} (fingerprint {before[:12]}, now {now[:12]}); "
-                f"put the old {what} back, or start a new run."
-            )
+            yield f"another {what} (fingerprint {before[:12]}, now {now[:12]})"
+
+
+def _short(value: JsonValue) -> str:
+    text = json_text(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

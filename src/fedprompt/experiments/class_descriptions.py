@@ -1,85 +1,199 @@
-"""The class descriptions of a trial: the data set's own, those of a file, none, or shuffled ones as a control."""
+"""The class descriptions of a trial: the data set's own, bundled ones, those of a file, none, or shuffled ones."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from fedprompt.config.tables import DescriptionsTable
+from fedprompt.clip.model import Clip
+from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
+from fedprompt.descriptions import bundled
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_file
+from fedprompt.methods.base import Reads
 from fedprompt.seeding import numpy_stream
+from fedprompt.text_files import json_text
 
 NONE = "none"
+BUNDLED = "bundled"
+MOST_NAMED = 5  # missing classes in one message
+LONGEST_SHOWN = 60  # characters of a class name or text in a message
 Attributes = Mapping[str, tuple[str, ...]]
 
 
-def find_descriptions(name: str) -> Path:
-    """A descriptions file: a path, or the name of one that is included in the package; UserError if there is none."""
-    own = Path(str(files("fedprompt") / "demo" / "descriptions"))
-    known = {path.stem: path for path in sorted(own.glob("*.json"))}
-    if name in known and not Path(name).is_file():
+@dataclass(frozen=True)
+class ChosenDescriptions:
+    """Attributes and conditions for the classes of one data set.
+
+    `files` has the number of classes whose attributes are from each bundled file, `missing` the classes that no bundled
+    file has, and `conditions_file` the bundled file with the conditions.
+    """
+
+    attributes: Attributes
+    conditions: tuple[str, ...] = ()
+    files: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    conditions_file: str = ""
+
+
+def included_files() -> dict[str, Path]:
+    """The descriptions files that come with the package, by name: those of the demo, then the bundled ones."""
+    demo = Path(str(files("fedprompt") / "demo" / "descriptions"))
+    own = {path.stem: path for path in sorted(demo.glob("*.json"))}
+    return own | {name: bundled.path(name) for name in bundled.names()}
+
+
+def find_descriptions(name: str, words: Sequence[str] = ()) -> Path:
+    """A descriptions file: a path, or the name of one that is included in the package; UserError if there is none.
+
+    `words` are what may stand in its place, which the message names too.
+    """
+    known, path = included_files(), Path(name)
+    if name in known and not is_file(path):
         return known[name]
-    if not Path(name).is_file():
+    if os.path.lexists(path):
+        require_file(path, "give a descriptions file, which is JSON")
+    elif not is_file(path):
+        accepted = (*words, *known)
         raise UserError(
-            f"There is no descriptions file {name!r}{did_you_mean(name, known)} "
-            f"(a JSON file, or one of {', '.join(known)})."
+            f"There is no descriptions file {name!r}{did_you_mean(name, accepted)} "
+            f"(a JSON file, or one of {', '.join(accepted)})."
         )
-    return Path(name)
+    return path
 
 
 def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
     """The table with absolute paths: a run may be resumed from another folder. UserError for a missing file."""
-    names = {"attributes": table.attributes, "conditions": table.conditions}
+    named = {"attributes": table.attributes, "conditions": table.conditions}
+    words = {"attributes": (BUNDLED, NONE), "conditions": (NONE,)}
     paths = {
-        key: str(find_descriptions(name).resolve())
-        for key, name in names.items()
-        if isinstance(name, str) and name not in ("", NONE)
+        key: _absolute(name, words[key])
+        for key, name in named.items()
+        if isinstance(name, str) and name and name not in words[key]
     }
     return table.model_copy(update=paths)
 
 
-def describe_classes(space: LabelSpace, table: DescriptionsTable, *, seed: int) -> LabelSpace:
+def _absolute(name: str, words: Sequence[str]) -> str:
+    path = find_descriptions(name, words)
+    return str(path.resolve()) if Path(name).is_file() else name
+
+
+def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int, reads: Reads = ()) -> LabelSpace:
     """The label space with the descriptions that the table names; `seed` is that of the shuffled control.
 
-    Raises UserError if a file lacks a class or has no conditions.
+    `reads` is what the method reads: bundled descriptions stand in for it where the table names none and the data set
+    has none. Raises UserError if a file lacks a class or has no conditions.
     """
-    attributes = _attributes(space, table.attributes)
+    chosen = choose(space, table, reads)
+    attributes = chosen.attributes
     if table.shuffled:
         attributes = shuffle_attributes(attributes, space.names, seed=seed)
-    return replace(space, attributes=attributes, conditions=_conditions(space, table.conditions))
+    return replace(space, attributes=attributes, conditions=chosen.conditions)
 
 
-def _attributes(space: LabelSpace, name: str) -> Attributes:
-    if not name:
-        return space.attributes
+def choose(space: LabelSpace, table: DescriptionsTable, reads: Reads) -> ChosenDescriptions:
+    """What the table names for the classes of one data set; UserError if a file lacks a class or has no conditions."""
+    chosen = _choose_attributes(space, table, wanted="attributes" in reads or table.shuffled)
+    conditions, file = _choose_conditions(space, table.conditions, wanted="conditions" in reads)
+    return replace(chosen, conditions=conditions, conditions_file=file)
+
+
+def _choose_attributes(space: LabelSpace, table: DescriptionsTable, *, wanted: bool) -> ChosenDescriptions:
+    name = table.attributes
     if name == NONE:
-        return {}
+        return ChosenDescriptions({})
+    if not name:
+        if space.attributes or not wanted or not space.descriptions:
+            return ChosenDescriptions(space.attributes)
+        return _bundled_attributes(space, space.descriptions, missing="empty")
+    if name == BUNDLED:
+        others = (file for file in bundled.names() if file not in space.descriptions)
+        return _bundled_attributes(space, (*space.descriptions, *others), missing=table.missing)
+    if name in bundled.names() and not Path(name).is_file():
+        return _bundled_attributes(space, (name,), missing=table.missing)
     found = read_descriptions(find_descriptions(name)).attributes
     missing = [one for one in space.names if one not in found]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(
-            f"The descriptions file {name} has no attributes for the class {missing[0]!r}"
-            f"{did_you_mean(missing[0], found)}{more}; add them, or an empty list for a class that should have none."
-        )
-    return {one: found[one] for one in space.names}
+    if missing and table.missing == "refuse":
+        raise _lacking(f"The descriptions file {name} has", missing, partial(did_you_mean, known=found))
+    return ChosenDescriptions({one: found[one] for one in space.names if one in found})
 
 
-def _conditions(space: LabelSpace, named: str | tuple[str, ...]) -> tuple[str, ...]:
-    if not named:
-        return space.conditions
-    if isinstance(named, tuple):
-        return named
+def _bundled_attributes(space: LabelSpace, among: Sequence[str], *, missing: str) -> ChosenDescriptions:
+    found = bundled.find(space.names, among)
+    if found.missing and missing == "refuse":
+        suggest = partial(bundled.suggestion, among=among)
+        if len(among) > 1:
+            raise _lacking("The bundled descriptions have", found.missing, suggest)
+        remedy = f'set descriptions.attributes = "{BUNDLED}" to search the others too'
+        raise _lacking(f"The bundled descriptions {among[0]} have", found.missing, suggest, remedy)
+    return ChosenDescriptions(found.attributes, files=found.counts, missing=found.missing)
+
+
+def _lacking(what: str, missing: Sequence[str], suggest: Callable[[str], str], remedy: str = "") -> UserError:
+    hints = {name: suggest(name).removeprefix("; ") for name in missing[:MOST_NAMED]}
+    named = ", ".join(f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items())
+    more = f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+    classes = "class" if len(missing) == 1 else "classes"
+    return UserError(
+        f"{what} no attributes for the {classes} {named}{more}; {remedy}{', ' if remedy else ''}write them into "
+        'a descriptions file, or set descriptions.missing = "empty" to go without.'
+    )
+
+
+def _choose_conditions(space: LabelSpace, named: str | tuple[str, ...], *, wanted: bool) -> tuple[tuple[str, ...], str]:
+    """The conditions, and the bundled file that they are from."""
     if named == NONE:
-        return ()
-    return read_conditions(find_descriptions(named))
+        return (), ""
+    if isinstance(named, tuple) and named:
+        return named, ""
+    if named and isinstance(named, str):
+        included = named in bundled.names() and not Path(named).is_file()
+        return read_conditions(find_descriptions(named)), named if included else ""
+    if not space.conditions and wanted:
+        for file in bundled.ranked(space.names, space.descriptions):
+            if conditions := bundled.read(file).conditions:
+                return conditions, file
+    return space.conditions, ""
+
+
+def describe_origin(dataset: Dataset, table: DescriptionsTable, reads: Reads) -> str:
+    """Which bundled descriptions a trial uses, in a phrase for its record; empty if none."""
+    chosen = [choose(part.space, table, reads) for part in dataset.parts]
+    counts = sum((Counter(one.files) for one in chosen), Counter())
+    conditions = dict.fromkeys(one.conditions_file for one in chosen if one.conditions_file)
+    missing = [name for one in chosen for name in one.missing]
+    said = []
+    if counts:
+        said.append("attributes of " + ", ".join(f"{file} ({_classes(count)})" for file, count in counts.items()))
+        same = (names for one in chosen for names in _with_equal_attributes(one.attributes))
+        said += [f"the same attributes for {' and '.join(map(repr, names))}" for names in same]
+    if missing:
+        said.append(f"no attributes for {_classes(len(missing))}, for example {missing[0]!r}")
+    if conditions:
+        said.append(f"conditions of {', '.join(conditions)}")
+    return "; ".join(said)
+
+
+def _classes(count: int) -> str:
+    return f"{count} class" if count == 1 else f"{count} classes"
+
+
+def _with_equal_attributes(attributes: Attributes) -> list[list[str]]:
+    """Groups of classes with the same list, as "sofa" and "couch" have."""
+    owners: dict[tuple[str, ...], list[str]] = {}
+    for name, own in attributes.items():
+        owners.setdefault(own, []).append(name)
+    return [names for names in owners.values() if len(names) > 1]
 
 
 def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: int) -> Attributes:
@@ -92,8 +206,33 @@ def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: 
     return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
 
 
-def fingerprint(dataset: Dataset) -> str:
+def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:
+    """UserError if two classes have the same text in tokens: every method would score them alike.
+
+    Texts are the same to a backbone if they differ in case or blanks alone, or after the tokens that it reads.
+    """
+    texts, first = space.texts(), dict[tuple[int, ...], int]()
+    for label, row in enumerate(clip.tokenizer.sentences(texts)):
+        other = first.setdefault(tuple(row), label)
+        if other != label:
+            longest = len(clip.tokenizer.pieces([texts[label]])[0]) + 2
+            reason, fix = "it reads the same tokens", "rename one of the classes, or make them one"
+            if longest > len(row):
+                reason = f"it reads {len(row)} tokens, which are the same"
+                fix = "shorten the names, or the template, so that what differs comes first"
+            raise UserError(
+                f"The classes {_cut(space.names[other])} and {_cut(space.names[label])} are one to the backbone, "
+                f"for of {_cut(texts[other])} and {_cut(texts[label])} {reason}; {fix}."
+            )
+
+
+def _cut(text: str) -> str:
+    """A text in quotes, cut to what a message can show."""
+    return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
+
+
+def text_fingerprint(dataset: Dataset) -> str:
     """A hash of all texts of a data set: class names, templates, attributes and conditions."""
     spaces = [part.space for part in dataset.parts]
     parts = [one for s in spaces for one in (s.names, s.template, sorted(s.attributes.items()), s.conditions)]
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text(parts, ascii_only=False).encode()).hexdigest()[:32]

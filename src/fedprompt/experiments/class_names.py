@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.recipe import find_recipe, load_recipe
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import Descriptions
 from fedprompt.data.labels import LabelSpace

@@ -31,7 +31,7 @@ class RunCallbacks:
         """Progress within the current step, where it is known."""
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
-        """A trial of so many rounds begins, or continues after `done` of them."""
+        """A trial, named as in tables, begins or continues after `done` of its rounds; without training it has none."""
 
     def on_client(self, done: int, total: int) -> None:
         """A client of the round has finished."""

@@ -18,6 +18,7 @@ from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
+from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
 
@@ -67,9 +68,13 @@ def score_test_sets(
     round_number: int,
     decisions: Mapping[int | None, Decision] = MappingProxyType({}),
 ) -> None:
-    """Score every model on every test set; with `decisions`, by owner, also record how its labels co-occur."""
+    """Score every model on every test set.
+
+    With `decisions`, by owner, it is the final score: also record each prediction and how predicted labels co-occur.
+    """
     clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
     present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
+    tables = []
     for owner in transport.owners:
         method = transport.restore(shared, owner)
         for test_set in context.test_sets:
@@ -79,8 +84,13 @@ def score_test_sets(
             context.run.append(
                 score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
             )
+            if decisions:
+                key = (test_set.split, test_set.name, test_set.part, owner)
+                tables.append(prediction_table(key, examples.images.rows, logits, examples.targets, space))
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
+    if tables:
+        write_predictions(context.run.path, trial.name, tables)
     for test_set in context.test_sets:
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import platform
 import time
@@ -16,10 +15,12 @@ from pydantic import JsonValue
 from torch import Tensor
 
 import fedprompt
+from fedprompt import methods
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, class_counts
-from fedprompt.experiments.class_descriptions import fingerprint
+from fedprompt.errors import plural
+from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
@@ -36,7 +37,7 @@ from fedprompt.records.event_fields import (
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TUNED
-from fedprompt.updates import COHORT
+from fedprompt.updates import AGGREGATE_CLIENT
 
 MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
@@ -75,7 +76,8 @@ def header_event(
         data=_data(dataset),
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
-        descriptions={name: fingerprint(dataset) for name, dataset in experiment.described.items()},
+        descriptions={name: text_fingerprint(dataset) for name, dataset in experiment.described.items()},
+        bundled=dict(experiment.origins),
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
@@ -90,18 +92,22 @@ def versions() -> dict[str, str]:
 
 
 def _data(dataset: Dataset) -> DataRecord:
-    names = dataset.space.names
+    names, report = dataset.space.names, dataset.report
     return DataRecord(
         name=dataset.name,
         fingerprint=dataset.source.fingerprint,
         kind=dataset.space.kind,
+        summary=report.sentence(),
         images={split: len(dataset.rows(split=split)) for split in dict.fromkeys(dataset.splits)},
+        labels=report.labels,
+        origins=report.origins,
+        left_out=report.left_out,
         unreadable=len(dataset.excluded),
         base=[names[label] for label in dataset.base],
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=dataset.intake.warnings,
+        notes=report.all_warnings(),
     )
 
 
@@ -111,18 +117,27 @@ def protocol(experiment: Experiment) -> str:
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
     when = (
-        f"every {recipe.evaluate.every} rounds and after the last one"
+        f"every {plural(recipe.evaluate.every, 'round')} and after the last one"
         if recipe.evaluate.every
         else "after the last round"
     )
+    who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
-        f"{clients} clients by the partition rule {recipe.partition.rule!r}; {taking_part} of them train per round, "
-        f"{train.local_epochs} local epoch(s), {train.rounds} rounds; the server takes "
-        f"{describe_server(train.server, weighting=train.weighting)}. "
+        f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
+        f"{plural(train.rounds, 'round')} of {plural(train.local_epochs, 'local epoch')}; "
+        f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
+
+
+def training_images(experiment: Experiment) -> str:
+    """How many of the data set's training images the clients train on."""
+    dataset, shots = experiment.dataset, experiment.plan.rule.options.get("shots", "all")
+    used = len({row for shard in experiment.partition.shards for row in shard.rows})
+    drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
+    return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
@@ -146,18 +161,13 @@ def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
         trial=trial.name,
         status="running",
         method=trial.method,
-        idea=idea(type(method)),
+        idea=methods.method_summary(type(method)),
         options=trial.options,
         settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
         descriptions=trial.descriptions.model_dump(mode="json"),
         trainable=parameters(method),
         rounds=rounds,
     )
-
-
-def idea(kind: type[Method]) -> str:
-    """What a method is and whose idea it is: the first line of its file."""
-    return (inspect.getdoc(inspect.getmodule(kind)) or "").split("\n")[0]
 
 
 def parameters(method: Method) -> int:
@@ -173,8 +183,8 @@ def _server(trial: Trial) -> dict[str, JsonValue]:
 
 def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySpent | None) -> RoundEvent:
     """One round; `notes` is what the transport adds, whose reasons of failure stand beside the server's."""
-    seen = [update for update in record.updates if update.client != COHORT]
-    refused = {client: reason for client, reason in record.refused.items() if client != COHORT}
+    seen = [update for update in record.updates if update.client != AGGREGATE_CLIENT]
+    refused = {client: reason for client, reason in record.refused.items() if client != AGGREGATE_CLIENT}
     losses = {update.client: update.loss for update in seen}
     # With pooled sharing, training images travelled instead of updates.
     sizes = {update.client: update.bytes for update in seen if trial.sharing != "pooled"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
+from fedprompt.clip.loading import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
-from fedprompt.config.tables import BackboneTable
+from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
-from fedprompt.experiments.class_descriptions import describe_classes
+from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
-from fedprompt.experiments.plan import Plan, Trial
+from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
@@ -34,8 +35,9 @@ class Experiment:
     """Everything that a run needs; `trials` are those of the plan, and know the classes of the data set.
 
     `described` is the data set with the class descriptions of each trial, by its name; `of` is the experiment as a
-    trial sees it. `hidden` [N, C] are the labels that [annotation] removes from the training images of `dataset`, if
-    any. `left_out` are the images that cannot be read, and `looked` is what opening images has found.
+    trial sees it. `origins` says which bundled descriptions a trial uses, if any. `hidden` [N, C] are the labels that
+    [annotation] removes from the training images of `dataset`, if any. `left_out` are the images that cannot be read,
+    and `looked` is what opening images has found.
     """
 
     plan: Plan
@@ -45,6 +47,7 @@ class Experiment:
     clients: Clients
     trials: tuple[Trial, ...]
     described: Mapping[str, Dataset]
+    origins: Mapping[str, str] = field(default_factory=dict)
     hidden: Tensor | None = None
     left_out: tuple[UnreadableImage, ...] = ()
     looked: ImageScan = ImageScan({}, {})  # noqa: RUF009  (frozen)
@@ -84,6 +87,9 @@ def assemble(
     trials = tuple(trial.with_classes([dataset.space.names[label] for label in dataset.base]) for trial in plan.trials)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
+    check_adversaries(trials, len(partition.shards))
+    if backbone is None and recipe.backbone.path != DEMO:
+        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
@@ -92,11 +98,26 @@ def assemble(
         dataset, partition, looked.unreadable, share=recipe.data.unreadable
     )
     dataset, hidden = hide_labels(recipe, dataset)
-    describe = partial(describe_classes, seed=recipe.seed)
-    by_trial = {trial.name: dataset.map_label_space(partial(describe, table=trial.descriptions)) for trial in trials}
+    described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    for part in dataset.parts:
+        for template in dict.fromkeys((part.space.template, *part.templates.values())):
+            check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
-    return Experiment(plan, clip, dataset, partition, clients, trials, by_trial, hidden, left_out, looked)
+    return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _describe(
+    dataset: Dataset, trials: Sequence[Trial], *, seed: int
+) -> tuple[Mapping[str, Dataset], Mapping[str, str]]:
+    """The data set with the descriptions of each trial, and the bundled descriptions that trials use."""
+    described, origins = {}, {}
+    for trial in trials:
+        table, reads = trial.descriptions, trial.reads
+        described[trial.name] = dataset.map_label_space(partial(with_descriptions, table=table, seed=seed, reads=reads))
+        if origin := describe_origin(dataset, table, reads):
+            origins[trial.name] = origin
+    return described, origins
 
 
 def load_backbone(table: BackboneTable) -> Clip:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from fedprompt.errors import plural
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
@@ -14,6 +15,7 @@ from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
 from fedprompt.records.reading import TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
+from fedprompt.report.legend import MEANING
 from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
@@ -30,11 +32,11 @@ fedprompt predict ADAPTER_FOLDER image.jpg --classes "cat,dog"
 ```
 
 ## Data
-`{data}`: {base} classes seen in training, {new} held out. What each client trained on:
+`{data}`: {base} seen in training, {new} held out. What each client trained on:
 
 {clients}
 
-{unreadable} image(s) could not be read and were left out.
+Left out because they could not be read: {unreadable}.
 
 ## Figures
 {figures}
@@ -137,10 +139,10 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         trainable=f"{record.about.trainable or 0:,}",
         backbone=recipe.backbone.path,
         data=dataset.name,
-        base=len(dataset.base),
+        base=plural(len(dataset.base), "class"),
         new=len(dataset.new),
         clients=_table(("client", "classes", "training images"), _sites(experiment)),
-        unreadable=len(experiment.left_out),
+        unreadable=plural(len(experiment.left_out), "image"),
         figures=_table(("split", "value", "meaning"), _figures(run, record)),
         protocol=run.header.protocol,
         privacy=_privacy(record),
@@ -174,7 +176,7 @@ def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
 
 
 def _figures(run: Run, record: TrialRecord) -> list[tuple[str, str, str]]:
-    meanings = {"hm": "harmonic mean of local, base and new"} | run.header.splits
+    meanings = MEANING | run.header.splits
     return [(run.title(column), f"{value:.4f}", meanings.get(column, "")) for column, value in record.figures.items()]
 
 

@@ -5,25 +5,27 @@ Everything that comes after calls the bound blocks; it looks up no name and chec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block, bind, takes, with_defaults
-from fedprompt.config.recipe import Recipe, checked
+from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
+from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
+from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
-from fedprompt.config.tables import Choice, ClientTraining, DescriptionsTable, MethodTable, TrainTable
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import with_absolute_paths
+from fedprompt.experiments.server import REGISTRIES as SERVER_REGISTRIES
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.client import TrainSettings
-from fedprompt.methods.base import Method
+from fedprompt.methods.base import Method, Reads
+from fedprompt.records.reading import trial_label
 from fedprompt.seeding import stream
 
 Sharing = Literal["federated", "local", "pooled"]
@@ -48,9 +50,19 @@ class Trial:
         return self.builder.name
 
     @property
+    def label(self) -> str:
+        """The trial's name in tables."""
+        return trial_label(self.name, self.method, methods.method_summary(_class_of(self.builder)))
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """The method's options with every default, as a recipe writes them."""
         return self.builder.written
+
+    @property
+    def reads(self) -> Reads:
+        """The class descriptions that the method depends on."""
+        return _class_of(self.builder).reads
 
     def make_method(self, clip: Clip) -> Method:
         """A fresh method; its initial state depends on the seed alone."""
@@ -119,25 +131,50 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"{origin}: two methods of the run are called {twice!r}; give one of them a label of its own.")
+    clients = rule.options.get("clients")
+    if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
+        check_adversaries(trials, clients)
     return Plan(recipe, origin, source, rule, trials)
+
+
+def check_adversaries(trials: Sequence[Trial], clients: int) -> None:
+    """Raise UserError if a trial simulates more malicious clients than there are clients."""
+    for trial in trials:
+        trial.setup.adversaries(clients=clients, seed=trial.settings.seed)
 
 
 def bind_method(name: str, options: Mapping[str, Any], *, place: str) -> Block[Method]:
     """A method with checked options; UserError for an unknown method or option."""
-    return bind(name, methods.load(name), options, place=f"{place} {name}")
+    return bind(name, methods.load(name), options, place=place, hint=recipe_key_hint)
+
+
+def block_options(table: str, name: str) -> Collection[str] | None:
+    """The options of the building block that a table ("partition") names; None for an unknown name."""
+    try:
+        builder = methods.load(name) if table == "method" else _REGISTRIES[table].find(name, place=table)
+    except UserError:
+        return None
+    return option_parameters(builder)
+
+
+_REGISTRIES: Mapping[str, Registry] = {
+    "data": SOURCES,
+    "partition": PARTITION_RULES,
+    **{f"train.server.{part}": registry for part, registry in SERVER_REGISTRIES.items()},
+}
 
 
 def _class_of(block: Block[Method]) -> type[Method]:
     return cast("type[Method]", block.builder)
 
 
-def _bind_seeded(registry: Registry, table: Choice, key: str, *, place: str, seed: int) -> Block[Any]:
+def _bind_seeded(registry: Registry, table: NamedBlock, key: str, *, place: str, seed: int) -> Block[Any]:
     """The block that a table names under a key; it takes the run's seed unless the table has another."""
     name = getattr(table, key)
     builder, options = registry.find(name, place=f"{place} {key}"), table.options
-    if takes(builder, "seed"):
+    if has_keyword(builder, "seed"):
         options.setdefault("seed", seed)
-    return bind(name, builder, options, place=place)
+    return bind(name, builder, options, place=place, hint=recipe_key_hint)
 
 
 def _write_out_method(table: MethodTable, block: Block[Method], place: str) -> MethodTable:

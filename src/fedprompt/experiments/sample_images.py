@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
@@ -80,7 +79,7 @@ def recognise(
 ) -> Recognised:
     """The labels a method predicts for one image, with attention maps or labels under conditions if it has them.
 
-    Values that are not finite, of a method whose training diverged, are left out.
+    Maps with values that are not finite are left out.
     """
     probabilities = class_probabilities(predict(method, clip, images, space)[0], space.kind)  # [C]
     top = probabilities.topk(min(TOP, len(space)))
@@ -88,7 +87,7 @@ def recognise(
     found: Recognised = {
         "name": images.describe(0),
         "truth": tuple(space.names[label] for label in truth),
-        "top": tuple((space.names[label], round(value, 4)) for value, label in pairs if math.isfinite(value)),
+        "top": tuple((space.names[label], round(value, 4)) for value, label in pairs),
     }
     with torch.no_grad():
         attention = method.attention(clip, images, space)

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedprompt.config.blocks import Block, bind, with_defaults
+from fedprompt.config.recipe import recipe_key_hint
+from fedprompt.config.recipe_tables import ServerBlock, ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
-from fedprompt.config.tables import Piece, ServerTable
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.attacks import Adversaries, Attack
 from fedprompt.federated.client import TrainSettings
-from fedprompt.federated.privacy.accounting import EpsilonFunction, Ledger
+from fedprompt.federated.privacy.accounting import EpsilonFunction, GaussianPrivacy, Ledger
 from fedprompt.federated.privacy.clients import ClientPrivacy
+from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.privacy.samples import SamplePrivacy
 from fedprompt.federated.screening import Limits
 from fedprompt.federated.secure.secure_sum import SecureSum
@@ -24,8 +26,11 @@ from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.records.events import PrivacyEvent
 from fedprompt.records.run_folder import RunFolder
-from fedprompt.updates import fedavg
 
+WEIGHTS: Mapping[Weighting, str] = {
+    "uniform": "equal weights",
+    "examples": "weights in proportion to their numbers of training images",
+}
 REGISTRIES: Mapping[str, Registry] = {
     "aggregate": AGGREGATION_RULES,
     "optimizer": SERVER_OPTIMIZERS,
@@ -34,13 +39,16 @@ REGISTRIES: Mapping[str, Registry] = {
 }
 
 
+Privacy = ClientPrivacy | DistributedPrivacy | SamplePrivacy
+
+
 @dataclass(frozen=True)
 class ServerSetup:
     """What [train.server] sets up for a trial; `table` is that table with every default written out."""
 
     table: ServerTable
     server: Server
-    privacy: ClientPrivacy | SamplePrivacy | None = None
+    privacy: Privacy | None = None
     secure: SecureSum | None = None
     attack: Attack | None = None
 
@@ -50,24 +58,31 @@ class ServerSetup:
         return self.privacy if isinstance(self.privacy, SamplePrivacy) else None
 
     def adversaries(self, *, clients: int, seed: int) -> Adversaries | None:
-        """The malicious clients, which are the last ones; UserError for more of them than there are clients."""
+        """The malicious clients, which are the last ones; None without an attack.
+
+        Raises UserError for more of them than there are clients.
+        """
         if self.attack is None or self.table.attack is None:
             return None
         count = self.table.attack.adversaries
         if count > clients:
-            raise UserError(f"[train.server.attack] adversaries = {count}, but there are {clients} clients.")
+            raise UserError(
+                f"[train.server.attack] adversaries = {count}, but there {'is' if clients == 1 else 'are'} "
+                f"{plural(clients, 'client')}; give at most {clients}."
+            )
         return Adversaries(self.attack, frozenset(range(clients - count, clients)), seed)
 
 
 def bind_server(table: ServerTable, *, place: str) -> dict[str, Block[Any]]:
     """The building blocks that the table names, by key, with checked options."""
-    pieces: dict[str, Piece | None] = {key: getattr(table, key) for key in REGISTRIES}
+    pieces: dict[str, ServerBlock | None] = {key: getattr(table, key) for key in REGISTRIES}
     return {
         key: bind(
             piece.name,
             REGISTRIES[key].find(piece.name, place=f"{place} {key}"),
             piece.options,
-            place=f"{place} {key}",
+            place=f"{place.removesuffix(']')}.{key}]",
+            hint=recipe_key_hint,
         )
         for key, piece in pieces.items()
         if piece is not None
@@ -88,7 +103,7 @@ def set_up(
     exclude each other.
     """
     blocks = bind_server(table, place=place)
-    privacy: ClientPrivacy | SamplePrivacy | None = blocks["privacy"]() if "privacy" in blocks else None
+    privacy: Privacy | None = blocks["privacy"]() if "privacy" in blocks else None
     if not sends:
         privacy = privacy if isinstance(privacy, SamplePrivacy) else None
         blocks = {"privacy": blocks["privacy"]} if privacy is not None else {}
@@ -103,12 +118,12 @@ def set_up(
         optimizer=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
     )
-    secure = _secure_sum(table, privacy, weighting)
+    secure = _secure_sum(table, privacy, weighting, place=place)
     return ServerSetup(write_out(table, blocks), server, privacy, secure, built.get("attack"))
 
 
 def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -> None:
-    if has_rule or method.aggregate is not fedavg:
+    if has_rule or not method.takes_mean():
         who = "its aggregation rule" if has_rule else method.__name__
         raise UserError(
             f"With secure aggregation the server sees no single update, but {who} needs them; "
@@ -121,20 +136,29 @@ def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -
         )
 
 
-def _secure_sum(
-    table: ServerTable, privacy: ClientPrivacy | SamplePrivacy | None, weighting: Weighting
-) -> SecureSum | None:
+def _secure_sum(table: ServerTable, privacy: Privacy | None, weighting: Weighting, *, place: str) -> SecureSum | None:
     """Secure aggregation; with client-level privacy the clients clip to its norm, as the server cannot."""
+    distributed = privacy if isinstance(privacy, DistributedPrivacy) else None
     if table.secure is None:
+        if distributed is not None:
+            raise UserError(
+                f"{place} privacy 'distributed' adds noise inside secure sums; add the table [train.server.secure]."
+            )
         return None
-    clip = privacy.clip if isinstance(privacy, ClientPrivacy) else table.secure.clip
-    return SecureSum(share=table.secure.share, clip=clip, weighting=weighting, most_examples=table.secure.most_examples)
+    clip = table.secure.clip if privacy is None or isinstance(privacy, SamplePrivacy) else privacy.clip
+    return SecureSum(
+        share=table.secure.share,
+        clip=clip,
+        weighting=weighting,
+        most_examples=table.secure.most_examples,
+        privacy=distributed,
+    )
 
 
 def open_ledger(
     run: RunFolder,
     trial: str,
-    privacy: ClientPrivacy | SamplePrivacy | None,
+    privacy: Privacy | None,
     settings: TrainSettings,
     num_examples: Callable[[int], int],
 ) -> Ledger | None:
@@ -170,14 +194,18 @@ def spent(ledger: Ledger | None, table: ServerTable) -> PrivacySpent | None:
     """What the record of a round says of privacy; None without privacy."""
     if ledger is None or table.privacy is None:
         return None
-    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], table.privacy.name)
+    return PrivacySpent(ledger.epsilon, table.privacy.options["delta"], _protected(table.privacy))
 
 
-def epsilon_function(
-    privacy: ClientPrivacy | SamplePrivacy, settings: TrainSettings, num_examples: Callable[[int], int]
-) -> EpsilonFunction:
+def _protected(piece: ServerBlock) -> str:
+    """The unit of privacy of the mechanism that a table names."""
+    mechanism = PRIVACY.find(piece.name, place="[train.server] privacy")
+    return mechanism.protects if isinstance(mechanism, type) and issubclass(mechanism, GaussianPrivacy) else piece.name
+
+
+def epsilon_function(privacy: Privacy, settings: TrainSettings, num_examples: Callable[[int], int]) -> EpsilonFunction:
     """Epsilon by client and number of rounds; `num_examples` gives a client's number of training images."""
-    if isinstance(privacy, ClientPrivacy):
+    if not isinstance(privacy, SamplePrivacy):
         return privacy.spent
 
     def epsilon(client: int, charges: int) -> float:
@@ -189,16 +217,16 @@ def epsilon_function(
 
 def describe_server(table: ServerTable, *, weighting: Weighting) -> str:
     """What the server does with updates, for the protocol's sentence."""
-    text = (
-        f"the {weighting} mean of what they send" if table.aggregate is None else f"the rule {table.aggregate.name!r}"
-    )
+    text = f"the server averages the updates with {WEIGHTS[weighting]}"
+    if table.aggregate is not None:
+        text = f"the server aggregates the updates by the rule {table.aggregate.name}"
     if table.optimizer is not None:
-        text += f", and a step of {table.optimizer.name!r} towards it"
+        text += f" and takes a step of {table.optimizer.name} towards the result"
     if table.secure is not None:
-        text += ", as a secure sum"
+        text += ", under secure aggregation"
     if table.privacy is not None:
         options = ", ".join(f"{key} {value:g}" for key, value in table.privacy.options.items())
-        text += f", with {table.privacy.name}-level differential privacy ({options})"
+        text += f", with {_protected(table.privacy)}-level differential privacy ({options})"
     if table.attack is not None:
-        text += f"; {table.attack.adversaries} of the clients attack it by {table.attack.name!r}"
+        text += f"; {plural(table.attack.adversaries, 'client')} attack it by {table.attack.name}"
     return text

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.tables import ClientTraining
+from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
@@ -41,8 +41,8 @@ class TrainSettings(ClientTraining):
     privacy: SamplePrivacy | None = None
     seed: int = 0
 
-    def lr_at(self, round_number: int) -> float:
-        """Learning rate in a global round 1..rounds; the first uses `lr` itself."""
+    def learning_rate(self, round_number: int) -> float:
+        """Learning rate of a global round 1..rounds: `lr` in the first one; by `cosine` it is near 0 in the last."""
         # differs: the FedTPG and FedMVP releases advance one cosine a client by participation, not by global round
         if self.schedule == "constant":
             return self.lr
@@ -78,7 +78,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
             names = wanted
             # differs: the releases keep a client's momentum over rounds although its weights are overwritten
             trained = _require_grad(method, names)
-            optimizer = _optimizer(method, trained, settings, settings.lr_at(round_number)) if trained else None
+            optimizer = _optimizer(method, trained, settings, settings.learning_rate(round_number)) if trained else None
             sent.update(name for name in names if not name.startswith(method.personal))
         local = LocalEpoch(method, clip, client, settings, (round_number, epoch), shared)
         losses += _train_epoch(local, optimizer)
@@ -131,7 +131,7 @@ class LocalEpoch:
     received: State
 
     def loss(self, positions: Tensor, draws: torch.Generator) -> Tensor:
-        """The loss of the images at these positions."""
+        """The method's mean loss, a scalar, of the training images at positions [B]; it draws from `draws`."""
         train = self.client.train
         images, targets = train.images.take(positions), train.targets[positions].to(self.clip.device)
         return self.method.loss(self.clip, images, targets, train.space, stream=draws)

@@ -45,12 +45,14 @@ class Decision:
 
 @torch.no_grad()
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
-    """Logits [B, C] on the CPU, one column per class of `space`."""
+    """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite."""
     method.eval()
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
-    return torch.cat([classify(images.take(positions)).float().cpu() for positions in batches])  # [B, C]
+    logits = torch.cat([classify(images.take(positions)).float().cpu() for positions in batches])  # [B, C]
+    metrics.require_finite(logits, type(method).__name__)
+    return logits
 
 
 def evaluate(
@@ -68,10 +70,11 @@ def evaluate(
 
 
 def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, decision: Decision | None = None) -> Score:
-    """The score of logits [N, C] against targets (`Examples.targets`).
+    """The score of logits [N, C] against targets (`Examples.targets`); UserError for logits that are not finite.
 
     A tuned threshold adds figures that end in `_tuned`; an oracle threshold, chosen on the scored images, `_oracle`.
     """
+    metrics.require_finite(logits)
     classes = len(space)
     if space.kind == "single":
         chosen = logits.argmax(dim=1)
@@ -87,7 +90,7 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
     best = metrics.top_k(logits, targets, TOP)
     figures |= {
         f"top{TOP}_of1": metrics.micro_f1(best, targets),
-        f"top{TOP}_cf1_hm": metrics.f1_of_means(best, targets),
+        f"top{TOP}_cf1_hm": metrics.class_f1(best, targets),
     }
     probabilities, decision = logits.sigmoid(), decision or Decision()
     if decision.tuned is not None:
@@ -102,7 +105,7 @@ def _decided(present: Tensor, targets: Tensor, which: str = "") -> dict[str, flo
     measures = {
         "accuracy": metrics.accuracy,
         "cf1_macro": metrics.macro_f1,
-        "cf1_hm": metrics.f1_of_means,
+        "cf1_hm": metrics.class_f1,
         "of1": metrics.micro_f1,
     }
     return {name + which: measure(present, targets) for name, measure in measures.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.updates import COHORT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
 LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
 
@@ -28,6 +28,11 @@ class RefusedUpdateError(UserError):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(f"{code}: {sentence}")
         self.code = code
+
+    @property
+    def rule(self) -> str:
+        """The code, which names the rule that refused."""
+        return self.code
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Screened:
     refused: Mapping[int, str]
 
 
-class Raw(Protocol):
+class RawTensor(Protocol):
     """A tensor in transit."""
 
     @property
@@ -68,7 +73,7 @@ class Raw(Protocol):
         ...
 
 
-def check_raw(raws: Mapping[str, Raw], shared: State, *, dtype: str | None = None) -> None:
+def check_raw(raws: Mapping[str, RawTensor], shared: State, *, dtype: str | None = None) -> None:
     """Raise a RefusedUpdateError unless every tensor is one of `shared`, of its shape, type and size.
 
     `dtype` is the type of everything in transit where it is not that of `shared`.
@@ -88,7 +93,8 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
     count = update.num_examples
     if type(count) is not int or not 1 <= count <= limits.most_examples:
         raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are accepted.")
-    if type(update.loss) is not float or not math.isfinite(update.loss):
+    unknown = update.client == AGGREGATE_CLIENT and update.loss != update.loss  # a secure sum with noise has no loss
+    if type(update.loss) is not float or not (math.isfinite(update.loss) or unknown):
         raise RefusedUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():
         own = _known(name, shared)
@@ -99,15 +105,26 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
                 "shape",
                 f"{_quoted(name)} came as {list(tensor.shape)} {tensor.dtype}, not {list(own.shape)} {own.dtype}.",
             )
-        if not tensor.isfinite().all():
-            raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
+        _check_finite(name, tensor)
+    check_personal(update)
+
+
+def check_personal(update: Update) -> None:
+    """Raise a RefusedUpdateError if a personal tensor of an update is not finite: its client must not keep it."""
+    for name, tensor in update.personal.items():
+        _check_finite(name, tensor)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
 
 
 def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:
     """Sort the updates of a round into usable and refused ones; unrequested ones are refused."""
     refused: dict[int, str] = {}
     accepted: dict[int, Update] = {}
-    allowed = {*asked, COHORT}
+    allowed = {*asked, AGGREGATE_CLIENT}
     for update in updates:
         try:
             if update.client not in allowed:

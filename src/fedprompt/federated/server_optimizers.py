@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,8 +32,8 @@ def fedavgm(*, lr: float = 1.0, momentum: float = 0.9) -> ServerOptimizer:
 def fedadam(*, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3) -> ServerOptimizer:
     """FedAdam (Reddi et al., 2021): w <- w + lr m / (sqrt(u) + tau), m and u the moments of the change, both from 0."""
     _check(lr, beta1=beta1, beta2=beta2)
-    if not tau > 0:
-        raise UserError(f"The option tau = {tau} of fedadam must be above 0.")
+    if not 0 < tau < math.inf:
+        raise UserError(f"The option tau = {tau} of fedadam must be above 0 and finite.")
 
     def step(shared: State, target: State, memory: State) -> tuple[State, State]:
         moved: State = {}
@@ -50,8 +51,8 @@ def fedadam(*, lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: f
 
 
 def _check(lr: float, **shares: float) -> None:
-    if not lr > 0:
-        raise UserError(f"The server's learning rate lr = {lr} must be above 0.")
+    if not 0 < lr < math.inf:
+        raise UserError(f"The server's learning rate lr = {lr} must be above 0 and finite.")
     for name, value in shares.items():
         if not 0 <= value < 1:
             raise UserError(f"The option {name} = {value} must be at least 0 and below 1.")

@@ -35,6 +35,11 @@ def load(name: str) -> type[Method]:
     return found[0]
 
 
+def method_summary(method: type[Method]) -> str:
+    """What a method is and whose idea it is: the first line of its file."""
+    return (inspect.getdoc(inspect.getmodule(method)) or "").split("\n")[0]
+
+
 def missing(method: type[Method]) -> tuple[str, ...]:
     """The optional packages that a method needs and that are not installed."""
     return tuple(package for package in method.needs if find_spec(package) is None)

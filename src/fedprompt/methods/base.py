@@ -5,11 +5,12 @@ Legend for methods: B images, P patches, C classes, N texts, T tokens, D joint w
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,13 @@ from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
 from fedprompt.updates import AggregationRule, fedavg
 
+Reads = tuple[Literal["attributes", "conditions"], ...]
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 
 # Region scores are about 100 times a cosine, so their sigmoid is near 1 for all classes; the score of a neutral text is
 # subtracted as the zero point.
 NEUTRAL_TEXT = "a photo."
+LARGEST_SIZE = 10_000  # vectors, ranks or layers: more could only be a slip, and would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,13 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[AggregationRule] = staticmethod(fedavg)  # how the server aggregates the updates
+    reads: ClassVar[Reads] = ()  # the class descriptions that it depends on
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
+
+    @classmethod
+    def takes_mean(cls) -> bool:
+        """Whether the server takes the weighted mean of the updates, for which it need not see a single one."""
+        return cls.aggregate is fedavg
 
     @abstractmethod
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
@@ -94,7 +103,10 @@ class Method(nn.Module, ABC):
 
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
-    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine."""
+    """[C, D]: per class the mean of its sentences' unit features, not normalised, so <v, mean> is the mean cosine.
+
+    The sentences have the attributes in them, so a method that calls this names "attributes" in `reads`.
+    """
     sentences = space.attribute_texts()
     features = clip.text_features([sentence for group in sentences for sentence in group])  # [N, D]
     groups = torch.split(features, [len(group) for group in sentences])
@@ -142,7 +154,7 @@ def context_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Gener
 
     Raises UserError unless `init` has exactly n_ctx tokens.
     """
-    at_least(1, n_ctx=n_ctx)
+    bounded(1, n_ctx=n_ctx)
     if not init:
         return normal(n_ctx, clip.text_width, generator=generator)
     embeddings = clip.token_embeddings(init)  # [n, W]
@@ -174,10 +186,18 @@ def require_packages(method: type[Method]) -> None:
 
 
 def at_least(least: float, **options: float) -> None:
-    """Raise UserError naming the first option below `least`."""
+    """Raise UserError naming the first option below `least`, or infinite."""
     for name, value in options.items():
         if not value >= least:
             raise UserError(f"The option {name} = {value} is too small; give at least {least}.")
+        if value == math.inf:
+            raise UserError(f"The option {name} = {value} is too large; give a finite number.")
+
+
+def bounded(least: int, **options: int) -> None:
+    """Raise UserError naming the first number of vectors, ranks or layers not from `least` to `LARGEST_SIZE`."""
+    at_least(least, **options)
+    at_most(LARGEST_SIZE, **options)
 
 
 def at_most(most: float, **options: float) -> None:

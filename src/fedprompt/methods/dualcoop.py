@@ -6,7 +6,7 @@ import torch
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least, context_templates, frozen_tokens, pair_logits
+from fedprompt.methods.base import Classifier, Method, bounded, context_templates, frozen_tokens, pair_logits
 from fedprompt.ops.layers import normal, unit
 
 
@@ -21,7 +21,7 @@ class DualCoOp(Method):
 
     def __init__(self, clip: Clip, *, n_ctx: int = 16, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         self.present = normal(n_ctx, clip.text_width, generator=generator)
         self.absent = normal(n_ctx, clip.text_width, generator=generator)
 

@@ -18,6 +18,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
+    bounded,
     cosine_classifier,
     one_of,
     pair_logits,
@@ -54,7 +55,8 @@ class FedLoRA(Method):
     ) -> None:
         super().__init__()
         require_packages(FedLoRA)
-        at_least(1, rank=rank, alpha=alpha)
+        bounded(1, rank=rank)
+        at_least(1, alpha=alpha)
         one_of(("both", "image", "text"), towers=towers)
         self.rank, self.alpha = rank, alpha
         sizes = {"image": (clip.image_blocks, clip.image_width), "text": (clip.text_blocks, clip.text_width)}
@@ -105,7 +107,7 @@ class FedLoRA(Method):
             tensors[f"base_model.model.{name}.lora_B.weight"] = up.detach().cpu().contiguous()
         return {
             "peft/adapter_model.safetensors": save(tensors, metadata={"format": "pt"}),
-            "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list) + "\n",  # type: ignore[no-untyped-call]
+            "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list, allow_nan=False) + "\n",  # type: ignore[no-untyped-call]
         }
 
     def _layers(self, *only: str) -> Iterator[tuple[str, Tensor, Tensor]]:

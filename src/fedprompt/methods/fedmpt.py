@@ -11,7 +11,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Explanation, Method, at_least, one_of
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Explanation, Method, at_least, bounded, one_of
 from fedprompt.ops.layers import linear, normal, unit
 from fedprompt.ops.sinkhorn import sinkhorn
 
@@ -40,6 +40,8 @@ class FedMPT(Method):
     gate_input: the gate reads the "image" feature or the mean of the "patches".
     """
 
+    reads = ("conditions",)
+
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,
         clip: Clip,
@@ -59,8 +61,8 @@ class FedMPT(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_conditions=n_conditions, rank=rank)
-        at_least(0, condition_ctx=condition_ctx, class_ctx=class_ctx)
+        bounded(1, n_conditions=n_conditions, rank=rank)
+        bounded(0, condition_ctx=condition_ctx, class_ctx=class_ctx)
         at_least(1e-3, tau=tau, entropy=entropy)
         one_of(("softmax", "similarity"), evidence=evidence)
         one_of(("image", "patches"), gate_input=gate_input)

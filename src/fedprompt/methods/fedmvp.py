@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import (
-    Attention,
-    Classifier,
-    Method,
-    at_least,
-    class_texts,
-    cosine_logits,
-    one_of,
-)
+from fedprompt.methods.base import Attention, Classifier, Method, at_least, bounded, class_texts, cosine_logits, one_of
 from fedprompt.ops.layers import CrossBlock, LowRank, linear, normal, unit
 from fedprompt.ops.losses import objective
 
@@ -46,7 +38,8 @@ class FedMVP(Method):
     heads: attention heads.
     """
 
-    personal: ClassVar[tuple[str, ...]] = ("phase", "first_pass")
+    personal: ClassVar[tuple[str, ...]] = ("phase", "cross_entropy_sum")
+    reads = ("attributes",)
 
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,
@@ -65,7 +58,7 @@ class FedMVP(Method):
     ) -> None:
         super().__init__()
         width = clip.image_width
-        at_least(1, n_tokens=n_tokens, lora_rank=lora_rank)
+        bounded(1, n_tokens=n_tokens, lora_rank=lora_rank)
         at_least(0, consistency=consistency, sigma=sigma)
         one_of(("bare", "sentence"), attribute_text=attribute_text)
         one_of(("image", "batch"), flip=flip)
@@ -78,11 +71,11 @@ class FedMVP(Method):
             self.project = linear(clip.dim, width, generator=generator)
         if conditioning == "text":
             self.queries = normal(n_tokens, width, generator=generator)
-        self.former = CrossBlock(width, heads, generator=generator)
+        self.promptformer = CrossBlock(width, heads, generator=generator)
         # differs: the release draws both factors at random and tests without LoRA; here the start is the identity
         self.lora = LowRank(width, lora_rank, generator=generator) if lora else None
         self.phase = nn.Buffer(torch.zeros((), dtype=torch.bool))  # true: LoRA only, from here on
-        self.first_pass = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch
+        self.cross_entropy_sum = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Project the attributes of all candidate classes once; images run through the prompted tower."""
@@ -95,7 +88,7 @@ class FedMVP(Method):
         """The task's objective plus the distance from the frozen feature of the image or of its mirror image."""
         encoded = self._encoder(clip, space)(images)
         task = objective(space.kind)(cosine_logits(clip, encoded, class_texts(clip, space), space.kind), targets)
-        self.first_pass.add_(torch.stack([task.detach(), torch.ones_like(task)]), alpha=len(images))
+        self.cross_entropy_sum.add_(torch.stack([task.detach(), torch.ones_like(task)]), alpha=len(images))
         if not self.consistency:
             return task
         # differs: the release draws one coin for the whole batch; flip = "batch" does that
@@ -110,17 +103,17 @@ class FedMVP(Method):
     def end_epoch(self, epoch: int) -> None:
         """Enter the LoRA phase for good if the mean cross-entropy of a round's first pass is below sigma."""
         # differs: the release compares sigma with the total loss of one batch, consistency included
-        total, count = self.first_pass.tolist()
+        total, count = self.cross_entropy_sum.tolist()
         if self.lora is not None and epoch == 0 and total < self.sigma * count:
             self.phase.fill_(1)
-        self.first_pass.zero_()
+        self.cross_entropy_sum.zero_()
 
     def attention(self, clip: Clip, images: Images, space: LabelSpace) -> Attention | None:
         """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
         context, patches = self._context(clip, space), clip.image_embeddings(images)[:, 1:]  # [N, W], [B, P, W]
-        return Attention(self.former.weights(patches, context, adapt=self.lora), self._attributes(space))
+        return Attention(self.promptformer.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
         """N pairs (text, class), sorted so that order does not matter; no attributes: the template text."""
@@ -141,9 +134,9 @@ class FedMVP(Method):
         def encode(images: Images) -> Encoded:
             embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
             queries = self.queries if self.conditioning == "text" else embeddings[:, 1:]  # [m, W] or [B, P, W]
-            mixed = self.former(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
-            pool = F.adaptive_avg_pool1d(torch.eye(mixed.shape[-2]), self.n_tokens).T.to(mixed)  # [m, P]
-            prompts = (pool @ mixed).expand(len(embeddings), -1, -1)  # [B, m, W]
+            attended = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
+            pool = F.adaptive_avg_pool1d(torch.eye(attended.shape[-2]), self.n_tokens).T.to(attended)  # [m, P]
+            prompts = (pool @ attended).expand(len(embeddings), -1, -1)  # [B, m, W]
             return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, 1 + P + m, W]
 
         return encode

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits, prompted_texts
+from fedprompt.methods.base import Classifier, Method, at_least, bounded, cosine_logits, prompted_texts
 from fedprompt.ops.layers import CrossAttention, linear, normal
 from fedprompt.ops.losses import cosine_distance, objective
 
@@ -39,7 +39,7 @@ class FedMVPRegions(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx, hidden=hidden)
+        bounded(1, n_ctx=n_ctx, hidden=hidden)
         at_least(0, anchor=anchor)
         self.anchor = anchor
         self.ctx = normal(n_ctx, clip.text_width, generator=generator)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, at_least, at_most, prompted_texts
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, at_least, at_most, bounded, prompted_texts
 from fedprompt.ops.layers import normal
 from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn
 
@@ -41,7 +41,7 @@ class FedOTP(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         at_least(0.001, mass=mass, entropy=entropy)
         at_most(1, mass=mass)
         self.mass, self.entropy = mass, entropy

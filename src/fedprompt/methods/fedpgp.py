@@ -11,7 +11,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier, prompted_texts
+from fedprompt.methods.base import Classifier, Method, at_least, bounded, cosine_classifier, prompted_texts
 from fedprompt.ops.layers import normal
 from fedprompt.ops.losses import objective
 
@@ -45,7 +45,7 @@ class FedPGP(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx, rank=rank)
+        bounded(1, n_ctx=n_ctx, rank=rank)
         at_least(0, contrast=contrast)
         at_least(0.01, temperature=temperature)
         self.contrast, self.temperature = contrast, temperature

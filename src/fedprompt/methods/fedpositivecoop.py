@@ -12,6 +12,7 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
+    bounded,
     context_templates,
     frozen_tokens,
     pair_logits,
@@ -46,7 +47,7 @@ class FedPositiveCoOp(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         at_least(0, context_rate=context_rate)
         self.rows = {name: row for row, name in enumerate(classes)}
         self.context_rate = context_rate

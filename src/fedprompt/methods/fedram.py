@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least
+from fedprompt.methods.base import Classifier, Method, at_least, bounded
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective, pair_contrastive_loss
 from fedprompt.ops.regions import RegionAdapter
@@ -50,7 +50,7 @@ class FedRAM(Method):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        at_least(1, n_image=n_image, n_text=n_text, text_depth=text_depth)
+        bounded(1, n_image=n_image, n_text=n_text, text_depth=text_depth)
         at_least(1e-5, tau=tau)
         adapted = min(ADAPTED, clip.image_blocks)
         self.adapters = nn.ModuleList(

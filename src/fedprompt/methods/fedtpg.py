@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace, readable_name
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_classifier, prompted_texts
+from fedprompt.methods.base import Classifier, Method, at_least, at_most, bounded, cosine_classifier, prompted_texts
 from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal
 
 
@@ -35,8 +35,9 @@ class FedTPG(Method):
     ) -> None:
         super().__init__()
         width = clip.text_width
-        at_least(1, n_ctx=n_ctx)
+        bounded(1, n_ctx=n_ctx)
         at_least(0, self_attention=self_attention)
+        at_most(100, self_attention=self_attention)
         self.queries = normal(n_ctx, width, generator=generator)
         # In the paper's backbone the text width equals the joint width; other backbones need a projection.
         self.project = nn.Identity() if clip.dim == width else linear(clip.dim, width, generator=generator)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import Classifier, Method, at_least, cosine_logits
+from fedprompt.methods.base import Classifier, Method, bounded, cosine_logits
 from fedprompt.ops.layers import normal
 
 
@@ -30,7 +30,7 @@ class FedVPT(Method):
         self, clip: Clip, *, n_tokens: int = 4, depth: int = 12, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        at_least(1, n_tokens=n_tokens, depth=depth)
+        bounded(1, n_tokens=n_tokens, depth=depth)
         self.tokens = normal(min(depth, clip.image_blocks), n_tokens, clip.image_width, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:

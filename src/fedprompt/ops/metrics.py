@@ -1,5 +1,6 @@
 """Metrics as pure functions of tensors: every figure lies in [0, 1], and thresholds are arguments.
 
+Scores that are not finite have no order, so metrics of scores raise UserError for them.
 Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unknown, never counted).
 """
 
@@ -10,6 +11,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from fedprompt.errors import UserError
+
+
+def require_finite(scores: Tensor, whose: str = "A model") -> None:
+    """UserError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
+    wrong = scores[~scores.isfinite()]
+    if len(wrong):
+        raise UserError(
+            f"{whose} gives {len(wrong):,} of {scores.numel():,} scores that are not finite ({float(wrong[0])} for "
+            "one), so no figure can be computed from them; lower the learning rate, and check the backbone with: "
+            "fedprompt doctor"
+        )
 
 
 def accuracy(predicted: Tensor, targets: Tensor) -> float:
@@ -34,31 +48,32 @@ def macro_f1(predicted: Tensor, targets: Tensor) -> float:
 
     In multi-label tasks this is CF1 as defined in FedMPT's comparison.
     """
-    hit, guessed, true = _counts(predicted, targets)
-    seen = guessed + true > 0
-    return float((2 * hit[seen] / (guessed + true)[seen]).mean())
+    tp, predictions, positives = _counts(predicted, targets)
+    seen = predictions + positives > 0
+    return float((2 * tp[seen] / (predictions + positives)[seen]).mean())
 
 
-def f1_of_means(predicted: Tensor, targets: Tensor) -> float:
+def class_f1(predicted: Tensor, targets: Tensor) -> float:
     """CF1 as most of the literature defines it: 2 CP CR / (CP + CR), with precision and recall averaged over classes.
 
     Both tensors are [N, C]. Classes without a positive are left out; a class never predicted has precision zero.
     """
-    hit, guessed, true = _counts(predicted, targets)
-    asked = true > 0
-    precision = float((hit[asked] / guessed[asked].clamp(min=1)).mean())
-    recall = float((hit[asked] / true[asked]).mean())
+    tp, predictions, positives = _counts(predicted, targets)
+    occurs = positives > 0
+    precision = float((tp[occurs] / predictions[occurs].clamp(min=1)).mean())
+    recall = float((tp[occurs] / positives[occurs]).mean())
     return math.nan if math.isnan(recall) else harmonic_mean(precision, recall)
 
 
 def micro_f1(predicted: Tensor, targets: Tensor) -> float:
     """OF1: F1 of all decisions [N, C] together, 2 tp / (2 tp + fp + fn); NaN if nothing is positive or predicted."""
-    hit, guessed, true = _counts(predicted, targets)
-    return _ratio(2 * float(hit.sum()), float((guessed + true).sum()))
+    tp, predictions, positives = _counts(predicted, targets)
+    return _ratio(2 * float(tp.sum()), float((predictions + positives).sum()))
 
 
 def top_k(scores: Tensor, targets: Tensor, count: int) -> Tensor:
     """Decisions [N, C] of {0, 1}: the `count` highest scores of every row among its known labels."""
+    require_finite(scores)
     known = targets != -1
     best = scores.masked_fill(~known, -math.inf).topk(min(count, scores.shape[1]), dim=1).indices
     return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, best, 1) * known
@@ -69,6 +84,7 @@ def best_threshold(scores: Tensor, targets: Tensor) -> float:
 
     Fit it on held-out training images: fitted on test images, it is an oracle.
     """
+    require_finite(scores)
     known = targets != -1
     flat, truth = scores[known], (targets == 1)[known]
     if not truth.any():
@@ -90,6 +106,7 @@ def average_precision(scores: Tensor, targets: Tensor) -> float:
 
     The sort is stable: equal scores keep their order of appearance.
     """
+    require_finite(scores)
     known = targets != -1
     order = scores[known].argsort(descending=True, stable=True)
     positive = (targets[known] == 1)[order]
@@ -116,8 +133,8 @@ def mean_of_known(values: Sequence[float]) -> tuple[float, int]:
 
 def _counts(predicted: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Per class the true positives, the predictions and the positives, [C] float64; unknown labels do not count."""
-    guessed, true = (predicted == 1) & (targets != -1), targets == 1
-    return (guessed & true).double().sum(dim=0), guessed.double().sum(dim=0), true.double().sum(dim=0)
+    predicted, true = (predicted == 1) & (targets != -1), targets == 1
+    return (predicted & true).double().sum(dim=0), predicted.double().sum(dim=0), true.double().sum(dim=0)
 
 
 def _ratio(part: float, whole: float) -> float:

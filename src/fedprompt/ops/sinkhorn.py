@@ -15,19 +15,19 @@ from torch import Tensor
 MarginalRule = Callable[[Tensor, float], Tensor]
 
 
-def balanced(meeting: Tensor, entropy: float) -> Tensor:
+def balanced(log_scaling: Tensor, entropy: float) -> Tensor:
     """The marginal is met exactly."""
-    return meeting
+    return log_scaling
 
 
-def partial(meeting: Tensor, entropy: float) -> Tensor:
+def partial(log_scaling: Tensor, entropy: float) -> Tensor:
     """The marginal is an upper bound, which makes the transport partial."""
-    return meeting.clamp(max=0)
+    return log_scaling.clamp(max=0)
 
 
-def unbalanced(pull: float) -> MarginalRule:
-    """The marginal m may differ from the given one g at a cost of pull * KL(m | g), pull > 0: unbalanced transport."""
-    return lambda meeting, entropy: meeting / (1 + entropy / pull)
+def unbalanced(marginal_penalty: float) -> MarginalRule:
+    """Unbalanced: the marginal m may differ from the given g at a cost of marginal_penalty * KL(m | g); it is > 0."""
+    return lambda log_scaling, entropy: log_scaling / (1 + entropy / marginal_penalty)
 
 
 def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one obvious value each)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,10 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.file_system import require_file
+from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
+from fedprompt.text_files import json_text
 
 FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
@@ -93,8 +95,8 @@ def save_adapter(
 
 
 def to_json(value: object) -> str:
-    """Indented JSON with a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Indented JSON with a final newline; what JSON lacks is written as in `run.jsonl`."""
+    return json_text(table_value(value), indent=2, ascii_only=False) + "\n"
 
 
 def load_adapter(folder: Path) -> Adapter:
@@ -116,6 +118,7 @@ def load_adapter(folder: Path) -> Adapter:
 
 def _read(path: Path, form: type[Value]) -> Value:
     """Read JSON of limited size into a dataclass and check its types."""
+    require_file(path, "give an adapter folder or a run folder")
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise UserError(
@@ -144,6 +147,7 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
             f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
             f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
         )
+    require_file(path, "copy the adapter again")
     try:
         _check_size(path, expected)
         with safe_open(path, framework="pt") as file:

@@ -20,15 +20,26 @@ class Record(BaseModel):
 
 def json_value(value: object) -> object:
     """The value with lists for tuples and None for NaN and infinity, which JSON does not have."""
+    return _finite(value, infinity=None)
+
+
+def table_value(value: object) -> object:
+    """As `json_value`, but infinity is the text "inf", as recipes write it: there it is a setting, not a failure."""
+    return _finite(value, infinity="inf")
+
+
+def _finite(value: object, *, infinity: str | None) -> object:
     if isinstance(value, Mapping):
-        return {key: json_value(item) for key, item in value.items()}
+        return {key: _finite(item, infinity=infinity) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [json_value(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_finite(item, infinity=infinity) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return infinity if value == math.inf else None
+    return value
 
 
 Number = Annotated[float | None, BeforeValidator(json_value)]  # None for a number that is not finite
-Table = Annotated[dict[str, JsonValue], BeforeValidator(json_value)]  # a nested table with keys of its own
+Table = Annotated[dict[str, JsonValue], BeforeValidator(table_value)]  # a nested table with keys of its own
 
 
 class PartitionCounts(Record):
@@ -88,13 +99,17 @@ class DataRecord(Record):
     name: str = Field("", description="name of the data set")
     fingerprint: str = Field("", description="hash of the images' addresses or content")
     kind: str = Field("", description="`single` or `multi`: labels per image")
+    summary: str = Field("", description="what was read, in one line: images, classes, splits and what was left out")
     images: dict[str, int] = Field({}, description="images per split")
+    labels: str = Field("", description="what the labels of an image are, and in which form they were read")
+    origins: dict[str, str] = Field({}, description="where images, classes, labels, domains and splits come from")
+    left_out: dict[str, int] = Field({}, description="files or rows that were left out, by reason")
     unreadable: int = Field(0, description="images that were left out because they cannot be read")
     base: tuple[str, ...] = Field((), description="base classes, which clients train on")
     new: tuple[str, ...] = Field((), description="new classes, which nobody trains on")
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
-    notes: tuple[str, ...] = Field((), description="remarks of the reader of the data set")
+    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
 
 
 class AttributeAttention(Record):

@@ -6,7 +6,6 @@ field that the model does not have; reading ignores unknown fields and unknown e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
@@ -24,6 +23,7 @@ from fedprompt.records.event_fields import (
     Record,
     Table,
 )
+from fedprompt.text_files import json_text
 
 SCHEMA = 1
 Status = Literal["running", "done", "interrupted", "failed"]
@@ -37,7 +37,7 @@ class BaseEvent(Record):
     def to_json(self) -> str:
         """The line, without its end."""
         fields = self.model_dump(mode="json", exclude_unset=True)
-        return json.dumps({"event": self.event, **fields}, allow_nan=False)
+        return json_text({"event": self.event, **fields})
 
 
 class HeaderEvent(BaseEvent):
@@ -58,6 +58,7 @@ class HeaderEvent(BaseEvent):
     left_out: tuple[LeftOutImage, ...] = Field((), description="unreadable images; a resumed run leaves out the same")
     protocol: str = Field("", description="evaluation protocol, in paragraphs of text")
     descriptions: dict[str, str] = Field({}, description="fingerprint of the class descriptions per trial")
+    bundled: dict[str, str] = Field({}, description="bundled descriptions per trial, where it uses any")
     splits: dict[str, str] = Field({}, description="split -> its meaning, in the order of the report's columns")
     partition: PartitionCounts | None = Field(None, description="training images per client and class")
     expected: tuple[ExpectedFigure, ...] = Field((), description="published figures of the same experiment")
@@ -78,6 +79,9 @@ class TrialEvent(BaseEvent):
     descriptions: Table = Field({}, description="the trial's [descriptions] table")
     trainable: int | None = Field(None, description="number of trained parameters")
     rounds: int | None = Field(None, description="planned rounds")
+    unchanged: bool = Field(
+        default=False, description="at its end: training left every tensor as it was; absent if it did not"
+    )
 
 
 class RoundEvent(BaseEvent):
@@ -118,6 +122,19 @@ class ScoreEvent(BaseEvent):
     figures: dict[str, Number] = Field({}, description="metric -> value in [0, 1]; null where it is undefined")
     classes: tuple[str, ...] = Field((), description="candidate classes")
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
+
+
+class IntervalEvent(BaseEvent):
+    """95% interval of a figure, or of its difference to another trial, by bootstrap over the test images."""
+
+    event: Literal["interval"] = "interval"
+    trial: str = Field(description="name of the trial")
+    column: str = Field(description="column of the report: a split, `hm` or `gap`")
+    against: str = Field("", description="trial whose figure is subtracted; empty for the figure itself")
+    value: Number = Field(None, description="the figure in [0, 1], or the difference")
+    low: Number = Field(None, description="lower end")
+    high: Number = Field(None, description="upper end")
+    images: int = Field(0, description="test images behind the figure; of a mean over columns, the smallest number")
 
 
 class CooccurrenceEvent(BaseEvent):
@@ -177,6 +194,13 @@ class ResumeEvent(BaseEvent):
     round: int = Field(description="round of the checkpoint")
 
 
+class ChangesEvent(BaseEvent):
+    """A run goes on although something has changed since it began, which the user has accepted."""
+
+    event: Literal["changes"] = "changes"
+    changes: tuple[str, ...] = Field(description="what has changed, each with its value before and now")
+
+
 class EndEvent(BaseEvent):
     """The run ended; without this event it is still going on or was killed."""
 
@@ -191,11 +215,13 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | IntervalEvent
     | CooccurrenceEvent
     | SampleEvent
     | SitesEvent
     | PrivacyEvent
     | ResumeEvent
+    | ChangesEvent
     | EndEvent,
     Field(discriminator="event"),
 ]

@@ -18,6 +18,7 @@ from fedprompt.records.events import (
     CooccurrenceEvent,
     EndEvent,
     HeaderEvent,
+    IntervalEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
@@ -55,6 +56,12 @@ class Score:
         return f"{self.split}:{self.measure}" if self.measure else self.split
 
 
+def trial_label(name: str, method: str, summary: str) -> str:
+    """A trial's name in tables: its method's as the first line of its file spells it, unless the trial has another."""
+    head, found, _ = summary.partition(" (")
+    return head if found and name == method else name
+
+
 @dataclass(frozen=True)
 class TrialRecord:
     """One method of a run with everything recorded about it, in round order."""
@@ -71,9 +78,8 @@ class TrialRecord:
 
     @property
     def label(self) -> str:
-        """Name in tables: that of the method, as its first line spells it, unless the trial has a name of its own."""
-        head, found, _ = self.about.idea.partition(" (")
-        return head if found and self.name == self.about.method else self.name
+        """Name in tables."""
+        return trial_label(self.name, self.about.method, self.about.idea)
 
     @property
     def trains(self) -> bool:
@@ -118,13 +124,24 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run recorded; `trials` in table order: those without training first, the main trial last."""
+    """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
+
+    `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
+    """
 
     header: HeaderEvent
     trials: tuple[TrialRecord, ...]
     end: EndEvent | None
     resumed: tuple[int, ...] = ()
+    sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
+    intervals: tuple[IntervalEvent, ...] = ()
+
+    def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
+        """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
+        other = against.name if against else ""
+        wanted = (trial.name, column, other)
+        return next((one for one in self.intervals if (one.trial, one.column, one.against) == wanted), None)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -198,12 +215,15 @@ def read_run(run_folder: Path) -> Run:
     header = headers[-1]
     trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
     counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    intervals = {(event.trial, event.column, event.against): event for event in _all(IntervalEvent, events)}
     return Run(
         header,
         tuple(trials),
         end=events[-1] if isinstance(events[-1], EndEvent) else None,  # after an earlier end the run was resumed
         resumed=tuple(event.round for event in _all(ResumeEvent, events)),
+        sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
+        intervals=tuple(intervals.values()),
     )
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
+from fedprompt.file_system import obstacle, require_file, require_folder
 from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.updates import State
 
@@ -87,7 +88,7 @@ def append_line(path: Path, line: bytes) -> None:
             raise
 
 
-def own(lock: Path, *, busy: str) -> filelock.FileLock:
+def acquire_lock(lock: Path, *, busy: str) -> filelock.FileLock:
     """Acquire a lock file for this process and create its folder; UserError with the text `busy` if another has it."""
     with writing(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +108,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
     """Read what `save_tensors` wrote: (tensors, metadata). Raises UserError if the file is cut short or changed."""
+    require_file(path, "restore it from a copy")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -125,8 +127,10 @@ def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
     Raises UserError if the folder has no `run.jsonl` or another line is no JSON object.
     """
     path = folder / "run.jsonl"
-    if not path.is_file():
-        raise UserError(f"The folder {folder} holds no run.jsonl; give the folder of a run.")
+    require_folder(folder, "give the folder of a run")
+    if what := obstacle(path, "file"):
+        why = "" if what == "does not exist" else f" that can be read, it {what}"
+        raise UserError(f"The folder {folder} holds no run.jsonl{why}; give the folder of a run.")
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             fields = _parse(line)
@@ -166,6 +170,16 @@ class Checkpoint:
     memory: State = field(default_factory=dict)
 
 
+def require_no_run(path: Path) -> None:
+    """Raise UserError if a folder holds a run."""
+    log = path / "run.jsonl"
+    if log.exists() and log.stat().st_size:
+        raise UserError(
+            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
+            "folder with --out."
+        )
+
+
 class RunFolder:
     """The folder of one run, locked by one process until closed; usable as a context manager."""
 
@@ -173,23 +187,24 @@ class RunFolder:
         self.path = path
         self.log = path / "run.jsonl"
         busy = f"The run folder {path} is in use by another process; wait for it or choose another folder."
-        self._lock = own(path / ".lock", busy=busy)
+        self._lock = acquire_lock(path / ".lock", busy=busy)
         self._repair()
 
     @classmethod
     def create(cls, path: Path) -> Self:
         """Lock a folder that holds no run yet; UserError if it holds one."""
         folder = cls(path)
-        if not folder._is_empty():
+        try:
+            require_no_run(path)
+        except UserError:
             folder.close()
-            raise UserError(f"The folder {path} already holds a run; resume it or choose another folder.")
+            raise
         return folder
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Lock the folder of a run that is to be resumed; an incomplete last line is removed."""
-        if not path.is_dir():
-            raise UserError(f"There is no run folder {path}; start the run first.")
+        require_folder(path, "give the folder of a run")
         folder = cls(path)
         if folder._is_empty():
             folder.close()

@@ -1,7 +1,7 @@
 """The report of a run: a self-contained HTML page made from `run.jsonl`, its tables and figures."""
 
 from fedprompt.records.reading import Run, TrialRecord, read_run
-from fedprompt.report.client_figures import partition_figure
+from fedprompt.report.client_figures import partition_figure, save_partition
 from fedprompt.report.figures import headline_figure, save_headline
 from fedprompt.report.page import predictions_page, render
 from fedprompt.report.published import comparable_figure
@@ -17,5 +17,6 @@ __all__ = [
     "read_run",
     "render",
     "save_headline",
+    "save_partition",
     "size_text",
 ]

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import RoundEvent
 from fedprompt.records.reading import Run, TrialRecord
-from fedprompt.report.style import ALARM, FULL, HALF, MUTED, SHADES, TEXT, draw_grid, draw_svg, shorten
+from fedprompt.records.run_folder import write_atomic
+from fedprompt.report.style import ALARM, FULL, HALF, MUTED, SHADES, TEXT, draw, draw_grid, draw_svg, shorten
 
 MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
 FEW = 30  # up to this number of rows, rows are drawn tall
 
 
-def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], classes: Sequence[str]) -> str:
-    """Training images per client (rows) and class (columns, grouped by the client with most of them).
+def partition_figure(held: PartitionCounts) -> str:
+    """Training images per client (rows) and class (columns, grouped by the client with most of them), as SVG.
 
-    `counts` is [clients, classes]. At most the first 60 clients and 100 classes are shown.
+    At most the first 60 clients and 100 classes are shown.
     """
+    return draw_svg("partition", *_partition_drawing(held))
+
+
+def save_partition(held: PartitionCounts, path: Path) -> None:
+    """Write the figure of a partition to a file: PNG for the suffix `.png`, else SVG."""
+    if path.suffix.lower() == ".png":
+        write_atomic(path, draw("partition", *_partition_drawing(held), form="png"))
+    else:
+        write_atomic(path, partition_figure(held))
+
+
+def _partition_drawing(held: PartitionCounts) -> tuple[tuple[float, float], Callable[[Axes], None]]:
+    """Size and painter of the figure of a partition."""
+    counts, clients, classes = held.counts, held.clients, held.classes
     rows = range(min(len(clients), MOST_CLIENTS))
     most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
-    held = [label for label in most if counts[most[label]][label]]
-    order = sorted(held or most, key=lambda label: most[label])[:MOST_CLASSES]
+    assigned = [label for label in most if counts[most[label]][label]]
+    order = sorted(assigned or most, key=lambda label: most[label])[:MOST_CLASSES]
     shades = _shades(sorted({counts[row][label] for row in rows for label in order} - {0}))
 
     def paint(axes: Axes) -> None:
@@ -37,7 +54,7 @@ def partition_figure(counts: Sequence[Sequence[int]], clients: Sequence[str], cl
         _shade_legend(axes, shades)
 
     below = 6.5 * max((len(shorten(classes[label])) for label in order), default=0)
-    return draw_svg("partition", (FULL, 50 + _height(len(rows), 27) + below), paint)
+    return (FULL, 50 + _height(len(rows), 27) + below), paint
 
 
 def _shades(values: Sequence[int]) -> dict[int, int]:

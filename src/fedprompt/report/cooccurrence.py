@@ -18,11 +18,11 @@ STEP = 0.1  # conditional probability per shade
 
 @dataclass(frozen=True)
 class Matrix:
-    """One co-occurrence matrix with its title and SVG; `pull` as the function of that name, for a method."""
+    """One co-occurrence matrix with its title and SVG; `bias_position` as the function of that name, for a method."""
 
     title: str
     drawing: str
-    pull: float | None = None
+    bias_position: float | None = None
 
 
 def cooccurrence_matrices(run: Run) -> list[Matrix]:
@@ -36,13 +36,13 @@ def cooccurrence_matrices(run: Run) -> list[Matrix]:
     predicted = {event.trial: event for event in run.cooccurrence if event.split == asked}
     for trial in run.trials:
         if event := predicted.get(trial.name):
-            pulled = pull(event, true, natural) if natural else None
+            position = bias_position(event, true, natural) if natural else None
             title = f"{run.title(asked).split(' ')[0]}: {trial.label}"
-            found.append(Matrix(title, _draw(event, trial.name), pulled))
+            found.append(Matrix(title, _draw(event, trial.name), position))
     return found
 
 
-def pull(predicted: CooccurrenceEvent, true: CooccurrenceEvent, natural: CooccurrenceEvent) -> float | None:
+def bias_position(predicted: CooccurrenceEvent, true: CooccurrenceEvent, natural: CooccurrenceEvent) -> float | None:
     """Position of predicted co-occurrence between the true (0) and the natural (1), by least squares over label pairs.
 
     None where natural and true co-occurrence are the same.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 from pydantic import JsonValue
 
+from fedprompt.errors import plural
 from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
-from fedprompt.records.reading import NATURAL, TUNED, Run, TrialRecord, read_run
+from fedprompt.records.outcome import is_untrained, missing_results
+from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.cooccurrence import cooccurrence_matrices
+from fedprompt.report.legend import UPLOAD, legend, one_seed_note
 from fedprompt.report.published import difference_tables, differences
 from fedprompt.report.sample_images import attention_maps, label_explanations, sample_images
 from fedprompt.report.style import VARIABLES, inline, size_text
@@ -23,23 +26,14 @@ from fedprompt.report.tables import (
     domain_tables,
     failure_rows,
     headline_rows,
+    interval_rows,
     privacy_text,
     selection_rows,
 )
+from fedprompt.report.verdict import verdict
+from fedprompt.text_files import json_text
 
-MEANING = {
-    "local": "each client's test images, among that client's classes only; unweighted mean over clients",
-    "base": "test images of the base classes, among all base classes",
-    "new": "test images of the new classes, which nobody trained on, among all new classes",
-    "hm": "harmonic mean of local, base and new",
-    "unseen": "test images in domains nobody trained on, among all classes; unweighted mean over domains",
-    "gap": "natural mAP minus broken mAP: how much the method relies on the usual co-occurrence of labels",
-}
-MEASURED = {
-    "mean_average_precision": ("mAP", "mean over classes of the average precision"),
-    "cf1_macro": ("CF1", "mean over classes of the F1 score; a label counts as present from {}"),
-    "of1": ("OF1", "F1 score of all decisions together; a label counts as present from {}"),
-}
+DIGITS = 12  # of a fingerprint
 
 
 def render(run_folder: Path) -> Path:
@@ -50,12 +44,6 @@ def render(run_folder: Path) -> Path:
     path = Path(run_folder) / "report.html"
     write_atomic(path, page(read_run(run_folder)))
     return path
-
-
-def measures(run: Run) -> list[tuple[str, str]]:
-    """(short name, meaning) of the metrics in the table, if there is more than one."""
-    shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
-    return [(name, meaning.format(run.threshold)) for key, (name, meaning) in MEASURED.items() if key in shown]
 
 
 def predictions_page(method: str, samples: Sequence[SampleEvent]) -> str:
@@ -95,13 +83,12 @@ def page(run: Run) -> str:
         status=status(run),
         metric=figures.metric_name(run),
         marks=_marks(run),
-        meanings=[
-            (run.title(column), run.header.splits.get(column) or MEANING.get(column, ""))
-            for column in run.columns
-            if ":" not in column
-        ],
-        measures=measures(run),
+        legend=legend(run),
+        note=one_seed_note(run),
+        upload=UPLOAD,
         headline=headline_rows(run),
+        verdict=verdict(run),
+        intervals=interval_rows(run),
         clients=client_rows(run),
         population=population(run),
         drawn_clients=MOST_CLIENTS,
@@ -113,11 +100,13 @@ def page(run: Run) -> str:
         attention=attention_maps(run),
         explanations=label_explanations(run),
         cooccurrence=[
-            (matrix.title, matrix.pull, Markup(inline(matrix.drawing, matrix.title)))
+            (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
         ],
         failures=failure_rows(run),
         fingerprints=fingerprints(run),
+        used_settings=used_settings,
+        toml_text=toml_text,
         facts=facts(run),
         figures=drawn_figures(run),
     )
@@ -134,7 +123,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
-            "Training images by client and class": partition_figure(held.counts, held.clients, held.classes)
+            "Training images by client and class": partition_figure(held)
             if held and held.clients and held.classes
             else None
         },
@@ -162,21 +151,19 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Clients, rounds, headline result, upload and privacy in one paragraph; empty before the first round."""
+    """Clients, rounds, upload and privacy in one paragraph.
+
+    Empty before the first round, and if the main method is not trained.
+    """
     main, clients = run.main, population(run)
-    if main is None or not main.rounds:
+    if main is None or not main.rounds or is_untrained(main):
         return ""
     rounds = len(main.rounds)
     who = "One client" if clients == 1 else f"{clients:,} clients" if clients else "Clients"
     text = (
         f"{who} trained {main.label}{' together' * (clients != 1)} for "
-        f"{rounds} round{'s' * (rounds > 1)} without sharing an image"
+        f"{plural(rounds, 'round')} without sharing an image"
     )
-    # The local figure, among a client's own classes, says least about the shared model.
-    column = next((column for column in ("hm", NATURAL, "test", *run.headlines) if column in main.figures), "")
-    if column:
-        word = "harmonic mean" if column == "hm" else f"{column} {figures.metric_name(run)}"
-        text += f"; its {word} is {100 * main.figures[column]:.1f}%{_against(run, main, column)}"
     if main.bytes_up is not None:
         text += f". A client uploads {size_text(main.bytes_up)} per round on average"
     if spent := privacy_text(main):
@@ -189,18 +176,10 @@ def population(run: Run) -> int:
     return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
 
 
-def _against(run: Run, main: TrialRecord, column: str) -> str:
-    reference = run.reference
-    if reference is None or column not in reference.figures:
-        return ""
-    points = 100 * (main.figures[column] - reference.figures[column])
-    return f", {abs(points):.1f} points {'above' if points >= 0 else 'below'} {reference.label}"
-
-
 def status(run: Run) -> str:
-    """A sentence on how far an unfinished run has come; empty for a finished one."""
+    """A sentence on how far an unfinished run has come, or on the results that a finished one lacks; else empty."""
     if run.end and run.end.status == "done":
-        return ""
+        return " ".join(missing_results(run))
     unfinished = [trial for trial in run.trials if trial.rounds and trial.about.status != "done"]
     where = ""
     if unfinished:
@@ -213,9 +192,18 @@ def status(run: Run) -> str:
 
 
 def fingerprints(run: Run) -> list[tuple[str, str]]:
-    """Fingerprints of backbone and data, and the seed: equal for runs with equal inputs."""
+    """The first digits of the fingerprints of backbone and data, and the seed: equal for runs with equal inputs."""
     found = {"backbone": run.header.backbone.fingerprint, "data": run.header.data.fingerprint}
-    return list(_flat({**found, "seed": run.header.seed}))
+    shown = {what: fingerprint[:DIGITS] for what, fingerprint in found.items()}
+    return list(_flat({**shown, "seed": run.header.seed}, _plain))
+
+
+def used_settings(trial: TrialRecord) -> Mapping[str, JsonValue]:
+    """The settings that a trial's training used, without those that have no effect."""
+    settings = trial.about.settings
+    unused = {"momentum"} if settings.get("optimizer") == "adamw" else set()
+    unused |= {"proximal"} if not settings.get("proximal") else set()
+    return {key: value for key, value in settings.items() if trial.trains and value is not None and key not in unused}
 
 
 def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -223,25 +211,42 @@ def facts(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     header = run.header
     times: dict[str, JsonValue] = {"started": header.time}
     times |= {trial.label: f"{trial.about.seconds:.1f} s" for trial in run.trials if trial.about.seconds is not None}
-    times |= {"whole run": f"{run.end.seconds:.1f} s"} if run.end and run.end.seconds is not None else {}
+    if run.end and run.sessions:
+        several = f" in {len(run.sessions)} sessions" if len(run.sessions) > 1 else ""
+        times |= {"whole run": f"{sum(run.sessions):.1f} s{several}"}
     times |= {"resumed after round": ", ".join(map(str, run.resumed))} if run.resumed else {}
     sections: Mapping[str, Mapping[str, JsonValue]] = {
-        "Recipe": {"seed": header.seed, **header.recipe},
-        "Data": header.data.model_dump(mode="json"),
-        "Backbone": header.backbone.model_dump(mode="json"),
+        "Data": header.data.model_dump(mode="json", exclude={"fingerprint"}),
+        "Backbone": header.backbone.model_dump(mode="json", exclude={"fingerprint"}),
         "Versions": header.versions,
         "Time": times,
     }
-    flat = {name: list(_flat(section)) for name, section in sections.items()}
+    flat = {"Recipe": list(_flat({"seed": header.seed, **header.recipe}, toml_text))}
+    flat |= {name: list(_flat(section, _plain)) for name, section in sections.items()}
     return [(name, entries) for name, entries in flat.items() if entries]
 
 
-def _flat(section: Mapping[str, JsonValue], before: str = "") -> Iterable[tuple[str, str]]:
-    """(dotted key, value) of all values of a nested table that are not empty."""
+def _flat(
+    section: Mapping[str, JsonValue], spell: Callable[[JsonValue], str], before: str = ""
+) -> Iterable[tuple[str, str]]:
+    """(dotted key as `--set` takes it, spelled value) of all values of a nested table that are not empty."""
     for key, value in section.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
+            yield from _flat(value, spell, f"{before}{key}.")
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            yield from _flat({str(place): item for place, item in enumerate(value, 1)}, f"{before}{key}.")
+            yield from _flat({str(place): item for place, item in enumerate(value)}, spell, f"{before}{key}.")
         elif value not in (None, "", []):
-            yield f"{before}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            yield f"{before}{key}", spell(value)
+
+
+def _plain(value: JsonValue) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def toml_text(value: JsonValue) -> str:
+    """A value as a recipe spells it: true, "sgd", [1, 2], { name = "iid" }."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml_text(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(toml_text, value))}]"
+    return json_text(value, ascii_only=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedprompt.records.events import IntervalEvent
+from fedprompt.records.outcome import shown_name
 from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
@@ -57,22 +59,48 @@ def headline_rows(run: Run) -> list[TableRow]:
         _cells(run, [trial.figures.get(column) for trial in run.trials], lower=column == GAP) for column in run.columns
     ]
     return [
-        TableRow(trial.label, tuple(column[place] for column in columns), (_parameters(trial), *_sent(trial)))
+        TableRow(shown_name(trial), tuple(column[place] for column in columns), (_parameters(trial), *uploads(trial)))
         for place, trial in enumerate(run.trials)
     ]
+
+
+def interval_rows(run: Run) -> list[TableRow]:
+    """One row per method: the 95% interval of each figure in percent, and the test images behind it; maybe none."""
+    rows = []
+    for trial in run.trials if run.intervals else ():
+        found = [run.interval(trial, column) for column in run.headlines]
+        texts = [
+            DASH
+            if one is None or one.low is None or one.high is None
+            else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
+            for one in found
+        ]
+        rows.append(TableRow(trial.label, (), tuple(texts)))
+    if rows:
+        largest = [
+            max((one.images for one in run.intervals if one.column == column), default=0) for column in run.headlines
+        ]
+        rows.append(TableRow("Test images", (), tuple(f"{count:,}" if count else DASH for count in largest)))
+    return rows
+
+
+def _interval_text(found: IntervalEvent | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return DASH
+    return f"{100 * found.low:.1f} to {100 * found.high:.1f}"
 
 
 def _parameters(trial: TrialRecord) -> str:
     return DASH if trial.about.trainable is None else f"{trial.about.trainable:,}"
 
 
-def _sent(trial: TrialRecord) -> tuple[str, str]:
-    """The mean upload per round and, where they differ, that of the first and of the last round."""
+def uploads(trial: TrialRecord) -> tuple[str, str]:
+    """The mean upload of a client per round and, where they differ, that of the first and of the last round."""
     sent = [mean for event in trial.rounds if (mean := mean_of(event.bytes_up.values())) is not None]
     if trial.bytes_up is None:
         return DASH if trial.trains else size_text(0), ""
     ends = size_text(sent[0]), size_text(sent[-1])
-    return size_text(trial.bytes_up), " → ".join(ends) if ends[0] != ends[1] else ""
+    return size_text(trial.bytes_up), f"first round {ends[0]}, last {ends[1]}" if ends[0] != ends[1] else ""
 
 
 def client_rows(run: Run) -> list[TableRow]:

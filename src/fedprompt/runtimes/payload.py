@@ -8,20 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
 # Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
-ADVERTISE_KEYS, SHARE_KEYS = "train.advertise_keys", "train.share_keys"
-MASKED_INPUT, UNMASK = "train.masked_input", "train.unmask"
-SECURE = (ADVERTISE_KEYS, SHARE_KEYS, MASKED_INPUT, UNMASK)
+SHARE_KEYS, MASKED_INPUT = "train.share_keys", "train.masked_input"
+CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
+SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
+MALFORMED = "malformed"  # a request that could not be read
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawTensor:
     """A tensor in transit: little-endian bytes in row order; `check_raw` checks them against the shared state."""
 
     dtype: str  # as NumPy and torch spell it: "float32"
@@ -35,7 +37,7 @@ class Payload:
 
     kind: str
     fields: Fields = field(default_factory=dict)
-    tensors: Mapping[str, Raw] = field(default_factory=dict)
+    tensors: Mapping[str, RawTensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -45,12 +47,12 @@ class Payload:
     @classmethod
     def of_message(cls, content: bytes) -> Payload:
         """The answer to one step of a secure sum."""
-        return cls(DONE, {}, {MESSAGE: Raw("uint8", (len(content),), content)})
+        return cls(DONE, {}, {MESSAGE: RawTensor("uint8", (len(content),), content)})
 
     def to_bytes(self) -> bytes:
         """The payload for a local socket: length of a JSON header, the header, then the tensors' bytes in its order."""
         tensors = [(name, raw.dtype, raw.shape, len(raw.data)) for name, raw in self.tensors.items()]
-        header = json.dumps({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
+        header = json_text({"kind": self.kind, "fields": self.fields, "tensors": tensors}).encode()
         return b"".join([len(header).to_bytes(8, "little"), header, *(raw.data for raw in self.tensors.values())])
 
     @classmethod
@@ -61,7 +63,7 @@ class Payload:
             header = json.loads(content[8:end])
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
-                tensors[str(name)] = Raw(str(dtype), tuple(map(int, shape)), content[end : end + size])
+                tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])
                 end += size
             if end != len(content):
                 raise ValueError("length")

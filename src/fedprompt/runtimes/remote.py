@@ -17,7 +17,7 @@ from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_u
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
+    CONSISTENCY_CHECK,
     EVALUATE,
     MASKED_INPUT,
     SHARE_KEYS,
@@ -25,7 +25,7 @@ from fedprompt.runtimes.payload import (
     UNMASK,
     Fields,
     Payload,
-    Raw,
+    RawTensor,
     done,
 )
 from fedprompt.runtimes.secure_round import SecureRound
@@ -35,7 +35,7 @@ from fedprompt.updates import State, Update
 _log = logging.getLogger(__name__)
 # Share of a round's deadline that each step of a secure sum leaves for the steps after it; without this reserve, one
 # silent site would use up the whole deadline.
-RESERVE = {ADVERTISE_KEYS: 0.8, SHARE_KEYS: 0.7, MASKED_INPUT: 0.1, UNMASK: 0.0}
+RESERVE = {SHARE_KEYS: 0.75, MASKED_INPUT: 0.15, CONSISTENCY_CHECK: 0.1, UNMASK: 0.0}
 MISSED_ROUNDS = 3  # consecutive rounds without a quorum, after which a run stops with the reasons
 
 
@@ -137,7 +137,7 @@ class Remote:
     ) -> list[Update]:
         end = time.monotonic() + self.settings.deadline
 
-        def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, Raw]) -> dict[int, Payload | str]:
+        def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, RawTensor]) -> dict[int, Payload | str]:
             own = {client: {**self._client_fields(client), **one} for client, one in fields.items()}
             return self._ask(
                 kind,
@@ -205,7 +205,7 @@ class Remote:
         kind: str,
         round_number: int,
         fields: Mapping[int, Fields],
-        tensors: Mapping[str, Raw],
+        tensors: Mapping[str, RawTensor],
         *,
         deadline: float | None = None,
     ) -> dict[int, Payload | str]:

@@ -1,7 +1,8 @@
-"""A round of secure aggregation with remote sites: four exchanges, the third of which includes the training."""
+"""A round of secure aggregation with remote sites: four exchanges, the second of which includes the training."""
 
 from __future__ import annotations
 
+import secrets
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,23 +10,24 @@ from dataclasses import dataclass, field
 from fedprompt.errors import UserError
 from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import vector_length
 from fedprompt.runtimes.payload import (
-    ADVERTISE_KEYS,
+    CONSISTENCY_CHECK,
     MASKED_INPUT,
     MESSAGE,
     SHARE_KEYS,
     UNMASK,
     Fields,
     Payload,
-    Raw,
+    RawTensor,
     done,
 )
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.updates import State, Update
 
 # (kind of request, fields per client, tensors for all of them) -> answer, or reason for none, per client
-Ask = Callable[[str, Mapping[int, Fields], Mapping[str, Raw]], dict[int, Payload | str]]
+Ask = Callable[[str, Mapping[int, Fields], Mapping[str, RawTensor]], dict[int, Payload | str]]
 
 
 @dataclass
@@ -40,20 +42,24 @@ class SecureRound:
 
     def run(self, shared: State, clients: Sequence[int]) -> tuple[Update, tuple[int, ...]]:
         """The mean update and its clients; UserError if too few stayed to the end."""
-        count = len(clients)
-        codec, session = self.secure.codec(count), self.secure.session(self.round_number, count)
-        server = SecureServer(session, length=vector_length(shared))
+        codec, nonce, received = self.secure.codec(len(clients)), secrets.token_hex(16), state_digest(shared)
+        length = vector_length(shared)
+        server = SecureServer(self.secure.session(self.round_number, clients, length=length, nonce=nonce))
 
-        def exchange(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, Raw]) -> dict[int, bytes]:
+        def exchange(kind: str, messages: Mapping[int, bytes], tensors: Mapping[str, RawTensor]) -> dict[int, bytes]:
             texts = {client: b64encode(message).decode() for client, message in messages.items()}
-            fields = {client: {"clients": count, MESSAGE: text} for client, text in texts.items()}
+            fields = {
+                client: {"members": list(clients), "nonce": nonce, MESSAGE: text} for client, text in texts.items()
+            }
             return self._messages(self.ask(kind, fields, tensors))
 
         try:
-            answers = exchange(ADVERTISE_KEYS, dict.fromkeys(clients, b""), {})
-            answers = exchange(SHARE_KEYS, dict.fromkeys(answers, server.collect_keys(answers)), {})
+            answers = exchange(SHARE_KEYS, dict.fromkeys(clients, b""), {})
             answers = exchange(MASKED_INPUT, server.relay_shares(answers), encode(shared))
-            answers = exchange(UNMASK, dict.fromkeys(answers, server.collect_masked_inputs(answers)), {})
+            answers = exchange(CONSISTENCY_CHECK, dict.fromkeys(answers, server.collect_masked_inputs(answers)), {})
+            signatures = server.collect_signatures(answers, received=received)
+            agreed = {client: signatures for client in answers if client not in server.refused}
+            answers = exchange(UNMASK, agreed, {})
             total, arrived = server.unmask(answers)
         finally:
             self.failed |= server.refused

@@ -49,7 +49,11 @@ class Simulator:
         self._personal_start = initial_state(method)[1]
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
-        """Train these clients in turn. Personal states change when all are done; an interrupted round has no effect."""
+        """Train these clients in turn. Personal states change when all are done; an interrupted round has no effect.
+
+        A personal state that is not finite is not kept: the server refuses its update, and the client goes on from the
+        state before.
+        """
         updates = []
         for done, client in enumerate(clients, start=1):
             updates.append(
@@ -64,7 +68,7 @@ class Simulator:
                 )
             )
             self._report_progress(done, len(clients))
-        self.personal.update((update.client, update.personal) for update in updates if update.personal)
+        self.personal.update((update.client, update.personal) for update in updates if _keeps_personal(update))
         if self.adversaries is not None:
             updates = self.adversaries.poison_updates(round_number, shared, updates)
         if self.secure is not None:
@@ -110,3 +114,7 @@ class Simulator:
     def _report_progress(self, done: int, total: int) -> None:
         if self.on_client is not None:
             self.on_client(done, total)
+
+
+def _keeps_personal(update: Update) -> bool:
+    return bool(update.personal) and all(tensor.isfinite().all() for tensor in update.personal.values())

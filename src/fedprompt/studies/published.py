@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from fedprompt.config.recipe import Recipe, parse_recipe
-from fedprompt.config.tables import Toml
+from fedprompt.config.recipe_tables import Toml
 from fedprompt.data.published.catalog import CatalogEntry, entry
 from fedprompt.data.splits import first_half
 from fedprompt.errors import UserError, did_you_mean

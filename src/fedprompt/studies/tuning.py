@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from fedprompt.config.recipe import Recipe
-from fedprompt.config.tables import MethodTable, Toml
+from fedprompt.config.recipe_tables import MethodTable, Toml
 from fedprompt.errors import UserError
 from fedprompt.report import Run
 from fedprompt.report.comparison import headline

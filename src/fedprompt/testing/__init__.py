@@ -1,49 +1,10 @@
-"""The conformance batteries as a public API: tests of one's own methods, rules, sources, optimisers and attacks.
+"""Conformance tests as a public API: for one's own methods, rules, sources, optimisers and attacks.
 
 `check_method(MyMethod)` checks all properties of a method at once; a class `TestMine(MethodTests)` in a test file gives
 pytest one test per property. They need nothing beyond fedprompt's own dependencies.
 """
 
-from fedprompt.testing.aggregation import (
-    AggregationRuleTests,
-    ServerOptimizerTests,
-    check_aggregation_rule,
-    check_server_optimizer,
-)
-from fedprompt.testing.attack import AttackTests, check_attack
-from fedprompt.testing.method import MethodTests, check_method
-from fedprompt.testing.partition import PartitionRuleTests, check_partition_rule
-from fedprompt.testing.source import SourceTests, check_source
-from fedprompt.testing.tiny import (
-    ForgetfulCache,
-    TinyImages,
-    tiny_clip,
-    tiny_dataset,
-    tiny_images,
-    tiny_model,
-    tiny_processor,
-    tiny_tokenizer,
-)
+import lazy_loader
 
-__all__ = [
-    "AggregationRuleTests",
-    "AttackTests",
-    "ForgetfulCache",
-    "MethodTests",
-    "PartitionRuleTests",
-    "ServerOptimizerTests",
-    "SourceTests",
-    "TinyImages",
-    "check_aggregation_rule",
-    "check_attack",
-    "check_method",
-    "check_partition_rule",
-    "check_server_optimizer",
-    "check_source",
-    "tiny_clip",
-    "tiny_dataset",
-    "tiny_images",
-    "tiny_model",
-    "tiny_processor",
-    "tiny_tokenizer",
-]
+# pytest imports this package in every project of the environment: torch must load only when a name is used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

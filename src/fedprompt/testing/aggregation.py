@@ -1,4 +1,4 @@
-"""The conformance batteries of aggregation rules and server optimisers: order, weights, memory, missing tensors."""
+"""Conformance tests of aggregation rules and server optimisers: order, weights, memory, missing tensors."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _changed(new: State, shared: State) -> Tensor:
 
 
 class AggregationRuleTests:
-    """The battery as one test per property: derive a class `Test...` from it, set `rule`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `rule`, and run pytest.
 
     Two properties may be given up if the rule's docstring says so: a rule that ignores client weights is "unweighted",
     and one whose result depends on the shared state besides the changes is "not translation equivariant".
@@ -228,7 +228,7 @@ class AggregationRuleTests:
 
 
 class ServerOptimizerTests:
-    """The battery as one test per property: derive a class `Test...` from it, set `optimizer`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `optimizer`, and run pytest.
 
     optimizer: a function `(*, options) -> ServerOptimizer`, or a name as in a recipe's [train.server.optimizer].
     options: what it is tested with besides its defaults.

@@ -1,4 +1,4 @@
-"""The conformance battery of attacks: reproducible, effective, and harmless to honest clients' data and updates."""
+"""Conformance tests of attacks: reproducible, effective, and harmless to honest clients' data and updates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_attack(attack: str | Callable[..., Attack], options: Mapping[str, obje
 
 
 class AttackTests:
-    """The battery as one test per property: derive a class `Test...` from it, set `attack`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `attack`, and run pytest.
 
     attack: a function `(*, options) -> Attack`, or a name as in a recipe's [train.server.attack].
     options: what it is tested with besides its defaults.

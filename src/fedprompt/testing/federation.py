@@ -1,4 +1,4 @@
-"""A federation of three clients on the tiny CLIP: what the battery of methods trains, resumes and compares."""
+"""A federation of three clients on the tiny CLIP: what the conformance tests of methods train, resume and compare."""
 
 from __future__ import annotations
 

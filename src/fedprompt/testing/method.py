@@ -1,4 +1,4 @@
-"""The conformance battery of methods: caching, resuming, privacy of personal tensors, order of classes, options."""
+"""Conformance tests of methods: caching, resuming, privacy of personal tensors, order of classes, options."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_method(method: str | type[Method], options: Mapping[str, object] | Non
 
 
 class MethodTests(MethodOptionTests):
-    """The battery as one test per property: derive a class `Test...` from it, set `method`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `method`, and run pytest.
 
     method: a class, or a name as in a recipe's [method].
     options: what it is tested with besides its defaults.
@@ -116,6 +116,24 @@ class MethodTests(MethodOptionTests):
             assert logits.std(dim=1).min() > 0.01, f"{self._name} gives an image nearly the same logit for each class."
             off = float((self._predict(method, space.take(order), 0, 4, 6) - logits[:, order]).abs().max())
             assert off <= TOLERANCE, f"With {kind} labels, logits change by {off:.2g} when the classes are reordered."
+
+    def test_it_declares_the_class_descriptions_that_it_reads(self) -> None:
+        """Logits depend on attributes or conditions only if `reads` names them: a run provides what it names."""
+        attributes = {name: ("has fur", "the")[: 1 + len(name) % 2] for name in SPACE.names}
+        conditions = ("round", "the", "is", "has", "a tree", "four legs", "a dog", "legs")
+        for kind in self.kinds:
+            method, space = self._trained(kind), replace(SPACE, kind=kind, attributes={}, conditions=())
+            logits = self._predict(method, space, 0, 4)
+            described = {
+                "attributes": replace(space, attributes=attributes),
+                "conditions": replace(space, conditions=conditions),
+            }
+            for what, other in described.items():
+                if what not in self._kind.reads:
+                    off = float((self._predict(method, other, 0, 4) - logits).abs().max())
+                    assert off <= TOLERANCE, (
+                        f"The logits of {self._name} change by {off:.2g} with {what}; add {what!r} to its `reads`."
+                    )
 
     def test_the_rest_of_the_batch_does_not_matter(self) -> None:
         """An image has the same logits alone and among others, and different images have different ones."""

@@ -1,4 +1,4 @@
-"""The part of the battery of methods that is about options: each has a default, an effect, and impossible values."""
+"""The conformance tests of the options of methods: each has a default, an effect, and impossible values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VALUES: Mapping[Any, tuple[Any, ...]] = {
 
 
 class MethodOptionTests:
-    """Properties of a method's options, and how the battery builds and trains the method."""
+    """Properties of a method's options, and how the tests build and train the method."""
 
     method: ClassVar[str | type[Method]]
     options: ClassVar[Mapping[str, object]] = {}
@@ -58,7 +58,7 @@ class MethodOptionTests:
 
     def test_impossible_options_are_refused(self) -> None:
         """A negative count, a number that is none, or an unknown word raises a `UserError` that names the option."""
-        annotations = get_type_hints(self._kind.__init__)
+        annotations = get_type_hints(self._kind.__init__, include_extras=True)
         for option in methods.options(self._kind):
             words = ("nonsense",) if get_origin(annotations[option]) is Literal else ()
             for value in (*words, *impossible_values(annotations[option])):

@@ -1,4 +1,4 @@
-"""The conformance battery of partition rules: deterministic, disjoint, training images of base classes only."""
+"""Conformance tests of partition rules: deterministic, disjoint, training images of base classes only."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_partition_rule(rule: str | Callable[..., Partition], options: Mapping[
 
 
 class PartitionRuleTests:
-    """The battery as one test per property: derive a class `Test...` from it, set `rule`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `rule`, and run pytest.
 
     A rule may refuse single-label or multi-label data by a `UserError`, but not both.
 
@@ -121,7 +121,7 @@ class PartitionRuleTests:
 
     def test_impossible_options_are_refused(self) -> None:
         """A negative number raises a `UserError` that names the option; one too large may too."""
-        hints = get_type_hints(self._rule)
+        hints = get_type_hints(self._rule, include_extras=True)
         for (dataset, _), option in itertools.product(self._partitions(), option_parameters(self._rule)):
             values = impossible_values(hints[option]) if option != "seed" else ()
             for value in values:

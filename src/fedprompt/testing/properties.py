@@ -1,10 +1,11 @@
-"""What all batteries share: running every property of one, impossible values of options, and the global generators."""
+"""What all conformance tests share: running all of one class, impossible values of options, global generators."""
 
 from __future__ import annotations
 
 import inspect
+import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, get_args, get_type_hints
 
@@ -13,16 +14,17 @@ import torch
 
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.registry import Registry
+from fedprompt.config.values import Infinity
 from fedprompt.errors import UserError
 from fedprompt.updates import State
 
 # Values that no option of a type can have; seeds are exempt.
-IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, float("nan"))}
+IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, math.nan, math.inf)}
 
 
-def check(battery: type, **subject: object) -> None:
-    """Run every property of a battery on a subject, by name; AssertionError for the first that does not hold."""
-    tests = type(f"{battery.__name__}Of", (battery,), {name: _as_attribute(value) for name, value in subject.items()})()
+def check(group: type, **subject: object) -> None:
+    """Run all conformance tests of a class on a subject, by name; AssertionError for the first that does not hold."""
+    tests = type(f"{group.__name__}Of", (group,), {name: _as_attribute(value) for name, value in subject.items()})()
     for name in dir(tests):
         if name.startswith("test_"):
             getattr(tests, name)()
@@ -33,8 +35,8 @@ def _as_attribute(value: object) -> object:
 
 
 def builder_of(tests: object, attribute: str, registry: Registry) -> Callable[..., Any]:
-    """The builder that a battery's attribute holds, or names as a recipe does."""
-    value = inspect.getattr_static(tests, attribute)  # getattr would bind a function to the battery
+    """The builder that an attribute of the tests holds, or names as a recipe does."""
+    value = inspect.getattr_static(tests, attribute)  # getattr would bind a function to the tests
     value = value.__func__ if isinstance(value, staticmethod) else value
     return registry.find(value, place=f"{type(tests).__name__}.{attribute}") if isinstance(value, str) else value
 
@@ -58,7 +60,7 @@ def assert_refuses_impossible_options(
     builder: Callable[..., Any], build: Callable[[Mapping[str, Any]], object], *, exempt: tuple[str, ...] = ("seed",)
 ) -> None:
     """`build` must refuse each impossible value of an option with a `UserError` that names the option."""
-    hints = get_type_hints(builder)
+    hints = get_type_hints(builder, include_extras=True)
     for option in option_parameters(builder):
         if option not in exempt:
             for value in impossible_values(hints[option]):
@@ -68,7 +70,9 @@ def assert_refuses_impossible_options(
 def impossible_values(annotation: Any) -> tuple[Any, ...]:
     """Numbers that make no sense for an option of this type; a recipe refuses values of another type by itself."""
     kinds = get_args(annotation) or (annotation,)
-    return next((IMPOSSIBLE[kind] for kind in kinds if kind in IMPOSSIBLE), ())
+    values = next((IMPOSSIBLE[kind] for kind in kinds if isinstance(kind, Hashable) and kind in IMPOSSIBLE), ())
+    infinite = any(isinstance(kind, Infinity) for kind in kinds)  # of `OrInfinite`
+    return tuple(value for value in values if not (infinite and value == math.inf))
 
 
 def assert_refused(option: str, value: object, build: Callable[[Mapping[str, Any]], object]) -> None:

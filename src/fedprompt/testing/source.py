@@ -1,4 +1,4 @@
-"""The conformance battery of data sources: repeated reading, valid splits, RGB images, fingerprints."""
+"""Conformance tests of data sources: repeated reading, valid splits, RGB images, fingerprints."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_source(
 
 
 class SourceTests:
-    """The battery as one test per property: derive a class `Test...` from it, set `source`, and run pytest.
+    """The conformance tests, one per property: derive a class `Test...` from it, set `source`, and run pytest.
 
     source: a function `(*, options) -> Dataset`, or a name as in a recipe's [data].
     """

@@ -18,6 +18,7 @@ from fedprompt.text_files import LINE_ENDS, read_text
 BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")  # of all widths; line ends are none of them
 WIDTHLESS = re.compile("[\u200b\u2060\ufeff]")  # what editors and spreadsheets leave behind
 NUMERAL = re.compile(r"[0-9]+(?:\.0+)?")  # `"²".isdigit()` is true, and int("²") is not
+MEASURE = re.compile(r"[+-]?(?:[0-9]*\.[0-9]+|[0-9]+\.?)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity)", re.IGNORECASE)
 INDEXED = re.compile(r"([0-9]+)(?:\s*[:,;\t]\s*|\s+)(\S.*)")
 
 
@@ -42,7 +43,8 @@ def understand_names(spellings: Iterable[str], *, place: str, what: Literal["cla
     """The distinct names among spellings, sorted."""
     of = {spelling: normal_name(spelling) for spelling in spellings}
     names = tuple(sorted(set(of.values())))
-    return ClassNames(names, of, (*_merged(of, place, what), *(look_alikes(names, place) if what == "class" else ())))
+    alike = (*look_alikes(names, place), *odd_numbers(names, place)) if what == "class" else ()
+    return ClassNames(names, of, (*_merged(of, place, what), *alike))
 
 
 def _merged(of: Mapping[str, str], place: str, what: str) -> list[str]:
@@ -68,6 +70,14 @@ def look_alikes(names: Sequence[str], place: str) -> list[str]:
         for own in groups.values()
         if len(own) > 1
     ]
+
+
+def odd_numbers(names: Sequence[str], place: str) -> list[str]:
+    """A warning where some names that nobody has listed are numbers and others are words: a label may be a slip."""
+    numbers = [name for name in names if class_number(name) is not None or is_measure(name)]
+    if not numbers or len(numbers) == len(names):
+        return []
+    return [f"{place}: {len(numbers):,} of {len(names):,} classes are called by numbers, {numbers[0]!r} for one."]
 
 
 def read_class_list(text: str, *, path: Path) -> ClassNames:
@@ -99,6 +109,11 @@ def read_class_file(path: Path) -> ClassNames:
     text, _, remarks = read_text(path)
     found = read_class_list(text, path=path)
     return replace(found, remarks=(*remarks, *found.remarks))
+
+
+def is_measure(text: str) -> bool:
+    """Whether a text is a number that no class is called by: 0.9, -1, 1e5 or infinity, but not 7."""
+    return bool(MEASURE.fullmatch(text)) and not NUMERAL.fullmatch(text)
 
 
 def class_number(value: object) -> int | None:

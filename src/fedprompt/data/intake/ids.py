@@ -77,10 +77,8 @@ def index_ids(
         if text is not None and (first := rows.setdefault(form(text), row)) != row:
             clashes += [text] * (content(records[first]) != content(records[row]))
     if clashes:
-        mistakes.add(
-            f"{len(set(clashes)):,} ids of {what} are given to different ones, {clashes[0]!r} for one; "
-            "if files were merged, give ids anew"
-        )
+        some = f"1 id of {what} is" if len(set(clashes)) == 1 else f"{len(set(clashes)):,} ids of {what} are"
+        mistakes.add(f"{some} given to different ones, {clashes[0]!r} for one; if files were merged, give ids anew")
     return Ids(rows, form)
 
 
@@ -107,7 +105,8 @@ def repeated(values: Sequence[Hashable], *, what: str, mistakes: Mistakes) -> No
     seen: set[Hashable] = set()
     twice = [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
     if twice:
-        mistakes.add(f"{len(set(twice)):,} {what} are listed more than once, {twice[0]!r} for one; keep one of each")
+        some = f"1 {what.removesuffix('s')} is" if len(set(twice)) == 1 else f"{len(set(twice)):,} {what} are"
+        mistakes.add(f"{some} listed more than once, {twice[0]!r} for one; keep one of each")
 
 
 def flag(value: object) -> bool | None:

@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedprompt.data.images import OnStep
+from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError
+from fedprompt.file_system import entries, require_folder
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pnm", ".pbm", ".jp2", ".j2k", ".jpx", ".jpf", ".avif", ".heic", ".heif", ".hif"),
 )
 JUNK = frozenset({".ds_store", "thumbs.db", "desktop.ini"})  # what systems write into every folder; not worth a word
+JUNK_FOLDERS = frozenset(
+    {
+        *("__macosx", ".git", ".svn", ".hg", ".cache", ".idea", ".vscode", ".ipynb_checkpoints", ".thumbnails"),
+        *(".trash", ".trashes", ".fseventsd", ".spotlight-v100"),
+    }
+)
 DEEPEST = 8  # folders below the root
 
 Parts = tuple[str, ...]  # a path below the root
@@ -38,9 +46,12 @@ def has_image_name(name: str) -> bool:
 
 
 def looks_like_image(path: Path) -> bool:
-    """Whether a file begins as an image does; for files whose name says nothing."""
-    with open(path, "rb") as file:
-        head = file.read(32)
+    """Whether a file begins as an image does; for files whose name says nothing. One that cannot be read may be one."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(32)
+    except OSError:
+        return True  # opening it as an image says why it cannot be read
     tiff = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     jpeg2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
     plain = head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", *tiff, *jpeg2000))
@@ -53,31 +64,42 @@ def visible(name: str) -> bool:
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def find_images(root: Path, *, depth: int = DEEPEST, on_step: OnStep | None = None) -> ImageFiles:
-    """Walk a folder, `depth` folders deep, through links too; hidden files and folders are left alone.
+def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_step: OnStep | None = None) -> ImageFiles:
+    """Walk a folder, `depth` folders deep; hidden files and folders are left alone.
 
-    Only regular files are opened or counted as images: a pipe would never end. Raises UserError for a root that is no
-    folder, a folder that cannot be listed and a name that is no valid UTF-8.
+    Only regular files are opened or counted as images: a pipe would never end. Links are followed, out of the folder
+    with `links` only. Raises UserError for a root that is no folder, a folder that cannot be listed, a name that is no
+    valid UTF-8, and links that lead out of the folder.
     """
-    if not root.is_dir():
-        what = "is a file" if root.is_file() else "does not exist"
-        raise UserError(f"The folder {root} {what}; give the folder that holds one folder of images per class.")
-    walk = _Walk(depth, on_step)
+    require_folder(root, "give the folder that holds the images")
+    walk = _Walk(depth, None if links else root.resolve(), on_step)
     walk.folder(root, (), ())
+    if walk.outside:
+        raise UserError(
+            f"{len(walk.outside):,} links lead out of {root}, {'/'.join(walk.outside[0])!r} for one; set "
+            "`links = true` if that is meant."
+        )
+    mistakes = Mistakes(root)
     for parts in walk.files:
         if any("\ud800" <= letter <= "\udfff" for letter in "".join(parts)):
-            raise UserError(f"The name {'/'.join(parts)!r} in {root} is not valid UTF-8; rename that file or folder.")
+            mistakes.add(f"the name {'/'.join(parts)!r} is not valid UTF-8")
+    mistakes.check(fix="rename that file or folder")
     return ImageFiles(
-        tuple(sorted(walk.files)), tuple(walk.empty), dict(walk.left_out.most_common()), tuple(walk.remarks)
+        tuple(sorted(walk.files)),
+        tuple(walk.empty),
+        {why: count for why, count in walk.left_out.most_common() if count},
+        tuple(walk.remarks),
     )
 
 
 class _Walk:
     """What is found on the way; a folder is entered once on each way to it, and never from inside itself."""
 
-    def __init__(self, depth: int, on_step: OnStep | None) -> None:
+    def __init__(self, depth: int, within: Path | None, on_step: OnStep | None) -> None:
         self.depth = depth
+        self.within = within  # where links have to stay
         self.on_step = on_step
+        self.outside: list[Parts] = []
         self.files: list[Parts] = []
         self.empty: list[Parts] = []
         self.left_out: Counter[str] = Counter()
@@ -86,7 +108,7 @@ class _Walk:
         self._done, self._known = 0, 1
 
     def folder(self, path: Path, parts: Parts, above: tuple[tuple[int, int], ...]) -> None:
-        entries = list(_entries(path))
+        found = [entry for entry in entries(path) if not self._leads_out(entry, path, parts)]
         about = path.stat()
         own = (about.st_dev, about.st_ino)
         if own in above:
@@ -94,11 +116,14 @@ class _Walk:
             return
         if (twin := self._entered.setdefault(own, parts)) != parts:
             self.remarks.append(f"{'/'.join(twin)} and {'/'.join(parts)} are one folder, and its images count twice.")
-        folders = [entry for entry in entries if visible(entry.name) and _kind(entry) == "folder"]
-        found = [(*parts, entry.name) for entry in entries if self._is_image(entry)]
-        self.files += found
+        inner = [entry for entry in found if _kind(entry) == "folder"]
+        folders = [entry for entry in inner if visible(entry.name)]
+        hidden = sum(not visible(entry.name) and entry.name.lower() not in JUNK_FOLDERS for entry in inner)
+        self.left_out["hidden folders"] += hidden
+        images = [(*parts, entry.name) for entry in found if self._is_image(entry)]
+        self.files += images
         self._known += len(folders)
-        if not found and not folders:
+        if not images and not folders:
             self.empty.append(parts)
         for entry in folders:
             if len(parts) < self.depth:
@@ -108,6 +133,15 @@ class _Walk:
         self._done += 1
         if self.on_step is not None:
             self.on_step(self._done, self._known)
+
+    def _leads_out(self, entry: os.DirEntry[str], place: Path, parts: Parts) -> bool:
+        """Whether a link leads to a file or folder elsewhere; it is noted, and not followed."""
+        if self.within is None or not entry.is_symlink() or not visible(entry.name):
+            return False
+        if _kind(entry) not in ("file", "folder") or (place / entry.name).resolve().is_relative_to(self.within):
+            return False
+        self.outside.append((*parts, entry.name))
+        return True
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
         kind = _kind(entry)
@@ -125,14 +159,6 @@ class _Walk:
         return not reason
 
 
-def _entries(path: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(path) as entries:
-            yield from sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"The folder {path} cannot be read ({error.strerror}); check its permissions.") from error
-
-
 def _kind(entry: os.DirEntry[str]) -> str:
     """ "file", "folder", or what else it is; a link is what it leads to."""
     try:
@@ -144,5 +170,5 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except FileNotFoundError:
         return "broken links"
     except OSError:  # a link to itself, or to where nobody may look
-        return "links that lead nowhere"
+        return "links to nowhere"
     return "pipes" if stat.S_ISFIFO(mode) else "sockets" if stat.S_ISSOCK(mode) else "devices"

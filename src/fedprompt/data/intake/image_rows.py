@@ -80,7 +80,7 @@ def read_splits(table: Table, declared: Mapping[str, str] | None, *, mistakes: M
         tuple(splits[row] for row in used),
         f"the column 'split': {listed(known)}",
         understood.remarks if understood else (),
-        {"rows of splits that are left out": len(cells) - len(used)} if len(used) < len(cells) else {},
+        {"rows of unused splits": len(cells) - len(used)} if len(used) < len(cells) else {},
     )
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fedprompt.data.intake.class_names import class_number, normal_name
+from fedprompt.data.intake.class_names import class_number, is_measure, normal_name
 from fedprompt.data.intake.report import Mistakes
 
 MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "Null", "NaT", "<NA>", "N/A", "#N/A", "n/a"})
@@ -30,13 +30,14 @@ Labels = tuple[str, ...]
 class LabelColumn:
     """What a column of labels says: per row the names that are there, or None where nothing is known.
 
-    `form` says in words how the cells were read. `vectors` are [rows][classes] values 1, 0 and -1 instead, if the cells
-    are such vectors; `labels` are then empty.
+    `form` says in words how the cells were read, `remarks` are sentences on what might be read in another way.
+    `vectors` are [rows][classes] values 1, 0 and -1 instead, if the cells are such vectors; `labels` are then empty.
     """
 
     labels: tuple[Labels | None, ...]
     form: str
     vectors: tuple[tuple[int, ...], ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def is_missing(cell: object) -> bool:
@@ -79,15 +80,37 @@ def read_label_column(
             found.append(None)
         elif own is not None:
             found.append(_names_in(own, mistakes, line(row)))
+        elif isinstance(cell, str) and normal_name(cell) in known:
+            found.append((normal_name(cell),))
         elif isinstance(cell, str):
-            found.append(
-                _split(cell, between, mistakes, line(row)) if normal_name(cell) not in known else (normal_name(cell),)
-            )
+            found.append(_split(cell, between, mistakes, line(row)))
         else:
             mistakes.add(f"{cell!r} is not a label; write names", line=line(row), column="labels")
             found.append(())
+    _refuse_measures(found, known, mistakes, line)
     listed = any(own is not None for own in lists)
-    return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)))
+    remarks = () if between else _blank_between(texts, known, mistakes.source)
+    return LabelColumn(tuple(found), _form(between, listed=listed, texts=bool(texts)), remarks=remarks)
+
+
+def _refuse_measures(
+    found: Sequence[Labels | None], known: set[str], mistakes: Mistakes, line: Callable[[int], int | None]
+) -> None:
+    for row, name in [(row, name) for row, labels in enumerate(found) for name in labels or ()]:
+        if is_measure(name) and name not in known:
+            mistakes.add(f"{name!r} is a number and no class is called so", line=line(row), column="labels")
+
+
+def _blank_between(texts: Sequence[str], known: set[str], place: str) -> tuple[str, ...]:
+    """A remark on a name of two words, one of which is a name too: "fire truck" beside "truck", or two labels."""
+    whole = {name for text in texts for name in map(normal_name, ALWAYS.split(text)) if name} - known
+    found = min((name for name in whole if _may_be_two(name, whole, " ")), default="")
+    part = next((part for part in _parts(found, " ") if part in whole), "")
+    return (
+        (f'{place}: {found!r} is read as one class beside {part!r}; set separator = " " if it is two labels.',)
+        if found
+        else ()
+    )
 
 
 def _form(between: str, *, listed: bool, texts: bool) -> str:
@@ -148,13 +171,18 @@ def _split(cell: str, between: str, mistakes: Mistakes, line: int | None) -> Lab
 def _separator(texts: Sequence[str], mistakes: Mistakes, known: set[str]) -> str:
     """The one sign, beside semicolon and bar, that stands between labels; "" for none."""
     whole = {name for text in texts for name in map(normal_name, ALWAYS.split(text)) if name} - known
-    sure = any(map(ALWAYS.search, texts))
+    signs = [sign for sign in ";|" if any(sign in text for text in texts)]
+    sure = bool(signs)
+    if len(signs) > 1:
+        mistakes.add('some have ";" and some "|" between them; say which it is with `separator`', column="labels")
     # Blanks stand beside other signs too, and count where there are no others.
     used = [] if sure else [sign for sign in OTHERS if sign != " " and _in_use(whole, sign)]
     used = used or ([] if sure or not _in_use(whole, " ") else [" "])
     sign = used[0] if len(used) == 1 else ""
     names = {part for text in whole for part in _parts(text, sign)} if sign else whole
     left = [other for other in OTHERS if other != sign and _in_use(names, other)]
+    unsure = [other for other in OTHERS if other != " " and not (sign or sure)]
+    left += [other for other in unsure if any(_may_be_two(name, names, other) for name in names)]
     if left or (not sign and not sure and any("," in text for text in whole)):
         _undecided(whole, left[0] if left else ",", mistakes)
     return sign
@@ -166,6 +194,11 @@ def _in_use(whole: set[str], sign: str) -> bool:
     alone = any(all(part in whole for part in parts) for parts in several)
     distinct = {part for parts in several for part in parts}
     return alone or (len(several) >= 3 and len(distinct) < len(several))
+
+
+def _may_be_two(text: str, whole: set[str], sign: str) -> bool:
+    """Whether some part of a text stands alone elsewhere, as it would if the text were two labels."""
+    return len(parts := _parts(text, sign)) > 1 and any(part in whole for part in parts)
 
 
 def _parts(text: str, sign: str) -> list[str]:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.labels import INVISIBLE
+from fedprompt.file_system import entries, obstacle
 
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # what no file can be called on Windows
 
@@ -31,12 +32,13 @@ def below(root: Path, path: str, *, links: bool = False) -> tuple[str, str]:
     if re.match("[A-Za-z][A-Za-z0-9+.-]+://", path):
         return own, f"{path!r} is an address in a network; fetch the files and give their paths"
     if own.startswith(("/", "~")) or ".." in parts or re.match("[A-Za-z]:", own):
-        return own, f"{path!r} is not below {root}; correct it, or set `images` to a folder above it"
+        return own, f"{path!r} is not below {root}; correct it, or give a folder above it"
     if not own or INVISIBLE.search(own) or any(map(DEVICES.fullmatch, parts)) or "." in parts:
         return own, f"{path!r} is not a portable file name; rename it"
     # Following links of a path is slow, and tables are long: only where there is one.
-    linked = not links and any((root / "/".join(parts[: number + 1])).is_symlink() for number in range(len(parts)))
-    if linked and not (root / own).resolve().is_relative_to(root.resolve()):
+    # `os.path` answers where `Path` raises: names that are too long, links that lead back to themselves.
+    linked = not links and any(os.path.islink(root / "/".join(parts[: number + 1])) for number in range(len(parts)))
+    if linked and not Path(os.path.realpath(root / own)).is_relative_to(os.path.realpath(root)):
         return own, f"a link leads {path!r} out of {root}; set `links = true` if that is meant"
     return own, ""
 
@@ -109,12 +111,14 @@ def missing_files(root: Path, files: Sequence[str], *, on_step: OnStep | None = 
 
 
 def regular_files(folder: Path) -> set[str]:
-    """Names of the regular files of a folder, and of links to such; none of a folder that is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _is_file(entry)}
-    except OSError:
+    """Names of the regular files of a folder, and of links to such; none of a folder that is not there.
+
+    Raises UserError for a folder that is there and cannot be listed: its files are not missing.
+    """
+    what = obstacle(folder, "folder")
+    if what and not what.startswith("cannot be read"):
         return set()
+    return {entry.name for entry in entries(folder) if _is_file(entry)}
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from fedprompt.errors import UserError
 
 SHOWN_CLASSES = 5
 SHOWN_MISTAKES = 20
 PARTS = ("train", "val", "test")
+ONE_PER_IMAGE = "one per image"
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Intake:
     whole sentences. `parts` are the reports of data sets that were joined.
     """
 
-    labels: str = "one per image"
+    labels: str = ONE_PER_IMAGE
     origins: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -37,50 +42,82 @@ class IntakeReport:
     classes: tuple[str, ...]
     splits: Mapping[str, int]
     domains: Mapping[str, int] = field(default_factory=dict)
-    labels: str = "one per image"
+    labels: str = ONE_PER_IMAGE
     origins: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     parts: Mapping[str, IntakeReport] = field(default_factory=dict)
 
     def table(self) -> list[tuple[str, str, str, str]]:
-        """Rows for printing: what, found, from where, left out."""
-        shares = ", ".join(f"{part} {self.splits.get(part, 0):,}" for part in self._parts())
+        """Rows for printing: what, found, from where, left out; a row for each part that was joined."""
         found = {
             "images": f"{self.images:,}",
-            "classes": f"{len(self.classes):,}: {shown(self.classes)}",
+            "classes": _some(self.classes),
             "labels": self.labels,
-            "domains": f"{len(self.domains):,}: {shown(tuple(self.domains))}" if self.domains else "",
-            "splits": shares,
+            "domains": _some(tuple(self.domains)) if self.domains else "",
+            "splits": f"{'/'.join(self._parts())} {self._shares()}",
         }
-        gone = self._gone()
         rows = [
-            (what, text, self.origins.get(what, ""), gone if what == "images" else "")
+            (what, text, self.origins.get(what, ""), listed_counts(self.left_out) if what == "images" else "")
             for what, text in found.items()
             if text
         ]
-        return [("what", "found", "from where", "left out"), *rows]
+        parts = [
+            (f"part {name}", part.sentence(classes=False), "", listed_counts(part.left_out))
+            for name, part in self.parts.items()
+        ]
+        return [("what", "found", "from where", "left out"), *rows, *parts]
 
-    def sentence(self) -> str:
-        """One line for the start of a run."""
-        shares = ", ".join(f"{self.splits.get(part, 0):,} {part}" for part in self._parts())
-        origin = f" ({self.origins['splits']})" if self.origins.get("splits") else ""
-        gone = f"; left out: {self._gone()}" if self.left_out else ""
-        untested = "" if self.splits.get("test") else "; nothing to test with"
-        return (
-            f"{self.images:,} images, {len(self.classes):,} classes ({shown(self.classes)}), {shares}{origin}"
-            f"{untested}{gone}."
-        )
+    def sentence(self, *, classes: bool = True) -> str:
+        """One line for the start of a run; without `classes`, their names are left out."""
+        if not self.images:
+            return f"No images are here, {_some(self.classes)}."
+        origin = f" (split: {self.origins['splits']})" if self.origins.get("splits") else ""
+        parts = [
+            f"{self.images:,} image{'s' * (self.images != 1)}",
+            f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
+            + (f" ({shown(self.classes)})" if classes else ""),
+            *([f"{len(self.domains):,} domains ({shown(tuple(self.domains))})"] if len(self.domains) > 1 else []),
+            f"{'/'.join(self._parts())} {self._shares()}{origin}",
+        ]
+        if not self.splits.get("test"):
+            parts.append("nothing to test with")
+        if self.left_out:
+            parts.append(f"{sum(self.left_out.values()):,} left out ({listed_counts(self.left_out)})")
+        return ", ".join(parts) + "."
+
+    def all_warnings(self) -> tuple[str, ...]:
+        """The warnings of the reader, and those of the data set as a whole."""
+        found = list(self.warnings)
+        if len(self.classes) == 1 and self.labels == ONE_PER_IMAGE:
+            found.append(f"There is one class only, {self.classes[0]!r}, so every prediction is right.")
+        if self.images and not self.splits.get("test"):
+            found.append("There is no image to test with.")
+        return tuple(found)
 
     def to_json(self) -> Mapping[str, object]:
         """Everything, as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "warnings": self.all_warnings()}
 
     def _parts(self) -> tuple[str, ...]:
         return (*PARTS, *(part for part in self.splits if part not in PARTS))
 
-    def _gone(self) -> str:
-        return ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+    def _shares(self) -> str:
+        return "/".join(f"{self.splits.get(part, 0):,}" for part in self._parts())
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names):,}: {shown(names)}"
+
+
+def listed_counts(counts: Mapping[str, int]) -> str:
+    """Counts by reason, in words: "2 .txt, 1 hidden"."""
+    return ", ".join(f"{count:,} {_singular(reason) if count == 1 else reason}" for reason, count in counts.items())
+
+
+def _singular(reason: str) -> str:
+    """ "pipes" as "pipe", "broken links" as "broken link"; suffixes of files and other words as they are."""
+    return re.sub(r"^((?:\w+ )??\w+)s\b", r"\1", reason)
 
 
 def joined_intake(parts: Mapping[str, IntakeReport]) -> Intake:
@@ -124,12 +161,14 @@ class Mistakes:
         self.source = str(source)
         self._place = place
         self._found: list[tuple[int, str, str]] = []
+        self._fixes: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._found)
 
-    def add(self, what: str, *, line: int | None = None, column: str = "") -> None:
-        """Note what is wrong, and where in the file."""
+    def add(self, what: str, *, line: int | None = None, column: str = "", fix: str = "") -> None:
+        """Note what is wrong, and where in the file; `fix` is what to do where all mistakes are of this kind."""
+        self._fixes.add(fix)
         place = [] if line is None else [self._place(line)]
         place += [f"column {column!r}"] if column else []
         self._found.append((-1 if line is None else line, ", ".join(place), what))
@@ -140,10 +179,20 @@ class Mistakes:
         self.check()
         raise AssertionError("a mistake was noted")
 
+    @contextmanager
+    def before_others(self, *, fix: str) -> Iterator[None]:
+        """Raise the mistakes, if there are any, in place of a UserError that may follow from them."""
+        try:
+            yield
+        except UserError:
+            self.check(fix=fix)
+            raise
+
     def check(self, *, fix: str = "correct that") -> None:
         """Raise UserError if there are mistakes: the one, or the first twenty of many."""
         if not self._found:
             return
+        fix = (len(self._fixes) == 1 and next(iter(self._fixes))) or fix
         ordered = sorted(self._found, key=lambda mistake: mistake[0])
         found = [f"{place}: {what}" if place else what for _, place, what in ordered]
         if len(found) == 1:
@@ -154,3 +203,16 @@ class Mistakes:
         more = len(found) - SHOWN_MISTAKES
         rest = f"\n  and {more:,} more" if more > 0 else ""
         raise UserError(f"{self.source} has {len(found):,} mistakes; {fix}:{lines}{rest}")
+
+
+def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
+    """Call every reader; UserError with the sentences of all that fail, not of the first alone."""
+    found, errors = [], []
+    for read in readers:
+        try:
+            found.append(read())
+        except UserError as error:
+            errors.append(str(error))
+    if errors:
+        raise UserError("\n".join(errors))
+    return found

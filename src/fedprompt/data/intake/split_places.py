@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from fedprompt.data.intake.splits import (
+    LEFT_OUT,
     Splits,
     is_split,
     listed,
@@ -124,8 +125,12 @@ def splits_of_files(
     if "" in own_names:
         silent = next(file for file, name in named.items() if not name)
         other = next(file for file, name in named.items() if name)
-        raise UserError(f"{root} has {other}, which says its split, beside {silent}, which does not; rename it.")
+        raise UserError(
+            f"{root} has {other}, which says its split, beside {silent}, which does not; rename or move it."
+        )
     splits = understand_splits(sorted(set(named.values())), place=root, kind="files", declared=declared)
+    if splits and len(set(splits.parts.values()) - {LEFT_OUT}) > 1 and "train" not in splits.parts.values():
+        raise UserError(f"{root} holds {listed(splits.parts)} and no training part; add it.")
     if splits and (some := next((name for name in splits.parts if "partial" in name.lower()), "")):
         remark = f"{root}: {some} is the beginning of a split, not all of it."
         splits = replace(splits, remarks=(*splits.remarks, remark))

@@ -87,6 +87,12 @@ def read_name(name: str) -> SplitName:
     return SplitName(words[0] if len(set(words)) == 1 else "", rest, numbered)
 
 
+def says_nothing(name: str) -> bool:
+    """Whether a name has words like "images" and "data" alone, which tell neither a class nor a part."""
+    tokens = set(re.split(r"[\W_]+", name.lower())) - {""}
+    return bool(tokens & SILENT) and all(token in SILENT or token.isdecimal() for token in tokens)
+
+
 def mentions_split(name: str) -> bool:
     """Whether a name has a word in it that says train, validation or test."""
     return bool(read_name(name).word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,29 +47,58 @@ class Table:
         return [row.cells.get(name) for row in self.rows]
 
 
-def read_table(path: Path, *, needed: Sequence[str], columns: Mapping[str, str] | None = None) -> Table:
+def read_table(
+    path: Path, *, needed: Sequence[str], columns: Mapping[str, str] | None = None, mistakes: Mistakes | None = None
+) -> Table:
     """Read a table that has the `needed` columns, in any case; `columns` says what it calls some of them.
 
     The first line decides on the delimiter. A first column without a name that counts rows (pandas' index), and empty
-    columns at the end (Excel's), are left out with a remark. Raises UserError with the first twenty mistakes.
+    columns and cells at the end (Excel's), are left out with a remark. Rows that cannot be read are noted in `mistakes`
+    and left out, so that those of the others are found too; without it they raise UserError, as a table without rows
+    does.
     """
+    own = Mistakes(path) if mistakes is None else mistakes
+    table = _read_rows(path, own)
+    if mistakes is None or not table.rows:
+        own.check(fix="correct that line")
+    if not table.rows:
+        raise UserError(f"The table {path} has no rows; add some.")
+    with own.before_others(fix="correct that line"):
+        return _renamed(table, needed, columns or {})
+
+
+def _read_rows(path: Path, mistakes: Mistakes) -> Table:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is none of {' '.join(SUFFIXES)}; give a table in one of these forms.")
     text, encoding, remarks = read_text(path)
     if path.suffix.lower() in LINES_OF_JSON:
-        table = Table(path, (), tuple(_json_rows(path, text)), f"JSON Lines in {encoding}", remarks)
-        found = dict.fromkeys(name for row in table.rows for name in row.cells)
-        table = replace(table, columns=tuple(found))
-    else:
-        table = _csv_table(path, text, encoding, remarks)
-    if not table.rows:
-        raise UserError(f"The table {path} has no rows; add some.")
-    return _renamed(table, needed, columns or {})
+        rows = tuple(_json_rows(path, text, mistakes))
+        names = dict.fromkeys(name for row in rows for name in row.cells)
+        return Table(path, tuple(names), rows, f"JSON Lines in {encoding}", remarks)
+    return _csv_table(path, text, (encoding, remarks), mistakes)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[Row]:
-    mistakes = Mistakes(path)
-    rows = []
+def is_table(path: Path) -> bool:
+    """Whether a path is a file with the name of a table."""
+    return path.is_file() and path.suffix.lower() in SUFFIXES
+
+
+def column_names(path: Path) -> frozenset[str]:
+    """The names of a table's columns in lower case, from its first line alone; empty for what is no table."""
+    if not is_table(path):
+        return frozenset()
+    text = read_text(path)[0].lstrip()
+    head = LINE_ENDS.split(text)[int(text[:4].lower() == "sep=") :][:1]
+    if path.suffix.lower() not in LINES_OF_JSON:
+        return frozenset(cell.strip().lower() for line in head for cell in re.split('[,;\t|"]', line))
+    try:
+        value = load_json("".join(head))
+    except ValueError:
+        return frozenset()
+    return frozenset(map(str.lower, value)) if isinstance(value, dict) else frozenset()
+
+
+def _json_rows(path: Path, text: str, mistakes: Mistakes) -> Iterator[Row]:
     if text.lstrip().startswith("["):
         raise UserError(f"{path} is one JSON list; write one object per line, without brackets around them.")
     # Not `splitlines`: U+2028 and U+0085 may stand inside a JSON text as they are.
@@ -80,14 +110,13 @@ def _json_rows(path: Path, text: str) -> Iterator[Row]:
                 mistakes.add(f"this is not JSON ({error})", line=line)
                 continue
             if isinstance(value, dict):
-                rows.append(Row(line, value))
+                yield Row(line, value)
             else:
                 mistakes.add('this is not an object; write {"image": "a.jpg", "label": "dog"}', line=line)
-    mistakes.check(fix="correct the line")
-    yield from rows
 
 
-def _csv_table(path: Path, text: str, encoding: str, remarks: tuple[str, ...]) -> Table:
+def _csv_table(path: Path, text: str, about: tuple[str, tuple[str, ...]], mistakes: Mistakes) -> Table:
+    """The table in a text; `about` are its encoding in words, and remarks on it."""
     skipped = 0
     if hint := text.split("\n", 1)[0].strip() if text[:4].lower() == "sep=" else "":  # a line of Excel's own
         text, skipped = text.partition("\n")[2], 1
@@ -95,18 +124,32 @@ def _csv_table(path: Path, text: str, encoding: str, remarks: tuple[str, ...]) -
     records = list(_records(path, text, delimiter, skipped))
     if not records:
         raise UserError(f"The table {path} is empty; write a line of column names and a line per image.")
-    (line, head), *rest = records
+    (line, head), *others = records
+    rest, wider = _fitting(others, len(head), mistakes)
     kept, left_out = _columns(path, head, [cells for _, cells in rest])
-    mistakes = Mistakes(path)
-    for number, cells in rest:
-        if len(cells) != len(head):
-            mistakes.add(f"there are {len(cells)} cells, not {len(head)}, the last one {cells[-1]!r}", line=number)
-    mistakes.check(fix="add or drop some, or put quotes around a cell with the delimiter in it")
+    if wider:
+        left_out.append(f"{path}: empty cells after the last column are left out, in line {wider[0]} for one.")
     names = tuple(normal_name(head[place]) for place in kept)
     _check_head(path, line, names)
     rows = (Row(number, dict(zip(names, (cells[place] for place in kept), strict=True))) for number, cells in rest)
-    form = f"a table with {DELIMITERS.get(delimiter, repr(delimiter))} in {encoding}"
-    return Table(path, names, tuple(rows), form, (*remarks, *left_out))
+    form = f"a table with {DELIMITERS.get(delimiter, repr(delimiter))} in {about[0]}"
+    return Table(path, names, tuple(rows), form, (*about[1], *left_out))
+
+
+def _fitting(
+    records: Sequence[tuple[int, list[str]]], width: int, mistakes: Mistakes
+) -> tuple[list[tuple[int, list[str]]], list[int]]:
+    """The records that have as many cells as there are columns, or empty ones beyond, and the lines of the latter."""
+    fitting, wider = [], []
+    for line, cells in records:
+        if len(cells) < width or any(cells[width:]):
+            last = next((cell for cell in reversed(cells) if cell), "")
+            fix = "add or drop some, or put quotes around a cell with the delimiter in it"
+            mistakes.add(f"there are {len(cells)} cells, not {width}, the last one {last!r}", line=line, fix=fix)
+            continue
+        fitting.append((line, cells[:width]))
+        wider += [line] * (len(cells) > width)
+    return fitting, wider
 
 
 def _delimiter(path: Path, text: str) -> str:

@@ -138,9 +138,22 @@ def _many(values: Sequence[object], names: Sequence[str], dialect: Dialect, mist
         mistakes.refuse("lists hold names and numbers; use one of the two")
     if not names:
         mistakes.refuse("it has numbers for labels and no names for them; set `classes` in label order")
+    if _reads_both_ways(lists, len(names), dialect):
+        mistakes.refuse(
+            "every list may be class numbers, and may be 0 and 1 per class; write names, or set threshold = 0.5 if "
+            "they are the latter"
+        )
     if dialect.lists != "numbers" and (vectors := _vectors(values, len(names), dialect, mistakes)):
         return TypedLabels(tuple(names), vectors, "vectors of 0 and 1")
     return TypedLabels(tuple(names), _positions_in_lists(values, names, dialect, mistakes), "lists of numbers")
+
+
+def _reads_both_ways(lists: Sequence[list[object]], classes: int, dialect: Dialect) -> bool:
+    """Whether lists are [0, 1] and [1, 0] of two classes, or [0] of one."""
+    whole = all(isinstance(item, int) and not isinstance(item, bool) for value in lists for item in value)
+    either = dialect.lists == "either" and dialect.threshold is None
+    every = set(range(classes))
+    return either and whole and classes <= 2 and all(len(value) == classes and set(value) == every for value in lists)
 
 
 def _names_in_lists(
@@ -160,7 +173,7 @@ def _names_in_lists(
             if name not in found:
                 mistakes.add(f"there is no class {name!r}{did_you_mean(name, found)}", line=row)
     targets = [[UNKNOWN] * len(found) if own is None else [int(name in own) for name in found] for own in column.labels]
-    return TypedLabels(found, targets, column.form)
+    return TypedLabels(found, targets, column.form, column.remarks)
 
 
 def _vectors(values: Sequence[object], classes: int, dialect: Dialect, mistakes: Mistakes) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""What a partition rule returns, and what rules share: shards, few-shot sampling, class counts, label heterogeneity.
+"""What a partition rule returns, and what rules share: shards, class counts, label heterogeneity.
 
 A rule is a function `(dataset, *, options) -> Partition` in a file of its own. It assigns training images of base
 classes in seen domains only, each to at most one client, and it is deterministic given its seed.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
-from fedprompt.seeding import stream
+from fedprompt.text_files import json_text
 
-Shots = int | Literal["all"]  # few-shot: training images per class; a recipe has no word for None
 MAX_LISTED = 50  # clients that `partition_table` lists
 TOP_CLASSES = 4  # most frequent classes that it names per client
 
@@ -41,11 +40,12 @@ class Shard:
 
 @dataclass(frozen=True)
 class Partition:
-    """The shards of all clients; client i holds `shards[i]`."""
+    """The shards of all clients; client i holds `shards[i]`. `warnings` are whole sentences for the user."""
 
     rule: str
     seed: int
     shards: tuple[Shard, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def without(self, rows: Collection[int]) -> Partition:
         """The same clients without these rows; nothing is drawn or assigned anew."""
@@ -79,7 +79,7 @@ class Partition:
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        return json.dumps({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
+        return json_text({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
 
     @classmethod
     def from_json(cls, text: str) -> Partition:
@@ -134,40 +134,6 @@ def partition_table(partition: Partition, dataset: Dataset) -> list[tuple[str, .
     spread = f"mean {fmean(sizes):.1f} per client; heterogeneity {heterogeneity(partition, dataset):.2f}"
     rows.append((f"all {len(sizes)}", "", str(sum(sizes)), str(int((counts.sum(dim=0) > 0).sum())), spread))
     return rows
-
-
-def draw_shots(dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int) -> dict[int, Tensor]:
-    """Few-shot sample: base class -> ascending training rows in these domains, at most `shots` of them."""
-    if shots != "all" and shots < 1:
-        raise UserError(f'shots must be at least 1, not {shots}; write "all" to use all images.')
-    rows = dataset.rows(split="train", classes=dataset.base, domains=domains)
-    labels = dataset.targets[rows]
-    # Sorted once: searching a million rows for each of a thousand classes takes too long.
-    sizes = torch.bincount(labels, minlength=len(dataset.space)).tolist()
-    parts = torch.split(rows[labels.argsort(stable=True)], sizes)
-    by_class = {label: parts[label] for label in dataset.base}
-    if shots == "all":
-        return by_class
-    for label, own in by_class.items():
-        chosen = torch.randperm(len(own), generator=stream(seed, "shots", label, *domains))[:shots]
-        by_class[label] = own[chosen].sort().values
-    return by_class
-
-
-def rows_by_class(dataset: Dataset, shots: Shots, seed: int) -> dict[int, Tensor]:
-    """Base class -> training rows of all seen domains, each row under one class.
-
-    A multi-label image is filed under one of its base labels, drawn at random, or under -1 if it has none.
-    """
-    if dataset.space.kind == "single":
-        return draw_shots(dataset, dataset.seen_domains, shots, seed)
-    if shots != "all":
-        raise UserError("shots count images of one class each; leave the option out for a multi-label data set.")
-    rows = dataset.rows(split="train", domains=dataset.seen_domains)
-    present = (dataset.targets[rows] == 1)[:, list(dataset.base)]  # [N, K]
-    draws = torch.rand(present.shape, generator=stream(seed, "one label"))
-    labels = torch.where(present.any(dim=1), (draws * present).argmax(dim=1), -1)
-    return {label: rows[labels == label] for label in sorted(set(labels.tolist()))}
 
 
 def require_enough(dataset: Dataset, clients: int, images: int) -> None:

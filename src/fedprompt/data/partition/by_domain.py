@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shard, Shots, draw_shots
+from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.data.partition.class_chunks import rows_of, split_classes
+from fedprompt.data.partition.few_shot import Shots, draw_shots, shots_warnings
 from fedprompt.errors import UserError
 
 
@@ -18,10 +21,13 @@ def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 
             f"The data set {dataset.name!r} has no domains to train on; use the partition rule 'class_chunks' or 'iid'."
         )
     chunks = split_classes(dataset, classes_per_client)
-    shards = []
+    shards: list[Shard] = []
+    drawn: list[Tensor] = []
     for domain in dataset.seen_domains:
         by_class = draw_shots(dataset, (domain,), shots, seed)
+        drawn += by_class.values()
         shards += [
             Shard(f"{domain}-{number}", rows_of(by_class, chunk), chunk, domain) for number, chunk in enumerate(chunks)
         ]
-    return Partition("by_domain", seed, tuple(shard for shard in shards if shard.rows)).checked(dataset)
+    held = tuple(shard for shard in shards if shard.rows)
+    return Partition("by_domain", seed, held, shots_warnings(shots, drawn)).checked(dataset)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.partition.base import Partition, Shard, Shots, draw_shots
-from fedprompt.errors import UserError
+from fedprompt.data.partition.base import Partition, Shard
+from fedprompt.data.partition.few_shot import Shots, draw_shots, shots_warnings
+from fedprompt.errors import UserError, plural
 
 
 def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
@@ -21,7 +22,20 @@ def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots
     chunks = split_classes(dataset, classes_per_client)
     by_class = draw_shots(dataset, dataset.seen_domains, shots, seed)
     shards = (Shard(f"client-{number}", rows_of(by_class, chunk), chunk) for number, chunk in enumerate(chunks))
-    return Partition("class_chunks", seed, tuple(shards)).checked(dataset)
+    warnings = shots_warnings(shots, by_class.values())
+    warnings += () if len(chunks) > 1 else (_one_client(dataset, classes_per_client),)
+    return Partition("class_chunks", seed, tuple(shards), warnings).checked(dataset)
+
+
+def _one_client(dataset: Dataset, classes_per_client: int) -> str:
+    """The warning that all base classes are one chunk, with the largest number per client that would make two."""
+    most = 2 * len(dataset.base) // 3
+    fix = f"give classes_per_client at most {most}" if most else "use the rule 'iid'"
+    return (
+        f"The partition rule class_chunks makes a single client: {dataset.name!r} has "
+        f"{plural(len(dataset.base), 'base class')} and classes_per_client is {classes_per_client}; {fix} for two "
+        "clients or more."
+    )
 
 
 def split_classes(dataset: Dataset, size: int) -> list[tuple[int, ...]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -19,6 +18,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.published.index import indexed
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import json_text
 
 Options = Mapping[str, JsonValue]
 
@@ -56,6 +56,7 @@ class CatalogEntry(BaseModel):
     rename: Mapping[str, str] = Field(default={}, description="class name in the download -> our class name")
     synonyms: Mapping[str, tuple[str, ...]] = {}
     prompts: Mapping[str, str] = Field(default={}, description="whole prompts of classes for which the template fails")
+    descriptions: tuple[str, ...] = Field((), description="bundled descriptions of its classes; else its own name")
     classes: int = 0
     counts: Mapping[str, int] = Field(default={}, description="images per split, of the published version")
     test_halves: tuple[int, int] | None = Field(default=None, description="test images of base and of new classes")
@@ -88,6 +89,11 @@ def entry(name: str) -> CatalogEntry:
             f"There is no data set {name!r}{did_you_mean(name, catalog())} (known: {', '.join(catalog())})."
         )
     return catalog()[name]
+
+
+def descriptions_of(name: str) -> tuple[str, ...]:
+    """The bundled descriptions files that have the classes of a data set."""
+    return entry(name).descriptions or (name,)
 
 
 def folder_of(name: str, root: Path) -> Path | None:
@@ -138,6 +144,6 @@ def list_images(
         listing = layout_reader(about)(folder, **chosen)
         return listing if listing.files_exist else listing.existing(folder, skip=skip_missing)
 
-    key = json.dumps([about.layout, chosen, skip_missing], sort_keys=True)
+    key = json_text([about.layout, chosen, skip_missing], sort_keys=True)
     listing, fingerprint = indexed(path, key, read)
     return path, listing, fingerprint

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,7 +76,7 @@ def indexed(root: Path, key: str, read: Callable[[], Listing], *, cache: Path | 
 
 
 def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256(json_text(parts).encode()).hexdigest()[:32]
 
 
 def _times(root: Path, dependencies: Sequence[str]) -> str:
@@ -86,7 +87,7 @@ def _times(root: Path, dependencies: Sequence[str]) -> str:
             times.append(os.stat(root / name).st_mtime_ns)
         except OSError:
             times.append(0)
-    return json.dumps(times)
+    return json_text(times)
 
 
 def _write(file: Path, listing: Listing, root: Path) -> None:
@@ -121,7 +122,7 @@ def _write(file: Path, listing: Listing, root: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".part", delete=False) as part:
-            pq.write_table(table.replace_schema_metadata({"fedprompt": json.dumps(about)}), part, compression="zstd")
+            pq.write_table(table.replace_schema_metadata({"fedprompt": json_text(about)}), part, compression="zstd")
         os.replace(part.name, file)
     except OSError as error:
         raise UserError(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.folder import DatasetFolder
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 MAX_NAMED = 3  # missing files that a message names
 
@@ -62,6 +62,6 @@ class Listing:
             splits=tuple(self.splits[row] for row in kept),
             domains=tuple(self.domains[row] for row in kept),
             targets=self.targets[kept],
-            missing_note=f"{len(missing)} listed image(s) do not exist and were left out, for example {some}.",
+            missing_note=f"Left out, as they do not exist: {plural(len(missing), 'listed image')}, for example {some}.",
             dependencies=folder.dependencies,
         )

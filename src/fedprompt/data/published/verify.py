@@ -14,7 +14,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.published.catalog import entry, layout_options, list_images
 from fedprompt.data.published.layouts.original_lists import ORIGINAL_LISTS
 from fedprompt.data.published.listing import Listing
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 MAX_NAMED = 3  # classes that a message names
 
@@ -106,7 +106,8 @@ def _classes_without_images(listing: Listing) -> list[str]:
     if not empty:
         return []
     some = ", ".join(empty[:MAX_NAMED])
-    return [f"{len(empty)} class(es) have no image, for example {some}; look for their folders in the archive."]
+    count = plural(len(empty), "class")
+    return [f"Without an image: {count}, for example {some}; look for their folders in the archive."]
 
 
 def _class_order_differences(name: str, path: Path, listing: Listing) -> list[str]:

@@ -8,14 +8,16 @@ from typing import Literal
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import (
     ClassNames,
     class_number,
+    is_measure,
     labels_of,
     normal_name,
     read_class_file,
@@ -24,12 +26,19 @@ from fedprompt.data.intake.class_names import (
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import Table, read_table
+from fedprompt.data.intake.tables import Table, column_names, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
 
+FIX = "correct that cell"
 
+
+def _is_class_table(path: Path) -> bool:
+    return "label" in column_names(path)
+
+
+@recognised_by(_is_class_table)
 def class_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -62,22 +71,24 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    table = read_table(path, needed=("image", "label"), columns=columns)
     mistakes = Mistakes(path)
-    rows = read_splits(table, splits, mistakes=mistakes)
-    cells = rows.table.column("label")
-    contents = [normal_name(str(cell)) for cell in cells]
-    place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-    found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
-    listed = _class_list(path, classes)
-    _refuse_several(rows.table, listed, mistakes, separator=separator)
-    mistakes.check(fix="correct that cell")
+    table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
+    with mistakes.before_others(fix=FIX):
+        rows = read_splits(table, splits, mistakes=mistakes)
+        cells = rows.table.column("label")
+        contents = [normal_name(str(cell)) for cell in cells]
+        place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
+        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        listed = _class_list(path, classes)
+        targets = _targets(rows.table, listed, mistakes, separator=separator)
+    mistakes.check(fix=FIX)
     pairs = list(zip(found.domains, contents, strict=True))
     drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed)
     own = rows.splits or tuple(drawn)
     names = listed or _classes_of(path, cells, own)
-    targets = labels_of(cells, names.names, mistakes=mistakes, lines=rows.table.lines)
-    mistakes.check(fix="correct that cell")
+    if not listed:
+        targets = labels_of(cells, names.names, mistakes=mistakes, lines=rows.table.lines)
+        mistakes.check(fix=FIX)
     known, new = base_and_new(len(names.names), base)
     return Dataset(
         name=path.stem,
@@ -111,24 +122,29 @@ def _class_list(path: Path, given: Path | None) -> ClassNames | None:
     return read_class_file(file)
 
 
-def _refuse_several(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, separator: str) -> None:
-    """Note labels that are missing, lists, or texts that look like several labels."""
-    texts = []
+def _targets(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, separator: str) -> list[int]:
+    """The labels over the list of classes, [] without one; those that are missing, lists or several are noted."""
     known = listed.names if listed else ()
+    texts: list[str] = []
+    good: dict[int, object] = {}  # line -> cell
     for cell, line in zip(table.column("label"), table.lines, strict=True):
         text = normal_name(cell) if isinstance(cell, str) else ""
         if cell == "" or (is_missing(cell) and text not in known):
             mistakes.add("it is empty" if cell == "" else f"{cell!r} is not a label", line=line, column="label")
+        elif is_measure(text) and text not in known:
+            mistakes.add(f"{cell!r} is a number and no class is called so", line=line, column="label")
         elif isinstance(cell, list | dict):
             mistakes.add(f"{cell!r} holds several labels; label_table reads such", line=line, column="label")
-        elif isinstance(cell, str):
-            texts.append(cell)
+        else:
+            good[line] = cell
+            texts += [cell] if isinstance(cell, str) else []
     if several := "" if separator == "none" else looks_like_several(texts, known):
         mistakes.add(
             f'{several!r} may be several labels: use label_table for many per image, or set separator = "none" if it '
             "is one",
             column="label",
         )
+    return labels_of(list(good.values()), known, mistakes=mistakes, lines=list(good)) if listed else []
 
 
 def _classes_of(path: Path, cells: Sequence[object], splits: Sequence[str]) -> ClassNames:

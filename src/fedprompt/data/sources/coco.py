@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset, multi_hot
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import look_alikes
 from fedprompt.data.intake.ids import repeated
 from fedprompt.data.intake.image_files import visible
 from fedprompt.data.intake.paths import missing_files
-from fedprompt.data.intake.report import PARTS, Intake, Mistakes
+from fedprompt.data.intake.report import PARTS, Intake, Mistakes, read_all
 from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT, mentions_split
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, located, read_file, shared_names
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below, require_folder
 
+PROBED = 20  # JSON files that are looked into for whether a folder holds COCO annotations
 NOT_COCO = ("attributes.json", "conditions.json", "dataset_dict.json", "state.json", "info.json")
+
+# What COCO itself has beside the files of instances.
+COMPANIONS = ("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,11 @@ class Annotations:
     remarks: tuple[str, ...] = ()
 
 
+def _is_coco(path: Path) -> bool:
+    return path.is_dir() and any(_names_three_lists(path / file) for file in _json_files(path)[:PROBED])
+
+
+@recognised_by(_is_coco)
 def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -69,7 +82,8 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
     given = {split: file for split, file in (("train", train), ("val", val), ("test", test)) if file}
     found = _given(folder, given) if given else _find_annotations(root, splits)
     regions = Regions(crowds, min_area)
-    tables = {split: read_file(folder, file, regions) for split, file in found.files.items()}
+    read = read_all([partial(read_file, folder, file, regions) for file in found.files.values()])
+    tables = dict(zip(found.files, read, strict=True))
     names = distinct_names(shared_names(folder, tables), str(root))
     label = {name: number for number, name in enumerate(names)}
     own_places = {"train": train_images, "val": val_images or train_images, "test": test_images or train_images}
@@ -151,16 +165,21 @@ def _find_annotations(root: Path, declared: Mapping[str, str] | None) -> Annotat
     return Annotations({part: found[part] for part in PARTS if part in found}, understood.origin, understood.remarks)
 
 
+def _names_three_lists(file: Path) -> bool:
+    """Whether the keys of COCO stand in a file, which may be large."""
+    if not file.stat().st_size:
+        return False
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
+
+
 def _json_files(root: Path) -> list[str]:
     """JSON files that may hold annotations, below the folder."""
-    if not root.is_dir():
-        raise UserError(f"The folder {root} {'is a file' if root.exists() else 'does not exist'}; give a folder.")
-    found = [file for file in (*root.glob("*.json"), *root.glob("*/*.json")) if file.is_file()]
+    require_folder(root)
+    found = [file for file in files_below(root, depth=1) if file.suffix == ".json"]
     names = sorted(file.relative_to(root).as_posix() for file in found if file.name not in NOT_COCO)
     names = [name for name in names if all(map(visible, name.split("/")))]
-    # COCO itself has captions and keypoints beside them.
-    instances = [name for name in names if name.rpartition("/")[2].startswith("instances_")]
-    return instances or names
+    return [name for name in names if not name.rpartition("/")[2].startswith(COMPANIONS)] or names
 
 
 def _place_of_images(root: Path, split: str, table: CocoFile) -> str:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from fedprompt.data.intake.image_files import DEEPEST
 from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT, Splits, understand_splits
 from fedprompt.data.published.catalog import HubCopy
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below
 
 if TYPE_CHECKING:
     import datasets
@@ -74,14 +76,24 @@ def open_parts(address: Address, copy: HubCopy | None, declared: Mapping[str, st
     return _selected(tables, _or_none(tables, splits), copy)
 
 
+def holds_tables(folder: Path) -> bool:
+    """Whether a folder is one from `save_to_disk`, or holds Parquet files."""
+    return _is_saved(folder) or any(any(folder.glob(f"{'*/' * depth}*.parquet")) for depth in range(4))
+
+
 def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def _parquet_parts(folder: Path, copy: HubCopy | None, declared: Mapping[str, str] | None) -> Parts:
-    if any(folder.glob("*.py")) and not any(folder.rglob("*.parquet")):
+    found = list(files_below(folder, depth=DEEPEST))
+    files = sorted(
+        file.relative_to(folder)
+        for file in found
+        if file.suffix == ".parquet" and not file.relative_to(folder).name.startswith(".")
+    )
+    if not files and any(file.suffix == ".py" and file.parent == folder for file in found):
         raise UserError(f"{folder} is made by a script, which no longer runs; look for a Parquet copy.")
-    files = sorted(file.relative_to(folder) for file in folder.rglob("*.parquet") if _is_visible(file, folder))
     if not files:
         raise UserError(f"{folder} has neither Parquet files nor a data set from save_to_disk.")
     if copy and copy.splits:
@@ -90,12 +102,8 @@ def _parquet_parts(folder: Path, copy: HubCopy | None, declared: Mapping[str, st
     named, splits = splits_of_files([file.as_posix() for file in files], root=str(folder), declared=declared)
     used = {file: name for file, name in named.items() if splits is None or splits.parts[name] != LEFT_OUT}
     tables = _read_parquet(folder, used)
-    gone = {"Parquet files that are left out": len(named) - len(used)} if len(used) < len(named) else {}
+    gone = {"Parquet files of unused splits": len(named) - len(used)} if len(used) < len(named) else {}
     return replace(_selected(tables, _or_none(tables, splits), copy), left_out=gone, root=folder)
-
-
-def _is_visible(file: Path, folder: Path) -> bool:
-    return not any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _read_parquet(folder: Path, named: Mapping[str, str]) -> dict[str, datasets.Dataset]:
@@ -106,7 +114,13 @@ def _read_parquet(folder: Path, named: Mapping[str, str]) -> dict[str, datasets.
     for file, name in named.items():
         files.setdefault(name, []).append(str(folder / file))
     keys = {f"part{number}": name for number, name in enumerate(files)}
-    loaded = datasets.load_dataset("parquet", data_files={key: files[name] for key, name in keys.items()})
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # they would show our keys, not the user's names
+    try:
+        loaded = datasets.load_dataset("parquet", data_files={key: files[name] for key, name in keys.items()})
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
     return {name: cast("Mapping[str, datasets.Dataset]", loaded)[key] for key, name in keys.items()}
 
 
@@ -129,7 +143,7 @@ def _selected(tables: Mapping[str, datasets.Dataset], parts: Parts, copy: HubCop
     used = {name: table for name, table in tables.items() if name in parts.splits}
     if copy and copy.video_columns:
         used = {name: table.select(_middle_frames(table, copy.video_columns)) for name, table in used.items()}
-    return replace(parts, tables=used, left_out={"rows of splits that are left out": gone} if gone else {})
+    return replace(parts, tables=used, left_out={"rows of unused splits": gone} if gone else {})
 
 
 def _parts_of_copy(tables: Mapping[str, datasets.Dataset], copy: HubCopy, *, root: Path | None = None) -> Parts:

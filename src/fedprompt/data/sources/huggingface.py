@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,19 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.intake.label_cells import is_missing
-from fedprompt.data.intake.paths import below
+from fedprompt.data.intake.paths import below, missing_files
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.typed_labels import OBJECT_KEYS, Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace, distinct_names
-from fedprompt.data.published.catalog import HubCopy, entry
+from fedprompt.data.published.catalog import HubCopy, descriptions_of, entry
 from fedprompt.data.published.layouts.original_lists import split_camel_case
-from fedprompt.data.sources.hub_tables import Address, Parts, open_parts
+from fedprompt.data.sources.hub_tables import Address, Parts, holds_tables, open_parts
 from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     import datasets
@@ -45,11 +46,12 @@ class TableSource:
     window: Window | None = None
     bands: Bands | None = None
     root: Path | None = None  # paths in the table lead to files below it
+    links: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the library's own fingerprint of the table, which changes with its content."""
-        return hashlib.sha256(json.dumps([self.table._fingerprint, self.window, self.bands]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json_text([self.table._fingerprint, self.window, self.bands]).encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -66,7 +68,7 @@ class TableSource:
     def _path(self, path: str, row: int) -> str:
         if self.root is None:  # the library has put the file where it is
             return path
-        own, wrong = below(self.root, path)
+        own, wrong = below(self.root, path, links=self.links)
         if wrong:
             raise UserError(f"{self.describe(row)}: {wrong}.")
         return str(self.root / own)
@@ -80,6 +82,7 @@ class TableSource:
         return f"row {row}"
 
 
+@recognised_by(holds_tables)
 def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: str,
@@ -95,6 +98,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     subset: str = "",
     splits: Mapping[str, str] | None = None,
     separator: str = "",
+    links: bool = False,
     threshold: float | None = None,
     window: Window | None = None,
     bands: Bands | None = None,
@@ -108,8 +112,9 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     what stands between names in one text. `like` is one of our data sets of which this is a copy: its names, order of
     classes and template are taken, mapped by name; `classes` are then in our order, in place of the copy's names.
     `subset` is the configuration of a Hub id that has several. `splits` says what splits of other names are
-    (`{"extra": ""}` leaves one out). Where there is one split only, ours is drawn from the seed. Raises UserError for
-    columns that are not there, scripts (which no longer run), splits understood in part and wrong labels.
+    (`{"extra": ""}` leaves one out). Where there is one split only, ours is drawn from the seed. Paths of images in
+    Parquet files lead to files below the folder; with `links`, links in it may lead out of it. Raises UserError for
+    columns that are not there, scripts (which no longer run), splits understood in part, wrong labels and paths.
     """
     about = entry(like) if like else None
     copy = about.hub if about else None
@@ -125,6 +130,8 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     found, names, targets = _labels(table, label_column, path, dialect, copy, classes)
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
     domains = tuple(map(_domain, _values(table, domain))) if domain else ("",) * len(table)
+    source = TableSource(_undecoded(table, image_column, path), image_column, window, bands, parts.root, links)
+    _check_paths(source, path)
     own = [split for name, split in parts.splits.items() for _ in range(len(parts.tables[name]))]
     if not any(own):
         groups = list(zip(domains, targets.tolist() if targets.ndim == 1 else [0] * len(table), strict=True))
@@ -132,12 +139,13 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     known, new = base_and_new(len(names), "all" if unseen_domains or targets.ndim > 1 else base)
     return Dataset(
         name=like or Path(path).name,
-        source=TableSource(_undecoded(table, image_column, path), image_column, window, bands, parts.root),
+        source=source,
         space=LabelSpace(
             distinct_names(names, path),
             kind="single" if targets.ndim == 1 else "multi",
             template=template or (about.template if about else "a photo of a {}."),
             ensemble=about.ensemble if about else (),
+            descriptions=descriptions_of(like) if like else (),
         ),
         targets=targets,
         splits=tuple(own),
@@ -222,6 +230,25 @@ def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Data
         return table.select_columns([column]).cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise UserError(f"The column {column!r} of {path} holds no images ({error}); set `image_column`.") from error
+
+
+def _check_paths(source: TableSource, place: str) -> None:
+    """UserError for paths in Parquet files that lead out of their folder, or to no file."""
+    if source.root is None:
+        return
+    import pyarrow.compute as pc
+
+    cells = source.table.data.column(source.column)
+    without = pc.is_null(pc.struct_field(cells, "bytes"))
+    paths = pc.struct_field(cells, "path").filter(without).drop_null().to_pylist()
+    checked = [below(source.root, path, links=source.links) for path in paths]
+    mistakes = Mistakes(f"the column {source.column!r} of {place}")
+    for wrong in dict.fromkeys(wrong for _, wrong in checked if wrong):
+        mistakes.add(wrong)
+    files = [file for file, wrong in checked if not wrong]
+    if missing := missing_files(source.root, files):
+        mistakes.add(f"{len(missing):,} of {len(files):,} images do not exist, for example {files[min(missing)]}")
+    mistakes.check(fix="add the files, or correct the paths")
 
 
 def _feature_names(feature: object) -> Names:

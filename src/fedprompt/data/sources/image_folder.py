@@ -9,16 +9,18 @@ from typing import Literal
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
-from fedprompt.data.intake.report import Intake
+from fedprompt.data.intake.report import Intake, Mistakes, listed_counts
 from fedprompt.data.intake.split_places import split_folders
-from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name
+from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_nothing
+from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
@@ -40,6 +42,7 @@ class Tree:
     unused: int = 0  # images of parts that are left out on request
 
 
+@recognised_by(Path.is_dir, last=True)
 def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -50,6 +53,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     base: Literal["half", "all"] | tuple[str, ...] = "half",
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
+    links: bool = False,
     window: Window | None = None,
     bands: Bands | None = None,
     on_step: OnStep | None = None,
@@ -62,20 +66,22 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
     that of two or more images of a class (and domain) one is always for training and one for testing.
     `base` are the classes seen in training: the first half (the larger one), all, or those named. An `attributes.json`
-    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. Raises UserError for a folder that is
-    missing, empty, ambiguous or understood in part.
+    beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. With `links`, links in the folder may
+    lead out of it. Raises UserError for a folder that is missing, empty, ambiguous or understood in part.
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    found = find_images(root, on_step=on_step)
+    found = find_images(root, links=links, on_step=on_step)
     if not found.files:
-        raise UserError(f"{root} holds no images ({' '.join(SUFFIXES)}); give it one folder of them per class.")
+        kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"
+        raise UserError(f"{root} holds no images ({kinds}); give it one folder of them per class.")
     tree = _without_splits(root, found, splits, domains=layout == "domains")
     depth = _depth(root, tree.places, layout)
     spelled = [parts[depth - 2] for parts in tree.places]
     outer = [parts[0] if depth == DEPTHS["domains"] else "" for parts in tree.places]
     classes, domains = (understand_names(names, place=str(root)) for names in (spelled, outer))
     _refuse_empty(root, found.empty, classes)
+    _refuse_one_folder_of_all(root, classes)
     labels = {name: label for label, name in enumerate(classes.names)}
     known, new = _base_and_new(labels, base)
     files = tuple("/".join(parts) for parts in tree.images)
@@ -98,7 +104,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
                 "splits": tree.origin or drawn_origin(test_fraction, seed),
             },
             left_out=_left_out(root, found, tree.unused),
-            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks),
+            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks, *_odd_classes(root, classes)),
         ),
     )
 
@@ -143,16 +149,36 @@ def _left_out(root: Path, found: ImageFiles, unused: int) -> dict[str, int]:
     if (root / "attributes.json").is_file():  # is read
         counts[".json"] -= 1
     if unused:
-        counts["images of splits that are left out"] = unused
+        counts["images of unused splits"] = unused
     return {reason: count for reason, count in counts.items() if count}
 
 
 def _refuse_empty(root: Path, empty: Sequence[Parts], classes: ClassNames) -> None:
     # A class may be missing in one domain or split, not in all of them.
+    mistakes = Mistakes(root)
     for parts in empty:
         if not parts or normal_name(parts[-1]) not in classes.names:
-            kinds = " ".join(SUFFIXES)
-            raise UserError(f"The folder {root.joinpath(*parts)} holds no images ({kinds}); add some or remove it.")
+            mistakes.add(f"the folder {root.joinpath(*parts)} holds no images", fix="add some or remove it")
+    mistakes.check()
+
+
+def _refuse_one_folder_of_all(root: Path, classes: ClassNames) -> None:
+    """UserError if the one class is called `images` or the like: labels are elsewhere, perhaps in a table."""
+    only = classes.names[0]
+    if len(classes.names) == 1 and (says_nothing(only) or is_split(only)):
+        raise UserError(
+            f"{root} holds all its images in one folder, {only!r}, which is no class; {_where_labels_are(root)}."
+        )
+
+
+def _where_labels_are(root: Path) -> str:
+    tables = sorted(file.name for file in root.iterdir() if is_table(file))
+    return f"if labels are in {tables[0]}, give the path of that table" if tables else "give it one folder per class"
+
+
+def _odd_classes(root: Path, classes: ClassNames) -> tuple[str, ...]:
+    odd = [name for name in classes.names if says_nothing(name)]
+    return tuple(f"{root}: the folder {name!r} is read as a class; move it if it is none." for name in odd)
 
 
 def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
@@ -162,6 +188,8 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
         for wrong in depths.keys() - {DEPTHS[layout]}:
             raise UserError(f"{depths[wrong]} in {root} does not fit the layout {layout!r}; move it or change that.")
         return DEPTHS[layout]
+    if set(depths) == {1}:
+        raise UserError(f"{root} holds images and no class folders; {_where_labels_are(root)}.")
     if len(depths) > 1 or not depths.keys() <= set(DEPTHS.values()):
         shown = " and ".join(depths[depth] for depth in sorted(depths))
         raise UserError(
@@ -170,6 +198,12 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
         )
     depth = next(iter(depths))
     folders = {parts[:-1] for parts in places}
+    if depth == DEPTHS["domains"] and len({outer for outer, _ in folders}) == 1:
+        outer = next(iter(folders))[0]
+        raise UserError(
+            f"{root} holds everything in one folder, {outer!r}; give {root / outer}, or set layout to 'domains' if it "
+            "is the one domain."
+        )
     if depth == DEPTHS["domains"] and len({normal_name(name) for _, name in folders}) == len(folders):
         raise UserError(
             f"It is not clear which folders of {root} are classes: no inner folder, like {'/'.join(min(folders))}, "

@@ -8,20 +8,29 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
-from fedprompt.data.intake.class_names import ClassNames, class_number, look_alikes, normal_name, read_class_file
+from fedprompt.data.intake.class_names import (
+    ClassNames,
+    class_number,
+    look_alikes,
+    normal_name,
+    odd_numbers,
+    read_class_file,
+)
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, read_table
+from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, column_names, is_table, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
 
+FIX = "correct that cell"
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
 
@@ -32,8 +41,14 @@ class Labels:
     names: tuple[str, ...]
     values: Sequence[Sequence[int]]
     form: str
+    remarks: tuple[str, ...] = ()
 
 
+def _is_label_table(path: Path) -> bool:
+    return is_table(path) and "label" not in column_names(path)
+
+
+@recognised_by(_is_label_table)
 def label_table(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -69,15 +84,16 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    table = read_table(path, needed=("image",), columns=columns)
     mistakes = Mistakes(path)
-    rows = read_splits(table, splits, mistakes=mistakes)
-    contents = [_content(row) for row in rows.table.rows]
-    place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-    found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
-    listed = _class_list(path, classes)
-    labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
-    mistakes.check(fix="correct that cell")
+    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes)
+    with mistakes.before_others(fix=FIX):
+        rows = read_splits(table, splits, mistakes=mistakes)
+        contents = [_content(row) for row in rows.table.rows]
+        place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
+        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        listed = _class_list(path, classes)
+        labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
+    mistakes.check(fix=FIX)
     if not labels.names:
         raise UserError(f"The table {path} has no labels; add some.")
     drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)
@@ -112,7 +128,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *table.remarks,
                 *rows.remarks,
                 *found.remarks,
+                *labels.remarks,
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
+                *(() if listed else odd_numbers(labels.names, str(path))),
             ),
         ),
     )
@@ -215,7 +233,7 @@ def _label_cells(table: Table, listed: ClassNames | None, mistakes: Mistakes, *,
         rest_value = UNKNOWN if row in marks or named[row] is None else 0
         values.append([own.get(name, rest_value) for name in names])
     form = "objects of names with 1, 0 or null" if len(marks) == len(cells) else column.form
-    return Labels(tuple(names), values, form)
+    return Labels(tuple(names), values, form, column.remarks)
 
 
 def _marks(cell: Mapping[str, object], line: int, mistakes: Mistakes) -> dict[str, int]:

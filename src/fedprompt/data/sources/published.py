@@ -9,13 +9,13 @@ from typing import Literal
 from pydantic import JsonValue
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Intake
 from fedprompt.data.labels import LabelSpace, distinct_names, readable_name
-from fedprompt.data.published.catalog import entry, list_images
+from fedprompt.data.published.catalog import descriptions_of, entry, list_images
 from fedprompt.data.published.listing import Listing
 from fedprompt.data.published.verify import differences, other_version
 from fedprompt.data.splits import base_and_new
@@ -67,6 +67,7 @@ def published(  # noqa: PLR0913  (every option has a default, and a recipe names
             synonyms={key: own for key, own in about.synonyms.items() if key in names},
             ensemble=about.ensemble,
             attributes=_attributes_of(attributes, name, names),
+            descriptions=descriptions_of(name),
         ),
         targets=listing.targets,
         splits=splits,

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from fedprompt.config.registry import at_sites
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Window
+from fedprompt.data.image_formats import Window
 from fedprompt.data.images import JoinedSource
 from fedprompt.data.intake.class_names import normal_name
-from fedprompt.data.intake.report import joined_intake
+from fedprompt.data.intake.report import Mistakes, joined_intake, read_all
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.by_site import SERVER
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import did_you_mean
 
 
 @at_sites
@@ -29,6 +30,7 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
     template: str = "a photo of a {}.",
     attributes: Mapping[str, tuple[str, ...]] | None = None,
     test_fraction: float = 0.25,
+    links: bool = False,
     window: Window | None = None,
     seed: int = 0,
 ) -> Dataset:
@@ -36,19 +38,20 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
 
     `classes` are those that all sites have agreed on, in that order; a site may lack some and have no others. `test`
     is a folder of class folders that the server alone tests with. A folder is read, and its test images are drawn, as
-    by `image_folder`, so a deployed site has the same images as in simulation. Raises UserError for a class that was
-    not agreed on.
+    by `image_folder`, so a deployed site has the same images as in simulation. With `links`, links in a folder may lead
+    out of it. Raises UserError for a class that was not agreed on.
     """
-    datasets = {
-        name: image_folder(
-            path=folder, seed=seed, test_fraction=test_fraction, layout="classes", base="all", window=window
-        )
+    read = partial(image_folder, layout="classes", base="all", links=links, window=window)
+    readers = {
+        name: partial(read, path=folder, seed=seed, test_fraction=test_fraction)
         for name, folder in sorted((folders or {}).items())
     }
     if test:
-        datasets[SERVER] = image_folder(path=test, test_fraction=0, layout="classes", base="all", window=window)
+        readers[SERVER] = partial(read, path=test, test_fraction=0)
+    datasets = dict(zip(readers, read_all(readers.values()), strict=True))
     classes = tuple(map(normal_name, classes))
-    targets = [_agreed_labels(dataset, classes)[dataset.targets] for dataset in datasets.values()]
+    agreed = read_all([partial(_agreed_labels, dataset, classes) for dataset in datasets.values()])
+    targets = [labels[dataset.targets] for labels, dataset in zip(agreed, datasets.values(), strict=True)]
     return Dataset(
         name="several sites",
         source=JoinedSource(tuple(dataset.source for dataset in datasets.values())),
@@ -72,10 +75,9 @@ def _split_origin(test: Path | None) -> str:
 
 def _agreed_labels(dataset: Dataset, classes: Sequence[str]) -> torch.Tensor:
     """[C] the agreed label of each class of a folder."""
+    mistakes = Mistakes(dataset.intake.origins["images"].removeprefix("files below "))
     for name in dataset.space.names:
         if name not in classes:
-            raise UserError(
-                f"The class {name!r} was not agreed on{did_you_mean(name, classes)} "
-                f"(classes: {', '.join(classes)}); rename or remove its folder."
-            )
+            mistakes.add(f"the class {name!r} was not agreed on{did_you_mean(name, classes)}")
+    mistakes.check(fix=f"rename or remove its folder (classes: {', '.join(classes)})")
     return torch.tensor([classes.index(name) for name in dataset.space.names])

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import look_alikes, normal_name, understand_names
-from fedprompt.data.intake.image_files import ImageFiles, find_images, has_image_name
+from fedprompt.data.intake.image_files import DEEPEST, ImageFiles, find_images, has_image_name
+from fedprompt.data.intake.paths import regular_files
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, mentions_split, read_name, understand_splits
 from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.voc_lists import Difficult, label_columns, mark_values, read_objects
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
+from fedprompt.file_system import files_below
 from fedprompt.text_files import LINE_ENDS, read_text
 
 LISTS = "ImageSets/Main"
@@ -35,6 +38,11 @@ class ListedSplits:
     remarks: tuple[str, ...] = ()
 
 
+def _is_voc(path: Path) -> bool:
+    return any((path / "Annotations").glob("*.xml"))
+
+
+@recognised_by(_is_voc)
 def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -43,6 +51,7 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     classes: tuple[str, ...] = (),
     splits: Mapping[str, str] | None = None,
     difficult: Difficult = "ignore",
+    links: bool = False,
     template: str = "a photo of a {}.",
     window: Window | None = None,
     bands: Bands | None = None,
@@ -55,12 +64,13 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     how a class counts of which all objects are marked difficult. Splits are those of the lists in `ImageSets/Main` that
     say one (`train.txt`, `val.txt`, `test.txt`), where `trainval` may stand for train and val for a missing test;
     `splits` says what other lists are. Images in no list are left out. Without lists 30% of the images are drawn for
-    testing and 20% for validation. Raises UserError for an image without annotation, for two of the same name, for an
-    image in two splits, and for lists that leave nothing to test.
+    testing and 20% for validation. With `links`, links in the folder of images may lead out of it. Raises UserError for
+    an image without annotation, for two of the same name, for an image in two splits, and for lists that leave nothing
+    to test.
     """
     root = Path(path).expanduser()
     folder = DatasetFolder(root, on_step=on_step)
-    found = find_images(root / images, on_step=on_step)
+    found = find_images(root / images, links=links, on_step=on_step)
     files = _by_key(root, images, found)
     listed = _listed_splits(root, files, splits)
     keys = list(listed.parts) or list(files)
@@ -115,7 +125,9 @@ def _by_key(root: Path, images: str, found: ImageFiles) -> dict[str, str]:
 
 def _left_out(annotations: Path, files: Mapping[str, str], unlisted: int, found: ImageFiles) -> dict[str, int]:
     without = sum(
-        str(file.relative_to(annotations).with_suffix("")) not in files for file in annotations.rglob("*.xml")
+        str(file.relative_to(annotations).with_suffix("")) not in files
+        for file in files_below(annotations, depth=DEEPEST)
+        if file.suffix == ".xml"
     )
     counts = {"images in no list": unlisted, "annotations without an image": without, **found.left_out}
     return {reason: count for reason, count in counts.items() if count}
@@ -123,7 +135,9 @@ def _left_out(annotations: Path, files: Mapping[str, str], unlisted: int, found:
 
 def _listed_splits(root: Path, files: Mapping[str, str], declared: Mapping[str, str] | None) -> ListedSplits:
     """What the lists say: those called train, val, test and the like, and not those per class (`cat_train.txt`)."""
-    stems = {path.stem: path for path in sorted((root / LISTS).glob("*.txt")) if path.is_file()}
+    stems = {
+        Path(name).stem: root / LISTS / name for name in sorted(regular_files(root / LISTS)) if name.endswith(".txt")
+    }
     names = [stem for stem in stems if stem in (declared or {}) or is_split(stem)]
     if "train" in names and "trainval" in names:
         names.remove("trainval")

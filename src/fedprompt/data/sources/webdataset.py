@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.decode import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, look_alikes, normal_name, read_class_file
 from fedprompt.data.intake.image_files import has_image_name
@@ -28,7 +28,8 @@ from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
-from fedprompt.text_files import LINE_ENDS, load_json, read_text
+from fedprompt.file_system import files_below, require_folder
+from fedprompt.text_files import LINE_ENDS, json_text, load_json, read_text
 
 LABELS = ("cls", "npy", "json")
 
@@ -55,7 +56,7 @@ class TarSource:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of where every image lies and when its tar file was last modified."""
-        digest = hashlib.sha256(json.dumps([self.window, self.bands]).encode())
+        digest = hashlib.sha256(json_text([self.window, self.bands]).encode())
         for tar in dict.fromkeys(member.tar for member in self.members):
             digest.update(f"{tar} {(self.root / tar).stat().st_mtime_ns}".encode())
         for member in self.members:
@@ -79,6 +80,11 @@ class TarSource:
         return f"{self.members[row].tar}/{self.members[row].name}"
 
 
+def _has_shards(path: Path) -> bool:
+    return path.is_dir() and any(file.is_file() for file in (*path.glob("*.tar"), *path.glob("*/*.tar")))
+
+
+@recognised_by(_has_shards)
 def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
@@ -136,7 +142,7 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
                 "classes": "`classes`" if classes else "classnames.txt",
                 "splits": understood.origin if understood else drawn_origin(test_fraction, seed),
             },
-            left_out={"tar files that are left out": len(shards) - len(used)} if len(used) < len(shards) else {},
+            left_out={"tar files of unused splits": len(shards) - len(used)} if len(used) < len(shards) else {},
             warnings=(*names.remarks, *(understood.remarks if understood else ())),
         ),
     )
@@ -162,7 +168,8 @@ def _class_names(root: Path, classes: Sequence[str]) -> ClassNames:
 
 def _shards(root: Path) -> list[str]:
     """The tar files below the folder: by folder, then by number."""
-    shards = [path for path in (*root.glob("*/*.tar"), *root.glob("*.tar")) if path.is_file()]
+    require_folder(root)
+    shards = [path for path in files_below(root, depth=1) if path.suffix == ".tar"]
     shards.sort(key=lambda path: (path.parent.name, int(path.stem) if path.stem.isdecimal() else 0, path))
     if not shards:
         raise UserError(f"{root} has no tar files with images and labels, neither in folders of splits nor at the top.")
@@ -172,36 +179,42 @@ def _shards(root: Path) -> list[str]:
 def _samples(root: Path, shards: Sequence[str], on_step: OnStep | None) -> list[Sample]:
     """Image and label of every sample, shard by shard."""
     found: list[Sample] = []
+    mistakes = Mistakes(root)
     for number, shard in enumerate(shards, start=1):
-        mistakes = Mistakes(root / shard)
-        samples: dict[str, dict[str, TarMember]] = {}
-        for member in _members(root, shard):
-            key, _, extension = member.name.rpartition("/")[2].partition(".")
-            place = samples.setdefault(f"{member.name.rpartition('/')[0]}/{key}".lstrip("/"), {})
-            if place.setdefault(extension.lower(), member) is not member:
-                mistakes.add(f"{member.name!r} is there twice")
-        for key, parts in samples.items():
-            images = [parts[kind] for kind in parts if has_image_name(f".{kind}")]
-            labels = [parts[kind] for kind in LABELS if kind in parts]
-            if len(images) == 1 and labels:
-                found.append(Sample(images[0], labels[0]))
-            else:
-                what = "two images" if len(images) > 1 else f"{', '.join(parts)}, not an image with a label"
-                mistakes.add(f"the sample {key!r} has {what}")
-        mistakes.check(fix="correct that shard")
+        found += _samples_of(root, shard, mistakes)
         if on_step is not None:
             on_step(number, len(shards))
+    mistakes.check(fix="correct that shard")
     if not found:
         raise UserError(f"The tar files of {root} hold no images with labels; add some.")
     return found
 
 
-def _members(root: Path, shard: str) -> Iterator[TarMember]:
+def _samples_of(root: Path, shard: str, mistakes: Mistakes) -> Iterator[Sample]:
+    """The samples of a shard; those that are not an image with a label are noted."""
+    samples: dict[str, dict[str, TarMember]] = {}
+    for member in _members(root, shard, mistakes):
+        key, _, extension = member.name.rpartition("/")[2].partition(".")
+        place = samples.setdefault(f"{member.name.rpartition('/')[0]}/{key}".lstrip("/"), {})
+        if place.setdefault(extension.lower(), member) is not member:
+            mistakes.add(f"{shard} has {member.name!r} twice")
+    for key, parts in samples.items():
+        images = [parts[kind] for kind in parts if has_image_name(f".{kind}")]
+        labels = [parts[kind] for kind in LABELS if kind in parts]
+        if len(images) == 1 and labels:
+            yield Sample(images[0], labels[0])
+        else:
+            what = "two images" if len(images) > 1 else f"{', '.join(parts)}, not an image with a label"
+            mistakes.add(f"the sample {key!r} in {shard} has {what}")
+
+
+def _members(root: Path, shard: str, mistakes: Mistakes) -> Iterator[TarMember]:
     try:
         with tarfile.open(root / shard) as opened:
             members = [member for member in opened if member.isfile()]
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"The shard {root / shard} cannot be read ({error}); download it again.") from error
+        mistakes.add(f"the shard {shard} cannot be read ({error})", fix="download it again")
+        return
     for member in members:
         if not member.name.rpartition("/")[2].startswith("."):
             yield TarMember(shard, member.name, member.offset_data, member.size)
@@ -240,7 +253,7 @@ def _value(name: str, content: bytes) -> object:
     if name.lower().endswith(".cls"):
         return content.decode("utf-8-sig").strip()
     if name.lower().endswith(".npy"):
-        array = np.load(io.BytesIO(content))
+        array = np.lib.format.read_array(io.BytesIO(content))
         return array.item() if array.ndim == 0 else array.reshape(-1).tolist()
     table = load_json(content.decode("utf-8-sig"))
     if not isinstance(table, Mapping) or not {"label", "labels"} & table.keys():

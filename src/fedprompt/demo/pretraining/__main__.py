@@ -9,7 +9,6 @@ writes the drawings and attributes that the package contains, and trains nothing
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import time
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from fedprompt.demo.pretraining.rasters import default_cache
 from fedprompt.demo.pretraining.samples import Sampler
 from fedprompt.demo.pretraining.trainer import Schedule, Trainer
 from fedprompt.demo.pretraining.vocabulary import Vocabulary, load_vocabulary
+from fedprompt.text_files import json_text
 
 SAVE_EVERY = 120  # seconds
 LOG_EVERY, PROBE_EVERY = 25, 250  # steps
@@ -63,7 +63,7 @@ def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) 
 def _log(path: Path, trainer: Trainer, facts: Mapping[str, float]) -> None:
     rounded = {name: round(value, 4) for name, value in facts.items()}
     with path.open("a") as file:
-        file.write(json.dumps({"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}) + "\n")
+        file.write(json_text({"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}) + "\n")
 
 
 def card(trainer: Trainer, schedule: Schedule, vocabulary: Vocabulary, measured: str) -> str:

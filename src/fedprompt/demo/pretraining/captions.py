@@ -76,14 +76,14 @@ def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
     concept = vocabulary.concepts[shown.concept]
     phrases = [phrase for phrase in concept.phrases if shown.true_colours or not is_colour(phrase)]
     named = choose.number() < (NAMED_HEAD if vocabulary.ranks[shown.concept] < HEAD else NAMED_TAIL)
-    told = choose.sample(phrases, choose.pick((0, 0, 1, 1, 2, 3) if named else (1, 2, 2, 3)))
+    listed = choose.sample(phrases, choose.pick((0, 0, 1, 1, 2, 3) if named else (1, 2, 2, 3)))
     if not named and choose.number() < 0.12:
-        return " and ".join(told) + ("." if choose.number() < 0.5 else "")
+        return " and ".join(listed) + ("." if choose.number() < 0.5 else "")
     subject = concept.name if named else _stand_in(choose, concept)
-    told = [phrase for phrase in told if not phrase.endswith(" " + subject)]
+    listed = [phrase for phrase in listed if not phrase.endswith(" " + subject)]
     text = _start(choose, shown) + _article(choose, shown) + _adjective(choose, concept, shown) + subject
-    if told:
-        text += ", which " + " and ".join(map(clause, told))
+    if listed:
+        text += ", which " + " and ".join(map(clause, listed))
     return text + _facts(choose, vocabulary, shown) + ("." if choose.number() < 0.7 else "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from fedprompt.demo.pretraining.vocabulary import Vocabulary
 from fedprompt.demo.render import SPRITE
 from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, SEEN, sheet_path
 from fedprompt.seeding import stream
+from fedprompt.text_files import json_text
 
 HELD_DISTRACTORS = 240  # drawings of other concepts, half size, because distractors are small
 
@@ -33,7 +33,7 @@ def export(vocabulary: Vocabulary, descriptions: Path) -> None:
         "fedprompt_descriptions": 1,
         "attributes": {concept.name: list(concept.attributes) for concept in concepts},
     }
-    lines = json.dumps(content, indent=1).replace("[\n   ", "[").replace(",\n   ", ", ").replace("\n  ]", "]")
+    lines = json_text(content, indent=1).replace("[\n   ", "[").replace(",\n   ", ", ").replace("\n  ]", "]")
     descriptions.write_text(lines + "\n")
 
 

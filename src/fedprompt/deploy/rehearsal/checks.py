@@ -34,6 +34,7 @@ from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import RunFolder, write_atomic
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
@@ -125,7 +126,7 @@ def _results(check: Check, federation: LocalFederation) -> list[CheckResult]:
 def _write(path: Path, recipe: Recipe, results: Sequence[CheckResult]) -> None:
     what = {"backbone": Path(recipe.backbone.path).name, "method": recipe.method.name}
     about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
-    write_atomic(path, json.dumps({"about": about, "results": [asdict(one) for one in results]}, indent=2))
+    write_atomic(path, json_text({"about": about, "results": [asdict(one) for one in results]}, indent=2))
 
 
 def refused_access(federation: LocalFederation) -> list[CheckResult]:

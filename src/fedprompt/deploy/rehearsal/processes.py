@@ -20,6 +20,7 @@ from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.deploy.daemons import Process, kill_orphans, stoppable, wait_for_port
 from fedprompt.deploy.init import init_deployment, init_site
+from fedprompt.deploy.roster import ROSTER, accept, proposed, write_roster
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
 from fedprompt.errors import UserError
@@ -141,6 +142,10 @@ def _prepare(federation: LocalFederation, ports: Mapping[str, int], say: Say) ->
         save(own / SITE, SiteFile(**site.model_dump() | {"port": port, "device": "cpu"}))
         _write_images(dataset, federation.recipe, SITES.index(name), own / "images")
         shutil.copy(init_site(own), federation.server / "keys")
+    write_roster(federation.server)
+    for name in ports:
+        own = federation.site(name)
+        accept(own, proposed(own, [federation.server / ROSTER]))
     say(f"Made keys, certificates and the images of {len(SITES)} sites in {federation.folder}.")
     federation.start_server()
     if federation.proxied:

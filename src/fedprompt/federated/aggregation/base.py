@@ -1,4 +1,4 @@
-"""Client weights and the aggregation rules that work per coordinate: mean, median and trimmed mean.
+"""Client weights and the aggregation rules that work per coordinate: median and trimmed mean.
 
 Legend: n updates, N numbers of a tensor.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.updates import AggregationRule, State, Update, fedavg
+from fedprompt.updates import AggregationRule, State, Update
 
 Weighting = Literal["uniform", "examples"]
 
@@ -31,11 +31,6 @@ def weights_for(updates: Sequence[Update], weighting: Weighting) -> list[float]:
     """One weight per update, summing to one: all equal, or in proportion to the number of training examples."""
     counts = [update.num_examples if weighting == "examples" else 1 for update in updates]
     return [count / sum(counts) for count in counts]
-
-
-def mean() -> AggregationRule:
-    """FedAvg (McMahan et al., 2017): the weighted mean. It withstands no adversary: one can move it anywhere."""
-    return fedavg
 
 
 def median() -> AggregationRule:

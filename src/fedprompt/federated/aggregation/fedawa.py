@@ -27,8 +27,8 @@ def fedawa(*, lr: float = 1e-3, distance: Literal["cosine", "euclidean"] = "cosi
     the cosine, or the Euclidean distance; with the cosine it is not translation equivariant. A client's logit starts at
     log n_k, and the round's mean uses the updated logits. The memory holds each client's logit and Adam state.
     """
-    if not lr > 0:
-        raise UserError(f"The option lr = {lr} of fedawa must be above 0.")
+    if not 0 < lr < math.inf:
+        raise UserError(f"The option lr = {lr} of fedawa must be above 0 and finite.")
     # differs: the release starts at raw shares, averages with the weights from before the step, and assigns the logits
     # of one round to the clients of the next; here they are log n_k, recomputed, and kept per client
 

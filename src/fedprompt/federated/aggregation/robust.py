@@ -7,6 +7,7 @@ Legend: n updates.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import TooFewError, change
-from fedprompt.updates import COHORT, AggregationRule, State, Update, weighted_mean
+from fedprompt.updates import AGGREGATE_CLIENT, AggregationRule, State, Update, weighted_mean
 
 STEPS = 32  # of Weiszfeld's iteration: Pillutla et al. saw it converge in fewer than ten
 TIE = 1e-12  # Krum scores that differ by less are equal up to rounding; in units of the sum of squared lengths
@@ -159,7 +160,7 @@ def cosine_filter(*, share: float = 0.3) -> AggregationRule:
 
 
 def _pseudo(state: State) -> Update:
-    return Update(client=COHORT, num_examples=1, shared=state, personal={}, loss=0.0, seconds=0.0)
+    return Update(client=AGGREGATE_CLIENT, num_examples=1, shared=state, personal={}, loss=0.0, seconds=0.0)
 
 
 def _shorten(lengths: Tensor, longest: Tensor) -> Tensor:
@@ -174,5 +175,5 @@ def _not_negative(adversaries: int) -> None:
 
 def _positive(**options: float) -> None:
     for name, value in options.items():
-        if not value > 0:
-            raise UserError(f"The option {name} = {value} must be above 0.")
+        if not 0 < value < math.inf:
+            raise UserError(f"The option {name} = {value} must be above 0 and finite.")

@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 from fedprompt.errors import UserError
 
 
+@dataclass(frozen=True, order=True)
+class Mechanism:
+    """`times` Gaussian mechanisms with noise multiplier `noise`, each on a Poisson sample with sampling rate `rate`."""
+
+    noise: float
+    rate: float = 1.0
+    times: int = 1
+
+
+def composed_epsilon(mechanisms: Iterable[Mechanism], *, delta: float) -> float:
+    """Epsilon of all these mechanisms on the same data, composed by their Renyi divergences."""
+    times: Counter[tuple[float, float]] = Counter()
+    for one in mechanisms:
+        times[one.noise, one.rate] += one.times
+    return _epsilon(tuple(sorted((noise, rate, count) for (noise, rate), count in times.items() if count)), delta)
+
+
 def gaussian_epsilon(noise: float, *, rounds: int, delta: float) -> float:
     """Epsilon of `rounds` Gaussian mechanisms with noise multiplier `noise`, without any amplification."""
-    return _epsilon(noise, 1.0, rounds, delta)
+    return composed_epsilon([Mechanism(noise, 1.0, rounds)], delta=delta)
 
 
 def sampled_epsilon(noise: float, *, rate: float, steps: int, delta: float) -> float:
     """Epsilon of `steps` Gaussian mechanisms, each on a Poisson sample of the images with sampling rate `rate`."""
-    return _epsilon(noise, rate, steps, delta)
+    return composed_epsilon([Mechanism(noise, rate, steps)], delta=delta)
 
 
 @functools.lru_cache(maxsize=4096)
-def _epsilon(noise: float, rate: float, times: int, delta: float) -> float:
-    if not times:
+def _epsilon(mechanisms: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    if not mechanisms:
         return 0.0
     accounting = _dp_accounting()
-    event = accounting.GaussianDpEvent(noise)
-    if rate < 1:
-        event = accounting.PoissonSampledDpEvent(rate, event)
     # Renyi accounting gives an upper bound about ten per cent above the tightest known, in milliseconds, not seconds.
     accountant = accounting.rdp.RdpAccountant()
-    accountant.compose(event, times)
+    for noise, rate, times in mechanisms:
+        event = accounting.GaussianDpEvent(noise)
+        if rate < 1:
+            event = accounting.PoissonSampledDpEvent(rate, event)
+        accountant.compose(event, times)
     return float(accountant.get_epsilon(delta))
 
 
@@ -43,16 +64,25 @@ def _dp_accounting() -> ModuleType:
         raise UserError(
             "Privacy budgets need the package dp-accounting; install it with: pip install fedprompt[privacy]"
         ) from error
+    logging.getLogger("absl").addFilter(_is_of_another_package)
     module: ModuleType = dp_accounting
     return module
+
+
+def _is_of_another_package(record: logging.LogRecord) -> bool:
+    """Whether a log record is not of dp-accounting, which warns of orders that it leaves out of its upper bound."""
+    return "dp_accounting" not in record.pathname
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianPrivacy:
     """The Gaussian mechanism: clip to the L2 norm `clip`, add noise of standard deviation `noise` * `clip`.
 
-    `epsilon` at `delta` is the budget. Raises UserError naming the option that makes no sense.
+    `epsilon` at `delta` is the budget, `protects` the unit of privacy. Raises UserError naming the option that makes no
+    sense.
     """
+
+    protects: ClassVar[str] = "client"
 
     clip: float
     noise: float
@@ -68,6 +98,13 @@ class GaussianPrivacy:
                 f"The privacy option delta = {self.delta} must be below 1, and should be below 1 divided by the number "
                 "of protected clients or images."
             )
+
+    def at_client(self, *, images: int, batch_size: int, epochs: int) -> Mechanism | None:
+        """What a client itself computes in a round of so many epochs; None where it sends its plain update.
+
+        Only what a client adds itself protects it from the server.
+        """
+        return None
 
 
 # (client, number of times it was charged) -> epsilon

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fedprompt.federated.privacy.accounting import GaussianPrivacy, gaussian_epsilon
 from fedprompt.federated.privacy.noise import secret_normal
 from fedprompt.federated.screening import change_norm
-from fedprompt.updates import COHORT, State, Update, weighted_mean
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update, weighted_mean
 
 
 def clip_factor(norm: float, clip: float) -> float:
@@ -50,4 +50,4 @@ class ClientPrivacy(GaussianPrivacy):
 
 def _clients_in(update: Update) -> int:
     """How many clients are in an update: a secure sum is the mean of its clients, who clipped before masking."""
-    return update.num_examples if update.client == COHORT else 1
+    return update.num_examples if update.client == AGGREGATE_CLIENT else 1

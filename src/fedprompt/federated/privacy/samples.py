@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedprompt.federated.privacy.accounting import GaussianPrivacy, sampled_epsilon
+from fedprompt.federated.privacy.accounting import GaussianPrivacy, Mechanism, composed_epsilon
 from fedprompt.federated.privacy.clients import clip_factor
 from fedprompt.federated.privacy.noise import secret_normal, secret_uniform
 
@@ -24,10 +25,16 @@ class SamplePrivacy(GaussianPrivacy):
     `epsilon` is each site's budget at `delta`: the run ends before a site would spend more.
     """
 
+    protects: ClassVar[str] = "sample"
+
     def spent(self, *, images: int, batch_size: int, epochs: int) -> float:
         """Epsilon after this many epochs over this many images."""
-        steps = epochs * steps_of(images, batch_size)
-        return sampled_epsilon(self.noise, rate=_rate(images, batch_size), steps=steps, delta=self.delta)
+        used = self.at_client(images=images, batch_size=batch_size, epochs=epochs)
+        return composed_epsilon([used], delta=self.delta)
+
+    def at_client(self, *, images: int, batch_size: int, epochs: int) -> Mechanism:
+        """The steps of so many epochs, each on a Poisson sample of the images."""
+        return Mechanism(self.noise, _rate(images, batch_size), epochs * steps_of(images, batch_size))
 
 
 def steps_of(images: int, batch_size: int) -> int:

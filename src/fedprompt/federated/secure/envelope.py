@@ -12,10 +12,10 @@ from typing import Literal, get_args
 
 from fedprompt.federated.screening import RefusedUpdateError
 
-Step = Literal["advertise_keys", "share_keys", "masked_input", "unmask"]
+Step = Literal["share_keys", "masked_input", "consistency_check", "unmask"]
 STEPS: tuple[Step, ...] = get_args(Step)
 SERVER = -1
-MAGIC = b"fpsa1"
+MAGIC = b"fpsa2"
 HEAD = struct.Struct("<5sBiII")  # magic, step, sender, round, number of parts
 PART = struct.Struct("<iI")  # client that the part concerns, number of bytes
 

@@ -1,15 +1,15 @@
 """A client's side of secure aggregation: four steps, each taken once, and what an honest client refuses to do.
 
-The caller carries bytes: `advertise_keys()` goes to the server; its answer into `share_keys(...)`; the server's answer
-to that into `masked_input(...)` with the client's vector; the server's request into `unmask(...)`. The steps are rounds
-0, 1, 2 and 4 of Bonawitz et al. (2017); their round 3, the consistency check, is replaced by a threshold above half.
+The caller carries bytes: `share_keys()` goes to the server; its answer into `masked_input(...)` with the client's
+vector; the list of survivors into `consistency_check(...)`; the signatures of all survivors into `unmask(...)`. The
+steps are rounds 0 to 4 of Bonawitz et al. (2017) for a server that may send anything. Rounds 0 and 1 are one step:
+shares are encrypted with a key of this round for the peers' identity keys, which are known beforehand.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import NoReturn
 
 import numpy as np
@@ -18,127 +18,148 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
-from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
+from fedprompt.federated.secure.masks import (
+    KEY_BYTES,
+    MaskedVector,
+    agree,
+    derive,
+    exchange_private,
+    exchange_public,
+    mask,
+    public_key,
+)
+from fedprompt.federated.secure.session import SIGNATURE_BYTES, Identity, Session, verified
 from fedprompt.federated.secure.shamir import SECRET_BYTES, SHARE_BYTES, split
 
 NONCE_BYTES = 12
-ADVERTISED_BYTES = 3 * KEY_BYTES  # two public keys and the commitment to the client's own seed
-
-
-@dataclass(frozen=True)
-class Session:
-    """What clients and server know before a round's first message.
-
-    `sign` makes a site's signature of its public keys and `verify(client, keys, signature)` checks a peer's. Without
-    them the server is trusted not to replace the peers' keys by its own.
-    """
-
-    run: str
-    round_number: int
-    threshold: int
-    sign: Callable[[bytes], bytes] | None = None
-    verify: Callable[[int, bytes, bytes], bool] | None = None
+THRESHOLD_BYTES = 4
+# Public keys of the channel and of the masks, the commitment to the own seed, the threshold; then the signature.
+ADVERTISED_BYTES = 3 * KEY_BYTES + THRESHOLD_BYTES
+SIGNED_BYTES = ADVERTISED_BYTES + SIGNATURE_BYTES
+CHANNEL, MASKING, SEED = (slice(place * KEY_BYTES, (place + 1) * KEY_BYTES) for place in range(3))
 
 
 class SecureClient:
-    """One client in one round; `number` is its client id."""
+    """One client in one round; `number` is its client id and `identity` its key in `session.members`.
 
-    def __init__(self, number: int, session: Session) -> None:
+    Raises RefusedUpdateError if the session does not have it as a member, or could not protect it.
+    """
+
+    def __init__(self, number: int, session: Session, identity: Identity) -> None:
         self.number = number
         self.session = session
-        self._next: Step | None = "advertise_keys"
+        self._identity = identity
+        self._exchange = exchange_private(identity.private)
+        self._next: Step | None = "share_keys"
         self._channel, self._masking, self._seed = (secrets.token_bytes(SECRET_BYTES) for _ in range(3))
-        self._peers: dict[int, bytes] = {}  # both public keys of every client, this one included
+        self._peers: dict[int, bytes] = {}  # the public masking key of every other client
         self._shares: dict[int, bytes] = {}  # shares of every client's two secrets, this one's included
+        self._received = b""  # hash of the shared state from which the vector was trained
+        self._survivors: tuple[int, ...] = ()
+        if session.members.get(number) != identity.public:
+            self._refuse("the list of members has another key in place of this client's own")
+        if len(set(session.members.values())) < len(session.members):
+            self._refuse("two members have the same identity key")
+        if 2 * session.threshold <= len(session.members):
+            self._refuse("the threshold is not above half of the members")
+        self._check_threshold(len(session.members))
 
-    def advertise_keys(self) -> bytes:
-        """Step 1: send the two public keys of this round, and a commitment to the own seed."""
-        self._take_step("advertise_keys", following="share_keys")
-        advertised = public_key(self._channel) + public_key(self._masking) + commitment(self._seed)
-        signature = self.session.sign(self._signed(self.number, advertised)) if self.session.sign else b""
-        return self._message("advertise_keys", {self.number: advertised + signature})
-
-    def share_keys(self, message: bytes) -> bytes:
-        """Step 2: given everybody's keys, send shares of the own two secrets, each encrypted for one peer."""
+    def share_keys(self) -> bytes:
+        """Step 1: send the public keys of this round, signed, and shares of both secrets, encrypted for each peer."""
         self._take_step("share_keys", following="masked_input")
-        parts = self._read("advertise_keys", message)
-        for peer, part in parts.items():
-            advertised, signature = part[:ADVERTISED_BYTES], part[ADVERTISED_BYTES:]
-            if len(advertised) != ADVERTISED_BYTES or peer < 0:
-                self._refuse("a peer's keys are not keys")
-            if self.session.verify and not self.session.verify(peer, self._signed(peer, advertised), signature):
-                self._refuse("a peer's keys are not signed by that peer")
-            self._peers[peer] = advertised[: 2 * KEY_BYTES]
-        if self._peers.get(self.number) != public_key(self._channel) + public_key(self._masking):
-            self._refuse("the list of keys has others in place of this client's own")
-        self._check_threshold(len(self._peers))
-        if len(set(self._peers.values())) < len(self._peers):
-            self._refuse("two clients have the same keys")
-        own = (split(secret, sorted(self._peers), threshold=self.session.threshold) for secret in self._secrets())
-        pairs = [dict(shares) for shares in own]
-        both = {peer: pairs[0][peer] + pairs[1][peer] for peer in self._peers}
+        keys = public_key(self._channel) + public_key(self._masking) + commitment(self._seed)
+        advertised = keys + self.session.threshold.to_bytes(THRESHOLD_BYTES, "little")
+        signature = self._identity.sign(self.session.keys_message(self.number, advertised))
+        clients = sorted(self.session.members)
+        of_key, of_seed = (
+            split(secret, clients, threshold=self.session.threshold) for secret in (self._masking, self._seed)
+        )
+        both = {client: of_key[client] + of_seed[client] for client in clients}
         self._shares[self.number] = both.pop(self.number)
-        return self._message("share_keys", {peer: self._encrypt(peer, share) for peer, share in both.items()})
+        encrypted = {peer: self._encrypt(peer, share) for peer, share in both.items()}
+        return self._message("share_keys", {self.number: advertised + signature, **encrypted})
 
-    def masked_input(self, message: bytes, vector: MaskedVector) -> bytes:
-        """Step 3: given the shares of the peers that are still there, send the masked vector."""
-        self._take_step("masked_input", following="unmask")
-        for peer, encrypted in self._read("share_keys", message).items():
-            if peer == self.number or peer not in self._peers:
-                self._refuse("shares came from somebody who has no keys")
-            self._shares[peer] = self._decrypt(peer, encrypted)
+    def masked_input(self, message: bytes, vector: MaskedVector, *, received: bytes = b"") -> bytes:
+        """Step 2: given the keys and shares of the peers that are still there, send the masked vector.
+
+        `received` is the hash of the shared state from which the vector was trained.
+        """
+        self._take_step("masked_input", following="consistency_check")
+        if len(vector) != self.session.length:
+            self._refuse("the vector has another length than the members signed")
+        for peer, part in self._read("share_keys", message).items():
+            advertised, signature = part[:ADVERTISED_BYTES], part[ADVERTISED_BYTES:SIGNED_BYTES]
+            if peer == self.number or peer not in self.session.members:
+                self._refuse("the list of keys has somebody who is not another member of this round")
+            if not verified(self.session.members[peer], self.session.keys_message(peer, advertised), signature):
+                self._refuse(f"the keys of client {peer} are not signed by it for this round, members and threshold")
+            self._peers[peer] = advertised[MASKING]
+            self._shares[peer] = self._decrypt(peer, advertised[CHANNEL], part[SIGNED_BYTES:])
         self._check_threshold(len(self._shares))
+        self._received = received
         total = vector + mask(derive(self._seed, "own mask"), len(vector))
-        for peer in self._shares.keys() - {self.number}:
-            pair = pair_mask(self._masking, self._peers[peer][KEY_BYTES:], self.session, len(vector))
+        for peer, masking in self._peers.items():
+            pair = pair_mask(self._masking, masking, self.session)
             total = total + pair if self.number < peer else total - pair
         return self._message("masked_input", {self.number: np.ascontiguousarray(total, dtype="<u8").tobytes()})
 
-    def unmask(self, message: bytes) -> bytes:
-        """Step 4: send a share of the seed of each client that arrived, and of the key of each that dropped out.
+    def consistency_check(self, message: bytes) -> bytes:
+        """Step 3: sign the list of survivors, whose vectors arrived; never a second list in the same session."""
+        self._take_step("consistency_check", following="unmask")
+        survivors = self._read("consistency_check", message).keys()
+        if not survivors <= self._shares.keys() or self.number not in survivors:
+            self._refuse("the list of survivors has strangers in it or lacks this client")
+        self._check_threshold(len(survivors))
+        self._survivors = tuple(sorted(survivors))
+        return self._message("consistency_check", {self.number: self._identity.sign(self._survivors_message())})
 
-        Never both for one client, never a second time, never for fewer arrived clients than the threshold.
+    def unmask(self, message: bytes) -> bytes:
+        """Step 4: send a share of the seed of each survivor, and of the key of each client that dropped out.
+
+        Never both for one client, and only if a threshold of survivors signed the same list, of clients that trained
+        from the same shared state. A signature of anything else does not count.
         """
         self._take_step("unmask", following=None)
-        arrived = set(self._read("unmask", message))
-        if not arrived <= self._shares.keys() or self.number not in arrived:
-            self._refuse("the list of arrived clients has strangers in it or lacks this client")
-        self._check_threshold(len(arrived))
+        agreed = [
+            client
+            for client, signature in self._read("unmask", message).items()
+            if client in self._survivors
+            and verified(self.session.members[client], self._survivors_message(), signature)
+        ]
+        if len(agreed) < self.session.threshold:
+            self._refuse(
+                f"{len(agreed)} clients, fewer than the threshold of {self.session.threshold}, signed the same list of "
+                "survivors and the same shared state"
+            )
         return self._message(
             "unmask",
             {
-                client: share[SHARE_BYTES:] if client in arrived else share[:SHARE_BYTES]
+                client: share[SHARE_BYTES:] if client in self._survivors else share[:SHARE_BYTES]
                 for client, share in self._shares.items()
             },
         )
 
-    def _secrets(self) -> tuple[bytes, bytes]:
-        """In the order of their shares in a pair: the masking key, the own seed."""
-        return self._masking, self._seed
-
-    def _signed(self, client: int, advertised: bytes) -> bytes:
-        """What a client signs: its advertised keys, bound to run, round and client."""
-        return f"{self.session.run}/{self.session.round_number}/{client}/".encode() + advertised
-
-    def _cipher(self, peer: int, *, sender: int, receiver: int) -> tuple[AESGCM, bytes]:
-        """The cipher for a peer's shares, and the associated data that binds them to sender and receiver."""
-        key = derive(agree(self._channel, self._peers[peer][:KEY_BYTES]), "shares", *_round_of(self.session))
-        return AESGCM(key), f"{sender}/{receiver}".encode()
+    def _survivors_message(self) -> bytes:
+        return self.session.survivors_message(self._survivors, self._received)
 
     def _encrypt(self, peer: int, share: bytes) -> bytes:
-        cipher, associated = self._cipher(peer, sender=self.number, receiver=peer)
+        secret = agree(self._channel, exchange_public(self.session.members[peer]))
         nonce = secrets.token_bytes(NONCE_BYTES)
-        return nonce + cipher.encrypt(nonce, share, associated)
+        return nonce + self._cipher(secret, sender=self.number, receiver=peer).encrypt(nonce, share, None)
 
-    def _decrypt(self, peer: int, encrypted: bytes) -> bytes:
-        cipher, associated = self._cipher(peer, sender=peer, receiver=self.number)
+    def _decrypt(self, peer: int, channel: bytes, encrypted: bytes) -> bytes:
+        cipher = self._cipher(agree(self._exchange, channel), sender=peer, receiver=self.number)
         try:
-            share = cipher.decrypt(encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:], associated)
+            share = cipher.decrypt(encrypted[:NONCE_BYTES], encrypted[NONCE_BYTES:], None)
         except (InvalidTag, ValueError) as error:
             raise RefusedUpdateError("message", f"the shares of client {peer} cannot be decrypted.") from error
         if len(share) != 2 * SHARE_BYTES:
             self._refuse("a share has the wrong size")
         return share
+
+    def _cipher(self, secret: bytes, *, sender: int, receiver: int) -> AESGCM:
+        """The cipher of a peer's shares, with a key bound to the session, the sender and the receiver."""
+        return AESGCM(derive(secret, "shares", self.session.digest.hex(), sender, receiver))
 
     def _check_threshold(self, count: int) -> None:
         if count < self.session.threshold:
@@ -168,10 +189,6 @@ def commitment(seed: bytes) -> bytes:
     return derive(seed, "commitment")
 
 
-def pair_mask(private: bytes, public: bytes, session: Session, length: int) -> MaskedVector:
+def pair_mask(private: bytes, public: bytes, session: Session) -> MaskedVector:
     """The mask that two clients share, from one's private and the other's public key."""
-    return mask(derive(agree(private, public), "pair mask", *_round_of(session)), length)
-
-
-def _round_of(session: Session) -> tuple[str, int]:
-    return session.run, session.round_number
+    return mask(derive(agree(private, public), "pair mask", session.digest.hex()), session.length)

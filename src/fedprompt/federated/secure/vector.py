@@ -15,9 +15,10 @@ from torch import Tensor
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import Weighting
 from fedprompt.federated.privacy.clients import clip_factor
+from fedprompt.federated.privacy.distributed import DistributedPrivacy
 from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import MaskedVector
-from fedprompt.updates import COHORT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
 HEAD = 2  # integers before the N numbers: the weight, and the weight times the loss
 
@@ -27,19 +28,27 @@ class Codec:
     """How clients and server encode a change; public, and the same for all.
 
     Every client first clips its change to the L2 norm `clip`, since nobody can do that later. No sum of `clients`
-    vectors of weight `heaviest` wraps around, and the quantisation `step` is as small as that allows.
+    vectors of weight `heaviest` wraps around, and the quantisation `step` is as small as that allows. With `privacy`
+    the step is that of its noise, numbers are rounded towards zero, so that no norm grows, and the loss stays at the
+    client.
     """
 
     clip: float
     clients: int
     weighting: Weighting = "uniform"
     most_examples: int = 10_000
+    privacy: DistributedPrivacy | None = None
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or self.digits < 20:
             raise UserError(
                 f"Secure sums need a clip above 0 (here {self.clip}) and room for {self.clients} clients of weight up "
                 f"to {self.heaviest}; ask fewer clients or lower the largest accepted number of examples."
+            )
+        if self.privacy is not None and self.clients * (self.privacy.largest + self.clip / self.step) >= 2.0**62:
+            raise UserError(
+                f"Secure sums of {self.clients} clients have no room for noise = {self.privacy.noise} times the clip; "
+                "ask fewer clients, or raise it."
             )
 
     @property
@@ -55,7 +64,7 @@ class Codec:
     @property
     def step(self) -> float:
         """The quantisation step."""
-        return math.ldexp(self.clip, -self.digits)
+        return math.ldexp(self.clip, -self.digits) if self.privacy is None else self.privacy.step
 
     def encode(self, update: Update, shared: State) -> MaskedVector:
         """Weight, weighted loss and weighted changes, [2 + N]; the update must have passed `screen`."""
@@ -66,12 +75,25 @@ class Codec:
             before = shared[name]
             after = update.shared.get(name, before)
             numbers.append((after.double() - before).flatten() * factor)
+        if self.privacy is not None:
+            whole = _clipped(torch.cat(numbers[1:]) / self.step, self.clip / self.step)
+            return np.concatenate([np.array([weight, 0], dtype=np.int64), whole.numpy()]).view(np.uint64)
         # Round first, then weight the integers: so the sum of vectors is exactly the sum of the weighted integers.
         whole = (torch.cat(numbers) / self.step).round().to(torch.int64) * weight  # [1 + N]
         return np.concatenate([np.array([weight], dtype=np.int64), whole.numpy()]).view(np.uint64)
 
+    def add_noise(self, vector: MaskedVector, *, honest: int) -> MaskedVector:
+        """The vector with a client's share of the noise; `honest` clients' shares suffice for `privacy`."""
+        if self.privacy is None:
+            return vector
+        noise = self.privacy.noise_share(len(vector) - HEAD, honest=honest)
+        return vector + np.concatenate([np.zeros(HEAD, dtype=np.int64), noise]).view(np.uint64)
+
     def decode(self, total: MaskedVector, shared: State, *, seconds: float) -> Update:
-        """The mean update of the clients in a sum; its `num_examples` is their total weight."""
+        """The mean update of the clients in a sum; its `num_examples` is their total weight.
+
+        Its loss is NaN with `privacy`.
+        """
         signed = torch.from_numpy(total.view(np.int64).copy())
         weight = int(signed[0])
         if not 1 <= weight <= self.clients * self.heaviest:
@@ -83,12 +105,21 @@ class Codec:
             before = shared[name]
             state[name] = _moved(before, mean[place : place + before.numel()])
             place += before.numel()
-        return Update(COHORT, weight, state, {}, float(mean[0]), seconds)
+        loss = float(mean[0]) if self.privacy is None else math.nan
+        return Update(AGGREGATE_CLIENT, weight, state, {}, loss, seconds)
 
 
 def vector_length(shared: State) -> int:
     """The length of a vector."""
     return HEAD + sum(tensor.numel() for tensor in shared.values())
+
+
+def _clipped(scaled: Tensor, clip: float) -> Tensor:
+    """Integers [N] of the L2 norm `clip` at most, exactly: rounded towards zero, and halved should that not suffice."""
+    whole = scaled.trunc().to(torch.int64)
+    while sum(number * number for number in whole.tolist()) > clip * clip:
+        whole = (whole.double() / 2).trunc().to(torch.int64)
+    return whole
 
 
 def _moved(before: Tensor, change: Tensor) -> Tensor:

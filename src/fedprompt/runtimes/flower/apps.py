@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import FAILED, SECURE, Payload
+from fedprompt.runtimes.payload import FAILED, MALFORMED, SECURE, Payload
 
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
@@ -27,7 +27,7 @@ def client_app(answer: Answer) -> ClientApp:
 
     def reply(message: Message, context: Context) -> Message:
         try:
-            payload = answer(from_records(message.content), dict(context.node_config))
+            payload = answer(_request(message), dict(context.node_config))
         except UserError:
             payload = Payload(FAILED, {"reason": "the message could not be answered; see the site's log."})
         except Exception as error:  # a stack trace, which Flower would send, is data leaving the site
@@ -40,6 +40,14 @@ def client_app(answer: Answer) -> ClientApp:
     app.evaluate()(reply)
     app.query("hello")(reply)
     return app
+
+
+def _request(message: Message) -> Payload:
+    """The request in a message; one of the kind `MALFORMED`, which the site records, if it cannot be read."""
+    try:
+        return from_records(message.content)
+    except UserError:
+        return Payload(MALFORMED)
 
 
 def server_app(serve: Serve) -> ServerApp:

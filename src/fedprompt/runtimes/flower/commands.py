@@ -14,6 +14,8 @@ from pathlib import Path
 
 import tomli_w
 
+from fedprompt.text_files import json_text
+
 OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions tested
 CONNECTION = "deployment"  # name of a deployment's SuperLink for Flower's command line
 
@@ -44,6 +46,7 @@ clientapp = "fedprompt.deploy.apps:client"
 [tool.flwr.app.config]
 recipe = "" # TOML text, or the name of a recipe that comes with fedprompt
 out = ""    # folder of the run at the server; empty: a new one in the deployment's folder
+accept-changes = false # resume a run although its recipe, versions or images have changed
 """
 
 
@@ -98,7 +101,7 @@ def supernode(
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    settings = f"site={json.dumps(site)} home={json.dumps(str(folder))}"
+    settings = f"site={json_text(site)} home={json_text(str(folder))}"
     place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     return [_script("flower-supernode"), *safety, *place, "--node-config", settings]
 
@@ -106,6 +109,11 @@ def supernode(
 def register(public_key: Path, name: str) -> list[str]:
     """The command that registers the site with this key under this name."""
     return [_script("flwr"), "supernode", "register", str(public_key), CONNECTION, "--name", name, "--format", "json"]
+
+
+def unregister(node: str) -> list[str]:
+    """The command that takes back the registration of the site with this node id."""
+    return [_script("flwr"), "supernode", "unregister", node, CONNECTION, "--format", "json"]
 
 
 def nodes() -> list[str]:

@@ -7,7 +7,8 @@ import json
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedprompt.errors import UserError
-from fedprompt.runtimes.payload import Payload, Raw
+from fedprompt.runtimes.payload import Payload, RawTensor
+from fedprompt.text_files import json_text
 
 STYPE = "fedprompt.raw"  # bytes in row order without a header that could contradict the declared shape
 LARGEST_FIELDS = 1 << 20  # characters of JSON
@@ -16,7 +17,7 @@ LARGEST_FIELDS = 1 << 20  # characters of JSON
 def to_records(payload: Payload) -> RecordDict:
     """The payload as the content of a Flower message."""
     arrays = {name: Array(raw.dtype, raw.shape, STYPE, raw.data) for name, raw in payload.tensors.items()}
-    fields = ConfigRecord({"kind": payload.kind, "fields": json.dumps(payload.fields)})
+    fields = ConfigRecord({"kind": payload.kind, "fields": json_text(payload.fields)})
     return RecordDict({"arrays": ArrayRecord(arrays), "fields": fields})
 
 
@@ -32,7 +33,7 @@ def from_records(content: RecordDict) -> Payload:
         if any(array.stype != STYPE for array in record.values()):
             raise ValueError("arrays")
         table = json.loads(text)
-        raws = {name: Raw(array.dtype, tuple(array.shape), array.data) for name, array in record.items()}
+        raws = {name: RawTensor(array.dtype, tuple(array.shape), array.data) for name, array in record.items()}
         return Payload(kind, dict(table), raws)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError("sent a malformed message.") from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 from fedprompt.data.folder import DatasetFolder, JsonObject
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 
 class Sighting(NamedTuple):
@@ -43,5 +43,5 @@ def read_sightings(
         raise UserError(f"The annotations in {folder.path} have no images from the locations {', '.join(wanted)}.")
     seen = sorted(found)
     if twice := len(seen) - len({sight.file for sight in seen}):
-        folder.notes.append(f"{twice} image(s) show two species and are listed once for each.")
+        folder.notes.append(f"Listed once for each of their two species: {plural(twice, 'image')}.")
     return seen

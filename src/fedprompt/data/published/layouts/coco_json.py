@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 from fedprompt.data.dataset import multi_hot
@@ -87,7 +88,8 @@ def read_file(folder: DatasetFolder, file: str, regions: Regions) -> CocoFile:
     images, annotations, categories = _tables(folder, file, mistakes)
     class_names = [_name(row) for row in categories]
     if nameless := [row for row, name in enumerate(class_names) if not name]:
-        mistakes.add(f"{len(nameless):,} categories have no name, {categories[nameless[0]].get('id')!r} for one")
+        some = "1 category has" if len(nameless) == 1 else f"{len(nameless):,} categories have"
+        mistakes.add(f"{some} no name, the one with the id {categories[nameless[0]].get('id')!r} for one")
     by_category = index_ids(
         categories, key=lambda row: row.get("id"), content=_name, what="categories", mistakes=mistakes
     )
@@ -99,7 +101,7 @@ def read_file(folder: DatasetFolder, file: str, regions: Regions) -> CocoFile:
         mistakes=mistakes,
     )
     rows = sorted(by_image.rows.values())
-    files = _file_names(images, rows, mistakes)
+    files = _file_names(images, rows, folder.path, mistakes)
     present = _classes_by_image(annotations, by_image, by_category, regions, mistakes)
     mistakes.check()
     ordered = [class_names[row] for row in _by_id(by_category)]
@@ -146,13 +148,16 @@ def _name(category: JsonObject) -> str:
     return normal_name(name) if isinstance(name, str) else ""
 
 
-def _file_names(images: Sequence[JsonObject], rows: Sequence[int], mistakes: Mistakes) -> list[str]:
+def _file_names(images: Sequence[JsonObject], rows: Sequence[int], root: Path, mistakes: Mistakes) -> list[str]:
     names = [images[row].get("file_name") for row in rows]
     if lost := [row for row, name in zip(rows, names, strict=True) if not isinstance(name, str) or not name.strip()]:
         shown = images[lost[0]].get("id")
         mistakes.add(f"{len(lost):,} of {len(rows):,} images have no file_name, the one with the id {shown!r} for one")
     files = [name for name in names if isinstance(name, str) and name.strip()]
     repeated(files, what="image files", mistakes=mistakes)
+    for name in files:
+        if wrong := below(root, name, links=True)[1]:
+            mistakes.add(wrong, fix="correct file_name")
     return files
 
 
@@ -172,9 +177,8 @@ def _classes_by_image(
     )
     crowds = [flag(row.get("iscrowd")) for row in annotations]
     if odd := [row for row, crowd in enumerate(crowds) if crowd is None]:
-        mistakes.add(
-            f"{len(odd):,} annotations have an iscrowd like {annotations[odd[0]].get('iscrowd')!r}; write 0 or 1"
-        )
+        some = "annotation has" if len(odd) == 1 else "annotations have"
+        mistakes.add(f"{len(odd):,} {some} an iscrowd like {annotations[odd[0]].get('iscrowd')!r}; write 0 or 1")
     areas = [_area(row) for row in annotations] if regions.min_area else []
     if lost := [row for row, area in enumerate(areas) if area is None]:
         shown = annotations[lost[0]].get("area")

@@ -88,7 +88,10 @@ def scene_lists(folder: DatasetFolder, place: str) -> OriginalLists:
 
 
 def action_lists(folder: DatasetFolder, place: str) -> OriginalLists:
-    """UCF101's middle frames: "HammerThrow/v_HammerThrow_g01_c01.avi" lies in Hammer_Throw, order as in classInd."""
+    """The lists of UCF101, of whose videos the middle frames are kept; classes are in the order of classInd.txt.
+
+    The line "HammerThrow/v_HammerThrow_g01_c01.avi" is the image Hammer_Throw/v_HammerThrow_g01_c01.jpg.
+    """
     # A folder's name and the class in a file's name may differ in capitals: each is taken from its own place.
     keys = [line.split()[1] for line in folder.lines("ucfTrainTestlist/classInd.txt")]
     label = {key: number for number, key in enumerate(keys)}

@@ -8,7 +8,7 @@ from typing import cast
 from fedprompt.data.dataset import multi_hot
 from fedprompt.data.folder import DatasetFolder
 from fedprompt.data.published.listing import Listing
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 
 def read(folder: DatasetFolder, *, lists: Mapping[str, Sequence[str]], images: Sequence[str]) -> Listing:
@@ -48,7 +48,7 @@ def read(folder: DatasetFolder, *, lists: Mapping[str, Sequence[str]], images: S
         splits=tuple(splits),
         domains=("",) * len(files),
         dependencies=folder.dependencies,
-        missing_note=f"{missing} listed image(s) do not exist and were left out." if missing else "",
+        missing_note=f"Left out, as they do not exist: {plural(missing, 'listed image')}." if missing else "",
         files_exist=True,
         test_candidates={split: candidates[split] for split in others},
         base=candidates[first],

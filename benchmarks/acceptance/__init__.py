@@ -1,0 +1,1 @@
+"""Acceptance criteria of reliability, security and privacy; `python -m benchmarks.acceptance` measures them."""

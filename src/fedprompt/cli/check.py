@@ -1,0 +1,143 @@
+"""The command `check`: what a reader understood of users' data, and the problems of their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedprompt.cli.config import Settings, load
+from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import json_text
+
+if TYPE_CHECKING:
+    from fedprompt.data.dataset import Dataset
+    from fedprompt.data.problems import Problem
+    from fedprompt.experiments.plan import Plan
+
+TEMPLATE = "own_folder"  # the recipe whose [data] table is replaced for a folder or table that is given without one
+SHOWN_PROBLEMS = 20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found of one recipe, folder or table: a data set with its problems, or why it is refused."""
+
+    what: str
+    source: str = ""
+    dataset: Dataset | None = None
+    problems: Sequence[Problem] = ()
+    error: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the data are usable as they are."""
+        return not self.error and not self.problems
+
+    def to_json(self) -> dict[str, object]:
+        """Everything, as JSON values."""
+        report = self.dataset.report if self.dataset else None
+        return {
+            "what": self.what,
+            "ok": self.ok,
+            "source": self.source,
+            "name": self.dataset.name if self.dataset else "",
+            "summary": report.sentence() if report else "",
+            "intake": report.to_json() if report else None,
+            "problems": [{"kind": problem.kind, "message": problem.message} for problem in self.problems],
+            "error": self.error,
+        }
+
+
+def check(
+    data: Annotated[
+        list[str], typer.Argument(metavar="RECIPE|FOLDER|TABLE...", help="Recipes, or folders and tables of images.")
+    ],
+    settings: Settings = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what is understood of your data, open every image and list problems; exit code 2 if there are any.
+
+    Of a folder or table that is given without a recipe, files and columns say which source reads it; --set
+    data.KEY=VALUE sets options of that source.
+    """
+    found = []
+    for what in data:
+        one = _check(what, settings or [], quiet=as_json)
+        found.append(one)
+        if not as_json:
+            _print(one)
+    ok = all(one.ok for one in found)
+    if as_json:
+        checked = {"ok": ok, "checked": [one.to_json() for one in found]}
+        typer.echo(json_text(checked, indent=2, ascii_only=False))
+    if not ok:
+        raise typer.Exit(2)
+
+
+def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
+    from rich.console import Console
+
+    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.data.problems import find_problems, scan_images
+
+    console, source = Console(quiet=True) if quiet else plain_console(), ""
+    try:
+        plan = _plan(what, settings)
+        source = plan.source.name
+        with counting(console, "listing") as on_step:
+            dataset = plan.source(on_step=on_step)
+        with counting(console, "opening images") as on_step:
+            rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
+            looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
+    except UserError as error:
+        return Checked(what, source, error=str(error))
+    return Checked(what, source, dataset, find_problems(dataset, looked))
+
+
+def _plan(what: str, settings: list[str]) -> Plan:
+    """The plan of a recipe, or one whose data are a folder or a table."""
+    from fedprompt.config.recipe import bundled_recipes
+    from fedprompt.config.registry import sources_of
+    from fedprompt.data.intake.tables import SUFFIXES, is_table
+
+    path = Path(what).expanduser()
+    if what in bundled_recipes() or path.suffix == ".toml":
+        return load(what, settings)
+    if not path.is_dir() and not is_table(path):
+        if path.exists():
+            raise UserError(
+                f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."
+            )
+        close = did_you_mean(what, bundled_recipes())
+        raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
+    names = sources_of(path)
+    place = f"path = {json_text(str(path), ascii_only=False)}"
+    if len(names) != 1:
+        some = f"may be read by {' and '.join(names)}" if names else "is in no form that a source recognises"
+        raise UserError(
+            f"{what} {some}; say which source is meant with "
+            f"fedprompt check {TEMPLATE} --set 'data={{source = \"NAME\", {place}}}'."
+        )
+    return load(TEMPLATE, [f'data={{source = "{names[0]}", {place}}}', *settings])
+
+
+def _print(found: Checked) -> None:
+    from fedprompt.cli.console import plain_console, rows_table
+
+    if found.dataset is None:
+        typer.echo(f"{found.what} is refused.\n{found.error}", err=True)
+        return
+    report = found.dataset.report
+    head, *rows = report.table()
+    plain_console().print(rows_table(head, rows, title=f"{found.dataset.name}, read by the source {found.source}"))
+    for warning in report.all_warnings():
+        typer.echo(f"Warning: {warning}")
+    for problem in found.problems[:SHOWN_PROBLEMS]:
+        typer.echo(problem.message, err=True)
+    if (more := len(found.problems) - SHOWN_PROBLEMS) > 0:
+        typer.echo(f"and {plural(more, 'more problem')}; --json lists all of them.", err=True)
+    typer.echo(f"{found.dataset.name}: {plural(report.images, 'image')}, {plural(len(found.problems), 'problem')}.")

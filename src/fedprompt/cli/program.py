@@ -1,0 +1,88 @@
+"""The command group of the command line: panels and order of commands, help of arguments, errors in one sentence."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+import click
+import typer
+from typer.core import TyperArgument, TyperGroup
+from typer.models import ArgumentInfo
+
+from fedprompt.errors import UserError
+
+# Panels of `fedprompt --help` with their commands, in the order in which they are shown.
+PANELS: Mapping[str, tuple[str, ...]] = {
+    "Train": ("demo", "run", "resume", "report", "predict", "config", "methods", "doctor"),
+    "Data": ("check", "partition", "data", "describe"),
+    "Studies": ("compare", "reproduce"),
+    "Deployment": ("deploy", "server", "site", "status"),
+}
+
+
+REFUSALS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+    *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
+)
+
+
+class Program(TyperGroup):
+    """Command group that prints a UserError as one sentence with exit code 2.
+
+    So it does with what the system refuses (a folder that may not be read, a name that is too long, a full disk); other
+    exceptions keep their traceback.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for panel, names in PANELS.items():
+            for name in names:
+                self.commands[name].rich_help_panel = panel  # type: ignore[attr-defined]
+        for command in _commands(self):
+            if isinstance(command, TyperGroup):
+                command.suggest_commands = False  # click suggests commands itself
+            _restore_help(command)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of their panels."""
+        return list(dict.fromkeys([*(name for names in PANELS.values() for name in names), *self.commands]))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+        except OSError as error:
+            if error.errno not in REFUSALS or error.filename is None:
+                raise
+            typer.echo(f"{error.filename} cannot be used ({error.strerror}); give another path.", err=True)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as error:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(130) from error
+
+
+def _commands(group: TyperGroup) -> Iterator[click.Command]:
+    """A group and all commands below it."""
+    yield group
+    for command in group.commands.values():
+        if isinstance(command, TyperGroup):
+            yield from _commands(command)
+        else:
+            yield command
+
+
+def _restore_help(command: click.Command) -> None:
+    """Give arguments the help of their annotations, which typer sets and click 8.5 then overwrites with nothing."""
+    arguments = [one for one in command.params if isinstance(one, TyperArgument) and not one.help and one.name]
+    function = getattr(command.callback, "__wrapped__", None)
+    if not arguments or function is None:
+        return
+    hints = get_type_hints(function, include_extras=True)
+    for argument in arguments:
+        marks = getattr(hints.get(argument.name or ""), "__metadata__", ())
+        argument.help = next((mark.help for mark in marks if isinstance(mark, ArgumentInfo)), None)

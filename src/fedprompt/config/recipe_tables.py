@@ -1,0 +1,201 @@
+"""The tables of a recipe as pydantic models: every key with its type, range, default and meaning."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from fedprompt.config.values import Settings
+
+Toml = dict[str, Any]
+
+
+class Table(Settings):
+    """A table without unknown keys."""
+
+
+class NamedBlock(Settings):
+    """A table that names a building block; its other keys are the block's options, checked against its signature."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def options(self) -> Toml:
+        """The keys that are options of the named block."""
+        return dict(self.model_extra or {})
+
+
+class ServerBlock(NamedBlock):
+    """A part of [train.server] that names a building block by `name`."""
+
+    name: str
+
+
+class BackboneTable(Table):
+    """The frozen CLIP backbone, and the cache of its features."""
+
+    path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, or a Hub id')
+    batch: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="images or texts per frozen forward pass; only 1 is exact to the last bit, a GPU is faster with 32",
+    )
+    workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
+    memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
+    disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
+    device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
+
+
+class DataTable(NamedBlock):
+    """The data set: a source and its options."""
+
+    source: str = Field(description="name of a source, or package.module:function")
+    unreadable: float = Field(
+        0.05,
+        ge=0,
+        le=1,
+        description="share of a client's or a data set's images that may be unreadable and are then left out; one "
+        "always may, unless this is 0",
+    )
+
+
+class PartitionTable(NamedBlock):
+    """The partition of the training images over the clients: a rule and its options."""
+
+    rule: str = Field(description="name of a partition rule, or package.module:function")
+
+
+class AnnotationTable(Table):
+    """Incomplete annotation: labels that are missing from training images (multi-label data only)."""
+
+    missing: float = Field(0.0, ge=0, lt=1, description="share of the labels that are missing, drawn once")
+    form: Literal["drop_positive", "unknown"] = Field(
+        "drop_positive", description="missing positive labels become negative, or missing labels become unknown"
+    )
+
+
+class DescriptionsTable(Table):
+    """The text that describes the classes.
+
+    Empty values keep the data set's own; where a published data set has none, methods that read them get the bundled.
+    """
+
+    attributes: str = Field(
+        "",
+        description='a descriptions file, the name of a bundled one, "bundled" to find each class in any of them, or '
+        '"none"',
+    )
+    conditions: str | tuple[str, ...] = Field(
+        "", description='a descriptions file, the name of a bundled one, "none", or a list of phrases'
+    )
+    missing: Literal["refuse", "empty"] = Field(
+        "refuse", description="what to do about classes that the named descriptions lack: refuse, or none for them"
+    )
+    shuffled: bool = Field(default=False, description="control experiment: give every class another class's attributes")
+
+
+class ClientTraining(Table):
+    """Local training, with the defaults of FedMVP (for ViT-B/16, 8 shots, 20 classes per client)."""
+
+    rounds: int = Field(100, ge=1, description="communication rounds")
+    local_epochs: int = Field(1, ge=1, description="epochs per client and round")
+    batch_size: int = Field(128, ge=1, description="images per training step")
+    lr: float = Field(3e-3, gt=0, description="learning rate of the clients in the first round")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="optimiser of the clients; it lives for one round")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay of the clients' optimiser")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the rounds")
+    proximal: float = Field(
+        0.0, ge=0, description="FedProx (Li et al., 2020): mu of the term mu / 2 |w - w_received|^2 in the loss"
+    )
+
+
+class SecureTable(Table):
+    """Secure aggregation: the server sees only sums of updates, so it can only take the mean."""
+
+    share: float = Field(2 / 3, gt=0.5, le=1, description="share of a round's clients that must stay until its end")
+    clip: float = Field(100.0, gt=0, description="L2 norm to which clients clip their updates")
+    most_examples: int = Field(10_000, ge=1, description="largest weight of a client, if weighting is by examples")
+
+
+class AttackTable(ServerBlock):
+    """An attack by malicious or broken clients, for simulations only."""
+
+    adversaries: int = Field(2, ge=1, description="number of malicious clients; the last ones are taken")
+
+
+class ServerTable(Table):
+    """The server: screening, aggregation rule, server optimiser, privacy, secure aggregation, simulated attack."""
+
+    aggregate: ServerBlock | None = Field(None, description="aggregation rule in place of the method's own")
+    optimizer: ServerBlock | None = Field(None, description="server optimiser, which steps towards the rule's result")
+    privacy: ServerBlock | None = Field(
+        None, description='differential privacy of each "client" or "sample", or of each client by "distributed" noise'
+    )
+    secure: SecureTable | None = Field(None, description="secure aggregation")
+    attack: AttackTable | None = Field(None, description="attack by some of the clients")
+    most_examples: int = Field(
+        10_000_000, ge=1, description="an update that claims more training images than this is refused"
+    )
+    norm_limit: float = Field(
+        0.0, ge=0, description="refuse updates longer than this many times the median length; 0 refuses none"
+    )
+
+
+class TrainTable(ClientTraining):
+    """Federated training: rounds, clients' local training, and the server."""
+
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the clients that take part in a round")
+    weighting: Literal["uniform", "examples"] = Field(
+        "uniform", description="weights of the clients: equal, or by their numbers of training images"
+    )
+    server: ServerTable = ServerTable()
+    sharing: Literal["federated", "local", "pooled"] = Field(
+        "federated",
+        description='baselines: "local" trains every client alone, "pooled" trains one client on all images',
+    )
+
+
+class MethodTable(NamedBlock):
+    """A method, its options, and what it overrides in [train] and [descriptions]."""
+
+    name: str = Field(description="name of a method, or package.module")
+    label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="name of the trial; the method's if empty")
+    train: Toml = Field(default_factory=dict, description="overrides of [train] for this method")
+    descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method")
+
+    @property
+    def title(self) -> str:
+        """The trial's name in tables, records and folders."""
+        return self.label or self.name
+
+
+class EvaluateTable(Table):
+    """When and how models are evaluated."""
+
+    every: int = Field(
+        0, ge=0, description="evaluate every so many rounds for the learning curve; 0 evaluates at the end only"
+    )
+    batch_size: int = Field(128, ge=1, description="images per batch")
+    local: bool = Field(
+        default=True, description="also evaluate every client on its own classes; slow for thousands of clients"
+    )
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="multi-label: share of a client's training images held out to fit a decision threshold",
+    )
+    oracle: bool = Field(
+        default=False, description="multi-label: also report the threshold that is best on the test images"
+    )
+    samples: int = Field(8, ge=0, le=1000, description="test images recorded with their top predictions")
+
+
+class TuningTable(Table):
+    """The grid search of `fedprompt compare --tune`, the same for every method."""
+
+    seed: int = Field(100, ge=0, description="seed of the search; use one that no comparison uses")
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="values to try for keys of [train]")

@@ -1,0 +1,129 @@
+"""A site's audit trail: who asked what, which rule allowed or refused it, and what left; imports nothing heavy.
+
+`audit.jsonl` is a hash chain with one line per message, written before the answer leaves. It holds no file name and no
+label, and of the server's texts only short names and hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedprompt.deploy.hash_chain import START, DamagedError, Entry, HashChain, read_chain
+from fedprompt.runtimes.payload import Payload
+
+AUDIT, LEDGER = "audit.jsonl", "ledger.jsonl"  # in a site's folder
+AUTHORITY = "ca.crt"  # in a site's folder: the certificate that authenticates the server
+ALLOWED = "allowed"  # the rule of a message that was answered
+PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a site decided on a message: the rule, and for a training its epsilon and line of the ledger."""
+
+    rule: str = ALLOWED
+    epsilon: float | None = None
+    ledger: str = ""
+
+
+def server_key(folder: Path) -> str:
+    """The SHA-256 fingerprint of the certificate that authenticates the server, or "none" without TLS."""
+    path = folder / AUTHORITY
+    if not path.is_file():
+        return "none"
+    try:
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(path.read_text(encoding="ascii"))).hexdigest()
+    except ValueError:
+        return "unreadable"
+
+
+def recipe_hash(request: Payload) -> str:
+    """The SHA-256 hash of the recipe's text; "" for a request without one."""
+    text = request.fields.get("recipe")
+    return _hash(text) if isinstance(text, str) else ""
+
+
+class AuditTrail:
+    """The trail in a site's folder; several processes may append to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._chain = HashChain(folder / AUDIT)
+
+    def record(self, request: Payload, answer: Payload, verdict: Verdict) -> None:
+        """Append the line of a message; DamagedError if a line before was changed."""
+        fields = request.fields
+        asked = {name: _shown(fields.get(name)) for name in ("run", "trial", "round", "client", "serial")}
+        line = {
+            "time": time.time(),
+            "server": server_key(self.folder),
+            "kind": _shown(request.kind),
+            **asked,
+            "recipe": recipe_hash(request),
+            "rule": verdict.rule,
+            "answer": answer.kind,
+            "left": _left(answer),
+            "epsilon": verdict.epsilon,
+            "ledger": verdict.ledger,
+        }
+        with self._chain.locked() as new:
+            for _ in new:
+                pass
+            self._chain.append(line)
+
+
+def read_audit(folder: Path) -> Iterator[Entry]:
+    """Yield the lines of a site's trail and verify both chains; DamagedError naming what was changed.
+
+    A line of the ledger that the trail names but the ledger lacks was removed.
+    """
+    charged = {entry.hash for entry in read_chain(folder / LEDGER)}
+    for entry in read_chain(folder / AUDIT):
+        if entry.fields["ledger"] and entry.fields["ledger"] not in charged:
+            raise DamagedError(
+                f"{folder / LEDGER} lacks the training of line {entry.number} of {AUDIT}; restore the file from a copy."
+            )
+        yield entry
+
+
+def last_hashes(folder: Path) -> Mapping[str, str]:
+    """The newest hash of trail and ledger; kept elsewhere, they prove later that no line was removed."""
+    found = {}
+    for name in (AUDIT, LEDGER):
+        found[name] = START
+        for entry in read_chain(folder / name):
+            found[name] = entry.hash
+    return found
+
+
+def _left(answer: Payload) -> Mapping[str, object]:
+    content = answer.to_bytes()
+    return {
+        "fields": sorted(answer.fields),
+        "tensors": list(answer.tensors),
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+def _shown(value: object) -> object:
+    """A number, a pair of numbers or a short name as it came; of anything else, which the server chose, a hash."""
+    if isinstance(value, list):
+        return value if len(value) <= 2 and all(map(_is_number, value)) else "a list"
+    if isinstance(value, str):
+        return value if PLAIN.fullmatch(value) else "sha256:" + _hash(value)[:16]
+    return value if value is None or _is_number(value) else f"a {type(value).__name__}"
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**53
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,161 @@
+"""95% intervals of a run's figures, and of their differences between trials, by bootstrap over the test images.
+
+They say how far a figure could differ on other test images of the same kind; they do not cover other seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedprompt.ops.bootstrap import (
+    Floats,
+    interval,
+    replicate_accuracy,
+    replicate_binomial,
+    replicate_mean_average_precision,
+)
+from fedprompt.ops.metrics import harmonic_mean
+from fedprompt.records.events import IntervalEvent
+from fedprompt.records.predictions import Key, Predictions, read_predictions
+from fedprompt.records.reading import AVERAGED, BROKEN, GAP, NATURAL, Run, TrialRecord
+from fedprompt.seeding import numpy_stream
+
+Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One trial's model on one test set."""
+
+    trial: str
+    found: Predictions
+
+
+def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
+    """Intervals of every figure of a run, of its difference to the reference, and of the main trial's to all others."""
+    replicates = _replicates(folder, run)
+    for trial in run.trials:
+        yield from _of_trial(run, replicates, trial)
+
+
+def _of_trial(run: Run, replicates: Mapping[str, Columns], trial: TrialRecord) -> Iterator[IntervalEvent]:
+    for column in replicates.get(trial.name, {}):
+        yield _event(run, replicates, column, trial)
+        for other in _compared(run, trial):
+            if column in replicates.get(other.name, {}):
+                yield _event(run, replicates, column, trial, other)
+
+
+def _compared(run: Run, trial: TrialRecord) -> list[TrialRecord]:
+    """The trials that a trial is compared with: the reference; the main trial also with all others that train."""
+    if trial == run.main:
+        return [other for other in run.trials if other != trial]
+    return [run.reference] if run.reference is not None and trial != run.reference else []
+
+
+def _event(
+    run: Run, replicates: Mapping[str, Columns], column: str, trial: TrialRecord, other: TrialRecord | None = None
+) -> IntervalEvent:
+    values, figure = replicates[trial.name][column], trial.figures[column]
+    if other is not None:
+        values, figure = _difference(values, replicates[other.name][column]), figure - other.figures[column]
+    low, high = interval(values)
+    return IntervalEvent(
+        trial=trial.name,
+        column=column,
+        against=other.name if other else "",
+        value=figure,
+        low=low,
+        high=high,
+        images=images_of(trial, column),
+    )
+
+
+def images_of(trial: TrialRecord, column: str) -> int:
+    """The number of test images behind a figure; of a mean over columns, the smallest of them."""
+    if column == "hm":
+        return min(images_of(trial, one) for one in AVERAGED)
+    if column == GAP:
+        return min(images_of(trial, one) for one in (NATURAL, BROKEN))
+    final = trial.final(column)
+    owners = {score.client for score in final} if column != "local" else {None}
+    return sum(score.num_examples for score in final) // len(owners)  # personal models share the test images
+
+
+def _difference(left: Floats, right: Floats) -> Floats:
+    count = min(len(left), len(right))  # equal but for test sets that differ
+    difference: Floats = left[:count] - right[:count]
+    return difference
+
+
+def _replicates(folder: Path, run: Run) -> dict[str, dict[str, Floats]]:
+    """Trial -> column -> replicates."""
+    means: dict[str, dict[str, Floats]] = {}
+    for (name, split), parts in _test_set_replicates(folder, run).items():
+        means.setdefault(name, {})[split] = _mean(_mean(part) for part in parts.values())
+    for columns in means.values():
+        columns.update(_combined(columns))
+    figures = {trial.name: trial.figures for trial in run.trials}
+    return {
+        name: {column: values for column, values in columns.items() if column in figures[name]}
+        for name, columns in means.items()
+    }
+
+
+def _test_set_replicates(folder: Path, run: Run) -> dict[tuple[str, str], dict[str, list[Floats]]]:
+    """(trial, split) -> part -> replicates of each model on each test set."""
+    sets: dict[Key, list[_Model]] = {}  # test set without client -> models scored on it
+    for trial in run.trials:
+        for found in read_predictions(folder, trial.name):
+            sets.setdefault((*found.key[:3], None), []).append(_Model(trial.name, found))
+    drawn: dict[tuple[str, str], dict[str, list[Floats]]] = {}
+    for (split, _, part, _), models in sets.items():
+        for model, values in zip(models, _paired(models, seed=run.header.seed or 0).T, strict=True):
+            drawn.setdefault((model.trial, split), {}).setdefault(part, []).append(values)
+    for trial in run.trials:
+        for part, values in _local(run, trial):
+            drawn.setdefault((trial.name, "local"), {}).setdefault(part, []).append(values)
+    return drawn
+
+
+def _paired(models: list[_Model], *, seed: int) -> Floats:
+    """Replicates [R, M] of the models on one test set, drawn at the same images."""
+    generator = numpy_stream(seed, "bootstrap", *map(str, models[0].found.key[:3]))
+    first = models[0].found
+    if first.scores is not None and first.targets is not None:
+        scores = np.stack([model.found.scores for model in models if model.found.scores is not None])
+        return replicate_mean_average_precision(scores, first.targets, generator=generator)
+    correct = np.stack([model.found.correct for model in models if model.found.correct is not None], axis=1)
+    return replicate_accuracy(correct, generator=generator)
+
+
+def _local(run: Run, trial: TrialRecord) -> Iterator[tuple[str, Floats]]:
+    """Replicates of every client's local accuracy. Clients answer with a figure, not image by image: not paired."""
+    if run.header.metric != "accuracy":
+        return
+    for score in trial.final("local"):
+        if score.value is not None and score.num_examples:
+            generator = numpy_stream(run.header.seed or 0, "bootstrap", "local", trial.name, score.client or 0)
+            yield score.part, replicate_binomial(score.value, score.num_examples, generator=generator)
+
+
+def _mean(values: Iterable[Floats]) -> Floats:
+    found = list(values)
+    count = min(map(len, found))
+    mean: Floats = np.mean([one[:count] for one in found], axis=0)
+    return mean
+
+
+def _combined(columns: Columns) -> dict[str, Floats]:
+    """The columns that are made of others: `hm` and `gap`."""
+    made = {}
+    if all(column in columns for column in AVERAGED):
+        rows = np.stack([columns[column] for column in AVERAGED], axis=1)
+        made["hm"] = np.array([harmonic_mean(*row) for row in rows])
+    if NATURAL in columns and BROKEN in columns:
+        made[GAP] = _difference(columns[NATURAL], columns[BROKEN])
+    return made

@@ -1,0 +1,99 @@
+"""What a path that a user gives leads to: a regular file, a folder, or neither, which is refused in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from fedprompt.errors import UserError
+
+Wanted = Literal["file", "folder"]
+KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+
+
+def obstacle(path: Path, wanted: Wanted) -> str:
+    """Why a path is no regular file, or no folder, in words that follow its name; "" if it is one.
+
+    Nothing is opened: opening a pipe would wait for ever.
+    """
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+    except FileNotFoundError:
+        return "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+    except NotADirectoryError:
+        return "does not exist, since a part of this path is a file"
+    except (OSError, ValueError) as error:  # a ValueError for a name with a NUL in it
+        return _unreadable(error)
+    if kind == (stat.S_IFREG if wanted == "file" else stat.S_IFDIR):
+        return ""
+    regular = "" if wanted == "folder" or kind == stat.S_IFDIR else ", not a regular file"
+    return f"is {KINDS.get(kind, 'a device')}{regular}"
+
+
+def _unreadable(error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):
+        return f"is not a path ({error})"
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself"
+    return f"cannot be read ({error.strerror})"
+
+
+def _refuse(place: str, what: str, fix: str) -> NoReturn:
+    raise UserError(f"{place} {what}; {'check its permissions' if what.startswith('cannot be read') else fix}.")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a regular file; False also where `Path.is_file` raises, in a folder that cannot be read."""
+    return not obstacle(path, "file")
+
+
+def require_file(path: Path, fix: str = "give the path of a file") -> None:
+    """UserError unless the path is a regular file."""
+    if what := obstacle(path, "file"):
+        _refuse(str(path), what, fix)
+
+
+def require_folder(path: Path, fix: str = "give the path of a folder") -> None:
+    """UserError unless the path is a folder."""
+    if what := obstacle(path, "folder"):
+        _refuse(f"The folder {path}", what, fix)
+
+
+def read_bytes(path: Path, fix: str = "give the path of a file") -> bytes:
+    """The content of a regular file; UserError for anything else, and for one that cannot be read."""
+    require_file(path, fix)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        _refuse(str(path), _unreadable(error), fix)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, sorted by name; UserError for one that cannot be listed."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        _refuse(f"The folder {folder}", _unreadable(error), "move it away")
+
+
+def files_below(root: Path, *, depth: int) -> Iterator[Path]:
+    """Regular files of a folder and of those in it, `depth` folders deep, in order; hidden folders are left alone.
+
+    Unlike `Path.glob`, which passes over it in silence, a folder that cannot be listed raises UserError.
+    """
+    inner = []
+    for entry in entries(root):
+        path = root / entry.name
+        if not obstacle(path, "folder"):
+            inner.append(path)
+        elif is_file(path):
+            yield path
+    for path in inner if depth else ():
+        to_above = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+        if not path.name.startswith(".") and not to_above:
+            yield from files_below(path, depth=depth - 1)

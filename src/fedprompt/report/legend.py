@@ -1,0 +1,46 @@
+"""What the columns of a results table mean, on the terminal and in the report."""
+
+from __future__ import annotations
+
+from fedprompt.records.reading import TUNED, Run
+from fedprompt.report.tables import uploads
+
+UPLOAD = "Upload"
+MEANING = {
+    "local": "each client's test images, among that client's classes only; unweighted mean over clients",
+    "base": "test images of the base classes, among all base classes",
+    "new": "test images of the new classes, which nobody trained on, among all new classes",
+    "hm": "harmonic mean of Local, Base and New",
+    "unseen": "test images in domains nobody trained on, among all classes; unweighted mean over domains",
+    "gap": "natural mAP minus broken mAP: how much the method relies on the usual co-occurrence of labels",
+}
+MEASURED = {
+    "mean_average_precision": ("mAP", "mean over classes of the average precision"),
+    "cf1_macro": ("CF1", "mean over classes of the F1 score; a label counts as present from {}"),
+    "of1": ("OF1", "F1 score of all decisions together; a label counts as present from {}"),
+}
+
+
+def legend(run: Run) -> list[tuple[str, str]]:
+    """(heading, meaning) of the columns of the results table, of their metrics if there are several, and of uploads."""
+    columns = [column for column in run.columns if ":" not in column]
+    found = [(run.title(column), run.header.splits.get(column) or MEANING.get(column, "")) for column in columns]
+    shown = {key.removesuffix(TUNED) for key in (run.header.metric, *run.header.further)} if run.header.further else ()
+    found += [(name, text.format(run.threshold)) for key, (name, text) in MEASURED.items() if key in shown]
+    if any(trial.bytes_up for trial in run.trials):
+        found.append((UPLOAD, _upload_meaning(run)))
+    return [(name, meaning) for name, meaning in found if meaning]
+
+
+def _upload_meaning(run: Run) -> str:
+    sent = {trial.label: uploads(trial) for trial in run.trials}
+    changing = [f"{label} sends {mean} ({ends})" for label, (mean, ends) in sent.items() if ends]
+    more = f". {', '.join(changing)}: a method may send other tensors in later rounds" if changing else ""
+    return f"bytes that a client sends to the server per round, mean over clients and rounds{more}"
+
+
+def one_seed_note(run: Run) -> str:
+    """How much the differences between the trials of one run say; empty for a single trial."""
+    if len(run.trials) < 2 or not run.columns:
+        return ""
+    return "This is one seed: differences below about 1 point may be noise; `fedprompt compare` gives means over seeds."

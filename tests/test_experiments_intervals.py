@@ -1,0 +1,84 @@
+"""Intervals of real runs: from the predictions of all test images, and in line with the recorded figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from fedprompt.config.recipe import find_recipe, load_recipe
+from fedprompt.errors import UserError
+from fedprompt.experiments.intervals import interval_events
+from fedprompt.experiments.plan import resolve
+from fedprompt.experiments.run import start
+from fedprompt.records.predictions import predictions_path, read_predictions
+from fedprompt.records.reading import Run, read_run
+
+SMALL = {
+    "demo": ["data.train=1", "data.test=2", "partition.classes_per_client=13", "partition.shots=1"],
+    "multilabel": ["data.train=40", "data.test=60"],
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SMALL))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    recipe: str = request.param
+    settings = [*SMALL[recipe], "train.rounds=1", "evaluate.samples=0", "evaluate.every=0"]
+    where = tmp_path_factory.mktemp("runs") / recipe
+    start(resolve(load_recipe(find_recipe(recipe), settings), origin=recipe), where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Run:
+    return read_run(folder)
+
+
+def test_every_figure_lies_in_its_interval(finished: Run) -> None:
+    assert finished.intervals
+    for one in finished.intervals:
+        assert one.low is not None and one.high is not None and one.value is not None
+        assert one.low <= one.value <= one.high and one.low < one.high + 1e-12
+        assert one.images > 0
+
+
+def test_the_main_trial_is_compared_with_all_others_and_the_others_with_the_reference(finished: Run) -> None:
+    main, reference = finished.main, finished.reference
+    assert main is not None and reference is not None
+    pairs = {(one.trial, one.against) for one in finished.intervals if one.against}
+    others = {trial.name for trial in finished.trials} - {main.name}
+    assert pairs == {(main.name, other) for other in others} | {
+        (other, reference.name) for other in others - {reference.name}
+    }
+
+
+def test_recorded_intervals_are_those_of_the_files(folder: Path, finished: Run) -> None:
+    assert tuple(interval_events(folder, finished)) == finished.intervals
+
+
+def test_the_file_of_predictions_gives_the_recorded_figures(folder: Path, finished: Run) -> None:
+    for trial in finished.trials:
+        found = list(read_predictions(folder, trial.name))
+        scored = {(score.split, score.name, score.part, score.client): score for score in trial.scores}
+        assert found
+        for one in found:
+            assert len(one.rows) == scored[one.key].num_examples
+            if one.correct is not None:
+                assert np.mean(one.correct) == pytest.approx(scored[one.key].value)
+
+
+def test_the_file_can_be_read_by_any_reader_of_parquet(folder: Path, finished: Run) -> None:
+    table = pq.read_table(predictions_path(folder, finished.trials[0].name))
+    kind = {"truth", "predicted", "probability"} if "demo" in folder.name else {"scores", "targets"}
+    assert set(table.column_names) == {"split", "name", "part", "client", "row"} | kind
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = predictions_path(tmp_path, "ours")
+    path.parent.mkdir()
+    path.write_bytes(b"no Parquet")
+    with pytest.raises(UserError, match=r"ours\.parquet cannot be read as Parquet"):
+        next(read_predictions(tmp_path, "ours"))
+    assert list(read_predictions(tmp_path, "another")) == []

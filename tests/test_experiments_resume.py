@@ -1,0 +1,112 @@
+"""Resuming a run that is no longer what it was: every difference is named, and accepted only on request."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fedprompt.cli.main import app
+from fedprompt.config.recipe import parse_recipe
+from fedprompt.errors import UserError
+from fedprompt.experiments import checks
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.plan import resolve
+from fedprompt.records.events import ChangesEvent
+from fedprompt.records.run_folder import read_events
+from fedprompt.seeding import numpy_stream
+from test_cli import without_end
+
+TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "10"))
+RECIPE = """
+name = "small"
+seed = 3
+[data]
+source = "emoji"
+train = 1
+test = 1
+[partition]
+rule = "class_chunks"
+classes_per_client = 20
+shots = 1
+[method]
+name = "promptfl"
+[train]
+rounds = 1
+batch_size = 20
+lr = 0.002
+optimizer = "sgd"
+[evaluate]
+samples = 0
+"""
+EDITS = {
+    "lr = 0.002": ("lr = 0.5", "[train] lr was 0.002, is 0.5"),
+    "seed = 3": ("seed = 4", "seed was 3, is 4"),
+    "classes_per_client = 20": ("classes_per_client = 30", "[partition] classes_per_client was 20, is 30"),
+    "rounds = 1": ("rounds = 2", "[train] rounds was 1, is 2"),
+    'optimizer = "sgd"': ('optimizer = "adamw"', '[train] optimizer was "sgd", is "adamw"'),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "run"
+    runs.start(resolve(parse_recipe(RECIPE)), folder)
+    without_end(folder)  # of a finished run only the report is written again
+    return folder
+
+
+def edited(finished: Path, folder: Path, *lines: str) -> list[str]:
+    """Copy the run, edit these lines of its recipe, and return what must be said."""
+    shutil.copytree(finished, folder)
+    text = (folder / "recipe.toml").read_text()
+    for line in lines:
+        assert line in text
+        text = text.replace(line, EDITS[line][0])
+    (folder / "recipe.toml").write_text(text)
+    return [EDITS[line][1] for line in lines]
+
+
+def test_an_edited_recipe_is_not_resumed_in_silence(finished: Path, tmp_path: Path) -> None:
+    draws = numpy_stream(0, "attack 19")
+    for attempt in range(TRIES):
+        chosen = [line for line in EDITS if draws.integers(2)] or ["seed = 3"]
+        folder = tmp_path / str(attempt)
+        said = edited(finished, folder, *chosen)
+        before = (folder / "run.jsonl").read_bytes()
+        with pytest.raises(UserError, match="is not as it began") as refusal:
+            runs.resume(folder)
+        assert all(one in str(refusal.value) for one in said) and "--accept-changes" in str(refusal.value)
+        assert (folder / "run.jsonl").read_bytes() == before
+        shutil.rmtree(folder)
+
+
+def test_accepted_changes_are_recorded(finished: Path, tmp_path: Path) -> None:
+    (said,) = edited(finished, tmp_path / "run", "lr = 0.002")
+    result = CliRunner().invoke(app, ["resume", str(tmp_path / "run"), "--accept-changes", "--quiet"])
+    assert result.exit_code == 0, result.output
+    changes = [event.changes for event in read_events(tmp_path / "run") if isinstance(event, ChangesEvent)]
+    assert changes == [(said,)]
+
+
+def test_other_versions_are_named_and_another_machine_is_not(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    versions = checks.versions()
+    monkeypatch.setattr(checks, "versions", lambda: versions | {"threads": "99", "platform": "other"})
+    runs.resume(tmp_path / "run")
+    without_end(tmp_path / "run")
+    monkeypatch.setattr(checks, "versions", lambda: versions | {"torch": "0.1"})
+    with pytest.raises(UserError, match=re.escape(f"torch was {versions['torch']}, is 0.1")):
+        runs.resume(tmp_path / "run")
+
+
+def test_an_untouched_run_is_resumed_without_a_word(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    runs.resume(tmp_path / "run")
+    assert not [event for event in read_events(tmp_path / "run") if isinstance(event, ChangesEvent)]
