@@ -41,7 +41,7 @@ train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 1
 [method]
 name = "fedmvp"
@@ -103,7 +103,7 @@ def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(f
     said = (finished.parent / "output.txt").read_text(encoding="utf-8")
     assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
     assert "zeroshot" not in said and "fedmvp:" not in said
-    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"Clients hold 60 of [\d,]+ training images \(1 shot per class\)\.", said)
     assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
     assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
     assert "differences below about 1 point may be noise" in said
@@ -113,7 +113,7 @@ def test_the_protocol_is_in_whole_words(finished: Path) -> None:
     protocol = events(finished)[0]["protocol"]
     assert protocol.startswith(
         "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
-        "the updates with equal weights. Clients hold 39 of"
+        "the updates with equal weights. Clients hold 60 of"
     )
 
 

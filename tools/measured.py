@@ -1,0 +1,112 @@
+"""Write measured tables and figures into the pages, and tuned rates into the recipes: `python -m tools.measured`.
+
+A page marks a table with the runs, relative to the folder `runs`, that it comes from; patterns are allowed:
+
+    <!-- measured: study-1 study-2 study-3 -->
+    <!-- end of measured -->
+
+A file that ends in `.md` (a table by `fedprompt compare`) is copied. What has no runs yet is left as it is and named.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedprompt.config.recipe import Recipe, load_recipe
+from fedprompt.report import Run, read_run
+from fedprompt.report.figures import save_headline
+from tools.markdown import ROOT, SOURCE
+from tools.tables import settings, table
+
+BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
+COMPARED = ("compare_single", "compare_multi")
+
+
+def fill(text: str, runs: Path) -> tuple[str, list[str]]:
+    """A page with every table whose runs are in the folder, and the sources of the tables whose runs are not."""
+    missing: list[str] = []
+
+    def content(block: re.Match[str]) -> str:
+        found = rendered(block[2].split(), runs)
+        if found is None:
+            missing.append(block[2])
+            return block[0]
+        return f"{block[1]}\n{found.strip()}\n\n{block[4]}"
+
+    return BLOCK.sub(content, text), missing
+
+
+def rendered(patterns: list[str], runs: Path) -> str | None:
+    """The table of some runs, or the text of a Markdown file; None if one of the patterns leads to nothing."""
+    paths = [sorted(runs.glob(pattern)) for pattern in patterns]
+    if not all(paths):
+        return None
+    found = [path for group in paths for path in group]
+    if found[0].suffix == ".md":
+        return "\n".join(path.read_text(encoding="utf-8") for path in found)
+    groups: dict[str, list[Run]] = defaultdict(list)
+    for folder in found:
+        groups[folder.name.rpartition("-")[0]].append(read_run(folder))
+    return table(next(iter(groups.values()))) if len(groups) == 1 else settings(groups)
+
+
+def with_rates(text: str, tuned: Recipe) -> str:
+    """A recipe's text with the learning rates of a tuned recipe; each method of `compare` stands on a line."""
+    rates = {method.title: method.train.get("lr") for method in (*tuned.compare, tuned.method)}
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if name := re.match(r'  \{ name = "(\w+)"(?:, label = "([\w-]+)")?', line):
+            title = name[2] or name[1]
+        elif re.match(r"train = \{", line):  # of the table [method]
+            title = tuned.method.title
+        else:
+            continue
+        lines[number] = re.sub(r"\blr = [\d.e-]+", f"lr = {rates[title]}", line)
+    return "".join(lines)
+
+
+def figures(runs: Path) -> Iterator[str]:
+    """Write the figures of the README and of the comparison; yields what is missing."""
+    docs = ROOT / "docs"
+    for name in (f"{recipe}-{cost}.svg" for recipe in COMPARED for cost in ("bytes", "seconds")):
+        if (runs / "compare" / name).is_file():
+            shutil.copyfile(runs / "compare" / name, docs / name)
+        else:
+            yield f"docs/{name}: compare/{name}"
+    if (runs / "demo" / "run.jsonl").is_file():
+        save_headline(read_run(runs / "demo"), docs / "demo.svg")
+    else:
+        yield "docs/demo.svg: demo"
+
+
+def recipes(runs: Path) -> Iterator[str]:
+    """Write the tuned rates into the bundled recipes; yields what is missing."""
+    for name in COMPARED:
+        tuned, bundled = runs / "compare" / f"{name}.toml", SOURCE / "recipes" / f"{name}.toml"
+        if tuned.is_file():
+            bundled.write_text(with_rates(bundled.read_text(encoding="utf-8"), load_recipe(tuned)), encoding="utf-8")
+        else:
+            yield f"{bundled.relative_to(ROOT)}: compare/{name}.toml"
+
+
+def main() -> None:
+    """Fill what the folder `runs` (or the one given) has results for; exit code 1 if something is missing."""
+    runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
+    missing = [*figures(runs), *recipes(runs)]
+    for page in sorted(ROOT.glob("docs/*.md")):
+        text = page.read_text(encoding="utf-8")
+        filled, left = fill(text, runs)
+        missing += [f"docs/{page.name}: {source}" for source in left]
+        if filled != text:
+            page.write_text(filled, encoding="utf-8")
+    print("\n".join(f"not measured: {line}" for line in missing) or "Every table is measured.")
+    sys.exit(bool(missing))
+
+
+if __name__ == "__main__":
+    main()
