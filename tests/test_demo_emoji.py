@@ -15,7 +15,7 @@ from fedprompt.demo.emoji import BASE, emoji
 from fedprompt.demo.render import SIZE, SPRITE, Draws, Layer, Placement, draw_ground, paint
 from fedprompt.demo.rendered import RenderedImages
 from fedprompt.demo.scenes import GOES_WITH, LIGHTS, SCALES, compose, paint_scene, scenes
-from fedprompt.demo.sprites import DISTRACTORS, HANDS, MONO, SEEN, UNSEEN, class_sprites, sheet_path
+from fedprompt.demo.sprites import ARTISTS, DISTRACTORS, MONO, SEEN, UNSEEN, class_sprites, sheet_path
 from fedprompt.errors import UserError
 from fedprompt.seeding import stream
 
@@ -55,16 +55,16 @@ def test_a_data_set_without_test_images_is_a_user_error(make, wrong):
         make(**wrong)
 
 
-def test_clients_see_the_seen_hands_only(single):
+def test_clients_see_the_seen_artists_only(single):
     assert {single.domains[row] for row in single.rows(split="train").tolist()} == set(SEEN)
-    assert {single.domains[row] for row in single.rows(split="test").tolist()} == set(HANDS)
+    assert {single.domains[row] for row in single.rows(split="test").tolist()} == set(ARTISTS)
     assert single.unseen_domains == UNSEEN
     assert len(single.base) == BASE == 60 and len(single.new) == 60
 
 
-def test_every_class_is_drawn_by_every_hand_and_the_mono_hand_has_one_colour():
+def test_every_class_is_drawn_by_every_artist_and_the_mono_artist_has_one_colour():
     sprites = class_sprites()
-    assert sprites.pixels.shape == (len(HANDS) * 2 * BASE, 4, SPRITE, SPRITE)
+    assert sprites.pixels.shape == (len(ARTISTS) * 2 * BASE, 4, SPRITE, SPRITE)
     assert ((sprites.pixels[:, 3] > 100).flatten(1).sum(dim=1) > 30).all()
     assert int(sprites.mono.sum()) == 2 * BASE
     mono = sprites.pixels[sprites.mono].permute(0, 2, 3, 1)
@@ -75,7 +75,7 @@ def test_every_class_is_drawn_by_every_hand_and_the_mono_hand_has_one_colour():
 def test_the_notice_names_every_sheet():
     folder = sheet_path(MONO).parent
     notice = (folder / "NOTICE").read_text()
-    assert {path.name for path in folder.glob("*.webp")} == {f"{name}.webp" for name in (*HANDS, DISTRACTORS)}
+    assert {path.name for path in folder.glob("*.webp")} == {f"{name}.webp" for name in (*ARTISTS, DISTRACTORS)}
     assert all(path.name in notice for path in folder.glob("*.webp"))
     assert sum(path.stat().st_size for path in Path(folder).iterdir()) < 2**20
 

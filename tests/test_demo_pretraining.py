@@ -17,7 +17,7 @@ from fedprompt.demo.pretraining.evaluate import Target, table
 from fedprompt.demo.pretraining.forward import TextEncoder, encode_images
 from fedprompt.demo.pretraining.measure import measured_attributes
 from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
-from fedprompt.demo.pretraining.rasters import HANDS, Rasters, fetch
+from fedprompt.demo.pretraining.rasters import ARTISTS, Rasters, fetch
 from fedprompt.demo.pretraining.samples import BACKGROUND, IGNORED, SEVERAL, SINGLE, Sampler
 from fedprompt.demo.pretraining.trainer import Schedule, Trainer
 from fedprompt.demo.pretraining.vocabulary import HEAD, Concept, Vocabulary
@@ -43,7 +43,7 @@ def vocabulary() -> Vocabulary:
     )
     pixels = torch.stack([shape(name) for name in names])
     ranks = (*range(len(names) - 1), HEAD + 5)
-    return Vocabulary(concepts, (len(names) - 1,), ranks, Rasters((), dict.fromkeys(HANDS, pixels)))
+    return Vocabulary(concepts, (len(names) - 1,), ranks, Rasters((), dict.fromkeys(ARTISTS, pixels)))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_patch_labels_are_concepts_of_the_image(sampler):
     assert (batch.patches[:SINGLE] >= 0).any(dim=1).float().mean() > 0.9
 
 
-def test_no_downstream_class_is_shown_in_the_single_colour_hand(vocabulary):
+def test_no_downstream_class_is_shown_by_the_single_colour_artist(vocabulary):
     _, rows = vocabulary.sprites()
     assert (rows[list(vocabulary.classes), 3] == -1).all()
     assert (rows[:, :3] >= 0).all() and (rows[:-1, 3] >= 0).all()
@@ -176,7 +176,7 @@ def test_parts_are_written_for_all_concepts_in_one_vocabulary():
 
 
 def test_a_changed_archive_is_refused(tmp_path):
-    package = HANDS["noto"]
+    package = ARTISTS["noto"]
     (tmp_path / package.archive).write_bytes(b"something else")
     with pytest.raises(UserError, match="SHA-512"):
         fetch(package, tmp_path)
@@ -184,10 +184,10 @@ def test_a_changed_archive_is_refused(tmp_path):
 
 def test_the_card_shows_which_targets_hold():
     rows = table(
-        [Target("A1", "accuracy", 70.0, 60, 76), Target("A6", "mono hand", 4.0, low=20), Target("", "seen", 1)]
+        [Target("A1", "accuracy", 70.0, 60, 76), Target("A6", "mono artist", 4.0, low=20), Target("", "seen", 1)]
     )
     assert "| A1 | accuracy | 70.0 | 60 to 76 | yes |" in rows
-    assert "| A6 | mono hand | 4.0 | at least 20 | **no** |" in rows
+    assert "| A6 | mono artist | 4.0 | at least 20 | **no** |" in rows
     assert Target("A2", "gain", -math.inf, high=2).holds
 
 

@@ -12,7 +12,7 @@ import torch
 
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
-from fedprompt.demo.sprites import HANDS, class_sprites
+from fedprompt.demo.sprites import ARTISTS, class_sprites
 from fedprompt.deploy.init import certificate_days, expiry_warnings
 from fedprompt.deploy.roster import check_authority, members
 from fedprompt.deploy.settings import SITE, load_site
@@ -85,7 +85,7 @@ def _weights() -> str:
 
 
 def _drawings() -> str:
-    return f"{len(class_sprites().pixels)} drawings by {', '.join(HANDS)}"
+    return f"{len(class_sprites().pixels)} drawings by {', '.join(ARTISTS)}"
 
 
 def _backbone(name: str) -> str:

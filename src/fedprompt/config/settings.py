@@ -27,11 +27,11 @@ BLOCKS = (
 class Fit:
     """Fits a recipe to settings that choose another building block: options of the earlier one are left out.
 
-    `options_of(table, name)` are the options of a block, None for one that is unknown; `note` gets a sentence on what
-    was left out.
+    `options_of(table, name, values)` are the options of a block, without those that cannot have their value among
+    `values`; None for a block that is unknown. `note` gets a sentence on what was left out.
     """
 
-    options_of: Callable[[str, str], Collection[str] | None]
+    options_of: Callable[[str, str, Toml], Collection[str] | None]
     note: Callable[[str], None]
 
 
@@ -99,7 +99,7 @@ def _fitted(before: Toml, tables: Toml, given: Collection[str], fit: Fit) -> Ite
         if path == "method" and (compared := _compared(tables, table[key])):
             yield _take_compared(tables, compared, given)
             continue
-        options = fit.options_of(path, table[key])
+        options = fit.options_of(path, table[key], table)
         if options is None:  # an unknown name, of which the check of the recipe says more
             continue
         foreign = [one for one in table if one not in own and one not in options and f"{path}.{one}" not in given]

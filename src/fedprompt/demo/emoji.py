@@ -1,4 +1,4 @@
-"""The single-label demo data set: 120 classes drawn by six artists ("hands"), rendered on demand."""
+"""The single-label demo data set: 120 classes drawn by six artists, rendered on demand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fedprompt.demo.render import (
     paint,
 )
 from fedprompt.demo.rendered import Address, RenderedImages, check_counts
-from fedprompt.demo.sprites import HANDS, SEEN, UNSEEN, class_sprites, distractor_sprites
+from fedprompt.demo.sprites import ARTISTS, SEEN, UNSEEN, class_sprites, distractor_sprites
 
 DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "emoji.json"))
 BASE = 60  # the first classes in the order of the descriptions file; the other 60 are new
@@ -40,17 +40,17 @@ def class_attributes() -> dict[str, tuple[str, ...]]:
 
 
 def emoji(*, seed: int = 0, train: int = 16, test: int = 12) -> Dataset:
-    """One object per image: 120 classes by three hands (domains) that pretraining saw and three that it did not.
+    """One object per image: 120 classes by three artists (domains) that pretraining saw and three that it did not.
 
-    `train` images per class and seen hand, `test` images per class and hand. Another seed draws other images.
+    `train` images per class and seen artist, `test` images per class and artist. Another seed draws other images.
     Raises UserError if that leaves nothing to test on.
     """
     check_counts("emoji", train, test)
     names = tuple(class_attributes())
     rows = [
-        Address("emoji", split, hand, name, number)
-        for split, count, hands in (("train", train, SEEN), ("test", test, HANDS))
-        for hand in hands
+        Address("emoji", split, artist, name, number)
+        for split, count, artists in (("train", train, SEEN), ("test", test, ARTISTS))
+        for artist in artists
         for name in names
         for number in range(count)
     ]
@@ -70,7 +70,7 @@ def emoji(*, seed: int = 0, train: int = 16, test: int = 12) -> Dataset:
 
 def _render(seed: int, address: Address) -> Tensor:
     names = list(class_attributes())
-    row = HANDS.index(address.domain) * len(names) + names.index(address.concept)
+    row = ARTISTS.index(address.domain) * len(names) + names.index(address.concept)
     return render_single(address.draws(seed), class_sprites(), row)
 
 

@@ -19,7 +19,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.emoji import class_attributes, object_layer, with_distractors
 from fedprompt.demo.render import COLOURS, GROUNDS, Draws, Ground, Placement, apart, draw_ground, finish, paint
 from fedprompt.demo.rendered import Address, RenderedImages, check_counts
-from fedprompt.demo.sprites import HANDS, class_sprites
+from fedprompt.demo.sprites import ARTISTS, class_sprites
 
 T = TypeVar("T")
 DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "scenes.json"))
@@ -90,7 +90,7 @@ class Scene:
     ground: Ground
     light: Tensor  # [1]
     places: tuple[Placement, ...]
-    hands: tuple[int, ...]
+    artists: tuple[int, ...]
     draws: Draws
 
 
@@ -162,8 +162,8 @@ def compose(seed: int, address: Address) -> Scene:
     for _ in labels:
         placed = apart(draws, places, SCALES[conditions.scale], band)
         places.append(replace(placed, angle=placed.angle * 0.6))
-    hands = tuple(int(draws.integer(len(HANDS) - 1)) for _ in labels)  # no single-colour drawings
-    return Scene(conditions, labels, ground, light, tuple(places), hands, draws)
+    artists = tuple(int(draws.integer(len(ARTISTS) - 1)) for _ in labels)  # no single-colour drawings
+    return Scene(conditions, labels, ground, light, tuple(places), artists, draws)
 
 
 def paint_scene(scene: Scene) -> tuple[Tensor, Tensor]:
@@ -171,8 +171,8 @@ def paint_scene(scene: Scene) -> tuple[Tensor, Tensor]:
     names, covers = list(class_attributes()), []
     order = [names.index(name) for name in GOES_WITH]
     canvas = with_distractors(scene.draws, scene.ground, 1)
-    for label, hand, placed in zip(scene.labels, scene.hands, scene.places, strict=True):
-        row = hand * len(names) + order[label]
+    for label, artist, placed in zip(scene.labels, scene.artists, scene.places, strict=True):
+        row = artist * len(names) + order[label]
         layer = object_layer(scene.draws, class_sprites(), row, placed)
         canvas, cover = paint(canvas, layer, scene.ground.dark)
         covers.append(cover)

@@ -1,4 +1,4 @@
-"""The drawings that the package contains: the classes of `emoji` by six hands, and distractors."""
+"""The drawings that the package contains: the classes of `emoji` by six artists, and distractors."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 
 from fedprompt.demo.render import SPRITE, Sprites
 
-SEEN = ("noto", "fluent", "twemoji")  # the hands that pretraining drew
+SEEN = ("noto", "fluent", "twemoji")  # the artists that pretraining drew
 UNSEEN = ("emojione", "noto-v1", "contrast")
-HANDS = SEEN + UNSEEN
+ARTISTS = SEEN + UNSEEN
 MONO = "contrast"
 DISTRACTORS = "distractors"
 COLUMNS = 12  # drawings per row of a sheet
 
 
 def sheet_path(name: str) -> Path:
-    """The sheet of a hand, or of the distractors."""
+    """The sheet of an artist, or of the distractors."""
     return Path(str(files("fedprompt.demo") / "sheets" / f"{name}.webp"))
 
 
@@ -34,9 +34,9 @@ def _read(name: str, side: int) -> Tensor:
 
 @lru_cache(maxsize=1)
 def class_sprites() -> Sprites:
-    """Drawing `hand * 120 + class` of all hands and classes."""
-    pixels = torch.cat([_read(hand, SPRITE) for hand in HANDS])
-    mono = torch.tensor([hand == MONO for hand in HANDS]).repeat_interleave(len(pixels) // len(HANDS))
+    """Drawing `artist * 120 + class` of all artists and classes."""
+    pixels = torch.cat([_read(artist, SPRITE) for artist in ARTISTS])
+    mono = torch.tensor([artist == MONO for artist in ARTISTS]).repeat_interleave(len(pixels) // len(ARTISTS))
     return Sprites(pixels, mono)
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, cast
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
+from fedprompt.config.blocks import Block, bind, has_keyword, options_that_fit, with_defaults
 from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
-from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
+from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, Toml, TrainTable
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
@@ -148,13 +148,16 @@ def bind_method(name: str, options: Mapping[str, Any], *, place: str) -> Block[M
     return bind(name, methods.load(name), options, place=place, hint=recipe_key_hint)
 
 
-def block_options(table: str, name: str) -> Collection[str] | None:
-    """The options of the building block that a table ("partition") names; None for an unknown name."""
+def block_options(table: str, name: str, values: Toml) -> Collection[str] | None:
+    """The options of the building block that a table ("partition") names; None for an unknown name.
+
+    Those that cannot have their value among `values` are left out.
+    """
     try:
         builder = methods.load(name) if table == "method" else _REGISTRIES[table].find(name, place=table)
     except UserError:
         return None
-    return option_parameters(builder)
+    return options_that_fit(builder, values)
 
 
 _REGISTRIES: Mapping[str, Registry] = {

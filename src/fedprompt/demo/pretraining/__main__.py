@@ -1,4 +1,4 @@
-"""Pretrain the embedded CLIP contrastively on emoji by three hands (`python -m fedprompt.demo.pretraining`).
+"""Pretrain the embedded CLIP contrastively on emoji by three artists (`python -m fedprompt.demo.pretraining`).
 
 The folder `--out` holds `checkpoint.safetensors`, from which a run resumes bit for bit, `log.jsonl`, and at the end
 `weights/`, a Hugging Face folder with its card. The learning rate is stable until the last `--decay` steps of

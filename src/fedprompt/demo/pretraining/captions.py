@@ -21,7 +21,7 @@ STYLES = {
     "twemoji": ("a sticker of ", "a bold picture of "),
     MONO: ("a black and white drawing of ", "an outline of "),
 }
-HANDS = (*SEEN, MONO)
+ARTISTS = (*SEEN, MONO)
 SIZES = ((0.35, "a small "), (0.7, ""), (9.0, "a large "))
 LIGHTS = ((0.65, "in dark light"), (0.85, "in dim light"), (1.05, ""), (9.0, "in bright light"))
 
@@ -54,7 +54,7 @@ class Shown:
     """What a caption may say about one object in an image."""
 
     concept: int
-    hand: int  # position in HANDS
+    artist: int  # position in ARTISTS
     true_colours: bool  # False for grey, hue-rotated and single-colour drawings
     x: float  # centre, -1 to 1
     y: float
@@ -95,7 +95,7 @@ def _stand_in(choose: Chooser, concept: Concept) -> str:
 
 
 def _start(choose: Chooser, shown: Shown) -> str:
-    return choose.pick(STYLES[HANDS[shown.hand]] if choose.number() < 0.3 else STARTS)
+    return choose.pick(STYLES[ARTISTS[shown.artist]] if choose.number() < 0.3 else STARTS)
 
 
 def _article(choose: Chooser, shown: Shown) -> str:

@@ -58,15 +58,15 @@ class Measured:
     clip: Clip
     dataset: Dataset
 
-    def accuracy(self, classes: range, hands: Sequence[str], text: Tensor | None = None) -> float:
+    def accuracy(self, classes: range, artists: Sequence[str], text: Tensor | None = None) -> float:
         """Zero-shot accuracy in percent among these classes; `text` [C, D] replaces the names' features."""
-        images, labels = self.images(classes, hands)
+        images, labels = self.images(classes, artists)
         text = self.clip.text_features(self.dataset.space.take(classes).texts()) if text is None else text
         return share((self.clip.image_features(images) @ text.T).argmax(dim=1) == labels)
 
-    def images(self, classes: range, hands: Sequence[str], split: str = "test") -> tuple[Images, Tensor]:
+    def images(self, classes: range, artists: Sequence[str], split: str = "test") -> tuple[Images, Tensor]:
         """Images and their positions among the classes."""
-        rows = self.dataset.rows(split=split, classes=classes, domains=hands)
+        rows = self.dataset.rows(split=split, classes=classes, domains=artists)
         examples = self.dataset.examples(rows, classes)
         return examples.images, examples.targets
 
@@ -82,12 +82,12 @@ def share(right: Tensor) -> float:
 def evaluate(clip: Clip, others: Dataset | None = None, *, test: int = 12, scenes_test: int = 80) -> tuple[Target, ...]:
     """Measure all targets; `others` has classes of the same look that are no downstream classes, for A2.
 
-    `test` images per class and hand, and `scenes_test` scenes per domain.
+    `test` images per class and artist, and `scenes_test` scenes per domain.
     """
     measured = Measured(clip, emoji(seed=SEED, train=SHOTS, test=test))
     multi = scenes(seed=SEED, train=0, test=scenes_test)
     with torch.inference_mode():
-        found = [*_zero_shot(measured), *_words(measured), *_tolerance(measured), *_hands(measured)]
+        found = [*_zero_shot(measured), *_words(measured), *_tolerance(measured), *_artists(measured)]
     found += [*_probe(measured), *_clients(measured)]
     if others is not None:
         found += _look(measured, others)
@@ -137,7 +137,7 @@ def _look(measured: Measured, others: Dataset) -> list[Target]:
 
 
 def _probe(measured: Measured) -> list[Target]:
-    """A linear probe on SHOTS images per base class, spread over the seen hands, against zero-shot."""
+    """A linear probe on SHOTS images per base class, spread over the seen artists, against zero-shot."""
     clip, (images, labels) = measured.clip, measured.images(BASE_CLASSES, SEEN, "train")
     kept = torch.cat([(labels == label).nonzero()[:, 0][:: len(SEEN)][:SHOTS] for label in BASE_CLASSES])
     features = clip.image_features(images)[kept] * 10
@@ -208,17 +208,17 @@ def _tolerance(measured: Measured) -> list[Target]:
     ]
 
 
-def _hands(measured: Measured) -> list[Target]:
-    """Zero-shot accuracy by hand, base and new classes alike."""
+def _artists(measured: Measured) -> list[Target]:
+    """Zero-shot accuracy by artist, base and new classes alike."""
 
-    def both(hands: Sequence[str]) -> float:
-        return (measured.accuracy(BASE_CLASSES, hands) + measured.accuracy(NEW_CLASSES, hands)) / 2
+    def both(artists: Sequence[str]) -> float:
+        return (measured.accuracy(BASE_CLASSES, artists) + measured.accuracy(NEW_CLASSES, artists)) / 2
 
     seen = both(SEEN)
-    found = [Target("", f"zero-shot {hand}", both([hand])) for hand in SEEN]
-    for hand in UNSEEN:
-        low = 20 if hand == MONO else seen / 2
-        found.append(Target("A6", f"zero-shot {hand} (unseen)", both([hand]), low=low))
+    found = [Target("", f"zero-shot {artist}", both([artist])) for artist in SEEN]
+    for artist in UNSEEN:
+        low = 20 if artist == MONO else seen / 2
+        found.append(Target("A6", f"zero-shot {artist} (unseen)", both([artist]), low=low))
     return found
 
 

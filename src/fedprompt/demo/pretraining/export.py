@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from fedprompt.demo.pretraining.rasters import HANDS
+from fedprompt.demo.pretraining.rasters import ARTISTS
 from fedprompt.demo.pretraining.vocabulary import Vocabulary
 from fedprompt.demo.render import SPRITE
 from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, SEEN, sheet_path
@@ -23,8 +23,8 @@ def export(vocabulary: Vocabulary, descriptions: Path) -> None:
     """Write the sheets beside `fedprompt.demo.sprites`, and the descriptions file of `emoji`."""
     concepts = [vocabulary.concepts[number] for number in vocabulary.classes]
     rows = [concept.row for concept in concepts]
-    for hand in HANDS:
-        _write(vocabulary.rasters.pixels[hand][rows], sheet_path(hand))
+    for artist in ARTISTS:
+        _write(vocabulary.rasters.pixels[artist][rows], sheet_path(artist))
     others = torch.tensor(sorted(set(range(len(vocabulary.concepts))) - set(vocabulary.classes)))
     chosen = others[torch.randperm(len(others), generator=stream(0, "distractors"))[:HELD_DISTRACTORS]]
     drawn = [vocabulary.rasters.pixels[SEEN[0]][vocabulary.concepts[number].row] for number in chosen.tolist()]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedprompt.demo.render import COLOURS
 
-AGREE = 0.6  # the share of the hands that must show a shape
+AGREE = 0.6  # the share of the artists that must show a shape
 MOSTLY, PARTLY = 0.5, 0.12  # shares of the area
 SPECK = 12  # pixels; smaller pieces and holes do not count
 
@@ -20,7 +20,7 @@ Mask = NDArray[np.bool_]
 
 
 def measured_attributes(drawings: Sequence[Tensor]) -> tuple[str, ...]:
-    """Phrases that hold over the drawings [4, S, S] of one concept by several hands, the most telling first."""
+    """Phrases that hold over the drawings [4, S, S] of one concept by several artists, the most telling first."""
     shares = np.mean([_colour_shares(drawing) for drawing in drawings], axis=0)  # [12]
     names, order = list(COLOURS), np.argsort(-shares)
     mostly = [f"is mostly {names[order[0]]}"] if shares[order[0]] > MOSTLY else []

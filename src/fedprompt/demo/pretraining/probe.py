@@ -23,7 +23,7 @@ SEED = 999  # images that neither runs nor the card use
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Two images per class and seen hand, read once."""
+    """Two images per class and seen artist, read once."""
 
     per_class: int = 2
 

@@ -1,4 +1,4 @@
-"""Emoji drawings by six artists ("hands") as pixels: npm packages fetched by name, checked, rasterised and cached.
+"""Emoji drawings by six artists as pixels: npm packages fetched by name, checked, rasterised and cached.
 
 A developer's step: users need only the sprites of the downstream classes, which the package contains.
 """
@@ -47,7 +47,7 @@ class Package:
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
-HANDS: Mapping[str, Package] = {
+ARTISTS: Mapping[str, Package] = {
     "noto": Package(
         "@iconify-json/noto",
         "1.2.9",
@@ -153,7 +153,7 @@ def _variant(emoji: Emoji) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class _Hand:
+class _Artist:
     """The drawings of one artist, as Iconify stores them."""
 
     icons: Mapping[str, dict[str, object]]
@@ -162,7 +162,7 @@ class _Hand:
     names: Mapping[str, str]  # code points -> icon
 
     @classmethod
-    def read(cls, package: Package, cache: Path) -> _Hand:
+    def read(cls, package: Package, cache: Path) -> _Artist:
         data, names = _member(package, cache, "icons.json"), _member(package, cache, "chars.json")
         known = {code.lower().replace("-fe0f", ""): name for code, name in names.items()}
         return cls(data["icons"], data.get("aliases", {}), data, known)
@@ -182,38 +182,40 @@ class _Hand:
 
 @dataclass(frozen=True, eq=False)
 class Rasters:
-    """Pixels [N, 4, SPRITE, SPRITE] (RGB and opacity, uint8) per hand, and which hand drew which emoji."""
+    """Pixels [N, 4, SPRITE, SPRITE] (RGB and opacity, uint8) per artist, and which artist drew which emoji."""
 
     emoji: tuple[Emoji, ...]
     pixels: Mapping[str, Tensor]
 
     @cached_property
     def drawn(self) -> Mapping[str, Tensor]:
-        """Per hand, which emoji it drew [N]."""
-        return {hand: (pixels[:, 3] > 40).flatten(1).sum(1) >= LEAST_PIXELS for hand, pixels in self.pixels.items()}
+        """Per artist, which emoji it drew [N]."""
+        return {artist: (pixels[:, 3] > 40).flatten(1).sum(1) >= LEAST_PIXELS for artist, pixels in self.pixels.items()}
 
 
 def load_rasters(cache: Path) -> Rasters:
-    """Every emoji by every hand, rasterised once and then read from the cache; the first call takes a minute."""
+    """Every emoji by every artist, rasterised once and then read from the cache; the first call takes a minute."""
     emoji = read_emoji(cache)
     path = cache / f"rasters-{_fingerprint(emoji)}.safetensors"
     if not path.exists():
-        save_file({hand: _rasterise(emoji, hand, cache) for hand in HANDS}, path.with_suffix(".new"))
+        save_file({artist: _rasterise(emoji, artist, cache) for artist in ARTISTS}, path.with_suffix(".new"))
         path.with_suffix(".new").rename(path)
     with safe_open(path, "pt") as file:
-        return Rasters(emoji, {hand: file.get_tensor(hand) for hand in HANDS})
+        return Rasters(emoji, {artist: file.get_tensor(artist) for artist in ARTISTS})
 
 
 def _fingerprint(emoji: tuple[Emoji, ...]) -> str:
-    return hashlib.sha256(repr((emoji, SPRITE, HANDS)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((emoji, SPRITE, ARTISTS)).encode()).hexdigest()[:16]
 
 
-def _rasterise(emoji: tuple[Emoji, ...], hand: str, cache: Path) -> Tensor:
-    own, others = _Hand.read(HANDS[hand], cache), [_Hand.read(HANDS[name], cache) for name in SEEN]
+def _rasterise(emoji: tuple[Emoji, ...], artist: str, cache: Path) -> Tensor:
+    own, others = _Artist.read(ARTISTS[artist], cache), [_Artist.read(ARTISTS[name], cache) for name in SEEN]
     found = torch.zeros(len(emoji), 4, SPRITE, SPRITE, dtype=torch.uint8)
     for row, one in enumerate(emoji):
         # An icon set without a code point may still know the drawing by the name that another set gives it.
-        names = [own.names.get(one.code)] if one.code in own.names else [hand.names.get(one.code) for hand in others]
+        names = (
+            [own.names.get(one.code)] if one.code in own.names else [artist.names.get(one.code) for artist in others]
+        )
         svg = own.svg(name for name in [*names, one.label.replace(" ", "-")] if name)
         if svg is not None:
             found[row] = torch.from_numpy(_pixels(svg))

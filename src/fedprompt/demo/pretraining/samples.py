@@ -51,7 +51,7 @@ class Object:
 
     image: Tensor  # [n] position in the group
     concept: Tensor
-    hand: Tensor
+    artist: Tensor
     true_colours: Tensor
     placed: Placement
     cover: Tensor  # [n, P] share of each patch
@@ -163,7 +163,7 @@ class Sampler:
     def _object(
         self, draws: Draws, canvas: Tensor, ground: Ground, placed: Placement, present: Tensor
     ) -> tuple[Tensor, Object]:
-        concept, hand, rows = self._choose(draws)
+        concept, artist, rows = self._choose(draws)
         sprites, recolour = self._sprites[0], draws.happens(RECOLOURED_SHARE)
         colours = torch.where(recolour[:, None, None], _hue_rotations(draws), gains(draws))
         small = bool(placed.size.max() < 0.5)
@@ -179,17 +179,17 @@ class Sampler:
         placed = Placement(**{name: value[kept] for name, value in vars(placed).items()})
         share = F.avg_pool2d(cover[kept][:, None], PATCH).flatten(1)  # [n, P]
         true_colours = ~(recolour | sprites.mono[rows])
-        return canvas, Object(kept, concept[kept], hand[kept], true_colours[kept], placed, share)
+        return canvas, Object(kept, concept[kept], artist[kept], true_colours[kept], placed, share)
 
     def _choose(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """A concept, a hand and the row of its drawing, per image [B]."""
+        """A concept, an artist and the row of its drawing, per image [B]."""
         table = self._sprites[1]
         frequencies = self.vocabulary.frequencies
         concept = torch.multinomial(frequencies, draws.count, replacement=True, generator=draws.generator)
-        hand = draws.integer(3)
+        artist = draws.integer(3)
         mono = draws.happens(MONO_SHARE) & (table[concept, 3] >= 0)
-        hand = torch.where(mono, 3, hand)
-        return concept, hand, table[concept, hand]
+        artist = torch.where(mono, 3, artist)
+        return concept, artist, table[concept, artist]
 
 
 def _hue_rotations(draws: Draws) -> Tensor:
@@ -214,7 +214,7 @@ def label_patches(objects: Sequence[Object], images: int) -> Tensor:
 def _shown(one: Object, ground: Ground, light: Tensor, other: Tensor) -> list[Shown]:
     at, beside = one.image, other[one.image]
     beside = torch.where(beside == one.concept, -1, beside)
-    columns = (one.concept, one.hand, one.true_colours, one.placed.x, one.placed.y, one.placed.size)
+    columns = (one.concept, one.artist, one.true_colours, one.placed.x, one.placed.y, one.placed.size)
     setting = (ground.colour[at], ground.pattern[at], light[at], beside)
     return [Shown(*row) for row in zip(*(column.tolist() for column in (*columns, *setting)), strict=True)]
 

@@ -1,6 +1,6 @@
 """The concepts that pretraining draws and names: kinds, hand-written parts, keywords, and colours and shapes measured.
 
-1,192 emoji that all three seen hands draw. 120 of them are the downstream classes; their frequency ranks lie in the
+1,192 emoji that all three seen artists draw. 120 of them are the downstream classes; their frequency ranks lie in the
 tail, so that their names are rare in captions while their attributes are common.
 """
 
@@ -88,7 +88,7 @@ KIND_OF_SUBGROUPS = {
 }
 KINDS = {subgroup: kind for kind, subgroups in KIND_OF_SUBGROUPS.items() for subgroup in subgroups.split()}
 
-# Objects, animals, food and places with names of one or two words, drawn by all six hands, and not near-copies of
+# Objects, animals, food and places with names of one or two words, drawn by all six artists, and not near-copies of
 # each other (one moon, one umbrella). 120 of them are chosen.
 CANDIDATES = """
 monkey, gorilla, wolf, tiger, leopard, horse, ox, cow, pig, boar, ram, goat, camel, elephant, rhinoceros, mouse,
@@ -167,9 +167,9 @@ class Vocabulary:
         return table, torch.tensor([is_colour(phrase) for phrase in self.attributes])
 
     def sprites(self) -> tuple[Sprites, Tensor]:
-        """The drawings of pretraining and their rows [K, 4]: three seen hands and the single-colour one, or -1."""
+        """The drawings of pretraining and their rows [K, 4]: three seen artists and the single-colour one, or -1."""
         order = [concept.row for concept in self.concepts]
-        pixels = torch.cat([self.rasters.pixels[hand][order] for hand in (*SEEN, MONO)])
+        pixels = torch.cat([self.rasters.pixels[artist][order] for artist in (*SEEN, MONO)])
         count = len(order)
         rows = torch.arange(4 * count).reshape(4, count).T.clone()  # [K, 4]
         rows[~self.rasters.drawn[MONO][order], 3] = -1
@@ -177,7 +177,7 @@ class Vocabulary:
         return Sprites(pixels, torch.arange(4 * count) >= 3 * count), rows
 
     def other_classes(self, seed: int, *, classes: int = 60, train: int = 16) -> Dataset:
-        """A data set in the look of `emoji` of concepts that are no downstream classes, the seen hands in turn."""
+        """A data set in the look of `emoji` of concepts that are no downstream classes, the seen artists in turn."""
         generator = stream(seed, "other classes")
         free = torch.tensor(sorted(set(range(len(self.concepts))) - set(self.classes)))
         chosen = free[torch.randperm(len(free), generator=generator)[:classes]].tolist()
@@ -218,7 +218,7 @@ def load_vocabulary(cache: Path) -> Vocabulary:
         for row, one in enumerate(rasters.emoji)
         if one.subgroup in KINDS
         and not re.search("clock|thirty", one.label)
-        and all(rasters.drawn[hand][row] for hand in SEEN)
+        and all(rasters.drawn[artist][row] for artist in SEEN)
     ]
     emoji = [rasters.emoji[row] for row in rows]
     keywords, parts = _keywords(emoji), _read_parts()
@@ -227,7 +227,7 @@ def load_vocabulary(cache: Path) -> Vocabulary:
             name=(name := plain_name(one.label)),
             kind=KINDS[one.subgroup],
             parts=parts[one.subgroup, name],
-            measured=measured_attributes([rasters.pixels[hand][row] for hand in _colour_hands(rasters, row)]),
+            measured=measured_attributes([rasters.pixels[artist][row] for artist in _colour_artists(rasters, row)]),
             keywords=own,
             row=row,
         )
@@ -237,8 +237,8 @@ def load_vocabulary(cache: Path) -> Vocabulary:
     return Vocabulary(concepts, classes, _draw_ranks(len(concepts), classes), rasters)
 
 
-def _colour_hands(rasters: Rasters, row: int) -> list[str]:
-    return [hand for hand in rasters.pixels if hand != MONO and rasters.drawn[hand][row]]
+def _colour_artists(rasters: Rasters, row: int) -> list[str]:
+    return [artist for artist in rasters.pixels if artist != MONO and rasters.drawn[artist][row]]
 
 
 def _read_parts() -> Mapping[tuple[str, str], tuple[str, ...]]:
@@ -275,7 +275,7 @@ def _choose_classes(concepts: Sequence[Concept], rasters: Rasters) -> tuple[int,
         for number, concept in enumerate(concepts)
         if concept.name in wanted
         and len(concept.parts) >= 2
-        and all(rasters.drawn[hand][concept.row] for hand in (*SEEN, *UNSEEN))
+        and all(rasters.drawn[artist][concept.row] for artist in (*SEEN, *UNSEEN))
     ]
     order = torch.randperm(len(found), generator=stream(SEED, "classes"))[:DOWNSTREAM]
     return tuple(found[position] for position in order.tolist())
