@@ -25,6 +25,7 @@ _LARGE_NUMBERS = (b"0" * 20, b"0e000", b"0e+000")
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _STEPS = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
+Tables = dict[str, Any]  # the content of a JSON object or of a TOML file
 LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other characters too
 
 
@@ -109,6 +110,14 @@ def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS) -> object:
         raise ValueError("it is nested too deep") from error
 
 
+def load_json_object(text: str | bytes) -> Tables:
+    """A JSON object; ValueError for any other value too, as `load_json`."""
+    value = load_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
+
+
 def _depth(content: bytes) -> int:
     """The levels of lists and objects in a JSON text, counted without parsing it."""
     quoted = content.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)
@@ -143,7 +152,7 @@ def _integer(word: str) -> int:
     return int(word)
 
 
-def load_toml(text: str) -> dict[str, Any]:
+def load_toml(text: str) -> Tables:
     """TOML of limited size and depth; ValueError for what is not TOML or beyond the limits."""
     if len(text) > LARGEST_TOML:
         raise ValueError(f"it has more than {LARGEST_TOML:,} characters")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +28,7 @@ from fedprompt.config.settings import Fit, apply_settings, suggestion
 from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.file_system import is_file, require_file
-from fedprompt.text_files import read_unicode
+from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -84,14 +83,14 @@ def find_recipe(name: str) -> Path:
 
 def load_recipe(path: Path, settings: Sequence[str] = (), *, fit: Fit | None = None) -> Recipe:
     """Read a TOML recipe and apply `key=value` settings; UserError if it cannot be read or a key is unknown."""
-    return parse_recipe(read_unicode(path), settings, origin=path.name, fit=fit)
+    return parse_recipe(read_unicode(path, most=LARGEST_TOML), settings, origin=path.name, fit=fit)
 
 
 def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "recipe", fit: Fit | None = None) -> Recipe:
     """Parse a recipe's TOML text; `origin` names it in messages, and `fit` adapts it to settings."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = load_toml(text)
+    except ValueError as error:
         raise UserError(f"The recipe {origin} is not valid TOML ({error}); correct that line.") from error
     apply_settings(tables, settings, keys=recipe_keys(), fit=fit)
     return checked(Recipe, tables, origin=origin)

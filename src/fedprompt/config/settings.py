@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedprompt.config.recipe_tables import DataTable, MethodTable, PartitionTable, ServerBlock, Toml
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import load_toml
 
 # Tables that name a building block: their path, the key of the name, and the keys that are no options of the block.
 BLOCKS = (
@@ -83,8 +83,8 @@ def _enter(place: Any, key: str, setting: str) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return load_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

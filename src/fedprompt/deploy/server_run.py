@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,13 @@ from fedprompt.experiments.context import RunContext, RunTransport, TransportFac
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.file_system import read_bytes
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
 from fedprompt.runtimes.payload import Fields
 from fedprompt.runtimes.remote import Remote
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
 
@@ -51,7 +51,7 @@ class Federation:
         path = folder / FEDERATION
         if not path.is_file():
             return None
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = load_json_object(read_bytes(path))
         return cls(str(fields["run"]), str(fields["deployment"]), int(fields["starts"]), dict(fields["data"]))
 
     def save(self, folder: Path) -> None:

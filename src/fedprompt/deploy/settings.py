@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +17,7 @@ from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
 from fedprompt.runtimes.tensor_codec import Upload
-from fedprompt.text_files import read_unicode
+from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: a file `<site>-<hash>` per key, with the node id that Flower assigned
@@ -143,7 +142,7 @@ def _load(model: type[Model], path: Path, fix: str) -> Model:
     if not os.path.lexists(path):
         raise UserError(f"There is no {path}; {fix}.")
     try:
-        tables = tomllib.loads(read_unicode(path))
-    except tomllib.TOMLDecodeError as error:
+        tables = load_toml(read_unicode(path, most=LARGEST_TOML))
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML ({error}); correct that line.") from error
     return checked(model, tables, origin=path.name)

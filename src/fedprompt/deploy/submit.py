@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from fedprompt.experiments.run import RECIPE
 from fedprompt.records.events import EndEvent, Event, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
+from fedprompt.text_files import load_json_object
 
 POLL = 0.5  # seconds between reads of a run's records
 NOTICE_AFTER = 30.0  # seconds after which the sites that the run waits for are printed
@@ -182,7 +182,7 @@ class RunStatus:
 def waiting_for(out: Path) -> Waiting | None:
     """The sites that a run waits for; None if there are none."""
     try:
-        fields = json.loads((out / WAITING).read_text(encoding="utf-8"))
+        fields = load_json_object((out / WAITING).read_bytes())
     except OSError:
         return None
     return Waiting(tuple(fields["sites"]), max(time.time() - fields["since"], 0.0)) if fields["sites"] else None

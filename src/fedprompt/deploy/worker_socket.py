@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from multiprocessing import AuthenticationError
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 BUSY = "worker.busy"  # exists while the worker answers a request
 ADDRESS = "worker.json"  # the worker's port, and the secret that authenticates both ends (mode 0600)
@@ -39,7 +38,7 @@ def listen(folder: Path) -> Listener:
 def request_worker(folder: Path, request: Payload) -> Payload:
     """The worker's answer. Raises NoWorkerError if none listens, UserError if it stops before it answers."""
     try:
-        address = json.loads((folder / ADDRESS).read_text(encoding="utf-8"))
+        address = load_json_object((folder / ADDRESS).read_bytes())
         connection = Client(("127.0.0.1", int(address["port"])), authkey=bytes.fromhex(address["secret"]))
     except (OSError, ValueError, KeyError, EOFError, AuthenticationError) as error:
         raise NoWorkerError from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -23,8 +22,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import obstacle, require_file, require_folder
+from fedprompt.file_system import obstacle, open_file, require_file, require_folder
 from fedprompt.records.events import BaseEvent, Event, parse_event
+from fedprompt.text_files import load_json
 from fedprompt.updates import State
 
 _log = logging.getLogger(__name__)
@@ -131,7 +131,7 @@ def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
     if what := obstacle(path, "file"):
         why = "" if what == "does not exist" else f" that can be read, it {what}"
         raise UserError(f"The folder {folder} holds no run.jsonl{why}; give the folder of a run.")
-    with path.open("rb") as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, start=1):
             fields = _parse(line)
             if fields is None and line.endswith(b"\n") and file.read(1):
@@ -294,7 +294,7 @@ class RunFolder:
 
 def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
     try:
-        fields = json.loads(line)
+        fields = load_json(line)
     except ValueError:
         return None
     return fields if isinstance(fields, dict) and line.endswith(b"\n") else None

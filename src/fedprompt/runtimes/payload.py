@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
@@ -60,7 +59,7 @@ class Payload:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
-            header = json.loads(content[8:end])
+            header = load_json_object(content[8:end])
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
                 tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])

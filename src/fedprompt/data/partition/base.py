@@ -6,7 +6,6 @@ classes in seen domains only, each to at most one client, and it is deterministi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 MAX_LISTED = 50  # clients that `partition_table` lists
 TOP_CLASSES = 4  # most frequent classes that it names per client
@@ -85,7 +84,7 @@ class Partition:
     def from_json(cls, text: str) -> Partition:
         """Read what `to_json` wrote; raises UserError if it is something else."""
         try:
-            table = json.loads(text)
+            table = load_json_object(text)
             shards = tuple(_read_shard(shard) for shard in table["shards"])
             return cls(table["rule"], table["seed"], shards)
         except (ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sysconfig
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions tested
 CONNECTION = "deployment"  # name of a deployment's SuperLink for Flower's command line
@@ -136,7 +135,7 @@ def ask(command: Sequence[str], folder: Path) -> dict[str, object]:
     environ = environment(folder / "flower")
     done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
     with suppress(ValueError):
-        return dict(json.loads(done.stdout[max(done.stdout.find("{"), 0) :]))
+        return load_json_object(done.stdout[max(done.stdout.find("{"), 0) :])
     return {"success": False, "error-message": (done.stdout + done.stderr).strip()[-500:]}
 
 
