@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
+
+LONGEST_WORD = 200
+MOST_WORDS = 10_000
 
 
 class UserError(ValueError):
@@ -13,9 +17,12 @@ class UserError(ValueError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close.
 
-    Case counts only among words that are equally close without it.
+    Case counts only among words that are equally close without it. Words of more than `LONGEST_WORD` characters, and
+    those after the first `MOST_WORDS`, are not compared: a comparison takes the product of two lengths.
     """
-    spelled = list(known)
+    if len(word) > LONGEST_WORD:
+        return ""
+    spelled = [one for one in islice(known, MOST_WORDS) if len(one) <= LONGEST_WORD]
     lower = {one.casefold(): one for one in reversed(spelled)}
     close = difflib.get_close_matches(word, spelled, n=1)
     close = close or [lower[one] for one in difflib.get_close_matches(word.casefold(), lower, n=1)]

@@ -6,8 +6,9 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Literal, NoReturn
+from typing import Literal, NoReturn
 
 from fedprompt.errors import UserError
 
@@ -66,7 +67,7 @@ def require_folder(path: Path, fix: str = "give the path of a folder") -> None:
         _refuse(f"The folder {path}", what, fix)
 
 
-def open_file(path: Path, fix: str = "give the path of a file") -> BinaryIO:
+def open_file(path: Path, fix: str = "give the path of a file") -> BufferedReader:
     """A regular file opened for reading; UserError for anything else, and for one that cannot be read.
 
     The kind is checked before opening, since opening a device may act on it, and again after it, since the file may
@@ -74,13 +75,13 @@ def open_file(path: Path, fix: str = "give the path of a file") -> BinaryIO:
     """
     require_file(path, fix)
     try:
-        handle = os.open(path, _FLAGS)
+        file = open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115  (callers close it)
     except (OSError, ValueError) as error:
         _refuse(str(path), _unreadable(error), fix)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
         _refuse(str(path), "is not a regular file any more", fix)
-    return os.fdopen(handle, "rb")
+    return file
 
 
 def read_bytes(path: Path, fix: str = "give the path of a file", *, most: int = LARGEST_FILE) -> bytes:
