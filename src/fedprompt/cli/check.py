@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, load
+from fedprompt.cli.config import Settings, TrustCode, load
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.text_files import json_text
 
@@ -57,6 +57,7 @@ def check(
         list[str], typer.Argument(metavar="RECIPE|FOLDER|TABLE...", help="Recipes, or folders and tables of images.")
     ],
     settings: Settings = None,
+    trust_code: TrustCode = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what is understood of your data, open every image and list problems; exit code 2 if there are any.
@@ -66,7 +67,7 @@ def check(
     """
     found = []
     for what in data:
-        one = _check(what, settings or [], quiet=as_json)
+        one = _check(what, settings or [], trust_code, quiet=as_json)
         found.append(one)
         if not as_json:
             _print(one)
@@ -78,7 +79,7 @@ def check(
         raise typer.Exit(2)
 
 
-def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
+def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quiet: bool) -> Checked:
     from rich.console import Console
 
     from fedprompt.cli.console import counting, plain_console
@@ -86,7 +87,7 @@ def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
 
     console, source = Console(quiet=True) if quiet else plain_console(), ""
     try:
-        plan = _plan(what, settings)
+        plan = _plan(what, settings, trust_code)
         source = plan.source.name
         with counting(console, "listing") as on_step:
             dataset = plan.source(on_step=on_step)
@@ -98,7 +99,7 @@ def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
     return Checked(what, source, dataset, find_problems(dataset, looked))
 
 
-def _plan(what: str, settings: list[str]) -> Plan:
+def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     """The plan of a recipe, or one whose data are a folder or a table."""
     from fedprompt.config.recipe import bundled_recipes
     from fedprompt.config.registry import sources_of
@@ -106,7 +107,7 @@ def _plan(what: str, settings: list[str]) -> Plan:
 
     path = Path(what).expanduser()
     if what in bundled_recipes() or path.suffix == ".toml":
-        return load(what, settings)
+        return load(what, settings, trust_code)
     if not path.is_dir() and not is_table(path):
         if path.exists():
             raise UserError(
@@ -122,7 +123,7 @@ def _plan(what: str, settings: list[str]) -> Plan:
             f"{what} {some}; say which source is meant with "
             f"fedprompt check {TEMPLATE} --set 'data={{source = \"NAME\", {place}}}'."
         )
-    return load(TEMPLATE, [f'data={{source = "{names[0]}", {place}}}', *settings])
+    return load(TEMPLATE, [f'data={{source = "{names[0]}", {place}}}', *settings], trust_code)
 
 
 def _print(found: Checked) -> None:

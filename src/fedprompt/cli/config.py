@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
+    from fedprompt.config.recipe import Recipe
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
@@ -24,14 +25,39 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]
 
+TrustCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-code",
+        metavar="MODULE",
+        envvar="FEDPROMPT_TRUST_CODE",
+        help="Allow code outside fedprompt that a file names: a module, or a package with its modules.",
+    ),
+]
 
-def load(name: str, settings: list[str] | None) -> Plan:
+
+def load(name: str, settings: list[str] | None, trust_code: list[str] | None = None) -> Plan:
     """The plan of a recipe with settings; UserError for any mistake in them."""
-    from fedprompt.config.recipe import find_recipe, load_recipe
     from fedprompt.experiments.plan import resolve
 
+    recipe, origin = load_trusted(name, settings or (), trust_code)
+    return resolve(recipe, origin=origin)
+
+
+def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] | None) -> tuple[Recipe, str]:
+    """A recipe with settings, and its name for messages.
+
+    Raises UserError for any mistake in them, and for code outside fedprompt that is neither trusted nor named in the
+    settings, which the user has typed.
+    """
+    from fedprompt.config.outside_code import named_code, require_trusted, typed
+    from fedprompt.config.recipe import find_recipe, load_recipe
+
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+    recipe = load_recipe(path, settings, fit=console_fit())
+    names = named_code(recipe)
+    require_trusted(names, (*(trust_code or ()), *typed(names, settings)), place=path.name)
+    return recipe, path.name
 
 
 def console_fit() -> Fit:
@@ -43,15 +69,15 @@ def console_fit() -> Fit:
 
 
 @recipes.command()
-def show(recipe: RecipeName, settings: Settings = None) -> None:
+def show(recipe: RecipeName, settings: Settings = None, trust_code: TrustCode = None) -> None:
     """Print a recipe with every default written out."""
-    typer.echo(load(recipe, settings).recipe.to_toml(), nl=False)
+    typer.echo(load(recipe, settings, trust_code).recipe.to_toml(), nl=False)
 
 
 @recipes.command()
-def validate(recipe: RecipeName, settings: Settings = None) -> None:
+def validate(recipe: RecipeName, settings: Settings = None, trust_code: TrustCode = None) -> None:
     """Check a recipe's keys, options and names without reading its data."""
-    plan = load(recipe, settings)
+    plan = load(recipe, settings, trust_code)
     names = ", ".join(trial.name for trial in plan.trials)
     typer.echo(f"{plan.origin} is valid: {names} on {plan.source.name}.")
 

@@ -13,7 +13,7 @@ import typer
 import fedprompt
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -85,11 +85,18 @@ def demo(
 
 
 @app.command()
-def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    on: On = None,
+    trust_code: TrustCode = None,
+) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
-    plan = load(recipe, settings)
+    plan = load(recipe, settings, trust_code)
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
@@ -101,13 +108,16 @@ def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Q
 
 
 @app.command()
-def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False) -> None:
+def resume(
+    run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False, trust_code: TrustCode = None
+) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
+        runs.require_trusted_recipe(run, trust_code or ())
         if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
-            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes)
+            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes, trusted=trust_code or ())
     _print_results(run, quiet=quiet)
     exit_without_results([run])
 
@@ -166,6 +176,7 @@ def partition(
     recipe: RecipeName,
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
     from fedprompt.cli.console import counting, plain_console, rows_table
@@ -175,7 +186,7 @@ def partition(
 
     if plot and plot.suffix.lower() not in (".svg", ".png"):
         raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
-    plan = load(recipe, settings)
+    plan = load(recipe, settings, trust_code)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)
@@ -226,13 +237,14 @@ def predict(
         Path | None, typer.Option(help="Also write maps of the regions that the method uses to this HTML file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_code: TrustCode = None,
 ) -> None:
     """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
     from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    opened = open_adapter(adapter, trial=trial)
+    opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
     if as_json:

@@ -36,7 +36,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Recipe(Table):
     """One experiment: a main method and others to compare it with, on the same data, partition and seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="name of the run and of its folder")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="name of the run and of its folder")
     about: str = Field("", description="one sentence for the report")
     seed: int = Field(1, ge=0, description="seed of every random draw")
     check: bool = Field(

@@ -162,7 +162,9 @@ class MethodTable(NamedBlock):
     """A method, its options, and what it overrides in [train] and [descriptions]."""
 
     name: str = Field(description="name of a method, or package.module")
-    label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="name of the trial; the method's if empty")
+    label: str = Field(
+        "", pattern=r"^([A-Za-z0-9_+=-][A-Za-z0-9._+=-]*)?$", description="name of the trial; the method's if empty"
+    )
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method")
     descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method")
 

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 
 from fedprompt.errors import UserError
 from fedprompt.file_system import open_file
@@ -124,8 +125,8 @@ def _reduce(image: Image.Image) -> None:
         return
     if image.format in ("JPEG", "MPO") and not image.info.get("progressive"):  # which is held at full size in any case
         image.draft("RGB", (image.width // 2, image.height // 2))
-    elif image.format == "JPEG2000":
-        image.reduce = 1  # type: ignore[method-assign, assignment]  (an attribute in this format)
+    elif isinstance(image, Jpeg2KImageFile):
+        image.reduce = 1
 
 
 @cache
@@ -165,7 +166,7 @@ def to_rgb(image: Image.Image, *, window: Window | None = None, name: str = "in 
 
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
-    if getattr(image, "reduce", None) == 1:  # of a JPEG 2000; the size as it will be
+    if isinstance(image, Jpeg2KImageFile) and image.reduce == 1:  # the size as it will be
         width, height = -(-width // 2), -(-height // 2)
     if width * height > (most := _most_pixels(image)):
         form = f" as {image.format}" if most < MAX_PIXELS else ""

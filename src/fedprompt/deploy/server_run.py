@@ -72,7 +72,7 @@ def run_on_sites(
     federation.save(out)
     make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
-        return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes)
+        return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes, trusted=None)
     plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
     return runs.start(plan, out, make_transport=make_transport)
 

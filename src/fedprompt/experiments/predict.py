@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
+from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
@@ -57,29 +58,37 @@ class Predictions:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
-    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none."""
+def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str] = ()) -> Adapter:
+    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none.
+
+    `trusted` are the modules outside fedprompt that the adapter may name as its method.
+    """
     require_folder(place, "give the folder of a run or of an adapter")
     if not is_file(place / "run.jsonl"):
-        return load_adapter(place)
+        return replace(load_adapter(place), trusted=tuple(trusted))
     run = read_run(place)
     known = [record.name for record in run.trials]
     name = trial or run.header.main
     if name not in known:
         raise UserError(f"The run {place} has no trial {name!r}; its trials are {', '.join(known) or 'not begun yet'}.")
+    if name == ".." or Path(name).name != name:  # a made record must not lead to another folder
+        raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
     folder = adapter_folder(place, name)
     if not is_file(folder / "adapter_config.json"):
         raise UserError(
             f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
         )
-    return load_adapter(folder)
+    return replace(load_adapter(folder), trusted=tuple(trusted))
 
 
 def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, Clip]:
     """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
-    Raises UserError if the backbone is another one or a tensor does not fit.
+    Raises UserError if the method is code outside fedprompt that is not trusted, if the backbone is another one, or if
+    a tensor does not fit.
     """
+    if is_outside(adapter.card.method):
+        require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
     clip = load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
     block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
     method = block(clip, generator=stream(0, "method")).to(clip.device)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.outside_code import named_code, require_trusted
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
@@ -24,6 +25,7 @@ from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rounds import Start, federate, initial_state
+from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, ResumeEvent, Status, TrialEvent
@@ -94,12 +96,14 @@ def resume(
     callbacks: RunCallbacks = NO_CALLBACKS,
     make_transport: TransportFactory = simulate,
     accept_changes: bool = False,
+    trusted: Sequence[str] | None = (),
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
-    Of a finished run only the report is written again. Raises UserError when recipe, versions, backbone, data or
-    descriptions are no longer those that the run began with; with `accept_changes` they are recorded, and the run goes
-    on.
+    Of a finished run only the report is written again. `trusted` are the modules outside fedprompt that the run's
+    recipe may name; None for a folder of one's own, which may name any. Raises UserError when recipe, versions,
+    backbone, data or descriptions are no longer those that the run began with; with `accept_changes` they are recorded,
+    and the run goes on.
     """
     with RunFolder.open(folder) as run:
         if _is_finished(run):
@@ -108,6 +112,8 @@ def resume(
         callbacks.on_step("Opening backbone and data")
         header = header_of(run)
         unreadable = {image.row: image.reason for image in header.left_out}
+        if trusted is not None:
+            require_trusted_recipe(folder, trusted)
         plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
         experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
         changes = changes_since(header, experiment)
@@ -122,6 +128,14 @@ def resume(
             run.append(ChangesEvent(changes=changes))
         callbacks.on_message(experiment.dataset.report.sentence())
         return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
+
+
+def require_trusted_recipe(folder: Path, trusted: Sequence[str]) -> None:
+    """Raise UserError if the recipe of a run that is to be resumed names code that is not trusted."""
+    path = folder / RECIPE
+    require_folder(folder, "give the folder of a run")
+    if is_file(path):
+        require_trusted(named_code(load_recipe(path)), trusted, place=str(path))
 
 
 def _is_finished(run: RunFolder) -> bool:

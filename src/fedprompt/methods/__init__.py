@@ -62,6 +62,8 @@ def _import(name: str) -> ModuleType:
         known = ", ".join(names())
         hint = did_you_mean(name, names())
         raise UserError(f"There is no method {name!r}{hint} (known: {known}; your own: package.module).")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"The method {name!r} is not the name of a module; write package.module.")
     try:
         return import_module(name)
     except ImportError as error:

@@ -64,11 +64,15 @@ class DescriptionsFile:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder without its tensors, which are read once the method is known."""
+    """An adapter folder without its tensors, which are read once the method is known.
+
+    `trusted` are the modules outside fedprompt that the user allows as its method.
+    """
 
     folder: Path
     card: AdapterCard
     space: LabelSpace
+    trusted: tuple[str, ...] = ()
 
 
 def save_adapter(

@@ -58,7 +58,7 @@ def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     """Start or resume a run. Raises UserError like `check`."""
     plan = check(job)
     if (job.folder / "run.jsonl").is_file():
-        runs.resume(job.folder, callbacks=callbacks)
+        runs.resume(job.folder, callbacks=callbacks, trusted=None)  # its recipe is the job's
     else:
         runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected)
 
