@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
+from fedprompt.config.blocks import Block
 from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
@@ -28,12 +29,14 @@ from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
-from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
+from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.seeding import stream
+from fedprompt.updates import State
 
+MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
 BATCH = 128  # images that are classified together, and between two moves of a progress bar
 
 
@@ -91,10 +94,25 @@ def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, C
         require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
     clip = load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
     block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
+    if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
+        check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
+
+
+def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State:
+    """The shared tensors of an adapter's method on PyTorch's meta device, where they have a shape and no memory."""
+    with torch.device("meta"):
+        method = block(clip, generator=None)
+    count = sum(tensor.numel() for tensor in method.state_dict().values())
+    if count > MOST_NUMBERS:
+        raise UserError(
+            f"The options of the adapter {adapter.folder} make a method of {count:,} numbers, more than "
+            f"{MOST_NUMBERS:,}; copy the adapter again."
+        )
+    return {name: tensor for name, tensor in method.named_parameters() if not name.startswith(method.personal)}
 
 
 def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
