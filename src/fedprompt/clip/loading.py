@@ -25,6 +25,7 @@ from transformers.utils import logging
 
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
+from fedprompt.file_system import entries, obstacle
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -51,7 +52,7 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
             model, report = CLIPModel.from_pretrained(
                 origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
             )
-            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
             processor = CLIPImageProcessorPil.from_pretrained(origin, local_files_only=local)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
@@ -68,6 +69,9 @@ def require_available(path: str | Path) -> None:
     """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
     name, folder = str(path), Path(path).expanduser()
     if folder.is_dir():
+        for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
+            if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
+                raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
         return
     if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UserError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
@@ -11,6 +13,8 @@ from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.federated.privacy.accounting import GaussianPrivacy
+
+HUB_ID = r"demo|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class RefusedError(UserError):
@@ -55,6 +59,12 @@ def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
     for piece in (server.aggregate, server.optimizer, server.privacy, server.attack):
         if piece is not None:
             yield piece.name
+
+
+def check_backbone(backbone: str) -> None:
+    """Check the backbone that a job names for a site whose own file names none: it must not be a path at the site."""
+    if not re.fullmatch(HUB_ID, backbone) or Path(backbone).exists():
+        raise RefusedError("the job names a path as its backbone; a site's own file says where it is.", rule="backbone")
 
 
 def check_recipe(policy: Policy, found: str) -> None:

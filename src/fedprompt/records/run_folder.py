@@ -6,12 +6,13 @@ import errno
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from urllib.parse import quote
 
 import filelock
@@ -22,11 +23,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import obstacle, open_file, require_file, require_folder
+from fedprompt.file_system import obstacle, open_file, require_file, require_folder, too_large
 from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.text_files import load_json
 from fedprompt.updates import State
 
+LARGEST_LINE = 256 << 20  # bytes of an event
+LARGEST_TENSORS = 16 << 30  # bytes of a checkpoint, with the personal states of all clients
+ROUND = re.compile("[0-9]{8}")  # in the name of a checkpoint
+# The name of a tensor in a checkpoint: shared/NAME, memory/NAME or personal/CLIENT/NAME.
+ADDRESS = re.compile("(?P<kind>shared|memory|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
 _log = logging.getLogger(__name__)
 _FIXES = {
     errno.ENOSPC: "the disk is full; free some space and resume the run",
@@ -109,6 +115,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
     """Read what `save_tensors` wrote: (tensors, metadata). Raises UserError if the file is cut short or changed."""
     require_file(path, "restore it from a copy")
+    if path.stat().st_size > LARGEST_TENSORS:
+        raise UserError(too_large(path, LARGEST_TENSORS, "restore it from a copy"))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -132,7 +140,7 @@ def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
         why = "" if what == "does not exist" else f" that can be read, it {what}"
         raise UserError(f"The folder {folder} holds no run.jsonl{why}; give the folder of a run.")
     with open_file(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(_lines(file, path), start=1):
             fields = _parse(line)
             if fields is None and line.endswith(b"\n") and file.read(1):
                 raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
@@ -238,7 +246,8 @@ class RunFolder:
             number = fields.get("round")
             return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number)
 
-        lines = self.log.read_bytes().splitlines(keepends=True)
+        with open_file(self.log) as file:
+            lines = list(_lines(file, self.log))
         kept = [line for line, fields in zip(lines, read_lines(self.path), strict=True) if is_kept(fields)]
         write_atomic(self.log, b"".join(kept))
 
@@ -258,19 +267,9 @@ class RunFolder:
         """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning."""
         for path in self._checkpoints(trial):
             try:
-                tensors, _ = load_tensors(path)
+                return _read_checkpoint(path)
             except UserError as error:
                 _log.warning("Skipping a damaged checkpoint: %s", error)
-                continue
-            checkpoint = Checkpoint(int(path.stem.rsplit("@", 1)[1]), {}, {})
-            for address, tensor in tensors.items():
-                kind, _, name = address.partition("/")
-                if kind in ("shared", "memory"):
-                    getattr(checkpoint, kind)[name] = tensor
-                else:
-                    client, _, name = name.partition("/")
-                    checkpoint.personal.setdefault(int(client), {})[name] = tensor
-            return checkpoint
         return None
 
     def _checkpoints(self, trial: str) -> list[Path]:
@@ -286,10 +285,18 @@ class RunFolder:
             return
         with self.log.open("rb+") as file:
             last, start = b"", 0
-            for line in file:
+            for line in _lines(file, self.log):
                 start, last = start + len(last), line
             if _parse(last) is None:
                 file.truncate(start)
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends; UserError for one of more than `LARGEST_LINE` bytes."""
+    while line := file.readline(LARGEST_LINE + 1):
+        if len(line) > LARGEST_LINE:
+            raise UserError(f"{path} has a line of more than {LARGEST_LINE >> 20} MiB; restore the file from a copy.")
+        yield line
 
 
 def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
@@ -298,6 +305,22 @@ def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
     except ValueError:
         return None
     return fields if isinstance(fields, dict) and line.endswith(b"\n") else None
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    number = path.stem.rpartition("@")[2]
+    if not ROUND.fullmatch(number):
+        raise UserError(f"The name of {path} does not end in the eight digits of a round; restore it from a copy.")
+    checkpoint = Checkpoint(int(number), {}, {})
+    for address, tensor in load_tensors(path)[0].items():
+        place = ADDRESS.fullmatch(address)
+        if place is None:
+            raise UserError(f"{path} holds a tensor {address!r} of no known kind; restore it from a copy.")
+        if place["client"]:
+            checkpoint.personal.setdefault(int(place["client"]), {})[place["name"]] = tensor
+        else:
+            getattr(checkpoint, place["kind"])[place["name"]] = tensor
+    return checkpoint
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:
