@@ -16,12 +16,12 @@ from fedprompt.file_system import LARGEST_FILE, read_bytes
 
 DEEPEST = 64  # levels of lists and objects; code that recurses over values must not reach Python's own limit
 MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
-LARGEST_INTEGER = 2**64 - 1  # numbers of other programs, such as hashes, take 64 bits
+MOST_DIGITS = 300  # of an integer; a float holds no more
 LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
 # A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number.
 _LONG_KEY = re.compile(rf"""(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
-# Shapes of numbers that may leave a float or 64 bits, after `_SHAPE` has made every digit a 0.
-_LARGE_NUMBERS = (b"0" * 20, b"0e000", b"0e+000")
+# Shapes of numbers that a float may not hold, after `_SHAPE` has made every digit a 0.
+_LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _STEPS = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
 _NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
@@ -93,7 +93,7 @@ def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS) -> object:
     """Strict JSON of limited depth and numbers of limited size.
 
     Raises ValueError for what is not JSON, more than `DEEPEST` levels or `most_keys` keys, a key that stands twice in
-    an object, NaN and infinity, numbers that a float cannot hold and integers of more than 64 bits.
+    an object, NaN and infinity, and numbers that a float cannot hold.
     """
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if content.count(b":") > most_keys:  # one follows every key
@@ -147,8 +147,8 @@ def _finite(word: str) -> float:
 
 
 def _integer(word: str) -> int:
-    if len(word) > 21 or abs(int(word)) > LARGEST_INTEGER:
-        raise ValueError(f"the integer {word[:40]} has more than 64 bits")
+    if len(word) > MOST_DIGITS:
+        raise ValueError(f"{word[:40]} is larger than any number; write null")
     return int(word)
 
 
