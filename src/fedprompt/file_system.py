@@ -89,12 +89,12 @@ def read_bytes(path: Path, fix: str = "give the path of a file", *, most: int = 
     with open_file(path, fix) as file:
         try:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(min(size, most) + 1)
+            content = b"" if size > most else file.read(size + 1)
             if size < len(content) <= most:  # it has grown since, or its size is unknown, as in /proc
                 content += file.read(most + 1 - len(content))
         except OSError as error:
             _refuse(str(path), _unreadable(error), fix)
-    if len(content) > most:
+    if max(size, len(content)) > most:
         raise UserError(too_large(path, most, fix))
     return content
 
