@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,21 +25,42 @@ Settings = Annotated[
 ]
 
 
-def load(name: str, settings: list[str] | None) -> Plan:
-    """The plan of a recipe with settings; UserError for any mistake in them."""
+def load(name: str, settings: list[str] | None, *, opens_backbone: bool = False) -> Plan:
+    """The plan of a recipe with settings; UserError for any mistake in them.
+
+    With `opens_backbone`, a backbone that cannot be had is refused before torch is imported, which takes seconds.
+    """
     from fedprompt.config.recipe import find_recipe, load_recipe
-    from fedprompt.experiments.plan import resolve
 
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+    recipe = load_recipe(path, settings or (), fit=console_fit())
+    if opens_backbone:
+        require_backbone(recipe.backbone.path)
+    from fedprompt.experiments.plan import resolve
+
+    return resolve(recipe, origin=path.name)
+
+
+def require_backbone(path: str) -> None:
+    """UserError if the backbone of a recipe is not the embedded one, no folder, and not to be had from the Hub."""
+    from fedprompt.clip.hub import require_available
+    from fedprompt.demo import DEMO
+
+    if path != DEMO:
+        require_available(path)
 
 
 def console_fit() -> Fit:
     """Fits recipes to settings that choose another building block, and prints what is left out."""
     from fedprompt.config.settings import Fit
-    from fedprompt.experiments.plan import block_options
 
-    return Fit(block_options, note=functools.partial(typer.echo, err=True))
+    return Fit(_block_options, note=functools.partial(typer.echo, err=True))
+
+
+def _block_options(table: str, name: str) -> Collection[str] | None:
+    from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
+
+    return block_options(table, name)
 
 
 @recipes.command()

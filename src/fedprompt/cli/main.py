@@ -87,9 +87,9 @@ def demo(
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
+    plan = load(recipe, settings, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 
-    plan = load(recipe, settings)
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
