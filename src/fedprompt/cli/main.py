@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import fedprompt
+from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
 from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )
+app.add_typer(backbone, name="backbone")
 app.add_typer(recipes, name="config")
 app.command()(check)
 app.command()(compare)
