@@ -1,4 +1,4 @@
-"""The commands `config show`, `config validate` and `config schema`, and the recipe arguments of all commands."""
+"""The commands `config list`, `show`, `validate` and `schema`, and the recipe arguments of all commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
-recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
+recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.")]
 Settings = Annotated[
@@ -61,6 +61,17 @@ def _block_options(table: str, name: str) -> Collection[str] | None:
     from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
 
     return block_options(table, name)
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with fedprompt, one line each: fedprompt run NAME trains one."""
+    from fedprompt.config.recipe import bundled_recipes, load_recipe
+
+    found = {name: load_recipe(path).about for name, path in bundled_recipes().items()}
+    width = max(map(len, found))
+    for name, about in found.items():
+        typer.echo(f"{name:<{width}}  {about}")
 
 
 @recipes.command()

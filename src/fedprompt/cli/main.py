@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -89,6 +90,10 @@ def demo(
 @app.command()
 def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
+    from fedprompt.records.output_folder import require_output_folder
+
+    if out is not None:
+        require_output_folder(out)
     plan = load(recipe, settings, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 
@@ -259,19 +264,24 @@ def _prediction_line(found: Prediction) -> str:
 
 @app.command()
 def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe: check its data, backbone and output folder.")
+    ] = None,
+    settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
-    backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
+    backbone: Annotated[str, typer.Option(help="A CLIP to load, without a recipe.")] = "demo",
     deployment: Annotated[
         Path | None, typer.Option(help="Folder of a deployment or of a site: check its certificates and keys too.")
     ] = None,
 ) -> None:
-    """Check that everything a run needs is available; exit code 2 if not."""
+    """Check that everything a run needs is available, of a recipe if one is named; exit code 2 if not."""
     from fedprompt.cli.console import findings_table, plain_console
     from fedprompt.cli.doctor import run_checks
 
-    findings = run_checks(out, backbone, deployment)
+    read = None if recipe is None else partial(load, recipe, settings)
+    findings = run_checks(out, backbone, deployment, recipe=read)
     plain_console().print(findings_table(findings))
-    if any(finding.fix for finding in findings):
+    if any(finding.failed for finding in findings):
         raise typer.Exit(2)
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from fedprompt.errors import UserError
 from fedprompt.file_system import obstacle, require_file, require_folder
 from fedprompt.records.events import BaseEvent, Event, parse_event
+from fedprompt.records.output_folder import require_no_run
 from fedprompt.updates import State
 
 _log = logging.getLogger(__name__)
@@ -168,16 +169,6 @@ class Checkpoint:
     shared: State
     personal: dict[int, State]
     memory: State = field(default_factory=dict)
-
-
-def require_no_run(path: Path) -> None:
-    """Raise UserError if a folder holds a run."""
-    log = path / "run.jsonl"
-    if log.exists() and log.stat().st_size:
-        raise UserError(
-            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
-            "folder with --out."
-        )
 
 
 class RunFolder:
