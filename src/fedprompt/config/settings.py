@@ -96,6 +96,8 @@ def _fitted(before: Toml, tables: Toml, given: Collection[str], fit: Fit) -> Ite
         old, table = _table(before, path), _table(tables, path)
         if old.get(key) in (None, table[key]):
             continue
+        if path == "method" and "about" not in given:
+            tables.pop("about", None)  # which is about the earlier method
         if path == "method" and (compared := _compared(tables, table[key])):
             yield _take_compared(tables, compared, given)
             continue

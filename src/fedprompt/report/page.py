@@ -79,6 +79,7 @@ def page(run: Run) -> str:
     return _template("report.html.j2").render(
         run=run,
         title=title(run),
+        about=str(run.header.recipe.get("about") or ""),
         summary=summary(run),
         status=status(run),
         metric=figures.metric_name(run),
