@@ -80,7 +80,9 @@ def test_without_a_network_a_hub_id_that_is_not_cached_is_refused_with_the_fix(m
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub, "get_session", no_network)
     hub.hub_answers.cache_clear()
-    with pytest.raises(UserError, match=r"Set backbone\.path=demo .* or to the folder of a CLIP.*`fedprompt backbone fetch"):
+    with pytest.raises(
+        UserError, match=r"Set backbone\.path=demo .* or to the folder of a CLIP.*`fedprompt backbone fetch"
+    ):
         hub.require_available("nobody/nothing")
     hub.hub_answers.cache_clear()
 

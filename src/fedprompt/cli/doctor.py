@@ -51,7 +51,9 @@ def run_checks(
         findings, plan = _read_recipe(recipe)
         if plan is not None:
             backbone, folder = plan.recipe.backbone.path, folder / plan.recipe.name
-            findings.append(_run_check(f"data, read by {plan.source.name}", lambda: plan.source().report.sentence(), ""))
+            findings.append(
+                _run_check(f"data, read by {plan.source.name}", lambda: plan.source().report.sentence(), "")
+            )
     checks += [
         (f"backbone {backbone}", lambda: _backbone(backbone), ""),
         (f"writing to {folder}", lambda: _writable(folder), ""),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -19,13 +19,9 @@ from fedprompt.cli.config import RecipeName, Settings, exit_without_results, loa
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
+from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
 from fedprompt.errors import UserError, plural
-from fedprompt.text_files import json_text
-
-if TYPE_CHECKING:
-    from fedprompt.experiments.predict import Prediction
-
 
 app = typer.Typer(
     cls=Program,
@@ -40,6 +36,7 @@ app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
+app.command()(predict)
 app.command()(reproduce)
 mount(app)
 
@@ -216,50 +213,6 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
         console.print(f"  trains {parameters(kind(clip, generator=None)):,} parameters on the backbone {backbone!r}")
         if rows := option_rows(catalog.options(kind), kind.__doc__ or ""):
             console.print(rows_table(("option", "default", "meaning"), rows))
-
-
-@app.command()
-def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
-    ],
-    classes: Annotated[
-        str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
-    ] = None,
-    trial: Annotated[str | None, typer.Option(help="A trial of the run (default: the main method).")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is not where the adapter says.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write maps of the regions that the method uses to this HTML file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
-    from fedprompt.cli.console import counting, plain_console
-    from fedprompt.experiments.predict import open_adapter, predict_files
-
-    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    opened = open_adapter(adapter, trial=trial)
-    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
-        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
-    if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
-        typer.echo(json_text(tables, indent=2, ascii_only=False))
-    else:
-        typer.echo("\n".join(map(_prediction_line, found.images)))
-    if found.left_out:
-        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
-    if found.unreadable:
-        total = len(found.images) + len(found.unreadable)
-        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
-        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
-        raise typer.Exit(1)
-
-
-def _prediction_line(found: Prediction) -> str:
-    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
-    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
-    return f"{found.picture}: {top}{present}"
 
 
 @app.command()

@@ -66,9 +66,7 @@ def fetch(name: str, folder: Path, *, revision: str = "main", load: Callable[[Pa
         raise UserError(f"The folder {folder} cannot be made ({error.strerror}); give another.") from error
     try:
         with _sentences(name, revision):
-            snapshot_download(
-                name, revision=commit, local_dir=part, allow_patterns=wanted, endpoint=constants.ENDPOINT
-            )
+            snapshot_download(name, revision=commit, local_dir=part, allow_patterns=wanted, endpoint=constants.ENDPOINT)
         shutil.rmtree(part / ".cache", ignore_errors=True)  # what the client keeps to continue downloads
         clip = load(part)
         (part / PROVENANCE).write_text(f"{name} {commit}\n", encoding="utf-8")
