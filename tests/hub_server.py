@@ -22,46 +22,44 @@ class Hub:
     torn: set[str] = field(default_factory=set)
 
 
+def _answer(files: Mapping[str, bytes], path: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and content for a path."""
+    api, resolve = f"/api/models/{NAME}", f"/{NAME}/resolve/{COMMIT}/"
+    name = path.removeprefix(resolve)
+    if path.startswith(resolve) and name in files:
+        tag = hashlib.sha256(files[name]).hexdigest()
+        return 200, {"ETag": f'"{tag}"'}, files[name]
+    if path in (f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
+        about = {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+        return 200, {}, json.dumps(about).encode()
+    if path.startswith(f"{api}/tree/{COMMIT}"):
+        listed = [{"type": "file", "path": name, "size": len(own), "oid": "0"} for name, own in files.items()]
+        return 200, {}, json.dumps(listed).encode()
+    lacking = "RevisionNotFound" if path.startswith(f"{api}/revision/") else "RepoNotFound"
+    return 404, {"X-Error-Code": lacking}, b"{}"
+
+
 @contextmanager
 def hub_server(files: Mapping[str, bytes]) -> Iterator[Hub]:
     """Serve the files as `NAME` at `COMMIT`, which the revision main is, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            self._answer(body=False)
+            self._send(body=False)
 
         def do_GET(self) -> None:
-            self._answer(body=True)
+            self._send(body=True)
 
-        def _answer(self, *, body: bool) -> None:
+        def _send(self, *, body: bool) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
-            headers, content = {"X-Repo-Commit": COMMIT}, b""
-            prefix = f"/{NAME}/resolve/{COMMIT}/"
-            if path.startswith(prefix) and (name := path.removeprefix(prefix)) in files:
-                content = files[name]
-                headers["ETag"] = f'"{hashlib.sha256(content).hexdigest()}"'
-                self._send(200, headers, content, body=body, torn=name in hub.torn)
-            elif path in (f"/api/models/{NAME}/revision/main", f"/api/models/{NAME}/revision/{COMMIT}"):
-                about = {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
-                self._send(200, headers, json.dumps(about).encode(), body=body)
-            elif path.startswith(f"/api/models/{NAME}/tree/{COMMIT}"):
-                listed = [{"type": "file", "path": name, "size": len(own), "oid": "0"} for name, own in files.items()]
-                self._send(200, headers, json.dumps(listed).encode(), body=body)
-            elif path.startswith(f"/api/models/{NAME}/revision/"):
-                self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"{}", body=body)
-            else:
-                self._send(404, {"X-Error-Code": "RepoNotFound"}, b"{}", body=body)
-
-        def _send(
-            self, status: int, headers: Mapping[str, str], content: bytes, *, body: bool, torn: bool = False
-        ) -> None:
+            status, headers, content = _answer(files, path)
             self.send_response(status)
-            for key, value in headers.items():
+            for key, value in {"X-Repo-Commit": COMMIT, **headers, "Content-Length": str(len(content))}.items():
                 self.send_header(key, value)
-            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body:
+                torn = path.rpartition("/")[2] in hub.torn
                 self.wfile.write(content[: len(content) // 2] if torn else content)
 
         def log_message(self, *_: object) -> None: ...

@@ -46,7 +46,7 @@ def run_checks(
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
         ("icon fonts", _fonts, "pip install qtawesome"),
     ]
-    findings = []
+    findings: list[Finding] = []
     if recipe is not None:
         findings, plan = _read_recipe(recipe)
         if plan is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -54,7 +56,21 @@ def main() -> None:
     # Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
     # torch reads the variable when it is imported, and child processes inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> NoReturn:
+    """End the program where its output cannot be written: files are written with a name, the output has none."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer would fail again at the end
+    with suppress(OSError):  # where both go to one full device
+        typer.echo(f"The output cannot be written ({error.strerror}); send it to another place.", err=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:

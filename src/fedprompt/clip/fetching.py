@@ -17,9 +17,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -122,7 +120,9 @@ def _sentences(name: str, revision: str) -> Iterator[None]:
         raise UserError(
             "HF_HUB_OFFLINE is set, so nothing can be fetched; unset it on a machine with a network."
         ) from error
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: a name that is not resolved, a refused connection, a full disk
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         raise UserError(
             f"{name} cannot be fetched from {constants.ENDPOINT} ({reason}). Run this on a machine with a network, and "

@@ -45,6 +45,8 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
         _apply(tables, setting, keys)
     if fit is not None:
         given = frozenset(setting.partition("=")[0].strip() for setting in settings)
+        if "about" not in given and _table(before, "method").get("name") != _table(tables, "method").get("name"):
+            tables.pop("about", None)  # it is about the earlier method
         for note in _fitted(before, tables, given, fit):
             fit.note(note)
 
@@ -96,8 +98,6 @@ def _fitted(before: Toml, tables: Toml, given: Collection[str], fit: Fit) -> Ite
         old, table = _table(before, path), _table(tables, path)
         if old.get(key) in (None, table[key]):
             continue
-        if path == "method" and "about" not in given:
-            tables.pop("about", None)  # which is about the earlier method
         if path == "method" and (compared := _compared(tables, table[key])):
             yield _take_compared(tables, compared, given)
             continue

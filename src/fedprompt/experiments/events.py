@@ -86,7 +86,7 @@ def header_event(
 
 
 def run_title(labels: Sequence[str], data: str) -> str:
-    """The methods that a run trains, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
+    """The methods of a run, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
     *first, last = labels[:NAMED] if len(labels) <= NAMED else [labels[0], f"{len(labels) - 1} other methods"]
     return f"{', '.join(first)} and {last} on {data}" if first else f"{last} on {data}"
 

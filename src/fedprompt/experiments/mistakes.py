@@ -16,7 +16,7 @@ from fedprompt.ops.metrics import confusion
 from fedprompt.records.event_fields import ClassDecisions, MistakeRecord
 from fedprompt.records.events import MistakesEvent
 
-WORST = 8  # mistakes that are recorded per test set
+WORST = 6  # mistakes that are recorded per test set
 CONFUSED = 20  # pairs of classes that are recorded
 MOST_CLASSES = 100  # of a confusion matrix
 
@@ -68,7 +68,7 @@ def _confused(counts: Tensor, names: Sequence[str]) -> tuple[tuple[str, str, int
 def _worst(
     probabilities: Tensor, decided: Tensor, truth: Tensor, images: Images, space: LabelSpace, *, pictures: bool
 ) -> tuple[MistakeRecord, ...]:
-    """One mistake per image, the surest first: a label predicted with a high probability, or left out with a low one."""
+    """One mistake per image, the surest first: a label predicted with high probability, or left out with low."""
     wrongly = decided & (truth == 0)
     missed = ~decided & (truth == 1) if space.kind == "multi" else torch.zeros_like(decided)
     surety = torch.where(wrongly, probabilities, torch.where(missed, 1 - probabilities, -1.0))  # [N, C]
