@@ -63,6 +63,14 @@ def _block_options(table: str, name: str) -> Collection[str] | None:
     return block_options(table, name)
 
 
+def backbone_side(path: str) -> int:
+    """The side in pixels of the images that the backbone of a recipe reads."""
+    from fedprompt.clip.hub import input_side
+    from fedprompt.demo import DEMO, weights_folder
+
+    return input_side(weights_folder() if path == DEMO else path)
+
+
 @recipes.command("list")
 def list_recipes() -> None:
     """List the recipes that come with fedprompt, one line each: fedprompt run NAME trains one."""

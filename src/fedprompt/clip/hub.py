@@ -6,6 +6,7 @@ Neither torch nor transformers is imported here, so that a backbone that cannot 
 from __future__ import annotations
 
 import functools
+import json
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from huggingface_hub import constants, get_session, try_to_load_from_cache
 from fedprompt.errors import UserError
 
 HUB_SECONDS = 1.5
+INPUT_SIDE = 224
 
 
 def require_available(path: str | Path) -> None:
@@ -54,3 +56,14 @@ def hub_answers() -> bool:
     asking.start()
     asking.join(HUB_SECONDS)
     return bool(found)
+
+
+def input_side(path: str | Path) -> int:
+    """The side in pixels of the images that a CLIP reads; 224, as of most CLIPs, where its folder is not at hand."""
+    folder = Path(path).expanduser()
+    found = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(str(path), "config.json")
+    try:
+        config = json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str | Path) else {}
+        return int(config.get("vision_config", {}).get("image_size", INPUT_SIDE))
+    except (OSError, ValueError, TypeError, AttributeError):  # what is wrong with it is said when it is opened
+        return INPUT_SIDE
