@@ -19,7 +19,20 @@ if TYPE_CHECKING:
 
 recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.")]
+
+def _recipes_of(start: str) -> list[str]:
+    """Names of embedded recipes that begin with a text, for the completion of shells."""
+    from fedprompt.config.recipe import bundled_recipes
+
+    return [name for name in bundled_recipes() if name.startswith(start)]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.", autocompletion=_recipes_of
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]

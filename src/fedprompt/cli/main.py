@@ -28,7 +28,6 @@ from fedprompt.errors import UserError, plural
 app = typer.Typer(
     cls=Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )

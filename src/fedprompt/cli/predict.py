@@ -45,7 +45,6 @@ def predict(
     ] = None,
     trial: Annotated[str | None, typer.Option(help="A trial of the run (default: the main method).")] = None,
     backbone: Annotated[str | None, typer.Option(help="The backbone, if it is not where the adapter says.")] = None,
-    workers: Annotated[int, typer.Option(min=0, max=64, help="Processes that decode images.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read.
@@ -59,7 +58,7 @@ def predict(
     from fedprompt.experiments.predict import Request, open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    request = Request(images, classes=names, labels=labels, page=page, backbone=backbone, workers=workers)
+    request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
@@ -138,9 +137,10 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
     labelled = mistakes.images
     figures = ", ".join(_figures(found.score.figures))
     typer.echo(f"Of {plural(labelled, 'image')} with a given label: {figures}.")
-    for count, what in ((total - labelled, "have no label in the table"), (found.unused, "labels belong to no image")):
-        if count:
-            typer.echo(f"{count:,} {what}.", err=True)
+    if total > labelled:
+        typer.echo(f"Images without a label in the table: {total - labelled:,}.", err=True)
+    if found.unused:
+        typer.echo(f"Labels of other images in the table: {found.unused:,}.", err=True)
 
 
 def _figures(figures: Mapping[str, float]) -> Iterator[str]:

@@ -24,8 +24,8 @@ def perceptual_hash(image: Image.Image) -> int | None:
     """The hash of an RGB image; None for one of nearly one grey, whose hash says nothing."""
     grey = image.convert("L")
     grey.thumbnail((SMALL, SMALL), reducing_gap=2.0)
-    low, high = grey.getextrema()
-    if high - low < CONTRAST:
+    levels = np.asarray(grey)
+    if int(levels.max()) - int(levels.min()) < CONTRAST:
         return None
     return int(str(imagehash.phash(grey)), 16)
 

@@ -27,10 +27,11 @@ from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, require_folder
+from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
-from fedprompt.records.events import SampleEvent
+from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.seeding import stream
@@ -58,13 +59,13 @@ def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
     return load_adapter(folder)
 
 
-def restore(adapter: Adapter, *, backbone: str | None = None, workers: int = 0) -> tuple[Method, Clip]:
+def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, Clip]:
     """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
     Raises UserError if the backbone is another one or a tensor does not fit.
     """
     path = backbone or adapter.card.base_model_name_or_path
-    clip = load_backbone(BackboneTable(path=path, workers=workers, memory_gb=CACHE_GB))
+    clip = load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
     block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
@@ -85,7 +86,7 @@ class Request:
     """What is to be predicted: files, folders, patterns and tables (`places`), over `classes` or the adapter's own.
 
     `labels` is a table of true labels. `page` is an HTML file to write, with pictures, predictions and attention maps.
-    `backbone` is where the backbone lies, if it is not where the adapter says; `workers` are processes that decode.
+    `backbone` is where the backbone lies, if it is not where the adapter says.
     """
 
     places: Sequence[str | Path]
@@ -93,7 +94,6 @@ class Request:
     labels: Path | None = None
     page: Path | None = None
     backbone: str | None = None
-    workers: int = 0
 
 
 def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None = None) -> Predictions:
@@ -106,9 +106,9 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         raise UserError("\n".join(given.unusable))
     space = candidates(adapter, request.classes)
     labels = None if request.labels is None else read_labels(request.labels.expanduser(), space)
-    method, clip = restore(adapter, backbone=request.backbone, workers=request.workers)
+    method, clip = restore(adapter, backbone=request.backbone)
     check_distinct_texts(clip, space)
-    batches = list(_classified(method, clip, given.files, space, on_step))
+    batches = list(classify_files(method, clip, given.files, space, on_step))
     unreadable = (*given.unusable, *(reason for batch in batches for reason in batch.unreadable))
     source = FileSource(Path(), tuple(file for batch in batches for file in batch.source.files))
     if not len(source):
@@ -155,7 +155,9 @@ def _write_page(
         for number, one in enumerate(found.images[:PAGE_IMAGES])
     ]
     mistakes = () if found.evaluation is None else (found.evaluation.mistakes,)
-    write_atomic(page, predictions_page(adapter.card.method, samples, mistakes=mistakes, total=len(found.images)))
+    name = adapter.card.method
+    about = TrialEvent(trial=name, method=name, idea=method_summary(type(trained[0])))
+    write_atomic(page, predictions_page(about, samples, mistakes=mistakes, total=len(found.images)))
 
 
 @dataclass(frozen=True)
@@ -168,9 +170,10 @@ class Batch:
 
 
 @torch.no_grad()
-def _classified(
-    method: Method, clip: Clip, files: Sequence[Path], space: LabelSpace, on_step: OnStep | None
+def classify_files(
+    method: Method, clip: Clip, files: Sequence[Path], space: LabelSpace, on_step: OnStep | None = None
 ) -> Iterator[Batch]:
+    """Classify image files in batches; no image or feature is kept for longer than its batch, up to `CACHE_GB`."""
     method.eval()
     classify = method.classifier(clip, space)
 

@@ -95,7 +95,11 @@ def _text(part: int, whole: int) -> str:
 def _draw(event: MistakesEvent) -> str:
     """The matrix with a row per true class: five shades of a fifth of the row's images each."""
     names = [shorten(one.name, 14) for one in event.classes]
-    levels = [[min(5, math.ceil(count / (sum(row) * STEP))) if count else 0 for count in row] for row in event.counts]
+    levels = [
+        # off the diagonal, a square without images is not drawn: the file stays small
+        [min(5, math.ceil(count / (sum(row) * STEP))) if count else -(place != own) for own, count in enumerate(row)]
+        for place, row in enumerate(event.counts)
+    ]
 
     def paint(axes: Axes) -> None:
         draw_grid(axes, levels)

@@ -48,11 +48,11 @@ def render(run_folder: Path) -> Path:
 
 
 def predictions_page(
-    method: str, samples: Sequence[SampleEvent], *, mistakes: Sequence[MistakesEvent] = (), total: int
+    about: TrialEvent, samples: Sequence[SampleEvent], *, mistakes: Sequence[MistakesEvent] = (), total: int
 ) -> str:
     """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known."""
-    trial = TrialRecord(TrialEvent(trial=method), (), (), tuple(samples))
-    run = Run(HeaderEvent(main=method), (trial,), None)
+    trial = TrialRecord(about, (), (), tuple(samples))
+    run = Run(HeaderEvent(main=about.trial), (trial,), None)
     return _template("predictions.html.j2").render(
         run=run,
         marks=_marks(run),
