@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.data import data
 from benchmarks.measure import Job, Result, measure
+from benchmarks.predicting import predicting
 from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
 
@@ -90,6 +91,7 @@ SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
 FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
     "scale": ("ten thousand clients, two images each", lambda: scale() | import_seconds()),
     "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
+    "predict": ("1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU", predicting),
 }
 
 

@@ -25,7 +25,7 @@ from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
 from fedprompt.cli.program import PANELS
-from fedprompt.config.recipe import load_recipe, parse_recipe
+from fedprompt.config.recipe import bundled_recipes, load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
@@ -323,10 +323,11 @@ def test_wrong_folders_are_named(recipe: Path, finished: Path, tmp_path: Path) -
     assert "nowhere.toml" in sentence("run", tmp_path / "nowhere.toml")
     assert str(finished) in sentence("run", recipe, "--out", finished)  # a run is never overwritten
     assert "no run.jsonl" in sentence("report", tmp_path)
+    own = ("-s", "backbone.path=demo", "--out", tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    assert "empty" in sentence("run", "own_folder", "-s", f"data.path={tmp_path / 'empty'}", "--out", tmp_path / "run")
+    assert "empty" in sentence("run", "own_folder", "-s", f"data.path={tmp_path / 'empty'}", *own)
     missing = tmp_path / "missing"
-    assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", "--out", tmp_path / "run")
+    assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", *own)
 
 
 def test_corrupt_images_and_empty_classes_are_named(tmp_path: Path) -> None:
@@ -490,3 +491,61 @@ def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_p
         f"{'x' * 300}.jpg": "cannot be read .File name too long",
     }.items():
         assert re.search(what, sentence("predict", finished, tmp_path / name))
+
+
+def test_without_a_network_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from fedprompt.cli.main import app\n"
+        "try:\n"
+        "    app(['run', 'own_folder', '--set', 'train.rounds=1', '--out', sys.argv[1]])\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, {'torch', 'transformers', 'matplotlib'} & set(sys.modules))\n"
+    )
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    words = [sys.executable, "-c", program, str(tmp_path / "run")]
+    done = subprocess.run(words, env=environ, text=True, capture_output=True)
+    assert done.stdout.strip() == "2 set()"
+    name = "openai/clip-vit-base-patch16"
+    assert f"The backbone '{name}' cannot be opened" in done.stderr and "Set backbone.path=demo" in done.stderr
+    assert f"`fedprompt backbone fetch {name} FOLDER` on a machine with a network" in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    images = ("-s", f"data.path={tmp_path / 'no images'}")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for place, words in {
+        tmp_path / "file": "which is a file; choose another folder with --out",
+        tmp_path / "file" / "run": "which does not exist, since a part of this path is a file",
+        tmp_path / "full": "is not empty (it holds 'thesis.tex'); choose a new folder for the run",
+        Path("/proc/run"): "Nothing can be written to /proc/run (No such file or directory)",
+    }.items():
+        assert words in sentence("run", "own_folder", *images, "--out", place)
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "x"
+
+
+def test_what_an_interrupted_start_leaves_behind_does_not_stand_in_the_way(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", "recipe.toml", "partition.json"):
+        (folder / name).write_text("")
+    call("run", recipe, "-s", "train.rounds=1", "-s", "compare=[]", "--out", folder, "--quiet")
+
+
+def test_recipes_are_listed_with_a_line_each() -> None:
+    lines = call("config", "list").splitlines()
+    assert [line.split()[0] for line in lines] == list(bundled_recipes())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    own = ("-s", f"data.path={images}", "-s", "backbone.path=demo")
+    said = call("doctor", "own_folder", *own, "--out", tmp_path / "runs")
+    assert "recipe own_folder.toml" in said and "16 images, 4 classes" in said and "FAILED" not in said
+    lost = call("doctor", "own_folder", "-s", "data.path=gone", "-s", "backbone.path=nowhere", code=2)
+    assert lost.count("FAILED") == 2 and "There is no backbone folder 'nowhere'" in lost
+    wrong = call("doctor", "own_folder", "-s", "data.pat=gone", "--out", "/proc/runs", code=2)
+    assert wrong.count("FAILED") == 2 and "did you mean 'path'?" in wrong and "Nothing can be written to" in wrong

@@ -1,10 +1,10 @@
-"""The commands `config show`, `config validate` and `config schema`, and the recipe arguments of all commands."""
+"""The commands `config list`, `show`, `validate` and `schema`, and the recipe arguments of all commands."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +18,22 @@ if TYPE_CHECKING:
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
-recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
+recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.")]
+
+def _recipes_of(start: str) -> list[str]:
+    """Names of embedded recipes that begin with a text, for the completion of shells."""
+    from fedprompt.config.recipe import bundled_recipes
+
+    return [name for name in bundled_recipes() if name.startswith(start)]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.", autocompletion=_recipes_of
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]
@@ -36,11 +49,18 @@ TrustCode = Annotated[
 ]
 
 
-def load(name: str, settings: list[str] | None, trust_code: list[str] | None = None) -> Plan:
-    """The plan of a recipe with settings; UserError for any mistake in them."""
+def load(
+    name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens_backbone: bool = False
+) -> Plan:
+    """The plan of a recipe with settings; UserError for any mistake in them.
+
+    With `opens_backbone`, a backbone that cannot be had is refused before torch is imported, which takes seconds.
+    """
+    recipe, origin = load_trusted(name, settings or (), trust_code)
+    if opens_backbone:
+        require_backbone(recipe.backbone.path)
     from fedprompt.experiments.plan import resolve
 
-    recipe, origin = load_trusted(name, settings or (), trust_code)
     return resolve(recipe, origin=origin)
 
 
@@ -60,12 +80,45 @@ def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] |
     return recipe, path.name
 
 
+def require_backbone(path: str) -> None:
+    """UserError if the backbone of a recipe is not the embedded one, no folder, and not to be had from the Hub."""
+    from fedprompt.clip.hub import require_available
+    from fedprompt.demo import DEMO
+
+    if path != DEMO:
+        require_available(path)
+
+
 def console_fit() -> Fit:
     """Fits recipes to settings that choose another building block, and prints what is left out."""
     from fedprompt.config.settings import Fit
-    from fedprompt.experiments.plan import block_options
 
-    return Fit(block_options, note=functools.partial(typer.echo, err=True))
+    return Fit(_block_options, note=functools.partial(typer.echo, err=True))
+
+
+def _block_options(table: str, name: str) -> Collection[str] | None:
+    from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
+
+    return block_options(table, name)
+
+
+def backbone_side(path: str) -> int:
+    """The side in pixels of the images that the backbone of a recipe reads."""
+    from fedprompt.clip.hub import input_side
+    from fedprompt.demo import DEMO, weights_folder
+
+    return input_side(weights_folder() if path == DEMO else path)
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with fedprompt, one line each: fedprompt run NAME trains one."""
+    from fedprompt.config.recipe import bundled_recipes, load_recipe
+
+    found = {name: load_recipe(path).about for name, path in bundled_recipes().items()}
+    width = max(map(len, found))
+    for name, about in found.items():
+        typer.echo(f"{name:<{width}}  {about}")
 
 
 @recipes.command()

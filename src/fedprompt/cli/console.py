@@ -212,7 +212,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     """The findings of `fedprompt doctor`, each failure with its fix."""
     rows = [
         (
-            "ok" if not finding.fix else "FAILED",
+            "FAILED" if finding.failed else "ok",
             finding.what,
             finding.found + (f" -> {finding.fix}" if finding.fix else ""),
         )

@@ -6,30 +6,26 @@ a `CLIPModel`; its blocks would be run in `towers`.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
-from huggingface_hub import constants, get_session, try_to_load_from_cache
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
+from fedprompt.clip.hub import hub_answers, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, obstacle
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
-HUB_SECONDS = 2.0
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
@@ -63,42 +59,6 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     if missing:
         raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
     return model, tokenizer, processor
-
-
-def require_available(path: str | Path) -> None:
-    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
-    name, folder = str(path), Path(path).expanduser()
-    if folder.is_dir():
-        for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
-            if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
-                raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
-        return
-    if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
-        )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
-        raise UserError(
-            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
-            "not answer; set backbone.path to a local folder with a CLIP in it, or to demo, or allow the network once."
-        )
-
-
-@functools.cache
-def hub_answers() -> bool:
-    """Whether the Hugging Face Hub can be reached, asked once per process and for at most `HUB_SECONDS`."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    found: list[object] = []
-
-    def ask() -> None:
-        with suppress(Exception):  # of any kind: a name that is not resolved, a refused connection, a proxy
-            found.append(get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
-
-    asking = threading.Thread(target=ask, daemon=True)  # resolving a name has no timeout of its own
-    asking.start()
-    asking.join(HUB_SECONDS)
-    return bool(found)
 
 
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:

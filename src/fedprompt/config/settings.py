@@ -45,6 +45,8 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
         _apply(tables, setting, keys)
     if fit is not None:
         given = frozenset(setting.partition("=")[0].strip() for setting in settings)
+        if "about" not in given and _table(before, "method").get("name") != _table(tables, "method").get("name"):
+            tables.pop("about", None)  # it is about the earlier method
         for note in _fitted(before, tables, given, fit):
             fit.note(note)
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
 from fedprompt.experiments.events import cooccurrence_event, score_event
+from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import draw_samples, sample_events
-from fedprompt.experiments.test_sets import top_k
+from fedprompt.experiments.test_sets import TestSet, top_k
 from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
@@ -87,6 +88,8 @@ def score_test_sets(
             if decisions:
                 key = (test_set.split, test_set.name, test_set.part, owner)
                 tables.append(prediction_table(key, examples.images.rows, logits, examples.targets, space))
+                decision = decisions[owner] if owner == transport.owners[0] else None
+                _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
     if tables:
@@ -95,6 +98,20 @@ def score_test_sets(
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])
             context.run.append(cooccurrence_event(test_set, shown, trial=trial.name))
+
+
+def _record_mistakes(
+    context: RunContext, trial: Trial, test_set: TestSet, logits: Tensor, decision: Decision | None
+) -> None:
+    """Record the mistakes of the main trial on the first test set of each split, for one domain stands for the others.
+
+    A run that records no sample images records no pictures of mistakes either.
+    """
+    first = next(one for one in context.test_sets if one.split == test_set.split)
+    if decision is not None and test_set is first and trial.name == context.experiment.trials[0].name:
+        pictures = context.experiment.recipe.evaluate.samples > 0
+        threshold = 0.5 if decision.tuned is None else decision.tuned
+        context.run.append(mistakes_event(trial.name, test_set, logits, thresholds=threshold, pictures=pictures))
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:

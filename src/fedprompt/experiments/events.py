@@ -39,6 +39,7 @@ from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, Rou
 from fedprompt.records.reading import TUNED
 from fedprompt.updates import AGGREGATE_CLIENT
 
+NAMED = 4  # methods that a title names, at most
 MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
@@ -59,7 +60,7 @@ def header_event(
     }
     return HeaderEvent(
         schema_version=SCHEMA,
-        title=recipe.about or recipe.name,
+        title=run_title([trial.label for trial in experiment.trials], dataset.name),
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seed=recipe.seed,
         main=recipe.method.title,
@@ -82,6 +83,12 @@ def header_event(
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
     )
+
+
+def run_title(labels: Sequence[str], data: str) -> str:
+    """The methods of a run, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
+    *first, last = labels[:NAMED] if len(labels) <= NAMED else [labels[0], f"{len(labels) - 1} other methods"]
+    return f"{', '.join(first)} and {last} on {data}" if first else f"{last} on {data}"
 
 
 def versions() -> dict[str, str]:

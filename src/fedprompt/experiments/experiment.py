@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.loading import require_available
+from fedprompt.clip.hub import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -20,14 +20,12 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
-from fedprompt.demo import weights_folder
+from fedprompt.demo import DEMO, weights_folder
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
-
-DEMO = "demo"  # the name of the embedded backbone
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.output_folder import require_output_folder
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import Checkpoint, RunFolder, require_no_run, save_tensors, write_atomic
+from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -66,7 +67,7 @@ def start(
     `expected` are published figures that the report compares with. An interruption or an error is recorded in the
     folder, and `resume` continues after the last finished round.
     """
-    require_no_run(folder)
+    require_output_folder(folder)
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress)
     callbacks.on_message(experiment.dataset.report.sentence())

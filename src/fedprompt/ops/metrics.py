@@ -38,6 +38,11 @@ def per_class_accuracy(predicted: Tensor, targets: Tensor, classes: int) -> Tens
     return torch.bincount(targets[predicted == targets], minlength=classes).double() / total
 
 
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Counts [C, C] of examples per true class (row) and predicted class (column), both tensors [N]."""
+    return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
+
+
 def one_hot(labels: Tensor, classes: int) -> Tensor:
     """Labels [N] as rows [N, C] of {0, 1}, the input of every multi-label metric."""
     return torch.nn.functional.one_hot(labels, classes)

@@ -112,6 +112,26 @@ class DataRecord(Record):
     notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
 
 
+class MistakeRecord(Record):
+    """A test image with a wrong prediction of high probability."""
+
+    name: str = Field(description="file name or address of the image")
+    picture: str = Field("", description="PNG in base64; empty in a run that records no images")
+    truth: tuple[str, ...] = Field((), description="true labels")
+    predicted: tuple[str, ...] = Field((), description="predicted labels")
+    wrong: str = Field(description="the label that is wrongly predicted, or wrongly left out")
+    probability: Number = Field(None, description="its probability")
+
+
+class ClassDecisions(Record):
+    """How often one class was predicted, and how often rightly."""
+
+    name: str = Field(description="the class")
+    images: int = Field(description="images that have the label")
+    predicted: int = Field(description="images for which it is predicted, among those whose label is known")
+    right: int = Field(description="images for which it is predicted and that have it")
+
+
 class AttributeAttention(Record):
     """Attention of all patches to one attribute."""
 

@@ -14,10 +14,12 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 from fedprompt.records.event_fields import (
     AttentionRecord,
     BackboneRecord,
+    ClassDecisions,
     DataRecord,
     ExpectedFigure,
     ExplanationRecord,
     LeftOutImage,
+    MistakeRecord,
     Number,
     PartitionCounts,
     Record,
@@ -153,6 +155,31 @@ class CooccurrenceEvent(BaseEvent):
         return self
 
 
+class MistakesEvent(BaseEvent):
+    """The mistakes of a model on a test set: decisions per class, confusions, and the worst with their images."""
+
+    event: Literal["mistakes"] = "mistakes"
+    trial: str = Field(description="name of the trial")
+    split: str = Field("", description="split of the test set")
+    name: str = Field("all", description="test set within the split, e.g. a domain")
+    part: str = Field("", description="data set, where there are several")
+    images: int = Field(0, description="number of test images")
+    classes: tuple[ClassDecisions, ...] = Field((), description="decisions per candidate class")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
+    )
+    confused: tuple[tuple[str, str, int], ...] = Field(
+        (), description="[true class, predicted class, images], most frequent first; empty with many labels"
+    )
+    worst: tuple[MistakeRecord, ...] = Field((), description="wrong predictions with the highest probability")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.counts and {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
+            raise ValueError("counts must be [classes, classes]")
+        return self
+
+
 class SampleEvent(BaseEvent):
     """One sample image with the strongest predictions of a trial."""
 
@@ -164,6 +191,9 @@ class SampleEvent(BaseEvent):
     name: str = Field("", description="file name or address of the image")
     truth: tuple[str, ...] = Field((), description="true labels")
     top: tuple[tuple[str, float], ...] = Field((), description="[label, probability], strongest first")
+    decided: tuple[str, ...] | None = Field(
+        None, description="labels from the decision threshold on, on pages of predictions"
+    )
     attention: AttentionRecord | None = Field(None, description="attention maps, if the method has any")
     explanation: ExplanationRecord | None = Field(None, description="labels under conditions, if the method has any")
 
@@ -217,6 +247,7 @@ Event = Annotated[
     | ScoreEvent
     | IntervalEvent
     | CooccurrenceEvent
+    | MistakesEvent
     | SampleEvent
     | SitesEvent
     | PrivacyEvent

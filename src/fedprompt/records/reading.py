@@ -19,6 +19,7 @@ from fedprompt.records.events import (
     EndEvent,
     HeaderEvent,
     IntervalEvent,
+    MistakesEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
@@ -136,6 +137,7 @@ class Run:
     sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
     intervals: tuple[IntervalEvent, ...] = ()
+    mistakes: tuple[MistakesEvent, ...] = ()
 
     def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
         """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
@@ -215,6 +217,7 @@ def read_run(run_folder: Path) -> Run:
     header = headers[-1]
     trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
     counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    mistakes = {(event.trial, event.split, event.name, event.part): event for event in _all(MistakesEvent, events)}
     intervals = {(event.trial, event.column, event.against): event for event in _all(IntervalEvent, events)}
     return Run(
         header,
@@ -224,6 +227,7 @@ def read_run(run_folder: Path) -> Run:
         sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
+        mistakes=tuple(mistakes.values()),
     )
 
 

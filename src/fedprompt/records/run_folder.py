@@ -25,6 +25,7 @@ from torch import Tensor
 from fedprompt.errors import UserError
 from fedprompt.file_system import obstacle, open_file, require_file, require_folder, too_large
 from fedprompt.records.events import BaseEvent, Event, parse_event
+from fedprompt.records.output_folder import require_no_run
 from fedprompt.text_files import load_json
 from fedprompt.updates import State
 
@@ -176,16 +177,6 @@ class Checkpoint:
     shared: State
     personal: dict[int, State]
     memory: State = field(default_factory=dict)
-
-
-def require_no_run(path: Path) -> None:
-    """Raise UserError if a folder holds a run."""
-    log = path / "run.jsonl"
-    if log.exists() and log.stat().st_size:
-        raise UserError(
-            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
-            "folder with --out."
-        )
 
 
 class RunFolder:

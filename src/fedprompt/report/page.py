@@ -10,7 +10,7 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from fedprompt.errors import plural
-from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
+from fedprompt.records.events import HeaderEvent, MistakesEvent, SampleEvent, TrialEvent
 from fedprompt.records.outcome import is_untrained, missing_results
 from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
@@ -18,6 +18,7 @@ from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
 from fedprompt.report.cooccurrence import cooccurrence_matrices
 from fedprompt.report.legend import UPLOAD, legend, one_seed_note
+from fedprompt.report.mistakes import mistakes_section, mistakes_sections
 from fedprompt.report.published import difference_tables, differences
 from fedprompt.report.sample_images import attention_maps, label_explanations, sample_images
 from fedprompt.report.style import VARIABLES, inline, size_text
@@ -46,13 +47,17 @@ def render(run_folder: Path) -> Path:
     return path
 
 
-def predictions_page(method: str, samples: Sequence[SampleEvent]) -> str:
-    """The predictions of a method for images without true labels, as HTML."""
-    trial = TrialRecord(TrialEvent(trial=method), (), (), tuple(samples))
-    run = Run(HeaderEvent(main=method), (trial,), None)
+def predictions_page(
+    about: TrialEvent, samples: Sequence[SampleEvent], *, mistakes: Sequence[MistakesEvent] = (), total: int
+) -> str:
+    """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known."""
+    trial = TrialRecord(about, (), (), tuple(samples))
+    run = Run(HeaderEvent(main=about.trial), (trial,), None)
     return _template("predictions.html.j2").render(
         run=run,
         marks=_marks(run),
+        total=total,
+        mistakes=[mistakes_section(event, "Images with given labels") for event in mistakes],
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),
@@ -79,6 +84,7 @@ def page(run: Run) -> str:
     return _template("report.html.j2").render(
         run=run,
         title=title(run),
+        about=str(run.header.recipe.get("about") or ""),
         summary=summary(run),
         status=status(run),
         metric=figures.metric_name(run),
@@ -96,6 +102,7 @@ def page(run: Run) -> str:
         domains=domain_tables(run),
         kind_of_part="data set" if any(score.part for trial in run.trials for score in trial.scores) else "domain",
         published=difference_tables(differences([run])),
+        mistakes=mistakes_sections(run),
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),

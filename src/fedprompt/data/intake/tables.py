@@ -68,7 +68,7 @@ def read_table(
     if not table.rows:
         raise UserError(f"The table {path} has no rows; add some.")
     with own.before_others(fix="correct that line"):
-        return _renamed(table, needed, columns or {})
+        return renamed(table, needed, columns or {})
 
 
 def _read_rows(path: Path, mistakes: Mistakes) -> Table:
@@ -224,8 +224,11 @@ def _check_head(path: Path, line: int, names: Sequence[str]) -> None:
     mistakes.check(fix="give each column a name of its own")
 
 
-def _renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
-    """The table with our names for its columns: those that `columns` gives, and those that differ in case alone."""
+def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
+    """The table with our names for its columns: those that `columns` gives, and those that differ in case alone.
+
+    Raises UserError if a needed column is missing or two are alike.
+    """
     ours: dict[str, str] = {}
     for own, theirs in {**{name: name for name in KNOWN}, **columns}.items():
         alike = [name for name in table.columns if name.casefold() == theirs.casefold()]
