@@ -84,7 +84,7 @@ def assemble(
     """
     recipe = plan.recipe
     dataset = plan.source(on_step=on_step)
-    trials = tuple(trial.with_classes([dataset.space.names[label] for label in dataset.base]) for trial in plan.trials)
+    trials = _trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
@@ -105,6 +105,20 @@ def assemble(
             check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
+    """The trials with the options that depend on the data, without those that become another one by that.
+
+    So a baseline with a template of its own is left out where the data set has that template.
+    """
+    kept: list[Trial] = []
+    for before in plan.trials:
+        trial = before.with_data(dataset)
+        filled = trial.options != before.options
+        if not filled or not any(trial.is_same(other) for other in kept):
+            kept.append(trial)
+    return tuple(kept)
 
 
 def _describe(

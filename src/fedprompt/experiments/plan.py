@@ -68,11 +68,17 @@ class Trial:
         """A fresh method; its initial state depends on the seed alone."""
         return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
 
-    def with_classes(self, names: Sequence[str]) -> Trial:
-        """The trial whose method knows the names of all classes that clients train on, unless the recipe gives some."""
-        found = methods.class_options(_class_of(self.builder), names)
-        wanted = {option: classes for option, classes in found.items() if not self.builder.options[option]}
-        return replace(self, builder=self.builder.with_options(wanted))
+    def with_data(self, dataset: Dataset) -> Trial:
+        """The trial with the options that depend on the data: classes that clients train on, and the template."""
+        classes = [dataset.space.names[label] for label in dataset.base]
+        found = methods.filled_options(_class_of(self.builder), self.builder.options, classes, dataset.space.template)
+        if dataset.templates:  # those of domains, which no option stands for
+            found.pop("template", None)
+        return replace(self, builder=self.builder.with_options(found))
+
+    def is_same(self, other: Trial) -> bool:
+        """Whether the two differ in nothing but their names."""
+        return replace(self, name=other.name, setup=other.setup) == other and self.setup.table == other.setup.table
 
 
 @dataclass(frozen=True)
