@@ -18,7 +18,7 @@ import fedprompt
 from fedprompt import methods
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition.base import Partition, class_counts
+from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.experiment import Experiment
@@ -39,6 +39,7 @@ from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, Rou
 from fedprompt.records.reading import TUNED
 from fedprompt.updates import AGGREGATE_CLIENT
 
+MOST_NAMED = 8  # clients whose domains the line before training names
 MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
@@ -133,11 +134,34 @@ def protocol(experiment: Experiment) -> str:
 
 
 def training_images(experiment: Experiment) -> str:
-    """How many of the data set's training images the clients train on."""
-    dataset, shots = experiment.dataset, experiment.plan.rule.options.get("shots", "all")
-    used = len({row for shard in experiment.partition.shards for row in shard.rows})
+    """Who holds what: clients, how many of the data set's training images they have, and of how many classes."""
+    dataset, partition = experiment.dataset, experiment.partition
+    shots, shards = experiment.plan.rule.options.get("shots", "all"), partition.shards
+    used = len({row for shard in shards for row in shard.rows})
     drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
-    return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
+    held = f"{used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}"
+    if len(shards) == 1 or not used:  # images at sites are not seen here
+        return f"{'One client holds' if len(shards) == 1 else 'Clients hold'} {held}."
+    classes = (class_counts(partition, dataset) > 0).sum(dim=1).tolist()
+    each = f"{_span([len(shard.rows) for shard in shards])} each, of {_span(classes)} of {plural(len(dataset.base), 'class')}"
+    single = classes.count(1)
+    alone = (
+        f" {plural(single, 'client')} {'has' if single == 1 else 'have'} images of one class only." if single else ""
+    )
+    return f"{len(shards):,} clients{_named(shards)} hold {held}: {each}.{alone}"
+
+
+def _named(shards: Sequence[Shard]) -> str:
+    """The clients' domains, if they are few and each client has one."""
+    domains = [shard.domain for shard in shards]
+    if not all(domains) or len(domains) > MOST_NAMED or len(set(domains)) < len(domains):
+        return ""
+    return f", one per domain ({', '.join(f'{shard.domain} {len(shard.rows):,}' for shard in shards)}),"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
@@ -154,14 +178,15 @@ def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
     )
 
 
-def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
-    """The start of a trial."""
+def trial_event(trial: Trial, method: Method, space: LabelSpace, *, rounds: int) -> TrialEvent:
+    """The start of a trial; `space` has its class descriptions."""
     settings = trial.settings.model_dump(exclude={"seed"})
     return TrialEvent(
         trial=trial.name,
         status="running",
         method=trial.method,
         idea=methods.method_summary(type(method)),
+        texts=method.text_inputs(space),
         options=trial.options,
         settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
         descriptions=trial.descriptions.model_dump(mode="json"),

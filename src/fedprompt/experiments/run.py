@@ -184,7 +184,7 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
     if checkpoint.round_number:
         run.append(ResumeEvent(trial=trial.name, round=checkpoint.round_number))
     with _end_recorded(run, trial.name):
-        run.append(trial_event(trial, method, rounds=rounds))
+        run.append(trial_event(trial, method, experiment.dataset.space, rounds=rounds))
         context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)

@@ -74,6 +74,7 @@ class TrialEvent(BaseEvent):
     seconds: float | None = Field(None, description="duration of the trial, at its end")
     method: str = Field("", description="name of the method")
     idea: str = Field("", description="first line of the method's file: what it is, whose idea")
+    texts: str = Field("", description="what its texts or its loss depend on besides the class names")
     options: Table = Field({}, description="options of the method")
     settings: Table = Field({}, description="training settings, and what of the server differs from its defaults")
     descriptions: Table = Field({}, description="the trial's [descriptions] table")

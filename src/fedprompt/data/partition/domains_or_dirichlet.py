@@ -57,15 +57,16 @@ def _domain_shard(dataset: Dataset, domain: str, rows: Sequence[int]) -> Shard:
 
 def _with_tests(dataset: Dataset, shards: Sequence[Shard], seed: int) -> tuple[Shard, ...]:
     """The clients with the test images of each class in proportion to their training images of it."""
-    owner = torch.zeros(len(dataset.source), dtype=torch.int64)
+    owner = torch.full((len(dataset.source),), -1)
     for number, shard in enumerate(shards):
         owner[list(shard.rows)] = number
     sizes = torch.tensor([len(shard.rows) for shard in shards])
     trained, test = (rows_by_class(dataset, "all", seed, split=split) for split in ("train", "test"))
     owned: list[list[Tensor]] = [[] for _ in shards]
     for label, rows in test.items():
-        own = trained.get(label, rows[:0])
-        counts = torch.bincount(owner[own], minlength=len(shards)) if len(own) else sizes
+        owners = owner[trained.get(label, rows[:0])]
+        counts = torch.bincount(owners[owners >= 0], minlength=len(shards))
+        counts = counts if counts.any() else sizes
         ends = (counts.cumsum(0).double() / counts.sum() * len(rows)).round().long()
         places = torch.searchsorted(ends, torch.arange(len(rows)), right=True)
         for number in places.unique().tolist():
