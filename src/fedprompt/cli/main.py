@@ -13,7 +13,7 @@ import typer
 import fedprompt
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, finite, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -43,6 +43,12 @@ mount(app)
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0.01, callback=finite, help="Train as many rounds as fit into this time, train.rounds at most."
+    ),
+]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
 ]
@@ -81,15 +87,22 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
-    run("demo" if task == "single" else "multilabel", settings, out, quiet)
+    run("demo" if task == "single" else "multilabel", settings, out=out, quiet=quiet)
 
 
 @app.command()
-def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    minutes: Minutes = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    on: On = None,
+) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
     from fedprompt.experiments import run as runs
 
-    plan = load(recipe, settings)
+    plan = load(recipe, [*(settings or ()), *([] if minutes is None else [f"minutes={minutes}"])])
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:

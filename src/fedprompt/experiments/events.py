@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fedprompt
 from fedprompt import methods
+from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
@@ -125,12 +126,17 @@ def protocol(experiment: Experiment) -> str:
     who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
         f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
-        f"{plural(train.rounds, 'round')} of {plural(train.local_epochs, 'local epoch')}; "
+        f"{_rounds(recipe)} of {plural(train.local_epochs, 'local epoch')}; "
         f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
         f"{REMARKS[experiment.dataset.space.kind]}"
     )
+
+
+def _rounds(recipe: Recipe) -> str:
+    rounds = plural(recipe.train.rounds, "round")
+    return f"at most {rounds}, as many as fit into {recipe.minutes:g} minutes," if recipe.minutes else rounds
 
 
 def training_images(experiment: Experiment) -> str:

@@ -15,12 +15,14 @@ from fedprompt.clip.loading import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.config.tuned import PAPER
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
 from fedprompt.demo import weights_folder
+from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
@@ -84,6 +86,7 @@ def assemble(
     """
     recipe = plan.recipe
     dataset = plan.source(on_step=on_step)
+    _check_defaults(plan, dataset)
     trials = _trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
@@ -105,6 +108,16 @@ def assemble(
             check_distinct_texts(clip, replace(part.space, template=template))
     clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _check_defaults(plan: Plan, dataset: Dataset) -> None:
+    """Raise UserError if the plan's tuned defaults are for another kind of task than the data."""
+    fitting = {"single": "single-label", "multi": "multi-label"}[dataset.space.kind]
+    if plan.recipe.defaults not in (PAPER, fitting):
+        raise UserError(
+            f'{plan.origin}: defaults = "{plan.recipe.defaults}", but images of {dataset.name!r} are {fitting}; write '
+            f'defaults = "{fitting}" (--set defaults={fitting}).'
+        )
 
 
 def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:

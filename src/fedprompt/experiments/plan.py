@@ -14,7 +14,9 @@ from fedprompt.clip.model import Clip
 from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
 from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
 from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
+from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
+from fedprompt.config.tuned import PAPER, with_tuned
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
@@ -118,7 +120,8 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
     server = recipe.train.server
     server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
-    tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    named = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    tables = {key: _with_defaults(recipe, table) for key, table in named.items()}
     blocks = {key: bind_method(table.name, table.options, place=f"{origin}: [{key}]") for key, table in tables.items()}
     main, *others = (_write_out_method(tables[key], blocks[key], f"{origin}: [{key}]") for key in tables)
     recipe = recipe.model_copy(
@@ -141,6 +144,15 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
         check_adversaries(trials, clients)
     return Plan(recipe, origin, source, rule, trials)
+
+
+def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:
+    """The method's table with what `defaults` of the recipe says, if it names tuned ones."""
+    table = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set)
+    options = block_options("method", table.name) or ()
+    if recipe.defaults != PAPER and "init" in options and "init" not in table.options:
+        return MethodTable.model_validate(table.model_dump(exclude_unset=True) | {"init": TEMPLATE})
+    return table
 
 
 def check_adversaries(trials: Sequence[Trial], clients: int) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
+from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
@@ -175,6 +176,7 @@ def _end_recorded(run: RunFolder, trial: str | None = None) -> Iterator[None]:
 def _run_trial(context: RunContext, trial: Trial) -> None:
     """Train from the trial's last checkpoint, score, record sample images, and write the adapter."""
     experiment, run = context.experiment, context.run
+    trial = within_budget(context, trial)
     method = trial.make_method(experiment.clip)
     trains = any(True for _ in method.parameters())
     rounds = trial.settings.rounds if trains else 0  # a method without parameters is only scored

@@ -187,6 +187,18 @@ class PrivacyEvent(BaseEvent):
     epsilon: Number = Field(description="epsilon after the charge, the largest of all clients")
 
 
+class BudgetEvent(BaseEvent):
+    """The number of rounds that fit into a trial's time, from a measurement before round 1; resuming keeps it."""
+
+    event: Literal["budget"] = "budget"
+    name: str = Field(description="name of the trial")
+    rounds: int = Field(description="number of rounds that it trains")
+    seconds: float = Field(description="its part of the run's time")
+    first_round: float = Field(description="estimated seconds of the first round, which opens images")
+    round: float = Field(description="estimated seconds of a later round")
+    scoring: float = Field(description="estimated seconds of the scoring at the end")
+
+
 class ResumeEvent(BaseEvent):
     """A trial continues from a checkpoint."""
 
@@ -221,6 +233,7 @@ Event = Annotated[
     | SampleEvent
     | SitesEvent
     | PrivacyEvent
+    | BudgetEvent
     | ResumeEvent
     | ChangesEvent
     | EndEvent,
