@@ -25,8 +25,8 @@ from fedprompt.config.recipe_tables import (
     TrainTable,
     TuningTable,
 )
-from fedprompt.config.tuned import PAPER, Defaults
 from fedprompt.config.settings import Fit, apply_settings, suggestion
+from fedprompt.config.tuned import PAPER, Defaults
 from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.file_system import is_file, require_file

@@ -134,20 +134,18 @@ def _steps_per_round(context: RunContext, trial: Trial) -> float:
 
 
 def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
-    time_of = f"{trial.label}: a round takes about {_seconds(found.round)}"
-    most = trial.settings.rounds
+    costs, part = f"{trial.label}: a round takes about {_seconds(found.round)}", _seconds(found.seconds)
+    most = plural(trial.settings.rounds, "round")
     if found.first_round + found.scoring > found.seconds:
         context.callbacks.on_warning(
-            f"{time_of}, the first one {_seconds(found.first_round)}, and scoring {_seconds(found.scoring)}, more than its "
-            f"{_seconds(found.seconds)}; it trains one round. Give it more --minutes, fewer images (partition.shots) or "
-            "a part of the clients per round (train.fraction)."
+            f"{costs}, the first one {_seconds(found.first_round)} and scoring {_seconds(found.scoring)}, more than "
+            f"its part of the time, {part}: it trains one round. Give more --minutes, fewer images (partition.shots), or"
+            " a part of the clients per round (train.fraction)."
         )
-    elif found.rounds < most:
-        context.callbacks.on_message(
-            f"{time_of}; {found.rounds:,} of {plural(most, 'round')} fit into its {_seconds(found.seconds)}."
-        )
+    elif found.rounds < trial.settings.rounds:
+        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} fit into its part of the time, {part}.")
     else:
-        context.callbacks.on_message(f"{time_of}; all {plural(most, 'round')} fit into its {_seconds(found.seconds)}.")
+        context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
 
 
 def _seconds(value: float) -> str:

@@ -141,20 +141,21 @@ def _rounds(recipe: Recipe) -> str:
 
 def training_images(experiment: Experiment) -> str:
     """Who holds what: clients, how many of the data set's training images they have, and of how many classes."""
-    dataset, partition = experiment.dataset, experiment.partition
-    shots, shards = experiment.plan.rule.options.get("shots", "all"), partition.shards
+    dataset, shards = experiment.dataset, experiment.partition.shards
     used = len({row for shard in shards for row in shard.rows})
+    shots = experiment.plan.rule.options.get("shots", "all")
     drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
     held = f"{used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}"
     if len(shards) == 1 or not used:  # images at sites are not seen here
         return f"{'One client holds' if len(shards) == 1 else 'Clients hold'} {held}."
-    classes = (class_counts(partition, dataset) > 0).sum(dim=1).tolist()
-    each = f"{_span([len(shard.rows) for shard in shards])} each, of {_span(classes)} of {plural(len(dataset.base), 'class')}"
-    single = classes.count(1)
-    alone = (
-        f" {plural(single, 'client')} {'has' if single == 1 else 'have'} images of one class only." if single else ""
-    )
-    return f"{len(shards):,} clients{_named(shards)} hold {held}: {each}.{alone}"
+    classes = (class_counts(experiment.partition, dataset) > 0).sum(dim=1).tolist()
+    sizes, total = _span([len(shard.rows) for shard in shards]), plural(len(dataset.base), "class")
+    alone = f" {_have(classes.count(1))} images of one class only." if 1 in classes and len(dataset.base) > 1 else ""
+    return f"{len(shards):,} clients{_named(shards)} hold {held}: {sizes} each, of {_span(classes)} of {total}.{alone}"
+
+
+def _have(clients: int) -> str:
+    return f"{plural(clients, 'client')} {'has' if clients == 1 else 'have'}"
 
 
 def _named(shards: Sequence[Shard]) -> str:

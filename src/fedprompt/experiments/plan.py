@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
+from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
 from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
 from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
-from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
 from fedprompt.config.tuned import PAPER, with_tuned
 from fedprompt.data.dataset import Dataset

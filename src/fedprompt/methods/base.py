@@ -195,12 +195,12 @@ def context_words(clip: Clip, init: str, *, n_ctx: int = 0) -> Tensor:
     return embeddings
 
 
-def context_templates(space: LabelSpace, init: str = "") -> tuple[str, ...]:
+def context_templates(space: LabelSpace, init: str | None = None) -> tuple[str, ...]:
     """Per class a text with the placeholder `<ctx>` for learned vectors, as `ContextSlot` places it."""
-    return ContextSlot.of(init).texts(space.names)
+    return ContextSlot.of(init or "").texts(space.names)
 
 
-def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor, init: str = "") -> Tensor:
+def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor, init: str | None = None) -> Tensor:
     """[C, D] unit features of the class names after a learned context [n, W] or, per class, [C, n, W]."""
     return unit(clip.encode_text(clip.fill(context_templates(space, init), ctx=context)))
 

@@ -65,7 +65,7 @@ class FedTPG(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Compute the context and encode all candidates' texts once; compare frozen image features with them."""
-        text = prompted_texts(clip, space, self.context(clip, space), self.init or "")
+        text = prompted_texts(clip, space, self.context(clip, space), self.init)
         return cosine_classifier(clip, text, space.kind)
 
 

@@ -69,7 +69,7 @@ def _with_tests(dataset: Dataset, shards: Sequence[Shard], seed: int) -> tuple[S
         counts = counts if counts.any() else sizes
         ends = (counts.cumsum(0).double() / counts.sum() * len(rows)).round().long()
         places = torch.searchsorted(ends, torch.arange(len(rows)), right=True)
-        for number in places.unique().tolist():
+        for number in sorted(set(places.tolist())):
             owned[number].append(rows[places == number])
     return tuple(
         replace(shard, test=tuple(torch.cat(own).sort().values.tolist()) if own else ())
