@@ -139,8 +139,8 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
     if found.first_round + found.scoring > found.seconds:
         context.callbacks.on_warning(
             f"{costs}, the first one {_seconds(found.first_round)} and scoring {_seconds(found.scoring)}, more than "
-            f"its part of the time, {part}: it trains one round. Give more --minutes, fewer images (partition.shots), or"
-            " a part of the clients per round (train.fraction)."
+            f"its part of the time, {part}, so it trains one round. Give more --minutes, fewer images per class "
+            "(partition.shots), or a part of the clients per round (train.fraction)."
         )
     elif found.rounds < trial.settings.rounds:
         context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} fit into its part of the time, {part}.")
