@@ -10,7 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedprompt.clip.model import Clip
+from fedprompt.clip.prompts import ContextSlot
 from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.testing.tiny import WORDS
@@ -98,3 +100,32 @@ def test_text_is_only_tokenised_once(tiny_parts: Any) -> None:
     clip.fill(["<ctx> dog."], ctx=torch.ones(3, clip.text_width))
     clip.text_features(["a cat"])
     assert clip.image_features(Images(TinyImages(), (0,))).shape == (1, clip.dim)
+
+
+@pytest.mark.parametrize(
+    ("init", "words", "text"),
+    [
+        ("", "", "<ctx> dog."),
+        ("a photo of a", "a photo of a", "<ctx> dog."),
+        ("a photo of a {}.", "a photo of a", "<ctx> dog."),
+        ("a photo of a {} textile.", "a photo of a", "<ctx> dog textile."),
+        ("{} in the wild.", "", "<ctx> dog in the wild."),
+        ("{}", "", "<ctx> dog"),
+        ('a photo of a "{}".', "a photo of a", '<ctx> "dog".'),
+        ("a photo: {}, not a {}.", "a photo:", "<ctx> dog, not a dog."),
+        ("anti{} paint", "", "<ctx> antidog paint"),
+    ],
+)
+def test_a_context_stands_in_place_of_the_words_before_the_name(init: str, words: str, text: str) -> None:
+    slot = ContextSlot.of(init)
+    assert slot.words == words and slot.texts(["dog"]) == (text,)
+
+
+@given(PHRASES, TAILS, st.sampled_from(["", '"', "("]))
+def test_a_slot_filled_with_its_own_words_is_the_template(tiny_clip: Clip, lead: str, tail: str, quote: str) -> None:
+    template = f"{lead} {quote}{{}}{tail}"
+    space = LabelSpace(("dog", "four_legs"), template=template)
+    slot = ContextSlot.of(template)
+    written = tiny_clip.fill(space.texts())
+    prompts = tiny_clip.fill(slot.texts(space.names), ctx=tiny_clip.token_embeddings(slot.words))
+    assert torch.equal(prompts.embeddings, written.embeddings) and torch.equal(prompts.end, written.end)

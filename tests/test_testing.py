@@ -182,7 +182,7 @@ class TakesOptionsByPosition(Shift):
         (CountsClasses, "test_permuting_classes_permutes_logits", "logits change by .* reordered"),
         (
             ReadsWithoutDeclaring,
-            "test_it_declares_the_class_descriptions_that_it_reads",
+            "test_it_declares_what_it_reads_besides_class_names",
             "add 'attributes' to its `reads`",
         ),
         (AveragesTheBatch, "test_the_rest_of_the_batch_does_not_matter", "logits change by .* beside it"),

@@ -143,9 +143,9 @@ def schema() -> None:
     typer.echo(json_text(recipe_schema(), indent=2))
 
 
-def finite(option: typer.CallbackParam, value: float) -> float:
+def finite(option: typer.CallbackParam, value: float | None) -> float | None:
     """Callback of an option that is a number: UserError for NaN and infinity, which pass a range."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise UserError(f"{option.opts[0]} {value} is not a finite number; give one.")
     return value
 

@@ -17,7 +17,7 @@ import fedprompt
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, finite, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -44,6 +44,12 @@ mount(app)
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0.01, callback=finite, help="Train as many rounds as fit into this time, train.rounds at most."
+    ),
+]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
 ]
@@ -96,13 +102,14 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
-    run("demo" if task == "single" else "multilabel", settings, out, quiet)
+    run("demo" if task == "single" else "multilabel", settings, out=out, quiet=quiet)
 
 
 @app.command()
 def run(
     recipe: RecipeName,
     settings: Settings = None,
+    minutes: Minutes = None,
     out: Out = None,
     quiet: Quiet = False,
     on: On = None,
@@ -113,7 +120,8 @@ def run(
 
     if out is not None:
         require_output_folder(out)
-    plan = load(recipe, settings, trust_code, opens_backbone=on is None)
+    changes = [*(settings or ()), *([] if minutes is None else [f"minutes={minutes}"])]
+    plan = load(recipe, changes, trust_code, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)

@@ -16,7 +16,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedprompt.data.labels import readable_name
 from fedprompt.errors import UserError
+
+TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
+
+
+@dataclass(frozen=True)
+class ContextSlot:
+    """Where learned context vectors stand in a class's sentence: in place of the words before the class name.
+
+    `words` are what the vectors start from, "" for a random start. `rest` is what follows them, with `{}` for the name.
+    """
+
+    words: str
+    rest: str = "{}."
+
+    @classmethod
+    def of(cls, init: str) -> ContextSlot:
+        """The slot of an option `init`: words before the name ("a photo of a"), or a template ("a photo of a {}.").
+
+        A template's words after the name stay, so vectors that start from those before it give the template's own
+        sentences. What touches the name, as the quotation mark in 'a photo of a "{}"', stays with it.
+        """
+        before, name, _ = init.partition("{}")
+        if not name:
+            return cls(init)
+        whole = before[: len(before) - len(before.split(" ")[-1])]
+        return cls(whole.strip(), init[len(whole) :])
+
+    def texts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Per class a text with the placeholder `<ctx>` for the vectors."""
+        return tuple(f"<ctx> {self.rest.replace('{}', readable_name(name))}" for name in names)
 
 
 @dataclass(frozen=True)

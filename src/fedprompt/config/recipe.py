@@ -25,6 +25,7 @@ from fedprompt.config.recipe_tables import (
     TuningTable,
 )
 from fedprompt.config.settings import Fit, apply_settings, suggestion
+from fedprompt.config.tuned import PAPER, Defaults
 from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.file_system import is_file, require_file
@@ -41,6 +42,17 @@ class Recipe(Table):
     seed: int = Field(1, ge=0, description="seed of every random draw")
     check: bool = Field(
         default=False, description="open every image of the data set before training, not only those that the run uses"
+    )
+    defaults: Defaults = Field(
+        PAPER,
+        description="settings that the recipe leaves open: those of each method's paper, or those tuned for data of "
+        'one\'s own ("single-label", "multi-label"), where contexts also start from data.template',
+    )
+    minutes: float = Field(
+        0,
+        ge=0,
+        description="time for training and scoring, in equal parts for all methods that train; as many rounds as fit, "
+        "and train.rounds at most; 0 is no limit",
     )
     backbone: BackboneTable = BackboneTable()
     data: DataTable

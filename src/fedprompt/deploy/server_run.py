@@ -73,8 +73,19 @@ def run_on_sites(
     make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
         return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes, trusted=None)
-    plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
+    recipe = parse_recipe(text)
+    require_rounds(recipe)
+    plan = resolve(with_deployment_sites(recipe, deployment))
     return runs.start(plan, out, make_transport=make_transport)
+
+
+def require_rounds(recipe: Recipe) -> None:
+    """Raise UserError if a recipe leaves its rounds to a budget of time, which is not measured at the sites."""
+    if recipe.minutes:
+        raise UserError(
+            f"minutes = {recipe.minutes:g} is measured on one machine and says nothing about sites; give the number of "
+            "rounds by train.rounds, with minutes = 0."
+        )
 
 
 def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
@@ -129,7 +140,7 @@ def site_transport(
         accepted = {
             client: event.round
             for event in context.run.events()
-            if isinstance(event, RoundEvent) and event.trial == trial.name
+            if isinstance(event, RoundEvent) and event.trial == trial.name and event.round <= checkpoint.round_number
             for client in event.kept
         }
         return Remote(

@@ -13,7 +13,7 @@ from pathlib import Path
 import tomli_w
 
 from fedprompt.config.recipe import Recipe
-from fedprompt.deploy.server_run import Federation, recorded_events
+from fedprompt.deploy.server_run import Federation, recorded_events, require_rounds
 from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
@@ -35,6 +35,7 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
     """
     if (out / "run.jsonl").exists():
         raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
+    require_rounds(recipe)
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
 

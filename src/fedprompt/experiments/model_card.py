@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,7 +21,9 @@ from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
 ADAPTERS = "adapters"
+LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
+UNTESTED = "Not tested."
 CARD = """# {title}
 
 {idea}
@@ -60,7 +63,7 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
     return run_folder / ADAPTERS / trial
 
 
-def save_trial_adapter(
+def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last three by name)
     run: RunFolder,
     experiment: Experiment,
     trial: Trial,
@@ -68,13 +71,17 @@ def save_trial_adapter(
     *,
     exports: Mapping[str, str | bytes],
     threshold: float | None = None,
+    suffix: str = "",
 ) -> None:
     """Write the adapter of a trial whose scores are recorded.
 
-    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data.
+    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data. With `suffix`
+    it is that of another round than the scored one, and has no figures.
     """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
+    if suffix:
+        record = replace(record, scores=(), kept=None)
     space = experiment.dataset.space
     names = tuple(space.names[label] for label in (*experiment.dataset.base, *experiment.dataset.new))
     card = AdapterCard(
@@ -95,6 +102,7 @@ def save_trial_adapter(
         "versions": versions(),
         "data_fingerprint": experiment.dataset.source.fingerprint,
         "rounds": len(record.rounds),
+        "kept_round": record.kept.round if record.kept else len(record.rounds),
         "left_out": _left_out(record),
     }
     metrics = {
@@ -105,7 +113,7 @@ def save_trial_adapter(
         ],
     }
     save_adapter(
-        adapter_folder(run.path, trial.name),
+        adapter_folder(run.path, trial.name + suffix),
         card,
         shared,
         space=space,
@@ -143,7 +151,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         new=len(dataset.new),
         clients=_table(("client", "classes", "training images"), _sites(experiment)),
         unreadable=plural(len(experiment.left_out), "image"),
-        figures=_table(("split", "value", "meaning"), _figures(run, record)),
+        figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
         protocol=run.header.protocol,
         privacy=_privacy(record),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
@@ -170,7 +178,10 @@ def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
 
 def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
     shards = experiment.partition.shards
-    rows = [(shard.name, str(len(shard.classes)), str(len(shard.rows))) for shard in shards[:MOST_CLIENTS]]
+    rows = [
+        (shard.name, str(len(shard.classes)), str(len(client.train)))
+        for shard, client in zip(shards[:MOST_CLIENTS], experiment.clients, strict=False)
+    ]
     rest = len(shards) - len(rows)
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 

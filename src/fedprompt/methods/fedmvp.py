@@ -39,7 +39,7 @@ class FedMVP(Method):
     """
 
     personal: ClassVar[tuple[str, ...]] = ("phase", "cross_entropy_sum")
-    reads = ("attributes",)
+    reads = ("template", "attributes")
 
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,

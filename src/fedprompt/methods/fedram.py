@@ -35,6 +35,8 @@ class FedRAM(Method):
     tau: temperature of the local scores; the paper takes 2e-3 for COCO and 2e-4 for NUS.
     """
 
+    reads = ("template",)
+
     # differs: group norm stands for batch norm, whose running statistics are no parameters to average
     # differs: FedMPT's comparison applies one more sigmoid to p and keeps the temperatures fixed
     # differs: one optimiser for all; the release has AdamW and SGD, warm-up and averaged weights

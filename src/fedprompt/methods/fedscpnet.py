@@ -27,11 +27,13 @@ class FedSCPNet(Method):
     texts, so it depends on the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared: 2,099,200
     parameters (W = D = 512). Self-training on missing labels and moving averages of weights are not part of this.
 
-    n_ctx: number of learned word vectors.
-    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     neighbours: classes of a row of G, the class itself included; the paper takes 20 for VOC, 62 for COCO, 50 for NUS.
     spread: weight of the neighbours in a row of G; the rest is the class itself.
     """
+
+    reads = ("template",)
 
     # differs: in FedMPT's comparison W1 to W3 keep random values, different at every client; here they train
     # differs: W3 starts at zero, so that training starts from the prompts
@@ -50,7 +52,7 @@ class FedSCPNet(Method):
         at_least(1, neighbours=neighbours)
         at_least(0, spread=spread)
         at_most(1, spread=spread)
-        self.neighbours, self.spread = neighbours, spread
+        self.neighbours, self.spread, self.init = neighbours, spread, init
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         wide = 2 * clip.dim
         drawn = [torch.empty(rows, wide) for rows in (clip.dim, wide)]
@@ -64,7 +66,8 @@ class FedSCPNet(Method):
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """[C, D] unit class texts, smoothed."""
-        text, graph = prompted_texts(clip, space, self.context), self.graph(clip.text_features(space.texts()))
+        text = prompted_texts(clip, space, self.context, self.init)  # [C, D]
+        graph = self.graph(clip.text_features(space.texts()))
         first, second, last = self.weights
         hidden = F.leaky_relu(graph @ text @ first, 0.2)  # [C, 2D]
         hidden = F.leaky_relu(graph @ hidden @ second, 0.2)  # [C, 2D]

@@ -76,6 +76,7 @@ class TrialEvent(BaseEvent):
     seconds: float | None = Field(None, description="duration of the trial, at its end")
     method: str = Field("", description="name of the method")
     idea: str = Field("", description="first line of the method's file: what it is, whose idea")
+    texts: str = Field("", description="what its texts or its loss depend on besides the class names")
     options: Table = Field({}, description="options of the method")
     settings: Table = Field({}, description="training settings, and what of the server differs from its defaults")
     descriptions: Table = Field({}, description="the trial's [descriptions] table")
@@ -124,6 +125,33 @@ class ScoreEvent(BaseEvent):
     figures: dict[str, Number] = Field({}, description="metric -> value in [0, 1]; null where it is undefined")
     classes: tuple[str, ...] = Field((), description="candidate classes")
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
+
+
+class ValidationEvent(BaseEvent):
+    """A scoring of held-out images, by which a round is chosen."""
+
+    event: Literal["validation"] = "validation"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the images were scored; 0 is before training")
+    metric: str = Field(description="metric by which a round is chosen, as `train.keep` names it")
+    value: Number = Field(None, description="the metric over the clients that were scored; null if it is undefined")
+    better: bool = Field(default=False, description="whether this is the best round so far")
+    clients: dict[int, dict[str, Number]] = Field({}, description="the figures of the metric per client")
+    images: dict[int, int] = Field({}, description="held-out images per client")
+
+
+class KeptEvent(BaseEvent):
+    """The round that a trial keeps, whose model is tested and saved, and why."""
+
+    event: Literal["kept"] = "kept"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="the round; 0 is the state before training")
+    metric: str = Field(description="metric by which it was chosen")
+    value: Number = Field(None, description="its metric on held-out images")
+    images: int = Field(0, description="number of held-out images")
+    last: int = Field(description="the last round that was trained")
+    last_value: Number = Field(None, description="the metric after the last round; null if that was not scored")
+    patience: int = Field(0, description="scorings without a better one after which training ended early; 0 if not")
 
 
 class IntervalEvent(BaseEvent):
@@ -216,6 +244,18 @@ class PrivacyEvent(BaseEvent):
     epsilon: Number = Field(description="epsilon after the charge, the largest of all clients")
 
 
+class BudgetEvent(BaseEvent):
+    """The number of rounds that fit into a trial's time, from a measurement before round 1; resuming keeps it."""
+
+    event: Literal["budget"] = "budget"
+    name: str = Field(description="name of the trial")
+    rounds: int = Field(description="number of rounds that it trains")
+    seconds: float = Field(description="its part of the run's time")
+    first_round: float = Field(description="estimated seconds of the first round, which opens images")
+    round: float = Field(description="estimated seconds of a later round")
+    scoring: float = Field(description="estimated seconds of the scoring at the end")
+
+
 class ResumeEvent(BaseEvent):
     """A trial continues from a checkpoint."""
 
@@ -245,12 +285,15 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | ValidationEvent
+    | KeptEvent
     | IntervalEvent
     | CooccurrenceEvent
     | MistakesEvent
     | SampleEvent
     | SitesEvent
     | PrivacyEvent
+    | BudgetEvent
     | ResumeEvent
     | ChangesEvent
     | EndEvent,
