@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import threading
@@ -38,6 +39,7 @@ SITE_METRICS, RUN_METRICS = (SITE_SECONDS, ONLINE, LAST_SEEN), (ACTIVE, ROUND, P
 METRICS = (ROUNDS, SECONDS, LEFT_OUT, *SITE_METRICS, *RUN_METRICS, *BOTH)
 RECENT = 10  # runs with metrics of their own, those that changed last
 REFRESH = 60.0  # seconds between lists of sites, each of which starts Flower's command line
+OUTDATED = 3 * REFRESH  # seconds after which a list says nothing about now
 # A site's reason is its own text: a word becomes a label if it looks like a code, and only so many different ones do.
 RULE, CODE = re.compile(r"\(rule ([a-z][a-z_ ]{1,24})\)"), re.compile(r"[a-z][a-z ]{1,24}")
 MOST_REASONS = 40
@@ -154,21 +156,22 @@ class _Sites:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._listed: Sequence[SiteStatus] = ()
-        self._begun = -REFRESH
+        self._begun = self._ended = -math.inf
         self._thread: threading.Thread | None = None
 
     def listed(self) -> Sequence[SiteStatus]:
-        """The newest list; empty until the first one has arrived."""
+        """The newest list; empty if there is none yet, or the last one is outdated."""
         busy = self._thread is not None and self._thread.is_alive()
         if not busy and time.monotonic() - self._begun >= REFRESH:
             self._begun = time.monotonic()
             self._thread = threading.Thread(target=self._refresh, daemon=True)
             self._thread.start()
-        return self._listed
+        return self._listed if time.monotonic() - self._ended < OUTDATED else ()
 
     def _refresh(self) -> None:
         with suppress(UserError):
             self._listed = sites_of(self._folder)
+            self._ended = time.monotonic()
 
 
 def _run_values(tallies: Sequence[RunTally]) -> Values:

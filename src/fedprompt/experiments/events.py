@@ -135,6 +135,8 @@ def protocol(experiment: Experiment) -> str:
 def training_images(experiment: Experiment) -> str:
     """How many of the data set's training images the clients train on."""
     dataset, shots = experiment.dataset, experiment.plan.rule.options.get("shots", "all")
+    if experiment.plan.data_at_sites and not dataset.rows(split="train").numel():
+        return "The sites hold the training images."
     used = len({row for shard in experiment.partition.shards for row in shard.rows})
     drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
     return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
