@@ -1,7 +1,7 @@
 """The metrics of a site, from its audit trail and ledger.
 
 Nothing here counts images or names labels, so whoever collects these numbers learns nothing that the site's policy
-withholds from the server. Epsilon, which depends on the number of images, is rounded up.
+withholds from the server. Epsilon, which depends on the number of images, is that of the number that the server learns.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedprompt.deploy.audit import ALLOWED, AUDIT, LEDGER
 from fedprompt.deploy.hash_chain import DamagedError, Entry, read_chain
+from fedprompt.deploy.ledger import Training
 from fedprompt.deploy.metrics import BOTH, Metric, Values, folder_values
-from fedprompt.deploy.settings import load_site
+from fedprompt.deploy.settings import Policy, load_site
 from fedprompt.deploy.worker_socket import ADDRESS, BUSY
+from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
 from fedprompt.runtimes.payload import EVALUATE, HELLO, MALFORMED, SECURE, TRAIN
 
 MESSAGES = Metric(
@@ -27,7 +29,9 @@ MESSAGES = Metric(
 REFUSALS = Metric("fedprompt_refusals_total", "counter", "Messages that were refused or failed", ("rule",))
 LAST = Metric("fedprompt_last_message_timestamp_seconds", "gauge", "Time of the server's last message")
 TRAININGS = Metric("fedprompt_trainings_total", "counter", "Trainings, by where noise was added", ("noise",))
-EPSILON = Metric("fedprompt_epsilon", "gauge", "Epsilon spent over all runs, rounded up to 0.1")
+EPSILON = Metric(
+    "fedprompt_epsilon", "gauge", "Epsilon of all trainings with noise, for the number of images that the server learns"
+)
 BUDGET = Metric("fedprompt_epsilon_budget", "gauge", "Privacy budget of the policy; absent without one")
 INTACT = Metric("fedprompt_records_intact", "gauge", "1 if audit trail and ledger are as they were written, else 0")
 WORKER = Metric("fedprompt_worker_running", "gauge", "1 if the worker runs, else 0")
@@ -48,7 +52,7 @@ class SiteMetrics:
         self._messages: Counter[tuple[str, ...]] = Counter()
         self._refusals: Counter[tuple[str, ...]] = Counter()
         self._trainings: Counter[tuple[str, ...]] = Counter()
-        self._epsilon: dict[str, float] = {}  # by set of images
+        self._noised: list[Training] = []
 
     def read(self) -> Values:
         """All metrics, now."""
@@ -57,15 +61,14 @@ class SiteMetrics:
             intact = 1.0
         except DamagedError:
             intact = 0.0
-        spent, budget = max(self._epsilon.values(), default=0.0), load_site(self.folder).policy.epsilon
-        last = self._last.get(AUDIT)
+        policy, last = load_site(self.folder).policy, self._last.get(AUDIT)
         return {
             MESSAGES: self._messages,
             REFUSALS: self._refusals,
             LAST: {} if last is None else {(): float(last.fields["time"])},
             TRAININGS: self._trainings,
-            EPSILON: {(): math.ceil(spent * 10) / 10},
-            BUDGET: {} if budget is None else {(): budget},
+            EPSILON: {(): reported_epsilon(self._noised, policy)},
+            BUDGET: {} if policy.epsilon is None else {(): policy.epsilon},
             INTACT: {(): intact},
             WORKER: {(): float(_is_running(self.folder / ADDRESS))},
             BUSY_SECONDS: {(): _age(self.folder / BUSY)},
@@ -79,15 +82,41 @@ class SiteMetrics:
             if rule != ALLOWED:
                 self._refusals[(rule,)] += 1
         for entry in self._new(LEDGER):
-            noise = entry.fields["mechanism"] is not None
-            self._trainings["site" if noise else "none",] += 1
-            if noise:
-                self._epsilon[entry.fields["images"]] = entry.fields["epsilon"]
+            training = Training.from_fields(entry.fields)
+            self._trainings["none" if training.mechanism is None else "site",] += 1
+            if training.mechanism is not None:
+                self._noised.append(training)
 
     def _new(self, name: str) -> Iterator[Entry]:
         for entry in read_chain(self.folder / name, after=self._last.get(name)):
             self._last[name] = entry
             yield entry
+
+
+def reported_epsilon(trainings: Sequence[Training], policy: Policy) -> float:
+    """Epsilon of these trainings, as if all were on the same images and these as many as the server learns.
+
+    That is the number rounded down to a multiple of `smallest_count`, as in the preflight: the exact epsilon, which the
+    ledger has, would give away the exact number. Mostly it is a little too high, as fewer images mean larger samples.
+    """
+    if not trainings:
+        return 0.0
+    counts = [line.count // policy.smallest_count * policy.smallest_count for line in trainings]
+    used = [_with_images(line, count) for line, count in zip(trainings, counts, strict=True)]
+    return composed_epsilon(used, delta=policy.delta_for(max(counts)))
+
+
+def _with_images(training: Training, images: int) -> Mechanism:
+    """The training's mechanism for another number of images, with the same batch size and number of epochs."""
+    own = training.mechanism
+    assert own is not None
+    if own.rate == 1.0:
+        return own
+    batch_size = round(own.rate * training.count)
+    epochs = own.times // math.ceil(training.count / batch_size)
+    if images <= batch_size:
+        return Mechanism(own.noise, times=epochs)
+    return Mechanism(own.noise, batch_size / images, epochs * math.ceil(images / batch_size))
 
 
 def _is_running(address: Path) -> bool:
