@@ -102,6 +102,7 @@ OPTIONAL = {
     "flwr": ("runtimes/flower",),
     "httpx": ("descriptions/endpoint.py",),
     "llm": ("descriptions/plugins.py",),
+    "prometheus_client": ("deploy/metrics.py",),
 }
 
 

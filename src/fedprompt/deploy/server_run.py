@@ -17,7 +17,7 @@ from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import NONE
-from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
+from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.federated.secure.secure_sum import SecureSum
@@ -59,8 +59,15 @@ class Federation:
         write_atomic(folder / FEDERATION, json_text(vars(self)))
 
 
-def run_on_sites(
-    text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path, accept_changes: bool = False
+def run_on_sites(  # noqa: PLR0913  (the last two are optional)
+    text: str,
+    out: Path,
+    channel: SiteChannel,
+    deployment: Deployment,
+    *,
+    home: Path,
+    callbacks: RunCallbacks = NO_CALLBACKS,
+    accept_changes: bool = False,
 ) -> Path:
     """Run a recipe over the sites into `out`, or resume the run in it; returns the report.
 
@@ -72,11 +79,13 @@ def run_on_sites(
     federation.save(out)
     make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
-        return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes, trusted=None)
+        return runs.resume(
+            out, callbacks=callbacks, make_transport=make_transport, accept_changes=accept_changes, trusted=None
+        )
     recipe = parse_recipe(text)
     require_rounds(recipe)
     plan = resolve(with_deployment_sites(recipe, deployment))
-    return runs.start(plan, out, make_transport=make_transport)
+    return runs.start(plan, out, callbacks=callbacks, make_transport=make_transport)
 
 
 def require_rounds(recipe: Recipe) -> None:

@@ -27,6 +27,9 @@ WAITING = "waiting.json"  # in a run's folder: the sites that have not answered 
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
 MOST_DELTA = 1e-3
+METRICS_PORT = Field(
+    None, ge=1, le=65535, description="port of the metrics for Prometheus, on loopback only; if absent, there are none"
+)
 Model = TypeVar("Model", bound=Table)
 
 
@@ -43,6 +46,7 @@ class Deployment(Table):
     connect_timeout: float = Field(120.0, ge=0, le=YEAR, description="seconds to wait for sites before the first round")
     upload: Upload = Field("float32", description="data type of updates on the wire; narrower types send differences")
     clock_skew: float = Field(60.0, gt=0, le=YEAR, description="seconds by which a site's clock may differ")
+    metrics_port: int | None = METRICS_PORT
 
     @field_validator("sites")
     @classmethod
@@ -119,6 +123,7 @@ class SiteFile(Table):
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
+    metrics_port: int | None = METRICS_PORT
     roster: Roster = Roster()
     policy: Policy = Policy()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def resume_on_deployment(out: Path, *, callbacks: RunCallbacks, accept_changes: 
     federation = Federation.of(out)
     if federation is None:
         raise UserError(f"The run {out} was not made by a deployment; resume it with: fedprompt resume {out}")
-    if _alive(out):
+    if is_running(out):
         raise UserError(f"The run {out} is still running; follow it with: fedprompt status {federation.deployment}")
     recipe = (out / RECIPE).read_text(encoding="utf-8")
     return _submit(recipe, Path(federation.deployment), out, callbacks, accept_changes=accept_changes)
@@ -75,7 +76,7 @@ def follow(out: Path, callbacks: RunCallbacks, *, known: Sequence[Event] = ()) -
     begun = time.monotonic()
     reporter = _Reporter(callbacks, known)
     while True:
-        alive = _alive(out)  # before the records are read, so that the last of them are not missed
+        alive = is_running(out)  # before the records are read, so that the last of them are not missed
         events = recorded_events(out)
         reporter.report(events)
         if events and isinstance(events[-1], EndEvent) and events[-1].status == "done":
@@ -131,7 +132,7 @@ def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
     return max(done, default=0), rounds[-1] if rounds else 0
 
 
-def _alive(out: Path) -> bool:
+def is_running(out: Path) -> bool:
     """Whether the run's server process is running."""
     try:
         number = int((out / PROCESS).read_text(encoding="utf-8"))
@@ -153,6 +154,7 @@ class SiteStatus:
 
     name: str
     status: str  # Flower's status "online", "offline" or "registered"; or that its key is missing
+    last_seen: float | None = None  # when it was last connected, in seconds since 1970; None: never
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,20 @@ def sites_of(folder: Path) -> list[SiteStatus]:
         raise UserError(f"The server of {deployment.name} does not answer; start it with: fedprompt server up {folder}")
     listed = reply.get("nodes", [])
     assert isinstance(listed, list)
-    status = {str(node["node-id"]): str(node["status"]) for node in listed}
+    found = {str(node["node-id"]): node for node in listed}
     numbers = {path.name.rpartition("-")[0]: path.read_text() for path in (folder / ADMITTED).glob("*-*")}
-    return [SiteStatus(name, status.get(numbers.get(name, ""), "no key yet")) for name in deployment.sites]
+    return [_site_status(name, found.get(numbers.get(name, ""))) for name in deployment.sites]
+
+
+def _site_status(name: str, node: Mapping[str, object] | None) -> SiteStatus:
+    if node is None:
+        return SiteStatus(name, "no key yet")
+    last_seen = None
+    if node["status"] == "online":
+        last_seen = time.time()
+    elif node.get("offline-at", "N/A") != "N/A":
+        last_seen = datetime.fromisoformat(str(node["offline-at"])).timestamp()
+    return SiteStatus(name, str(node["status"]), last_seen)
 
 
 def runs_of(folder: Path) -> list[RunStatus]:
@@ -216,6 +229,6 @@ def run_status(out: Path) -> RunStatus:
     done, rounds = _progress(trial, events)
     last = events[-1] if events else None
     ended = last.status if isinstance(last, EndEvent) else None
-    status = "running" if _alive(out) else ended or "stopped"
+    status = "running" if is_running(out) else ended or "stopped"
     waiting = waiting_for(out) if status == "running" else None
     return RunStatus(out, status, trial, done, rounds, waiting)

@@ -153,6 +153,8 @@ def _kept_round(keep: Keep) -> str:
 
 def training_images(experiment: Experiment) -> str:
     """Who holds what: clients, their part of the training images, of how many classes, and what they hold out."""
+    if experiment.plan.data_at_sites and not experiment.dataset.rows(split="train").numel():
+        return "The sites hold the training images."
     held_out = experiment.clients.num_held_out
     return _holdings(experiment) + (f" They hold out {held_out:,} of these from training." if held_out else "")
 

@@ -13,6 +13,7 @@ from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
 from fedprompt.runtimes.payload import FAILED, MALFORMED, SECURE, VALIDATE, Payload
 
+LOG = "flwr"  # Flower's logger, whose lines of a run `flwr log` shows
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
 # (request, the node's configuration) -> a site's answer

@@ -43,7 +43,8 @@ serverapp = "fedprompt.deploy.apps:server"
 clientapp = "fedprompt.deploy.apps:client"
 
 [tool.flwr.app.config]
-recipe = "" # TOML text, or the name of a recipe that comes with fedprompt
+recipe = "" # a recipe's file at the server, TOML text, or the name of a recipe that comes with fedprompt
+set = ""    # keys of the recipe to change, such as "train.rounds=3 seed=2"
 out = ""    # folder of the run at the server; empty: a new one in the deployment's folder
 accept-changes = false # resume a run although its recipe, versions or images have changed
 """

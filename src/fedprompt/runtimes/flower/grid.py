@@ -36,6 +36,11 @@ class GridChannel:
         self.on_wait: Callable[[Sequence[str], float], None] = lambda names, since: None
         self._claimed: dict[int, str] = {}
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the nodes are the virtual ones of Flower's simulation."""
+        return type(self.grid).__name__ == "InMemoryGrid"  # its module differs between Flower's versions
+
     def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
         """The node id of every connected site, by name; a name that two nodes have is left out with a warning."""
         nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
