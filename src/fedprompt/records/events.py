@@ -34,10 +34,13 @@ class BaseEvent(Record):
 
     event: str
 
+    def fields(self) -> dict[str, object]:
+        """The fields that were set, beginning with `event`."""
+        return {"event": self.event, **self.model_dump(exclude_unset=True)}
+
     def to_json(self) -> str:
-        """The line, without its end."""
-        fields = self.model_dump(mode="json", exclude_unset=True)
-        return json_text({"event": self.event, **fields})
+        """The line with all fields, also long ones, without its end."""
+        return json_text(self.fields())
 
 
 class HeaderEvent(BaseEvent):
