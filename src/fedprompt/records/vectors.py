@@ -38,7 +38,7 @@ def split_long(fields: Mapping[str, object]) -> tuple[dict[str, object], dict[st
     files: dict[str, bytes] = {}
     for columns in tables.values():
         content = _parquet(pa.table(columns))
-        files[f"{fields['event']}-{hashlib.sha256(content).hexdigest()[:16]}.parquet"] = content
+        files[f"{fields['event']}-{_digest(content)}.parquet"] = content
     return (short | {"vectors": list(files)} if files else short), files
 
 
@@ -105,6 +105,10 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def join_long(fields: Mapping[str, JsonValue], read: Callable[[str], bytes]) -> Mapping[str, JsonValue]:
     """The fields of a line with the long ones, whose files `read` returns by name.
 
@@ -139,6 +143,8 @@ def vector_files(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
 
 def _read_columns(name: str, content: bytes) -> Iterator[tuple[str, JsonValue]]:
     """(field, its value) of all fields in a file."""
+    if _digest(content) not in name:
+        raise UserError(f"The file {name} has changed since it was written; restore it from a copy.")
     try:
         file = pq.ParquetFile(io.BytesIO(content))
         chunks = [
