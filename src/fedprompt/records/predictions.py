@@ -75,7 +75,10 @@ def write_predictions(run: Path, trial: str, tables: Sequence[pa.Table]) -> None
     if "scores" in table.column_names:
         # Logits as streams of their first, second, ... bytes: signs and exponents compress, which saves a fifth.
         others = [name for name in table.column_names if name not in ("scores", "targets")]
-        options = {"use_byte_stream_split": ["scores.list.element"], "use_dictionary": [*others, "targets.list.element"]}
+        options = {
+            "use_byte_stream_split": ["scores.list.element"],
+            "use_dictionary": [*others, "targets.list.element"],
+        }
     pq.write_table(table, buffer, compression="zstd", **options)
     write_atomic(predictions_path(run, trial), buffer.getvalue())
 

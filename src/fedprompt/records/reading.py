@@ -214,11 +214,12 @@ def read_run(run_folder: Path) -> Run:
     Raises `UserError` if there is no readable `run.jsonl`, or if it has no header.
     """
     events: list[BaseEvent] = []
-    files: dict[tuple[str, str], tuple[str, ...]] = {}
+    files: dict[tuple[str, str], dict[int, tuple[str, ...]]] = {}
     for fields in read_lines(Path(run_folder)):
         event = _parse(fields)
         if isinstance(event, ScoreEvent | ClientScoresEvent) and (names := vector_files(fields)):
-            files[event.trial, event.split] = names
+            before = files.get((event.trial, event.split), {}).get(event.round, ())
+            files[event.trial, event.split] = {event.round: tuple(dict.fromkeys([*before, *names]))}
         events += [] if event is None else unpacked(event)
     headers = _all(HeaderEvent, events)
     if not headers:
@@ -235,7 +236,7 @@ def read_run(run_folder: Path) -> Run:
         sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
-        files=files,
+        files={key: names for key, found in files.items() for names in found.values()},
     )
 
 

@@ -261,9 +261,7 @@ class RunFolder:
             return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number)
 
         lines = self.log.read_bytes().splitlines(keepends=True)
-        kept = [
-            (line, fields) for line, fields in zip(lines, _bare_lines(self.path), strict=True) if is_kept(fields)
-        ]
+        kept = [(line, fields) for line, fields in zip(lines, _bare_lines(self.path), strict=True) if is_kept(fields)]
         write_atomic(self.log, b"".join(line for line, _ in kept))
         named = {name for _, fields in kept for name in vectors.vector_files(fields)}
         for path in (self.path / vectors.FOLDER).glob("*.parquet"):

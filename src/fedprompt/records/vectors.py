@@ -1,9 +1,9 @@
 """Long fields of events, in Parquet files beside `run.jsonl`: scores per class, values per client, counts of labels.
 
-A field with more than `LONG` entries, or with a row of more, is not in its line: the line's `vectors` names the files in
-the folder `vectors` that hold such fields, one column each. A table takes two columns, its keys in `key of FIELD`; a
-field of a nested record is called `RECORD.FIELD`; fields of equal length share a file. A file's name ends in a hash of
-its content, so equal fields give equal files, whether a run was resumed or not.
+A field with more than `LONG` entries, or with a row of more, is not in its line: the line's `vectors` names the files
+in the folder `vectors` that hold such fields, one column each. A table takes two columns, its keys in `key of FIELD`;
+a field of a nested record is called `RECORD.FIELD`; fields of equal length share a file. A file's name ends in a hash
+of its content, so equal fields give equal files, whether a run was resumed or not.
 """
 
 from __future__ import annotations
@@ -69,11 +69,9 @@ def _columns(name: str, value: object) -> Columns | None:
     """The columns of a long field; None if it is short, or if Parquet would change a value."""
     if not _is_long(value):
         return None
-    plain = _plain(value)
-    if isinstance(plain, dict):
-        found = {KEY + name: list(plain), name: list(plain.values())}
-    else:
-        found = {name: plain}  # type: ignore[dict-item]
+    found: dict[str, object] = {name: _plain(value)}
+    if isinstance(value, dict):
+        found = {KEY + name: list(value), name: _plain(list(value.values()))}
     try:
         columns = {column: pa.array(values) for column, values in found.items()}
     except (pa.ArrowException, OverflowError):  # values of several types, or too large ones
@@ -92,11 +90,9 @@ def _is_long(value: object) -> bool:
 
 def _plain(value: object) -> object:
     """The value with lists for tuples."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) if isinstance(item, list | tuple | dict) else item for item in value]
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -137,7 +133,9 @@ def vector_files(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:
     names = named if isinstance(named, list) else [named]
     for name in names:
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise UserError(f"run.jsonl names the file {str(name)[:80]!r}, which no run writes; restore it from a copy.")
+            raise UserError(
+                f"run.jsonl names the file {str(name)[:80]!r}, which no run writes; restore it from a copy."
+            )
     return tuple(map(str, names))
 
 
@@ -164,7 +162,7 @@ def _read_columns(name: str, content: bytes) -> Iterator[tuple[str, JsonValue]]:
         if column.startswith(KEY):
             continue
         keys = columns.get(KEY + column)
-        yield column, found if keys is None else dict(zip(keys, found, strict=True))  # type: ignore[arg-type, misc]
+        yield column, found if keys is None else dict(zip(keys, found, strict=True))  # type: ignore[arg-type]
 
 
 def _values(column: pa.Array) -> list[JsonValue]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -51,21 +51,23 @@ def bias_position(predicted: CooccurrenceEvent, true: CooccurrenceEvent, natural
 
     None where natural and true co-occurrence are the same.
     """
-    events = [_of_classes(event, true.classes, natural.classes) for event in (predicted, true, natural)]
-    guess, fact, usual = (shares(counts) for counts in events)
+    events = (predicted, true, natural)
+    common = set.intersection(*(set(event.classes) for event in events))  # the most frequent classes may differ
+    matrices = [_of_classes(event, common) for event in events]
+    guess, fact, usual = map(shares, matrices)
     pairs = [
         (guess[i][j] - fact[i][j], usual[i][j] - fact[i][j])
         for i in range(len(fact))
         for j in range(len(fact))
-        if i != j and all(counts[i][i] for counts in events)
+        if i != j and all(counts[i][i] for counts in matrices)
     ]
     whole = math.fsum(usual * usual for _, usual in pairs)
     return math.fsum(excess * usual for excess, usual in pairs) / whole if whole else None
 
 
-def _of_classes(event: CooccurrenceEvent, *lists: Sequence[str]) -> list[list[int]]:
-    """The counts of the classes that all lists have; the most frequent classes of two test sets may differ."""
-    chosen = [place for place, name in enumerate(event.classes) if all(name in names for names in map(set, lists))]
+def _of_classes(event: CooccurrenceEvent, classes: Collection[str]) -> list[list[int]]:
+    """The counts of some classes, in the event's order."""
+    chosen = [place for place, name in enumerate(event.classes) if name in classes]
     return [[event.counts[row][column] for column in chosen] for row in chosen]
 
 
@@ -79,6 +81,16 @@ def drawn_classes(event: CooccurrenceEvent) -> list[str]:
     counts = {name: event.counts[place][place] for place, name in enumerate(event.classes)}
     frequent = set(sorted(counts, key=lambda name: -counts[name])[:MOST_CLASSES])
     return [name for name in event.classes if name in frequent]
+
+
+def drawn_labels(run: Run) -> str:
+    """Which labels the matrices show, in a sentence; empty if all."""
+    event = next((event for event in run.cooccurrence if not event.trial), None)
+    labels = max(len(event.classes), len(event.positives)) if event else 0
+    if event is None or labels <= MOST_CLASSES:
+        return ""
+    kept = f"; pull is measured on the {len(event.classes)} most frequent ones" if labels > len(event.classes) else ""
+    return f" Of {labels:,} labels the {MOST_CLASSES} most frequent are drawn{kept}."
 
 
 def _draw(event: CooccurrenceEvent, name: str, classes: Sequence[str]) -> str:
