@@ -19,7 +19,7 @@ from fedprompt.records.event_fields import (
     LabelEvidence,
     PartitionCounts,
 )
-from fedprompt.records.events import EVENTS, CooccurrenceEvent, RoundEvent, parse_event
+from fedprompt.records.events import EVENTS, ClientScoresEvent, CooccurrenceEvent, RoundEvent, parse_event
 
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
@@ -38,6 +38,23 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
     ),
     CooccurrenceEvent: st.builds(
         lambda a: CooccurrenceEvent(split="natural", classes=a, counts=counts(len(a), len(a))), NAMES
+    ),
+    ClientScoresEvent: st.builds(
+        lambda names, value: ClientScoresEvent(
+            trial="a",
+            round=1,
+            split="local",
+            names=names,
+            clients=range(len(names)),
+            parts=names,
+            num_examples=[7] * len(names),
+            figures={"accuracy": [value] * len(names)},
+            classes=["x", "y"],
+            candidates=[[1, 0]] * len(names),
+            per_class=[[value, None]] * len(names),
+        ),
+        NAMES,
+        NUMBERS,
     ),
     AttentionRecord: st.builds(
         lambda name, weight: AttentionRecord(
@@ -113,6 +130,8 @@ def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":
         fields |= {"classes": ["x"], "counts": [[1]]}
+    if name == "client_scores":
+        fields |= {"names": [], "parts": [], "num_examples": [], "figures": {}, "candidates": [], "per_class": []}
     event = kind(**fields)
     with pytest.raises(ValidationError, match="news"):
         kind(**fields, news=1)

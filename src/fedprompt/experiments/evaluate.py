@@ -18,6 +18,7 @@ from fedprompt.experiments.test_sets import TestSet, top_k
 from fedprompt.federated.evaluate import Decision, Score, predict, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
+from fedprompt.records.client_scores import append_scores
 from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -31,11 +32,13 @@ def score_clients(
         return
     clients = context.experiment.clients
     reached = _reaching_all(context, trial, transport, shared)
+    events = []
     numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
-        context.run.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
+        events.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
+    append_scores(context.run, events)
 
 
 def score_held_out(
@@ -88,14 +91,14 @@ def score_test_sets(
     """
     clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
     present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
-    tables = []
+    events, tables = [], []
     for owner in transport.owners:
         method = transport.restore(shared, owner)
         for test_set in context.test_sets:
             examples, space = test_set.examples, test_set.examples.space
             logits = predict(method, clip, examples.images, space, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
-            context.run.append(
+            events.append(
                 score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
             )
             if decisions:
@@ -105,6 +108,7 @@ def score_test_sets(
                 _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
+    append_scores(context.run, events)
     if tables:
         write_predictions(context.run.path, trial.name, tables)
     for test_set in context.test_sets:

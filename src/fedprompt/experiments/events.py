@@ -39,11 +39,12 @@ from fedprompt.records.event_fields import (
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TITLES, TUNED
+from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
 NAMED = 4  # methods that a title names, at most
 MOST_NAMED = 8  # clients whose domains the line before training names
-MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
+MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",
@@ -191,16 +192,17 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
-    """Training images per client and base class, of the first 200 clients at most."""
-    shards = partition.shards[:MOST_CLIENTS]
+    """Training images per client, and per base class of the first 200 clients at most."""
+    shards = partition.shards
     labels = list(dataset.base)
+    optional = {"sizes": [len(shard.rows) for shard in shards]} if len(shards) > MOST_CLIENTS else {}
     return PartitionCounts(
         rule=partition.rule,
         clients=[shard.name for shard in shards],
         classes=[dataset.space.names[label] for label in labels],
-        counts=class_counts(replace(partition, shards=shards), dataset).tolist(),
+        counts=class_counts(replace(partition, shards=shards[:MOST_CLIENTS]), dataset).tolist(),
         domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
-        total=len(partition.shards),
+        **optional,
     )
 
 
@@ -286,11 +288,19 @@ def score_event(  # noqa: PLR0913  (the fields of the event)
 
 
 def cooccurrence_event(test_set: TestSet, present: Tensor, *, trial: str = "") -> CooccurrenceEvent:
-    """Co-occurrence [C, C] of labels from their presence [N, C]: annotated, or as a trial predicts it."""
-    shown = present.long()
+    """Co-occurrence of labels from their presence [N, C]: annotated, or as a trial predicts it.
+
+    Of more than 256 classes, it has those that are most frequent in the annotations; the files of predictions have all.
+    """
+    classes = test_set.examples.space.names
+    frequent = (test_set.examples.targets == 1).sum(dim=0).argsort(descending=True, stable=True)[:LONG]
+    chosen = frequent.sort().values  # in the order of the classes
+    shown = present[:, chosen].long()
+    optional = {"positives": present.sum(dim=0).tolist()} if len(classes) > LONG else {}
     return CooccurrenceEvent(
         trial=trial,
         split=test_set.split,
-        classes=test_set.examples.space.names,
+        classes=[classes[label] for label in chosen.tolist()],
         counts=(shown.T @ shown).tolist(),
+        **optional,
     )

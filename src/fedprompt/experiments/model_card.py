@@ -13,7 +13,7 @@ from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
-from fedprompt.records.reading import TrialRecord
+from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
 from fedprompt.report.legend import MEANING
@@ -24,6 +24,7 @@ ADAPTERS = "adapters"
 LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
 UNTESTED = "Not tested."
+MOST_SCORES = 1000  # in metrics.json
 CARD = """# {title}
 
 {idea}
@@ -109,7 +110,7 @@ def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last thr
         "figures": dict(record.figures),
         "scores": [
             {key: value for key, value in vars(score).items() if key not in ("classes", "per_class")}
-            for score in record.scores
+            for score in _listed(record.scores)
         ],
     }
     save_adapter(
@@ -124,6 +125,13 @@ def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last thr
             "provenance.json": to_json(provenance),
         },
     )
+
+
+def _listed(scores: Sequence[Score]) -> Sequence[Score]:
+    """All scores; of many those after the last round, of models that are not one client's."""
+    if len(scores) <= MOST_SCORES:
+        return scores
+    return [score for score in scores if score.round == scores[-1].round and score.client is None]
 
 
 def _left_out(record: TrialRecord) -> dict[str, list[int]]:

@@ -46,17 +46,21 @@ class PartitionCounts(Record):
     """Training images per client and class."""
 
     rule: str = Field("", description="name of the partition rule")
-    clients: tuple[str, ...] = Field(description="names of the clients, the first 200 at most")
+    clients: tuple[str, ...] = Field(description="names of the clients")
     classes: tuple[str, ...] = Field(description="names of the base classes")
-    counts: tuple[tuple[int, ...], ...] = Field(description="[clients, classes], training images")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        description="[clients, classes], training images; of the first 200 clients at most"
+    )
+    sizes: tuple[int, ...] = Field((), description="training images per client; only where `counts` are not of all")
     domains: tuple[str, ...] = Field((), description="domain per client; empty without domains")
-    total: int = Field(0, description="number of clients, including those that are not listed")
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         widths = {len(row) for row in self.counts}
-        if len(self.counts) != len(self.clients) or widths - {len(self.classes)}:
+        if len(self.counts) > len(self.clients) or widths - {len(self.classes)}:
             raise ValueError("counts must be [clients, classes]")
+        if len(self.counts) < len(self.clients) != len(self.sizes):
+            raise ValueError("sizes must be those of all clients")
         return self
 
 

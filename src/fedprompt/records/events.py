@@ -36,10 +36,13 @@ class BaseEvent(Record):
 
     event: str
 
+    def fields(self) -> dict[str, object]:
+        """The fields that were set, beginning with `event`."""
+        return {"event": self.event, **self.model_dump(exclude_unset=True)}
+
     def to_json(self) -> str:
-        """The line, without its end."""
-        fields = self.model_dump(mode="json", exclude_unset=True)
-        return json_text({"event": self.event, **fields})
+        """The line with all fields, also long ones, without its end."""
+        return json_text(self.fields())
 
 
 class HeaderEvent(BaseEvent):
@@ -127,6 +130,35 @@ class ScoreEvent(BaseEvent):
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
 
 
+class ClientScoresEvent(BaseEvent):
+    """The scores of more than 256 models on test sets of one split, as lists with one value per model.
+
+    It stands for as many score events, which hold the same values one by one.
+    """
+
+    event: Literal["client_scores"] = "client_scores"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the models were scored")
+    split: str = Field(description="split of the test sets: a column of the report")
+    names: tuple[str, ...] = Field(description="test set within the split")
+    clients: tuple[int | None, ...] = Field(description="client whose personal model or test images these are")
+    parts: tuple[str, ...] = Field(description="data set, where there are several")
+    num_examples: tuple[int, ...] = Field(description="number of test images")
+    figures: dict[str, tuple[Number, ...]] = Field(description="metric -> value in [0, 1]; null where it is undefined")
+    classes: tuple[str, ...] = Field(description="all candidate classes")
+    candidates: tuple[tuple[int, ...], ...] = Field(description="the model's candidates, as positions in `classes`")
+    per_class: tuple[tuple[Number, ...], ...] = Field(description="as in score events, in the order of the candidates")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        fields = (self.clients, self.parts, self.num_examples, self.candidates, self.per_class, *self.figures.values())
+        if {len(field) for field in fields} != {len(self.names)}:
+            raise ValueError("all fields must have one value per model")
+        if any(not 0 <= place < len(self.classes) for own in self.candidates for place in own):
+            raise ValueError("candidates must be positions in classes")
+        return self
+
+
 class ValidationEvent(BaseEvent):
     """A scoring of held-out images, by which a round is chosen."""
 
@@ -173,8 +205,11 @@ class CooccurrenceEvent(BaseEvent):
     event: Literal["cooccurrence"] = "cooccurrence"
     trial: str = Field("", description="name of the trial; empty for the annotations")
     split: str = Field(description="split of the test set")
-    classes: tuple[str, ...] = Field(description="names of the classes")
+    classes: tuple[str, ...] = Field(description="names of the classes; of more than 256, the most frequent ones")
     counts: tuple[tuple[int, ...], ...] = Field(description="[classes, classes], images that have both labels")
+    positives: tuple[int, ...] = Field(
+        (), description="images per label, of all classes; only where `classes` are not all of them"
+    )
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -285,6 +320,7 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | ClientScoresEvent
     | ValidationEvent
     | KeptEvent
     | IntervalEvent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -13,8 +13,10 @@ from pydantic import JsonValue, ValidationError
 
 from fedprompt.errors import UserError
 from fedprompt.ops.metrics import harmonic_mean
+from fedprompt.records.client_scores import unpacked
 from fedprompt.records.events import (
     BaseEvent,
+    ClientScoresEvent,
     CooccurrenceEvent,
     EndEvent,
     HeaderEvent,
@@ -30,6 +32,7 @@ from fedprompt.records.events import (
     parse_event,
 )
 from fedprompt.records.run_folder import read_lines
+from fedprompt.records.vectors import vector_files
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
@@ -137,6 +140,7 @@ class Run:
     """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
 
     `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
+    `files` are the Parquet files with the long fields of the last scores, by trial and split.
     """
 
     header: HeaderEvent
@@ -147,6 +151,7 @@ class Run:
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
     intervals: tuple[IntervalEvent, ...] = ()
     mistakes: tuple[MistakesEvent, ...] = ()
+    files: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
         """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
@@ -219,7 +224,14 @@ def read_run(run_folder: Path) -> Run:
 
     Raises `UserError` if there is no readable `run.jsonl`, or if it has no header.
     """
-    events = [event for fields in read_lines(Path(run_folder)) if (event := _parse(fields)) is not None]
+    events: list[BaseEvent] = []
+    files: dict[tuple[str, str], dict[int, tuple[str, ...]]] = {}
+    for fields in read_lines(Path(run_folder)):
+        event = _parse(fields)
+        if isinstance(event, ScoreEvent | ClientScoresEvent) and (names := vector_files(fields)):
+            before = files.get((event.trial, event.split), {}).get(event.round, ())
+            files[event.trial, event.split] = {event.round: tuple(dict.fromkeys([*before, *names]))}
+        events += [] if event is None else unpacked(event)
     headers = _all(HeaderEvent, events)
     if not headers:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
@@ -237,6 +249,7 @@ def read_run(run_folder: Path) -> Run:
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
         mistakes=tuple(mistakes.values()),
+        files={key: names for key, found in files.items() for names in found.values()},
     )
 
 

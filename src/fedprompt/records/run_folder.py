@@ -24,9 +24,10 @@ from torch import Tensor
 
 from fedprompt.errors import UserError
 from fedprompt.file_system import obstacle, open_file, require_file, require_folder, too_large
+from fedprompt.records import vectors
 from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.records.output_folder import require_no_run
-from fedprompt.text_files import load_json
+from fedprompt.text_files import json_text, load_json
 from fedprompt.updates import State
 
 LARGEST_LINE = 256 << 20  # bytes of an event
@@ -131,10 +132,25 @@ def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
-    """Yield the JSON objects of `run.jsonl` in order, without an incomplete last line.
+    """Yield the JSON objects of `run.jsonl` in order, with their long fields, without an incomplete last line.
 
-    Raises UserError if the folder has no `run.jsonl` or another line is no JSON object.
+    Raises UserError if the folder has no `run.jsonl`, another line is no JSON object, or a file of a line's long fields
+    is missing or damaged.
     """
+
+    def read(name: str) -> bytes:
+        path = folder / vectors.FOLDER / name
+        require_file(path, "copy the whole folder of the run again")
+        if path.stat().st_size > vectors.LARGEST_FILE:
+            raise UserError(f"The file {path} is larger than any that a run writes; restore it from a copy.")
+        return path.read_bytes()
+
+    for fields in _bare_lines(folder):
+        yield vectors.join_long(fields, read)
+
+
+def _bare_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
+    """As `read_lines`, without the long fields."""
     path = folder / "run.jsonl"
     require_folder(folder, "give the folder of a run")
     if what := obstacle(path, "file"):
@@ -227,8 +243,13 @@ class RunFolder:
         return read_events(self.path)
 
     def append(self, event: BaseEvent) -> None:
-        """Add one event; it is on the disk when this returns."""
-        append_line(self.log, event.to_json().encode() + b"\n")
+        """Add one event, its long fields as Parquet files; it is on the disk when this returns."""
+        fields, files = vectors.split_long(event.fields())
+        for name, content in files.items():  # before the line that names them
+            path = self.path / vectors.FOLDER / name
+            if not path.exists():
+                write_atomic(path, content)
+        append_line(self.log, json_text(fields).encode() + b"\n")
 
     def rewind(self, trial: str, round_number: int) -> None:
         """Drop what a trial recorded after a round, so that resuming from its checkpoint records nothing twice."""
@@ -239,8 +260,12 @@ class RunFolder:
 
         with open_file(self.log) as file:
             lines = list(_lines(file, self.log))
-        kept = [line for line, fields in zip(lines, read_lines(self.path), strict=True) if is_kept(fields)]
-        write_atomic(self.log, b"".join(kept))
+        kept = [(line, fields) for line, fields in zip(lines, _bare_lines(self.path), strict=True) if is_kept(fields)]
+        write_atomic(self.log, b"".join(line for line, _ in kept))
+        named = {name for _, fields in kept for name in vectors.vector_files(fields)}
+        for path in (self.path / vectors.FOLDER).glob("*.parquet"):
+            if path.name not in named:
+                path.unlink()
 
     def save_checkpoint(self, trial: str, checkpoint: Checkpoint, *, before: int = 1) -> None:
         """Write a trial's checkpoint and keep the newest `before` of those before it."""

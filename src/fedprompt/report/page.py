@@ -14,9 +14,10 @@ from fedprompt.records.events import HeaderEvent, MistakesEvent, SampleEvent, Tr
 from fedprompt.records.outcome import is_untrained, missing_results
 from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.vectors import FOLDER as VECTORS
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
-from fedprompt.report.cooccurrence import cooccurrence_matrices
+from fedprompt.report.cooccurrence import cooccurrence_matrices, drawn_labels
 from fedprompt.report.legend import UPLOAD, legend, one_seed_note
 from fedprompt.report.mistakes import mistakes_section, mistakes_sections
 from fedprompt.report.published import difference_tables, differences
@@ -29,12 +30,14 @@ from fedprompt.report.tables import (
     headline_rows,
     interval_rows,
     privacy_text,
+    selected_clients,
     selection_rows,
 )
 from fedprompt.report.verdict import verdict
 from fedprompt.text_files import json_text
 
 DIGITS = 12  # of a fingerprint
+MOST_LISTED = 200  # entries of a list among the facts, and unreadable images
 
 
 def render(run_folder: Path) -> Path:
@@ -80,7 +83,8 @@ def _marks(run: Run) -> dict[str, tuple[str, str]]:
 
 
 def page(run: Run) -> str:
-    """The report as HTML; all text of the run is escaped, and nothing refers to another file."""
+    """The report as HTML; all text of the run is escaped. It loads no other file, and links the long tables only."""
+    failures, more_failures = failure_rows(run)
     return _template("report.html.j2").render(
         run=run,
         title=title(run),
@@ -97,6 +101,9 @@ def page(run: Run) -> str:
         intervals=interval_rows(run),
         clients=client_rows(run),
         population=population(run),
+        selected_clients=selected_clients(run),
+        most_listed=MOST_LISTED,
+        links=file_links(run),
         drawn_clients=MOST_CLIENTS,
         selections=selection_rows(run),
         domains=domain_tables(run),
@@ -110,7 +117,9 @@ def page(run: Run) -> str:
             (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
         ],
-        failures=failure_rows(run),
+        drawn_labels=drawn_labels(run),
+        failures=failures,
+        more_failures=more_failures,
         fingerprints=fingerprints(run),
         used_settings=used_settings,
         toml_text=toml_text,
@@ -180,8 +189,20 @@ def summary(run: Run) -> str:
 
 
 def population(run: Run) -> int:
-    """Number of clients, including those that the records do not list."""
-    return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
+    """Number of clients."""
+    return len(run.header.partition.clients) if run.header.partition else 0
+
+
+def file_links(run: Run) -> dict[str, list[tuple[str, str]]]:
+    """(text, address) of the files with the scores of all classes or clients, where the page shows a part of them."""
+    links: dict[str, list[tuple[str, str]]] = {"classes": [], "clients": []}
+    for trial in run.trials:
+        for column in run.headlines:
+            for name in run.files.get((trial.name, column), ()):
+                section = "clients" if name.startswith("client_scores-") else "classes"
+                link = (f"{trial.label}, {run.title(column)}", f"{VECTORS}/{name}")
+                links[section].append(link)
+    return links
 
 
 def status(run: Run) -> str:
@@ -244,11 +265,19 @@ def _flat(
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             yield from _flat({str(place): item for place, item in enumerate(value)}, spell, f"{before}{key}.")
         elif value not in (None, "", []):
-            yield f"{before}{key}", spell(value)
+            shown, more = _cut(value)
+            yield f"{before}{key}", spell(shown) + more
 
 
 def _plain(value: JsonValue) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cut(value: JsonValue) -> tuple[JsonValue, str]:
+    """The first entries of a long list, and how many more it has, in words."""
+    if not isinstance(value, list) or len(value) <= MOST_LISTED:
+        return value, ""
+    return value[:MOST_LISTED], f" and {len(value) - MOST_LISTED:,} more"
 
 
 def toml_text(value: JsonValue) -> str:

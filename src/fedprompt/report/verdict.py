@@ -59,11 +59,12 @@ def chance(run: Run, column: str) -> float | None:
 
 
 def _mean_prevalence(run: Run, column: str, final: tuple[Score, ...]) -> float | None:
-    counts = next((event.counts for event in run.cooccurrence if not event.trial and event.split == column), None)
+    event = next((event for event in run.cooccurrence if not event.trial and event.split == column), None)
     images = max((score.num_examples for score in final), default=0)
-    if counts is None or not images:
+    if event is None or not images:
         return None
-    shares = [counts[label][label] / images for label in range(len(counts)) if counts[label][label]]
+    positives = event.positives or [event.counts[label][label] for label in range(len(event.counts))]
+    shares = [count / images for count in positives if count]
     return fmean(shares) if shares else None
 
 
