@@ -29,7 +29,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF
 BUDGET = 256_000_000
 MAX_PIXELS = BUDGET // 4  # Pillow keeps every pixel in 4 bytes, except greys
 # Bytes per pixel, measured at the peak, of decoders that hold further copies; 8 for all others.
-PEAK = MappingProxyType({"JPEG2000": 20, "WEBP": 16, "AVIF": 10, "HEIF": 10, "PROGRESSIVE": 10})
+PEAK = MappingProxyType({"JPEG2000": 20, "WEBP": 16, "AVIF": 10, "HEIF": 10})
 MAX_REDUCED = 160_000_000  # pixels of a JPEG or JPEG 2000 that is decoded at half its size, if it is too large
 LARGEST_FILE = 512 << 20  # bytes; 64 million pixels of 16-bit RGB, uncompressed
 MOST_SCANS = 100  # of a progressive JPEG, each of which walks over all pixels; programs write about ten
@@ -104,8 +104,7 @@ def _from_pillow(file: IO[bytes], window: Window | None, name: str) -> Image.Ima
 
 def _most_pixels(image: Image.Image) -> int:
     """The most pixels that an image of this format may have, so that decoding it stays within twice the budget."""
-    kind = "PROGRESSIVE" if image.info.get("progressive") else image.format or ""
-    return 2 * BUDGET // PEAK.get(kind, 8)
+    return 2 * BUDGET // PEAK.get(image.format or "", 8)
 
 
 def _check_scans(image: Image.Image, file: IO[bytes], name: str) -> None:

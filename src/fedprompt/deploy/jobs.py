@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,16 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
+    if not settings.data and _holds_path(plan.source.options):
+        raise RefusedError("the job names a path of images; a site's own file says where they are.", rule="data")
     return plan
+
+
+def _holds_path(options: object) -> bool:
+    """Whether options of a source hold a path, which a job must not name at a site without images of its own."""
+    if isinstance(options, Mapping):
+        return bool(options.get("path")) or any(map(_holds_path, options.values()))
+    return isinstance(options, Path)
 
 
 def folder_signature(folder: str) -> str:
