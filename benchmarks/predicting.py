@@ -12,6 +12,7 @@ from benchmarks.backbone import SIZES, make_clip, make_examples
 from benchmarks.data import jpegs, memory, timed
 from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
+from fedprompt.clip.model import Clip
 from fedprompt.experiments.predict import CACHE_GB, classify_files
 from fedprompt.seeding import stream
 
@@ -52,7 +53,7 @@ def _predict(name: str, files: Sequence[Path], size: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _tower_rate(clip: torch.nn.Module, pixels: int) -> float:
+def _tower_rate(clip: Clip, pixels: int) -> float:
     """Images per second of patch embedding and blocks, one image at a time as `predict` does."""
     image = torch.randn(1, 3, pixels, pixels)
     embed, encode = clip.model.vision_model.embeddings, clip.encode_image

@@ -28,6 +28,7 @@ from fedprompt.cli.program import PANELS
 from fedprompt.config.recipe import bundled_recipes, load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.events import run_title
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import EVENTS
 
@@ -125,6 +126,7 @@ def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
         "round",
         "score",
         "interval",
+        "mistakes",
         "sample",
         "end",
     }
@@ -549,3 +551,26 @@ def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path:
     assert lost.count("FAILED") == 2 and "There is no backbone folder 'nowhere'" in lost
     wrong = call("doctor", "own_folder", "-s", "data.pat=gone", "--out", "/proc/runs", code=2)
     assert wrong.count("FAILED") == 2 and "did you mean 'path'?" in wrong and "Nothing can be written to" in wrong
+
+
+def test_titles_name_the_methods_that_ran_and_data_and_not_an_earlier_recipe(finished: Path) -> None:
+    assert events(finished)[0]["title"] == "FedMVP, Zero-shot CLIP and PromptFL on pictograms"
+    assert run_title(["FedLoRA"], "images") == "FedLoRA on images"
+    assert run_title(list("abcde"), "images") == "a and 4 other methods on images"
+    about = call("config", "show", "demo").splitlines()
+    assert any(line.startswith("about = ") for line in about)
+    replaced = call("config", "show", "demo", "-s", "method.name=fedvpt")
+    assert 'about = ""' in replaced or "about = " not in replaced
+    given = call("config", "show", "demo", "-s", "method.name=fedvpt", "-s", "about=Mine.")
+    assert 'about = "Mine."' in given
+
+
+def test_shells_complete_commands_and_recipes() -> None:
+    for words, place, expected in (
+        ("fedprompt pre", 1, ["predict"]),
+        ("fedprompt run own", 2, ["own_folder", "own_table"]),
+    ):
+        environ = {"_FEDPROMPT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        program = [sys.executable, "-c", "from fedprompt.cli.main import app; app(prog_name='fedprompt')"]
+        done = subprocess.run(program, env={**os.environ, **environ}, capture_output=True, text=True)
+        assert done.stdout.split() == expected, done.stderr
