@@ -157,7 +157,7 @@ def training_images(experiment: Experiment) -> str:
     if experiment.plan.data_at_sites and not experiment.dataset.rows(split="train").numel():
         return "The sites hold the training images."
     held_out = experiment.clients.num_held_out
-    return _holdings(experiment) + (f" They hold out {held_out:,} of these from training." if held_out else "")
+    return _holdings(experiment) + (f" {held_out:,} of these images are held out from training." if held_out else "")
 
 
 def _holdings(experiment: Experiment) -> str:
