@@ -51,5 +51,5 @@ def test_a_template_of_its_own_replaces_that_of_the_data_set(tiny_clip: Clip, ti
 
 
 def test_a_template_without_a_place_for_the_name_is_refused(tiny_clip: Clip) -> None:
-    with pytest.raises(UserError, match='template = "a photo" has no {}'):
+    with pytest.raises(UserError, match=r'template = "a photo" has no \{\}'):
         ZeroShot(tiny_clip, template="a photo")

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError
 from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
-    at_most,
     bounded,
     context_templates,
     context_words,
@@ -48,8 +48,10 @@ class FedMaPLe(Method):
         at_least(1, depth=depth)
         bounded(1, n_ctx=n_ctx)
         self.init, words = init, context_words(clip, init)  # [T, W]
-        if len(words) and "{}" not in init:
-            at_most(len(words), n_ctx=n_ctx)
+        if 0 < len(words) < n_ctx and "{}" not in init:
+            raise UserError(
+                f'The option n_ctx = {n_ctx} is too large: init = "{init}" has {len(words)} tokens; lower it.'
+            )
         depth = min(depth, clip.text_blocks, clip.image_blocks)
         first = (
             nn.Parameter(words[:n_ctx].clone()) if len(words) else normal(n_ctx, clip.text_width, generator=generator)
