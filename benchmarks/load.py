@@ -23,7 +23,7 @@ from fedprompt.experiments.plan import resolve
 ROOT = Path(__file__).resolve().parents[1]
 LABELS_PER_IMAGE = 10
 LABELS = """
-name = "many labels"
+name = "many-labels"
 seed = 1
 [data]
 source = "label_table"
@@ -44,7 +44,7 @@ every = 1
 held_out = 0.1
 """
 CLIENTS = """
-name = "many clients"
+name = "many-clients"
 seed = 1
 [data]
 source = "pictograms"
