@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fedprompt.clip import hub, loading
+from fedprompt.clip.loading import preprocess
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
 from fedprompt.testing import tiny_model, tiny_processor, tiny_tokenizer
@@ -130,3 +133,16 @@ def test_missing_weights_are_not_made_up(copy: Path) -> None:
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks 1 weights, 'visual_projection\.weight' first"):
         Clip.load(copy)
+
+
+@pytest.mark.parametrize("excess", range(9))
+def test_the_centre_crop_rounds_half_pixels_down(excess: int) -> None:
+    """OpenAI's rounds them to an even number, which differs by one pixel for 3 and 7 pixels in excess."""
+    processor = tiny_processor()
+    size = processor.crop_size["height"]
+    columns = np.arange(size + excess, dtype=np.uint8)
+    pixels = np.broadcast_to(columns[None, :, None], (size, size + excess, 3))
+    made = preprocess(processor, size, [Image.fromarray(np.ascontiguousarray(pixels))])[0, 0, 0]  # [W]
+    first = round(float(made[0] * processor.image_std[0] + processor.image_mean[0]) * 255)
+    assert first == excess // 2
+    assert (round(excess / 2) - first == 1) == (excess % 4 == 3)

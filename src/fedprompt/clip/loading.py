@@ -120,6 +120,8 @@ def check_size(processor: Any, size: int) -> None:
 
 def preprocess(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
     """[B, 3, H, W] preprocessed images, for this process and every worker."""
+    # differs: transformers rounds half a pixel of the centre crop down, OpenAI's preprocessing to an even number, so
+    # that the crop lies one pixel further up or left where an edge exceeds its size by 3, 7, 11, ... pixels
     if not images:
         return np.empty((0, 3, size, size), np.float32)
     pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]

@@ -21,6 +21,8 @@ from fedprompt.methods.base import (
 )
 from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn
 
+TOLERANCE, ITERATIONS = 1e-6, 10_000  # of the transported mass, which logits multiply by CLIP's scale, about 100
+
 
 class FedOTP(Method):
     """logit_c = s sum_pj T_pj <x_p, t_jc>, T the transport from patches p to contexts j at cost 1 - <x_p, t_jc> (2024).
@@ -37,7 +39,8 @@ class FedOTP(Method):
 
     personal: ClassVar[tuple[str, ...]] = ("own",)
 
-    # differs: the release iterates on exponentials, which can become NaN; here on logarithms
+    # differs: the release iterates on exponentials, which can become NaN, and stops after 100 iterations or a change
+    # of 0.01; here on logarithms, until the plan no longer changes
 
     def __init__(
         self,
@@ -79,4 +82,12 @@ class FedOTP(Method):
         columns = torch.full_like(cosines[..., 0, :], self.mass / cosines.shape[-1])  # [..., 2]
         # A plan of the whole mass takes all of every patch.
         rule = partial if self.mass < 1 else balanced
-        return sinkhorn(1 - cosines, rows, columns, entropy=self.entropy, row_rule=rule)
+        return sinkhorn(
+            1 - cosines,
+            rows,
+            columns,
+            entropy=self.entropy,
+            row_rule=rule,
+            tolerance=TOLERANCE,
+            iterations=ITERATIONS,
+        )

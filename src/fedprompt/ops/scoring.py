@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+ALPHA, BETA = 20.0, 5.0  # sharpness of the attention to tokens, and the factor on what it reads
+REGION_SCALE = ALPHA * BETA  # the factor of a region score on cosines, that of CLIP's logits
+
 
 def region_scores(
-    patches: Tensor, text: Tensor, *, focus: Tensor | None = None, alpha: float = 20.0, beta: float = 5.0
+    patches: Tensor, text: Tensor, *, focus: Tensor | None = None, alpha: float = ALPHA, beta: float = BETA
 ) -> Tensor:
     """Multi-label scores [B, C] of unit-norm tokens [B, T, D] against unit-norm texts [C, D] or [B, C, D].
 
