@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import NoReturn
 
 from fedprompt.errors import UserError
 from fedprompt.file_system import read_bytes
 
+DEEPEST = 64  # levels of lists and objects in JSON
+LARGEST_INTEGER = 2**64 - 1
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?')
 LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other characters too
 
 
@@ -74,8 +79,34 @@ def json_text(value: object, *, indent: int | None = None, ascii_only: bool = Tr
 
 
 def load_json(text: str) -> object:
-    """Strict JSON: ValueError also for a key that stands twice in an object, and for NaN and infinity."""
-    return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)
+    """Strict JSON of limited depth and numbers of limited size.
+
+    Raises ValueError also for more than `DEEPEST` levels, a key that stands twice in an object, NaN and infinity,
+    numbers that a float cannot hold and integers of more than 64 bits.
+    """
+    levels = accumulate(1 if bracket in "[{" else -1 for bracket in re.findall(r"[\[\]{}]", _STRING.sub("", text)))
+    if max(levels, default=0) > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    return json.loads(
+        text,
+        object_pairs_hook=_distinct_keys,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=_integer,
+    )
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word[:40]} is larger than any number; write null")
+    return number
+
+
+def _integer(word: str) -> int:
+    if len(word) > 21 or abs(int(word)) > LARGEST_INTEGER:
+        raise ValueError(f"the integer {word[:40]} has more than 64 bits")
+    return int(word)
 
 
 def _distinct_keys(pairs: list[tuple[str, object]]) -> Mapping[str, object]:

@@ -20,6 +20,7 @@ from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
+from fedprompt.errors import NotFiniteError
 from fedprompt.experiments.events import METRICS
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import Score, evaluate
@@ -30,7 +31,7 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
+from fedprompt.runtimes.payload import DIVERGED, DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
 from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
@@ -64,6 +65,9 @@ class Site:
         try:
             settings = load_site(self.folder)  # read for every request, so that changes take effect at once
             answer, rule = self._answer(request, settings, charges), ALLOWED
+        except NotFiniteError as error:  # the received state may be poisoned; the server asks whether all sites say so
+            _log.warning("The losses are not finite: %s", error)
+            answer, rule = Payload(DIVERGED), DIVERGED
         except (RefusedError, RefusedUpdateError) as refusal:
             _log.warning("Refused a job: %s", refusal)
             answer, rule = Payload(REFUSED, {"reason": str(refusal)}), refusal.rule

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedprompt.errors import UserError
+from fedprompt.errors import refusing
 from fedprompt.runtimes.flower.records import from_records, to_records
 from fedprompt.runtimes.payload import HELLO, Payload
 
@@ -110,7 +110,7 @@ def _read(reply: Message) -> Payload | str:
     if reply.has_error():
         _log.debug("Flower error %s: %s", reply.error.code, reply.error.reason)
         return REASONS.get(reply.error.code, f"Flower error {reply.error.code}.")
-    try:
+    refused: dict[str, str] = {}
+    with refusing(refused, "site"):
         return from_records(reply.content)
-    except UserError as error:
-        return str(error)
+    return refused["site"]
