@@ -15,7 +15,14 @@ from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
 from fedprompt.deploy.settings import SiteFile
-from fedprompt.deploy.site_policy import RefusedError, check_job, check_privacy, check_recipe, check_site
+from fedprompt.deploy.site_policy import (
+    RefusedError,
+    check_backbone,
+    check_job,
+    check_privacy,
+    check_recipe,
+    check_site,
+)
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
@@ -124,6 +131,7 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
     check_recipe(settings.policy, recipe_hash(request))
     check_job(settings.policy, recipe)  # before any name in it is looked up
+    check_backbone(recipe.backbone.path, settings.backbone)
     plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")

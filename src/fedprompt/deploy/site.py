@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
+from fedprompt.deploy.disclosure import releasable_score, releasable_total
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
@@ -97,8 +97,7 @@ class Site:
             return _marked(job, self._secure_member.answer(request, secure, job.state, train, length))
         task = _task(job)
         if request.kind == EVALUATE:
-            score = _score_fields(self._score(task), settings.policy.smallest_count)
-            return _marked(job, Payload(DONE, {"score": score}))
+            return _marked(job, Payload(DONE, {"score": _score_fields(job, self._score(task))}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
@@ -199,28 +198,16 @@ def _task(job: Job) -> SiteTask:
 
 
 def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
+    job, smallest = task.job, task.job.settings.policy.smallest_count
+    figures = (_score_fields(job, validation) or {}).get("figures", {})
     fields = {
-        "num_examples": update.num_examples,
+        "num_examples": releasable_total(update.num_examples, smallest),
         "loss": update.loss,
         "seconds": seconds,
-        "validation": None
-        if validation is None
-        else _finite(validation.figures[METRICS[task.job.client.train.space.kind]]),
+        "validation": figures.get(METRICS[job.client.train.space.kind]),
     }
-    return Payload(DONE, fields, encode_change(update.shared, task.shared, task.job.fields["upload"]))
+    return Payload(DONE, fields, encode_change(update.shared, task.shared, job.fields["upload"]))
 
 
-def _score_fields(score: Score | None, smallest: int) -> Mapping[str, Any] | None:
-    """A score as fields; None if it comes from fewer than `smallest` images, which may not leave the site."""
-    if score is None or score.num_examples < smallest:
-        return None
-    return {
-        "num_examples": score.num_examples,
-        "figures": {name: _finite(value) for name, value in score.figures.items()},
-        "per_class": [_finite(value) for value in score.per_class],
-    }
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
+def _score_fields(job: Job, score: Score | None) -> Mapping[str, Any] | None:
+    return releasable_score(score, job.client.test, job.settings.policy.smallest_count)

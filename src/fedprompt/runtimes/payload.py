@@ -33,11 +33,12 @@ class RawTensor:
 
 @dataclass(frozen=True)
 class Payload:
-    """One request, or the answer to one."""
+    """One request, or the answer to one; `received` is the time in seconds since 1970 at which an answer arrived."""
 
     kind: str
     fields: Fields = field(default_factory=dict)
     tensors: Mapping[str, RawTensor] = field(default_factory=dict)
+    received: float | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -112,5 +113,5 @@ def _read(reply: Message) -> Payload | str:
         return REASONS.get(reply.error.code, f"Flower error {reply.error.code}.")
     refused: dict[str, str] = {}
     with refusing(refused, "site"):
-        return from_records(reply.content)
+        return replace(from_records(reply.content), received=time.time())
     return refused["site"]
