@@ -73,9 +73,9 @@ class CheckedChannel:
         present = self._wait_for_sites()
         hello = {name: self._hello(name) for name in self.terms.clients if name in present}
         problems = []
-        for name, reason in self._ask(hello, deadline=self.deployment.deadline).items():
-            if isinstance(reason, str) and name not in self._admitted:
-                problems.append(f"{name}: {reason.rstrip('.')}")
+        for name, said in self._ask(hello, deadline=self.deployment.deadline).items():
+            if isinstance(said, str) and name not in self._admitted:
+                problems.append(f"{name}: {said.rstrip('.')}")
         if problems:
             raise UserError("The preflight stops the run. " + "; ".join(problems) + ".")
         for name in self.terms.clients:

@@ -73,7 +73,7 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
     make_authority(certificates / "ca.key", authority, name=deployment.name)
     make_server_certificate(certificates, certificates / "ca.key", authority, hosts=_hosts(deployment))
     files = {"certificate": "server.pem", "key": "server.key", "authority": "ca.crt"}
-    paths = {name: _nginx_word(certificates / file) for name, file in files.items()}
+    paths = {name: nginx_word(certificates / file) for name, file in files.items()}
     proxy = NGINX.format(port=deployment.port, local_port=deployment.local_port, **paths)
     write_atomic(folder / "nginx.conf", proxy)
     write_atomic(folder / "fedprompt-server.service", service("fedprompt server", "server up", folder))
@@ -123,7 +123,7 @@ def _systemd_word(path: Path | str) -> str:
     return f'"{escaped}"'
 
 
-def _nginx_word(path: Path) -> str:
+def nginx_word(path: Path) -> str:
     """A path as one word of nginx's configuration; UserError for a name with a variable, which cannot be escaped."""
     if "$" in str(path):
         raise UserError(f"nginx reads the $ in {path} as a variable; choose a folder without one.")

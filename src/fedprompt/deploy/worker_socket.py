@@ -190,7 +190,7 @@ def _left(end: float) -> float:
 
 def _is_open(connection: socket.socket) -> bool:
     """Whether the other end still waits: it sends nothing more, so only its end could be read."""
-    connection.setblocking(False)
+    connection.settimeout(0.0)
     try:
         return connection.recv(1, socket.MSG_PEEK) != b""
     except BlockingIOError:

@@ -11,11 +11,18 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.recipe import load_recipe
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
-from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
+from fedprompt.experiments.events import (
+    cooccurrence_event,
+    header_event,
+    rollback_warning,
+    round_event,
+    training_images,
+    trial_event,
+)
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import save_trial_adapter
@@ -23,6 +30,7 @@ from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.federated.privacy.accounting import Ledger
+from fedprompt.federated.rollback import Finished
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
@@ -215,7 +223,10 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
 
     def score_now(number: int) -> None:
         if every and number % every == 0 and number < rounds:
-            score_test_sets(context, trial, transport, shared, round_number=number)
+            try:
+                score_test_sets(context, trial, transport, shared, round_number=number)
+            except NotFiniteError as error:  # the next round shows whether it is to be rolled back
+                context.callbacks.on_warning(f"No score after round {number}: {error}")
 
     if not checkpoint.round_number:
         score_now(0)
@@ -230,11 +241,14 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         seed=trial.settings.seed,
         server=trial.setup.server,
         start=last,
+        undo_to=_undo_to(context, trial, last.round_number),
         admit=ledger.admit if ledger else None,
     ):
         shared, last = record.shared, Start(record.number, record.shared, record.memory)
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
+        if record.rolled_back:
+            context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
         score_now(record.number)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
@@ -242,6 +256,12 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
     if ledger is not None and last.round_number < rounds:
         _report_budget(context, trial, ledger, last.round_number)
     return last
+
+
+def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
+    """What the checkpoint before the last holds, should the last turn out to be poisoned; None without one."""
+    older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
+    return None if older is None else Finished(round_number, older.shared, older.memory)
 
 
 def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:

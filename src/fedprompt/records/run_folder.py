@@ -254,9 +254,14 @@ class RunFolder:
         for stale in set(self._checkpoints(trial)) - {path, *older[:1]}:
             stale.unlink()
 
-    def load_checkpoint(self, trial: str) -> Checkpoint | None:
-        """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning."""
+    def load_checkpoint(self, trial: str, *, before: int | None = None) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning.
+
+        With `before`, only those of earlier rounds count.
+        """
         for path in self._checkpoints(trial):
+            if before is not None and int(path.stem.rsplit("@", 1)[1]) >= before:
+                continue
             try:
                 tensors, _ = load_tensors(path)
             except UserError as error:
