@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Process:
-    """A child process that ends with this one, in its own process group, so that stopping it stops what it started too."""
+    """A child process that ends with this one, in a process group of its own: stopping it stops what it started too."""
 
     def __init__(self, command: Sequence[str], *, folder: Path, log: str, environment: Mapping[str, str]) -> None:
         (folder / "logs").mkdir(exist_ok=True)

@@ -57,14 +57,20 @@ class History:
     def too_long(self, lengths: Mapping[int, float], limit: float) -> dict[int, str]:
         """Client -> reason, for changes above `limit` usual lengths; of a client once caught, above STANDS_OUT."""
         usual = self.usual(lengths.values())
-        if usual is None or not limit:
-            return {}
-        allowed = {client: min(limit, STANDS_OUT) if client in self.caught else limit for client in lengths}
-        return {
-            client: f"norm: the change has length {length:.3g}; {allowed[client]:g} medians of {usual:.3g} are allowed."
-            for client, length in lengths.items()
-            if length > allowed[client] * usual
-        }
+        found = {}
+        for client, length in lengths.items() if limit else ():
+            caught = client in self.caught
+            times, middle = (min(limit, STANDS_OUT), usual or self._of_others(lengths)) if caught else (limit, usual)
+            if middle is not None and length > times * middle:
+                found[client] = (
+                    f"norm: the change has length {length:.3g}; {times:g} medians of {middle:.3g} are allowed."
+                )
+        return found
+
+    def _of_others(self, lengths: Mapping[int, float]) -> float | None:
+        """A usual length where there are too few for `usual`, without the clients caught."""
+        others = [*self.lengths, *(length for client, length in lengths.items() if client not in self.caught)]
+        return median_low(others) if others else None
 
     def suspects(self, lengths: Mapping[int, float]) -> frozenset[int]:
         """The clients whose changes stand out; of two, the longer one may."""
