@@ -13,6 +13,7 @@ import torch
 from fedprompt.config.recipe_tables import NORM_LIMIT
 from fedprompt.errors import NotFiniteError
 from fedprompt.federated.attacks import Adversaries, scaled
+from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.history import FIRST_ROUNDS, STANDS_OUT, History
 from fedprompt.federated.rollback import Finished
@@ -22,7 +23,6 @@ from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import numpy_stream
 from fedprompt.updates import AGGREGATE_CLIENT, State, Update
-from fedprompt.federated.client import TrainSettings
 from toys import Toy, fake_clip, toy_client
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "30"))
@@ -171,7 +171,9 @@ def test_any_minority_of_adversaries_loses_its_rounds_and_nobody_else_is_named()
 def test_the_simulator_goes_on_after_a_scaled_update() -> None:
     pair = [toy_client(number) for number in range(2)]
     adversaries = Adversaries(scaled(factor=1e30), frozenset({1}), seed=0)
-    simulator = Simulator(Toy(), fake_clip(), pair, TrainSettings(rounds=4, batch_size=2, lr=0.1), adversaries=adversaries)
+    simulator = Simulator(
+        Toy(), fake_clip(), pair, TrainSettings(rounds=4, batch_size=2, lr=0.1), adversaries=adversaries
+    )
     rounds = list(federate(Toy(), simulator, clients=range(2), rounds=4, seed=1, server=SERVER))
     assert [one.rolled_back for one in rounds[:2]] == [0, 1] and blamed(rounds) == {1}
     assert all(tensor.isfinite().all() for tensor in rounds[-1].shared.values())
@@ -183,7 +185,9 @@ def test_the_usual_length_needs_three_lengths_and_ignores_those_that_are_zero() 
     assert History(lengths=(4.0, 4.0, 4.0)).usual([1.0, 1.0, 1.0]) == 4.0, "changes that shrink refuse nobody"
     assert History(lengths=(1.0, 1.0, 1.0)).usual([4.0, 4.0, 4.0]) == 4.0, "nor do changes that all grow"
     assert not History(lengths=(1.0,) * 3).too_long({0: 99.0}, 100.0)
-    assert History(lengths=(1.0,) * 3, caught=frozenset({0})).too_long({0: 2 * STANDS_OUT, 1: 99.0}, 100.0).keys() == {0}
+    assert History(lengths=(1.0,) * 3, caught=frozenset({0})).too_long({0: 2 * STANDS_OUT, 1: 99.0}, 100.0).keys() == {
+        0
+    }
 
 
 def test_the_history_survives_in_a_checkpoint_and_stops_growing() -> None:

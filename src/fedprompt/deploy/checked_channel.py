@@ -16,7 +16,7 @@ from fedprompt.deploy.preflight import FIXES, clock_problem, mismatches, read_re
 from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError, refusing
 from fedprompt.runtimes.answers import LARGEST, number, texts
-from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload, reason
+from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload, done
 from fedprompt.runtimes.remote import Channel
 
 POLL = 1.0  # seconds between checks of which sites are connected
@@ -106,11 +106,11 @@ class CheckedChannel:
         return used
 
     def _checked(self, name: str, request: Payload, answer: Payload | str, asked: float) -> Payload | str:
-        """The answer, or why it is not used."""
+        """The answer, or why it is not used; UserError too, for one that is no answer to its request."""
         if isinstance(answer, str):
             return answer
         if answer.kind != DONE:
-            return f"{answer.kind}: {reason(answer)}" if request.kind == HELLO else answer
+            return done(answer) if request.kind == HELLO else answer
         if answer.fields.get("serial") != request.fields["serial"]:
             return "order: its answer is to another message."
         problems = self._problems(name, answer, asked if request.kind == HELLO else None)

@@ -84,7 +84,7 @@ class WorkerListener:
             finally:
                 with self._lock:
                     self._strangers.remove(connection)
-            self._requests.put((connection, receive(connection)))
+            self._requests.put((connection, receive(connection, seconds=MESSAGE_SECONDS)))
         except (OSError, EOFError, UserError) as error:
             _log.warning("A connection was lost or refused: %s", type(error).__name__)
             connection.close()
@@ -152,7 +152,7 @@ def send(connection: socket.socket, message: Payload) -> None:
     _send(connection, len(content).to_bytes(LENGTH, "little") + content, time.monotonic() + MESSAGE_SECONDS)
 
 
-def receive(connection: socket.socket, *, seconds: float | None = MESSAGE_SECONDS) -> Payload:
+def receive(connection: socket.socket, *, seconds: float | None) -> Payload:
     """The next message of a connection; TimeoutError if it is not complete after so many seconds."""
     end = None if seconds is None else time.monotonic() + seconds
     size = int.from_bytes(_receive(connection, LENGTH, end), "little")
