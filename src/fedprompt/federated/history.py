@@ -17,12 +17,12 @@ from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 FIRST_ROUNDS = 5  # rounds whose lengths are remembered
 ENOUGH = 3  # lengths of which a median is taken: of fewer, one adversary could be the median
 STANDS_OUT = 3.0  # times the usual length: suspected where the model breaks, and the limit of a client once caught
-EXPLODED = 10.0  # times the highest median loss of a round before: the model that was sent is poisoned
+EXPLODED = 3.0  # times the median loss of the first round: the model that was sent is poisoned
 
 
 @dataclass(frozen=True)
 class History:
-    """Lengths of the accepted changes of the first rounds, clients caught, and the highest median loss of a round.
+    """Lengths of the accepted changes of the first rounds, clients caught, and the median loss of the first round.
 
     It travels in a server's memory, so that a resumed run decides as one that never stopped.
     """
@@ -82,14 +82,14 @@ class History:
     def exploded(self, updates: Sequence[Update]) -> str:
         """Why the clients' losses show that they received a poisoned model; "" if they do not."""
         losses = _losses(updates)
-        if not losses or not self.loss or median_low(losses) <= EXPLODED * self.loss:
+        if not losses or self.loss <= 0 or median_low(losses) <= EXPLODED * self.loss:
             return ""
-        return f"the median loss rose to {median_low(losses):.3g}, from at most {self.loss:.3g} in earlier rounds"
+        return f"the median loss rose to {median_low(losses):.3g}, from {self.loss:.3g} in the first round"
 
     def after(self, lengths: Mapping[int, float], updates: Sequence[Update]) -> History:
         """The history with a round's accepted updates, and their lengths if it is one of the first."""
         losses = _losses(updates)
-        loss = max(self.loss, median_low(losses)) if losses else self.loss
+        loss = self.loss or (median_low(losses) if losses else 0.0)
         if self.rounds >= FIRST_ROUNDS or not lengths:
             return replace(self, loss=loss)
         return replace(self, lengths=(*self.lengths, *lengths.values()), rounds=self.rounds + 1, loss=loss)
