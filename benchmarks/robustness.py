@@ -115,7 +115,8 @@ class Bench:
         experiment = self.experiment(case.partition)
         trial = experiment.trials[0]
         table = ServerTable.model_validate(
-            {"aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
+            # The rule alone is measured: most attacks here would not get past the default limit of norms.
+            {"norm_limit": 0, "aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
             | ({"attack": {"adversaries": ADVERSARIES, **_attack(case.attack)}} if case.attack else {})
         )
         method = trial.make_method(experiment.clip)

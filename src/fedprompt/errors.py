@@ -1,13 +1,18 @@
-"""The one exception a user's mistake raises: a full sentence that names the thing and the fix; parts of sentences."""
+"""The exceptions that a user's mistake raises: full sentences that name the thing and the fix; parts of sentences."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet
+from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
 LONGEST_WORD = 200
 MOST_WORDS = 10_000
+Sender = TypeVar("Sender", bound=Hashable)
+_log = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
@@ -16,6 +21,28 @@ class UserError(ValueError):
 
 class NotFiniteError(UserError):
     """A loss, a score or a tensor is NaN or infinite: training diverged, or the received model was poisoned."""
+
+
+@contextmanager
+def refusing(
+    reasons: MutableMapping[Sender, str], sender: Sender, diverged: MutableSet[Sender] | None = None
+) -> Iterator[None]:
+    """Record under `sender` why its answer is refused, whatever the block that handles it raises.
+
+    An answer is data from outside: no value in it may end the run of everybody. `diverged` gets the sender if its
+    losses are not finite.
+    """
+    try:
+        yield
+    except NotFiniteError as refusal:
+        reasons[sender] = str(refusal)
+        if diverged is not None:
+            diverged.add(sender)
+    except UserError as refusal:
+        reasons[sender] = str(refusal)
+    except Exception as error:
+        _log.exception("The answer of %s is refused", sender)
+        reasons[sender] = f"malformed: its answer cannot be read ({type(error).__name__})."
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

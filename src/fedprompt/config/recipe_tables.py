@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
+NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
 class Table(Settings):
@@ -140,7 +141,10 @@ class ServerTable(Table):
         10_000_000, ge=1, description="an update that claims more training images than this is refused"
     )
     norm_limit: float = Field(
-        0.0, ge=0, description="refuse updates longer than this many times the median length; 0 refuses none"
+        NORM_LIMIT,
+        ge=0,
+        description="refuse updates longer than this many times the clients' median length, and roll back a round "
+        "whose result makes losses not finite or explode; 0 does neither",
     )
 
 

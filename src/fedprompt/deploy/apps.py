@@ -61,7 +61,8 @@ def run(channel: GridChannel, settings: Settings) -> None:
         simulate(text, str(settings["out"]), callbacks=FlowerLog(), accept_changes=accept)
         return
     from fedprompt.deploy.server_run import run_on_sites
-    from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
+    from fedprompt.deploy.settings import HOME, PROCESS, load_deployment
+    from fedprompt.deploy.stopped import reserve, write_stopped
     from fedprompt.experiments.run import free_folder
     from fedprompt.records.run_folder import write_atomic
 
@@ -70,7 +71,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
     home = Path(os.environ[HOME])
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
-    (out / STOPPED).unlink(missing_ok=True)
+    reserve(out)
     channel.on_wait = partial(_write_waiting, out)
     threading.Thread(target=_end_with_superlink, args=(home, out), daemon=True).start()
     try:
@@ -78,7 +79,7 @@ def run(channel: GridChannel, settings: Settings) -> None:
         run_on_sites(text, out, channel, deployment, home=home, callbacks=log, accept_changes=accept)
     except BaseException as error:
         # The run's own record has the error too, unless the run failed before it had one.
-        write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
+        write_stopped(out, str(error) if isinstance(error, UserError) else repr(error))
         raise
 
 
@@ -92,8 +93,8 @@ def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
 
 def _end_with_superlink(home: Path, out: Path) -> None:
     """Exit when the SuperLink is gone: Flower's own process would wait for it and keep the run's folder locked."""
-    from fedprompt.deploy.settings import LINK, STOPPED
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.deploy.settings import LINK
+    from fedprompt.deploy.stopped import write_stopped
 
     link = int((home / LINK).read_text(encoding="utf-8"))
     while True:
@@ -101,7 +102,7 @@ def _end_with_superlink(home: Path, out: Path) -> None:
         try:
             os.kill(link, 0)
         except ProcessLookupError:
-            write_atomic(out / STOPPED, f"The server stopped; once it is up, continue with: fedprompt resume {out}")
+            write_stopped(out, f"The server stopped; once it is up, continue with: fedprompt resume {out}")
             os._exit(1)
 
 

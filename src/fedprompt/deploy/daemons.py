@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from fedprompt.child_processes import kill_with_parent
 from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, Deployment, SiteFile, load_deployment, load_site, save
@@ -30,13 +31,19 @@ _log = logging.getLogger(__name__)
 
 
 class Process:
-    """A child process in its own process group, so that stopping it also stops what it started."""
+    """A child process that ends with this one, in a process group of its own: stopping it stops what it started too."""
 
     def __init__(self, command: Sequence[str], *, folder: Path, log: str, environment: Mapping[str, str]) -> None:
         (folder / "logs").mkdir(exist_ok=True)
         with (folder / "logs" / log).open("ab") as file:
             self.popen = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=kill_with_parent if os.name == "posix" else None,
             )
         self.started = time.monotonic()
 

@@ -133,8 +133,7 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
     check_recipe(settings.policy, recipe_hash(request))
     check_job(settings.policy, recipe)  # before any name in it is looked up
-    if not settings.backbone:
-        check_backbone(recipe.backbone.path)
+    check_backbone(recipe.backbone.path, settings.backbone)
     plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")

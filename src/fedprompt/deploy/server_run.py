@@ -134,11 +134,10 @@ def site_transport(
         secure = _secure_sum(trial, job, names, identities)
         num_examples: dict[int, int] = {}
 
-        def admit(name: str, fields: Fields) -> None:
-            num_examples[names.index(name)] = _count(fields.get("images"))
+        def admit(name: str, report: Fields) -> None:
+            num_examples[names.index(name)] = report["images"]
             federation.save(context.run.path)
-            reported = {key: value for key, value in fields.items() if key != "serial"}
-            context.run.append(SitesEvent(trial=trial.name, sites={name: reported}))
+            context.run.append(SitesEvent(trial=trial.name, sites={name: report}))
 
         terms = Terms(names, job, fingerprints(context.experiment, trial), federation.data, admit)
         checked = CheckedChannel(channel, deployment, numbers, terms)
@@ -200,10 +199,6 @@ def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
         "compare": (),
     }
     return recipe.model_copy(update=changed).to_toml()
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
 
 
 def recorded_events(folder: Path) -> list[Event]:

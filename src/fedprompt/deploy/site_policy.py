@@ -9,12 +9,13 @@ from pathlib import Path
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
 from fedprompt.config.recipe_tables import DescriptionsTable, ServerTable, TrainTable
+from fedprompt.demo import DEMO
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.federated.privacy.accounting import GaussianPrivacy
 
-HUB_ID = r"demo|[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class RefusedError(UserError):
@@ -44,6 +45,17 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
 
 
+def check_backbone(path: str, own: str) -> None:
+    """Check that a job's backbone is not a path, unless the site names its own, which is taken in its place."""
+    if own or path == DEMO:
+        return
+    if not HUB_ID.fullmatch(path) or Path(path).exists():
+        raise RefusedError(
+            "the job names a path as backbone; name a Hub id in the recipe, or the folder in the site's own site.toml.",
+            rule="backbone",
+        )
+
+
 def _check_descriptions(descriptions: DescriptionsTable) -> None:
     if any(
         isinstance(named, str) and named not in ("", NONE)
@@ -59,12 +71,6 @@ def _addresses(recipe: Recipe, server: ServerTable) -> Iterator[str]:
     for piece in (server.aggregate, server.optimizer, server.privacy, server.attack):
         if piece is not None:
             yield piece.name
-
-
-def check_backbone(backbone: str) -> None:
-    """Check the backbone that a job names for a site whose own file names none: it must not be a path at the site."""
-    if not re.fullmatch(HUB_ID, backbone) or Path(backbone).exists():
-        raise RefusedError("the job names a path as its backbone; a site's own file says where it is.", rule="backbone")
 
 
 def check_recipe(policy: Policy, found: str) -> None:

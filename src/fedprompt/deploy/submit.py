@@ -14,12 +14,14 @@ from pathlib import Path
 import tomli_w
 
 from fedprompt.config.recipe import Recipe
+from fedprompt.demo import DEMO
 from fedprompt.deploy.server_run import Federation, recorded_events, require_rounds
-from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
+from fedprompt.deploy.settings import ADMITTED, PROCESS, WAITING, load_deployment
+from fedprompt.deploy.stopped import STOPPED, guessed_reason, read_stopped
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
-from fedprompt.records.events import EndEvent, Event, RoundEvent, TrialEvent
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 from fedprompt.text_files import load_json_object
@@ -37,6 +39,11 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
     if (out / "run.jsonl").exists():
         raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
     require_rounds(recipe)
+    if recipe.backbone.path == DEMO:
+        callbacks.on_warning(
+            "The recipe names no backbone, so the sites train the tiny CLIP that is embedded for demonstrations; for "
+            "images of your own, name one as [backbone] path."
+        )
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
 
@@ -81,11 +88,11 @@ def follow(out: Path, callbacks: RunCallbacks, *, known: Sequence[Event] = ()) -
         reporter.report(events)
         if events and isinstance(events[-1], EndEvent) and events[-1].status == "done":
             return
-        if (out / STOPPED).exists():
-            raise UserError((out / STOPPED).read_text(encoding="utf-8"))
+        if (reason := read_stopped(out)) is not None:
+            raise UserError(reason)
         starting = not (out / PROCESS).exists() and time.monotonic() - begun < START_TIMEOUT
         if not alive and not starting:
-            raise UserError(f"The run {out} stopped without a message; continue with: fedprompt resume {out}")
+            raise UserError(f"{guessed_reason(out)}, then continue with: fedprompt resume {out}")
         reporter.report_waiting(waiting_for(out))
         time.sleep(POLL)
 
@@ -104,7 +111,7 @@ class _Reporter:
                 self._begin(event.trial, events[:number])
                 self._callbacks.on_round(event.round, event.loss)
                 for client, reason in event.failed.items():
-                    self._callbacks.on_warning(f"In round {event.round}, site {client} {reason}")
+                    self._callbacks.on_warning(f"In round {event.round}, {_site(client, events)}: {reason}")
             elif isinstance(event, TrialEvent) and event.status == "running":
                 self._begin(event.trial, events[: number + 1])
         self._known = events
@@ -122,6 +129,13 @@ class _Reporter:
         self._trial = trial
         done, rounds = _progress(trial, events)
         self._callbacks.on_trial(trial, rounds, done)
+
+
+def _site(client: int, events: Sequence[Event]) -> str:
+    """A client with the name of its site."""
+    header = next((event for event in events if isinstance(event, HeaderEvent)), None)
+    names = header.partition.clients if header is not None and header.partition is not None else ()
+    return f"site {names[client]}" if 0 <= client < len(names) else f"client {client}"
 
 
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:

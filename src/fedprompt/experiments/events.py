@@ -247,6 +247,7 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         "site_seconds": notes.site_seconds,
         "validation": notes.validation,
         "kept": notes.kept,
+        "rolled_back": record.rolled_back or None,
         **({} if spent is None else vars(spent)),
     }
     return RoundEvent(
@@ -260,6 +261,13 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         seconds=record.seconds,
         **{key: value for key, value in optional.items() if value is not None},
     )
+
+
+def rollback_warning(record: Round, partition: Partition) -> str:
+    """What was rolled back, and whose updates were left out."""
+    names = ", ".join(partition.shards[client].name for client in record.refused if client != AGGREGATE_CLIENT)
+    without = f"without the update of {names}" if names else "as it was before, because no single update is to blame"
+    return f"Round {record.number}: {record.skipped}. The run goes on {without}."
 
 
 def score_event(  # noqa: PLR0913  (the fields of the event)

@@ -19,7 +19,14 @@ from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
-from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
+from fedprompt.experiments.events import (
+    cooccurrence_event,
+    header_event,
+    rollback_warning,
+    round_event,
+    training_images,
+    trial_event,
+)
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import LAST, save_trial_adapter
@@ -27,6 +34,7 @@ from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import TestSet, make_test_sets
 from fedprompt.federated.privacy.accounting import Ledger
+from fedprompt.federated.rollback import Finished
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
@@ -266,17 +274,9 @@ def _train(
 
     A privacy budget may end it early, and so may `best`, which scores held-out images.
     """
-    every, shared, rounds = context.experiment.recipe.evaluate.every, checkpoint.shared, best.rounds
-
-    def score_now(number: int) -> None:
-        # The last round is scored at the end, unless another one may be kept.
-        if every and number % every == 0 and (number < rounds or best.keep.metric):
-            score_test_sets(context, trial, transport, shared, round_number=number)
-        best.score(number, transport, shared)
-
-    if not checkpoint.round_number:
-        score_now(0)
-    last = Start(checkpoint.round_number, shared, checkpoint.memory)
+    rounds, last = best.rounds, Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory)
+    if not last.round_number:
+        _score_round(context, trial, transport, last, best)
     if best.is_exhausted:
         return last
     ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
@@ -289,14 +289,19 @@ def _train(
         seed=trial.settings.seed,
         server=trial.setup.server,
         start=last,
+        undo_to=_undo_to(context, trial, last.round_number),
         admit=ledger.admit if ledger else None,
     ):
-        shared, last = record.shared, Start(record.number, record.shared, record.memory)
+        last = Start(record.number, record.shared, record.memory)
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
-        score_now(record.number)
+        if record.rolled_back:
+            context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
+        _score_round(context, trial, transport, last, best)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
+        context.run.save_checkpoint(
+            trial.name, Checkpoint(last.round_number, last.shared, transport.personal, last.memory)
+        )
         context.callbacks.on_round(record.number, event.loss)
         if best.is_exhausted:
             best.say_if_exhausted(record.number)
@@ -304,6 +309,24 @@ def _train(
     if ledger is not None and last.round_number < rounds and not best.is_exhausted:
         _report_budget(context, trial, ledger, last.round_number)
     return last
+
+
+def _score_round(context: RunContext, trial: Trial, transport: RunTransport, reached: Start, best: BestRound) -> None:
+    """Score the state after a round on test images and on held-out ones, each if it is due."""
+    every, number = context.experiment.recipe.evaluate.every, reached.round_number
+    try:
+        # The last round is scored at the end, unless another one may be kept.
+        if every and number % every == 0 and (number < best.rounds or best.keep.metric):
+            score_test_sets(context, trial, transport, reached.shared, round_number=number)
+        best.score(number, transport, reached.shared)
+    except NotFiniteError as error:  # the next round shows whether it is to be rolled back
+        context.callbacks.on_warning(f"No score after round {number}: {error}")
+
+
+def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
+    """What the checkpoint before the last holds, should the last turn out to be poisoned; None without one."""
+    older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
+    return None if older is None else Finished(round_number, older.shared, older.memory)
 
 
 def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:

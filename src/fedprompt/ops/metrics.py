@@ -1,6 +1,6 @@
 """Metrics as pure functions of tensors: every figure lies in [0, 1], and thresholds are arguments.
 
-Scores that are not finite have no order, so metrics of scores raise UserError for them.
+Scores that are not finite have no order, so metrics of scores raise NotFiniteError for them.
 Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unknown, never counted).
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError
 
 
 def require_finite(scores: Tensor, whose: str = "A model") -> None:
-    """UserError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
+    """NotFiniteError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
     wrong = scores[~scores.isfinite()]
     if len(wrong):
-        raise UserError(
+        raise NotFiniteError(
             f"{whose} gives {len(wrong):,} of {scores.numel():,} scores that are not finite ({float(wrong[0])} for "
             "one), so no figure can be computed from them; lower the learning rate, and check the backbone with: "
             "fedprompt doctor"

@@ -104,6 +104,11 @@ class RoundEvent(BaseEvent):
     seconds: float | None = Field(None, description="duration of the round")
     failed: dict[int, str] = Field({}, description="client -> why its update was not used, `code: sentence`")
     skipped: str = Field("", description="why the round left the shared state as it was")
+    rolled_back: int | None = Field(
+        None,
+        description="earlier round that was computed again without the updates of the clients in `failed`, because the "
+        "clients' losses after it were not finite or many times as large; this round changes nothing itself",
+    )
     site_seconds: dict[int, Number] = Field({}, description="training time per client, as sites report it")
     validation: dict[int, Number] = Field(
         {}, description="headline metric per client of the shared state before the round, as sites report it"

@@ -279,10 +279,16 @@ class RunFolder:
         for stale in set(self._checkpoints(trial)) - {path, *older[:before]}:
             stale.unlink()
 
-    def load_checkpoint(self, trial: str, *, round_number: int | None = None) -> Checkpoint | None:
-        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning."""
+    def load_checkpoint(
+        self, trial: str, *, round_number: int | None = None, before: int | None = None
+    ) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning.
+
+        With `before`, only those of earlier rounds count.
+        """
         for path in self._checkpoints(trial):
-            if round_number is not None and path.stem != f"{quote(trial, safe='')}@{round_number:08d}":
+            found = int(path.stem.rsplit("@", 1)[1])
+            if (round_number is not None and found != round_number) or (before is not None and found >= before):
                 continue
             try:
                 return _read_checkpoint(path)

@@ -47,6 +47,7 @@ class Simulator:
         self.adversaries = adversaries
         self.secure = secure
         self._personal_start = initial_state(method)[1]
+        self._before = dict(self.personal)  # the last `train`
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients in turn. Personal states change when all are done; an interrupted round has no effect.
@@ -54,7 +55,8 @@ class Simulator:
         A personal state that is not finite is not kept: the server refuses its update, and the client goes on from the
         state before.
         """
-        updates = []
+        self._before = dict(self.personal)
+        updates: list[Update] = []
         for done, client in enumerate(clients, start=1):
             updates.append(
                 train_client(
@@ -74,6 +76,10 @@ class Simulator:
         if self.secure is not None:
             updates, self.notes = simulate(self.secure, round_number, shared, updates)
         return updates
+
+    def undo(self) -> None:
+        """Give back the personal states from before the last `train`."""
+        self.personal = dict(self._before)
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Score each of these clients that has test images, over its own candidate classes."""

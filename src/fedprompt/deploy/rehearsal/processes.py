@@ -19,7 +19,7 @@ from pathlib import Path
 from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.deploy.daemons import Process, kill_orphans, stoppable, wait_for_port
-from fedprompt.deploy.init import init_deployment, init_site
+from fedprompt.deploy.init import init_deployment, init_site, nginx_word
 from fedprompt.deploy.roster import ROSTER, accept, proposed, write_roster
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
@@ -69,11 +69,12 @@ class LocalFederation:
         place.mkdir(exist_ok=True)
         for part in ("temp", "logs"):
             (place / part).mkdir(exist_ok=True)
-        paths = "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi"))
-        paths += "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("uwsgi", "scgi"))
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"{kind}_temp_path {nginx_word(place / 'temp' / kind)};\n" for kind in kinds)
+        pid, log, requests = (nginx_word(place / name) for name in ("nginx.pid", "logs/error.log", "logs/access.log"))
         (place / "nginx.conf").write_text(
-            f"daemon off; pid {place}/nginx.pid; error_log {place}/logs/error.log;\nevents {{}}\n"
-            f"http {{ access_log {place}/logs/access.log;\n{paths}include {self.server}/nginx.conf; }}\n",
+            f"daemon off; pid {pid}; error_log {log};\nevents {{}}\n"
+            f"http {{ access_log {requests};\n{paths}include {nginx_word(self.server / 'nginx.conf')}; }}\n",
             encoding="utf-8",
         )
         command = [nginx() or PROXY, "-c", str(place / "nginx.conf"), "-p", str(place)]

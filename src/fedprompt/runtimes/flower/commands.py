@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -91,7 +92,8 @@ def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
         safety = ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate)]
         safety += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
     place = ["--host", "127.0.0.1", "--port", str(port), "--database", str(database)]
-    return [_script("flower-superlink"), *safety, *place, "--disable-runtime-dependency-installation"]
+    program = [sys.executable, "-m", "fedprompt.runtimes.flower.superlink"]
+    return [*program, *safety, *place, "--disable-runtime-dependency-installation"]
 
 
 def supernode(

@@ -33,5 +33,5 @@ def from_records(content: RecordDict) -> Payload:
         table = load_json_object(text)
         raws = {name: RawTensor(array.dtype, tuple(array.shape), array.data) for name, array in record.items()}
         return Payload(kind, table, raws)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError("sent a malformed message.") from error
