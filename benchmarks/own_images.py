@@ -133,7 +133,7 @@ def _write_table(folder: Path, drawn: Iterator[tuple[Image.Image, list[str]]], *
 
 def _save(image: Image.Image, path: Path, *, clutter: float, seed: tuple[int | str, ...]) -> None:
     """Write a JPEG; `clutter` from 0 to 1 adds light, blobs, grain, blur and compression, as photographs have."""
-    draws = numpy_stream(*seed[:1], "clutter", *seed[1:])
+    draws = numpy_stream(int(seed[0]), "clutter", *seed[1:])
     image = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     if clutter:
         light = Image.fromarray(draws.uniform(255 * (1 - 0.7 * clutter), 255, (4, 4, 3)).astype(np.uint8))

@@ -96,7 +96,8 @@ class CheckedChannel:
             refused: dict[str, str] = {}
             with refusing(refused, name):
                 used[name] = self._checked(name, numbered[name], answer, asked)
-                if numbered[name].kind == HELLO and used[name] == PASSED:
+                passed = numbered[name].kind == HELLO and used[name] == PASSED
+                if passed and not isinstance(answer, str):
                     reports[name] = read_report(answer.fields)
             used |= refused
         for name, report in reports.items():
