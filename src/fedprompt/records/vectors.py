@@ -117,14 +117,19 @@ def join_long(fields: Mapping[str, JsonValue], read: Callable[[str], bytes]) -> 
     for name in vector_files(fields):
         for column, values in _read_columns(name, read(name)):
             *records, field = column.split(".")
-            target = joined
-            for record in records:
-                inner = target.setdefault(record, {})
-                if not isinstance(inner, dict):
-                    raise UserError(f"The file {name} belongs to another line; restore it from a copy.")
-                target = inner
-            target[field] = values
+            _record(joined, records, name)[field] = values
     return joined
+
+
+def _record(fields: dict[str, JsonValue], path: Sequence[str], file: str) -> dict[str, JsonValue]:
+    """The nested record at a path; UserError if a value stands there."""
+    target = fields
+    for name in path:
+        inner = target.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"The file {file} belongs to another line; restore it from a copy.")
+        target = inner
+    return target
 
 
 def vector_files(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:

@@ -242,8 +242,8 @@ def rounds_in(costs: Sequence[Costs], seconds: float, *, points: int, most: int,
         needed = max(search_seconds(1) / SEARCH, search_seconds(1) + final_seconds(1)) / 60
         raise UserError(
             f"One round at each of {plural(points, 'point')} of the grid with {plural(len(costs), 'method')}, and one "
-            f"of the final run, need about {needed:.2g} minutes; give more --minutes, fewer methods, or fewer images per "
-            "class (partition.shots)."
+            f"of the final run, need about {needed:.2g} minutes; give more --minutes, fewer methods, or fewer images "
+            "per class (partition.shots)."
         )
     return Rounds(0.0, search, final, search_seconds(search) / 60, final_seconds(final) / 60)
 
