@@ -1,7 +1,7 @@
 """Slow poisoning: what a site can do in 100 rounds that stays just inside the norm bound in every one of them.
 
-`python -m benchmarks.slow_poisoning` measures what its results lack, and writes a section of docs/robustness.md. One
-of ten clients knows all honest updates and pulls against their mean, with the longest change that is accepted.
+`python -m benchmarks.slow_poisoning` measures what its results lack, and writes the section into docs/robustness.md.
+One of ten clients knows all honest updates and pulls against their mean, with the longest change that is accepted.
 """
 
 from __future__ import annotations
@@ -125,10 +125,11 @@ def section(found: Mapping[Case, Found], rounds: int) -> Iterator[str]:
     """The lines of the section."""
     yield HEADING
     yield ""
-    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, of which one is"
-    yield f"an adversary in all {rounds} rounds. It knows all honest updates, and sends their mean change reversed, as"
-    yield f"long as {INSIDE:g} of the norm limit allows; columns: that limit in usual lengths (default {NORM_LIMIT:g})."
-    yield "Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, if there were any."
+    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, one of which"
+    yield f"is an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
+    yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, and {NORM_LIMIT:g}"
+    yield "is the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
+    yield "there were any."
     yield ""
     names = [f"limit {limit:g}" for limit in LIMITS if limit]
     yield f"| rule | no attack | {' | '.join(names)} |"
