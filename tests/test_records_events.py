@@ -15,11 +15,13 @@ from pydantic import BaseModel, ValidationError
 from fedprompt.records.event_fields import (
     AttentionRecord,
     AttributeAttention,
+    ClassDecisions,
     ExplanationRecord,
     LabelEvidence,
+    MistakeRecord,
     PartitionCounts,
 )
-from fedprompt.records.events import EVENTS, CooccurrenceEvent, RoundEvent, parse_event
+from fedprompt.records.events import EVENTS, CooccurrenceEvent, MistakesEvent, RoundEvent, parse_event
 
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
@@ -38,6 +40,17 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
     ),
     CooccurrenceEvent: st.builds(
         lambda a: CooccurrenceEvent(split="natural", classes=a, counts=counts(len(a), len(a))), NAMES
+    ),
+    MistakesEvent: st.builds(
+        lambda a, wrong: MistakesEvent(
+            trial="x",
+            classes=[ClassDecisions(name=name, images=2, predicted=1, right=1) for name in a],
+            counts=counts(len(a), len(a)),
+            confused=[(a[0], a[-1], 1)],
+            worst=[MistakeRecord(name="1.jpg", truth=a[:1], predicted=a[1:], wrong=a[0], probability=wrong)],
+        ),
+        NAMES,
+        NUMBERS,
     ),
     AttentionRecord: st.builds(
         lambda name, weight: AttentionRecord(
