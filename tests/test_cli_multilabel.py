@@ -74,7 +74,9 @@ def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
 
 def test_predictions_name_the_labels_present_and_their_regions(finished: Path, tmp_path: Path) -> None:
     images = [finished / "images" / f"{row}.png" for row in (0, 9)]
-    found = json.loads(call("predict", finished / "run", *images, "--json", "--page", tmp_path / "seen.html"))
+    found = json.loads(call("predict", finished / "run", *images, "--json"))
+    said = call("predict", finished / "run", *images, "--page", tmp_path / "seen.html")
+    assert said.endswith(f"Written: {tmp_path / 'seen.html'} (2 images)\n")
     card = load_adapter(finished / "run" / "adapters" / "fedmpt").card
     for one in found:
         top = dict(one["top"])

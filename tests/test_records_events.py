@@ -15,11 +15,20 @@ from pydantic import BaseModel, ValidationError
 from fedprompt.records.event_fields import (
     AttentionRecord,
     AttributeAttention,
+    ClassDecisions,
     ExplanationRecord,
     LabelEvidence,
+    MistakeRecord,
     PartitionCounts,
 )
-from fedprompt.records.events import EVENTS, ClientScoresEvent, CooccurrenceEvent, RoundEvent, parse_event
+from fedprompt.records.events import (
+    EVENTS,
+    ClientScoresEvent,
+    CooccurrenceEvent,
+    MistakesEvent,
+    RoundEvent,
+    parse_event,
+)
 
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
@@ -52,6 +61,17 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
             classes=["x", "y"],
             candidates=[[1, 0]] * len(names),
             per_class=[[value, None]] * len(names),
+        ),
+        NAMES,
+        NUMBERS,
+    ),
+    MistakesEvent: st.builds(
+        lambda a, wrong: MistakesEvent(
+            trial="x",
+            classes=[ClassDecisions(name=name, images=2, predicted=1, right=1) for name in a],
+            counts=counts(len(a), len(a)),
+            confused=[(a[0], a[-1], 1)],
+            worst=[MistakeRecord(name="1.jpg", truth=a[:1], predicted=a[1:], wrong=a[0], probability=wrong)],
         ),
         NAMES,
         NUMBERS,

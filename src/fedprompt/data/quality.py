@@ -84,9 +84,9 @@ def _small_images(scan: ImageScan, input_side: int, dataset: Dataset) -> Iterato
     if small:
         row = min(small, key=lambda one: min(scan.sizes[one]))
         width, height = scan.sizes[row]
-        be = "is" if len(small) == 1 else "are"
+        number = "is" if len(small) == 1 else "are"
         yield (
-            f"{len(small):,} of {plural(len(scan.sizes), 'image')} {be} at most half as large as what the backbone "
-            f"reads ({input_side} x {input_side} pixels), and {be} enlarged: {dataset.source.describe(row)} has "
+            f"{len(small):,} of {plural(len(scan.sizes), 'image')} {number} at most half as large as what the backbone "
+            f"reads ({input_side} x {input_side} pixels), and {number} enlarged: {dataset.source.describe(row)} has "
             f"{width} x {height}."
         )
