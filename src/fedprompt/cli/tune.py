@@ -26,13 +26,13 @@ def tune(
             "--minutes",
             min=0.01,
             callback=finite,
-            help="Time for the search and the final run (default: the recipe's).",
+            help="Time for search and final run (default: the recipe's).",
         ),
     ] = None,
     settings: Settings = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Output folder (default: runs/NAME-tune); a search in it goes on."),
+        typer.Option("--out", "-o", help="Output folder, to go on in too (default: runs/NAME-tune)."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:
@@ -105,7 +105,7 @@ def _print(tuning: Tuning, found: Sequence[Result]) -> None:
     from fedprompt.studies.tune import result_rows
 
     head, rows = result_rows(tuning, found)
-    table = Table(*head, title=f"Held-out images: {_caption(tuning)}")
+    table = Table(*head, title=f"Held-out images: {_caption(tuning)}", caption="* the rate that is kept")
     for row in rows:
-        table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        table.add_row(*(Text(f"{cell.text} *", style="bold") if cell.best else Text(cell.text) for cell in row))
     plain_console().print(table)
