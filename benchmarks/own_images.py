@@ -41,7 +41,7 @@ def icons(folder: Path, seed: int, *, classes: slice, each: int, domains: Sequen
         name, number = data.space.names[int(data.targets[row])], row % each
         if name in wanted and domain in domains and data.splits[row] == "test":
             place = folder / domain / name if len(domains) > 1 else folder / name
-            _save(data.source.open(row), place / f"{number:03d}.jpg", clutter=clutter, seed=(seed, row))
+            _save(data.source.open(row), place / f"{number:03d}.jpg", clutter=clutter, seed=seed, address=(row,))
     return folder
 
 
@@ -51,7 +51,7 @@ def shapes(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
         for number in range(each):
             image = _background(seed, name, number)
             _draw_shape(image, shape, colour, seed, name, number)
-            _save(image, folder / name / f"{number:03d}.jpg", clutter=clutter, seed=(seed, name, number))
+            _save(image, folder / name / f"{number:03d}.jpg", clutter=clutter, seed=seed, address=(name, number))
     return folder
 
 
@@ -124,16 +124,16 @@ def _corners(shape: str, centre: tuple[float, float], size: float, turn: float) 
 def _write_table(folder: Path, drawn: Iterator[tuple[Image.Image, list[str]]], *, clutter: float, seed: int) -> Path:
     lines = []
     for number, (image, present) in enumerate(drawn):
-        _save(image, folder / f"{number:04d}.jpg", clutter=clutter, seed=(seed, number))
+        _save(image, folder / f"{number:04d}.jpg", clutter=clutter, seed=seed, address=(number,))
         lines.append((f"{number:04d}.jpg", ";".join(present)))
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("image", "labels"), *lines])
     return folder / "labels.csv"
 
 
-def _save(image: Image.Image, path: Path, *, clutter: float, seed: tuple[int | str, ...]) -> None:
+def _save(image: Image.Image, path: Path, *, clutter: float, seed: int, address: tuple[int | str, ...]) -> None:
     """Write a JPEG; `clutter` from 0 to 1 adds light, blobs, grain, blur and compression, as photographs have."""
-    draws = numpy_stream(int(seed[0]), "clutter", *seed[1:])
+    draws = numpy_stream(seed, "clutter", *address)
     image = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     if clutter:
         light = Image.fromarray(draws.uniform(255 * (1 - 0.7 * clutter), 255, (4, 4, 3)).astype(np.uint8))

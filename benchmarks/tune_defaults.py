@@ -34,6 +34,7 @@ SETTINGS = ("backbone.path=demo", "train.rounds=10", "evaluate.local=false", f"s
 REFERENCE = "zeroshot"
 METRIC = {"single": "accuracy", "multi": "mean_average_precision"}
 TARGET = Path(tuned.__file__).with_suffix(".toml")
+OPTIONS = {"multi-label": {"fedmvp": "lora = false, "}}  # its threshold is a cross-entropy, which these tasks lack
 HEAD = """# Learning rates of AdamW per method, and the mean gain over zero-shot CLIP in points on the drawn data sets.
 # Written by: python -m benchmarks.tune_defaults
 """
@@ -69,9 +70,9 @@ def gains(scores: Scores, name: str, method: str) -> dict[float, float]:
 
 
 def choose(found: Sequence[Mapping[float, float]]) -> tuple[float, float]:
-    """The rate with the largest mean gain, the smallest of equal ones, and that gain."""
+    """The rate with the largest mean gain, the largest of equal ones, and that gain."""
     means = {rate: fmean(one[rate] for one in found) for rate in GRID}
-    best = max(means, key=lambda rate: (round(means[rate], 1), -rate))
+    best = max(means, key=lambda rate: (round(means[rate], 1), rate))
     return best, means[best]
 
 
@@ -84,7 +85,8 @@ def table(scores: Scores) -> str:
         for method in methods.names():
             if all((name, f"{method}-{rate:g}") in scores for name in names for rate in GRID):
                 rate, gain = choose([gains(scores, name, method) for name in names])
-                text += f"{method} = {{ train = {{ lr = {rate:g} }} }} # {gain:+.1f}\n"
+                options = OPTIONS.get(kind, {}).get(method, "")
+                text += f"{method} = {{ {options}train = {{ lr = {rate:g} }} }} # {gain:+.1f}\n"
     return text
 
 

@@ -104,7 +104,7 @@ def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(f
     said = (finished.parent / "output.txt").read_text(encoding="utf-8")
     assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
     assert "zeroshot" not in said and "fedmvp:" not in said
-    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"\d+ clients hold 39 of [\d,]+ training images \(1 shot per class\): ", said)
     assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
     assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
     assert "differences below about 1 point may be noise" in said
@@ -114,7 +114,7 @@ def test_the_protocol_is_in_whole_words(finished: Path) -> None:
     protocol = events(finished)[0]["protocol"]
     assert protocol.startswith(
         "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
-        "the updates with equal weights. Clients hold 39 of"
+        "the updates with equal weights. 3 clients hold 39 of"
     )
 
 
@@ -266,7 +266,7 @@ def folder_of_images(root: Path) -> Path:
 
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
-    overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
+    overrides = ("-s", f"data.path={images}")
     assert "16 images, 0 problems." in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
@@ -282,14 +282,16 @@ def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
 
 def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
-    said = call("partition", "own_folder", "-s", f"data.path={images}")
+    few = ("-s", f"data.path={images}", "-s", "data.base=half", "-s", "partition.rule=class_chunks")
+    few += ("-s", "partition.classes_per_client=5")
+    said = call("partition", "own_folder", *few)
     warning = (
         "Warning: The partition rule class_chunks makes a single client: 'images' has 2 base classes and "
         "classes_per_client is 5; give classes_per_client at most 1 for two clients or more."
     )
     assert warning in said
     small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo", "-s", "compare=[]")
-    assert warning in call("run", "own_folder", "-s", f"data.path={images}", *small, "--out", tmp_path / "run")
+    assert warning in call("run", "own_folder", *few, *small, "--out", tmp_path / "run")
 
 
 def test_commands_without_a_run_print_their_results() -> None:
