@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from fedprompt.config.recipe import parse_recipe
+from fedprompt.demo.world import scenes
 from fedprompt.errors import UserError
+from fedprompt.experiments import events as event_builders
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.plan import resolve
+from fedprompt.experiments.test_sets import make_test_sets
+from fedprompt.records import client_scores, vectors
 from fedprompt.records.client_scores import append_scores, packed, unpacked
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import BaseEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
@@ -214,3 +223,82 @@ def test_a_page_names_some_of_the_classes_of_a_client(tmp_path: Path) -> None:
         run.append(HeaderEvent(partition=partition))
     html = render(tmp_path).read_text(encoding="utf-8")
     assert "label 39 and 1,960 more" in html and len(html) < 100_000
+
+
+RECIPE = """
+name = "short"
+seed = 3
+[data]
+source = "scenes"
+train = 2
+test = 1
+[partition]
+rule = "iid"
+clients = 3
+[method]
+name = "dualcoop"
+[[compare]]
+name = "zeroshot"
+[train]
+rounds = 3
+batch_size = 8
+[evaluate]
+samples = 1
+every = 1
+"""
+
+
+class Interruption(RunCallbacks):
+    """Interrupts a run after its second round, once."""
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_resumes_equals_one_that_does_not_in_records_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.start(resolve(parse_recipe(RECIPE)), tmp_path / "short")
+    for module in (vectors, client_scores):
+        monkeypatch.setattr(module, "LONG", 2)
+    runs.start(resolve(parse_recipe(RECIPE)), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(resolve(parse_recipe(RECIPE)), tmp_path / "stopped", callbacks=Interruption())
+    runs.resume(tmp_path / "stopped")
+    files = [{path.name for path in (tmp_path / name / "vectors").iterdir()} for name in ("whole", "stopped")]
+    assert files[0] == files[1] and len(files[0]) > 10
+    assert (tmp_path / "short" / "vectors").exists() is False
+    short, whole, stopped = (read_run(tmp_path / name) for name in ("short", "whole", "stopped"))
+    for run in (whole, stopped):
+        for mine, theirs in zip(run.trials, short.trials, strict=True):
+            assert (mine.scores, mine.samples, mine.figures) == (theirs.scores, theirs.samples, theirs.figures)
+            assert [(event.losses, event.bytes_up) for event in mine.rounds] == [
+                (event.losses, event.bytes_up) for event in theirs.rounds
+            ]
+        assert (run.cooccurrence, run.intervals, run.header.partition) == (
+            short.cooccurrence,
+            short.intervals,
+            short.header.partition,
+        )
+    pages = {name: without_links((tmp_path / name / "report.html").read_text()) for name in ("short", "whole")}
+    assert pages["short"] == pages["whole"]
+
+
+def without_links(html: str) -> str:
+    """The page without times and links to Parquet files, which differ between runs."""
+    html = re.sub(r"(?s)<p class=\"note\">[^<]*<a href=\"vectors/.*?</p>", "", html)
+    html = re.sub(r" and the Parquet files that it names|\d+\.\d s\b|\d{4}-\d\d-\d\d.\d\d:\d\d(:\d\dZ| UTC)", "", html)
+    return " ".join(html.split())
+
+
+def test_of_many_classes_the_cooccurrence_of_the_most_frequent_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_builders, "LONG", 2)
+    (test_set, *_) = make_test_sets(scenes(seed=5, train=1, test=4))
+    present = test_set.examples.targets == 1
+    event = event_builders.cooccurrence_event(test_set, present)
+    counts = present.sum(dim=0).tolist()
+    assert event.positives == tuple(counts) and len(event.classes) == 2
+    kept = [test_set.examples.space.names.index(name) for name in event.classes]
+    assert kept == sorted(kept) and min(counts[label] for label in kept) >= sorted(counts)[-2]
+    assert [event.counts[place][place] for place in range(2)] == [counts[label] for label in kept]

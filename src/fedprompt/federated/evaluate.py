@@ -18,6 +18,7 @@ from fedprompt.ops import metrics
 
 METRICS: Mapping[Kind, str] = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per task
 TOP = 3  # labels per image that the top-k figures count as predicted
+MOST_CLASSES = 1024  # that are scored with a whole batch of images
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ class Decision:
 
 @torch.no_grad()
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
-    """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite."""
+    """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite.
+
+    Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
+    """
     method.eval()
+    batch_size = max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)

@@ -76,7 +76,8 @@ def _columns(name: str, value: object) -> Columns | None:
         columns = {column: pa.array(values) for column, values in found.items()}
     except (pa.ArrowException, OverflowError):  # values of several types, or too large ones
         return None
-    same = all(columns[column].to_pylist() == values for column, values in found.items())
+    # The texts tell 1 from 1.0 and from True.
+    same = all(repr(columns[column].to_pylist()) == repr(values) for column, values in found.items())
     return columns if same else None
 
 
