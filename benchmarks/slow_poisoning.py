@@ -125,10 +125,10 @@ def section(found: Mapping[Case, Found], rounds: int) -> Iterator[str]:
     """The lines of the section."""
     yield HEADING
     yield ""
-    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, one of which"
-    yield f"is an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
-    yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, and {NORM_LIMIT:g}"
-    yield "is the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
+    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, one of which is"
+    yield f"an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
+    yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, {NORM_LIMIT:g} is"
+    yield "the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
     yield "there were any."
     yield ""
     names = [f"limit {limit:g}" for limit in LIMITS if limit]
