@@ -111,7 +111,7 @@ def read(path: Path) -> dict[Case, Found]:
 
 def complete(path: Path, rounds: int) -> Mapping[Case, Found]:
     """Measure every case that the file lacks, and append each result at once."""
-    found, experiment = read(path), Bench("promptfl", rounds).experiment("iid")
+    found, experiment = read(path), Bench("fedclip", rounds).experiment("iid")
     for case in (Case(rule, limit) for rule, limit in product(AGGREGATION_RULES.names(), LIMITS)):
         if case not in found:
             started = time.perf_counter()
@@ -125,7 +125,7 @@ def section(found: Mapping[Case, Found], rounds: int) -> Iterator[str]:
     """The lines of the section."""
     yield HEADING
     yield ""
-    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, one of which"
+    yield "Made by `python -m benchmarks.slow_poisoning`: fedclip on the embedded images, ten clients, one of which"
     yield f"is an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
     yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, and {NORM_LIMIT:g}"
     yield "is the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
