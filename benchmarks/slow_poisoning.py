@@ -36,6 +36,11 @@ ROUNDS = 100
 LIMITS = (0.0, 3.0, NORM_LIMIT)  # of norms, in usual lengths; 0 stands for no attack
 INSIDE = 0.99  # of the limit
 HEADING = "## Slow poisoning"
+INTRODUCTION = """\
+Made by `python -m benchmarks.slow_poisoning`: fedclip on the embedded images, ten clients, one of which is an
+adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as long as
+{inside:g} of the limit of norms allows; columns give that limit in usual lengths, and {limit:g} is the default.
+Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where there were any."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +130,7 @@ def section(found: Mapping[Case, Found], rounds: int) -> Iterator[str]:
     """The lines of the section."""
     yield HEADING
     yield ""
-    yield "Made by `python -m benchmarks.slow_poisoning`: fedclip on the embedded images, ten clients, one of which"
-    yield f"is an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
-    yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, and {NORM_LIMIT:g}"
-    yield "is the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
-    yield "there were any."
+    yield INTRODUCTION.format(rounds=rounds, inside=INSIDE, limit=NORM_LIMIT)
     yield ""
     names = [f"limit {limit:g}" for limit in LIMITS if limit]
     yield f"| rule | no attack | {' | '.join(names)} |"
