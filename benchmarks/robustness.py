@@ -60,6 +60,7 @@ rounds = {rounds}
 """
 METHODS = {
     "promptfl": ('name = "promptfl"', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.03'),
+    "fedclip": ('name = "fedclip"', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.003'),
     "fedmvp": ('name = "fedmvp"\nconsistency = 1.0\nsigma = 0.1', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.001'),
 }
 

@@ -36,6 +36,11 @@ ROUNDS = 100
 LIMITS = (0.0, 3.0, NORM_LIMIT)  # of norms, in usual lengths; 0 stands for no attack
 INSIDE = 0.99  # of the limit
 HEADING = "## Slow poisoning"
+INTRODUCTION = """\
+Made by `python -m benchmarks.slow_poisoning`: fedclip on the embedded images, ten clients, one of which is an
+adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as long as
+{inside:g} of the limit of norms allows; columns give that limit in usual lengths, and {limit:g} is the default.
+Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where there were any."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def read(path: Path) -> dict[Case, Found]:
 
 def complete(path: Path, rounds: int) -> Mapping[Case, Found]:
     """Measure every case that the file lacks, and append each result at once."""
-    found, experiment = read(path), Bench("promptfl", rounds).experiment("iid")
+    found, experiment = read(path), Bench("fedclip", rounds).experiment("iid")
     for case in (Case(rule, limit) for rule, limit in product(AGGREGATION_RULES.names(), LIMITS)):
         if case not in found:
             started = time.perf_counter()
@@ -125,11 +130,7 @@ def section(found: Mapping[Case, Found], rounds: int) -> Iterator[str]:
     """The lines of the section."""
     yield HEADING
     yield ""
-    yield "Made by `python -m benchmarks.slow_poisoning`: promptfl on the embedded images, ten clients, one of which is"
-    yield f"an adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as"
-    yield f"long as {INSIDE:g} of the limit of norms allows; columns give that limit in usual lengths, {NORM_LIMIT:g} is"
-    yield "the default. Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where"
-    yield "there were any."
+    yield INTRODUCTION.format(rounds=rounds, inside=INSIDE, limit=NORM_LIMIT)
     yield ""
     names = [f"limit {limit:g}" for limit in LIMITS if limit]
     yield f"| rule | no attack | {' | '.join(names)} |"

@@ -96,8 +96,7 @@ class CheckedChannel:
             refused: dict[str, str] = {}
             with refusing(refused, name):
                 used[name] = self._checked(name, numbered[name], answer, asked)
-                passed = numbered[name].kind == HELLO and used[name] == PASSED
-                if passed and not isinstance(answer, str):
+                if used[name] == PASSED and isinstance(answer, Payload):
                     reports[name] = read_report(answer.fields)
             used |= refused
         for name, report in reports.items():
