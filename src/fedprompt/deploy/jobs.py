@@ -22,11 +22,12 @@ from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
-from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, Fields, Payload
+from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, VALIDATE, Fields, Payload
 
 # The fields of every request, and the further ones by kind of request.
 NEEDED = ("recipe", "run", "trial", "client", "serial")
-FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
+FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upload")}
+FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
 _log = logging.getLogger(__name__)

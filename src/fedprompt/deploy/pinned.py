@@ -91,7 +91,7 @@ class OwnImages:
     def of(cls, client: Client) -> OwnImages:
         """Hash the files of a client's images; images that are not files have their source's fingerprint."""
         digest, sets = hashlib.sha256(), []
-        for examples in (client.train, client.test):
+        for examples in (client.train, client.test, *client.held_out.values()):
             if examples is not None:
                 digests = image_digests(examples.images)
                 sets.append(ImageSet(frozenset(digests)))

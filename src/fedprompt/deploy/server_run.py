@@ -140,7 +140,7 @@ def site_transport(
         accepted = {
             client: event.round
             for event in context.run.events()
-            if isinstance(event, RoundEvent) and event.trial == trial.name
+            if isinstance(event, RoundEvent) and event.trial == trial.name and event.round <= checkpoint.round_number
             for client in event.kept
         }
         return Remote(

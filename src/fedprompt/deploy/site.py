@@ -20,9 +20,8 @@ from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.experiments.events import METRICS
 from fedprompt.federated.client import train_client
-from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
@@ -30,7 +29,7 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, VALIDATE, Payload
 from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
@@ -92,8 +91,9 @@ class Site:
             length = partial(_vector_length, job)
             return _marked(job, self._secure_member.answer(request, secure, job.state, train, length))
         task = _task(job)
-        if request.kind == EVALUATE:
-            score = _score_fields(self._score(task), settings.policy.smallest_count)
+        if request.kind in (EVALUATE, VALIDATE):
+            found = self._score(task) if request.kind == EVALUATE else self._validate(task)
+            score = _score_fields(found, settings.policy.smallest_count)
             return _marked(job, Payload(DONE, {"score": score}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
@@ -116,7 +116,8 @@ class Site:
             settings=job.trial.settings,
         )
         check_personal(update)
-        job.state.save(number, update.personal)
+        # The run may go back to any round if it keeps the best one.
+        job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
         return update
 
     def _charge(self, job: Job) -> Charged:
@@ -149,6 +150,16 @@ class Site:
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
         return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+
+    def _validate(self, task: SiteTask) -> Score | None:
+        """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
+        job, client = task.job, task.job.client
+        if not client.held_out:
+            return None
+        task.method.load_state_dict({**task.shared, **task.personal})
+        found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
+        columns = job.experiment.plan.keep.columns
+        return replace(found, figures={column: found.figures[column] for column in columns})
 
 
 def _marked(job: Job, answer: Payload) -> Payload:

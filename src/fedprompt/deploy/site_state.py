@@ -38,13 +38,13 @@ class SiteState:
             return start
         return state
 
-    def save(self, round_number: int, state: State) -> None:
-        """Save the personal state after a round and delete those that are too old to be needed."""
+    def save(self, round_number: int, state: State, *, keep_all: bool = False) -> None:
+        """Save the personal state after a round and, unless all are kept, delete those too old to be needed."""
         if not state:
             return
         save_tensors(self._path(round_number), state)
         known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
-        for old in known[:-KEPT]:
+        for old in () if keep_all else known[:-KEPT]:
             old.unlink()
 
     def left_out(self) -> dict[int, str] | None:

@@ -14,8 +14,7 @@ from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import draw_samples, sample_events
 from fedprompt.experiments.test_sets import top_k
-from fedprompt.federated.evaluate import Decision, predict, score
-from fedprompt.federated.rounds import Transport
+from fedprompt.federated.evaluate import Decision, Score, predict, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.predictions import prediction_table, write_predictions
@@ -27,14 +26,10 @@ def score_clients(
     context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
 ) -> None:
     """Score every client's model on the client's own test images, if the recipe asks for it."""
-    if not context.experiment.recipe.evaluate.local:
+    if not (context.experiment.recipe.evaluate.local and context.experiment.recipe.evaluate.test):
         return
     clients = context.experiment.clients
-    reached: Transport = transport
-    if trial.sharing == "pooled":  # one client has trained for all
-        method = transport.restore(shared)
-        everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
-        reached = Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
+    reached = _reaching_all(context, trial, transport, shared)
     numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
@@ -42,16 +37,34 @@ def score_clients(
         context.run.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
 
 
+def score_held_out(
+    context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
+) -> dict[int, Score]:
+    """Every client's model on the client's held-out images, by client; sites may not answer."""
+    reached = _reaching_all(context, trial, transport, shared)
+    return reached.validate(round_number, shared, range(len(context.experiment.clients)))
+
+
+def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, shared: State) -> RunTransport:
+    """The transport to all clients, also where one client has trained for all."""
+    if trial.sharing != "pooled":
+        return transport
+    clients, method = context.experiment.clients, transport.restore(shared)
+    everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
+    return Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
+
+
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
     """Decision thresholds of multi-label data by owner of a model; None is the shared model, or a new client's.
 
     The threshold is the one that is best on held-out training images, if there are any.
     """
-    recipe, held = context.experiment.recipe.evaluate, context.experiment.clients.held_out()
+    recipe, multi = context.experiment.recipe.evaluate, context.experiment.dataset.space.kind == "multi"
+    held = context.experiment.clients.held_out() if multi else None
     decisions = {}
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
-        if held is not None and held.space.kind == "multi":
+        if held is not None:
             method = transport.restore(shared, owner)
             logits = predict(method, context.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
             tuned = best_threshold(logits.sigmoid(), held.targets)

@@ -26,7 +26,7 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
 from fedprompt.experiments.test_sets import LOCAL, TestSet
-from fedprompt.federated.evaluate import Score
+from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import (
@@ -42,7 +42,6 @@ from fedprompt.updates import AGGREGATE_CLIENT
 
 MOST_NAMED = 8  # clients whose domains the line before training names
 MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
-METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",

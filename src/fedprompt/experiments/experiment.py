@@ -85,7 +85,8 @@ def assemble(
     image is opened then.
     """
     recipe = plan.recipe
-    dataset = plan.source(on_step=on_step)
+    dataset, validates = plan.source(on_step=on_step), bool(plan.keep.metric)
+    plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
     trials = _trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
@@ -96,9 +97,11 @@ def assemble(
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
-        looked = scan_used_images(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
+        looked = scan_used_images(
+            dataset, partition, whole=recipe.check, workers=workers, validates=validates, on_step=on_step
+        )
     dataset, partition, left_out = exclude_unreadable(
-        dataset, partition, looked.unreadable, share=recipe.data.unreadable
+        dataset, partition, looked.unreadable, share=recipe.data.unreadable, validates=validates
     )
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
@@ -106,7 +109,14 @@ def assemble(
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
             check_distinct_texts(clip, replace(part.space, template=template))
-    clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
+    clients = Clients(
+        dataset,
+        partition,
+        test=recipe.evaluate.local and recipe.evaluate.test,
+        held_out=recipe.evaluate.held_out,
+        candidates=plan.keep.candidates,
+    )
+    _check_held_out(plan, clients)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
 
 
@@ -132,6 +142,18 @@ def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
         if not filled or not any(trial.is_same(other) for other in kept):
             kept.append(trial)
     return tuple(kept)
+
+
+def _check_held_out(plan: Plan, clients: Clients) -> None:
+    """Raise UserError if a round is to be chosen by held-out images and no client has any."""
+    if not plan.keep.metric or plan.data_at_sites or any(client.held_out for client in clients):
+        return
+    sizes = [len(shard.rows) for shard in clients.partition.shards]
+    raise UserError(
+        f'[train] keep = "best:{plan.keep.metric}" needs images that no client trains on, but the data have no '
+        f"validation part, and [evaluate] held_out = {plan.recipe.evaluate.held_out:g} of at most {max(sizes)} images "
+        f'per client is none; raise held_out, or set keep = "last".'
+    )
 
 
 def _describe(

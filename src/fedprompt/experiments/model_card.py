@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,6 +21,9 @@ from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
 ADAPTERS = "adapters"
+LAST = (
+    "@last"  # ends the name of the adapter of the last round, where another round is kept; no trial has a name with @
+)
 MOST_CLIENTS = 50  # rows of the card's table of clients
 CARD = """# {title}
 
@@ -68,13 +72,17 @@ def save_trial_adapter(
     *,
     exports: Mapping[str, str | bytes],
     threshold: float | None = None,
+    suffix: str = "",
 ) -> None:
     """Write the adapter of a trial whose scores are recorded.
 
-    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data.
+    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data. With `suffix`
+    it is that of another round than the scored one, and has no figures.
     """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
+    if suffix:
+        record = replace(record, scores=(), kept=None)
     space = experiment.dataset.space
     names = tuple(space.names[label] for label in (*experiment.dataset.base, *experiment.dataset.new))
     card = AdapterCard(
@@ -95,6 +103,7 @@ def save_trial_adapter(
         "versions": versions(),
         "data_fingerprint": experiment.dataset.source.fingerprint,
         "rounds": len(record.rounds),
+        "kept_round": record.kept.round if record.kept else len(record.rounds),
         "left_out": _left_out(record),
     }
     metrics = {
@@ -105,7 +114,7 @@ def save_trial_adapter(
         ],
     }
     save_adapter(
-        adapter_folder(run.path, trial.name),
+        adapter_folder(run.path, trial.name + suffix),
         card,
         shared,
         space=space,

@@ -22,6 +22,7 @@ from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import with_absolute_paths
+from fedprompt.experiments.keep import HELD_OUT, Keep
 from fedprompt.experiments.server import REGISTRIES as SERVER_REGISTRIES
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
@@ -95,6 +96,7 @@ class Plan:
     source: Block[Dataset]
     rule: Block[Partition]
     trials: tuple[Trial, ...]
+    keep: Keep = Keep()  # noqa: RUF009  (frozen)
 
     @property
     def data_at_sites(self) -> bool:
@@ -118,6 +120,10 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     """
     source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed)
     rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
+    keep = Keep.of(recipe, origin=origin)
+    evaluate = recipe.evaluate
+    if keep.metric and "held_out" not in evaluate.model_fields_set:
+        evaluate = evaluate.model_copy(update={"held_out": HELD_OUT})
     server = recipe.train.server
     server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
     named = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
@@ -131,6 +137,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
             "descriptions": with_absolute_paths(recipe.descriptions),
             "method": main,
             "train": recipe.train.model_copy(update={"server": server}),
+            "evaluate": evaluate,
             "compare": tuple(others),
         }
     )
@@ -143,7 +150,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     clients = rule.options.get("clients")
     if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
         check_adversaries(trials, clients)
-    return Plan(recipe, origin, source, rule, trials)
+    return Plan(recipe, origin, source, rule, trials, keep)
 
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:

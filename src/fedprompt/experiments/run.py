@@ -6,23 +6,25 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import UserError
+from fedprompt.experiments.best_round import BestRound
 from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
-from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.intervals import interval_events
-from fedprompt.experiments.model_card import save_trial_adapter
+from fedprompt.experiments.model_card import LAST, save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.server import open_ledger, spent
-from fedprompt.experiments.test_sets import make_test_sets
+from fedprompt.experiments.test_sets import TestSet, make_test_sets
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rounds import Start, federate, initial_state
 from fedprompt.methods.base import Method
@@ -75,7 +77,7 @@ def start(
         callbacks.on_warning(warning)
     warn_of_problems(experiment, callbacks)
     callbacks.on_message(training_images(experiment))
-    test_sets = make_test_sets(experiment.dataset)
+    test_sets = _test_sets(experiment)
     warn_of_missing_tests(experiment, test_sets, callbacks)
     with RunFolder.create(folder) as run:
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
@@ -122,7 +124,12 @@ def resume(
         if changes:
             run.append(ChangesEvent(changes=changes))
         callbacks.on_message(experiment.dataset.report.sentence())
-        return _run_trials(RunContext(run, experiment, make_test_sets(experiment.dataset), callbacks, make_transport))
+        return _run_trials(RunContext(run, experiment, _test_sets(experiment), callbacks, make_transport))
+
+
+def _test_sets(experiment: Experiment) -> tuple[TestSet, ...]:
+    """The test sets of an experiment; none if it leaves the test images unseen."""
+    return make_test_sets(experiment.dataset) if experiment.recipe.evaluate.test else ()
 
 
 def _is_finished(run: RunFolder) -> bool:
@@ -149,7 +156,7 @@ def _run_trials(context: RunContext) -> Path:
 def _for_trial(context: RunContext, trial: Trial) -> RunContext:
     """The context with the trial's own class descriptions."""
     experiment = context.experiment.of(trial)
-    return replace(context, experiment=experiment, test_sets=make_test_sets(experiment.dataset))
+    return replace(context, experiment=experiment, test_sets=_test_sets(experiment))
 
 
 @contextmanager
@@ -189,18 +196,32 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         run.append(trial_event(trial, method, experiment.dataset.space, rounds=rounds))
         context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
-        last = _train(context, trial, transport, checkpoint=checkpoint, rounds=rounds)
-        shared, rounds = last.shared, last.round_number
-        if rounds and _is_unchanged(start, shared, transport.personal):
+        best = BestRound(context, trial, rounds)
+        last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
+        if last.round_number and _is_unchanged(start, last.shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
-        context.callbacks.on_step(f"Scoring {trial.label}")
-        score_clients(context, trial, transport, shared, round_number=rounds)
-        decisions = fit_decisions(context, transport, shared)
-        score_test_sets(context, trial, transport, shared, round_number=rounds, decisions=decisions)
-        record_samples(context, trial, transport.restore(shared, transport.owners[0]))
-        if trial.sharing != "local":  # local training leaves no model that all clients share
-            exports = method.exports(experiment.recipe.backbone.path)
-            save_trial_adapter(run, experiment, trial, shared, exports=exports, threshold=decisions[None].tuned)
+        kept = best.kept(last)
+        if kept is not None:  # personal states are those of the best round too
+            transport = context.make_transport(context, trial, trial.make_method(experiment.clip), kept)
+        _score(context, trial, transport, last, kept=kept)
+
+
+def _score(context: RunContext, trial: Trial, transport: RunTransport, last: Start, *, kept: Checkpoint | None) -> None:
+    """Score the round that is kept (the last one if None) and save its adapter, and that of the last one."""
+    shared, number = (last.shared, last.round_number) if kept is None else (kept.shared, kept.round_number)
+    context.callbacks.on_step(f"Scoring {trial.label}")
+    score_clients(context, trial, transport, shared, round_number=number)
+    decisions = fit_decisions(context, transport, shared)
+    score_test_sets(context, trial, transport, shared, round_number=number, decisions=decisions)
+    method = transport.restore(shared, transport.owners[0])
+    record_samples(context, trial, method)
+    if trial.sharing == "local":  # local training leaves no model that all clients share
+        return
+    save = partial(save_trial_adapter, context.run, context.experiment, trial, threshold=decisions[None].tuned)
+    save(shared, exports=method.exports(context.experiment.recipe.backbone.path))
+    if kept is not None:
+        method = transport.restore(last.shared)
+        save(last.shared, exports=method.exports(context.experiment.recipe.backbone.path), suffix=LAST)
 
 
 def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[int, State]) -> bool:
@@ -211,17 +232,26 @@ def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[i
     )
 
 
-def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkpoint: Checkpoint, rounds: int) -> Start:
-    """Train, with a record and a checkpoint of every round; returns the last one. A privacy budget may end it early."""
-    every, shared = context.experiment.recipe.evaluate.every, checkpoint.shared
+def _train(
+    context: RunContext, trial: Trial, transport: RunTransport, *, checkpoint: Checkpoint, best: BestRound
+) -> Start:
+    """Train, with a record and a checkpoint of every round; returns the last one.
+
+    A privacy budget may end it early, and so may `best`, which scores held-out images.
+    """
+    every, shared, rounds = context.experiment.recipe.evaluate.every, checkpoint.shared, best.rounds
 
     def score_now(number: int) -> None:
-        if every and number % every == 0 and number < rounds:
+        # The last round is scored at the end, unless another one may be kept.
+        if every and number % every == 0 and (number < rounds or best.keep.metric):
             score_test_sets(context, trial, transport, shared, round_number=number)
+        best.score(number, transport, shared)
 
     if not checkpoint.round_number:
         score_now(0)
     last = Start(checkpoint.round_number, shared, checkpoint.memory)
+    if best.is_exhausted:
+        return last
     ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
     for record in federate(
         transport.method,
@@ -241,7 +271,10 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         context.callbacks.on_round(record.number, event.loss)
-    if ledger is not None and last.round_number < rounds:
+        if best.is_exhausted:
+            best.say_if_exhausted(record.number)
+            break
+    if ledger is not None and last.round_number < rounds and not best.is_exhausted:
         _report_budget(context, trial, ledger, last.round_number)
     return last
 

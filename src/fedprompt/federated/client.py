@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,7 +25,8 @@ from fedprompt.updates import State, Update
 class Client:
     """A client (a site): its images (often few-shot), over its own candidate classes, and their domain if any.
 
-    Clients are usually non-IID: they differ in classes, domains and numbers of images.
+    Clients are usually non-IID: they differ in classes, domains and numbers of images. `held_out` are images that it
+    does not train on, to choose a round by: over all base classes ("base"), and over its own classes ("local").
     """
 
     id: int
@@ -33,6 +34,7 @@ class Client:
     train: Examples
     test: Examples | None = None
     domain: str = ""
+    held_out: Mapping[str, Examples] = field(default_factory=dict)
 
 
 class TrainSettings(ClientTraining):

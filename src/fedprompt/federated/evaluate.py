@@ -11,10 +11,12 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.federated.client import Client
 from fedprompt.methods.base import Method
 from fedprompt.ops import metrics
 
+METRICS: Mapping[Kind, str] = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per task
 TOP = 3  # labels per image that the top-k figures count as predicted
 
 
@@ -67,6 +69,22 @@ def evaluate(
     """Score the method in its current state on examples, against their candidate classes."""
     logits = predict(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(logits, examples.targets, examples.space, name=name, decision=decision)
+
+
+def validate(method: Method, clip: Clip, client: Client, *, batch_size: int = 128) -> Score:
+    """Score the method on a client's held-out images: figures over the base classes, and `base` and `local` headlines.
+
+    `client.held_out` says over which candidates.
+    """
+    figures: dict[str, float] = {}
+    known: dict[int, Mapping[str, float]] = {}  # a client with all base classes has the same examples twice
+    for column, examples in client.held_out.items():
+        if id(examples) not in known:
+            scored = evaluate(method, clip, examples, name=client.name, batch_size=batch_size)
+            known[id(examples)] = scored.figures
+        found = known[id(examples)]
+        figures |= {**(found if column == "base" else {}), column: found[METRICS[examples.space.kind]]}
+    return Score(client.name, max(map(len, client.held_out.values()), default=0), figures, ())
 
 
 def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, decision: Decision | None = None) -> Score:

@@ -125,6 +125,33 @@ class ScoreEvent(BaseEvent):
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
 
 
+class ValidationEvent(BaseEvent):
+    """A scoring of held-out images, by which a round is chosen."""
+
+    event: Literal["validation"] = "validation"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the images were scored; 0 is before training")
+    metric: str = Field(description="metric by which a round is chosen, as `train.keep` names it")
+    value: Number = Field(None, description="the metric over the clients that were scored; null if it is undefined")
+    better: bool = Field(default=False, description="whether this is the best round so far")
+    clients: dict[int, dict[str, Number]] = Field({}, description="the figures of the metric per client")
+    images: dict[int, int] = Field({}, description="held-out images per client")
+
+
+class KeptEvent(BaseEvent):
+    """The round that a trial keeps, whose model is tested and saved, and why."""
+
+    event: Literal["kept"] = "kept"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="the round; 0 is the state before training")
+    metric: str = Field(description="metric by which it was chosen")
+    value: Number = Field(None, description="its metric on held-out images")
+    images: int = Field(0, description="number of held-out images")
+    last: int = Field(description="the last round that was trained")
+    last_value: Number = Field(None, description="the metric after the last round; null if that was not scored")
+    patience: int = Field(0, description="scorings without a better one after which training ended early; 0 if not")
+
+
 class IntervalEvent(BaseEvent):
     """95% interval of a figure, or of its difference to another trial, by bootstrap over the test images."""
 
@@ -228,6 +255,8 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | ValidationEvent
+    | KeptEvent
     | IntervalEvent
     | CooccurrenceEvent
     | SampleEvent

@@ -19,11 +19,13 @@ from fedprompt.records.events import (
     EndEvent,
     HeaderEvent,
     IntervalEvent,
+    KeptEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
     ScoreEvent,
     TrialEvent,
+    ValidationEvent,
     parse_event,
 )
 from fedprompt.records.run_folder import read_lines
@@ -64,12 +66,17 @@ def trial_label(name: str, method: str, summary: str) -> str:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One method of a run with everything recorded about it, in round order."""
+    """One method of a run with everything recorded about it, in round order.
+
+    `validations` are the scorings of held-out images by which a round was chosen, and `kept` says which was.
+    """
 
     about: TrialEvent
     rounds: tuple[RoundEvent, ...]
     scores: tuple[Score, ...]
     samples: tuple[SampleEvent, ...]
+    validations: tuple[ValidationEvent, ...] = ()
+    kept: KeptEvent | None = None
 
     @property
     def name(self) -> str:
@@ -87,9 +94,11 @@ class TrialRecord:
         return bool(self.about.trainable) or bool(self.rounds)
 
     def final(self, column: str) -> tuple[Score, ...]:
-        """The scores of one column at its last scored round."""
+        """The scores of one column at the round that was kept, else at its last scored round."""
         found = [score for score in self.scores if score.column == column]
-        return tuple(score for score in found if score.round == found[-1].round)
+        rounds = [score.round for score in found]
+        number = self.kept.round if self.kept is not None and self.kept.round in rounds else max(rounds, default=0)
+        return tuple(score for score in found if score.round == number)
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
@@ -279,6 +288,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
         for score in _scores(event, header)
     }
     samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
+    validations = {(event.trial, event.round): event for event in _all(ValidationEvent, events)}
+    kept = {event.trial: event for event in _all(KeptEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
         TrialRecord(
@@ -286,6 +297,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
             tuple(sorted((one for key, one in rounds.items() if key[0] == name), key=lambda one: one.round)),
             tuple(sorted((one for key, one in scores.items() if key[0] == name), key=lambda one: one.round)),
             tuple(one for key, one in samples.items() if key[0] == name),
+            tuple(sorted((one for key, one in validations.items() if key[0] == name), key=lambda one: one.round)),
+            kept.get(name),
         )
         for name in names
     ]

@@ -242,8 +242,8 @@ class RunFolder:
         kept = [line for line, fields in zip(lines, read_lines(self.path), strict=True) if is_kept(fields)]
         write_atomic(self.log, b"".join(kept))
 
-    def save_checkpoint(self, trial: str, checkpoint: Checkpoint) -> None:
-        """Write a trial's checkpoint and keep the one before it."""
+    def save_checkpoint(self, trial: str, checkpoint: Checkpoint, *, before: int = 1) -> None:
+        """Write a trial's checkpoint and keep the newest `before` of those before it."""
         tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
         tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
         for client, state in checkpoint.personal.items():
@@ -251,12 +251,14 @@ class RunFolder:
         path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
         save_tensors(path, tensors)
         older = [other for other in self._checkpoints(trial) if other < path]
-        for stale in set(self._checkpoints(trial)) - {path, *older[:1]}:
+        for stale in set(self._checkpoints(trial)) - {path, *older[:before]}:
             stale.unlink()
 
-    def load_checkpoint(self, trial: str) -> Checkpoint | None:
-        """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning."""
+    def load_checkpoint(self, trial: str, *, round_number: int | None = None) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning."""
         for path in self._checkpoints(trial):
+            if round_number is not None and path.stem != f"{quote(trial, safe='')}@{round_number:08d}":
+                continue
             try:
                 tensors, _ = load_tensors(path)
             except UserError as error:

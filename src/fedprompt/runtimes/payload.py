@@ -13,6 +13,7 @@ from fedprompt.text_files import json_text
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
+VALIDATE = "evaluate.held_out"  # on images that are held out from training
 # Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
 SHARE_KEYS, MASKED_INPUT = "train.share_keys", "train.masked_input"
 CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"

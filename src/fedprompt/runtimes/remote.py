@@ -23,6 +23,7 @@ from fedprompt.runtimes.payload import (
     SHARE_KEYS,
     TRAIN,
     UNMASK,
+    VALIDATE,
     Fields,
     Payload,
     RawTensor,
@@ -187,15 +188,22 @@ class Remote:
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Scores of the sites that have test images and answered."""
+        return list(self._scores(EVALUATE, round_number, shared, clients).values())
+
+    def validate(self, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
+        """Scores, by client, on held-out images of the sites that have any and answered."""
+        return self._scores(VALIDATE, round_number, shared, clients)
+
+    def _scores(self, kind: str, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
         answers = self._ask(
-            EVALUATE, round_number, {client: self._client_fields(client) for client in clients}, encode(shared)
+            kind, round_number, {client: self._client_fields(client) for client in clients}, encode(shared)
         )
-        scores = []
+        scores = {}
         for client, answer in answers.items():
             try:
                 score = done(answer).fields.get("score")
                 if score is not None:
-                    scores.append(_score(self.settings.sites[client], score))
+                    scores[client] = _score(self.settings.sites[client], score)
             except UserError as refusal:
                 _log.warning("The site %s gave no score: it %s", self.settings.sites[client], refusal)
         return scores

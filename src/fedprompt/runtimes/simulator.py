@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedprompt.clip.model import Clip
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
-from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.evaluate import Score, evaluate, validate
 from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.simulation import simulate
@@ -86,6 +86,16 @@ class Simulator:
                     evaluate(self.method, self.clip, client.test, name=client.name, batch_size=self.settings.batch_size)
                 )
             self._report_progress(done, len(clients))
+        return scores
+
+    def validate(self, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
+        """Scores, by client, on the held-out images of those that have any."""
+        scores = {}
+        for number in clients:
+            client = self.clients[number]
+            if client.held_out:
+                method = self.restore(shared, number)
+                scores[number] = validate(method, self.clip, client, batch_size=self.settings.batch_size)
         return scores
 
     def restore(self, shared: State, client: int | None = None) -> Method:
