@@ -64,7 +64,7 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
     return run_folder / ADAPTERS / trial
 
 
-def save_trial_adapter(
+def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last three by name)
     run: RunFolder,
     experiment: Experiment,
     trial: Trial,
