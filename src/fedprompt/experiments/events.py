@@ -23,6 +23,7 @@ from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
 from fedprompt.experiments.test_sets import LOCAL, TestSet
@@ -37,7 +38,7 @@ from fedprompt.records.event_fields import (
     PartitionCounts,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
-from fedprompt.records.reading import TUNED
+from fedprompt.records.reading import TITLES, TUNED
 from fedprompt.updates import AGGREGATE_CLIENT
 
 MOST_NAMED = 8  # clients whose domains the line before training names
@@ -117,10 +118,9 @@ def protocol(experiment: Experiment) -> str:
     recipe, clients = experiment.recipe, len(experiment.clients)
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
+    last = _kept_round(experiment.plan.keep)
     when = (
-        f"every {plural(recipe.evaluate.every, 'round')} and after the last one"
-        if recipe.evaluate.every
-        else "after the last round"
+        f"every {plural(recipe.evaluate.every, 'round')} and after {last}" if recipe.evaluate.every else f"after {last}"
     )
     who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
@@ -136,6 +136,14 @@ def protocol(experiment: Experiment) -> str:
 def _rounds(recipe: Recipe) -> str:
     rounds = plural(recipe.train.rounds, "round")
     return f"at most {rounds}, as many as fit into {recipe.minutes:g} minutes," if recipe.minutes else rounds
+
+
+def _kept_round(keep: Keep) -> str:
+    if not keep.metric:
+        return "the last round"
+    name = TITLES.get(keep.metric, keep.metric.replace("_", " "))
+    early = f", where training ends after {plural(keep.patience, 'scoring')} without a better one" * (keep.patience > 0)
+    return f"the round with the best {name} on held-out images{early}"
 
 
 def training_images(experiment: Experiment) -> str:

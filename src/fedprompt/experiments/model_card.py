@@ -21,9 +21,7 @@ from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
 ADAPTERS = "adapters"
-LAST = (
-    "@last"  # ends the name of the adapter of the last round, where another round is kept; no trial has a name with @
-)
+LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
 CARD = """# {title}
 

@@ -123,6 +123,17 @@ def score_figure(run: Run, column: str) -> str | None:
     return _curves_figure(run, f"{run.title(column)} {metric_name(run)} (%)", curves, scale="percent")
 
 
+def validation_figure(run: Run) -> str | None:
+    """The metric of held-out images by which rounds were chosen, over the rounds; None if it was not scored twice."""
+    curves = {
+        trial.name: _curve({one.round: None if one.value is None else 100 * one.value for one in trial.validations})
+        for trial in run.trials
+    }
+    if all(len(numbers) < 2 for numbers, _ in curves.values()):
+        return None
+    return _curves_figure(run, "Held-out images (%)", curves, scale="percent")
+
+
 def bytes_figure(run: Run) -> str | None:
     """Bytes uploaded by all clients together per round; None if none were recorded."""
     sums = {trial.name: {event.round: sum(event.bytes_up.values()) for event in trial.rounds} for trial in run.trials}

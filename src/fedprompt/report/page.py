@@ -120,6 +120,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         "training": {
             "Training loss by round": figures.loss_figure(run),
             **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
+            "Metric of held-out images by round": figures.validation_figure(run),
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from fedprompt.errors import plural
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import IntervalEvent
-from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
+from fedprompt.records.events import IntervalEvent, KeptEvent
+from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
 
 FEW = 100  # test images; below this an interval spans about 20 points
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
@@ -36,6 +37,7 @@ def verdict(run: Run) -> Verdict:
         _result(run, main, column),
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
+        *kept_rounds(run),
         *_identical(run),
         *_unmoved(main),
         *_unknown_images(run, column),
@@ -118,6 +120,37 @@ def _identical(run: Run) -> Iterator[str]:
     for labels in groups.values():
         if len(labels) > 1:
             yield f"The figures of {' and '.join(labels)} are identical: training changed no prediction."
+
+
+def kept_rounds(run: Run) -> Iterator[str]:
+    """Which round each trial keeps and why, where rounds are chosen by held-out images."""
+    chosen = [(trial, trial.kept) for trial in run.trials if trial.kept is not None]
+    if not chosen:
+        return
+    first = chosen[0][1]
+    said = [f"{trial.label} {_kept_round(trial, kept)}" for trial, kept in chosen]
+    yield (
+        f"The round with the best {metric_title(run, first.metric)} on held-out images is kept "
+        f"({first.images:,} images): {'; '.join(said)}."
+    )
+
+
+def metric_title(run: Run, metric: str) -> str:
+    """A metric of held-out images as tables spell it: "HM", "mAP", "macro F1"."""
+    names = {"mean_average_precision": "mAP", "of1": "OF1", "cf1_macro": "CF1", "macro_f1": "macro F1"}
+    return run.title(metric) if metric in TITLES else names.get(metric, metric.replace("_", " "))
+
+
+def _kept_round(trial: TrialRecord, kept: KeptEvent) -> str:
+    """ "round 12 of 20 (91.2%; 88.0% after the last round)"."""
+    where = f"round {kept.round}" if kept.round else "the state before training, which no round improved"
+    planned = f" of {trial.about.rounds}" if kept.round and trial.about.rounds else ""
+    details = [] if kept.value is None else [_percent(kept.value)]
+    if kept.last_value is not None and kept.last != kept.round:
+        details.append(f"{_percent(kept.last_value)} after round {kept.last}")
+    if kept.patience:
+        details.append(f"stopped there, as {plural(kept.patience, 'scoring')} in a row had no better one")
+    return f"{where}{planned} ({'; '.join(details)})" if details else f"{where}{planned}"
 
 
 def _unmoved(main: TrialRecord) -> Iterator[str]:
