@@ -87,6 +87,13 @@ class Clients(Sequence[Client]):
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
 
+    @property
+    def num_held_out(self) -> int:
+        """Number of training images that clients do not train on; images of a validation part are not among them."""
+        if not self.share:
+            return 0
+        return sum(len(self._split(number)[0]) for number in range(len(self)) if number not in self._validation)
+
     def pooled(self) -> Clients:
         """Centralised training: one client that trains on everything that these train on."""
         shards = (

@@ -118,10 +118,8 @@ def protocol(experiment: Experiment) -> str:
     recipe, clients = experiment.recipe, len(experiment.clients)
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
-    last = _kept_round(experiment.plan.keep)
-    when = (
-        f"every {plural(recipe.evaluate.every, 'round')} and after {last}" if recipe.evaluate.every else f"after {last}"
-    )
+    every = f"every {plural(recipe.evaluate.every, 'round')} and " if recipe.evaluate.every else ""
+    when = f"{every}after {_kept_round(experiment.plan.keep)}"
     who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
         f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
@@ -147,7 +145,12 @@ def _kept_round(keep: Keep) -> str:
 
 
 def training_images(experiment: Experiment) -> str:
-    """Who holds what: clients, how many of the data set's training images they have, and of how many classes."""
+    """Who holds what: clients, their part of the training images, of how many classes, and what they hold out."""
+    held_out = experiment.clients.num_held_out
+    return _holdings(experiment) + (f" They hold out {held_out:,} of these from training." if held_out else "")
+
+
+def _holdings(experiment: Experiment) -> str:
     dataset, shards = experiment.dataset, experiment.partition.shards
     used = len({row for shard in shards for row in shard.rows})
     shots = experiment.plan.rule.options.get("shots", "all")

@@ -23,6 +23,7 @@ from fedprompt.updates import State
 ADAPTERS = "adapters"
 LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
+UNTESTED = "Not tested."
 CARD = """# {title}
 
 {idea}
@@ -150,7 +151,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         new=len(dataset.new),
         clients=_table(("client", "classes", "training images"), _sites(experiment)),
         unreadable=plural(len(experiment.left_out), "image"),
-        figures=_table(("split", "value", "meaning"), _figures(run, record)),
+        figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
         protocol=run.header.protocol,
         privacy=_privacy(record),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
@@ -177,7 +178,10 @@ def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
 
 def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
     shards = experiment.partition.shards
-    rows = [(shard.name, str(len(shard.classes)), str(len(shard.rows))) for shard in shards[:MOST_CLIENTS]]
+    rows = [
+        (shard.name, str(len(shard.classes)), str(len(client.train)))
+        for shard, client in zip(shards[:MOST_CLIENTS], experiment.clients, strict=False)
+    ]
     rest = len(shards) - len(rows)
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 

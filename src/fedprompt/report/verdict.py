@@ -146,10 +146,9 @@ def _kept_round(trial: TrialRecord, kept: KeptEvent) -> str:
     where = f"round {kept.round}" if kept.round else "the state before training, which no round improved"
     planned = f" of {trial.about.rounds}" if kept.round and trial.about.rounds else ""
     details = [] if kept.value is None else [_percent(kept.value)]
+    stopped = f", where training ended: {plural(kept.patience, 'scoring')} in a row had no better one"
     if kept.last_value is not None and kept.last != kept.round:
-        details.append(f"{_percent(kept.last_value)} after round {kept.last}")
-    if kept.patience:
-        details.append(f"stopped there, as {plural(kept.patience, 'scoring')} in a row had no better one")
+        details.append(f"{_percent(kept.last_value)} after round {kept.last}{stopped * bool(kept.patience)}")
     return f"{where}{planned} ({'; '.join(details)})" if details else f"{where}{planned}"
 
 
