@@ -21,7 +21,7 @@ from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import KeptEvent, ValidationEvent
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import read_events
+from fedprompt.records.run_folder import RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
 from fedprompt.runtimes.payload import TRAIN, VALIDATE
@@ -79,6 +79,13 @@ def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_s
     run_on_sites(best(here.parent), here.parent / "out", GridChannel(over, poll=0), deployment(), home=here.parent)
     assert kept(here).round == 1 and kept(here).last == 6, "so sites go back further than four states"
     assert outcome(here.parent / "out") == outcome(here) and same_adapters(here.parent / "out", here)
+    with RunFolder.open(here) as run:
+        best_state = run.load_checkpoint(f"{PERSONAL}@best", round_number=1)
+    assert best_state is not None and best_state.personal
+    for client, state in best_state.personal.items():
+        (path,) = (here.parent / SITES[client] / "state").glob(f"*/{PERSONAL}@00000001.safetensors")
+        found, _ = load_tensors(path)
+        assert all(torch.equal(found[name], state[name]) for name in state)
     for event in validations(here):
         assert event.images == IMAGES and set(event.clients[0]) == {"base", "local"}
 
