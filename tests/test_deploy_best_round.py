@@ -24,9 +24,9 @@ from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import RunFolder, load_tensors, read_events
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
-from fedprompt.runtimes.payload import TRAIN, VALIDATE
+from fedprompt.runtimes.payload import EVALUATE, TRAIN, VALIDATE
 from grids import MemoryGrid
-from test_runtimes_flower_grid import SITES, deployment, grid, recipe
+from test_runtimes_flower_grid import SITES, deployment, events_of, grid, recipe
 
 PERSONAL = "fedpgp"
 IMAGES = {0: 2, 1: 2, 2: 1}  # held-out images per site
@@ -79,6 +79,10 @@ def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_s
     run_on_sites(best(here.parent), here.parent / "out", GridChannel(over, poll=0), deployment(), home=here.parent)
     assert kept(here).round == 1 and kept(here).last == 6, "so sites go back further than four states"
     assert outcome(here.parent / "out") == outcome(here) and same_adapters(here.parent / "out", here)
+    tests = [from_records(one.content).fields for one in over.sent if one.metadata.message_type == EVALUATE]
+    assert {fields["client"]: fields["since"] for fields in tests} == {
+        client: int(client in events_of(here.parent / "out", PERSONAL, "round")[0].kept) for client in range(3)
+    }, "sites are tested with the personal states after round 1"
     with RunFolder.open(here) as run:
         best_state = run.load_checkpoint(f"{PERSONAL}@best", round_number=1)
     assert best_state is not None and best_state.personal
