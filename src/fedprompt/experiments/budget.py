@@ -13,6 +13,7 @@ import torch
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import plural
 from fedprompt.experiments.context import RunContext
+from fedprompt.experiments.keep import SCORINGS
 from fedprompt.experiments.plan import Trial
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import predict
@@ -26,12 +27,16 @@ SHARE = 0.05  # of a trial's time, after which no further client is measured
 
 @dataclass(frozen=True)
 class Costs:
-    """Estimated seconds: of the first round, which opens images, of a later one, of a scoring, of the last scoring."""
+    """Estimated seconds: of the first round, which opens images, of a later one, of a scoring, of the last scoring.
+
+    `held_out` is a scoring of the images by which a round is chosen; 0 if none is.
+    """
 
     first_round: float
     round: float
     scoring: float
     final: float
+    held_out: float = 0.0
 
 
 def within_budget(context: RunContext, trial: Trial) -> Trial:
@@ -71,8 +76,10 @@ def within_budget(context: RunContext, trial: Trial) -> Trial:
 
 def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) -> int:
     """How many rounds fit into the seconds, from 1 to `most`, with a scoring every so many rounds and at the end."""
-    left = seconds - costs.first_round - costs.final
-    later = costs.round + (costs.scoring / every if every else 0.0)
+    left = seconds - costs.first_round - costs.final - 2 * costs.held_out
+    later = costs.round + ((costs.scoring + costs.held_out) / every if every else costs.held_out)
+    if not every and most > SCORINGS and left / later > SCORINGS:  # held-out images are not scored in every round then
+        later, left = costs.round, left - SCORINGS * costs.held_out
     return most if later * (most - 1) <= left else max(1, 1 + math.floor(left / later))
 
 
@@ -100,14 +107,18 @@ def measure(context: RunContext, trial: Trial, *, seconds: float) -> Costs:
 
 def _with_scoring(context: RunContext, method: Method, trial: Trial, *, first_round: float, later: float) -> Costs:
     images = sum(len(test_set.examples) for test_set in context.test_sets)
-    if not images:
+    held_out = [examples for client in context.experiment.clients for examples in client.held_out.values()]
+    examples = [*(test_set.examples for test_set in context.test_sets), *held_out]
+    if not examples:
         return Costs(first_round, later, 0.0, 0.0)
-    table, clip, some = context.experiment.recipe.evaluate, context.experiment.clip, context.test_sets[0].examples
+    table, clip, some = context.experiment.recipe.evaluate, context.experiment.clip, examples[0]
     few = _first(some, table.batch_size)
     score = partial(predict, method, clip, few.images, few.space, batch_size=table.batch_size)
-    first, again = _timed(score) * images / len(few), _timed(score) * images / len(few)
+    once, twice = _timed(score) / len(few), _timed(score) / len(few)  # per image
+    first, again = once * images, twice * images
     models = len(context.experiment.clients) if initial_state(method)[1] else 1
-    return Costs(first_round, later, again * models, first + again * (models - 1 + table.local))
+    validation = twice * sum(map(len, held_out))
+    return Costs(first_round, later, again * models, first + again * (models - 1 + table.local), validation)
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -147,7 +147,7 @@ def _kept_round(keep: Keep) -> str:
 def training_images(experiment: Experiment) -> str:
     """Who holds what: clients, their part of the training images, of how many classes, and what they hold out."""
     held_out = experiment.clients.num_held_out
-    return _holdings(experiment) + (f" They hold out {held_out:,} of these from training." if held_out else "")
+    return _holdings(experiment) + (f" {held_out:,} of these images are held out from training." if held_out else "")
 
 
 def _holdings(experiment: Experiment) -> str:
