@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Something in the input must be changed by the user; the command line prints it and exits with code 2."""
 
 
+class NotFiniteError(UserError):
+    """A loss, a score or a tensor is NaN or infinite: training diverged, or the received model was poisoned."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close.
 

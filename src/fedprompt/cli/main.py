@@ -18,6 +18,7 @@ from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.program import Program
+from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
 from fedprompt.text_files import json_text
 
@@ -38,6 +39,7 @@ app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
 app.command()(reproduce)
+app.command()(tune)
 mount(app)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
@@ -109,7 +111,8 @@ def run(
             runs.start(plan, folder, callbacks=callbacks)
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
-    _print_results(folder, quiet=quiet)
+    if not quiet:
+        _print_results(folder)
     exit_without_results([folder])
 
 
@@ -121,7 +124,8 @@ def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = F
     with _with_callbacks(run, quiet=quiet) as callbacks:
         if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
             runs.resume(run, callbacks=callbacks, accept_changes=accept_changes)
-    _print_results(run, quiet=quiet)
+    if not quiet:
+        _print_results(run)
     exit_without_results([run])
 
 
@@ -143,25 +147,10 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
         raise typer.Exit(130) from error
 
 
-def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.cli.console import legend_table, plain_console, run_tables
-    from fedprompt.report import read_run
-    from fedprompt.report.legend import one_seed_note
-    from fedprompt.report.verdict import verdict
+def _print_results(folder: Path) -> None:
+    from fedprompt.cli.console import print_results
 
-    if quiet:
-        return
-    finished, console = read_run(folder), plain_console()
-    for table in run_tables(finished):
-        console.print(table)
-    console.print(legend_table(finished))
-    found = verdict(finished)
-    console.print(" ".join(found.sentences))
-    for step in found.steps:
-        console.print(f"Next: {step}")
-    if note := one_seed_note(finished):
-        console.print(note)
-    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
+    print_results(folder)
 
 
 @app.command()
@@ -170,7 +159,7 @@ def report(run: RunPath) -> None:
     from fedprompt.report import render
 
     render(run)
-    _print_results(run, quiet=False)
+    _print_results(run)
     exit_without_results([run])
 
 

@@ -17,7 +17,7 @@ from fedprompt.errors import UserError
 PANELS: Mapping[str, tuple[str, ...]] = {
     "Train": ("demo", "run", "resume", "report", "predict", "config", "methods", "doctor"),
     "Data": ("check", "partition", "data", "describe"),
-    "Studies": ("compare", "reproduce"),
+    "Studies": ("tune", "compare", "reproduce"),
     "Deployment": ("deploy", "server", "site", "status"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,8 +13,10 @@ import torch
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import plural
 from fedprompt.experiments.context import RunContext
+from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import SCORINGS
 from fedprompt.experiments.plan import Trial
+from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
@@ -56,7 +58,7 @@ def within_budget(context: RunContext, trial: Trial) -> Trial:
         seconds = 60 * minutes / len(trained)
         context.callbacks.on_step(f"Measuring {trial.label}")
         started = time.perf_counter()
-        costs = measure(context, trial, seconds=seconds)
+        costs = measure(context.experiment, context.test_sets, trial, seconds=seconds)
         left = seconds - (time.perf_counter() - started)
         rounds = rounds_that_fit(
             costs, left, most=trial.settings.rounds, every=context.experiment.recipe.evaluate.every
@@ -83,12 +85,12 @@ def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) 
     return most if later * (most - 1) <= left else max(1, 1 + math.floor(left / later))
 
 
-def measure(context: RunContext, trial: Trial, *, seconds: float) -> Costs:
+def measure(experiment: Experiment, test_sets: Sequence[TestSet], trial: Trial, *, seconds: float) -> Costs:
     """Estimate the costs of a trial that has so many seconds, from the first steps of some clients, each taken twice.
 
     Clients are measured in turn until a small part of the time is used up; what they train is thrown away.
     """
-    experiment, settings = context.experiment, trial.settings
+    settings = trial.settings
     method = trial.make_method(experiment.clip)
     shared, personal = initial_state(method)
     first = again = 0.0
@@ -101,22 +103,24 @@ def measure(context: RunContext, trial: Trial, *, seconds: float) -> Costs:
         steps += _steps(len(part.train), settings.batch_size)
         if time.perf_counter() - begun > SHARE * seconds:
             break
-    share = _steps_per_round(context, trial) / steps
-    return _with_scoring(context, method, trial, first_round=first * share, later=again * share)
+    share = _steps_per_round(experiment, trial) / steps
+    return _with_scoring(experiment, test_sets, method, first_round=first * share, later=again * share)
 
 
-def _with_scoring(context: RunContext, method: Method, trial: Trial, *, first_round: float, later: float) -> Costs:
-    images = sum(len(test_set.examples) for test_set in context.test_sets)
-    held_out = [examples for client in context.experiment.clients for examples in client.held_out.values()]
-    examples = [*(test_set.examples for test_set in context.test_sets), *held_out]
+def _with_scoring(
+    experiment: Experiment, test_sets: Sequence[TestSet], method: Method, *, first_round: float, later: float
+) -> Costs:
+    images = sum(len(test_set.examples) for test_set in test_sets)
+    held_out = [examples for client in experiment.clients for examples in client.held_out.values()]
+    examples = [*(test_set.examples for test_set in test_sets), *held_out]
     if not examples:
         return Costs(first_round, later, 0.0, 0.0)
-    table, clip, some = context.experiment.recipe.evaluate, context.experiment.clip, examples[0]
+    table, clip, some = experiment.recipe.evaluate, experiment.clip, examples[0]
     few = _first(some, table.batch_size)
     score = partial(predict, method, clip, few.images, few.space, batch_size=table.batch_size)
     once, twice = _timed(score) / len(few), _timed(score) / len(few)  # per image
     first, again = once * images, twice * images
-    models = len(context.experiment.clients) if initial_state(method)[1] else 1
+    models = len(experiment.clients) if initial_state(method)[1] else 1
     validation = twice * sum(map(len, held_out))
     return Costs(first_round, later, again * models, first + again * (models - 1 + table.local), validation)
 
@@ -136,9 +140,9 @@ def _steps(images: int, batch_size: int) -> int:
     return math.ceil(images / batch_size)
 
 
-def _steps_per_round(context: RunContext, trial: Trial) -> float:
+def _steps_per_round(experiment: Experiment, trial: Trial) -> float:
     """Training steps of all clients of a round together, on average, in one pass over their images."""
-    sizes = [len(shard.rows) for shard in context.experiment.partition.shards]
+    sizes = [len(shard.rows) for shard in experiment.partition.shards]
     sizes = [sum(sizes)] if trial.sharing == "pooled" else sizes
     chosen = max(math.floor(trial.fraction * len(sizes) + 1e-9), 1)
     return sum(_steps(size, trial.settings.batch_size) for size in sizes) * chosen / len(sizes)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.recipe import load_recipe
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.best_round import BestRound
 from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
@@ -145,12 +145,24 @@ def _run_trials(context: RunContext) -> Path:
     with _end_recorded(context.run):
         for trial in context.experiment.trials:
             if trial.name not in finished:
-                _run_trial(_for_trial(context, trial), trial)
+                with _divergence_recorded(context, trial):
+                    _run_trial(_for_trial(context, trial), trial)
         context.callbacks.on_step("Comparing the methods")
         for event in interval_events(context.run.path, read_run(context.run.path)):
             context.run.append(event)
         context.callbacks.on_step("Drawing the report")
     return render(context.run.path)
+
+
+@contextmanager
+def _divergence_recorded(context: RunContext, trial: Trial) -> Iterator[None]:
+    """In a search for settings, which leaves test images unseen, let a trial diverge without ending the others."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if context.experiment.recipe.evaluate.test:
+            raise
+        context.callbacks.on_warning(f"{trial.label} diverged and counts as the worst: {error}")
 
 
 def _for_trial(context: RunContext, trial: Trial) -> RunContext:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
@@ -64,7 +64,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     """Load the states into `method`, train it for the local epochs and return the client's update, as copies.
 
     The update holds the shared tensors that were trainable at any time in this round. Raises UserError if the client
-    has no images or its loss is no longer finite.
+    has no images, and NotFiniteError if its loss is no longer finite.
     """
     if not len(client.train):
         raise UserError(f"Client {client.id} ({client.name}) has no training images; leave it out or give it some.")
@@ -176,7 +176,7 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
 
 def _finite(loss: float, local: LocalEpoch) -> float:
     if not math.isfinite(loss):
-        raise UserError(
+        raise NotFiniteError(
             f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
             f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."
         )
