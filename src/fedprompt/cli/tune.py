@@ -26,13 +26,13 @@ def tune(
             "--minutes",
             min=0.01,
             callback=finite,
-            help="Time for the search and the final run (default: the recipe's).",
+            help="Time for search and final run (default: the recipe's).",
         ),
     ] = None,
     settings: Settings = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Output folder (default: runs/NAME-tune); a search in it goes on."),
+        typer.Option("--out", "-o", help="Output folder, to go on in too (default: runs/NAME-tune)."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> None:

@@ -162,9 +162,8 @@ def make_tuning(
     callbacks.on_step("Opening backbone and data")
     plan = resolve(with_features(_unseen(whole), out), origin=origin)
     experiment = assemble(plan, on_step=callbacks.on_progress)
-    trained = {
-        trial.name for trial in experiment.trials if any(True for _ in trial.make_method(experiment.clip).parameters())
-    }
+    made = {trial.name: trial.make_method(experiment.clip) for trial in experiment.trials}
+    trained = {name for name, method in made.items() if any(True for _ in method.parameters())}
     tuned = tuple(table for table in chosen if table.title in trained)
     if idle := [title for title in titles if names and title not in trained]:
         raise UserError(f"{idle[0]} trains nothing, so it has nothing to tune; leave it out of --method.")
@@ -241,9 +240,9 @@ def rounds_in(costs: Sequence[Costs], seconds: float, *, points: int, most: int,
     if not search or not final:
         needed = max(search_seconds(1) / SEARCH, search_seconds(1) + final_seconds(1)) / 60
         raise UserError(
-            f"One round at each of {plural(points, 'point')} of the grid with {plural(len(costs), 'method')}, and one of "
-            f"the final run, need about {needed:.2g} minutes; give more --minutes, fewer methods, or fewer images per "
-            "class (partition.shots)."
+            f"One round at each of {plural(points, 'point')} of the grid with {plural(len(costs), 'method')}, and one "
+            f"of the final run, need about {needed:.2g} minutes; give more --minutes, fewer methods, or fewer images "
+            "per class (partition.shots)."
         )
     return Rounds(0.0, search, final, search_seconds(search) / 60, final_seconds(final) / 60)
 
