@@ -105,7 +105,7 @@ def _print(tuning: Tuning, found: Sequence[Result]) -> None:
     from fedprompt.studies.tune import result_rows
 
     head, rows = result_rows(tuning, found)
-    table = Table(*head, title=f"Held-out images: {_caption(tuning)}")
+    table = Table(*head, title=f"Held-out images: {_caption(tuning)}", caption="* the rate that is kept")
     for row in rows:
-        table.add_row(*(Text(cell.text, style="bold" if cell.best else "") for cell in row))
+        table.add_row(*(Text(f"{cell.text} *", style="bold") if cell.best else Text(cell.text) for cell in row))
     plain_console().print(table)

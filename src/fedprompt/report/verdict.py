@@ -208,7 +208,10 @@ def _steps(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     if not _moved(main):
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
     if found is not None and _direction(found) <= 0 and _moved(main):
-        yield "Tune the learning rate on held-out training images: fedprompt compare RECIPE --tune."
+        yield (
+            "Try other methods and learning rates on held-out training images: fedprompt tune RECIPE --method "
+            "fedvpt,promptfl --minutes 30. Which method suits which images is on docs/choosing.md."
+        )
     if found is not None and found.images < FEW:
         yield f"Hold more images back for testing: {found.images} say little about small differences."
     if found is not None and _direction(found):

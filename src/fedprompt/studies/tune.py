@@ -75,11 +75,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A recipe with the methods that are tuned, those beside them that train nothing, and the output folder."""
+    """A recipe with the methods that are tuned, those beside them that train nothing, and the output folder.
+
+    `opening` is how many seconds it took to open backbone and data.
+    """
 
     recipe: Recipe
     references: tuple[MethodTable, ...]
     out: Path
+    opening: float = 0.0
 
     @property
     def methods(self) -> tuple[MethodTable, ...]:
@@ -160,8 +164,10 @@ def make_tuning(
     whole = recipe.model_copy(update={"method": chosen[0], "compare": (*chosen[1:], *others), "tuning": grid})
     _check_grid(whole, origin)
     callbacks.on_step("Opening backbone and data")
+    started = time.perf_counter()
     plan = resolve(with_features(_unseen(whole), out), origin=origin)
     experiment = assemble(plan, on_step=callbacks.on_progress)
+    opening = time.perf_counter() - started
     made = {trial.name: trial.make_method(experiment.clip) for trial in experiment.trials}
     trained = {name for name, method in made.items() if any(True for _ in method.parameters())}
     tuned = tuple(table for table in chosen if table.title in trained)
@@ -171,7 +177,7 @@ def make_tuning(
         raise UserError(f"{origin} has no method that trains; name some with --method.")
     references = tuple(table for table in (*chosen, *others) if table.title not in trained)
     kept = whole.model_copy(update={"method": tuned[0], "compare": tuned[1:]})
-    return Tuning(kept, references, out), experiment
+    return Tuning(kept, references, out, opening), experiment
 
 
 def _named(name: str, tables: Sequence[MethodTable]) -> MethodTable:
@@ -216,7 +222,8 @@ def plan_rounds(tuning: Tuning, experiment: Experiment, minutes: float | None, *
             for trial in experiment.trials
             if trial.name in names
         ]
-        keep, spent = experiment.plan.keep, time.perf_counter() - started
+        spent = 3 * tuning.opening + time.perf_counter() - started  # both runs open backbone and data too
+        keep = experiment.plan.keep
         found = rounds_in(costs, 60 * minutes - spent, points=len(points(tuning.recipe)), most=most, keep=keep)
         found = replace(found, minutes=minutes)
     write_atomic(path, json_text(asdict(found)))
