@@ -91,7 +91,7 @@ def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_s
         found, _ = load_tensors(path)
         assert all(torch.equal(found[name], state[name]) for name in state)
     for event in validations(here):
-        assert event.images == IMAGES and set(event.clients[0]) == {"base", "local"}
+        assert event.images == IMAGES and set(event.scores[0]) == {"base", "local"}
 
 
 def test_a_run_over_sites_that_stops_and_resumes_keeps_the_same_round(simulated: tuple[Path, MemoryGrid]) -> None:
@@ -122,7 +122,7 @@ def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_i
         assert len(lines) == 2 and all(line["left"]["tensors"] == [] for line in lines)
         assert all(line["left"]["fields"] == ["facts", "score", "serial"] for line in lines)
     text = (tmp_path / "out" / "run.jsonl").read_text()
-    clients = [json.loads(line)["clients"] for line in text.splitlines() if '"event": "validation"' in line]
+    clients = [json.loads(line)["scores"] for line in text.splitlines() if '"event": "validation"' in line]
     assert all(set(figures) == {"base", "local"} for found in clients for figures in found.values())
 
 

@@ -423,9 +423,9 @@ def test_methods_that_train_alone_or_on_everything_choose_their_round_too(featur
     kept = {trial.name: trial.kept for trial in run.trials}
     assert kept["zeroshot"] is None and all(kept[name] is not None for name in ("alone", "together", "promptfl"))
     events = [event for event in read_events(tmp_path / "run") if isinstance(event, ValidationEvent)]
-    start = {event.trial: event.clients for event in events if event.round == 0}
+    start = {event.trial: event.scores for event in events if event.round == 0}
     assert start["alone"] == start["together"] == start["promptfl"], "all begin with the same prompt"
-    assert [len(event.clients) for event in events] == [3] * 9
+    assert [len(event.scores) for event in events] == [3] * 9
 
 
 def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored_in_a_search(

@@ -108,6 +108,13 @@ def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str
         "epsilon": 1.0,
         "sample": "0",
         "column": "hm",
+        "metric": "hm",
+        "last": 2,
+        "name": "a",
+        "rounds": 1,
+        "seconds": 1.0,
+        "first_round": 1.0,
+        "scoring": 1.0,
     }
     lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": []}
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}

@@ -66,7 +66,7 @@ class BestRound:
                 metric=self.keep.metric,
                 value=self.keep.value(found.scores),
                 better=better,
-                clients={
+                scores={
                     client: {column: score.figures.get(column) for column in self.keep.columns}
                     for client, score in found.scores.items()
                 },
@@ -135,5 +135,5 @@ class BestRound:
 def _scores_of(event: ValidationEvent) -> ClientScores:
     return {
         client: Score("", event.images[client], {name: value for name, value in own.items() if value is not None}, ())
-        for client, own in event.clients.items()
+        for client, own in event.scores.items()
     }

@@ -143,10 +143,9 @@ def _run_trials(context: RunContext) -> Path:
         event.trial for event in context.run.events() if isinstance(event, TrialEvent) and event.status == "done"
     }
     with _end_recorded(context.run):
-        for trial in context.experiment.trials:
-            if trial.name not in finished:
-                with _divergence_recorded(context, trial):
-                    _run_trial(_for_trial(context, trial), trial)
+        for trial in (trial for trial in context.experiment.trials if trial.name not in finished):
+            with _divergence_recorded(context, trial):
+                _run_trial(_for_trial(context, trial), trial)
         context.callbacks.on_step("Comparing the methods")
         for event in interval_events(context.run.path, read_run(context.run.path)):
             context.run.append(event)

@@ -134,7 +134,7 @@ class ValidationEvent(BaseEvent):
     metric: str = Field(description="metric by which a round is chosen, as `train.keep` names it")
     value: Number = Field(None, description="the metric over the clients that were scored; null if it is undefined")
     better: bool = Field(default=False, description="whether this is the best round so far")
-    clients: dict[int, dict[str, Number]] = Field({}, description="the figures of the metric per client")
+    scores: dict[int, dict[str, Number]] = Field({}, description="the figures of the metric per client")
     images: dict[int, int] = Field({}, description="held-out images per client")
 
 
