@@ -391,7 +391,7 @@ def test_a_mistyped_command_is_corrected_once() -> None:
 
 def test_both_spellings_of_the_multi_label_task_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(cli, "run", lambda recipe, *_: started.append(recipe))
+    monkeypatch.setattr(cli, "run", lambda recipe, *_, **__: started.append(recipe))
     for task in ("single", "multi-label", "multilabel"):
         call("demo", "--task", task)
     assert started == ["demo", "multilabel", "multilabel"]

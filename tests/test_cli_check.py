@@ -252,7 +252,16 @@ def test_problems_of_images_are_shown_with_a_total(tmp_path: Path) -> None:
 
 RUN = (
     *("-s", "backbone.path=demo", "-s", "method.name=promptfl", "-s", "compare=[]", "-s", "train.rounds=1"),
-    *("-s", "partition.classes_per_client=1", "-s", "evaluate.every=0", "-s", "data.base=all"),
+    *(
+        "-s",
+        "partition.rule=class_chunks",
+        "-s",
+        "partition.classes_per_client=1",
+        "-s",
+        "evaluate.every=0",
+        "-s",
+        "data.base=all",
+    ),
 )
 
 

@@ -29,6 +29,7 @@ from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.payload import DONE, TRAIN, Payload
 from fedprompt.seeding import numpy_stream
+from fedprompt.text_files import load_json_object
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "12"))
 
@@ -51,7 +52,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     threading.Thread(target=worker.serve, args=(tmp_path,), daemon=True).start()
     while not (tmp_path / worker_socket.ADDRESS).exists():
         time.sleep(0.01)
-    yield int(worker_socket.json.loads((tmp_path / worker_socket.ADDRESS).read_text())["port"])
+    yield int(load_json_object((tmp_path / worker_socket.ADDRESS).read_text())["port"])
 
 
 def silent(connection: socket.socket, draws: np.random.Generator) -> None:
@@ -85,7 +86,7 @@ def test_no_connection_keeps_the_worker_from_answering(tmp_path: Path, port: int
 
 
 def test_who_knows_the_secret_and_then_stays_silent_blocks_nobody(tmp_path: Path, port: int) -> None:
-    secret = bytes.fromhex(worker_socket.json.loads((tmp_path / worker_socket.ADDRESS).read_text())["secret"])
+    secret = bytes.fromhex(load_json_object((tmp_path / worker_socket.ADDRESS).read_text())["secret"])
     slow = worker_socket._connect(port, secret)
     slow.sendall(b"\x10")
     asker = worker_socket.request_worker(tmp_path, Payload(TRAIN, {"number": 1}))

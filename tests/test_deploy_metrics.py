@@ -41,7 +41,7 @@ from fedprompt.testing import tiny_images
 from pages import ROOT
 
 SITES = ("east", "north")
-HEADER = HeaderEvent(partition=PartitionCounts(clients=SITES, classes=("cat",), counts=((5,), (5,)), total=2))
+HEADER = HeaderEvent(partition=PartitionCounts(clients=SITES, classes=("cat",), counts=((5,), (5,))))
 BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=4)
 RECIPE = """
 name = "job"

@@ -27,7 +27,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.plan import bind_method, resolve
-from fedprompt.experiments.predict import open_adapter, predict_files, restore
+from fedprompt.experiments.predict import Request, open_adapter, predict_files, restore
 from fedprompt.records import run_folder
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import Checkpoint, RunFolder, read_lines
@@ -224,7 +224,7 @@ def test_made_adapters_are_refused_or_predict_probabilities(run: Path, tmp_path:
             path.write_bytes(damaged(draw, path.read_bytes()))
 
         def read(folder: Path = folder) -> None:
-            found = predict_files(open_adapter(folder), [image])
+            found = predict_files(open_adapter(folder), Request([image]))
             assert all(0 <= value <= 1 for one in found.images for _, value in one.top)
 
         refused += refused_or_harmless(read)

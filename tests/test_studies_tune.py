@@ -170,7 +170,7 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
     before = {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in ("search", "final")}
     tune(folder)
     assert before == {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in before}
-    train, trained = runs._run_trial, []
+    train, trained = runs.run_trial, []
 
     def stop_at_third(context: object, trial: SimpleNamespace) -> None:
         if len(trained) == 2:
@@ -179,7 +179,7 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
         train(context, trial)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "_run_trial", stop_at_third)
+        patch.setattr(runs, "run_trial", stop_at_third)
         tune(folder, out="stopped", code=130)
     tune(folder, out="stopped")
     for name in ("search", "final"):
@@ -209,7 +209,7 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
         (("--method", "promptfl,"), "--method 'promptfl,' has an empty name; write e.g. --method fedvpt,promptfl."),
         (
             ("--set", "tuning.grid={lrr=[0.1]}"),
-            "[tuning] grid names 'lrr', which is no key of [train]; did you mean",
+            "[tuning]: has no key 'lrr'; did you mean 'lr'?",
         ),
         (("--minutes", "nan"), "--minutes nan is not a finite number; give one."),
         (("--minutes", "0.02"), "give more --minutes, fewer methods, or fewer images per class (partition.shots)."),

@@ -12,7 +12,7 @@ from fedprompt.errors import UserError
 from fedprompt.file_system import entries, obstacle
 
 # What a run that stopped before its first record leaves behind; hidden files count as well.
-BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors"})
+BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors", "federation.json"})
 
 
 def require_no_run(path: Path) -> None:

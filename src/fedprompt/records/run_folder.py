@@ -287,7 +287,8 @@ class RunFolder:
         With `before`, only those of earlier rounds count.
         """
         for path in self._checkpoints(trial):
-            found = int(path.stem.rsplit("@", 1)[1])
+            number = path.stem.rpartition("@")[2]
+            found = int(number) if ROUND.fullmatch(number) else -1  # of an odd name, which cannot be read either
             if (round_number is not None and found != round_number) or (before is not None and found >= before):
                 continue
             try:

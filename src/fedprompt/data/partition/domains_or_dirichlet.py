@@ -11,7 +11,7 @@ from torch import Tensor
 from fedprompt.config.values import OrInfinite
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.partition.base import Partition, Shard
-from fedprompt.data.partition.dirichlet import dirichlet
+from fedprompt.data.partition.dirichlet import check_alpha, dirichlet
 from fedprompt.data.partition.few_shot import Shots, rows_by_class, shots_warnings
 from fedprompt.errors import UserError
 
@@ -31,6 +31,7 @@ def domains_or_dirichlet(
     """
     if clients < 0:
         raise UserError(f"domains_or_dirichlet needs clients >= 0, not {clients}; 0 follows from the number of images.")
+    check_alpha(alpha)
     by_class = rows_by_class(dataset, shots, seed)
     rows = torch.cat(list(by_class.values())).sort().values
     held: dict[str, list[int]] = {}
