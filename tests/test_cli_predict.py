@@ -102,7 +102,7 @@ def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_ta
 ) -> None:
     (tmp_path / "some.csv").write_text("image\nimages/1.png\nimages/gone.png\n", encoding="utf-8")
     said = call("predict", run, tmp_path / "some.csv", code=1)
-    assert "1.png: " in said and f"The image {images / 'gone.png'} does not exist" in said
+    assert "1.png: " in said and f"{images / 'gone.png'} does not exist" in said
     assert "1 of 2 cannot be read" in said
     (tmp_path / "bad.csv").write_text("image,x\n,1\nimages/1.png,2\n,3\n", encoding="utf-8")
     assert "bad.csv has 2 mistakes" in call("predict", run, tmp_path / "bad.csv", code=2)

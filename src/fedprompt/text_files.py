@@ -41,12 +41,16 @@ def read_text(path: Path, *, most: int = LARGEST_FILE) -> tuple[str, str, tuple[
     text = content.decode(encoding)
     if encoding != "cp1252":
         return text.removeprefix("\ufeff"), name, ()
-    example = next(word for word in re.split(r'[\s,;|"]+', text) if not word.isascii())
-    return (
-        text,
-        name,
-        (f"{path} is not UTF-8 and is read as {name}: see that {example!r} is right, or save it as UTF-8.",),
-    )
+    remark = f"{path} is not UTF-8 and is read as {name}: see that {_example(text)!r} is right, or save it as UTF-8."
+    return text, name, (remark,)
+
+
+def _example(text: str) -> str:
+    """The first word that is not ASCII, at most 80 characters of it; a blank of another width if there is none."""
+    found = re.search(r"[^\x00-\x7f\s]", text) or re.search(r"[^\x00-\x7f]", text)
+    place = found.start() if found else 0
+    end, parts = r'[\s,;|"]', (text[max(place - 40, 0) : place], text[place + 1 : place + 40])
+    return re.split(end, parts[0])[-1] + text[place] + re.split(end, parts[1])[0]
 
 
 def read_unicode(path: Path, *, most: int = LARGEST_FILE) -> str:

@@ -40,14 +40,14 @@ def _names_of_server(server: ServerTable) -> Iterator[str]:
 
 
 def require_trusted(names: Iterable[str], trusted: Sequence[str], *, place: str) -> None:
-    """Raise UserError naming the module unless each name is of a trusted module or of a module in a trusted package."""
-    for name in names:
-        module = name.partition(":")[0]
-        if not any(module == own or module.startswith(f"{own}.") for own in trusted):
-            raise UserError(
-                f"{place} names the module {module!r}, code outside fedprompt that would run; if you know and trust "
-                f"it, add: {OPTION} {module}"
-            )
+    """Raise UserError naming the modules that are neither trusted nor in a trusted package."""
+    modules = dict.fromkeys(name.partition(":")[0] for name in names)
+    others = [one for one in modules if not any(one == own or one.startswith(f"{own}.") for own in trusted)]
+    if others:
+        raise UserError(
+            f"{place} names code outside fedprompt that would run, in {' and '.join(map(repr, others))}; if you know "
+            f"and trust it, add: {' '.join(f'{OPTION} {one}' for one in others)}"
+        )
 
 
 def typed(names: Iterable[str], settings: Sequence[str]) -> tuple[str, ...]:
