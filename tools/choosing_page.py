@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fedprompt import methods
 from fedprompt.config.recipe import find_recipe, load_recipe
+from fedprompt.config.tuned import Defaults, tuned_defaults
 from fedprompt.experiments.plan import Trial, resolve
 from tools import method_pages
 from tools.markdown import ROOT, bullet, wrapped
@@ -17,6 +18,7 @@ TABLES = {
     "compare_single": ("One label per image", "HM", ("Local", "Base", "New", "HM", "Unseen")),
     "compare_multi": ("Several labels per image", "Natural mAP", ("Natural mAP", "Natural CF1", "Broken mAP")),
 }
+DEFAULTS: Mapping[str, Defaults] = {"HM": "single-label", "Natural mAP": "multi-label"}  # by headline
 BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 CLOSE = 1.0  # point of the headline figure within which a method counts as good as the best
 HEAD = """<!-- Made by `python -m tools.collect` from docs/comparison.md, its recipes and the methods' code. -->
@@ -32,7 +34,8 @@ INTRODUCTION = (
     "with a run of the best, tested on images that it has not seen ([how](protocols.md#tuning-for-your-own-images)).",
 )
 READING = (
-    "**Rate**: the learning rate of AdamW with the best headline figure on a seed that no table uses.",
+    "**Rate**: the learning rate of AdamW with the best headline figure on a seed that no table uses. **Default**: the "
+    "one that `own_folder` and `own_table` take, tuned on several other sets ([own images](own_images.md#learning-rates)).",
     "**Better, worse**: columns that differ from zero-shot CLIP by more than both standard deviations over seeds.",
     "**Gradients**: the towers of CLIP that they pass through in every step. Features of a tower without gradients "
     "are cached, so at ViT-B/16 a method with gradients through the image tower costs far more than one without.",
@@ -108,7 +111,8 @@ def _bytes(text: str) -> float:
 
 
 def _table(rows: Sequence[tuple[Trial, Row]], zero: Row, headline: str, columns: Sequence[str]) -> list[str]:
-    head = ("method", "rate", headline, "better in", "worse in", "gradients", "needs", "sent", "seconds")
+    defaults = tuned_defaults()[DEFAULTS[headline]]
+    head = ("method", "rate", "default", headline, "better in", "worse in", "gradients", "needs", "sent", "seconds")
     lines = [f"| {' | '.join(head)} |\n", "| --- " * len(head) + "|\n"]
     for trial, row in rows:
         better, worse = _changed(row, zero, columns)
@@ -117,6 +121,7 @@ def _table(rows: Sequence[tuple[Trial, Row]], zero: Row, headline: str, columns:
         cells = (
             f"[{trial.label}](methods/{trial.method}.md)",
             f"{trial.settings.lr:g}" if row.seconds else "",
+            f"{defaults.get(trial.method, {}).get('train', {}).get('lr', '')}",
             f"{row.figures[headline][0]:.1f}",
             ", ".join(better),
             ", ".join(worse),
