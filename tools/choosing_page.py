@@ -35,7 +35,7 @@ INTRODUCTION = (
 )
 READING = (
     "**Rate**: the learning rate of AdamW with the best headline figure on a seed that no table uses. **Default**: the "
-    "one that `own_folder` and `own_table` take, tuned on several other sets ([own images](own_images.md#learning-rates)).",
+    "one that `own_folder` and `own_table` take, tuned on other sets ([own images](own_images.md#learning-rates)).",
     "**Better, worse**: columns that differ from zero-shot CLIP by more than both standard deviations over seeds.",
     "**Gradients**: the towers of CLIP that they pass through in every step. Features of a tower without gradients "
     "are cached, so at ViT-B/16 a method with gradients through the image tower costs far more than one without.",
