@@ -62,6 +62,7 @@ def test_an_undefined_figure_of_a_client_counts_for_nothing() -> None:
     found = scored({0: {"base": float("nan")}, 1: {"base": 0.25}}, {0: 6, 1: 2})
     assert Keep("base").value(found) == 0.25
     assert Keep("base").value(scored({0: {"base": float("nan")}}, {0: 6})) is None
+    assert Keep("base").value(found | scored({2: {"base": 7.0}}, {2: 6})) == 0.25, "no share, whatever a site says"
 
 
 def test_rounds_are_compared_over_the_clients_that_answered_both_times() -> None:
