@@ -18,15 +18,14 @@ from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
-from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
+from fedprompt.experiments.events import cooccurrence_event, header_event, training_images, trial_event
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import LAST, save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
-from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.experiments.test_sets import TestSet, make_test_sets
-from fedprompt.federated.privacy.accounting import Ledger
-from fedprompt.federated.rounds import Start, federate, initial_state
+from fedprompt.experiments.training import train
+from fedprompt.federated.rounds import Start, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, ResumeEvent, Status, TrialEvent
@@ -208,7 +207,7 @@ def _run_trial(context: RunContext, trial: Trial) -> None:
         context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         best = BestRound(context, trial, rounds)
-        last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
+        last = train(context, trial, transport, checkpoint=checkpoint, best=best)
         if last.round_number and _is_unchanged(start, last.shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
         kept = best.kept(last)
@@ -240,67 +239,6 @@ def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[i
     begun = [(start[0], shared), *((start[1], own) for own in personal.values())]
     return any(now for _, now in begun) and all(
         torch.equal(before[name], now[name]) for before, now in begun for name in now
-    )
-
-
-def _train(
-    context: RunContext, trial: Trial, transport: RunTransport, *, checkpoint: Checkpoint, best: BestRound
-) -> Start:
-    """Train, with a record and a checkpoint of every round; returns the last one.
-
-    A privacy budget may end it early, and so may `best`, which scores held-out images.
-    """
-    every, shared, rounds = context.experiment.recipe.evaluate.every, checkpoint.shared, best.rounds
-
-    def score_now(number: int) -> None:
-        # The last round is scored at the end, unless another one may be kept.
-        if every and number % every == 0 and (number < rounds or best.keep.metric):
-            score_test_sets(context, trial, transport, shared, round_number=number)
-        best.score(number, transport, shared)
-
-    if not checkpoint.round_number:
-        score_now(0)
-    last = Start(checkpoint.round_number, shared, checkpoint.memory)
-    if best.is_exhausted:
-        return last
-    ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
-    for record in federate(
-        transport.method,
-        transport,
-        clients=range(len(context.experiment.trainers(trial))),
-        rounds=rounds,
-        fraction=trial.fraction,
-        seed=trial.settings.seed,
-        server=trial.setup.server,
-        start=last,
-        admit=ledger.admit if ledger else None,
-    ):
-        shared, last = record.shared, Start(record.number, record.shared, record.memory)
-        event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
-        context.run.append(event)
-        score_now(record.number)
-        # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
-        context.callbacks.on_round(record.number, event.loss)
-        if best.is_exhausted:
-            best.say_if_exhausted(record.number)
-            break
-    if ledger is not None and last.round_number < rounds and not best.is_exhausted:
-        _report_budget(context, trial, ledger, last.round_number)
-    return last
-
-
-def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:
-    """Warn that the privacy budget ended a trial after so many rounds; UserError if it allowed none."""
-    if rounds:
-        context.callbacks.on_warning(
-            f"{trial.label} stopped after round {rounds}: another round would exceed its privacy budget."
-        )
-        return
-    cost = max(ledger.epsilon_of(client, 1) for client in range(len(context.experiment.trainers(trial))))
-    raise UserError(
-        f"The privacy budget train.server.privacy.epsilon = {ledger.budget:g} allows {trial.label} no round: the first "
-        f"one costs up to {cost:.3g}; raise the budget, or train.server.privacy.noise."
     )
 
 
