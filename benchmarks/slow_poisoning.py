@@ -110,7 +110,8 @@ def read(path: Path) -> dict[Case, Found]:
     """The results in a file; none if there is no file."""
     found = {}
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
-        found[Case(line.pop("rule"), line.pop("limit"))] = Found(**line)
+        case = Case(line.pop("rule"), line.pop("limit"))
+        found[case] = Found(**line)
     return found
 
 
