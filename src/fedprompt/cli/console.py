@@ -6,9 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,10 +19,11 @@ from fedprompt.cli.doctor import Finding
 from fedprompt.errors import plural
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.outcome import shown_name
-from fedprompt.report import Run, TrialRecord
-from fedprompt.report.legend import UPLOAD, legend
+from fedprompt.report import Run, TrialRecord, read_run
+from fedprompt.report.legend import UPLOAD, legend, one_seed_note
 from fedprompt.report.published import HEAD, Difference, difference_tables, differences
 from fedprompt.report.tables import uploads
+from fedprompt.report.verdict import verdict
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
@@ -169,6 +172,21 @@ def run_tables(run: Run) -> Iterator[Table]:
     yield from published_tables(differences([run]))
 
 
+def print_results(folder: Path) -> None:
+    """Print the tables of a run, their legend, its verdict, and where its report and adapters are."""
+    finished, console = read_run(folder), plain_console()
+    for table in run_tables(finished):
+        console.print(table)
+    console.print(legend_table(finished))
+    found = verdict(finished)
+    console.print(" ".join(found.sentences))
+    for step in found.steps:
+        console.print(f"Next: {step}")
+    if note := one_seed_note(finished):
+        console.print(note)
+    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
+
+
 def legend_table(run: Run) -> Table:
     """The meaning of each column of `run_tables`."""
     table = Table.grid(padding=(0, 2))
@@ -212,7 +230,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     """The findings of `fedprompt doctor`, each failure with its fix."""
     rows = [
         (
-            "ok" if not finding.fix else "FAILED",
+            "FAILED" if finding.failed else "ok",
             finding.what,
             finding.found + (f" -> {finding.fix}" if finding.fix else ""),
         )
