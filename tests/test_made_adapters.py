@@ -113,9 +113,7 @@ def test_no_made_run_folder_imports_code(run: Path, canary: Path, tmp_path: Path
         before, after = draw.choice(places)
         (folder / runs.RECIPE).write_text(RECIPE.replace(before, after.format(name), 1))
         (folder / "run.jsonl").write_text("".join(lines[: draw.randint(1, len(lines) - 1)]))
-        with pytest.raises(
-            UserError, match=rf"names code outside fedprompt .* in '{CANARY}[.a-z]*'; .*--trust-code"
-        ):
+        with pytest.raises(UserError, match=rf"names code outside fedprompt .* in '{CANARY}[.a-z]*'; .*--trust-code"):
             runs.resume(folder)
         open_adapter(folder)
         render(folder)
