@@ -132,6 +132,7 @@ def _train(
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
         if record.rolled_back:
+            best.forget(record.rolled_back)
             context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
         _score_round(context, trial, transport, last, best)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
