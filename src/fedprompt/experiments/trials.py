@@ -161,7 +161,9 @@ def _score_round(context: RunContext, trial: Trial, transport: RunTransport, rea
 
 
 def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
-    """What the checkpoint before the last holds, should the last turn out to be poisoned; None without one."""
+    """The state before the last round, should that turn out to be poisoned; None if there is no checkpoint of it."""
+    if round_number == 1:
+        return Finished(1, initial_state(trial.make_method(context.experiment.clip))[0], {})
     older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
     return None if older is None else Finished(round_number, older.shared, older.memory)
 
