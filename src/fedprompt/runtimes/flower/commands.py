@@ -40,7 +40,7 @@ fab-format-version = 1
 flwr-version-target = "{oldest}"
 
 [tool.flwr.app.components]
-serverapp = "fedprompt.deploy.apps:server"
+serverapp = "{server}"
 clientapp = "fedprompt.deploy.apps:client"
 
 [tool.flwr.app.config]
@@ -149,9 +149,9 @@ def connections(port: int, authority: Path | None) -> str:
     return tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: about}})
 
 
-def app_files(licence: str) -> Mapping[str, str]:
-    """The files of the thin app, by name."""
-    return {"pyproject.toml": APP.format(oldest=".".join(map(str, (*OLDEST, 0)))), "LICENSE": licence}
+def app_files(licence: str, *, server: str = "fedprompt.deploy.apps:server") -> Mapping[str, str]:
+    """The files of the thin app, by name; `server` is the address of its ServerApp."""
+    return {"pyproject.toml": APP.format(oldest=".".join(map(str, (*OLDEST, 0))), server=server), "LICENSE": licence}
 
 
 def _script(name: str) -> str:
