@@ -13,8 +13,8 @@ from fedprompt.deploy.daemons import Process
 from fedprompt.deploy.rehearsal.checks import DISTURBED, DISTURBED_ID, BackgroundRun, refused_access
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation, Say, local_federation
-from fedprompt.deploy.rehearsal.relay import relay
-from fedprompt.deploy.rehearsal.server_attacks import LyingServer, Outcome, attack_sites, lines
+from fedprompt.deploy.rehearsal.relay import MARK, relay
+from fedprompt.deploy.rehearsal.server_attacks import T2, LyingServer, Outcome, attack_sites, lines
 from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.deploy.worker_socket import ADDRESS, MOST_STRANGERS
 from fedprompt.errors import UserError
@@ -64,7 +64,10 @@ def lying_server(federation: LocalFederation) -> list[Outcome]:
     """The messages of a lying server, sent by the deployment's own SuperLink."""
     folders = {name: federation.site(name) for name in SITES}
     with relay(federation.server) as channel:
-        return attack_sites(LyingServer.of(channel, federation.recipe, folders))
+        found = attack_sites(LyingServer.of(channel, federation.recipe, folders))
+    ran = [name for name, folder in folders.items() if (folder / "flower" / MARK).exists()]
+    happened = f"it ran at {', '.join(ran)}" if ran else "it ran nowhere; the sites' own fedprompt answered"
+    return [*found, Outcome("code in the app that the server sends", T2, happened, not ran)]
 
 
 def silent_connections(federation: LocalFederation) -> list[Outcome]:

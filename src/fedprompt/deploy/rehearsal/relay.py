@@ -1,6 +1,7 @@
 """A Flower ServerApp that sends sites any payload, as a server's operator can, and the channel that tells it what.
 
-The app is in the folder of a rehearsal only: the app of a deployment does not refer to it.
+The app is in the folder of a rehearsal only: the app of a deployment does not refer to it. Its ClientApp is code of the
+server's own, which no site must run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ from fedprompt.runtimes.payload import DONE, Payload, RawTensor
 ASK, END = "ask", "end"  # kinds of what the channel tells the app
 APP = "relay-app"  # in the server's folder of a rehearsal
 START_SECONDS = 120.0
+MARK = (
+    "code_of_the_server_ran"  # in the folder of a site's Flower, if its process imports the app that the server sends
+)
+CODE = f"""import os
+from pathlib import Path
+
+from fedprompt.deploy import apps
+
+Path(os.environ["FLWR_HOME"], "{MARK}").touch()
+client = apps.client
+"""
 
 
 def serve(channel: GridChannel, settings: Settings) -> None:
@@ -58,7 +70,8 @@ def relay(server: Path) -> Iterator[RelayChannel]:
     out = server / "runs" / "relay"
     out.mkdir(parents=True)
     licence = (server / "app" / "LICENSE").read_text(encoding="utf-8")
-    for name, content in commands.app_files(licence, server="fedprompt.deploy.rehearsal.relay:server").items():
+    files = commands.app_files(licence, server="fedprompt.deploy.rehearsal.relay:server", client="server_code:client")
+    for name, content in {**files, "server_code.py": CODE}.items():
         write_atomic(server / APP / name, content)
     settings = out / ".run-config.toml"
     write_atomic(settings, tomli_w.dumps({"out": str(out)}))

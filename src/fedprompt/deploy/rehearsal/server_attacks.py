@@ -20,9 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.demo import weights_folder
-from fedprompt.deploy.audit import ALLOWED, read_audit
+from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import load_identity
-from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.experiments.experiment import assemble
@@ -39,7 +38,6 @@ from fedprompt.runtimes.payload import (
     MASKED_INPUT,
     MESSAGE,
     REFUSED,
-    SECURE,
     SHARE_KEYS,
     TRAIN,
     Payload,
@@ -147,10 +145,12 @@ class LyingServer:
         rule = recorded[0] if recorded else ""
         said = str(answer.fields.get("reason", ""))[:120]
         if answer.kind != REFUSED or answer.tensors:
-            return Outcome(attack, T2, f"not refused: {answer.kind or 'no answer'} (rule {rule}) {said}".strip(), False)
-        if rule not in rules:
-            return Outcome(attack, T2, f"refused by the rule {rule}, not by {' or '.join(rules)}: {said}", False)
-        return Outcome(attack, T2, f"refused by {site}, rule {rule}", True)
+            happened = f"not refused: {answer.kind or 'no answer'} (rule {rule}) {said}".strip()
+        elif rule not in rules:
+            happened = f"refused by the rule {rule}, not by {' or '.join(rules)}: {said}"
+        else:
+            return Outcome(attack, T2, f"refused by {site}, rule {rule}", held=True)
+        return Outcome(attack, T2, happened, held=False)
 
 
 def new_run() -> str:
@@ -199,7 +199,9 @@ def jobs_beyond_the_policy(server: LyingServer, site: str) -> list[Outcome]:
 def budgets(server: LyingServer, site: str) -> list[Outcome]:
     """Claims of noise and delta against a site whose policy has a privacy budget."""
     if find_spec("dp_accounting") is None:
-        return [Outcome("4, 5, 6: claims of noise and delta", T2, "not tried: fedprompt[privacy] is missing", False)]
+        return [
+            Outcome("4, 5, 6: claims of noise and delta", T2, "not tried: fedprompt[privacy] is missing", held=False)
+        ]
     folder, run = server.folders[site], new_run()
     sample = privacy("sample", noise=0.7)
     with policy(folder, epsilon=BUDGET):
@@ -222,8 +224,8 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
         last = server.judge("4: new runs until the budget is spent", site, answer, ("epsilon",))
         # Plain trainings have no epsilon; their images are counted from when there is a budget.
         spent = max((epsilon for entry in read_audit(folder) if (epsilon := entry.fields["epsilon"])), default=0.0)
-    within = 0 < spent <= BUDGET
-    return [*found, Outcome(last.attack, T2, f"{last.happened}; epsilon {spent:.2f} of {BUDGET:g}", last.held and within)]
+    happened = f"{last.happened}; epsilon {spent:.2f} of {BUDGET:g}"
+    return [*found, Outcome(last.attack, T2, happened, held=last.held and 0 < spent <= BUDGET)]
 
 
 def secure_sums(server: LyingServer, site: str) -> list[Outcome]:
@@ -244,7 +246,7 @@ def _made_up_members(server: LyingServer, site: str, clients: list[int], own: in
     fields = {"members": clients, "nonce": nonce}
     said = server.ask(site, SHARE_KEYS, run, change=SECURE_SUM, **fields)
     if said.kind != DONE:
-        return Outcome(what, T2, f"not tried: {said.fields.get('reason', 'no answer')}", False)
+        return Outcome(what, T2, f"not tried: {said.fields.get('reason', 'no answer')}", held=False)
     played = {number: Identity.generate() for number in clients if number != own}
     public = {number: identity.public for number, identity in played.items()}
     public[own] = load_identity(server.folders[site]).public
