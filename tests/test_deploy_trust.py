@@ -106,7 +106,7 @@ def needs_accounting() -> None:
 
 @pytest.mark.usefixtures("needs_accounting")
 def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
-    """Attack 4: the same run is sent again with noise = 1000 or another delta, in other runs and rounds, after restarts."""
+    """Attack 4: the same run is sent again with other noise and delta, in other runs and rounds, after restarts."""
     draws, server = numpy_stream(0, "attack 4"), LyingServer(make_site(tmp_path, epsilon=9.0), start)
     spent, trained = 0.0, 0
     for _ in range(TRIES):

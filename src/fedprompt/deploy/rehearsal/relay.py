@@ -24,9 +24,7 @@ from fedprompt.runtimes.payload import DONE, Payload, RawTensor
 ASK, END = "ask", "end"  # kinds of what the channel tells the app
 APP = "relay-app"  # in the server's folder of a rehearsal
 START_SECONDS = 120.0
-MARK = (
-    "code_of_the_server_ran"  # in the folder of a site's Flower, if its process imports the app that the server sends
-)
+MARK = "code_of_the_server_ran"  # in the folder of a site's Flower, if the server's code was imported there
 CODE = f"""import os
 from pathlib import Path
 
