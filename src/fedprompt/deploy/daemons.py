@@ -232,7 +232,7 @@ def kill_orphans(folder: Path) -> None:
                 os.killpg(number, signal.SIGKILL)
 
 
-def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 180.0) -> None:
     """Wait until something listens on a port of loopback; UserError if nothing does in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and alive():

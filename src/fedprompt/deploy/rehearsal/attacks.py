@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from fedprompt.deploy.daemons import Process
-from fedprompt.deploy.rehearsal.checks import DISTURBED, DISTURBED_ID, BackgroundRun, refused_access
+from fedprompt.deploy.rehearsal.checks import DISTURBED, DISTURBED_ID, TIMEOUT, BackgroundRun, refused_access
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation, Say, local_federation
 from fedprompt.deploy.rehearsal.relay import MARK, relay
@@ -51,7 +52,7 @@ def _outcomes(play: Play, federation: LocalFederation) -> list[Outcome]:
     """What happened, or why an attack could not be played; the others are played in any case."""
     try:
         return play(federation)
-    except UserError as error:
+    except (UserError, OSError) as error:
         return [Outcome(play.__name__.replace("_", " "), "", f"not played: {error}", held=False)]
 
 
@@ -142,10 +143,19 @@ def lying_worker(federation: LocalFederation, lies: Sequence[str]) -> Iterator[N
     command = [sys.executable, "-m", "fedprompt.deploy.rehearsal.lying_worker", str(folder), *lies]
     liar = Process(command, folder=folder, log="lying_worker.log", environment=commands.environment(folder / "flower"))
     try:
+        _wait_for(folder / ADDRESS, liar)
         yield
     finally:
         liar.stop()
         _restart(federation, worker=True)
+
+
+def _wait_for(path: Path, process: Process) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not path.exists():
+        if process.ended is not None or time.monotonic() > end:
+            raise UserError(f"The lying worker did not start; see the logs in {path.parent / 'logs'}.")
+        time.sleep(0.1)
 
 
 def _restart(federation: LocalFederation, *, worker: bool) -> None:
