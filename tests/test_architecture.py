@@ -61,7 +61,7 @@ def test_json_is_written_without_nan(path: Path) -> None:
 READERS = {
     "json.loads": ("text_files.py", "demo/concepts.py", "demo/fonts.py"),
     "tomllib.loads": (
-        *("text_files.py", "studies/published.py", "studies/published_tables.py"),
+        *("text_files.py", "config/tuned.py", "studies/published.py", "studies/published_tables.py"),
         *("descriptions/bundled/files.py", "data/published/catalog.py"),
     ),
     "csv.reader": ("data/intake/tables.py",),
