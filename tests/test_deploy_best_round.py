@@ -126,6 +126,14 @@ def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_i
     assert all(set(figures) == {"base", "local"} for found in clients for figures in found.values())
 
 
+def test_a_site_without_test_images_scores_its_held_out_ones(tmp_path: Path) -> None:
+    over = grid(tmp_path, policy=Policy(smallest_count=2))
+    text = best(tmp_path, rounds=1).replace('source = "sites"', 'source = "sites"\ntest_fraction = 0.0')
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    assert [event.images for event in validations(tmp_path / "out")] == [{0: 3, 1: 3, 2: 3}] * 2
+    assert kept(tmp_path / "out").value is not None
+
+
 def test_without_scores_of_sites_the_last_round_is_kept(tmp_path: Path) -> None:
     over = grid(tmp_path, policy=Policy(smallest_count=3))  # no site holds out three images
     run_on_sites(best(tmp_path, rounds=2), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)

@@ -28,7 +28,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.evaluate import Score, score, validate
 from fedprompt.federated.rounds import Start
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import BaseEvent, KeptEvent, ValidationEvent
+from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, ValidationEvent
 from fedprompt.records.outcome import missing_results
 from fedprompt.records.run_folder import Checkpoint, load_tensors, read_events
 from fedprompt.report import read_run
@@ -454,3 +454,28 @@ def test_a_torn_checkpoint_falls_back_to_the_best_round_of_that_time(
     runs.start(resolve(recipe(features)), tmp_path / "other")
     assert lines(tmp_path / "run") == lines(tmp_path / "other") and kept_of(tmp_path / "other").round == 2
     assert load_tensors(max((tmp_path / "run" / "checkpoints").glob("*best@*")))[0].keys()
+
+
+def test_scorings_of_rounds_that_were_rolled_back_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [0.1, 0.3, 0.9, 0.2, 0.25]
+
+    def score_held_out(*_: object, round_number: int) -> dict[int, Score]:
+        return {0: Score("", 10, {"base": values[round_number]}, ())}
+
+    monkeypatch.setattr(best_round, "score_held_out", score_held_out)
+    recorded: list[BaseEvent] = []
+    run = SimpleNamespace(events=lambda: recorded, append=recorded.append, save_checkpoint=lambda *_, **__: None)
+    plan = SimpleNamespace(keep=Keep("base", patience=2))
+    context = SimpleNamespace(run=run, experiment=SimpleNamespace(plan=plan))
+    trial, transport = SimpleNamespace(name="toy", label="Toy"), SimpleNamespace(personal={})
+    best = BestRound(context, trial, 4)
+    for number in range(3):
+        best.score(number, transport, {})
+    assert best.best is not None and best.best.number == 2
+    recorded.append(RoundEvent(trial="toy", round=3, rolled_back=2))
+    best.forget(2)
+    best.score(3, transport, {})
+    for one in (best, BestRound(context, trial, 4)):  # a resumed run knows it too
+        assert one.best is not None and one.best.number == 1 and not one.is_exhausted
+    best.score(4, transport, {})
+    assert best.is_exhausted, "two scorings in vain after round 1"
