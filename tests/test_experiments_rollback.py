@@ -17,7 +17,7 @@ RECIPE = """
 name = "poisoned"
 seed = 3
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
