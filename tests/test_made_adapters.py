@@ -116,7 +116,7 @@ def test_no_made_run_folder_imports_code(run: Path, canary: Path, tmp_path: Path
         with pytest.raises(UserError, match=rf"names code outside fedprompt .* in '{CANARY}[.a-z]*'; .*--trust-code"):
             runs.resume(folder)
         refused_or_harmless(lambda: open_adapter(folder))
-        render(folder)
+    render(folder)
     assert not canary.exists()
 
 
