@@ -271,7 +271,7 @@ def test_made_run_folders_are_refused_or_read(run: Path, tmp_path: Path) -> None
 
         def read(folder: Path = folder, draw: random.Random = draw) -> None:
             read_run(folder)
-            if draw.random() < 0.02:  # which takes a hundred times as long
+            if draw.random() < 0.1:  # which takes a hundred times as long
                 render(folder)
             with RunFolder.open(folder) as opened:
                 list(opened.events())
