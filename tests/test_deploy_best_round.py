@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def same_adapters(ours: Path, theirs: Path) -> bool:
     pairs = [[load_file(folder / "adapters" / name / "adapter_model.safetensors") for folder in (ours, theirs)]
              for name in names]  # fmt: skip
     return all(one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one) for one, two in pairs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Reports take most of the time of such small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "render", lambda folder: folder / "report.html")
+        yield
 
 
 @pytest.fixture(scope="module")
