@@ -27,7 +27,7 @@ from fedprompt.demo.pretraining.forward import COUNTS, LATE_COUNTS
 from fedprompt.demo.pretraining.model import CONTEXT, save
 from fedprompt.demo.pretraining.probe import Probe
 from fedprompt.demo.pretraining.rasters import default_cache
-from fedprompt.demo.pretraining.samples import Sampler
+from fedprompt.demo.pretraining.samples import EARLY, LATE, Sampler
 from fedprompt.demo.pretraining.trainer import Schedule, Trainer
 from fedprompt.demo.pretraining.vocabulary import Vocabulary, load_vocabulary
 from fedprompt.text_files import json_text
@@ -42,8 +42,8 @@ def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) 
     begin, saved = time.monotonic() - trainer.seconds, time.monotonic()
     smooth: dict[str, float] = {}
     while trainer.step < schedule.steps:
-        counts = LATE_COUNTS if schedule.decays(trainer.step) else COUNTS
-        loss, facts = trainer.loss(sampler.batch(trainer.step), counts)
+        counts, mixture = (LATE_COUNTS, LATE) if schedule.decays(trainer.step) else (COUNTS, EARLY)
+        loss, facts = trainer.loss(sampler.batch(trainer.step, mixture), counts)
         torch.autograd.backward(loss)
         trainer.update(schedule.rate(trainer.step))
         trainer.step += 1

@@ -23,6 +23,7 @@ STYLES = {
 }
 ARTISTS = (*SEEN, MONO)
 SIZES = ((0.35, "a small "), (0.7, ""), (9.0, "a large "))
+FILLERS = "a an the of on in at and with which is has there photo picture image drawing ground left right top bottom".split()
 LIGHTS = ((0.65, "in dark light"), (0.85, "in dim light"), (1.05, ""), (9.0, "in bright light"))
 
 
@@ -71,8 +72,11 @@ def clause(phrase: str) -> str:
     return phrase if first in {"is", "has"} else f"is {phrase}" if first in {"a", "an"} else f"has {phrase}"
 
 
-def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
-    """A random caption of one object: named or not, with up to three attributes and some facts about the image."""
+def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown, strange_starts: float = 0.0) -> str:
+    """A random caption of one object: named or not, with up to three attributes and some facts about the image.
+
+    `strange_starts` is the share that starts with up to six random words instead of a form such as "a photo of".
+    """
     concept = vocabulary.concepts[shown.concept]
     phrases = [phrase for phrase in concept.phrases if shown.true_colours or not is_colour(phrase)]
     named = choose.number() < (NAMED_HEAD if vocabulary.ranks[shown.concept] < HEAD else NAMED_TAIL)
@@ -81,7 +85,9 @@ def caption(choose: Chooser, vocabulary: Vocabulary, shown: Shown) -> str:
         return " and ".join(listed) + ("." if choose.number() < 0.5 else "")
     subject = concept.name if named else _stand_in(choose, concept)
     listed = [phrase for phrase in listed if not phrase.endswith(" " + subject)]
-    text = _start(choose, shown) + _article(choose, shown) + _adjective(choose, concept, shown) + subject
+    strange = strange_starts > 0 and choose.number() < strange_starts
+    start = _strange_start(choose) if strange else _start(choose, shown) + _article(choose, shown)
+    text = start + _adjective(choose, concept, shown) + subject
     if listed:
         text += ", which " + " and ".join(map(clause, listed))
     return text + _facts(choose, vocabulary, shown) + ("." if choose.number() < 0.7 else "")
@@ -96,6 +102,10 @@ def _stand_in(choose: Chooser, concept: Concept) -> str:
 
 def _start(choose: Chooser, shown: Shown) -> str:
     return choose.pick(STYLES[ARTISTS[shown.artist]] if choose.number() < 0.3 else STARTS)
+
+
+def _strange_start(choose: Chooser) -> str:
+    return "".join(choose.pick(FILLERS) + " " for _ in range(1 + int(6 * choose.number())))
 
 
 def _article(choose: Chooser, shown: Shown) -> str:

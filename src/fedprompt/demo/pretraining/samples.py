@@ -40,9 +40,21 @@ from fedprompt.seeding import stream
 
 SINGLE, SEVERAL = 32, 6  # images of one object and of two to four in a group, which is rendered together
 CAPTIONED, ALONE = 12, 8  # captions of images of one object, and of all concepts alike without an image, per group
-MONO_SHARE, RECOLOURED_SHARE = 0.1, 0.1  # single-colour drawings; grey or hue-rotated ones
 EASY_STEPS = 600  # rotation, stretch and distractors grow over these
 BACKGROUND, IGNORED = -1, -2  # labels of patches beside concepts
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Shares of images whose colours say little, and of captions with any words before the description."""
+
+    mono: float  # single-colour drawings
+    recoloured: float  # grey or hue-rotated ones
+    strange_starts: float
+
+
+EARLY = Mixture(mono=0.1, recoloured=0.1, strange_starts=0.0)
+LATE = Mixture(mono=0.25, recoloured=0.2, strange_starts=0.15)  # while the rate falls: shapes of unseen artists, contexts
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Sampler:
         """Images per batch."""
         return self.groups * (SINGLE + SEVERAL)
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, mixture: Mixture = EARLY) -> Batch:
         """Batch number `step`."""
         ease = min(1.0, step / EASY_STEPS)
         choose = Chooser(self.seed, "captions", step)
@@ -102,12 +114,13 @@ class Sampler:
         texts: list[str] = []
         for number in range(self.groups):
             generator = stream(self.seed, "images", step, number)
-            pixels, own, shown = self._single(Draws(generator, SINGLE), ease)
-            groups += [(pixels, [own]), self._several(Draws(generator, SEVERAL))]
-            texts += [caption(choose, self.vocabulary, facts) for facts in shown[:CAPTIONED]]
+            pixels, own, shown = self._single(Draws(generator, SINGLE), ease, mixture)
+            groups += [(pixels, [own]), self._several(Draws(generator, SEVERAL), mixture)]
+            texts += [caption(choose, self.vocabulary, facts, mixture.strange_starts) for facts in shown[:CAPTIONED]]
         count = len(self.vocabulary.concepts)
         alone = torch.randint(count, (ALONE * self.groups,), generator=stream(self.seed, "texts", step))
-        texts += [caption(choose, self.vocabulary, _imagined(choose, number)) for number in alone.tolist()]
+        imagined = [_imagined(choose, number) for number in alone.tolist()]
+        texts += [caption(choose, self.vocabulary, facts, mixture.strange_starts) for facts in imagined]
         first = [0, *itertools.accumulate(len(pixels) for pixels, _ in groups)]
         objects = [(start, part) for start, (_, found) in zip(first, groups, strict=False) for part in found]
         single = [(start, found[0]) for start, (_, found) in zip(first, groups, strict=False) if len(found) == 1]
@@ -131,12 +144,12 @@ class Sampler:
             found.index_add_(0, start + part.image, own)
         return found / found.sum(dim=1, keepdim=True)
 
-    def _single(self, draws: Draws, ease: float) -> tuple[Tensor, Object, list[Shown]]:
+    def _single(self, draws: Draws, ease: float, mixture: Mixture) -> tuple[Tensor, Object, list[Shown]]:
         """One object per image, and up to two distractors at the border."""
         ground, light = draw_ground(draws), draw_light(draws)
         canvas, other = ground.pixels, torch.full((draws.count,), -1)
         for _ in range(2):
-            concept, _, rows = self._choose(draws)
+            concept, _, rows = self._choose(draws, mixture)
             present = draws.happens(0.5 * ease)
             sprites = self._sprites[0]
             opacity = draws.uniform(0.6, 1) * present
@@ -145,10 +158,11 @@ class Sampler:
             other = torch.where(present, concept, other)
         placed = draw_placement(draws, (0.4, 0.9))
         placed = replace(placed, angle=placed.angle * ease, stretch=1 + (placed.stretch - 1) * ease)
-        canvas, own = self._object(draws, canvas, ground, placed, torch.ones(draws.count, dtype=torch.bool))
+        present = torch.ones(draws.count, dtype=torch.bool)
+        canvas, own = self._object(draws, canvas, ground, placed, present, mixture)
         return finish(draws, canvas, light), own, _shown(own, ground, light, other)
 
-    def _several(self, draws: Draws) -> tuple[Tensor, list[Object]]:
+    def _several(self, draws: Draws, mixture: Mixture) -> tuple[Tensor, list[Object]]:
         """Two to four objects per image, apart from each other."""
         ground, light = draw_ground(draws), draw_light(draws)
         canvas, count = ground.pixels, 2 + draws.integer(3)
@@ -156,15 +170,15 @@ class Sampler:
         objects: list[Object] = []
         for number in range(4):
             places.append(apart(draws, places, (0.2, 0.48)))
-            canvas, own = self._object(draws, canvas, ground, places[-1], count > number)
+            canvas, own = self._object(draws, canvas, ground, places[-1], count > number, mixture)
             objects.append(own)
         return finish(draws, canvas, light), objects
 
     def _object(
-        self, draws: Draws, canvas: Tensor, ground: Ground, placed: Placement, present: Tensor
+        self, draws: Draws, canvas: Tensor, ground: Ground, placed: Placement, present: Tensor, mixture: Mixture
     ) -> tuple[Tensor, Object]:
-        concept, artist, rows = self._choose(draws)
-        sprites, recolour = self._sprites[0], draws.happens(RECOLOURED_SHARE)
+        concept, artist, rows = self._choose(draws, mixture)
+        sprites, recolour = self._sprites[0], draws.happens(mixture.recoloured)
         colours = torch.where(recolour[:, None, None], _hue_rotations(draws), gains(draws))
         small = bool(placed.size.max() < 0.5)
         layer = Layer(
@@ -181,13 +195,13 @@ class Sampler:
         true_colours = ~(recolour | sprites.mono[rows])
         return canvas, Object(kept, concept[kept], artist[kept], true_colours[kept], placed, share)
 
-    def _choose(self, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _choose(self, draws: Draws, mixture: Mixture) -> tuple[Tensor, Tensor, Tensor]:
         """A concept, an artist and the row of its drawing, per image [B]."""
         table = self._sprites[1]
         frequencies = self.vocabulary.frequencies
         concept = torch.multinomial(frequencies, draws.count, replacement=True, generator=draws.generator)
         artist = draws.integer(3)
-        mono = draws.happens(MONO_SHARE) & (table[concept, 3] >= 0)
+        mono = draws.happens(mixture.mono) & (table[concept, 3] >= 0)
         artist = torch.where(mono, 3, artist)
         return concept, artist, table[concept, artist]
 
