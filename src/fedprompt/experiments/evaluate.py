@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.diagnostics import diagnostics_event
 from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.plan import Trial
@@ -132,9 +133,12 @@ def _record_mistakes(
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:
-    """Record the method's predictions for a few test images."""
+    """Record the method's predictions for a few test images, and its diagnostics."""
     recipe, clip = context.experiment.recipe, context.experiment.clip
     chosen = draw_samples(context.test_sets, count=recipe.evaluate.samples, seed=recipe.seed)
     main = trial.name == context.experiment.trials[0].name
     for event in sample_events(method, clip, chosen, trial=trial.name, pixels=main):
         context.run.append(event)
+    diagnostics = diagnostics_event(method, clip, context.test_sets, trial=trial.name, seed=recipe.seed)
+    if diagnostics is not None:
+        context.run.append(diagnostics)

@@ -158,6 +158,14 @@ class AttentionRecord(Record):
         return self
 
 
+class DiagnosticRecord(Record):
+    """A figure on what a part of a trained method does; it is no score."""
+
+    name: str = Field(description="what was measured")
+    value: Number = Field(description="the figure; null where it is undefined")
+    meaning: str = Field(description="how to read it, in sentences")
+
+
 class LabelEvidence(Record):
     """One label of an image under every condition."""
 

@@ -16,6 +16,7 @@ from fedprompt.records.event_fields import (
     BackboneRecord,
     ClassDecisions,
     DataRecord,
+    DiagnosticRecord,
     ExpectedFigure,
     ExplanationRecord,
     LeftOutImage,
@@ -266,6 +267,16 @@ class SampleEvent(BaseEvent):
     explanation: ExplanationRecord | None = Field(None, description="labels under conditions, if the method has any")
 
 
+class DiagnosticsEvent(BaseEvent):
+    """What the parts of a trained method do with a few test images, for methods that say it of themselves."""
+
+    event: Literal["diagnostics"] = "diagnostics"
+    trial: str = Field(description="name of the trial")
+    split: str = Field("", description="split of the test set that the images are from")
+    images: int = Field(0, description="number of images, drawn from one test set")
+    diagnostics: tuple[DiagnosticRecord, ...] = Field((), description="the figures, in the method's order")
+
+
 class SitesEvent(BaseEvent):
     """What the sites of a federation reported in the preflight of a trial."""
 
@@ -332,6 +343,7 @@ Event = Annotated[
     | CooccurrenceEvent
     | MistakesEvent
     | SampleEvent
+    | DiagnosticsEvent
     | SitesEvent
     | PrivacyEvent
     | BudgetEvent

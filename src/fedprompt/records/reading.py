@@ -18,6 +18,7 @@ from fedprompt.records.events import (
     BaseEvent,
     ClientScoresEvent,
     CooccurrenceEvent,
+    DiagnosticsEvent,
     EndEvent,
     HeaderEvent,
     IntervalEvent,
@@ -73,6 +74,7 @@ class TrialRecord:
     """One method of a run with everything recorded about it, in round order.
 
     `validations` are the scorings of held-out images by which a round was chosen, and `kept` says which was.
+    `diagnostics` say what the parts of the trained method do with some test images.
     """
 
     about: TrialEvent
@@ -81,6 +83,7 @@ class TrialRecord:
     samples: tuple[SampleEvent, ...]
     validations: tuple[ValidationEvent, ...] = ()
     kept: KeptEvent | None = None
+    diagnostics: DiagnosticsEvent | None = None
 
     @property
     def name(self) -> str:
@@ -307,6 +310,7 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
     samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
     validations = {(event.trial, event.round): event for event in _all(ValidationEvent, events)}
     kept = {event.trial: event for event in _all(KeptEvent, events)}
+    diagnostics = {event.trial: event for event in _all(DiagnosticsEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
         TrialRecord(
@@ -316,6 +320,7 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
             tuple(one for key, one in samples.items() if key[0] == name),
             tuple(sorted((one for key, one in validations.items() if key[0] == name), key=lambda one: one.round)),
             kept.get(name),
+            diagnostics.get(name),
         )
         for name in names
     ]

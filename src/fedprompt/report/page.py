@@ -25,6 +25,7 @@ from fedprompt.report.sample_images import attention_maps, label_explanations, s
 from fedprompt.report.style import VARIABLES, inline, size_text
 from fedprompt.report.tables import (
     client_rows,
+    diagnostic_rows,
     domain_tables,
     failure_rows,
     headline_rows,
@@ -113,6 +114,7 @@ def page(run: Run) -> str:
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),
+        diagnostics=diagnostic_rows(run),
         cooccurrence=[
             (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
