@@ -23,6 +23,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import (
     check_distinct_texts,
+    foreign_attributes,
     shuffle_attributes,
     text_fingerprint,
     with_descriptions,
@@ -117,6 +118,32 @@ def test_shuffled_words_are_all_used_and_all_wrong(names: set[str], seed: int) -
     assert sorted(found.values()) == sorted(attributes.values())
     assert all(found[name] != attributes[name] for name in names)
     assert found == shuffle_attributes(attributes, tuple(attributes), seed=seed)
+
+
+@given(st.integers(0, 9))
+def test_foreign_words_are_none_of_the_data_sets_own(seed: int) -> None:
+    own = {"dog": ("four legs", "has a tail"), "oak tree": ("leaves",), "rock": ()}
+    others = [("four wheels", "a door"), ("Oaks", "a red roof", "windows"), ("has two legs", "wings", "a beak")]
+    found = foreign_attributes(own, ("dog", "oak tree", "rock"), others, seed=seed)
+    assert {name: len(phrases) for name, phrases in found.items()} == {"dog": 2, "oak tree": 1, "rock": 0}
+    assert len(set(found["dog"])) == 2
+    usable = {"a door", "a red roof", "windows", "wings", "a beak"}  # no "four", "legs", "oak"
+    assert {phrase for phrases in found.values() for phrase in phrases} <= usable
+    assert found == foreign_attributes(own, ("dog", "oak tree", "rock"), others, seed=seed)
+
+
+def test_foreign_words_come_from_a_file_or_from_all_bundled_ones() -> None:
+    space = emoji(train=0, test=1).space
+    every = [phrase for phrases in space.attributes.values() for phrase in phrases]
+    for name in ("other-emoji", "bundled"):
+        found = with_descriptions(space, DescriptionsTable(foreign=name), seed=1).attributes
+        assert [len(found[name]) for name in space.names] == [len(space.attributes[name]) for name in space.names]
+        assert not {phrase for phrases in found.values() for phrase in phrases} & set(every)
+        assert found != with_descriptions(space, DescriptionsTable(foreign=name), seed=2).attributes
+    with pytest.raises(UserError, match="without a word of the data set's own"):
+        with_descriptions(space, DescriptionsTable(foreign="emoji"), seed=1)
+    with pytest.raises(UserError, match="no descriptions file 'bundle'; did you mean 'bundled'"):
+        assemble(resolve(parse_recipe(RECIPE, ["compare=[]", "descriptions.foreign=bundle"])))
 
 
 def test_every_trial_is_told_its_own_words(words_file: Path) -> None:

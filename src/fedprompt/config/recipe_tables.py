@@ -95,6 +95,11 @@ class DescriptionsTable(Table):
         "refuse", description="what to do about classes that the named descriptions lack: refuse, or none for them"
     )
     shuffled: bool = Field(default=False, description="control experiment: give every class another class's attributes")
+    foreign: str = Field(
+        "",
+        description="control experiment: give every class attributes of classes that the data set does not have, with "
+        'no word of its own ones; a descriptions file with such classes, the name of a bundled one, or "bundled"',
+    )
 
 
 class ClientTraining(Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from fedprompt.demo.pretraining.rasters import ARTISTS
-from fedprompt.demo.pretraining.vocabulary import Vocabulary
+from fedprompt.demo.pretraining.vocabulary import Concept, Vocabulary
 from fedprompt.demo.render import SPRITE
 from fedprompt.demo.sprites import COLUMNS, DISTRACTORS, SEEN, sheet_path
 from fedprompt.seeding import stream
@@ -19,8 +20,11 @@ from fedprompt.text_files import json_text
 HELD_DISTRACTORS = 240  # drawings of other concepts, half size, because distractors are small
 
 
+NO_THINGS = ("a person", "a face", "a hand", "a body part", "a shape", "a heart", "a sign")  # kinds of concepts
+
+
 def export(vocabulary: Vocabulary, descriptions: Path) -> None:
-    """Write the sheets beside `fedprompt.demo.sprites`, and the descriptions file of `emoji`."""
+    """Write the sheets beside `fedprompt.demo.sprites`, the descriptions of `emoji`, and those of other concepts."""
     concepts = [vocabulary.concepts[number] for number in vocabulary.classes]
     rows = [concept.row for concept in concepts]
     for artist in ARTISTS:
@@ -29,12 +33,26 @@ def export(vocabulary: Vocabulary, descriptions: Path) -> None:
     chosen = others[torch.randperm(len(others), generator=stream(0, "distractors"))[:HELD_DISTRACTORS]]
     drawn = [vocabulary.rasters.pixels[SEEN[0]][vocabulary.concepts[number].row] for number in chosen.tolist()]
     _write(_half(torch.stack(drawn)), sheet_path(DISTRACTORS))
+    _write_attributes(concepts, descriptions)
+    _write_attributes(unlike(concepts, vocabulary.concepts), descriptions.with_name("other-emoji.json"))
+
+
+def unlike(concepts: Sequence[Concept], every: Sequence[Concept]) -> list[Concept]:
+    """The things among all concepts that have two attributes or more which none of these concepts has.
+
+    The CLIP knows their words, which are foreign to the downstream classes.
+    """
+    known = {phrase for one in concepts for phrase in one.attributes}
+    return [one for one in every if one.kind not in NO_THINGS and len(set(one.attributes) - known) > 1]
+
+
+def _write_attributes(concepts: Sequence[Concept], path: Path) -> None:
     content = {
         "fedprompt_descriptions": 1,
         "attributes": {concept.name: list(concept.attributes) for concept in concepts},
     }
     lines = json_text(content, indent=1).replace("[\n   ", "[").replace(",\n   ", ", ").replace("\n  ]", "]")
-    descriptions.write_text(lines + "\n")
+    path.write_text(lines + "\n")
 
 
 def _half(pixels: Tensor) -> Tensor:
