@@ -25,7 +25,7 @@ from fedprompt.report import read_run
 from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
 from fedprompt.report.costs import label_points
 from fedprompt.report.published import differences
-from fedprompt.studies.tuning import search
+from fedprompt.studies.tuning import search, tuned
 from test_sharing import RECIPE
 
 TINY = (
@@ -98,7 +98,7 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     labels = {trial.name: trial.label for trial in found.trials}
     assert labels[best] in [name.strip("*") for name in bold]
     assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
-    assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
+    assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 160  # one round of four vectors
 
 
 def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
@@ -158,6 +158,22 @@ def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
     ]
     with pytest.raises(UserError, match="has no grid"):
         search(parse_recipe(TINY))
+
+
+def test_a_method_that_keeps_its_settings_is_in_no_search(folder: Path) -> None:
+    kept = "{ name = 'promptfl', label = 'paper', tune = false, train = { lr = 0.5 } }"
+    recipe = parse_recipe(GRID + TINY, [f"compare=[{kept}]"])
+    found = search(recipe)
+    assert [trial.name for trial in resolve(found).trials] == ["promptfl-lr-0.03", "promptfl-lr-0.01"]
+    run = read_run(folder / "out" / "few-1")
+    trials = tuple(
+        replace(one, about=one.about.model_copy(update={"trial": f"promptfl-lr-{lr}"}))
+        for one, lr in zip(run.trials[-1:] * 2, (0.03, 0.01), strict=True)
+    )
+    best = tuned(recipe, replace(run, trials=trials))
+    assert best.method.train == {"lr": 0.03} and best.compare[0].train == {"lr": 0.5}
+    with pytest.raises(UserError, match="keeps its settings"):
+        search(recipe.model_copy(update={"method": recipe.compare[0], "compare": ()}))
 
 
 def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) -> None:

@@ -185,6 +185,9 @@ class MethodTable(NamedBlock):
         "", pattern=r"^([A-Za-z0-9_+=-][A-Za-z0-9._+=-]*)?$", description="name of the trial; the method's if empty"
     )
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method")
+    tune: bool = Field(
+        default=True, description="whether a search for settings varies those of this method; otherwise it keeps them"
+    )
     descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method")
 
     @property

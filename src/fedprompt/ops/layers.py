@@ -35,6 +35,13 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
     return layer
 
 
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """The layer with its weights and bias set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
     """A convolution without bias that keeps the spatial size, with PyTorch's default initial distribution."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(

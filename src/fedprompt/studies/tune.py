@@ -170,12 +170,12 @@ def make_tuning(
     opening = time.perf_counter() - started
     made = {trial.name: trial.make_method(experiment.clip) for trial in experiment.trials}
     trained = {name for name, method in made.items() if any(True for _ in method.parameters())}
-    tuned = tuple(table for table in chosen if table.title in trained)
+    tuned = tuple(table for table in chosen if table.title in trained and table.tune)
     if idle := [title for title in titles if names and title not in trained]:
         raise UserError(f"{idle[0]} trains nothing, so it has nothing to tune; leave it out of --method.")
     if not tuned:
         raise UserError(f"{origin} has no method that trains; name some with --method.")
-    references = tuple(table for table in (*chosen, *others) if table.title not in trained)
+    references = tuple(table for table in (*chosen, *others) if table.title not in trained or not table.tune)
     kept = whole.model_copy(update={"method": tuned[0], "compare": tuned[1:]})
     return Tuning(kept, references, out, opening), experiment
 

@@ -14,9 +14,13 @@ from fedprompt.report.comparison import headline
 def search(recipe: Recipe, *, seed: int | None = None) -> Recipe:
     """The recipe of the search: each method at every point of the grid, as trials of one run; UserError if no grid.
 
-    Its seed is that of [tuning], unless another is given.
+    Methods that keep their settings (`tune = false`) are left out. Its seed is that of [tuning], unless another is
+    given.
     """
-    main, *others = (at_point(table, point) for table in (recipe.method, *recipe.compare) for point in points(recipe))
+    varied = [table for table in (recipe.method, *recipe.compare) if table.tune]
+    if not varied:
+        raise UserError(f"Every method of the recipe {recipe.name} keeps its settings; leave out --tune.")
+    main, *others = (at_point(table, point) for table in varied for point in points(recipe))
     number = recipe.tuning.seed if seed is None else seed
     changed = {"name": f"{recipe.name}-tuning", "seed": number, "method": main, "compare": tuple(others)}
     return recipe.model_copy(update=changed)
@@ -28,6 +32,8 @@ def tuned(recipe: Recipe, found: Run) -> Recipe:
     column = headline(found)
 
     def best(table: MethodTable) -> MethodTable:
+        if not table.tune:
+            return table
         tried = {at_point(table, point).title: point for point in points(recipe)}
         name = max(tried, key=lambda name: trials[name].figures.get(column, 0.0))  # the first of equal points
         return table.model_copy(update={"train": table.train | tried[name]}) if trials[name].trains else table
