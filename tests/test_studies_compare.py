@@ -20,9 +20,10 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.event_fields import DataRecord, ExpectedFigure
-from fedprompt.report import read_run
-from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.records.event_fields import DataRecord, DiagnosticRecord, ExpectedFigure
+from fedprompt.records.events import DiagnosticsEvent
+from fedprompt.report import Run, read_run
+from fedprompt.report.comparison import as_csv, by_seed, comparison, latex, markdown, uploaded
 from fedprompt.report.costs import label_points
 from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search, tuned
@@ -99,6 +100,20 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     assert labels[best] in [name.strip("*") for name in bold]
     assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
     assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 160  # one round of four vectors
+
+
+def test_diagnostics_are_a_table_of_their_own(folder: Path) -> None:
+    def with_diagnostics(seed: int, value: float) -> Run:
+        run = read_run(folder / "out" / f"few-{seed}")
+        figure = DiagnosticRecord(name="gate entropy", value=value, meaning="At 1 it does nothing.")
+        said = DiagnosticsEvent(trial="alone", diagnostics=(figure,))
+        return replace(
+            run, trials=tuple(replace(one, diagnostics=said if one.name == "alone" else None) for one in run.trials)
+        )
+
+    compared = comparison([with_diagnostics(1, 0.5), with_diagnostics(2, 0.7)])
+    assert "\n| method | gate entropy |\n" in markdown(compared) and "| alone | 0.600 ± 0.141 |" in markdown(compared)
+    assert "1,alone,gate entropy,0.5\n" in as_csv(compared)
 
 
 def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:

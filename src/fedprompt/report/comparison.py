@@ -143,6 +143,25 @@ def _mean_and_deviation(values: Sequence[float], *, sign: str = "") -> str:
     return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
+def diagnostics(compared: Comparison) -> list[tuple[list[str], list[list[str]]]]:
+    """Tables of diagnostics, mean ± standard deviation over seeds: head and rows, one table per set of figures."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for trial in compared.trials:
+        events = [compared.trial(run, trial.name).diagnostics for run in compared.runs]
+        found = [{one.name: one.value for one in event.diagnostics} if event else {} for event in events]
+        for names in [tuple(found[0])] if found[0] else []:
+            cells = [_decimals([own.get(name) for own in found]) for name in names]
+            tables.setdefault(names, []).append([trial.label, *cells])
+    return [(["method", *names], rows) for names, rows in tables.items()]
+
+
+def _decimals(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return ""
+    return f"{fmean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
 def _costs(compared: Comparison, trial: TrialRecord) -> tuple[str, str, str]:
     trained = "" if trial.about.trainable is None else f"{trial.about.trainable:,}"
     sent, took = over_seeds(compared, trial, uploaded), over_seeds(compared, trial, seconds)
@@ -157,9 +176,11 @@ def over_seeds(compared: Comparison, trial: TrialRecord, read: Callable[[TrialRe
 
 
 def markdown(compared: Comparison) -> str:
-    """The table in Markdown, followed by one comparison per published table that the runs expect."""
+    """The table in Markdown, then the diagnostics, and one comparison per published table that the runs expect."""
     head, rows = table(compared)
     found = as_markdown(head, [[f"**{c.text}**" if c.best else c.text for c in row] for row in rows])
+    for names, lines in diagnostics(compared):
+        found += f"\n{as_markdown(names, lines)}"
     for title, lines in published(compared):
         found += f"\n{title}. In percent; the difference is ours minus published.\n\n{as_markdown(HEAD, lines)}"
     return found
@@ -200,5 +221,6 @@ def as_csv(compared: Comparison) -> str:
         for trial in run.trials:
             costs = {"sent_bytes": uploaded(trial), "seconds": seconds(trial), "parameters": trial.about.trainable}
             known = {**trial.figures, **{name: value for name, value in costs.items() if value is not None}}
+            known |= {one.name: one.value for one in (trial.diagnostics.diagnostics if trial.diagnostics else ())}
             write.writerows([run.header.seed, trial.name, column, value] for column, value in known.items())
     return file.getvalue()
