@@ -34,15 +34,19 @@ def compare(
     processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of runs in parallel.")] = 1,
     quick: Annotated[bool, typer.Option(help="A quick check: one seed, two rounds, few images.")] = False,
     tune: Annotated[bool, typer.Option(help="First tune every method on the recipe's grid.")] = False,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--vary", metavar="NAME", help="Only this group of settings in [vary]."),
+    ] = None,
     settings: Settings = None,
     trust_code: TrustCode = None,
 ) -> None:
     """Train every method of the recipes with every seed, or resume, and write tables and figures.
 
-    Folders of runs are not trained again: only the tables are written.
+    A recipe with [vary] is run with each of its settings. Folders of runs are not trained again: only the tables are
+    written.
     """
-    from fedprompt.report import read_run
-    from fedprompt.studies.compare import jobs
+    from fedprompt.studies.compare import finished_runs, jobs, plan
 
     names = [*(recipes or ()), *(DEMO if demo else ())]
     if not names:
@@ -51,11 +55,11 @@ def compare(
     if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
         if len(finished) < len(names):
             raise UserError("Give either recipes or folders of runs, not both.")
-        ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--set": settings}
+        ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--vary": groups, "--set": settings}
         if given := [name for name, value in ignored.items() if value]:
             options = " and ".join(given)
             typer.echo(f"Folders of runs are not trained again, so {options} had no effect.", err=True)
-        _write({"runs": _joined(finished)}, folder)
+        _write({"runs": {"": _joined(finished)}}, folder)
         exit_without_results(finished)
         return
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
@@ -63,12 +67,10 @@ def compare(
     found = [load_trusted(name, changes, trust_code)[0] for name in names]
     if tune:
         found = _tuned(found, folder, processes)
-    todo = jobs(found, numbers, folder)
+    studies = plan(found, numbers, folder, groups=groups or ())
+    todo = jobs(studies)
     _run_jobs(todo, processes)
-    _write(
-        {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
-        folder,
-    )
+    _write(finished_runs(studies), folder)
     exit_without_results(job.folder for job in todo)
 
 
@@ -79,7 +81,7 @@ def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:
     return by_seed([read_run(folder) for folder in folders])
 
 
-def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
+def _write(tables: Mapping[str, Mapping[str, Sequence[Run]]], folder: Path) -> None:
     from fedprompt.studies.compare import write_tables
 
     for path in write_tables(tables, folder):
@@ -111,7 +113,7 @@ def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]
     from fedprompt.records.run_folder import write_atomic
     from fedprompt.report import read_run
     from fedprompt.studies.sweep import Job
-    from fedprompt.studies.tuning import search, tuned
+    from fedprompt.studies.tuning import at_edges, search, tuned
 
     todo = [Job(search(recipe), out / f"{recipe.name}-tuning") for recipe in recipes]
     _run_jobs(todo, processes)
@@ -119,4 +121,6 @@ def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]
     for recipe in found:
         write_atomic(out / f"{recipe.name}.toml", recipe.to_toml(defaults=False))
         typer.echo(f"Written: {out / recipe.name}.toml")
+        for sentence in at_edges(recipe):
+            typer.echo(sentence, err=True)
     return found

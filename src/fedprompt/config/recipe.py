@@ -21,6 +21,7 @@ from fedprompt.config.recipe_tables import (
     MethodTable,
     PartitionTable,
     Table,
+    Toml,
     TrainTable,
     TuningTable,
 )
@@ -64,6 +65,11 @@ class Recipe(Table):
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
     tuning: TuningTable = TuningTable()
+    vary: dict[str, tuple[Toml, ...]] = Field(
+        {},
+        description="groups of settings that `fedprompt compare` runs one by one; a setting is a table of dotted keys "
+        'and values, such as { "train.rounds" = 30 }',
+    )
 
     def to_toml(self, *, defaults: bool = True) -> str:
         """TOML text with every default written out, or only with what the recipe sets; parsing it gives the recipe."""

@@ -114,19 +114,22 @@ def table(compared: Comparison) -> tuple[list[str], list[list[ComparisonCell]]]:
     first = compared.runs[0]
     main = first.main
     columns = [*first.columns]
-    best = {column: _best(compared, column) for column in columns}
+    found = {column: figure_cells(compared, column) for column in columns}
     head = ["method", *map(first.title, columns)]
     head += [f"{first.title(compared.headline)} against {main.label if main else ''}", "parameters", "sent", "seconds"]
     rows = []
-    for trial in compared.trials:
-        found = {column: compared.values(trial.name, column) for column in columns}
-        cells = [
-            ComparisonCell(_mean_and_deviation(found[column]), bool(found[column]) and trial.name in best[column])
-            for column in columns
-        ]
+    for place, trial in enumerate(compared.trials):
+        cells = [found[column][place] for column in columns]
         ahead = ComparisonCell("" if trial == main else _mean_and_deviation(compared.differences(trial.name), sign="+"))
         rows.append([ComparisonCell(trial.label), *cells, ahead, *map(ComparisonCell, _costs(compared, trial))])
     return head, rows
+
+
+def figure_cells(compared: Comparison, column: str) -> list[ComparisonCell]:
+    """One cell per trial: its figure as mean ± standard deviation over seeds."""
+    values = {trial.name: compared.values(trial.name, column) for trial in compared.trials}
+    best = _best(compared, column)
+    return [ComparisonCell(_mean_and_deviation(own), bool(own) and name in best) for name, own in values.items()]
 
 
 def _best(compared: Comparison, column: str) -> set[str]:
@@ -179,8 +182,8 @@ def markdown(compared: Comparison) -> str:
     """The table in Markdown, then the diagnostics, and one comparison per published table that the runs expect."""
     head, rows = table(compared)
     found = as_markdown(head, [[f"**{c.text}**" if c.best else c.text for c in row] for row in rows])
-    for names, lines in diagnostics(compared):
-        found += f"\n{as_markdown(names, lines)}"
+    for names, measured in diagnostics(compared):
+        found += f"\n{as_markdown(names, measured)}"
     for title, lines in published(compared):
         found += f"\n{title}. In percent; the difference is ours minus published.\n\n{as_markdown(HEAD, lines)}"
     return found
@@ -221,6 +224,7 @@ def as_csv(compared: Comparison) -> str:
         for trial in run.trials:
             costs = {"sent_bytes": uploaded(trial), "seconds": seconds(trial), "parameters": trial.about.trainable}
             known = {**trial.figures, **{name: value for name, value in costs.items() if value is not None}}
-            known |= {one.name: one.value for one in (trial.diagnostics.diagnostics if trial.diagnostics else ())}
+            said = trial.diagnostics.diagnostics if trial.diagnostics else ()
+            known |= {one.name: one.value for one in said if one.value is not None}
             write.writerows([run.header.seed, trial.name, column, value] for column, value in known.items())
     return file.getvalue()

@@ -22,7 +22,7 @@ def search(recipe: Recipe, *, seed: int | None = None) -> Recipe:
         raise UserError(f"Every method of the recipe {recipe.name} keeps its settings; leave out --tune.")
     main, *others = (at_point(table, point) for table in varied for point in points(recipe))
     number = recipe.tuning.seed if seed is None else seed
-    changed = {"name": f"{recipe.name}-tuning", "seed": number, "method": main, "compare": tuple(others)}
+    changed = {"name": f"{recipe.name}-tuning", "seed": number, "method": main, "compare": tuple(others), "vary": {}}
     return recipe.model_copy(update=changed)
 
 
@@ -39,6 +39,16 @@ def tuned(recipe: Recipe, found: Run) -> Recipe:
         return table.model_copy(update={"train": table.train | tried[name]}) if trials[name].trains else table
 
     return recipe.model_copy(update={"method": best(recipe.method), "compare": tuple(map(best, recipe.compare))})
+
+
+def at_edges(recipe: Recipe) -> list[str]:
+    """A sentence per method whose settings lie at an end of the grid, where a wider grid may have better ones."""
+    found = []
+    for table in (recipe.method, *recipe.compare):
+        for key, values in recipe.tuning.grid.items():
+            if table.tune and len(values) > 2 and table.train.get(key) in (values[0], values[-1]):
+                found.append(f"{table.title} is best at {key} = {table.train[key]}, an end of the grid; widen it.")
+    return found
 
 
 def points(recipe: Recipe) -> list[Toml]:
