@@ -1,11 +1,11 @@
 """Write measured tables and figures into the pages, and tuned rates into the recipes: `python -m tools.measured`.
 
-A page marks a table with the runs, relative to the folder `runs`, that it comes from; patterns are allowed:
+A page marks where a table by `fedprompt compare` belongs, with its file relative to the folder `runs`:
 
-    <!-- measured: study-1 study-2 study-3 -->
+    <!-- measured: study/study.md -->
     <!-- end of measured -->
 
-A file that ends in `.md` (a table by `fedprompt compare`) is copied. What has no runs yet is left as it is and named.
+What has not been measured yet is left as it is and named.
 """
 
 from __future__ import annotations
@@ -13,46 +13,30 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe, load_recipe
-from fedprompt.report import Run, read_run
+from fedprompt.report import read_run
 from fedprompt.report.figures import save_headline
 from tools.markdown import ROOT, SOURCE
-from tools.tables import settings, table
 
 BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
 COMPARED = ("compare_single", "compare_multi")
 
 
 def fill(text: str, runs: Path) -> tuple[str, list[str]]:
-    """A page with every table whose runs are in the folder, and the sources of the tables whose runs are not."""
+    """A page with every table that is in the folder, and the names of those that are not."""
     missing: list[str] = []
 
     def content(block: re.Match[str]) -> str:
-        found = rendered(block[2].split(), runs)
-        if found is None:
+        path = runs / block[2]
+        if not path.is_file():
             missing.append(block[2])
             return block[0]
-        return f"{block[1]}\n{found.strip()}\n\n{block[4]}"
+        return f"{block[1]}\n{path.read_text(encoding='utf-8').strip()}\n\n{block[4]}"
 
     return BLOCK.sub(content, text), missing
-
-
-def rendered(patterns: list[str], runs: Path) -> str | None:
-    """The table of some runs, or the text of a Markdown file; None if one of the patterns leads to nothing."""
-    paths = [sorted(runs.glob(pattern)) for pattern in patterns]
-    if not all(paths):
-        return None
-    found = [path for group in paths for path in group]
-    if found[0].suffix == ".md":
-        return "\n".join(path.read_text(encoding="utf-8") for path in found)
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for folder in found:
-        groups[folder.name.rpartition("-")[0]].append(read_run(folder))
-    return table(next(iter(groups.values()))) if len(groups) == 1 else settings(groups)
 
 
 def with_rates(text: str, tuned: Recipe) -> str:
