@@ -128,6 +128,7 @@ def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
         "interval",
         "mistakes",
         "sample",
+        "diagnostics",
         "end",
     }
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tools.markdown import ROOT, SOURCE
-from tools.measured import BLOCK, COMPARED, fill, with_rates
+from tools.measured import BLOCK, COMPARED, RATES, fill, with_rates
 
 from fedprompt.config.recipe import Recipe, load_recipe, parse_recipe
 from fedprompt.studies.tuning import search
@@ -48,6 +48,14 @@ def test_tuned_rates_of_every_method_are_written_and_nothing_else(name: str) -> 
     )
     assert parse_recipe(with_rates(text, changed)) == changed
     assert with_rates(text, recipe) == text
+
+
+@pytest.mark.parametrize(("found", "takers"), RATES.items())
+def test_studies_of_settings_take_the_rates_of_the_comparison(found: str, takers: tuple[str, ...]) -> None:
+    tuned = load_recipe(SOURCE / "recipes" / f"{found}.toml")
+    for taker in takers:
+        text = (SOURCE / "recipes" / f"{taker}.toml").read_text(encoding="utf-8")
+        assert with_rates(text, tuned) == text
 
 
 def test_a_recipe_written_by_a_search_is_read(tmp_path: Path) -> None:

@@ -23,6 +23,10 @@ from tools.markdown import ROOT, SOURCE
 
 BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
 COMPARED = ("compare_single", "compare_multi")
+RATES = {  # recipe with rates that a search found -> recipes that take them
+    "compare_single": ("compare_single", "settings"),
+    "compare_multi": ("compare_multi", "multilabel_settings"),
+}
 
 
 def fill(text: str, runs: Path) -> tuple[str, list[str]]:
@@ -70,12 +74,13 @@ def figures(runs: Path) -> Iterator[str]:
 
 def recipes(runs: Path) -> Iterator[str]:
     """Write the tuned rates into the bundled recipes; yields what is missing."""
-    for name in COMPARED:
-        tuned, bundled = runs / "compare" / f"{name}.toml", SOURCE / "recipes" / f"{name}.toml"
-        if tuned.is_file():
-            bundled.write_text(with_rates(bundled.read_text(encoding="utf-8"), load_recipe(tuned)), encoding="utf-8")
-        else:
-            yield f"{bundled.relative_to(ROOT)}: compare/{name}.toml"
+    for name, takers in RATES.items():
+        tuned = runs / "compare" / f"{name}.toml"
+        if not tuned.is_file():
+            yield f"recipes {' and '.join(takers)}: compare/{name}.toml"
+            continue
+        for path in (SOURCE / "recipes" / f"{taker}.toml" for taker in takers):
+            path.write_text(with_rates(path.read_text(encoding="utf-8"), load_recipe(tuned)), encoding="utf-8")
 
 
 def main() -> None:
