@@ -19,7 +19,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.demo.emoji import class_attributes, object_layer, with_distractors
 from fedprompt.demo.render import COLOURS, GROUNDS, Draws, Ground, Placement, apart, draw_ground, finish, paint
 from fedprompt.demo.rendered import Address, RenderedImages, check_counts
-from fedprompt.demo.sprites import ARTISTS, class_sprites
+from fedprompt.demo.sprites import SEEN, class_sprites
 
 T = TypeVar("T")
 DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "scenes.json"))
@@ -27,7 +27,7 @@ AFFINITY = math.log(5.0)  # a class is five times as frequent under each value o
 
 # The hidden conditions of an image. All are drawn independently and alike; each shows in the image.
 LAYOUTS = {"low": (0.15, 1.0), "high": (-1.0, -0.15), "anywhere": (-1.0, 1.0)}  # vertical band of object centres
-SCALES = {"near": (0.38, 0.5), "far": (0.22, 0.32)}  # object size as a fraction of the image
+SCALES = {"near": (0.4, 0.5), "far": (0.28, 0.36)}  # object size as a fraction of the image
 LIGHTS = {"day": (0.95, 1.15), "night": (0.45, 0.7)}
 PATTERNS = {"nature": ("plain", "blotched"), "table": ("chequered",), "street": ("striped",)}
 SEASONS = {
@@ -162,7 +162,7 @@ def compose(seed: int, address: Address) -> Scene:
     for _ in labels:
         placed = apart(draws, places, SCALES[conditions.scale], band)
         places.append(replace(placed, angle=placed.angle * 0.6))
-    artists = tuple(int(draws.integer(len(ARTISTS) - 1)) for _ in labels)  # no single-colour drawings
+    artists = tuple(int(draws.integer(len(SEEN))) for _ in labels)
     return Scene(conditions, labels, ground, light, tuple(places), artists, draws)
 
 
