@@ -25,7 +25,7 @@ NO_THINGS = ("a person", "a face", "a hand", "a body part", "a shape", "a heart"
 
 def export(vocabulary: Vocabulary, descriptions: Path) -> None:
     """Write the sheets beside `fedprompt.demo.sprites`, the descriptions of `emoji`, and those of other concepts."""
-    concepts = [vocabulary.concepts[number] for number in vocabulary.classes]
+    concepts = [vocabulary.concepts[number] for number in vocabulary.base_and_new]
     rows = [concept.row for concept in concepts]
     for artist in ARTISTS:
         _write(vocabulary.rasters.pixels[artist][rows], sheet_path(artist))

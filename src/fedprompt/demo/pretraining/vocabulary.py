@@ -139,7 +139,7 @@ class Concept:
 
 @dataclass(frozen=True, eq=False)
 class Vocabulary:
-    """All concepts with their drawings and frequencies; `classes` are the downstream classes in their fixed order."""
+    """All concepts with their drawings and frequencies; `classes` are the downstream classes."""
 
     concepts: tuple[Concept, ...]
     classes: tuple[int, ...]
@@ -165,6 +165,19 @@ class Vocabulary:
         for row, concept in enumerate(self.concepts):
             table[row, [column[phrase] for phrase in concept.phrases]] = 1
         return table, torch.tensor([is_colour(phrase) for phrase in self.attributes])
+
+    @property
+    def base_and_new(self) -> tuple[int, ...]:
+        """The downstream classes in their fixed order, base classes first: one of each two neighbours by frequency.
+
+        So base and new classes are equally familiar to the CLIP, and a difference between them is what training adds.
+        """
+        generator = stream(SEED, "base and new")
+        pairs = torch.tensor(sorted(self.classes, key=self.ranks.__getitem__)).view(-1, 2)  # [60, 2]
+        first = torch.randint(2, (len(pairs), 1), generator=generator)
+        halves = [pairs.gather(1, side)[:, 0] for side in (first, 1 - first)]
+        shuffled = [half[torch.randperm(len(half), generator=generator)] for half in halves]
+        return tuple(torch.cat(shuffled).tolist())
 
     def sprites(self) -> tuple[Sprites, Tensor]:
         """The drawings of pretraining and their rows [K, 4]: three seen artists and the single-colour one, or -1."""
@@ -268,7 +281,7 @@ def _keywords(emoji: Sequence[Emoji]) -> list[tuple[str, ...]]:
 
 
 def _choose_classes(concepts: Sequence[Concept], rasters: Rasters) -> tuple[int, ...]:
-    """The downstream classes in a fixed shuffled order; the first half are base classes."""
+    """The downstream classes, shuffled."""
     wanted = {name.strip() for name in CANDIDATES.replace("\n", " ").split(",")}
     found = [
         number
