@@ -42,7 +42,8 @@ def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) 
     begin, saved = time.monotonic() - trainer.seconds, time.monotonic()
     smooth: dict[str, float] = {}
     while trainer.step < schedule.steps:
-        counts, mixture = (LATE_COUNTS, LATE) if schedule.decays(trainer.step) else (COUNTS, EARLY)
+        counts = LATE_COUNTS if schedule.decays(trainer.step) else COUNTS
+        mixture = LATE if schedule.is_late(trainer.step) else EARLY
         loss, facts = trainer.loss(sampler.batch(trainer.step, mixture), counts)
         torch.autograd.backward(loss)
         trainer.update(schedule.rate(trainer.step))
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=10_000, help="the step at which training ends")
     parser.add_argument("--decay", type=int, default=2_500, help="over how many last steps the rate falls to zero")
+    parser.add_argument("--late", type=int, default=0, help="last steps with fewer true colours, if above --decay")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--groups", type=int, default=3, help="groups of 38 images per batch")
     parser.add_argument("--seed", type=int, default=0)
@@ -118,7 +120,7 @@ def main() -> None:
     checkpoint, weights = given.out / "checkpoint.safetensors", given.out / "weights"
     if checkpoint.exists():
         trainer.restore(checkpoint)
-    schedule = Schedule(given.steps, given.decay, given.lr)
+    schedule = Schedule(given.steps, given.decay, given.late, given.lr)
     pretrain(trainer, Sampler(vocabulary, given.seed, given.groups), schedule, given.out)
     save(trainer.model.cpu(), tokenizer, weights)
     targets = evaluate(Clip.load(weights, batch=32), vocabulary.other_classes(SEED))

@@ -32,12 +32,17 @@ class Schedule:
 
     steps: int
     decay: int
+    late: int = 0  # the last so many steps have another mixture of images and captions
     lr: float = 2e-3
     warm_up: int = 300
 
     def decays(self, step: int) -> bool:
         """Whether the rate falls at a step."""
         return step >= self.steps - self.decay
+
+    def is_late(self, step: int) -> bool:
+        """Whether a step has the late mixture."""
+        return step >= self.steps - max(self.late, self.decay)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
