@@ -21,6 +21,8 @@ from fedprompt.records.events import BudgetEvent, TrialEvent
 from fedprompt.records.run_folder import load_tensors, read_events
 from test_experiments_resume import RECIPE
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 SECONDS = st.floats(0.001, 1e5)
 
 

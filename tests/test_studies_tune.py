@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +23,8 @@ from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Result, Rounds, make_tuning, plan_rounds, ranked, rounds_in, trainable
+
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
 RECIPE = """
 name = "small"
@@ -54,14 +55,6 @@ def call(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output
     return result.output
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Reports take most of the time of such small runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "render", lambda folder: folder / "report.html")
-        yield
 
 
 @pytest.fixture(scope="module")
