@@ -60,3 +60,9 @@ def undrawn() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedprompt.experiments.run.render", lambda folder: folder / "report.html")
         yield
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are written with empty figures, for tests of their text."""
+    monkeypatch.setattr("fedprompt.report.style.draw", lambda *_, **__: b'<svg viewBox="0 0 1 1"></svg>')

@@ -32,6 +32,8 @@ from fedprompt.experiments.events import run_title
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import EVENTS
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 TINY = """
 name = "tiny"
 seed = 3

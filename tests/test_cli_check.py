@@ -16,6 +16,8 @@ from fedprompt.records.reading import read_run
 from test_cli import call
 from test_data_users_files import DOT, annotations, changed, images, roboflow, shard, write, xml
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 
 def pixel(text: str) -> bytes:
     """An image of one pixel that is unlike those of other texts."""

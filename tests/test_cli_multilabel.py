@@ -13,6 +13,8 @@ from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
 from test_cli import assert_fits_schema, call, sentence
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")
 
 

@@ -21,6 +21,8 @@ from fedprompt.demo.world import pictograms, scenes
 from fedprompt.experiments import predict as prediction
 from test_cli import TINY, call, sentence
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 QUICK = (
     "-s",
     "compare=[]",

@@ -28,7 +28,7 @@ from fedprompt.runtimes.payload import EVALUATE, TRAIN, VALIDATE
 from grids import MemoryGrid
 from test_runtimes_flower_grid import SITES, deployment, events_of, grid, recipe
 
-pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 PERSONAL = "fedpgp"
 IMAGES = {0: 2, 1: 2, 2: 1}  # held-out images per site

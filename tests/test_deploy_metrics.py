@@ -40,6 +40,8 @@ from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.testing import tiny_images
 from pages import ROOT
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 SITES = ("east", "north")
 HEADER = HeaderEvent(partition=PartitionCounts(clients=SITES, classes=("cat",), counts=((5,), (5,))))
 BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=4)

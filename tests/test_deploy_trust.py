@@ -33,6 +33,8 @@ from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.testing import tiny_images
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "15"))
 CLASSES = ("cat", "dog")
 RECIPE = """

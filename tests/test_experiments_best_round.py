@@ -392,9 +392,7 @@ def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
     assert lines(tmp_path / "run") == lines(whole)
 
 
-def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.9, 0.2, 0.2, 0.2])
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe()), tmp_path / "run", callbacks=Stop(2))
@@ -440,9 +438,7 @@ def test_methods_that_train_alone_or_on_everything_choose_their_round_too(tmp_pa
     assert [len(event.scores) for event in events] == [3] * 9
 
 
-def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored_in_a_search(
-    tmp_path: Path
-) -> None:
+def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored_in_a_search(tmp_path: Path) -> None:
     experiment = assemble(resolve(recipe("evaluate.test=false", "train.rounds=1")))
     for client in experiment.clients:
         assert client.test is None and not {*client.train.images.rows} & {*client.held_out["base"].images.rows}

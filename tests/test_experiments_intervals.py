@@ -16,6 +16,8 @@ from fedprompt.experiments.run import start
 from fedprompt.records.predictions import predictions_path, read_predictions
 from fedprompt.records.reading import Run, read_run
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 SMALL = {
     "demo": ["data.train=1", "data.test=2", "partition.classes_per_client=13", "partition.shots=1"],
     "multilabel": ["data.train=40", "data.test=60"],

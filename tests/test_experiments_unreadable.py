@@ -26,6 +26,8 @@ from fedprompt.experiments.unreadable import exclude_unreadable, scan_used_image
 from fedprompt.report import read_run
 from trees import picture
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 TRAIN, TEST = 6, 3  # pictures of a class
 RECIPE = """
 name = "sifted"

@@ -14,6 +14,8 @@ from fedprompt.records.outcome import missing_results, shown_name
 from fedprompt.records.reading import Run, read_run
 from fedprompt.report.page import status, summary
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "blank_figures")
+
 RECIPE = """
 name = "tiny"
 [data]

@@ -28,6 +28,8 @@ from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search
 from test_sharing import RECIPE
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 TINY = (
     RECIPE.replace('name = "ends"', 'name = "few"')
     .replace("rounds = 2", "rounds = 1")
