@@ -18,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("kept_backbone", "blank_figures")
 
 RECIPE = """
 name = "tiny"
+seed = 3
 [data]
 source = "pictograms"
 train = 1
