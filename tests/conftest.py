@@ -43,9 +43,10 @@ def kept_backbone(opened: dict[str, Clip]) -> Iterator[None]:
     def load(table: BackboneTable) -> Clip:
         if table.path != "demo":
             return load_backbone(table)
-        key = table.model_dump_json()
+        kept = table.model_copy(update={"disk": None})  # features are in memory
+        key = kept.model_dump_json()
         if key not in opened:
-            opened[key] = load_backbone(table)
+            opened[key] = load_backbone(kept)
         return opened[key]
 
     with pytest.MonkeyPatch.context() as patch:

@@ -45,7 +45,6 @@ BEST = (
     .replace("lr = 0.002", 'lr = 0.05\nschedule = "constant"\nkeep = "best:hm"')
     .replace("rounds = 1", "rounds = 4")
     .replace("shots = 1", "shots = 2")
-    .replace("train = 1", "train = 2")
 )
 
 

@@ -19,8 +19,8 @@ from fedprompt.records.reading import Run, read_run
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
 SMALL = {
-    "demo": ["data.train=1", "data.test=2", "partition.classes_per_client=13", "partition.shots=1"],
-    "multilabel": ["data.train=40", "data.test=60"],
+    "demo": ["seed=3", "data.train=1", "data.test=1", "partition.classes_per_client=13", "partition.shots=1"],
+    "multilabel": ["data.train=20", "data.test=25"],
 }
 
 
