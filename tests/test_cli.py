@@ -172,11 +172,11 @@ class Interrupter(runs.RunCallbacks):
             raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("blank_figures")
 @pytest.mark.parametrize("stop", [("FedMVP", 1), ("PromptFL", 2)])
 def test_a_resumed_run_equals_one_that_never_stopped(
-    stop: tuple[str, int], recipe: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stop: tuple[str, int], recipe: Path, finished: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(runs, "render", lambda folder: folder / "report.html")  # takes long, and is not compared
     folder = tmp_path / "stopped"
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(load_recipe(recipe)), folder, callbacks=Interrupter(*stop))
@@ -224,6 +224,7 @@ def test_a_budget_for_no_round_is_an_error_and_no_result(recipe: Path, tmp_path:
     assert not [line for line in events(tmp_path / "run") if line["event"] == "score"]
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, tmp_path: Path) -> None:
     setting = PRIVACY.format(noise=5.0, epsilon=0.9)  # one round costs 0.53, two cost 0.80, three 1.01
     said = call("run", recipe, "-s", setting, "-s", "compare=[]", "--out", tmp_path / "run")
@@ -267,6 +268,7 @@ def folder_of_images(root: Path) -> Path:
     return root
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     overrides = ("-s", f"data.path={images}")
@@ -283,6 +285,7 @@ def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
     few = ("-s", f"data.path={images}", "-s", "data.base=half", "-s", "partition.rule=class_chunks")
@@ -533,6 +536,7 @@ def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_open
     assert (tmp_path / "full" / "thesis.tex").read_text() == "x"
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_what_an_interrupted_start_leaves_behind_does_not_stand_in_the_way(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
