@@ -106,11 +106,16 @@ def needs_accounting() -> None:
 
 @pytest.mark.usefixtures("needs_accounting")
 def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
-    """Attack 4: the same run is sent again with noise = 1000, in other runs, trials and rounds, after restarts."""
+    """Attack 4: the same run is sent again with other noise and delta, in other runs and rounds, after restarts."""
     draws, server = numpy_stream(0, "attack 4"), LyingServer(make_site(tmp_path, epsilon=9.0), start)
     spent, trained = 0.0, 0
     for _ in range(TRIES):
-        kind = noisy(noise=float(draws.choice([1.5, 3.0, 1000.0])), epsilon=float(draws.choice([2.0, 9.0])))
+        kind = noisy(
+            noise=float(draws.choice([1.5, 3.0, 1000.0])),
+            epsilon=float(draws.choice([2.0, 9.0])),
+            delta=float(draws.choice([1e-3, 1e-3, 1e-5, 0.5])),
+            text=CLIENT if draws.integers(8) == 0 else SAMPLE,
+        )
         answer = server.ask(
             server=kind,
             run=f"{draws.integers(3):032x}",

@@ -22,7 +22,7 @@ from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, Deployment, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import acquire_lock, write_atomic
-from fedprompt.runtimes.flower import commands
+from fedprompt.runtimes.flower import clientapp, commands
 
 POLL, RETRY, GRACE = 1.0, 5.0, 10.0  # seconds between checks, before a restart, and for a process to end
 CHILDREN = "children.pid"  # in the folder of a server or site: the process groups that its command has started
@@ -170,6 +170,7 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     if not site_key(folder).exists():
         raise UserError(f"The site has no key yet; make it with: fedprompt site init {folder}")
     environment = commands.environment(folder / "flower")
+    environment["PATH"] = os.pathsep.join([str(clientapp.install(folder / "flower" / "bin")), environment["PATH"]])
     programs = {"supernode": _node(folder, site)}
     if site.worker:
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
@@ -231,7 +232,7 @@ def kill_orphans(folder: Path) -> None:
                 os.killpg(number, signal.SIGKILL)
 
 
-def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 180.0) -> None:
     """Wait until something listens on a port of loopback; UserError if nothing does in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and alive():

@@ -40,8 +40,8 @@ fab-format-version = 1
 flwr-version-target = "{oldest}"
 
 [tool.flwr.app.components]
-serverapp = "fedprompt.deploy.apps:server"
-clientapp = "fedprompt.deploy.apps:client"
+serverapp = "{server}"
+clientapp = "{client}"
 
 [tool.flwr.app.config]
 recipe = "" # a recipe's file at the server, TOML text, or the name of a recipe that comes with fedprompt
@@ -149,9 +149,12 @@ def connections(port: int, authority: Path | None) -> str:
     return tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: about}})
 
 
-def app_files(licence: str) -> Mapping[str, str]:
-    """The files of the thin app, by name."""
-    return {"pyproject.toml": APP.format(oldest=".".join(map(str, (*OLDEST, 0)))), "LICENSE": licence}
+def app_files(
+    licence: str, *, server: str = "fedprompt.deploy.apps:server", client: str = "fedprompt.deploy.apps:client"
+) -> Mapping[str, str]:
+    """The files of the thin app, by name; `server` and `client` are the addresses of its ServerApp and ClientApp."""
+    oldest = ".".join(map(str, (*OLDEST, 0)))
+    return {"pyproject.toml": APP.format(oldest=oldest, server=server, client=client), "LICENSE": licence}
 
 
 def _script(name: str) -> str:
