@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -13,13 +14,18 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.superexec.executor import ExecutionSpec
+
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.deploy import apps
 from fedprompt.deploy.rehearsal.attacks import LIES, judge_course, judge_lie, play_attacks
+from fedprompt.deploy.rehearsal.lying_server import LyingServer, new_run
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK, lied
 from fedprompt.deploy.rehearsal.processes import SITES, prepare_containers
 from fedprompt.deploy.rehearsal.relay import END, RelayChannel, serve
-from fedprompt.deploy.rehearsal.server_attacks import LyingServer, attack_sites, new_run
+from fedprompt.deploy.rehearsal.server_attacks import attack_sites
 from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.deploy.worker_socket import ADDRESS, request_worker
@@ -72,7 +78,7 @@ def round_of(number: int, losses: Mapping[int, float], failed: Mapping[int, str]
     return RoundEvent(trial="t", round=number, loss=0.5, losses=dict(losses), failed=dict(failed))
 
 
-def test_a_lie_has_failed_only_if_the_liar_alone_lost_its_round() -> None:
+def test_a_lie_has_failed_only_if_its_site_alone_lost_its_round() -> None:
     honest = {0: 0.5, 2: 0.5}
     assert judge_lie("12", round_of(1, honest, {1: "number: its loss"})).held
     assert not judge_lie("12", round_of(1, {**honest, 1: 0.5}, {})).held
@@ -113,7 +119,7 @@ def test_the_relay_passes_on_any_payload(tmp_path: Path) -> None:
     assert not serving.is_alive()
 
 
-def test_a_site_runs_its_own_app_whatever_the_server_sends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_site_runs_its_own_app_whatever_the_server_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app of a run is a bundle of code from the server, which Flower would install and import."""
     from flwr.supernode import cli
     from flwr.supernode.runtime import run_clientapp
@@ -121,14 +127,38 @@ def test_a_site_runs_its_own_app_whatever_the_server_sends(tmp_path: Path, monke
     for name in ("install_from_fab", "get_load_client_app_fn"):
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))  # put back afterwards
     monkeypatch.setattr(cli, "flwr_clientapp", lambda: None)
-    clientapp.main()
+    clientapp.answer_one(apps.client)
     run_clientapp.install_from_fab(b"no bundle", skip_prompt=True)
     load = run_clientapp.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
     assert load("server/app", "1.0", "0" * 64) is apps.client
     monkeypatch.delattr(run_clientapp, "install_from_fab")
     with pytest.raises(SystemExit, match="no install_from_fab"):
-        clientapp.main()
-    said = subprocess.run([str(clientapp.install(tmp_path) / clientapp.NAME), "--help"], capture_output=True, text=True)
+        clientapp.answer_one(apps.client)
+
+
+@pytest.mark.parametrize("task", TaskType)
+def test_a_task_of_any_type_starts_the_sites_own_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: TaskType
+) -> None:
+    """The server chooses the type of a run, and Flower's program of another type imports the server's app."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, cwd: started.append(command))
+    monkeypatch.setattr(run_superexec, "get_executor", run_superexec.get_executor)  # put back afterwards
+    monkeypatch.setattr(run_superexec, "run_superexec", lambda **_: None)
+    clientapp.main("1", "fedprompt.deploy.apps", str(tmp_path))
+    executor = run_superexec.get_executor(
+        "subprocess", executor_config=None, insecure=True, root_certificates_path=None
+    )
+    spec = ExecutionSpec(task, "127.0.0.1:1", "token", True, None, True, 1, False, 1)
+    assert executor.launch(spec).status == "accepted"
+    assert (
+        started[0][1:3] == ["-m", "fedprompt.deploy.apps"]
+        and "--allow-runtime-dependency-installation" not in started[0]
+    )
+
+
+def test_the_process_of_a_task_is_flowers_with_the_sites_own_app() -> None:
+    said = subprocess.run([sys.executable, "-m", "fedprompt.deploy.apps", "--help"], capture_output=True, text=True)
     assert "Flower ClientApp" in said.stdout, said.stderr
 
 

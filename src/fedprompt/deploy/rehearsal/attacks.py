@@ -5,23 +5,25 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from fedprompt.deploy.daemons import Process
 from fedprompt.deploy.rehearsal.checks import DISTURBED, DISTURBED_ID, TIMEOUT, BackgroundRun, refused_access
+from fedprompt.deploy.rehearsal.lying_server import T2, LyingServer, Outcome, new_run
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation, Say, local_federation
 from fedprompt.deploy.rehearsal.relay import MARK, relay
-from fedprompt.deploy.rehearsal.server_attacks import T2, LyingServer, Outcome, attack_sites, lines
+from fedprompt.deploy.rehearsal.server_attacks import attack_sites, lines
 from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.deploy.worker_socket import ADDRESS, MOST_STRANGERS
 from fedprompt.errors import UserError
 from fedprompt.records.events import RoundEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
+from fedprompt.runtimes.payload import DONE, HELLO
 from fedprompt.text_files import json_text, load_json_object
 
 RESULT = "attacks.json"
@@ -40,7 +42,7 @@ def play_attacks(folder: Path, *, say: Say, settings: Sequence[str] = ()) -> lis
     """Play every attack and return what happened, which is also written to `attacks.json` in the folder."""
     found: list[Outcome] = []
     with local_federation(folder, say=say, settings=settings) as federation:
-        for play in (strangers, lying_server, silent_connections, lying_site, wrong_clock, trails):
+        for play in PLAYS:
             for one in _outcomes(play, federation):
                 found.append(one)
                 say(f"{'held  ' if one.held else 'FAILED'} {one.attack}: {one.happened}")
@@ -64,17 +66,34 @@ def strangers(federation: LocalFederation) -> list[Outcome]:
 def lying_server(federation: LocalFederation) -> list[Outcome]:
     """The messages of a lying server, sent by the deployment's own SuperLink."""
     folders = {name: federation.site(name) for name in SITES}
-    with relay(federation.server) as channel:
+    with relay(federation.server, "relay") as channel:
         found = attack_sites(LyingServer.of(channel, federation.recipe, folders))
+    return [*found, judge_code("code in the app that the server sends", folders)]
+
+
+def agent_run(federation: LocalFederation) -> list[Outcome]:
+    """A run whose type makes Flower's SuperNode start another program than a ClientApp's."""
+    folders, what = {name: federation.site(name) for name in SITES}, "the app as a run of another type"
+    with relay(federation.server, "agent", agent=True) as channel:
+        answer = LyingServer.of(channel, federation.recipe, folders).ask(DISTURBED, HELLO, new_run())
+    answered = answer.kind == DONE
+    happened = "fedprompt answered it" if answered else f"no answer: {answer.fields.get('reason', '')}"
+    return [judge_code(what, folders), Outcome("the message of that run", T2, happened, answered)]
+
+
+def judge_code(what: str, folders: Mapping[str, Path]) -> Outcome:
+    """Whether a site has installed or imported an app of the server."""
     ran = [name for name, folder in folders.items() if (folder / "flower" / MARK).exists()]
-    happened = f"it ran at {', '.join(ran)}" if ran else "it ran nowhere; the sites' own fedprompt answered"
-    return [*found, Outcome("code in the app that the server sends", T2, happened, not ran)]
+    installed = [name for name, folder in folders.items() if any((folder / "flower" / "apps").glob("*"))]
+    happened = f"imported at {ran or 'no site'}, installed at {installed or 'no site'}".replace("'", "")
+    return Outcome(what, T2, happened, not ran and not installed)
 
 
 def silent_connections(federation: LocalFederation) -> list[Outcome]:
     """A run while connections to every worker's port stay silent."""
     with ExitStack() as stack:
         for name in SITES:
+            _wait_for(federation.site(name) / ADDRESS, federation.processes[name])
             address = load_json_object((federation.site(name) / ADDRESS).read_bytes())
             for _ in range(2 * MOST_STRANGERS):
                 stack.enter_context(socket.create_connection(("127.0.0.1", int(address["port"])), timeout=10))
@@ -141,12 +160,13 @@ def lying_worker(federation: LocalFederation, lies: Sequence[str]) -> Iterator[N
     _restart(federation, worker=False)
     (folder / ADDRESS).unlink(missing_ok=True)
     command = [sys.executable, "-m", "fedprompt.deploy.rehearsal.lying_worker", str(folder), *lies]
-    liar = Process(command, folder=folder, log="lying_worker.log", environment=commands.environment(folder / "flower"))
+    environment = commands.environment(folder / "flower")
+    process = Process(command, folder=folder, log="lying_worker.log", environment=environment)
     try:
-        _wait_for(folder / ADDRESS, liar)
+        _wait_for(folder / ADDRESS, process)
         yield
     finally:
-        liar.stop()
+        process.stop()
         _restart(federation, worker=True)
 
 
@@ -154,7 +174,7 @@ def _wait_for(path: Path, process: Process) -> None:
     end = time.monotonic() + TIMEOUT
     while not path.exists():
         if process.ended is not None or time.monotonic() > end:
-            raise UserError(f"The lying worker did not start; see the logs in {path.parent / 'logs'}.")
+            raise UserError(f"The worker of {path.parent} did not start; see its logs.")
         time.sleep(0.1)
 
 
@@ -164,3 +184,14 @@ def _restart(federation: LocalFederation, *, worker: bool) -> None:
     save(folder / SITE, load_site(folder).model_copy(update={"worker": worker}))
     federation.start_site(DISTURBED)
     federation.wait_for_sites()
+
+
+PLAYS: Sequence[Play] = (
+    strangers,
+    lying_server,
+    agent_run,
+    silent_connections,
+    lying_site,
+    wrong_clock,
+    trails,
+)

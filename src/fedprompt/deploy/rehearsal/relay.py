@@ -6,6 +6,7 @@ server's own, which no site must run.
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import tomli_w
 
-from fedprompt.deploy.worker_socket import NoWorkerError, listen, request_worker, send
+from fedprompt.deploy.settings import DATABASE
+from fedprompt.deploy.worker_socket import NoWorkerError, WorkerListener, listen, request_worker, send
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
@@ -23,7 +25,7 @@ from fedprompt.runtimes.payload import DONE, Payload, RawTensor
 
 ASK, END = "ask", "end"  # kinds of what the channel tells the app
 APP = "relay-app"  # in the server's folder of a rehearsal
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 MARK = "code_of_the_server_ran"  # in the folder of a site's Flower, if the server's code was imported there
 CODE = f"""import os
 from pathlib import Path
@@ -38,15 +40,21 @@ client = apps.client
 def serve(channel: GridChannel, settings: Settings) -> None:
     """Pass on what arrives at a socket in the folder `out` until the end is asked for."""
     with listen(Path(str(settings["out"]))) as listener:
-        while True:
-            with listener.next_request() as (connection, request):
-                if request.kind == END:
-                    send(connection, Payload(DONE))
-                    return
-                asked = {name: Payload.from_bytes(raw.data) for name, raw in request.tensors.items()}
-                answers = channel.ask(asked, deadline=request.fields["deadline"])
-                failed = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
-                send(connection, Payload(DONE, {"failed": failed}, _packed(answers)))
+        while _pass_on(listener, channel):
+            pass
+
+
+def _pass_on(listener: WorkerListener, channel: GridChannel) -> bool:
+    """Pass on one request; False if it asks for the end."""
+    with listener.next_request() as (connection, request):
+        if request.kind == END:
+            send(connection, Payload(DONE))
+            return False
+        asked = {name: Payload.from_bytes(raw.data) for name, raw in request.tensors.items()}
+        answers = channel.ask(asked, deadline=request.fields["deadline"])
+        failed = {name: answer for name, answer in answers.items() if isinstance(answer, str)}
+        send(connection, Payload(DONE, {"failed": failed}, _packed(answers)))
+        return True
 
 
 class RelayChannel:
@@ -63,9 +71,23 @@ class RelayChannel:
 
 
 @contextmanager
-def relay(server: Path) -> Iterator[RelayChannel]:
-    """Submit the app to the server of a rehearsal, and end it afterwards."""
-    out = server / "runs" / "relay"
+def relay(server: Path, name: str, *, agent: bool = False) -> Iterator[RelayChannel]:
+    """Submit the app to the server of a rehearsal, and end it afterwards; as an `agent`, sites are to run AgentApps."""
+    out = server / "runs" / name
+    run_id = _submit(server, out)
+    channel = RelayChannel(out)
+    try:
+        _wait_for(channel, server)
+        if agent:
+            _call_agent(server, run_id)
+        yield channel
+    finally:
+        with suppress(NoWorkerError, UserError):
+            request_worker(out, Payload(END))
+
+
+def _submit(server: Path, out: Path) -> int:
+    """Submit the app with code of the server's own for the sites; returns the number of its run."""
     out.mkdir(parents=True)
     licence = (server / "app" / "LICENSE").read_text(encoding="utf-8")
     files = commands.app_files(licence, server="fedprompt.deploy.rehearsal.relay:server", client="server_code:client")
@@ -76,19 +98,27 @@ def relay(server: Path) -> Iterator[RelayChannel]:
     reply = commands.ask(commands.run(server / APP, settings), server)
     if not reply.get("success"):
         raise UserError(f"The server did not accept the app ({reply.get('error-message', reply)}); is it up?")
-    channel, end = RelayChannel(out), time.monotonic() + START_SECONDS
-    while True:
+    return int(str(reply["run-id"]))
+
+
+def _wait_for(channel: RelayChannel, server: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
         with suppress(NoWorkerError):
             channel.ask({}, deadline=1.0)
-            break
-        if time.monotonic() > end:
-            raise UserError(f"The app did not start within {START_SECONDS:.0f} s; see the logs in {server / 'logs'}.")
+            return
         time.sleep(0.5)
-    try:
-        yield channel
-    finally:
-        with suppress(NoWorkerError, UserError):
-            request_worker(out, Payload(END))
+    raise UserError(f"The app did not start within {START_SECONDS:.0f} s; see the logs in {server / 'logs'}.")
+
+
+def _call_agent(server: Path, run_id: int) -> None:
+    """Say of a run that it is an agent's, in the database of Flower's SuperLink, from which sites get to know it."""
+    number = run_id - 2**64 if run_id >= 2**63 else run_id  # SQLite's integers are signed
+    with sqlite3.connect(server / DATABASE, timeout=30) as database:
+        changed = database.execute("UPDATE task SET type = 'flwr-agentapp' WHERE run_id = ?", (number,)).rowcount
+    database.close()
+    if not changed:
+        raise UserError(f"The database of the SuperLink in {server} does not have the run {run_id}.")
 
 
 def _packed(payloads: Mapping[str, Payload | str]) -> dict[str, RawTensor]:

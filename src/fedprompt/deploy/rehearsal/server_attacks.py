@@ -1,161 +1,43 @@
-"""Attacks of a lying server (T2 of docs/privacy.md) on the sites of a rehearsal, and what their audit trails say."""
+"""Messages of a lying server to the sites of a rehearsal, and what their audit trails say."""
 
 from __future__ import annotations
 
 import itertools
 import secrets
 import shutil
-import tomllib
 from base64 import b64encode
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
-import tomli_w
 from safetensors.torch import load_file, save_file
 
-from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.demo import weights_folder
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import load_identity
+from fedprompt.deploy.rehearsal.lying_server import ROUNDS, T2, TRIAL, Change, LyingServer, Outcome, changed, new_run
 from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.deploy.settings import SITE, load_site, save
-from fedprompt.experiments.experiment import assemble
-from fedprompt.experiments.plan import resolve
-from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.secure.envelope import SERVER, Envelope
 from fedprompt.federated.secure.secure_client import SecureClient
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Identity
 from fedprompt.federated.secure.vector import vector_length
-from fedprompt.runtimes.payload import (
-    DONE,
-    HELLO,
-    MASKED_INPUT,
-    MESSAGE,
-    REFUSED,
-    SHARE_KEYS,
-    TRAIN,
-    Payload,
-    RawTensor,
-)
-from fedprompt.runtimes.tensor_codec import decode, encode
+from fedprompt.runtimes.payload import DONE, HELLO, MASKED_INPUT, MESSAGE, SHARE_KEYS, TRAIN, Payload
+from fedprompt.runtimes.tensor_codec import decode
 
-ROUNDS, TRIAL = 40, "promptfl"
-BUDGET = 9.0  # epsilon of the site's policy
+BUDGET = 4.5  # epsilon of the site's policy: two trainings with NOISE, and no third
+NOISE = 1.0
 MOST_RUNS = 8  # runs that try to exceed it
-T2 = "T2: lying server"
-Change = Mapping[str, object]  # dotted keys of a recipe, and their values
 SECURE_SUM: Change = {"train.server.secure": {"share": 0.51}}
 
 
-class Channel(Protocol):
-    """What sends payloads to sites and returns what they answer."""
-
-    def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
-        """Each site's answer, or the reason why there is none."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One attack, the threat model that it belongs to, what happened, and whether the guarantee held."""
-
-    attack: str
-    threat: str
-    happened: str
-    held: bool
-
-
-def job_recipe(recipe: Recipe, sites: Sequence[str]) -> str:
-    """A recipe of plain updates over the sites' images, as a server sends it."""
-    tables = {
-        "name": "attacks",
-        "backbone": {"path": recipe.backbone.path},
-        "data": {"source": "sites", "classes": list(recipe.data.options["classes"])},
-        "partition": {"rule": "by_site", "sites": list(sites)},
-        "method": {"name": TRIAL},
-        "train": {"rounds": ROUNDS, "batch_size": 8, "lr": 0.01},
-    }
-    return tomli_w.dumps(tables)
-
-
-def changed(recipe: str, change: Change) -> str:
-    """The recipe's text with other values; nothing is checked, as a lying server checks nothing."""
-    tables = tomllib.loads(recipe)
-    for key, value in change.items():
-        *path, last = key.split(".")
-        place = tables
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = value
-    return tomli_w.dumps(tables)
-
-
-def privacy(name: str, *, noise: float, delta: float = 1e-3, epsilon: float = 5.0) -> Change:
+def privacy(name: str, *, noise: float, delta: float = 1e-3, epsilon: float = 4.0) -> Change:
     """The change of a recipe that asks for differential privacy."""
     return {
         "train.server.privacy": {"name": name, "clip": 1.0, "noise": noise, "epsilon": epsilon, "delta": delta},
     }
-
-
-@dataclass
-class LyingServer:
-    """Sends sites whatever an attack asks for, with valid numbers unless they are given, and counts the messages."""
-
-    channel: Channel
-    folders: Mapping[str, Path]  # of the sites, by name, in the order of clients
-    recipe: str
-    start: Mapping[str, RawTensor]
-    deadline: float = 120.0
-    sent: Counter[str] = field(default_factory=Counter)
-    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-
-    @classmethod
-    def of(cls, channel: Channel, recipe: Recipe, folders: Mapping[str, Path]) -> LyingServer:
-        """A server with the shared state from which a run begins."""
-        text = job_recipe(recipe, list(folders))
-        experiment = assemble(resolve(parse_recipe(text)))
-        method = experiment.trials[0].make_method(experiment.clip)
-        return cls(channel, folders, text, encode(initial_state(method)[0]))
-
-    def message(self, site: str, kind: str, run: str, *, change: Change, **fields: object) -> Payload:
-        """A request with the next number."""
-        known = {"recipe": changed(self.recipe, change), "run": run, "trial": TRIAL}
-        known |= {"client": list(self.folders).index(site), "round": 1, "since": 0, "upload": "float32"}
-        tensors = {} if kind in (HELLO, SHARE_KEYS) else self.start
-        return Payload(kind, {**known, "serial": [1, next(self._numbers)], **fields}, tensors)
-
-    def ask(self, site: str, kind: str, run: str, *, change: Change | None = None, **fields: object) -> Payload:
-        """A site's answer to such a request."""
-        return self.send(site, self.message(site, kind, run, change=change or {}, **fields))
-
-    def send(self, site: str, message: Payload) -> Payload:
-        """A site's answer; one of the kind "" if none came."""
-        self.sent[site] += 1
-        answer = self.channel.ask({site: message}, deadline=self.deadline)[site]
-        return answer if isinstance(answer, Payload) else Payload("", {"reason": answer})
-
-    def judge(self, attack: str, site: str, answer: Payload, rules: Sequence[str]) -> Outcome:
-        """Whether the site refused the last message by one of these rules, by its answer and its audit trail."""
-        recorded = [entry.fields["rule"] for entry in read_audit(self.folders[site])][-1:]
-        rule = recorded[0] if recorded else ""
-        said = str(answer.fields.get("reason", ""))[:120]
-        if answer.kind != REFUSED or answer.tensors:
-            happened = f"not refused: {answer.kind or 'no answer'} (rule {rule}) {said}".strip()
-        elif rule not in rules:
-            happened = f"refused by the rule {rule}, not by {' or '.join(rules)}: {said}"
-        else:
-            return Outcome(attack, T2, f"refused by {site}, rule {rule}", held=True)
-        return Outcome(attack, T2, happened, held=False)
-
-
-def new_run() -> str:
-    """A new run id."""
-    return secrets.token_hex(16)
 
 
 def order_and_facts(server: LyingServer, site: str) -> list[Outcome]:
@@ -203,12 +85,12 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
             Outcome("4, 5, 6: claims of noise and delta", T2, "not tried: fedprompt[privacy] is missing", held=False)
         ]
     folder, run = server.folders[site], new_run()
-    sample = privacy("sample", noise=0.7)
+    sample = privacy("sample", noise=NOISE)
     with policy(folder, epsilon=BUDGET):
         server.ask(site, TRAIN, run, change=sample)
         cases: Sequence[tuple[str, str, str, Change]] = (
             ("4: the same run with noise 1000", run, "pinned recipe", privacy("sample", noise=1000.0)),
-            ("5: delta = 0.9999", new_run(), "delta", privacy("sample", noise=0.7, delta=0.9999)),
+            ("5: delta = 0.9999", new_run(), "delta", privacy("sample", noise=NOISE, delta=0.9999)),
             ("6: noise that the server adds", new_run(), "epsilon", privacy("client", noise=100.0)),
             ("6: no noise at all", new_run(), "epsilon", {}),
         )

@@ -1,53 +1,58 @@
-"""Flower's client process with fedprompt's own ClientApp: `python -m fedprompt.runtimes.flower.clientapp [ARGUMENTS]`.
+"""A site's processes for the tasks of a SuperNode, with fedprompt's own ClientApp: `... clientapp PORT MODULE FOLDER`.
 
-Flower installs and imports the app that the server sends with each run, so whoever has the server could run any code at
-every site. Here nothing of that app is installed or imported.
+Flower's own SuperExec starts, as the type of the run asks, a program that installs and imports the app which the server
+sends with it, so whoever has the server could run any code at every site. This SuperExec starts one module for every
+task; in its process nothing of the server's app is installed or imported.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
+import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from types import ModuleType
 
-NAME = "flwr-clientapp"  # as Flower calls it
+from flwr.clientapp import ClientApp
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
 
-def main() -> None:
-    """Answer one message with the arguments of this process."""
+class OneModule(SubprocessExecutor):
+    """Starts the same module for every task, whichever program its type names."""
+
+    def __init__(self, module: str, folder: str) -> None:
+        self.module, self.folder = module, folder
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        """Start a process for a task, which ends with this one."""
+        command = [sys.executable, "-m", self.module, "--runtime-api-address", spec.runtime_api_address]
+        command += ["--token", spec.token, "--insecure", "--parent-pid", str(os.getpid())]
+        subprocess.Popen(command, cwd=self.folder)
+        return LaunchResult.accepted()
+
+
+def main(port: str, module: str, folder: str) -> None:
+    """Start `module` for every task of the SuperNode whose Runtime API has this port of loopback, until stopped."""
+    _replace(run_superexec, "get_executor", lambda *_, **__: OneModule(module, folder))
+    run_superexec.run_superexec(runtime_api_address=f"127.0.0.1:{port}", insecure=True)
+
+
+def answer_one(app: ClientApp) -> None:
+    """Answer the message of the task that the arguments of this process name; `app` takes the place of the server's."""
     from flwr.supernode.cli import flwr_clientapp
     from flwr.supernode.runtime import run_clientapp
 
-    for name, own in (("install_from_fab", _nothing), ("get_load_client_app_fn", _own_app)):
-        if not hasattr(run_clientapp, name):  # another version of Flower, which would import the server's app
-            raise SystemExit(f"This version of Flower has no {name}; install one that fedprompt was tested with.")
-        setattr(run_clientapp, name, own)
+    _replace(run_clientapp, "install_from_fab", lambda *_, **__: None)
+    _replace(run_clientapp, "get_load_client_app_fn", lambda **_: lambda *_: app)
     flwr_clientapp()
 
 
-def install(folder: Path) -> Path:
-    """Write a program of Flower's name that runs this module; returns its folder, which is to be first in PATH."""
-    folder.mkdir(parents=True, exist_ok=True)
-    program = folder / NAME
-    part = program.with_suffix(".part")
-    part.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m {__spec__.name} "$@"\n', encoding="utf-8")
-    part.chmod(0o700)
-    os.replace(part, program)
-    return folder
-
-
-def _nothing(*_: object, **__: object) -> None:
-    """Install no app."""
-
-
-def _own_app(**_: object) -> Callable[..., object]:
-    """What loads the ClientApp of the installed fedprompt, whichever app the server names."""
-    from fedprompt.deploy.apps import client
-
-    return lambda *_: client
+def _replace(module: ModuleType, name: str, own: object) -> None:
+    """Replace a function of Flower; an unknown version, which may not call it, ends the process instead."""
+    if not hasattr(module, name):
+        raise SystemExit(f"This version of Flower has no {name}; install one that fedprompt was tested with.")
+    setattr(module, name, own)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
