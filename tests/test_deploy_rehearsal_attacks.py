@@ -20,12 +20,13 @@ from flwr.supercore.superexec.executor import ExecutionSpec
 
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.deploy import apps
-from fedprompt.deploy.rehearsal.attacks import LIES, judge_course, judge_lie, play_attacks
+from fedprompt.deploy.rehearsal.attacks import play_attacks
 from fedprompt.deploy.rehearsal.lying_server import LyingServer, new_run
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK, lied
 from fedprompt.deploy.rehearsal.processes import SITES, prepare_containers
 from fedprompt.deploy.rehearsal.relay import END, RelayChannel, serve
 from fedprompt.deploy.rehearsal.server_attacks import attack_sites
+from fedprompt.deploy.rehearsal.site_attacks import LIES, judge_course, judge_lie
 from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.deploy.worker_socket import ADDRESS, request_worker
@@ -59,7 +60,7 @@ def test_sites_refuse_every_attack_of_a_lying_server_and_record_it(folders: Mapp
     pytest.importorskip("dp_accounting")
     server = LyingServer.of(Direct(folders), load_recipe(find_recipe("rehearsal")), folders)
     found = attack_sites(server)
-    assert len(found) == 21
+    assert len(found) == 23
     assert all(one.held for one in found), [one for one in found if not one.held]
 
 
@@ -166,4 +167,4 @@ def test_the_process_of_a_task_is_flowers_with_the_sites_own_app() -> None:
 @pytest.mark.skipif("FEDPROMPT_PROCESSES" not in os.environ, reason="set FEDPROMPT_PROCESSES=1: it takes minutes")
 def test_every_guarantee_holds_against_real_processes(tmp_path: Path) -> None:
     found = play_attacks(tmp_path / "r", say=lambda _: None)
-    assert len(found) > 30 and all(one.held for one in found), [one for one in found if not one.held]
+    assert len(found) > 40 and all(one.held for one in found), [one for one in found if not one.held]

@@ -22,7 +22,8 @@ from fedprompt.runtimes.payload import HELLO, REFUSED, SHARE_KEYS, Payload, RawT
 from fedprompt.runtimes.tensor_codec import encode
 
 ROUNDS, TRIAL = 40, "promptfl"
-T2 = "T2: lying server"
+T1, T2, T3 = "T1: curious server", "T2: lying server", "T3: lying site"
+T4, T5, NETWORK = "T4: made files", "T5: accident", "network"
 Change = Mapping[str, object]  # dotted keys of a recipe, and their values
 
 

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import shutil
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-
-from fedprompt.demo import weights_folder
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import load_identity
-from fedprompt.deploy.rehearsal.lying_server import ROUNDS, T2, TRIAL, Change, LyingServer, Outcome, changed, new_run
+from fedprompt.deploy.rehearsal.lying_server import (
+    ROUNDS,
+    T1,
+    T2,
+    T4,
+    TRIAL,
+    Change,
+    LyingServer,
+    Outcome,
+    changed,
+    new_run,
+)
+from fedprompt.deploy.rehearsal.site_changes import (
+    few_images,
+    made_images,
+    other_backbone,
+    other_image,
+    policy,
+    training_images,
+)
 from fedprompt.deploy.secure_member import secure_sum_of_job
-from fedprompt.deploy.settings import SITE, load_site, save
 from fedprompt.federated.secure.envelope import SERVER, Envelope
 from fedprompt.federated.secure.secure_client import SecureClient
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Identity
 from fedprompt.federated.secure.vector import vector_length
-from fedprompt.runtimes.payload import DONE, HELLO, MASKED_INPUT, MESSAGE, SHARE_KEYS, TRAIN, Payload
+from fedprompt.runtimes.payload import DONE, HELLO, MASKED_INPUT, MESSAGE, SHARE_KEYS, TRAIN
 from fedprompt.runtimes.tensor_codec import decode
 
-BUDGET = 4.5  # epsilon of the site's policy: two trainings with NOISE, and no third
-NOISE = 1.0
-MOST_RUNS = 8  # runs that try to exceed it
+BUDGET, NOISE = 6.0, 1.0  # epsilon of the site's policy, which a few trainings with this noise reach
+MOST_RUNS = 9  # that try to exceed it
+SMALLEST = 5  # count that may leave a site, as its policy says by default
 SECURE_SUM: Change = {"train.server.secure": {"share": 0.51}}
 
 
@@ -87,7 +100,7 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
     folder, run = server.folders[site], new_run()
     sample = privacy("sample", noise=NOISE)
     with policy(folder, epsilon=BUDGET):
-        server.ask(site, TRAIN, run, change=sample)
+        trained = [server.ask(site, TRAIN, run, change=sample)]
         cases: Sequence[tuple[str, str, str, Change]] = (
             ("4: the same run with noise 1000", run, "pinned recipe", privacy("sample", noise=1000.0)),
             ("5: delta = 0.9999", new_run(), "delta", privacy("sample", noise=NOISE, delta=0.9999)),
@@ -98,16 +111,13 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
             server.judge(what, site, server.ask(site, TRAIN, number, change=change), (rule,))
             for what, number, rule, change in cases
         ]
-        answer = Payload(DONE)
-        for _ in range(MOST_RUNS):
-            answer = server.ask(site, TRAIN, new_run(), change=sample)
-            if answer.kind != DONE:
-                break
-        last = server.judge("4: new runs until the budget is spent", site, answer, ("epsilon",))
+        while len(trained) < MOST_RUNS and trained[-1].kind == DONE:
+            trained.append(server.ask(site, TRAIN, new_run(), change=sample))
+        last = server.judge("4: new runs until the budget is spent", site, trained[-1], ("epsilon",))
         # Plain trainings have no epsilon; their images are counted from when there is a budget.
         spent = max((epsilon for entry in read_audit(folder) if (epsilon := entry.fields["epsilon"])), default=0.0)
-    happened = f"{last.happened}; epsilon {spent:.2f} of {BUDGET:g}"
-    return [*found, Outcome(last.attack, T2, happened, held=last.held and 0 < spent <= BUDGET)]
+    happened = f"{last.happened} after {len(trained) - 1} trainings; epsilon {spent:.2f} of {BUDGET:g}"
+    return [*found, Outcome(last.attack, T2, happened, held=last.held and len(trained) > 1 and 0 < spent <= BUDGET)]
 
 
 def secure_sums(server: LyingServer, site: str) -> list[Outcome]:
@@ -144,11 +154,32 @@ def _made_up_members(server: LyingServer, site: str, clients: list[int], own: in
     return server.judge(what, site, answer, ("secure", "message"))
 
 
+def images_that_leave_no_trace(server: LyingServer, site: str) -> list[Outcome]:
+    """What the preflight says of a class with two images, and of images that were made to stop the site."""
+    folder = server.folders[site]
+    with few_images(folder, left=2):
+        images, said = len(training_images(folder)), server.ask(site, HELLO, new_run())
+    counts, total = said.fields.get("labels", [0]), said.fields.get("images")
+    hidden = isinstance(counts, list) and all(count is None for count in counts)
+    withheld = said.kind == DONE and hidden and type(total) is int and images - SMALLEST < total < images
+    happened = f"it says {total} of {images} images, and {'no' if hidden else 'the'} counts per class"
+    found = [Outcome("14: a class with two images in the preflight", T1, happened, withheld)]
+    with made_images(folder):
+        said = server.ask(site, HELLO, new_run())
+    answered = (
+        said.kind == DONE
+        and said.fields.get("images") == (images := len(training_images(folder))) // SMALLEST * SMALLEST
+    )
+    happened = f"{site} answered for its {images} other images" if answered else f"{said.kind or 'no answer'}"
+    return [*found, Outcome("9, 10: a pipe and 2^60 pixels among its images", T4, happened, answered)]
+
+
 ATTACKS: Sequence[Callable[[LyingServer, str], list[Outcome]]] = (
     order_and_facts,
     jobs_beyond_the_policy,
     secure_sums,
     budgets,
+    images_that_leave_no_trace,
 )
 
 
@@ -168,43 +199,3 @@ def attack_sites(server: LyingServer) -> list[Outcome]:
 def lines(folder: Path) -> int:
     """The lines of a site's audit trail, which is verified; DamagedError for one that was changed."""
     return sum(1 for _ in read_audit(folder))
-
-
-@contextmanager
-def policy(folder: Path, **changes: object) -> Iterator[None]:
-    """A site whose administrator has another policy for a while."""
-    site = load_site(folder)
-    save(folder / SITE, site.model_copy(update={"policy": site.policy.model_copy(update=changes)}))
-    try:
-        yield
-    finally:
-        save(folder / SITE, site)
-
-
-@contextmanager
-def other_image(folder: Path) -> Iterator[None]:
-    """A site one of whose training images is another for a while."""
-    first, second = sorted(Path(load_site(folder).data, "train").rglob("*.png"))[:2]
-    before = first.read_bytes()
-    shutil.copyfile(second, first)
-    try:
-        yield
-    finally:
-        first.write_bytes(before)
-
-
-@contextmanager
-def other_backbone(folder: Path) -> Iterator[None]:
-    """A site whose settings name another backbone for a while: the demo's, with one other weight."""
-    shutil.copytree(weights_folder(), folder / "other-backbone", dirs_exist_ok=True)
-    path = next((folder / "other-backbone").glob("*.safetensors"))
-    weights = load_file(path)
-    name = min(weights)
-    save_file({**weights, name: weights[name] + 1}, path, {"format": "pt"})
-    site = load_site(folder)
-    save(folder / SITE, site.model_copy(update={"backbone": str(folder / "other-backbone")}))
-    try:
-        yield
-    finally:
-        save(folder / SITE, site)
-        shutil.rmtree(folder / "other-backbone")

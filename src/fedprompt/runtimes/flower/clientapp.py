@@ -17,7 +17,7 @@ from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, SubprocessExecutor
 
 
-class OneModule(SubprocessExecutor):
+class OneModule(SubprocessExecutor):  # type: ignore[misc]  # Flower's types are not read
     """Starts the same module for every task, whichever program its type names."""
 
     def __init__(self, module: str, folder: str) -> None:
