@@ -190,7 +190,7 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder), _metrics(folder, site):
         check_authority(folder, site)
-        for warning in expiry_warnings(folder):
+        for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
             say(warning)
         _supervise(programs, folder, environment, say)
 

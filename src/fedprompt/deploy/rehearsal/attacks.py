@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.deploy.rehearsal.accidents import killed_command, silent_connections
-from fedprompt.deploy.rehearsal.checks import DISTURBED, BackgroundRun, refused_access
+from fedprompt.deploy.rehearsal.checks import DISTURBED, BackgroundRun, refused_access, write_results
 from fedprompt.deploy.rehearsal.lying_server import NETWORK, T2, LyingServer, Outcome, changed, new_run
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation, Say, local_federation
 from fedprompt.deploy.rehearsal.relay import MARK, relay
@@ -17,9 +17,7 @@ from fedprompt.deploy.rehearsal.server_attacks import SECURE_SUM, attack_sites, 
 from fedprompt.deploy.rehearsal.site_attacks import late_site, lying_site, wrong_clock
 from fedprompt.deploy.rehearsal.site_changes import policy
 from fedprompt.errors import UserError
-from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.payload import DONE, HELLO
-from fedprompt.text_files import json_text
 
 RESULT = "attacks.json"
 ONE_SUM = 4.0  # epsilon for one secure sum with a noise multiplier of 1, and not for two
@@ -34,7 +32,7 @@ def play_attacks(folder: Path, *, say: Say, settings: Sequence[str] = ()) -> lis
             for one in _outcomes(play, federation):
                 found.append(one)
                 say(f"{'held  ' if one.held else 'FAILED'} {one.attack}: {one.happened}")
-            write_atomic(folder / RESULT, json_text([asdict(one) for one in found], indent=2))
+            write_results(folder / RESULT, federation.recipe, [asdict(one) for one in found])
     return found
 
 
