@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("flwr")
 
+from flwr.app import Context, Message, Metadata, RecordDict
 from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import ExecutionSpec
+from flwr.supernode.runtime import run_clientapp
 
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.deploy import apps
@@ -32,7 +35,9 @@ from fedprompt.deploy.site import Site
 from fedprompt.deploy.worker_socket import ADDRESS, request_worker
 from fedprompt.records.events import RoundEvent
 from fedprompt.runtimes.flower import clientapp
-from fedprompt.runtimes.payload import DONE, HELLO, REFUSED, TRAIN, Payload, RawTensor
+from fedprompt.runtimes.flower.apps import client_app
+from fedprompt.runtimes.flower.records import from_records
+from fedprompt.runtimes.payload import DONE, HELLO, MALFORMED, REFUSED, TRAIN, Payload, RawTensor
 
 
 class Direct:
@@ -122,19 +127,45 @@ def test_the_relay_passes_on_any_payload(tmp_path: Path) -> None:
 
 def test_a_site_runs_its_own_app_whatever_the_server_sends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app of a run is a bundle of code from the server, which Flower would install and import."""
-    from flwr.supernode import cli
-    from flwr.supernode.runtime import run_clientapp
-
     for name in ("install_from_fab", "get_load_client_app_fn"):
         monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))  # put back afterwards
-    monkeypatch.setattr(cli, "flwr_clientapp", lambda: None)
-    clientapp.answer_one(apps.client)
+    called: list[dict[str, object]] = []
+    monkeypatch.setattr(run_clientapp, "run_clientapp", lambda **options: called.append(options))
+    clientapp.answer_one(apps.client, "127.0.0.1:1", "a token", "7")
     run_clientapp.install_from_fab(b"no bundle", skip_prompt=True)
     load = run_clientapp.get_load_client_app_fn(default_app_ref="", app_path=None, multi_app=True)
     assert load("server/app", "1.0", "0" * 64) is apps.client
+    assert called[0]["token"] == "a token" and called[0]["runtime_dependency_install"] is False
     monkeypatch.delattr(run_clientapp, "install_from_fab")
     with pytest.raises(SystemExit, match="no install_from_fab"):
-        clientapp.answer_one(apps.client)
+        clientapp.answer_one(apps.client, "127.0.0.1:1", "a token", "7")
+    assert len(called) == 1
+
+
+def test_flower_installs_and_loads_apps_by_the_functions_that_a_site_replaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own client process, with a task whose bundle is no bundle, answers with the site's own app."""
+    sent: list[Message] = []
+    told = {"run_id": 1, "message_id": "m", "src_node_id": 1, "dst_node_id": 2, "reply_to_message_id": ""}
+    metadata = Metadata(**told, group_id="", created_at=time.time(), ttl=60.0, message_type="train")
+    request = Message(RecordDict(), metadata=metadata)
+    context = Context(1, 2, {}, RecordDict(), {})
+    run, fab = SimpleNamespace(fab_id="server/app", fab_version="1.0", run_id=1), Fab("0" * 64, b"no bundle", {})
+    for name in ("install_from_fab", "get_load_client_app_fn"):
+        monkeypatch.setattr(run_clientapp, name, getattr(run_clientapp, name))  # put back afterwards
+    own = {
+        "pull_task_input": lambda client: (request, context, run, fab),
+        "push_message": lambda client, reply, context: sent.append(reply),
+        "push_task_output": lambda **_: None,
+        "flwr_exit": lambda **_: None,
+        "register_signal_handlers": lambda **_: None,
+        "start_parent_process_monitor": lambda parent: None,
+        "HeartbeatSender": lambda beat: SimpleNamespace(start=lambda: None, stop=lambda: None, is_running=False),
+    }
+    for name, value in own.items():
+        monkeypatch.setattr(run_clientapp, name, value)
+    app = client_app(lambda payload, settings: Payload(DONE, {"own": payload.kind}))
+    clientapp.answer_one(app, "127.0.0.1:1", "a token", "7")
+    assert not sent[0].has_error() and from_records(sent[0].content) == Payload(DONE, {"own": MALFORMED})
 
 
 @pytest.mark.parametrize("task", TaskType)
@@ -147,20 +178,10 @@ def test_a_task_of_any_type_starts_the_sites_own_app(
     monkeypatch.setattr(run_superexec, "get_executor", run_superexec.get_executor)  # put back afterwards
     monkeypatch.setattr(run_superexec, "run_superexec", lambda **_: None)
     clientapp.main("1", "fedprompt.deploy.apps", str(tmp_path))
-    executor = run_superexec.get_executor(
-        "subprocess", executor_config=None, insecure=True, root_certificates_path=None
-    )
-    spec = ExecutionSpec(task, "127.0.0.1:1", "token", True, None, True, 1, False, 1)
+    executor = run_superexec.get_executor("subprocess", executor_config=None)
+    spec = ExecutionSpec(task, "127.0.0.1:1", "a token", True, None, True, 1, False, 1)
     assert executor.launch(spec).status == "accepted"
-    assert (
-        started[0][1:3] == ["-m", "fedprompt.deploy.apps"]
-        and "--allow-runtime-dependency-installation" not in started[0]
-    )
-
-
-def test_the_process_of_a_task_is_flowers_with_the_sites_own_app() -> None:
-    said = subprocess.run([sys.executable, "-m", "fedprompt.deploy.apps", "--help"], capture_output=True, text=True)
-    assert "Flower ClientApp" in said.stdout, said.stderr
+    assert started[0][1:] == ["-m", "fedprompt.deploy.apps", "127.0.0.1:1", "a token", str(os.getpid())]
 
 
 @pytest.mark.processes

@@ -6,6 +6,7 @@ Flower starts a process per message, so nothing here imports torch before it is 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -112,4 +113,4 @@ server = server_app(run)
 if __name__ == "__main__":
     from fedprompt.runtimes.flower.clientapp import answer_one
 
-    answer_one(client)
+    answer_one(client, *sys.argv[1:])

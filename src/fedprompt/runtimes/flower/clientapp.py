@@ -18,16 +18,15 @@ from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult, Subpr
 
 
 class OneModule(SubprocessExecutor):  # type: ignore[misc]  # Flower's types are not read
-    """Starts the same module for every task, whichever program its type names."""
+    """Starts the same module for every task, whichever program its type names, with the arguments of `answer_one`."""
 
     def __init__(self, module: str, folder: str) -> None:
         self.module, self.folder = module, folder
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start a process for a task, which ends with this one."""
-        command = [sys.executable, "-m", self.module, "--runtime-api-address", spec.runtime_api_address]
-        command += ["--token", spec.token, "--insecure", "--parent-pid", str(os.getpid())]
-        subprocess.Popen(command, cwd=self.folder)
+        task = [spec.runtime_api_address, spec.token, str(os.getpid())]
+        subprocess.Popen([sys.executable, "-m", self.module, *task], cwd=self.folder)
         return LaunchResult.accepted()
 
 
@@ -37,14 +36,19 @@ def main(port: str, module: str, folder: str) -> None:
     run_superexec.run_superexec(runtime_api_address=f"127.0.0.1:{port}", insecure=True)
 
 
-def answer_one(app: ClientApp) -> None:
-    """Answer the message of the task that the arguments of this process name; `app` takes the place of the server's."""
-    from flwr.supernode.cli import flwr_clientapp
-    from flwr.supernode.runtime import run_clientapp
+def answer_one(app: ClientApp, address: str, token: str, parent: str) -> None:
+    """Answer the message of a task at a Runtime API; `app` takes the place of the server's. Ends with its parent."""
+    from flwr.supernode.runtime import run_clientapp  # a fraction of what Flower's own program imports
 
     _replace(run_clientapp, "install_from_fab", lambda *_, **__: None)
     _replace(run_clientapp, "get_load_client_app_fn", lambda **_: lambda *_: app)
-    flwr_clientapp()
+    run_clientapp.run_clientapp(
+        runtime_api_address=address,
+        token=token,
+        insecure=True,  # on loopback
+        parent_pid=int(parent),
+        runtime_dependency_install=False,
+    )
 
 
 def _replace(module: ModuleType, name: str, own: object) -> None:
