@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import initial_state
 from fedprompt.runtimes.payload import HELLO, REFUSED, SHARE_KEYS, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
+from fedprompt.text_files import load_toml
 
-ROUNDS, TRIAL = 40, "promptfl"
+ROUNDS, TRIAL = 40, "attacks"
 T1, T2, T3 = "T1: curious server", "T2: lying server", "T3: lying site"
 T4, T5, NETWORK = "T4: made files", "T5: accident", "network"
 Change = Mapping[str, object]  # dotted keys of a recipe, and their values
@@ -51,7 +51,7 @@ def job_recipe(recipe: Recipe, sites: Sequence[str]) -> str:
         "backbone": {"path": recipe.backbone.path},
         "data": {"source": "sites", "classes": list(recipe.data.options["classes"])},
         "partition": {"rule": "by_site", "sites": list(sites)},
-        "method": {"name": TRIAL},
+        "method": {"name": recipe.method.name, "label": TRIAL},
         "train": {"rounds": ROUNDS, "batch_size": 8, "lr": 0.01},
     }
     return tomli_w.dumps(tables)
@@ -59,7 +59,7 @@ def job_recipe(recipe: Recipe, sites: Sequence[str]) -> str:
 
 def changed(recipe: str, change: Change) -> str:
     """The recipe's text with other values; nothing is checked, as a lying server checks nothing."""
-    tables = tomllib.loads(recipe)
+    tables = load_toml(recipe)
     for key, value in change.items():
         *path, last = key.split(".")
         place = tables
