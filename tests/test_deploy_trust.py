@@ -259,6 +259,22 @@ def test_facts_that_change_during_a_run_stop_the_sites_part(
     assert server.ask(round=1, run="1" * 32).kind == DONE, "a new run begins with what there is"
 
 
+@pytest.mark.parametrize("change", [swap_backbone, add_image])
+def test_what_a_preflight_found_wrong_can_be_corrected_until_the_first_training(
+    tmp_path: Path, start: Mapping[str, RawTensor], change: Callable[[Path], None]
+) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    wrong = server.ask(HELLO)
+    change(tmp_path)
+    assert f"(rule pinned {CHANGES[change]})" in reason(server.ask()), "without another preflight, nothing changes"
+    right = server.ask(HELLO)
+    assert right.kind == DONE and right.fields["facts"] != wrong.fields["facts"]
+    assert server.ask().kind == server.ask(HELLO).kind == DONE
+    shutil.rmtree(tmp_path / "images" / "train" / "dog")
+    for kind in (HELLO, TRAIN):
+        assert "(rule pinned data)" in reason(server.ask(kind, round=2)), "a training has fixed the images"
+
+
 @dataclass
 class Expected:
     """What a site that keeps its promises has accepted of one run."""
