@@ -80,8 +80,8 @@ def _edited_recipe(federation: LocalFederation) -> Outcome:
         BackgroundRun(federation, "wrong-clock", rounds=1, resumed=True).end()
         said = "the run went on"
     except UserError as stop:
-        said = str(stop).partition("is not as it began: ")[2]
-    return Outcome("19: an edited recipe is resumed", T5, said[:160], "lr" in said)
+        said = "refused: " + str(stop).partition("is not as it began: ")[2].partition(". ")[0]
+    return Outcome("19: an edited recipe is resumed", T5, said, "lr was" in said)
 
 
 def late_site(federation: LocalFederation) -> list[Outcome]:
