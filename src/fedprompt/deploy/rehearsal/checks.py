@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()
             for one in _results(check, federation):
                 results.append(one)
                 say(f"{'ok    ' if one.met else 'FAILED'} {one.what}: {one.measured} (criterion: {one.criterion})")
-            _write(folder / RESULT, federation.recipe, results)
+            write_results(folder / RESULT, federation.recipe, [asdict(one) for one in results])
     return results
 
 
@@ -122,10 +122,11 @@ def _results(check: Check, federation: LocalFederation) -> list[CheckResult]:
         return [CheckResult(check.__name__.replace("_", " "), "completes", str(error), met=False)]
 
 
-def _write(path: Path, recipe: Recipe, results: Sequence[CheckResult]) -> None:
+def write_results(path: Path, recipe: Recipe, results: Sequence[Mapping[str, object]]) -> None:
+    """Write results with what they were measured with: platform, versions, backbone and method."""
     what = {"backbone": Path(recipe.backbone.path).name, "method": recipe.method.name}
     about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
-    write_atomic(path, json_text({"about": about, "results": [asdict(one) for one in results]}, indent=2))
+    write_atomic(path, json_text({"about": about, "results": results}, indent=2))
 
 
 def refused_access(federation: LocalFederation) -> list[CheckResult]:
