@@ -79,13 +79,16 @@ class BackgroundRun:
         """The events of the rounds so far."""
         return [event for event in recorded_events(self.out) if isinstance(event, RoundEvent)]
 
-    def wait(self, until: Callable[[list[RoundEvent]], bool]) -> float:
-        """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before."""
+    def wait(self, until: Callable[[list[RoundEvent]], bool], *, poll: float = 0.2) -> float:
+        """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before.
+
+        `poll` is in seconds.
+        """
         begun = time.monotonic()
         while not until(self.rounds()):
             if not self._thread.is_alive() or time.monotonic() - begun > TIMEOUT:
                 raise UserError(f"The rehearsal's run {self.out} does not progress ({self.error}).")
-            time.sleep(0.2)
+            time.sleep(poll)
         return time.monotonic() - begun
 
     def end(self) -> list[RoundEvent]:
@@ -197,8 +200,7 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
     """SIGKILL the worker while it trains: the site reports it and takes part again in a later round."""
     running = BackgroundRun(federation, "killed-worker", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
-    while not _kill_busy_worker(federation.site(DISTURBED)):
-        time.sleep(0.05)
+    running.wait(lambda _: bool(signal_busy_worker(federation.site(DISTURBED), signal.SIGKILL)), poll=0.05)
     rounds = running.end()
     failed = [event.round for event in rounds if DISTURBED_ID in event.failed]
     back = any(event.round > max(failed, default=9) and DISTURBED_ID in event.losses for event in rounds)
@@ -207,15 +209,24 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
 
 
 def straggler(federation: LocalFederation) -> list[CheckResult]:
-    """Suspend a site's worker for longer than the deadline: rounds end in time without it."""
-    running = BackgroundRun(federation, "straggler", rounds=4)
+    """Suspend a site's worker while it trains, for longer than the deadline: rounds end in time without it.
+
+    A worker that is suspended between two messages is no straggler: the site answers the next one without it.
+    """
+    running, stopped = BackgroundRun(federation, "straggler", rounds=4), list[int]()
+    deadline, folder = federation.deployment.deadline, federation.site(DISTURBED)
+
+    def stop(_: list[RoundEvent]) -> bool:
+        stopped.extend(signal_busy_worker(folder, signal.SIGSTOP))
+        return bool(stopped)
+
     running.wait(lambda rounds: len(rounds) >= 1)
-    deadline, worker = federation.deployment.deadline, _worker_of(federation.site(DISTURBED))
-    os.kill(worker, signal.SIGSTOP)
     try:
+        running.wait(stop, poll=0.05)
         running.wait(lambda rounds: any(DISTURBED_ID in event.failed for event in rounds))
     finally:
-        os.kill(worker, signal.SIGCONT)
+        for worker in stopped:
+            os.kill(worker, signal.SIGCONT)
     longest = max(map(_seconds, running.end()))
     what = "longest round with a straggler"
     return [CheckResult(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
@@ -280,13 +291,10 @@ def _same(ours: State, theirs: State) -> bool:
     return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def _worker_of(folder: Path) -> int:
-    return int(load_json_object((folder / ADDRESS).read_bytes())["process"])
-
-
-def _kill_busy_worker(folder: Path) -> bool:
-    """Kill the worker if it is answering a request."""
+def signal_busy_worker(folder: Path, number: signal.Signals) -> list[int]:
+    """Send a signal to the worker if it is answering a request; returns its process then, else nothing."""
     if not (folder / BUSY).exists():
-        return False
-    os.kill(_worker_of(folder), signal.SIGKILL)
-    return True
+        return []
+    process = int(load_json_object((folder / ADDRESS).read_bytes())["process"])
+    os.kill(process, number)
+    return [process]
