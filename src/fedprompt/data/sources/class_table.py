@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes
 from fedprompt.data.file_source import FileSource
@@ -83,7 +84,9 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         targets = _targets(rows.table, listed, mistakes, separator=separator)
     mistakes.check(fix=FIX)
     pairs = list(zip(found.domains, contents, strict=True))
-    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed)
+    source = FileSource(found.root, found.files, window, bands=bands)
+    copies = () if rows.splits else source.contents
+    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
     own = rows.splits or tuple(drawn)
     names = listed or _classes_of(path, cells, own)
     if not listed:
@@ -92,7 +95,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     known, new = base_and_new(len(names.names), base)
     return Dataset(
         name=path.stem,
-        source=FileSource(found.root, found.files, window, bands=bands),
+        source=source,
         space=LabelSpace(names.names, template=template, attributes=read_attributes(path.parent, names.names)),
         targets=torch.tensor(targets),
         splits=own,
@@ -109,7 +112,13 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 "splits": rows.origin or drawn_origin(test_fraction, seed),
             },
             left_out=rows.left_out,
-            warnings=(*table.remarks, *rows.remarks, *found.remarks, *names.remarks),
+            warnings=(
+                *table.remarks,
+                *rows.remarks,
+                *found.remarks,
+                *names.remarks,
+                *copies_remark(copies, found.files, place=str(path)),
+            ),
         ),
     )
 

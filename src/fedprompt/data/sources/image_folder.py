@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
@@ -86,12 +87,15 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     known, new = _base_and_new(labels, base)
     files = tuple("/".join(parts) for parts in tree.images)
     rows = [(domains.of[domain], classes.of[name]) for domain, name in zip(outer, spelled, strict=True)]
+    source = FileSource(root, files, window, bands=bands)
+    contents = () if tree.splits else source.contents
+    drawn = draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=contents)
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, files, window, bands=bands),
+        source=source,
         space=LabelSpace(classes.names, template=template, attributes=read_attributes(root, classes.names)),
         targets=torch.tensor([labels[name] for _, name in rows]),
-        splits=tuple(tree.splits or draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed)),
+        splits=tuple(tree.splits or drawn),
         domains=tuple(domain for domain, _ in rows),
         base=known,
         new=new,
@@ -104,7 +108,14 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
                 "splits": tree.origin or drawn_origin(test_fraction, seed),
             },
             left_out=_left_out(root, found, tree.unused),
-            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks, *_odd_classes(root, classes)),
+            warnings=(
+                *found.remarks,
+                *tree.remarks,
+                *classes.remarks,
+                *domains.remarks,
+                *_odd_classes(root, classes),
+                *copies_remark(contents, files, place=str(root)),
+            ),
         ),
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
@@ -96,12 +97,15 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     mistakes.check(fix=FIX)
     if not labels.names:
         raise UserError(f"The table {path} has no labels; add some.")
-    drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)
+    source = FileSource(found.root, found.files, window, bands=bands)
+    copies = () if rows.splits else source.contents
+    group = [""] * len(contents)
+    drawn = draw_independent_splits(found.files, group, test_fraction=test_fraction, seed=seed, contents=copies)
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
     return Dataset(
         name=path.stem,
-        source=FileSource(found.root, found.files, window, bands=bands),
+        source=source,
         space=LabelSpace(
             labels.names,
             kind="multi",
@@ -131,6 +135,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *labels.remarks,
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
                 *(() if listed else odd_numbers(labels.names, str(path))),
+                *copies_remark(copies, found.files, place=str(path)),
             ),
         ),
     )
