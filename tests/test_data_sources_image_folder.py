@@ -26,7 +26,7 @@ def fill(root: Path, *places: str, each: int = 4) -> Path:
         folder = root / place
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(each):
-            (folder / f"{number}.ppm").write_bytes(DOT + bytes([number]))
+            (folder / f"{number}.ppm").write_bytes(DOT + f"{place}/{number}".encode())
     return root
 
 
@@ -100,7 +100,7 @@ def test_adding_files_moves_no_other(tmp_path):
     before = split_of(image_folder(path=tmp_path, seed=3))
     fill(tmp_path, "ant")
     for number in range(30, 60):
-        (tmp_path / "cat" / f"{number}.ppm").write_bytes(DOT)
+        (tmp_path / "cat" / f"{number}.ppm").write_bytes(DOT + f"cat/{number}".encode())
     after = split_of(image_folder(path=tmp_path, seed=3))
     assert before.items() <= after.items()
     assert set(before.values()) == {"train", "test"}

@@ -28,9 +28,9 @@ DOT = b"P6 1 1 255\n\x10\x20"
 
 
 def image(path: Path) -> None:
-    """An image of one pixel that is unlike all others of other names."""
+    """An image of one pixel that is unlike all others of other names, and a file unlike all others."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(DOT + bytes([sum(path.name.encode()) % 256]))
+    path.write_bytes(DOT + bytes([sum(path.name.encode()) % 256]) + os.fsencode(path))
 
 
 def images(root: Path, *places: str, each: int = 2) -> Path:

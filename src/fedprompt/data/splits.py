@@ -35,7 +35,7 @@ def draw_stratified_splits(
         val = min(round(fractions[1] * len(rows)), max(0, len(rows) - train - 1))
         for place, row in enumerate(rows[: train + val]):
             splits[row] = "train" if place < train else "val"
-    return [splits[row] for row in drawn]
+    return _followed(splits, drawn, files, groups)
 
 
 def draw_independent_splits(
@@ -64,7 +64,7 @@ def draw_independent_splits(
         if test_fraction > 0:
             splits[rows[0]] = "test"
         splits[rows[-1]] = "train"
-    return [splits[row] for row in drawn]
+    return _followed(splits, drawn, files, groups)
 
 
 def _first_copies(files: Sequence[str], contents: Sequence[int]) -> list[int]:
@@ -75,6 +75,21 @@ def _first_copies(files: Sequence[str], contents: Sequence[int]) -> list[int]:
     for row in sorted(range(len(files)), key=lambda row: normalize("NFC", files[row])):
         first.setdefault(contents[row], row)
     return [first[content] for content in contents]
+
+
+def _followed(
+    splits: Sequence[str], drawn: Sequence[int], files: Sequence[str], groups: Sequence[Hashable]
+) -> list[str]:
+    """The split of each row's first copy; a group that is left without a training image gets one, with its copies."""
+    found = [splits[row] for row in drawn]
+    trained = {group for group, split in zip(groups, found, strict=True) if split == "train"}
+    for row in sorted(range(len(files)), key=files.__getitem__) if len(trained) < len(set(groups)) else ():
+        if groups[row] not in trained:
+            copies = [other for other, first in enumerate(drawn) if first == drawn[row]]
+            trained.update(groups[other] for other in copies)
+            for other in copies:
+                found[other] = "train"
+    return found
 
 
 def draw_validation(
