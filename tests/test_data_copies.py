@@ -104,7 +104,9 @@ def of_parquet(root: Path, seed: int) -> Dataset:
 
 
 @pytest.mark.parametrize(
-    "read", [of_folder, of_class_table, of_label_table, of_coco, of_voc, of_shards, of_parquet], ids=lambda one: one.__name__
+    "read",
+    [of_folder, of_class_table, of_label_table, of_coco, of_voc, of_shards, of_parquet],
+    ids=lambda one: one.__name__,
 )
 def test_no_source_draws_an_image_for_testing_whose_copy_is_trained_on(tmp_path: Path, read: Drawn) -> None:
     data = read(tmp_path, 3)
@@ -122,7 +124,9 @@ def test_copies_follow_the_image_that_is_drawn_without_them(seed: int) -> None:
     own = [f"cat/{number}.png" for number in range(9)]
     copies = [*own, "cat/z.png", "cat/zz.png"]
     for draw in (
-        lambda files, **more: draw_independent_splits(files, ["cat"] * len(files), test_fraction=0.4, seed=seed, **more),
+        lambda files, **more: draw_independent_splits(
+            files, ["cat"] * len(files), test_fraction=0.4, seed=seed, **more
+        ),
         lambda files, **more: draw_stratified_splits(files, ["cat"] * len(files), seed=seed, **more),
     ):
         alone = draw(own)

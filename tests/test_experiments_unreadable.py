@@ -6,6 +6,7 @@ import dataclasses
 import json
 import struct
 import zlib
+from html import escape
 from pathlib import Path
 
 import pytest

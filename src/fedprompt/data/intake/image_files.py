@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, data_setting
 from fedprompt.file_system import entries, open_file, require_folder
 
 SUFFIXES = (
@@ -77,7 +77,7 @@ def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_ste
     if walk.outside:
         raise UserError(
             f"{len(walk.outside):,} links lead out of {root}, {'/'.join(walk.outside[0])!r} for one; set "
-            "`links = true` if that is meant."
+            f"`links = true` if that is meant ({data_setting('links', value=True)})."
         )
     mistakes = Mistakes(root)
     for parts in walk.files:

@@ -20,12 +20,11 @@ from torch import Tensor
 from fedprompt.data.intake.class_names import labels_of
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth_columns
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.tables import SUFFIXES, Row, Table, column_names, read_table, renamed
+from fedprompt.data.intake.tables import SUFFIXES, Row, Table, read_table, renamed
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.file_system import require_file
 
-IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "picture")  # the first that a table has
 PARQUET = ".parquet"
 FIX = "correct that cell"
 
@@ -132,13 +131,9 @@ def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor |
 
 
 def _read(path: Path, needed: Sequence[str]) -> Table:
-    names = _parquet(path).columns if path.suffix.lower() == PARQUET else column_names(path)
-    lower = {name.lower() for name in names}
-    image = next((name for name in IMAGE_COLUMNS if name in lower), "image")
-    columns = {} if image == "image" else {"image": image}
     if path.suffix.lower() == PARQUET:
-        return renamed(_parquet(path), ("image", *needed), columns)
-    return read_table(path, needed=("image", *needed), columns=columns)
+        return renamed(_parquet(path), ("image", *needed), {})
+    return read_table(path, needed=("image", *needed))
 
 
 def _parquet(path: Path) -> Table:
