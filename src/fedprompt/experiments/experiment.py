@@ -95,7 +95,7 @@ def assemble(
     dataset, validates = plan.source(on_step=on_step), bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
-    trials = _trials_on(plan, dataset)
+    trials = trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
@@ -137,7 +137,7 @@ def _check_defaults(plan: Plan, dataset: Dataset) -> None:
         )
 
 
-def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
+def trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
     """The trials with the options that depend on the data, without those that become another one by that.
 
     So a baseline with a template of its own is left out where the data set has that template.

@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError, data_setting
 from fedprompt.file_system import entries, open_file, require_folder
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import normal_name, understand_names
 from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import locate
@@ -15,6 +14,9 @@ from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, listed, read_name, understand_splits
 from fedprompt.data.intake.tables import KNOWN, Table, repeated_images
 from fedprompt.errors import UserError, data_setting, did_you_mean
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 Repeats = Literal["refuse", "allow"]
 

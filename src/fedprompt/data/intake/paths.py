@@ -8,14 +8,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.labels import INVISIBLE
 from fedprompt.errors import data_setting
 from fedprompt.file_system import entries, obstacle
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # what no file can be called on Windows
 

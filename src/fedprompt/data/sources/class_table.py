@@ -31,6 +31,7 @@ from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_co
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, data_setting
+from fedprompt.file_system import require_file
 
 FIX = "correct that cell"
 
@@ -72,6 +73,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
     with mistakes.before_others(fix=FIX):

@@ -25,6 +25,7 @@ from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, data_setting, plural
+from fedprompt.file_system import require_folder
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
 
@@ -72,6 +73,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_folder(root, f"give the folder that holds the images with {data_setting('path', 'FOLDER')}")
     found = find_images(root, links=links, on_step=on_step)
     if not found.files:
         kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"

@@ -39,6 +39,7 @@ from fedprompt.data.intake.tables import (
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, data_setting, did_you_mean
+from fedprompt.file_system import require_file
 
 FIX = "correct that cell"
 MARKS = 3  # different texts that a column of marks may hold, such as "yes", "no" and "maybe"
@@ -98,6 +99,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
