@@ -45,9 +45,15 @@ REFUSED = {
         "run",
         "a.csv",
     ): "a.csv is a table, not a recipe. To train on its images: fedprompt run own_table --set data.path=a",
+    ("run", "b.csv"): "fedprompt run own_folder --set data.source=class_table --set data.path=b.csv (fedprompt check",
     ("tune", "photos"): "fedprompt run own_folder --set data.path=photos",
     ("run", "demo", "--set", "method.name=fedvtp"): "There is no method 'fedvtp'; did you mean 'fedvpt'? (known:",
-    ("run", "demo", "--set", "method.promtps=4"): "demo.toml: [method] fedmvp has no option 'promtps'; did you mean",
+    (
+        "run",
+        "demo",
+        "--set",
+        "method.promtps=4",
+    ): "demo.toml: [method] fedmvp has no option 'promtps' (its options: n_tok",
     ("run", "own_folder", "--set", "method.name=promptfl", "--set", "method.n_ctz=4"): "has no option 'n_ctz'; did you",
 }
 PROGRAM = """
@@ -65,6 +71,7 @@ for words in json.loads(sys.argv[1]):
 def test_wrong_arguments_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "a.csv").write_text("image\nx.jpg\n")
+    (tmp_path / "b.csv").write_text("Image,Label\nx.jpg,cat\n")
     words = [sys.executable, "-c", PROGRAM, json.dumps(list(REFUSED))]
     done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True)
     assert done.stdout.splitlines() == ["2 []"] * len(REFUSED), done.stderr

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")  # what a table of images is called
 recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
 
@@ -92,15 +91,19 @@ def _refuse_data(name: str) -> None:
     path = Path(name).expanduser()
     if name in bundled_recipes() or path.suffix.lower() == ".toml" or not path.exists():
         return
+    from fedprompt.data.intake.tables import column_names, is_table
+
     is_folder = path.is_dir()
     if is_folder and (path / "run.jsonl").is_file():
         raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
-    if not is_folder and path.suffix.lower() not in TABLES:
+    if not is_folder and not is_table(path):
         return  # which is no recipe either, and refused as such
-    recipe, what = ("own_folder", "a folder") if is_folder else ("own_table", "a table")
+    single = not is_folder and "label" in column_names(path)
+    recipe = "own_folder" if is_folder or single else "own_table"
+    source = f"{data_setting('source', 'class_table')} " if single else ""
     raise UserError(
-        f"{name} is {what}, not a recipe. To train on its images: fedprompt run {recipe} "
-        f"{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is understood of it)."
+        f"{name} is a {'folder' if is_folder else 'table'}, not a recipe. To train on its images: fedprompt run "
+        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is understood of it)."
     )
 
 

@@ -61,7 +61,9 @@ def require_known_methods(recipe: Recipe, *, origin: str) -> None:
         if table.name not in method_files():
             raise unknown_method(table.name, tuple(method_files()))
         known = written_options(table.name)
-        for option in table.options if known is not None else ():
+        if known is None:
+            continue
+        for option in table.options:
             if option not in known:
                 place = f"{origin}: [{key}]"
                 raise UserError(unknown_option(table.name, option, known, place=place, hint=recipe_key_hint))
