@@ -11,7 +11,8 @@ from fedprompt.config.settings import apply_settings
 from fedprompt.data.intake.path_tables import read_paths
 from fedprompt.data.sources.class_table import class_table
 from fedprompt.data.sources.label_table import label_table
-from fedprompt.errors import UserError, data_setting
+from fedprompt.errors import UserError
+from fedprompt.text_files import data_setting
 
 IMAGES = {"a.jpg": "cat", "b.jpg": "dog", "c.jpg": "cat", "d.jpg": "dog"}
 

@@ -22,7 +22,8 @@ from fedprompt.data.sources.label_table import label_table
 from fedprompt.data.sources.sites import sites
 from fedprompt.data.sources.voc import voc
 from fedprompt.data.sources.webdataset import webdataset
-from fedprompt.errors import UserError, data_setting
+from fedprompt.errors import UserError
+from fedprompt.text_files import data_setting
 
 DOT = b"P6 1 1 255\n\x10\x20"
 

@@ -189,7 +189,8 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
     assert "Left out because they cannot be read: 2 images" in watch.warned[0]
-    assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
+    assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1]
+    assert "has different labels" in watch.warned[2] and len(watch.warned) == 3
     runs.resume(stopped)
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
     name = Path("adapters/promptfl/adapter_model.safetensors")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
-import re
-import shlex
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet, Sequence
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet
 from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
@@ -61,17 +58,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, spelled, n=1)
     close = close or [lower[one] for one in difflib.get_close_matches(word.casefold(), lower, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def data_setting(key: str, value: str | float | Sequence[str]) -> str:
-    """How a shell is told an option of the data: "--set data.columns.image=path"."""
-    *tables, last = key.split(".", 1)
-    text = json.dumps(value, ensure_ascii=False)
-    if tables and not re.fullmatch(r"[^\s.=\"']+", last):  # a dot or a blank in a name is no part of a dotted key
-        return f"--set {shlex.quote(f'data.{tables[0]}={{{json.dumps(last, ensure_ascii=False)} = {text}}}')}"
-    # A text without quotes is taken as it is, unless it reads as a TOML value.
-    bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)[^\W\d][\w./,:-]*", value)
-    return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"
 
 
 def plural(count: int, word: str, *, many: str = "") -> str:

@@ -12,8 +12,8 @@ import typer
 
 from fedprompt.cli.config import Settings, TrustCode, backbone_side, load
 from fedprompt.config.recipe import bundled_recipes, load_recipe
-from fedprompt.errors import UserError, data_setting, did_you_mean, plural
-from fedprompt.text_files import json_text
+from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset

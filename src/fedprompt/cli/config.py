@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.errors import UserError, data_setting
-from fedprompt.text_files import json_text
+from fedprompt.errors import UserError
+from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
@@ -100,10 +100,11 @@ def _refuse_data(name: str) -> None:
         return  # which is no recipe either, and refused as such
     single = not is_folder and "label" in column_names(path)
     recipe = "own_folder" if is_folder or single else "own_table"
-    source = f"{data_setting('source', 'class_table')} " if single else ""
+    source = "--set data.source=class_table " if single else ""
     raise UserError(
         f"{name} is a {'folder' if is_folder else 'table'}, not a recipe. To train on its images: fedprompt run "
-        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is understood of it)."
+        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
+        "understood of it)."
     )
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import UserError, data_setting
+from fedprompt.errors import UserError
 from fedprompt.file_system import entries, open_file, require_folder
+from fedprompt.text_files import data_setting
 
 if TYPE_CHECKING:
     from fedprompt.data.images import OnStep  # imports torch

@@ -13,7 +13,8 @@ from fedprompt.data.intake.paths import locate
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, listed, read_name, understand_splits
 from fedprompt.data.intake.tables import KNOWN, Table, repeated_images
-from fedprompt.errors import UserError, data_setting, did_you_mean
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import data_setting
 
 if TYPE_CHECKING:
     from fedprompt.data.images import OnStep  # imports torch

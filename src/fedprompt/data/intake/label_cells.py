@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from fedprompt.data.intake.class_names import class_number, is_measure, normal_name
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import data_setting
+from fedprompt.text_files import data_setting
 
 MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "Null", "NaT", "<NA>", "N/A", "#N/A", "n/a"})
 ALWAYS = re.compile("[;|]")  # no class name has them

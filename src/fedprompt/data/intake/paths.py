@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.labels import INVISIBLE
-from fedprompt.errors import data_setting
 from fedprompt.file_system import entries, obstacle
+from fedprompt.text_files import data_setting
 
 if TYPE_CHECKING:
     from fedprompt.data.images import OnStep  # imports torch

@@ -16,7 +16,8 @@ from fedprompt.data.intake.splits import (
     read_name,
     understand_splits,
 )
-from fedprompt.errors import UserError, data_setting
+from fedprompt.errors import UserError
+from fedprompt.text_files import data_setting
 
 
 @dataclass(frozen=True)

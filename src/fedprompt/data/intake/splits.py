@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from fedprompt.errors import UserError, data_setting, did_you_mean
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import data_setting
 
 Part = Literal["train", "val", "test"]
 WORDS: Mapping[str, str] = {

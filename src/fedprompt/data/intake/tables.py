@@ -13,8 +13,8 @@ from pathlib import Path
 from fedprompt.data.intake.class_names import class_number, normal_name
 from fedprompt.data.intake.image_files import has_image_name
 from fedprompt.data.intake.report import Mistakes, shown
-from fedprompt.errors import UserError, data_setting, did_you_mean
-from fedprompt.text_files import LINE_ENDS, load_json, read_text
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import LINE_ENDS, data_setting, load_json, read_text
 
 # What the column of images is usually called, in small letters; the first that a table has.
 IMAGE_COLUMNS = (

@@ -15,7 +15,8 @@ from fedprompt.data.intake.label_cells import (
     truth,
 )
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.errors import data_setting, did_you_mean
+from fedprompt.errors import did_you_mean
+from fedprompt.text_files import data_setting
 
 # What numbers in a list are: class numbers, values per class, or whichever of the two fits all rows.
 ListForm = Literal["numbers", "vectors", "either"]

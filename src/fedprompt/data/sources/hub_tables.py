@@ -12,8 +12,9 @@ from fedprompt.data.intake.image_files import DEEPEST
 from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT, Splits, understand_splits
 from fedprompt.data.published.catalog import HubCopy
-from fedprompt.errors import UserError, data_setting
+from fedprompt.errors import UserError
 from fedprompt.file_system import files_below
+from fedprompt.text_files import data_setting
 
 if TYPE_CHECKING:
     import datasets

@@ -24,8 +24,9 @@ from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_not
 from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
-from fedprompt.errors import UserError, data_setting, plural
+from fedprompt.errors import UserError, plural
 from fedprompt.file_system import require_folder
+from fedprompt.text_files import data_setting
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
 
