@@ -87,7 +87,7 @@ def images(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def pictures(said: str) -> list[str]:
-    return [Path(one["picture"]).name for one in json.loads(said)]
+    return [Path(one["image"]).name for one in json.loads(said)]
 
 
 def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images: Path, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_
     lines = [json.loads(line) for line in files["jsonl"].read_text(encoding="utf-8").splitlines()]
     shown = json.loads(call("predict", run, images, "--classes", "dog, cat,tree", "--json"))
     for row, other, line, one in zip(rows, read, lines, shown, strict=True):
-        assert row["image"] == other["image"] == line["image"] == one["picture"]
+        assert row["image"] == other["image"] == line["image"] == one["image"]
         assert row["predicted"] == other["predicted"] == line["predicted"] == one["top"][0][0]
         values = {name: float(row[f"probability of {name}"]) for name in ("dog", "cat", "tree")}
         assert values == line["probabilities"] == {name: other[f"probability of {name}"] for name in values}
@@ -218,7 +218,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_anything_is_opened(tm
     for option in ("--csv", "--parquet", "--jsonl", "--page"):
         said = sentence("predict", gone, "x.png", option, tmp_path)
         assert f"{option} {tmp_path} cannot be written: it is a folder" in said
-        assert "Nothing can be written to /proc/x" in sentence("predict", gone, "x.png", option, "/proc/x/out")
+        assert "Nothing can be written to /proc" in sentence("predict", gone, "x.png", option, "/proc/out")
 
 
 def test_json_on_the_output_stays_json_beside_other_outputs(run: Path, images: Path, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_batches_do_not_show_in_the_result(run: Path, images: Path, monkeypatch:
     monkeypatch.setattr(prediction, "BATCH", 2)
     parts = json.loads(call("predict", run, images, "--json"))
     for one, other in zip(whole, parts, strict=True):
-        assert one["picture"] == other["picture"] and one["top"][0][0] == other["top"][0][0]
+        assert one["image"] == other["image"] and one["top"][0][0] == other["top"][0][0]
         assert one["top"][0][1] == pytest.approx(other["top"][0][1], abs=1e-5)
 
 

@@ -25,6 +25,7 @@ from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
+from fedprompt.file_system import require_folder
 
 app = typer.Typer(
     cls=Program,
@@ -142,6 +143,7 @@ def resume(
     run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False, trust_code: TrustCode = None
 ) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
+    require_folder(run, "give the folder of a run")  # before torch is imported, which takes seconds
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
@@ -180,6 +182,7 @@ def _print_results(folder: Path) -> None:
 @app.command()
 def report(run: RunPath) -> None:
     """Write a run's report.html again, also while the run goes on, and print its results."""
+    require_folder(run, "give the folder of a run")
     from fedprompt.report import render
 
     render(run)

@@ -56,6 +56,7 @@ def predict(
     outputs = {"csv": csv, "parquet": parquet, "jsonl": jsonl}
     files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
     _check_outputs(files, page)
+    _check_inputs(adapter, images, labels)
     from fedprompt.cli.console import counting, plain_console
     from fedprompt.experiments.predict import Request, open_adapter, predict_files
 
@@ -87,6 +88,17 @@ def _check_outputs(files: dict[str, Path], page: Path | None) -> None:
         require_output_file(path, option)
 
 
+def _check_inputs(adapter: Path, images: list[str], labels: Path | None) -> None:
+    """Refuse what is not there before torch is imported, which takes seconds."""
+    from fedprompt.data.intake.given_images import require_one
+    from fedprompt.file_system import require_file, require_folder
+
+    require_folder(adapter, "give the folder of a run or of an adapter")
+    require_one(images)
+    if labels is not None:
+        require_file(labels.expanduser(), "give the path of a table")
+
+
 def _write(found: Predictions, files: dict[str, Path]) -> None:
     from fedprompt.experiments.predictions import WRITERS
     from fedprompt.records.run_folder import write_atomic
@@ -107,7 +119,8 @@ def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> I
 
 
 def _fields(found: Prediction) -> dict[str, object]:
-    return {key: value for key, value in vars(found).items() if value is not None}
+    own = {"image" if key == "picture" else key: value for key, value in vars(found).items()}  # as in the files
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def _line(found: Prediction) -> str:

@@ -40,12 +40,12 @@ def tune(
 
     Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid.
     """
+    plan = load(recipe, settings)  # before the imports: a mistake in the recipe is refused without torch
     from fedprompt.cli.console import console_callbacks, plain_console, print_results
     from fedprompt.records.reading import read_run
     from fedprompt.studies import tune as study
     from fedprompt.studies.sweep import check, run_job
 
-    plan = load(recipe, settings)
     folder, console = out or Path("runs") / f"{plan.recipe.name}-tune", plain_console()
     with console_callbacks(console, quiet=quiet) as callbacks:
         tuning, experiment = study.make_tuning(

@@ -158,7 +158,8 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
             "(partition.shots), or a part of the clients per round (train.fraction)."
         )
     elif found.rounds < trial.settings.rounds:
-        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} fit into its part of the time, {part}.")
+        fit = "fits" if found.rounds == 1 else "fit"
+        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} {fit} into its part of the time, {part}.")
     else:
         context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
 

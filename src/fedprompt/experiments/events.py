@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
@@ -43,6 +43,7 @@ from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
 NAMED = 4  # methods that a title names, at most
+MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
 MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
@@ -77,7 +78,7 @@ def header_event(
             parameters=sum(parameter.numel() for parameter in clip.parameters()),
             patches=clip.patches,
         ),
-        data=_data(dataset),
+        data=_data(experiment),
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
         descriptions={name: text_fingerprint(dataset) for name, dataset in experiment.described.items()},
@@ -101,7 +102,8 @@ def versions() -> dict[str, str]:
     return {"fedprompt": fedprompt.__version__, "python": platform.python_version(), **packages, **machine}
 
 
-def _data(dataset: Dataset) -> DataRecord:
+def _data(experiment: Experiment) -> DataRecord:
+    dataset = experiment.dataset
     names, report = dataset.space.names, dataset.report
     return DataRecord(
         name=dataset.name,
@@ -117,8 +119,16 @@ def _data(dataset: Dataset) -> DataRecord:
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=report.all_warnings(),
+        notes=(*report.all_warnings(), *_problem_notes(experiment)),
     )
+
+
+def _problem_notes(experiment: Experiment) -> Iterator[str]:
+    """The problems of images, of each kind `MOST_PROBLEMS` at most and how many more there are."""
+    for messages in experiment.problems.values():
+        yield from messages[:MOST_PROBLEMS]
+        if (more := len(messages) - MOST_PROBLEMS) > 0:
+            yield f"{more:,} more like this are listed by fedprompt check."
 
 
 def protocol(experiment: Experiment) -> str:

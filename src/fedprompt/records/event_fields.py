@@ -113,7 +113,7 @@ class DataRecord(Record):
     new: tuple[str, ...] = Field((), description="new classes, which nobody trains on")
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
-    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
+    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set, and problems of its images")
 
 
 class MistakeRecord(Record):
