@@ -39,10 +39,11 @@ class Score:
 class Decision:
     """Further thresholds for multi-label decisions, besides probability 0.5.
 
-    `tuned` is a threshold fitted on held-out training images; `oracle` adds one fitted on the scored images.
+    `tuned` is a threshold fitted on held-out training images, one or one per class [C]; `oracle` adds one fitted on the
+    scored images.
     """
 
-    tuned: float | None = None
+    tuned: float | Tensor | None = None
     oracle: bool = False
 
 

@@ -59,7 +59,8 @@ def _counts(drawn: NDArray[np.int64]) -> Floats:
     """How often each image is drawn, [R, N], from the images of each replicate [R, N]."""
     rows, images = drawn.shape
     places = drawn + images * np.arange(rows)[:, None]
-    return np.bincount(places.ravel(), minlength=drawn.size).reshape(rows, images).astype(np.float64)
+    counts = np.bincount(places.ravel(), minlength=drawn.size).astype(np.float64)
+    return counts.reshape(rows, images)  # [R, N]
 
 
 def _weighted(drawn: Floats, order: NDArray[np.int64], targets: NDArray[np.int8], classes: int) -> Floats:
