@@ -17,7 +17,16 @@ import fedprompt
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, finite, load, recipes, typed_command
+from fedprompt.cli.config import (
+    RecipeName,
+    Settings,
+    TrustCode,
+    exit_without_results,
+    finite,
+    load,
+    recipes,
+    typed_command,
+)
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe

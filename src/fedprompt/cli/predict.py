@@ -69,7 +69,9 @@ def predict(
         found = predict_files(opened, request, on_step=on_step)
     _write(found, files)
     if as_json:
-        typer.echo(json_text([{"method": found.method, **_fields(one)} for one in found.images], indent=2, ascii_only=False))
+        typer.echo(
+            json_text([{"method": found.method, **_fields(one)} for one in found.images], indent=2, ascii_only=False)
+        )
     elif not files:
         typer.echo("\n".join(map(_line, found.images)))
     if found.evaluation is not None and not as_json:

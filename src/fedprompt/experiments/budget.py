@@ -45,7 +45,7 @@ def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext])
     """Divide a run's time between the trials that train, before the first of them does, if the recipe sets a limit.
 
     `contexts` are those of the trials, by name. Each gets what all its rounds need, up to an equal part of the time;
-    what is left over goes to those that need more. The numbers of rounds are recorded, and a resumed run takes them from there.
+    what is left over goes to those that need more. The numbers of rounds are recorded for a resumed run.
     """
     context = next(iter(contexts.values()), None)
     if context is None or not context.experiment.recipe.minutes:

@@ -7,11 +7,12 @@ Draws depend on the test images alone: a model's interval on a test set is the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fedprompt.experiments.keep import Keep
 from fedprompt.ops.bootstrap import (
     Floats,
     interval,
@@ -111,14 +112,38 @@ def _test_set_replicates(folder: Path, run: Run) -> dict[tuple[str, str], dict[s
     return drawn
 
 
-def _replicates_of(found: Predictions) -> Floats:
+def _replicates_of(found: Predictions, *address: str) -> Floats:
     """Replicates [R] of a model on a test set; those of all models on it are drawn at the same images."""
     digest = hashlib.sha256(found.rows.tobytes()).hexdigest()
-    generator = numpy_stream(0, "bootstrap", *map(str, found.key[:3]), digest)
+    generator = numpy_stream(0, "bootstrap", *(address or map(str, found.key[:3])), digest)
     if found.scores is not None and found.targets is not None:
         return replicate_mean_average_precision(found.scores, found.targets, generator=generator)
     assert found.correct is not None  # a file of predictions has one or the other
     return replicate_accuracy(found.correct, generator=generator)
+
+
+def held_out_replicates(folder: Path, name: str, keep: Keep) -> Floats | None:
+    """Replicates [R] of the metric of held-out images, from a search's predictions under a name; None without any.
+
+    Clients are weighted as the metric weighs them. The headline metric stands for any that is no column.
+    """
+    columns: dict[str, list[tuple[int, Floats]]] = {}
+    for found in read_predictions(folder, name):
+        weight = 1 if found.key[0] == "local" else len(found.rows)
+        columns.setdefault(found.key[0], []).append((weight, _replicates_of(found, "held out", str(found.key[3]))))
+    if not columns or any(column not in columns for column in keep.candidates):
+        return None
+    means = [_weighted(columns[column]) for column in keep.candidates]
+    return means[0] if len(means) == 1 else np.array([harmonic_mean(*row) for row in np.stack(means, axis=1)])
+
+
+def _weighted(parts: Sequence[tuple[int, Floats]]) -> Floats:
+    """The mean [R] of clients' replicates, where they are defined."""
+    count = min(len(values) for _, values in parts)
+    values = np.stack([values[:count] for _, values in parts])  # [clients, R]
+    weights = np.where(np.isnan(values), 0.0, np.array([[weight] for weight, _ in parts]))
+    mean: Floats = (weights * np.nan_to_num(values)).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-12)
+    return mean
 
 
 def _local(run: Run, trial: TrialRecord) -> Iterator[tuple[str, Floats]]:

@@ -118,14 +118,14 @@ def evaluate(
     test_set = TestSet("given labels", "all", "", Examples(Images(source, tuple(rows)), chosen, space))
     kept = logits[rows]
     return Evaluation(
-        score(kept, chosen, space, name="given labels", decision=Decision(tuned=thresholds)),
+        score(kept, chosen, space, name="given labels", decision=Decision(thresholds=thresholds)),
         mistakes_event("predictions", test_set, kept, thresholds=thresholds),
         unused=len(labels.targets) - len(rows),
     )
 
 
 def csv_content(found: Predictions) -> bytes:
-    """One row per image: path, method, predicted label or labels, true ones if given, and the probability of every class."""
+    """One row per image: path, method, predicted labels, true ones if given, and the probability of every class."""
     file = io.StringIO()
     columns = _columns(found)
     writer = csv.writer(file, lineterminator="\n")

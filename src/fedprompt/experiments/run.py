@@ -62,8 +62,8 @@ def start(
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    `expected` are published figures that the report compares with, and `command` is what the user typed. An interruption or an error is recorded in the
-    folder, and `resume` continues after the last finished round.
+    `expected` are published figures that the report compares with, and `command` is what the user typed. An
+    interruption or an error is recorded in the folder, and `resume` continues after the last finished round.
     """
     require_no_run(folder)  # a run over sites has files of its server there already
     callbacks.on_step("Opening backbone and data")

@@ -141,7 +141,8 @@ class Run:
     """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
 
     `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
-    `budgets` say by trial how many rounds fit into its time, if it has a limit. `files` are the Parquet files with the long fields of the last scores, by trial and split.
+    `budgets` say by trial how many rounds fit into its time, if it has a limit. `files` are the Parquet files with the
+    long fields of the last scores, by trial and split.
     """
 
     header: HeaderEvent

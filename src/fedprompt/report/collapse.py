@@ -22,7 +22,9 @@ def collapse(event: MistakesEvent) -> str:
     first, *others = sorted(taken, key=lambda one: -one.predicted)
     said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
     said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]
-    return f"predicts {', '.join(said)}: its predictions collapse to {'one class' if len(said) == 1 else 'few classes'}."
+    return (
+        f"predicts {', '.join(said)}: its predictions collapse to {'one class' if len(said) == 1 else 'few classes'}."
+    )
 
 
 def _takes_too_many(found: ClassDecisions, images: int) -> bool:
@@ -37,7 +39,8 @@ def alike(decided: Sequence[tuple[str, ...]]) -> str:
     labels, count = Counter(decided).most_common(1)[0]
     if count < ALIKE * len(decided):
         return ""
+    same = " and ".join(labels) or "none of the classes"
     return (
-        f"{count:,} of {len(decided):,} images are predicted as {' and '.join(labels) or 'none of the classes'}. Unless "
+        f"{count:,} of {len(decided):,} images are predicted as {same}. Unless "
         "most of them are, the predictions have collapsed: check some by hand before you use them."
     )

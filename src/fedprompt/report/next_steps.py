@@ -17,6 +17,7 @@ from fedprompt.records.reading import Run, TrialRecord
 FEW = 100  # test images; below this an interval spans about 20 points
 MARGIN = 1.15  # on the time that all rounds need: measuring takes a part, and the machine may be busier
 REAL_CLIP = "openai/clip-vit-base-patch16"
+TEMPLATE = "a satellite photo of a {}."  # an example
 MOST_HELD_BACK = 0.4  # share of the images that a step proposes for testing
 
 
@@ -70,14 +71,7 @@ def steps(found: Situation, commands: Commands) -> Iterator[str]:
     run = found.run
     if any(one.rounds < one.wanted for one in run.budgets.values()):
         yield f"Give more time: {commands.of('run', '--minutes', str(minutes_for_all(run)))}"
-    if on_drawings(run):
-        fetched = commands.of("run", **{"backbone__path": "clip-b16"})
-        yield f"Take a CLIP that knows photographs: fedprompt backbone fetch {REAL_CLIP} clip-b16, then {fetched}"
-    elif found.unknown:
-        yield (
-            "Give class names in plain English, and a template that says what the images are: "
-            f"{commands.of('run', data__template=TEMPLATE)}. Or try a larger CLIP."
-        )
+    yield from _other_backbone(found, commands)
     if not found.moved:
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
     if found.direction is not None and found.direction <= 0 and found.moved:
@@ -93,7 +87,15 @@ def steps(found: Situation, commands: Commands) -> Iterator[str]:
         yield f"Predict with {found.best.label}: {commands.predict(found.best)}"
 
 
-TEMPLATE = "a satellite photo of a {}."
+def _other_backbone(found: Situation, commands: Commands) -> Iterator[str]:
+    if on_drawings(found.run):
+        fetched = commands.of("run", **{"backbone__path": "clip-b16"})
+        yield f"Take a CLIP that knows photographs: fedprompt backbone fetch {REAL_CLIP} clip-b16, then {fetched}"
+    elif found.unknown:
+        yield (
+            "Give class names in plain English, and a template that says what the images are: "
+            f"{commands.of('run', data__template=TEMPLATE)}. Or try a larger CLIP."
+        )
 
 
 def on_drawings(run: Run) -> bool:

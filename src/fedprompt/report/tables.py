@@ -90,8 +90,8 @@ def interval_note(run: Run) -> str:
     if not lacking:
         return ""
     return (
-        f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, not "
-        "with a prediction per image to draw from."
+        f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, "
+        "not with a prediction per image to draw from."
     )
 
 

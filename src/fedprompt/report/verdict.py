@@ -281,6 +281,7 @@ def _single_class_clients(main: TrialRecord) -> Iterator[str]:
 
 
 def percent(value: float) -> str:
+    """A share as "63.0%"."""
     return f"{100 * value:.1f}%"
 
 
