@@ -24,7 +24,7 @@ from fedprompt.records.reading import read_run
 from fedprompt.report.collapse import alike
 from fedprompt.report.verdict import introduced
 from fedprompt.text_files import json_text
-from test_cli import TINY, call, sentence
+from test_cli import TINY, call, output, sentence
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")
 
@@ -55,13 +55,6 @@ rank = 2
 batch_size = 8
 lr = 0.01
 """
-
-
-def output(*words: object) -> str:
-    """What a call writes to its output, without what it says beside that."""
-    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def trained(folder: Path, recipe: str) -> Path:
@@ -103,12 +96,12 @@ def pictures(said: str) -> list[str]:
 
 
 def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images: Path, tmp_path: Path) -> None:
-    assert pictures(call("predict", run, tmp_path / "labels.csv", "--json")) == [f"{n}.png" for n in range(6)]
+    assert pictures(output("predict", run, tmp_path / "labels.csv", "--json")) == [f"{n}.png" for n in range(6)]
     listed = tmp_path / "some.parquet"
     pq.write_table(pa.table({"path": [str(images / "4.png"), "images/1.png"]}), listed)
-    assert pictures(call("predict", run, listed, "--json")) == ["4.png", "1.png"]
+    assert pictures(output("predict", run, listed, "--json")) == ["4.png", "1.png"]
     (tmp_path / "lines.jsonl").write_text('{"file": "images\\\\2.png"}\n', encoding="utf-8")
-    assert pictures(call("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
+    assert pictures(output("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
 
 
 def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_table_are_named(
@@ -305,9 +298,9 @@ def test_json_on_the_output_stays_json_beside_other_outputs(run: Path, images: P
 
 
 def test_batches_do_not_show_in_the_result(run: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = json.loads(call("predict", run, images, "--json"))
+    whole = json.loads(output("predict", run, images, "--json"))
     monkeypatch.setattr(prediction, "BATCH", 2)
-    parts = json.loads(call("predict", run, images, "--json"))
+    parts = json.loads(output("predict", run, images, "--json"))
     for one, other in zip(whole, parts, strict=True):
         assert one["picture"] == other["picture"] and one["top"][0][0] == other["top"][0][0]
         assert one["top"][0][1] == pytest.approx(other["top"][0][1], abs=1e-5)
