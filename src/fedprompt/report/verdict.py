@@ -60,9 +60,9 @@ def headline_column(run: Run) -> str:
 
 
 def best_trial(run: Run, column: str) -> TrialRecord | None:
-    """The trial with the highest figure among those that train, the main one of equals; None without any."""
-    trained = [trial for trial in run.trials if trial.trains and column in trial.figures]
-    return max(trained, key=lambda trial: (trial.figures[column], trial == run.main), default=None)
+    """The trial with the highest figure, of equals the main one or else one that trains; None without any."""
+    scored = [trial for trial in run.trials if column in trial.figures]
+    return max(scored, key=lambda one: (one.figures[column], one == run.main, one.trains), default=None)
 
 
 def introduced(run: Run, trial: TrialRecord) -> Iterator[str]:
