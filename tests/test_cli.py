@@ -64,6 +64,13 @@ def call(*words: object, code: int = 0) -> str:
     return result.output
 
 
+def output(*words: object) -> str:
+    """What a call writes to its output, without what it says beside that."""
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
 def sentence(*words: object) -> str:
     """The one sentence of a call that must end with exit code 2."""
     said = call(*words, code=2).strip()
@@ -235,9 +242,11 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     source = pictograms(train=1, test=1).source
     image = tmp_path / "one.png"
     source.open(0).save(image)
-    own = json.loads(call("predict", finished, image, "--json"))
+    own = json.loads(output("predict", finished, image, "--json"))
     assert own[0]["picture"] == str(image) and len(own[0]["top"]) == 5
-    named = json.loads(call("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json"))
+    named = json.loads(
+        output("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json")
+    )
     assert {name for name, _ in named[0]["top"]} == {"llama", "anchor"}
     assert sum(probability for _, probability in named[0]["top"]) == pytest.approx(1, abs=1e-5)
     assert "one.png" in call("predict", finished, image, "--trial", "promptfl")

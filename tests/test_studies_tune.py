@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from fedprompt.experiments.budget import Costs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Result, Rounds, make_tuning, plan_rounds, ranked, rounds_in, trainable
 
@@ -73,6 +75,10 @@ def said(folder: Path) -> str:
     return tune(folder)
 
 
+def predictions(folder: Path, run: str, name: str) -> list:
+    return list(read_predictions(folder / "out" / run, name))
+
+
 COSTS = Costs(first_round=10.0, round=2.0, scoring=0.0, final=4.0)
 
 
@@ -120,6 +126,20 @@ def test_the_first_of_equal_rates_is_kept_and_methods_are_ranked_by_their_best()
         trainable([found[2]])
 
 
+def test_a_rate_is_taken_only_if_the_held_out_images_can_tell_it_from_the_default() -> None:
+    table = SimpleNamespace(title="x")
+    noise = Result(table, "FedVPT", (0.165, 0.147, 0.126), default=1, sure=False, images=45)
+    assert (noise.best, noise.highest, noise.value) == (1, 0, 0.147)
+    assert noise.sentence(["lr 0.001", "lr 0.01", "lr 0.03"], 2) == (
+        "FedVPT keeps its default lr 0.01 (14.7): lr 0.001 has 16.5, but with 2 rounds per rate and 45 held-out images "
+        "the two cannot be told apart."
+    )
+    assert replace(noise, sure=True).best == 0 and not replace(noise, sure=True).sentence(["a", "b", "c"], 2)
+    assert Result(table, "x", (0.126, 0.126, 0.126), default=2).best == 2, "a tie goes to the default"
+    assert Result(table, "x", (0.126, 0.2, None), default=2, sure=False).best == 1, "a default that diverged is none"
+    assert Result(table, "x", (0.3, 0.2), default=None, sure=False).best == 0
+
+
 def test_the_grid_is_that_of_the_comparisons() -> None:
     for name in ("compare_single", "compare_multi"):
         assert {key: tuple(values) for key, values in load_recipe(find_recipe(name)).tuning.grid.items()} == GRID
@@ -144,7 +164,22 @@ def test_a_search_scores_no_test_image_and_has_the_seed_of_the_recipe(folder: Pa
     search, final = (read_run(folder / "out" / name) for name in ("search", "final"))
     assert search.header.seed == final.header.seed == 3
     assert all(not trial.scores and trial.validations for trial in search.trials)
-    assert not any((folder / "out" / "search").glob("**/*.parquet"))
+    test_rows = {row for trial in final.trials for one in predictions(folder, "final", trial.name) for row in one.rows}
+    for trial in search.trials:
+        for name in (trial.name, f"{trial.name}@last"):
+            found = predictions(folder, "search", name)
+            assert {one.key[0] for one in found} == {"base", "local"}
+            assert not test_rows & {row for one in found for row in one.rows}
+            held_out = [one for one in found if one.key[0] == "base"]
+            value = np.average([one.correct.mean() for one in held_out], weights=[len(one.rows) for one in held_out])
+            recorded = (
+                trial.validations[-1]
+                if name != trial.name
+                else next(event for event in trial.validations if event.round == trial.kept.round)
+            )
+            counts = [recorded.images[one.key[3]] for one in held_out]
+            expected = np.average([recorded.scores[one.key[3]]["base"] for one in held_out], weights=counts)
+            assert value == pytest.approx(expected)
     assert all(trial.scores and not trial.validations for trial in final.trials)
     assert (folder / "out" / "search" / "partition.json").read_text() == (
         folder / "out" / "final" / "partition.json"

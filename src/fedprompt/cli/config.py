@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
+    from fedprompt.records.event_fields import CommandRecord
 
 recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
@@ -63,6 +64,13 @@ def load(
     from fedprompt.experiments.plan import resolve
 
     return resolve(recipe, origin=origin)
+
+
+def typed_command(name: str, recipe: str, settings: Sequence[str] | None, folder: Path) -> CommandRecord:
+    """The command as the user typed it, for the commands that a verdict proposes."""
+    from fedprompt.records.event_fields import CommandRecord
+
+    return CommandRecord(name=name, recipe=recipe, settings=tuple(settings or ()), folder=str(folder))
 
 
 def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] | None) -> tuple[Recipe, str]:

@@ -178,10 +178,10 @@ def print_results(folder: Path) -> None:
     for table in run_tables(finished):
         console.print(table)
     console.print(legend_table(finished))
-    found = verdict(finished)
+    found = verdict(finished, str(folder))
     console.print(" ".join(found.sentences))
     for step in found.steps:
-        console.print(f"Next: {step}")
+        console.print(f"Next: {step}", soft_wrap=True)  # commands stay whole lines
     if note := one_seed_note(finished):
         console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")

@@ -17,7 +17,16 @@ import fedprompt
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, finite, load, recipes
+from fedprompt.cli.config import (
+    RecipeName,
+    Settings,
+    TrustCode,
+    exit_without_results,
+    finite,
+    load,
+    recipes,
+    typed_command,
+)
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -130,7 +139,7 @@ def run(
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
-            runs.start(plan, folder, callbacks=callbacks)
+            runs.start(plan, folder, callbacks=callbacks, command=typed_command("run", recipe, settings, folder))
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     if not quiet:

@@ -14,12 +14,13 @@ from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.experiments.predictions import Evaluation, Prediction, Predictions
+    from fedprompt.records.adapter import Adapter
 
 SHOWN_UNREADABLE = 20
 SHOWN_CONFUSIONS = 5
 FIGURES = {
     "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
-    "multi": {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"},
+    "multi": {"mean_average_precision": "mAP", "cf1_macro_tuned": "CF1", "of1_tuned": "OF1"},
 }
 
 
@@ -58,20 +59,26 @@ def predict(
     _check_outputs(files, page)
     _check_inputs(adapter, images, labels)
     from fedprompt.cli.console import counting, plain_console
-    from fedprompt.experiments.predict import Request, open_adapter, predict_files
+    from fedprompt.experiments.predict import Request, introduction, open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
+    for sentence in introduction(adapter, opened):
+        typer.echo(sentence, err=True)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
     _write(found, files)
     if as_json:
-        typer.echo(json_text([_fields(one) for one in found.images], indent=2, ascii_only=False))
+        typer.echo(
+            json_text([{"method": found.method, **_fields(one)} for one in found.images], indent=2, ascii_only=False)
+        )
     elif not files:
         typer.echo("\n".join(map(_line, found.images)))
     if found.evaluation is not None and not as_json:
         _print_evaluation(found.evaluation, len(found.images))
+    for sentence in _doubts(opened, found):
+        typer.echo(sentence, err=True)
     for sentence in _written(found, files, page):
         typer.echo(sentence, err=as_json)
     _print_left_out(found)
@@ -116,6 +123,22 @@ def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> I
     if page is not None:
         shown = f"the first {PAGE_IMAGES} of {total:,} images" if total > PAGE_IMAGES else plural(total, "image")
         yield f"Written: {page} ({shown})"
+
+
+def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
+    """Why predictions or figures may be worth less than they seem."""
+    from fedprompt.experiments.predict import may_be_trained_on
+    from fedprompt.report.collapse import alike, collapse
+
+    if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
+        yield f"{found.method} {said}"
+    elif found.evaluation is None and (said := alike([one.decided for one in found.images])):
+        yield said
+    if may_be_trained_on(adapter, found):
+        yield (
+            "Images with labels lie among those of the adapter's own run: it may have been trained on them, so these "
+            "figures are too high. Those of its test images are in the report of the run."
+        )
 
 
 def _fields(found: Prediction) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Tuned defaults per method for data of one's own, beside the papers' settings, which are each method's own."""
+"""Tuned defaults per method for data of one's own, and the methods to try first."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str
     said = table.model_dump(exclude_unset=True)
     options = {key: value for key, value in found.items() if key != "train"}
     return MethodTable.model_validate({**options, **said, "train": train | table.train})
+
+
+@functools.cache
+def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
+    """The methods to try first on such labels, best first: those that lead the comparison of all methods."""
+    text = (files("fedprompt") / "config" / "recommended.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(text)[kind])

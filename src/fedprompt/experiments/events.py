@@ -32,6 +32,7 @@ from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import (
     BackboneRecord,
+    CommandRecord,
     DataRecord,
     ExpectedFigure,
     LeftOutImage,
@@ -47,17 +48,24 @@ MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
 MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
-REMARKS = {
-    "single": "HM is the harmonic mean of Local, Base and New.",
-    "multi": "A label counts as present from probability 0.5, or from a threshold fitted on held-out training "
-    "images. Unknown labels are ignored, and classes without a positive image are left out of mAP.",
-}
+MEASURED = "HM is the harmonic mean of Local, Base and New."
+DECIDED = (
+    "A label counts as present from probability 0.5, or from a threshold fitted on held-out training images. Unknown "
+    "labels are ignored, and classes without a positive image are left out of mAP."
+)
 
 
 def header_event(
-    experiment: Experiment, test_sets: Sequence[TestSet], *, expected: Sequence[ExpectedFigure]
+    experiment: Experiment,
+    test_sets: Sequence[TestSet],
+    *,
+    expected: Sequence[ExpectedFigure],
+    command: CommandRecord | None = None,
 ) -> HeaderEvent:
-    """Everything that is fixed before the run begins; `expected` are published figures to compare with."""
+    """Everything that is fixed before the run begins; `expected` are published figures to compare with.
+
+    `command` is what began the run, if it is known.
+    """
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
     splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
         test_set.split: test_set.meaning for test_set in test_sets
@@ -86,6 +94,7 @@ def header_event(
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
+        **({} if command is None else {"command": command}),
     )
 
 
@@ -145,8 +154,16 @@ def protocol(experiment: Experiment) -> str:
         f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
-        f"{REMARKS[experiment.dataset.space.kind]}"
-    )
+        f"{_remark(experiment)}"
+    ).strip()
+
+
+def _remark(experiment: Experiment) -> str:
+    """What the figures mean; HM only where all that it is made of is measured."""
+    dataset = experiment.dataset
+    if dataset.space.kind == "multi":
+        return DECIDED
+    return MEASURED if dataset.new and experiment.recipe.evaluate.local else ""
 
 
 def _rounds(recipe: Recipe) -> str:
@@ -205,7 +222,8 @@ def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
     """Training images per client, and per base class of the first 200 clients at most."""
     shards = partition.shards
     labels = list(dataset.base)
-    optional = {"sizes": [len(shard.rows) for shard in shards]} if len(shards) > MOST_CLIENTS else {}
+    several = dataset.space.kind == "multi" or len(shards) > MOST_CLIENTS  # counts of classes do not sum to images then
+    optional = {"sizes": [len(shard.rows) for shard in shards]} if several else {}
     return PartitionCounts(
         rule=partition.rule,
         clients=[shard.name for shard in shards],
