@@ -144,6 +144,9 @@ def test_another_method_with_a_higher_figure_is_named_with_the_command_that_pred
     assert "Predict with Rival: fedprompt predict runs/mine IMAGES --trial rival" in text
     lines[-1] = interval("ours", -0.1, 0.04, "rival")
     assert "with Base 70.0%, though not by more than the interval." in said(tmp_path, lines)
+    text = said(tmp_path, events({"zero": 0.70, "rival": 0.65, "ours": 0.63}))
+    assert "The best method is Zero with Base 70.0%" in text, "no trained method is called best below zero-shot"
+    assert "Predict with Zero: fedprompt predict runs/mine IMAGES --trial zero" in text
     text = said(tmp_path, events({"zero": 0.60, "rival": 0.61, "ours": 0.63}))
     assert "The best method" not in text and "Predict with Ours: fedprompt predict runs/mine IMAGES" in text
     assert "--trial" not in text
@@ -190,7 +193,7 @@ def test_predictions_that_collapse_to_one_class_are_said(predicted: int, collaps
     classes += [{"name": "dog", "images": 79, "predicted": 92 - predicted, "right": 9}]
     lines.append({"event": "mistakes", "trial": "ours", "split": "base", "images": 92, "classes": classes})
     text = said(tmp_path, lines)
-    sentence = "Ours predicts cat for 38 of 92 images (13 have it): its predictions collapse to one class."
+    sentence = "Ours predicts cat for 38 of 92 images (13 have it): its predictions collapse towards one class."
     assert (sentence in text) is collapsed and ("collapse" in text) is collapsed
 
 

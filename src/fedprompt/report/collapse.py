@@ -22,9 +22,8 @@ def collapse(event: MistakesEvent) -> str:
     first, *others = sorted(taken, key=lambda one: -one.predicted)
     said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
     said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]
-    return (
-        f"predicts {', '.join(said)}: its predictions collapse to {'one class' if len(said) == 1 else 'few classes'}."
-    )
+    where = "one class" if len(said) == 1 else "few classes"
+    return f"predicts {', '.join(said)}: its predictions collapse towards {where}."
 
 
 def _takes_too_many(found: ClassDecisions, images: int) -> bool:
