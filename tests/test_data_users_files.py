@@ -656,14 +656,14 @@ def test_a_pipe_does_not_hang_any_reader(tmp_path):
     with pytest.raises(UserError, match="line 2, column 'image': there is no file"):
         class_table(path=tmp_path / "t.csv")
     (tmp_path / "p.csv").symlink_to(tmp_path / "cat/pipe.jpg")
-    with pytest.raises(UserError, match=r"p.csv is a pipe, not a regular file; give the path of a file"):
+    with pytest.raises(UserError, match=r"p.csv is a pipe, not a regular file; give the table of images"):
         class_table(path=tmp_path / "p.csv")
 
 
 @pytest.mark.parametrize("read", [class_table, label_table])
 def test_a_folder_where_a_table_should_be_is_named(tmp_path, read):
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(UserError, match=r"t.csv is a folder; give the path of a file"):
+    with pytest.raises(UserError, match=r"t.csv is a folder; give the table of images"):
         read(path=tmp_path / "t.csv")
 
 

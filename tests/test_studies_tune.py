@@ -248,7 +248,10 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
             "[tuning]: has no key 'lrr'; did you mean 'lr'?",
         ),
         (("--minutes", "nan"), "--minutes nan is not a finite number; give one."),
-        (("--minutes", "0.02"), "give more --minutes, fewer methods, or fewer images per class (partition.shots)."),
+        (
+            ("--minutes", "0.01", "--set", "train.local_epochs=50"),
+            "give more --minutes, fewer methods, or fewer images per class (partition.shots).",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(words: tuple[str, ...], sentence: str, folder: Path) -> None:
