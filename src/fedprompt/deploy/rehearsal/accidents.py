@@ -14,8 +14,7 @@ from fedprompt.deploy.rehearsal.checks import DISTURBED, BackgroundRun
 from fedprompt.deploy.rehearsal.lying_server import T5, Outcome
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation
 from fedprompt.deploy.rehearsal.site_attacks import wait_for
-from fedprompt.deploy.worker_socket import ADDRESS, MOST_STRANGERS
-from fedprompt.text_files import load_json_object
+from fedprompt.deploy.worker_socket import ADDRESS, MOST_STRANGERS, worker_number
 
 ENDS_WITHIN = 10.0  # seconds
 
@@ -25,9 +24,9 @@ def silent_connections(federation: LocalFederation) -> list[Outcome]:
     with ExitStack() as stack:
         for name in SITES:
             wait_for(federation.site(name) / ADDRESS, federation.processes[name])
-            address = load_json_object((federation.site(name) / ADDRESS).read_bytes())
+            port = worker_number(federation.site(name), "port")
             for _ in range(2 * MOST_STRANGERS):
-                stack.enter_context(socket.create_connection(("127.0.0.1", int(address["port"])), timeout=10))
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
         rounds = BackgroundRun(federation, "silent", rounds=2).end()
     answered = sum(len(event.losses) for event in rounds)
     happened = f"{answered} of {2 * len(SITES)} updates arrived, beside {2 * MOST_STRANGERS} connections per worker"

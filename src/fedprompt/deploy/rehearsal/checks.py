@@ -26,14 +26,14 @@ from fedprompt.deploy.rehearsal.processes import (
 from fedprompt.deploy.server_run import recorded_events, with_deployment_sites
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, load_site, save
 from fedprompt.deploy.submit import resume_on_deployment, run_on_deployment
-from fedprompt.deploy.worker_socket import ADDRESS, BUSY
+from fedprompt.deploy.worker_socket import BUSY, worker_number
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import RunFolder, write_atomic
-from fedprompt.text_files import json_text, load_json_object
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
@@ -200,7 +200,7 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
     """SIGKILL the worker while it trains: the site reports it and takes part again in a later round."""
     running = BackgroundRun(federation, "killed-worker", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
-    running.wait(lambda _: bool(signal_busy_worker(federation.site(DISTURBED), signal.SIGKILL)), poll=0.05)
+    signal_busy_worker(running, federation.site(DISTURBED), signal.SIGKILL)
     rounds = running.end()
     failed = [event.round for event in rounds if DISTURBED_ID in event.failed]
     back = any(event.round > max(failed, default=9) and DISTURBED_ID in event.losses for event in rounds)
@@ -213,20 +213,13 @@ def straggler(federation: LocalFederation) -> list[CheckResult]:
 
     A worker that is suspended between two messages is no straggler: the site answers the next one without it.
     """
-    running, stopped = BackgroundRun(federation, "straggler", rounds=4), list[int]()
-    deadline, folder = federation.deployment.deadline, federation.site(DISTURBED)
-
-    def stop(_: list[RoundEvent]) -> bool:
-        stopped.extend(signal_busy_worker(folder, signal.SIGSTOP))
-        return bool(stopped)
-
+    running, deadline = BackgroundRun(federation, "straggler", rounds=4), federation.deployment.deadline
     running.wait(lambda rounds: len(rounds) >= 1)
+    worker = signal_busy_worker(running, federation.site(DISTURBED), signal.SIGSTOP)
     try:
-        running.wait(stop, poll=0.05)
         running.wait(lambda rounds: any(DISTURBED_ID in event.failed for event in rounds))
     finally:
-        for worker in stopped:
-            os.kill(worker, signal.SIGCONT)
+        os.kill(worker, signal.SIGCONT)
     longest = max(map(_seconds, running.end()))
     what = "longest round with a straggler"
     return [CheckResult(what, f"deadline {deadline:.0f} s + 5 s", f"{longest:.1f} s", longest <= deadline + 5)]
@@ -291,10 +284,9 @@ def _same(ours: State, theirs: State) -> bool:
     return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def signal_busy_worker(folder: Path, number: signal.Signals) -> list[int]:
-    """Send a signal to the worker if it is answering a request; returns its process then, else nothing."""
-    if not (folder / BUSY).exists():
-        return []
-    process = int(load_json_object((folder / ADDRESS).read_bytes())["process"])
+def signal_busy_worker(running: BackgroundRun, folder: Path, number: signal.Signals) -> int:
+    """Wait until a site's worker answers a request, send it a signal, and return its process."""
+    running.wait(lambda _: (folder / BUSY).exists(), poll=0.05)
+    process = worker_number(folder, "process")
     os.kill(process, number)
-    return [process]
+    return process
