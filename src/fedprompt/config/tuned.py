@@ -17,8 +17,7 @@ PAPER: Defaults = "paper"
 @functools.cache
 def tuned_defaults() -> Mapping[str, Mapping[str, Toml]]:
     """Kind of task -> method -> its tuned [train] keys under `train`, and its tuned options."""
-    text = (files("fedprompt") / "config" / "tuned.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return _bundled("tuned.toml")
 
 
 def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str]) -> MethodTable:
@@ -36,5 +35,8 @@ def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str
 @functools.cache
 def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
     """The methods to try first on such labels, best first: those that lead the comparison of all methods."""
-    text = (files("fedprompt") / "config" / "recommended.toml").read_text(encoding="utf-8")
-    return tuple(tomllib.loads(text)[kind])
+    return tuple(_bundled("recommended.toml")[kind])
+
+
+def _bundled(name: str) -> dict[str, Toml]:
+    return tomllib.loads((files("fedprompt") / "config" / name).read_text(encoding="utf-8"))

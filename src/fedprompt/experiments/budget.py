@@ -40,6 +40,10 @@ class Costs:
     final: float
     held_out: float = 0.0
 
+    def later_round(self, every: int) -> float:
+        """Seconds of a later round with its share of scorings, every so many rounds or of held-out images."""
+        return self.round + ((self.scoring + self.held_out) / every if every else self.held_out)
+
 
 def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext]) -> None:
     """Divide a run's time between the trials that train, before the first of them does, if the recipe sets a limit.
@@ -112,7 +116,7 @@ def water_filled(needed: Sequence[float], total: float) -> list[float]:
 def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) -> int:
     """How many rounds fit into the seconds, from 1 to `most`, with a scoring every so many rounds and at the end."""
     left = seconds - costs.first_round - costs.final - 2 * costs.held_out
-    later = costs.round + ((costs.scoring + costs.held_out) / every if every else costs.held_out)
+    later = costs.later_round(every)
     if not every and most > SCORINGS and left / later > SCORINGS:  # held-out images are not scored in every round then
         later, left = costs.round, left - SCORINGS * costs.held_out
     return most if later * (most - 1) <= left else max(1, 1 + math.floor(left / later))
@@ -120,7 +124,7 @@ def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) 
 
 def seconds_needed(costs: Costs, rounds: int, *, every: int = 0) -> float:
     """The seconds into which so many rounds fit, by `rounds_that_fit`."""
-    later, more = costs.round + ((costs.scoring + costs.held_out) / every if every else costs.held_out), 0.0
+    later, more = costs.later_round(every), 0.0
     if not every and rounds > SCORINGS + 1:
         later, more = costs.round, SCORINGS * costs.held_out
     fixed = costs.first_round + costs.final + 2 * costs.held_out

@@ -34,7 +34,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
 
     `folder` is where the run lies now, if that is not where it began.
     """
-    main, column = run.main or (run.trials[-1] if run.trials else None), headline_column(run)
+    main, column = _judged(run), headline_column(run)
     if main is None or not column:
         return Verdict()
     sentences = [
@@ -55,8 +55,13 @@ def verdict(run: Run, folder: str = "") -> Verdict:
 
 def headline_column(run: Run) -> str:
     """The column that a verdict is about; empty if the main trial is not scored."""
-    main = run.main or (run.trials[-1] if run.trials else None)
+    main = _judged(run)
     return next((one for one in (*PREFERRED, *run.headlines) if main is not None and one in main.figures), "")
+
+
+def _judged(run: Run) -> TrialRecord | None:
+    """The trial that a verdict is about: the main one, or the last of a run that names none."""
+    return run.main or (run.trials[-1] if run.trials else None)
 
 
 def best_trial(run: Run, column: str) -> TrialRecord | None:
