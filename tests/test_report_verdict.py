@@ -133,7 +133,7 @@ def test_the_embedded_clip_on_own_images_is_said_to_know_drawings_whatever_the_i
         "fedprompt backbone fetch openai/clip-vit-base-patch16 clip-b16, then fedprompt run own_folder --set "
         "'data.path=my images' --set backbone.path=clip-b16" in text
     )
-    lines[0]["recipe"]["data"]["source"] = "pictograms"
+    lines[0]["recipe"]["data"]["source"] = "emoji"
     assert "trained on drawings" not in said(tmp_path, lines)
 
 

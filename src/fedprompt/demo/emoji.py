@@ -76,7 +76,7 @@ def _render(seed: int, address: Address) -> Tensor:
 
 
 def render_single(draws: Draws, sprites: Sprites, row: int) -> Tensor:
-    """One image [1, 3, 64, 64] in the look of the data set: a drawing, up to three distractors, ground, light, noise."""
+    """One image [1, 3, 64, 64] of the data set: a drawing, up to three distractors, ground, light and noise."""
     ground, light = draw_ground(draws), draw_light(draws)
     canvas = with_distractors(draws, ground, 3)
     placed = draw_placement(draws, (0.3, 0.6))

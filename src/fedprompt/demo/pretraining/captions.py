@@ -24,7 +24,8 @@ STYLES = {
 ARTISTS = (*SEEN, MONO)
 SIZES = ((0.35, "a small "), (0.7, ""), (9.0, "a large "))
 FILLERS = (
-    "a an the of on in at and with which is has there photo picture image drawing ground left right top bottom".split()
+    *("a", "an", "the", "of", "on", "in", "at", "and", "with", "which", "is", "has"),
+    *("there", "photo", "picture", "image", "drawing", "ground", "left", "right", "top", "bottom"),
 )
 LIGHTS = ((0.65, "in dark light"), (0.85, "in dim light"), (1.05, ""), (9.0, "in bright light"))
 
