@@ -66,9 +66,9 @@ READERS = {
     ),
     "csv.reader": ("data/intake/tables.py",),
     "Image.open": ("data/image_formats.py", "demo/sprites.py", "demo/pretraining/rasters.py"),
-    "tarfile.open": ("data/sources/webdataset.py",),
+    "tarfile.open": ("data/sources/webdataset.py", "demo/pretraining/rasters.py"),
     "open": ("file_system.py",),
-    "json.load": ("demo/pretraining/rasters.py",),  # a fetched package whose SHA-512 is known
+    "json.load": ("demo/pretraining/rasters.py",),  # as tarfile.open: a fetched package whose SHA-512 is known
     **dict.fromkeys(("tomllib.load", "csv.DictReader", "zipfile.ZipFile", "yaml.safe_load"), ()),
 }
 

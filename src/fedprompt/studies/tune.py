@@ -30,7 +30,7 @@ from fedprompt.studies.sweep import Job
 from fedprompt.studies.tuning import at_point, points, search, short_point
 from fedprompt.text_files import json_text, load_json_object
 
-GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # the part of the comparisons' grids that a search of minutes can try
+GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # a part of the grids of `fedprompt compare --demo`
 METRIC = "hm"  # by which rates are compared, where the recipe keeps the last round
 SEARCH = 2 / 3  # of the time goes to the search at most
 SEARCH_RUN = "search"  # folder of the run of the search, in the output folder

@@ -54,9 +54,7 @@ class Mixture:
 
 
 EARLY = Mixture(mono=0.1, recoloured=0.1, strange_starts=0.0)
-LATE = Mixture(
-    mono=0.4, recoloured=0.2, strange_starts=0.15
-)  # while the rate falls: shapes of unseen artists, contexts
+LATE = Mixture(mono=0.4, recoloured=0.2, strange_starts=0.15)  # at the end: shapes of unseen artists, contexts
 
 
 @dataclass(frozen=True)
