@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedprompt.clip.model import Clip
-from fedprompt.config.recipe import Recipe, parse_recipe
+from fedprompt.config.recipe import parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy.audit import recipe_hash, server_key
+from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
 from fedprompt.deploy.settings import SiteFile
@@ -139,8 +139,11 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
+    if settings.data and not plan.clients_are_sites:
+        raise RefusedError("the job's partition chooses among this site's images; use 'by_site'.", rule="partition")
     if not settings.data and _holds_path(plan.source.options):
         raise RefusedError("the job names a path of images; a site's own file says where they are.", rule="data")
+    check_keys(plan.recipe, own_images=bool(settings.data))
     return plan
 
 
@@ -160,25 +163,6 @@ def folder_signature(folder: str) -> str:
             about = os.stat(os.path.join(place, name), follow_symlinks=False)
             found.append([os.path.relpath(place, folder), name, about.st_size, about.st_mtime_ns])
     return digest(found)
-
-
-def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
-    """The recipe with this site's own folders and device; a server never sets a path of a site."""
-    table = recipe.backbone
-    backbone = table.model_copy(
-        update={
-            "path": settings.backbone or table.path,
-            "memory_gb": settings.memory_gb,
-            "disk": None,
-            "device": settings.device,
-        }
-    )
-    options: dict[str, Any] = recipe.data.options
-    if settings.data:
-        options["folders"] = {settings.name: settings.data}
-    options.pop("test", None)  # images that only the server has
-    data = type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options)
-    return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:
