@@ -36,7 +36,7 @@ def update(client: int = 5, shared: State | None = None, **fields: object) -> Up
         ({"num_examples": 10**12}, "weight"),
         ({"num_examples": True}, "weight"),
         ({"num_examples": 3.0}, "weight"),
-        ({"loss": float("nan")}, "loss"),
+        ({"loss": float("inf")}, "loss"),
         ({"loss": "low"}, "loss"),
     ],
 )

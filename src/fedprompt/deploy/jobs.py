@@ -15,7 +15,7 @@ from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
-from fedprompt.deploy.settings import SiteFile
+from fedprompt.deploy.settings import Policy, SiteFile
 from fedprompt.deploy.site_policy import (
     RefusedError,
     check_backbone,
@@ -38,12 +38,13 @@ FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upl
 FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
+SCORES = (TRAIN, EVALUATE, VALIDATE)  # requests whose answers have a score
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request that the site has accepted, with what it needs to answer it."""
+    """A request that the site has accepted, with what it needs to answer it; `may_score` allows one more score."""
 
     request: Payload
     settings: SiteFile
@@ -52,6 +53,7 @@ class Job:
     client: Client
     images: OwnImages
     state: SiteState
+    may_score: bool
 
     @property
     def fields(self) -> Fields:
@@ -88,8 +90,9 @@ class Jobs:
         pinned = pinned.checked(name, facts, {"classes": class_list(experiment.dataset.space)})
         if request.kind in ROUNDS:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
-        pinned.save(state.folder)
-        return Job(request, settings, experiment, trial, client, images, state)
+        counted = _scored(pinned, trial, request.kind, settings.policy)
+        (counted or pinned).save(state.folder)
+        return Job(request, settings, experiment, trial, client, images, state, may_score=counted is not None)
 
     def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> tuple[str, Experiment]:
         """The experiment on this site's images, and a key that changes when their folder does."""
@@ -163,6 +166,19 @@ def folder_signature(folder: str) -> str:
             about = os.stat(os.path.join(place, name), follow_symlinks=False)
             found.append([os.path.relpath(place, folder), name, about.st_size, about.st_mtime_ns])
     return digest(found)
+
+
+def _scored(pinned: Pinned, trial: Trial, kind: str, policy: Policy) -> Pinned | None:
+    """What is pinned after the score that the request asks for; None if no score leaves.
+
+    Raises RefusedError for one too many, unless the request is to train.
+    """
+    if kind not in SCORES or policy.released == "withheld":
+        return None
+    counted = pinned.scored(trial.name, most=policy.most_scores(trial.settings.rounds))
+    if counted is None and kind != TRAIN:
+        raise RefusedError("the run has had as many scores as this site gives.", rule="maximum_scores")
+    return counted
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:

@@ -11,7 +11,13 @@ from functools import partial
 from pathlib import Path
 
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
-from fedprompt.deploy.disclosure import releasable_score, releasable_total
+from fedprompt.deploy.disclosure import (
+    hides_divergence,
+    releasable_loss,
+    releasable_score,
+    releasable_total,
+    releasable_weight,
+)
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
@@ -22,7 +28,14 @@ from fedprompt.errors import NotFiniteError
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
+from fedprompt.federated.screening import (
+    Limits,
+    RefusedUpdateError,
+    check_personal,
+    check_raw,
+    check_update,
+    is_finite,
+)
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
@@ -98,6 +111,7 @@ class Site:
             def train(codec: Codec) -> tuple[MaskedVector, bytes]:
                 task = _task(job)
                 update = self._train(task, charges)
+                update = replace(update, num_examples=releasable_weight(update.num_examples, settings.policy))
                 check_update(update, task.shared, Limits(most_examples=codec.most_examples))
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
@@ -107,8 +121,7 @@ class Site:
         if request.kind in (EVALUATE, VALIDATE):
             found = self._score(task) if request.kind == EVALUATE else self._validate(task)
             tested = job.client.test if request.kind == EVALUATE else next(iter(job.client.held_out.values()), None)
-            score = releasable_score(found, tested, settings.policy.smallest_count)
-            return _marked(job, Payload(DONE, {"score": score}))
+            return _marked(job, Payload(DONE, {"score": releasable_score(found, tested, settings.policy)}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
@@ -117,7 +130,7 @@ class Site:
         return _marked(job, _train_answer(task, update, validation, seconds=seconds))
 
     def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
-        job = task.job
+        job, hidden = task.job, hides_divergence(task.job.settings.policy)
         charges.append(self._charge(job))
         number = int(job.fields["round"])
         update = train_client(
@@ -127,8 +140,11 @@ class Site:
             shared=task.shared,
             personal=task.personal,
             round_number=number,
-            settings=job.trial.settings,
+            settings=job.trial.settings.model_copy(update={"hides_loss": hidden}),
         )
+        if hidden and not is_finite(update):
+            _log.warning("Round %d of %s diverged; the server is sent no change.", number, job.trial.name)
+            update = replace(update, shared={}, personal=task.personal)
         check_personal(update)
         # The run may go back to any round if it keeps the best one.
         job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
@@ -159,7 +175,7 @@ class Site:
 
     def _score(self, task: SiteTask) -> Score | None:
         job, client = task.job, task.job.client
-        if client.test is None:
+        if client.test is None or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
@@ -168,7 +184,7 @@ class Site:
     def _validate(self, task: SiteTask) -> Score | None:
         """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
         job, client = task.job, task.job.client
-        if not client.held_out:
+        if not client.held_out or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
@@ -220,11 +236,11 @@ def _task(job: Job) -> SiteTask:
 
 
 def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
-    job, smallest = task.job, task.job.settings.policy.smallest_count
-    figures = (releasable_score(validation, job.client.test, smallest) or {}).get("figures", {})
+    job, policy = task.job, task.job.settings.policy
+    figures = (releasable_score(validation, job.client.test, policy) or {}).get("figures", {})
     fields = {
-        "num_examples": releasable_total(update.num_examples, smallest),
-        "loss": update.loss,
+        "num_examples": releasable_total(update.num_examples, policy),
+        "loss": releasable_loss(update.loss, policy),
         "seconds": seconds,
         "validation": figures.get(METRICS[job.client.train.space.kind]),
     }

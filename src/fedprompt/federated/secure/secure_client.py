@@ -42,12 +42,14 @@ CHANNEL, MASKING, SEED = (slice(place * KEY_BYTES, (place + 1) * KEY_BYTES) for 
 class SecureClient:
     """One client in one round; `number` is its client id and `identity` its key in `session.members`.
 
-    Raises RefusedUpdateError if the session does not have it as a member, or could not protect it.
+    It helps to unmask no sum of fewer than `minimum` clients. Raises RefusedUpdateError if the session does not have it
+    as a member, or could not protect it.
     """
 
-    def __init__(self, number: int, session: Session, identity: Identity) -> None:
+    def __init__(self, number: int, session: Session, identity: Identity, *, minimum: int = 2) -> None:
         self.number = number
         self.session = session
+        self.minimum = minimum
         self._identity = identity
         self._exchange = exchange_private(identity.private)
         self._next: Step | None = "share_keys"
@@ -110,6 +112,8 @@ class SecureClient:
         if not survivors <= self._shares.keys() or self.number not in survivors:
             self._refuse("the list of survivors has strangers in it or lacks this client")
         self._check_threshold(len(survivors))
+        if len(survivors) < self.minimum:
+            self._refuse(f"a sum of {len(survivors)} clients is below its minimum of {self.minimum}")
         self._survivors = tuple(sorted(survivors))
         return self._message("consistency_check", {self.number: self._identity.sign(self._survivors_message())})
 
