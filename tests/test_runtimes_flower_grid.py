@@ -21,7 +21,7 @@ from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import identities_of, make_site_keys, public_line
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import SITE, Deployment, Policy, Roster, SiteFile, load_site, save
+from fedprompt.deploy.settings import SITE, Deployment, OwnImagesTable, Policy, Roster, SiteFile, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -83,8 +83,8 @@ def deployment(**changes: object) -> Deployment:
     return Deployment(name="test", address="localhost", sites=SITES, connect_timeout=0, **changes)
 
 
-def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> MemoryGrid:
-    """Sites with folders and pictures of their own, each with a worker's memory."""
+def grid(folder: Path, *, policy: Policy | None = None, seed: int = 3, **options: object) -> MemoryGrid:
+    """Sites with folders and pictures of their own, each with a worker's memory; they are split as the recipes say."""
     pictures(folder)
     folders = {name: folder / name for name in SITES}
     (folder / "keys").mkdir()
@@ -96,6 +96,7 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
             "superlink": "localhost:1",
             "device": "cpu",
             "data": str(own / "data"),
+            "images": OwnImagesTable(seed=seed, validation_fraction=0.5),
             "policy": policy or Policy(smallest_count=1),
             "roster": Roster(sites={peer: line for peer, line in keys.items() if peer != name}),
         }
@@ -186,7 +187,7 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(
         step = reply.metadata.message_type
         return None if (site == "north" and step == MASKED_INPUT) or (site == "south" and step == UNMASK) else reply
 
-    over = grid(tmp_path, fault=lost)
+    over = grid(tmp_path, fault=lost, policy=Policy(smallest_count=1, minimum=2))
     channel = GridChannel(over)
     monkeypatch.setattr("fedprompt.runtimes.flower.grid.time", Clock())  # only waiting takes time, no work does
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
@@ -218,7 +219,7 @@ def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_pat
 
 
 def test_a_site_whose_policy_gives_another_threshold_is_named_and_left_out(tmp_path: Path) -> None:
-    over = grid(tmp_path)
+    over = grid(tmp_path, policy=Policy(smallest_count=1, minimum=2))
     settings = load_site(tmp_path / "south")
     careful = settings.policy.model_copy(update={"colluders": 1})
     save(tmp_path / "south" / SITE, settings.model_copy(update={"policy": careful}))

@@ -112,8 +112,6 @@ class SecureClient:
         if not survivors <= self._shares.keys() or self.number not in survivors:
             self._refuse("the list of survivors has strangers in it or lacks this client")
         self._check_threshold(len(survivors))
-        if len(survivors) < self.minimum:
-            self._refuse(f"a sum of {len(survivors)} clients is below its minimum of {self.minimum}")
         self._survivors = tuple(sorted(survivors))
         return self._message("consistency_check", {self.number: self._identity.sign(self._survivors_message())})
 
@@ -168,6 +166,8 @@ class SecureClient:
     def _check_threshold(self, count: int) -> None:
         if count < self.session.threshold:
             self._refuse(f"{count} clients are fewer than the threshold of {self.session.threshold}")
+        if count < self.minimum:
+            self._refuse(f"a sum over {count} clients would be below its minimum of {self.minimum}")
 
     def _take_step(self, step: Step, *, following: Step | None) -> None:
         """Every step happens once and in order; after a refusal this client takes no further step."""
