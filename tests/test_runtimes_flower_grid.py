@@ -206,6 +206,19 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
 
 
+def test_no_site_helps_to_sum_fewer_survivors_than_its_minimum(tmp_path: Path) -> None:
+    """share = 0.51 lets two of three survive, and the sum of two tells each of them the other's update."""
+    over = grid(tmp_path)
+    over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
+    text = one(tmp_path, SUMS.replace("0.6", "0.51"))
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(deadline=3), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == () and event.skipped and set(event.failed) == {0, 1, 2}
+        assert all("over 2 clients would be below its minimum of 3" in event.failed[client] for client in (0, 2))
+    steps = [message.metadata.message_type for message in over.sent]
+    assert UNMASK not in steps, "there is nobody left to ask for shares"
+
+
 def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_path: Path) -> None:
     over = grid(tmp_path)
     known = load_site(tmp_path / "east")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import EvaluateTable, NamedBlock
+from fedprompt.config.registry import SOURCES, is_at_sites
 from fedprompt.deploy.settings import SITE, SiteFile
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.experiments.keep import HELD_OUT
@@ -135,6 +136,8 @@ def _check_window(asked: object, settings: SiteFile) -> None:
 
 def overruled(recipe: Recipe) -> list[str]:
     """Keys with a value of the recipe's own that has no effect on images at sites, which have theirs."""
+    if not is_at_sites(SOURCES.find(recipe.data.source, place="[data] source")):
+        return []
     options = recipe.data.options
     usual = {"test_fraction": 0.25, "validation_fraction": 0.0, "links": False, "seed": recipe.seed}
     found = [f"data.{name}" for name, value in usual.items() if options.get(name, value) != value]

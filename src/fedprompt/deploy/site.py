@@ -6,6 +6,7 @@ import hashlib
 import logging
 import secrets
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -179,7 +180,9 @@ class Site:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
-        return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
+            return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+        return None
 
     def _validate(self, task: SiteTask) -> Score | None:
         """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
@@ -187,9 +190,11 @@ class Site:
         if not client.held_out or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
         columns = job.experiment.plan.keep.columns
-        return replace(found, figures={column: found.figures[column] for column in columns})
+        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
+            found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
+            return replace(found, figures={column: found.figures[column] for column in columns})
+        return None
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
