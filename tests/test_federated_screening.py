@@ -47,6 +47,10 @@ def test_a_broken_update_is_refused_with_a_code(fields: dict, code: str) -> None
     assert refusal.value.code == code and "\n" not in str(refusal.value) and len(str(refusal.value)) < 200
 
 
+def test_an_update_without_a_loss_is_accepted() -> None:
+    assert screen([update(loss=float("nan"))], SHARED, limits=Limits(), asked=[5]).accepted
+
+
 def test_the_others_go_on_without_those_who_are_refused() -> None:
     sent = [update(1), update(2, num_examples=0), update(3), update(3), update(9)]
     found = screen(sent, SHARED, limits=Limits(), asked=[1, 2, 3])
