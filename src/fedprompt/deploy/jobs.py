@@ -15,7 +15,7 @@ from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
-from fedprompt.deploy.settings import Policy, SiteFile
+from fedprompt.deploy.settings import SITE, Policy, SiteFile
 from fedprompt.deploy.site_policy import (
     RefusedError,
     check_backbone,
@@ -103,7 +103,7 @@ class Jobs:
             try:
                 experiment = assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
             except UnreadableError as error:
-                _log.warning("%s", error)
+                _log.warning("%s At a site that share is unreadable below [images] in %s.", error, SITE)
                 sentence = "too many of the site's images cannot be read; its log lists them."
                 raise RefusedError(sentence, rule="unreadable") from error
             if known is None:
