@@ -112,8 +112,8 @@ def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS) -> object:
         checks = {"parse_float": _finite, "parse_int": _integer}
     try:
         return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant, **checks)
-    except RecursionError as error:  # of a caller that is deep in recursion itself
-        raise ValueError("it is nested too deep") from error
+    except RecursionError:  # of a caller that is deep in recursion itself; its traceback is as long
+        raise ValueError("it is nested too deep") from None
 
 
 def load_json_object(text: str | bytes) -> Tables:
@@ -166,8 +166,8 @@ def load_toml(text: str) -> Tables:
         raise ValueError(f"it has a key of {DEEPEST} parts or more")
     try:
         tables = tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
+    except RecursionError:  # its traceback has thousands of lines
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
     level: list[object] = [tables]
     for _ in range(DEEPEST):
         level = [inner for value in level for inner in _values(value)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.data.sources.sites import NotAgreedError
 from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
@@ -38,6 +40,7 @@ FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upl
 FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
+LONGEST_REFUSAL = 1000  # characters of a sentence about a job's text
 _log = logging.getLogger(__name__)
 
 
@@ -97,12 +100,7 @@ class Jobs:
         key = f"{state.folder.name} {own.model_dump_json()} {folder_signature(settings.data)}"
         if key not in self._experiments:
             known = state.left_out()
-            try:
-                experiment = assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
-            except UnreadableError as error:
-                _log.warning("%s", error)
-                sentence = "too many of the site's images cannot be read; its log lists them."
-                raise RefusedError(sentence, rule="unreadable") from error
+            experiment = self._assembled(own, known)
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 _log.info("%s", experiment.dataset.report.sentence())
@@ -113,6 +111,21 @@ class Jobs:
             self._experiments = {key: experiment}
         return key, self._experiments[key]
 
+    def _assembled(self, own: Recipe, known: Mapping[int, str] | None) -> Experiment:
+        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be."""
+        try:
+            return assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
+        except RefusedError:
+            raise
+        except UnreadableError as error:
+            sentence, rule = "too many of the site's images cannot be read; its log lists them.", "unreadable"
+            raise RefusedError(sentence, rule=rule) from error
+        except NotAgreedError as error:
+            sentence = "the site has classes that are not in the job's class list; its log names them."
+            raise RefusedError(sentence, rule="classes") from error
+        except UserError as error:
+            raise RefusedError("the site's images cannot be used; its log says why.", rule="images") from error
+
     def _own_images(self, key: str, client: Client) -> OwnImages:
         key = f"{client.id} {key}"
         if key not in self._images:
@@ -122,7 +135,11 @@ class Jobs:
     def _clip(self, table: BackboneTable) -> Clip:
         key = table.model_dump_json()
         if key not in self._clips:
-            self._clips = {key: load_backbone(table)}
+            try:
+                self._clips = {key: load_backbone(table)}
+            except UserError as error:
+                sentence = "the job's backbone cannot be loaded at this site; its log says why."
+                raise RefusedError(sentence, rule="backbone") from error
         return self._clips[key]
 
 
@@ -132,16 +149,33 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
         raise RefusedError("the request is of an unknown kind; update the server.", rule="request")
     if missing := [name for name in (*NEEDED, *FURTHER[request.kind]) if name not in request.fields]:
         raise RefusedError(f"the request lacks {', '.join(missing)}; update the server.", rule="request")
-    recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
+    with _of_the_job_alone():
+        recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
     check_recipe(settings.policy, recipe_hash(request))
-    check_job(settings.policy, recipe)  # before any name in it is looked up
+    with _of_the_job_alone():
+        check_job(settings.policy, recipe)  # before any name in it is looked up
     check_backbone(recipe.backbone.path, settings.backbone)
-    plan = resolve(recipe, origin="job")
+    with _of_the_job_alone():
+        plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
     if not settings.data and _holds_path(plan.source.options):
         raise RefusedError("the job names a path of images; a site's own file says where they are.", rule="data")
     return plan
+
+
+@contextmanager
+def _of_the_job_alone() -> Iterator[None]:
+    """Turn a mistake into a refusal in the same words, as they come from the job's text and fedprompt alone.
+
+    Nothing in such a block may read a file or setting of the site.
+    """
+    try:
+        yield
+    except RefusedError:
+        raise
+    except UserError as mistake:
+        raise RefusedError(str(mistake)[:LONGEST_REFUSAL], rule="recipe") from None
 
 
 def _holds_path(options: object) -> bool:
@@ -184,7 +218,7 @@ def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
 def _trial(experiment: Experiment, fields: Fields) -> Trial:
     found = next((trial for trial in experiment.trials if trial.name == fields["trial"]), None)
     if found is None:
-        raise UserError("The job names a trial that is not in its recipe.")
+        raise RefusedError("the job names a trial that is not in its recipe.", rule="request")
     return found
 
 

@@ -18,7 +18,11 @@ from fedprompt.data.intake.report import Mistakes, joined_intake, read_all
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.by_site import SERVER
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.errors import did_you_mean
+from fedprompt.errors import UserError, did_you_mean
+
+
+class NotAgreedError(UserError):
+    """A folder has classes that the sites have not agreed on."""
 
 
 @at_sites
@@ -39,7 +43,7 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
     `classes` are those that all sites have agreed on, in that order; a site may lack some and have no others. `test`
     is a folder of class folders that the server alone tests with. A folder is read, and its test images are drawn, as
     by `image_folder`, so a deployed site has the same images as in simulation. With `links`, links in a folder may lead
-    out of it. Raises UserError for a class that was not agreed on.
+    out of it. Raises NotAgreedError for a class that was not agreed on.
     """
     read = partial(image_folder, layout="classes", base="all", links=links, window=window)
     readers = {
@@ -50,7 +54,10 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
         readers[SERVER] = partial(read, path=test, test_fraction=0)
     datasets = dict(zip(readers, read_all(readers.values()), strict=True))
     classes = tuple(map(normal_name, classes))
-    agreed = read_all([partial(_agreed_labels, dataset, classes) for dataset in datasets.values()])
+    try:
+        agreed = read_all([partial(_agreed_labels, dataset, classes) for dataset in datasets.values()])
+    except UserError as error:
+        raise NotAgreedError(str(error)) from None
     targets = [labels[dataset.targets] for labels, dataset in zip(agreed, datasets.values(), strict=True)]
     return Dataset(
         name="several sites",
