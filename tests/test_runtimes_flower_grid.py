@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedprompt import methods
@@ -32,8 +32,21 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, re
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import HELLO, MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    HELLO,
+    MALFORMED,
+    MASKED_INPUT,
+    REFUSED,
+    SECURE,
+    SHARE_KEYS,
+    TRAIN,
+    UNMASK,
+    Payload,
+)
 from fedprompt.testing import tiny_images
+from fedprompt.text_files import DEEPEST
 from fedprompt.updates import State
 from grids import Clock, MemoryGrid
 
@@ -377,18 +390,32 @@ def test_a_site_that_joins_late_is_asked_for_its_preflight_first(tmp_path: Path)
     assert {name for event in events_of(tmp_path / "out", NAMES[0], "sites") for name in event.sites} == set(SITES)
 
 
-def test_what_flowers_own_process_answers_is_recorded_too(tmp_path: Path) -> None:
+def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: Path) -> None:
+    """Also of types, and with contents, that no fedprompt sends."""
+    save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
     settings = {"site": "east", "home": str(tmp_path)}
     app = client_app(apps.answer)
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     context = Context(1, 1, settings, RecordDict(), {})
-    for kind, content in (
-        (HELLO, to_records(Payload(HELLO, {"only": "name"}))),
-        (TRAIN, RecordDict()),
-        (MASKED_INPUT, to_records(Payload(MASKED_INPUT))),
-    ):
+    deep = Payload(TRAIN, {"round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
+    assert Payload.from_bytes(from_records(to_records(deep)).to_bytes()) == deep, "the worker can read it too"
+    cases = (
+        (HELLO, to_records(Payload(HELLO, {"only": "name"})), HELLO, "allowed"),
+        (TRAIN, RecordDict(), MALFORMED, "request"),
+        (MASKED_INPUT, to_records(Payload(MASKED_INPUT)), MASKED_INPUT, "secure sums"),
+        ("train.evil", to_records(Payload("train.evil")), "train.evil", "request"),
+        ("query.evil", to_records(Payload(TRAIN)), MALFORMED, "request"),
+        (TRAIN, to_records(Payload(EVALUATE)), MALFORMED, "request"),
+        ("evaluate", RecordDict({"a": ConfigRecord({"fields": "{"})}), MALFORMED, "request"),
+        (TRAIN, to_records(deep), TRAIN, "request"),
+    )
+    for kind, content, _, rule in cases:
         message = Message(content, 7, kind)
         message.metadata.__dict__["_message_id"] = "message"
-        app(message, context)
+        reply = from_records(app(message, context).content)
+        assert reply.kind == (DONE if rule == "allowed" else REFUSED), reply
+    empty = Message(Error(1, "no content"), reply_to=message)
+    empty.metadata.__dict__["_message_id"] = "message"
+    assert from_records(app(empty, context).content).kind == REFUSED
     found = [(entry.fields["kind"], entry.fields["rule"]) for entry in read_audit(tmp_path)]
-    assert found == [(HELLO, "allowed"), ("malformed", "request"), (MASKED_INPUT, "secure sums")]
+    assert found == [*((kind, rule) for _, _, kind, rule in cases), (MALFORMED, "request")]

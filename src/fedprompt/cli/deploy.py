@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import Settings
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
+from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
@@ -243,15 +244,21 @@ def site_up(
 def site_audit(
     folder: Folder,
     last: Annotated[int, typer.Option(min=0, help="Messages to print, the newest; 0 for all.")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every field, with whole hashes.")] = False,
 ) -> None:
     """Verify a site's audit trail and privacy ledger, and print who asked what, which rule decided, and what left."""
-    from fedprompt.cli.console import plain_console, rows_table
-    from fedprompt.deploy.site_report import audit_rows, ledger_sentences
+    from fedprompt.cli.console import plain_console
+    from fedprompt.deploy import site_report
 
-    head, rows = audit_rows(folder)
-    plain_console().print(rows_table(head, rows[-last:] if last else rows))
-    typer.echo(f"{len(rows)} messages; every line of the audit trail and of the ledger is as it was written.")
-    for sentence in ledger_sentences(folder):
+    audit = site_report.site_audit(folder)
+    if as_json:
+        typer.echo(json_text(site_report.audit_json(audit, last=last), indent=2))
+        return
+    for line in site_report.audit_lines(audit.messages[-last:], width=plain_console().width):
+        typer.echo(line)
+    count = plural(len(audit.messages), "message")
+    typer.echo(f"{count}; every line of the audit trail and of the ledger is as it was written.")
+    for sentence in site_report.audit_sentences(audit):
         typer.echo(sentence)
 
 

@@ -40,7 +40,7 @@ FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upl
 FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
-LONGEST_REFUSAL = 1000  # characters of a sentence about a job's text
+LONGEST_REFUSAL = 450  # characters of a sentence about a job's text, so that the server shows its rule too
 _log = logging.getLogger(__name__)
 
 
@@ -175,7 +175,7 @@ def _of_the_job_alone() -> Iterator[None]:
     except RefusedError:
         raise
     except UserError as mistake:
-        raise RefusedError(str(mistake)[:LONGEST_REFUSAL], rule="recipe") from None
+        raise RefusedError(" ".join(str(mistake).split())[:LONGEST_REFUSAL], rule="recipe") from None
 
 
 def _holds_path(options: object) -> bool:
