@@ -82,7 +82,12 @@ def server_key(folder: Path) -> str:
 def recipe_hash(request: Payload) -> str:
     """The SHA-256 hash of the recipe's text; "" for a request without one."""
     text = request.fields.get("recipe")
-    return _hash(text) if isinstance(text, str) else ""
+    return text_hash(text) if isinstance(text, str) else ""
+
+
+def text_hash(text: str) -> str:
+    """The SHA-256 hash of a text as UTF-8, as of a file with it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AuditTrail:
@@ -149,6 +154,16 @@ def read_audit(folder: Path) -> Iterator[Entry]:
     _check_length(folder, last, named)
 
 
+def damage(folder: Path) -> str:
+    """What is damaged or missing in a site's trail and ledger, and how to mend it; "" if they are whole."""
+    try:
+        for _ in read_audit(folder):
+            pass
+    except DamagedError as error:
+        return f"{error} Until then the site answers nothing."
+    return ""
+
+
 def _check_length(folder: Path, lines: int, named: int) -> None:
     """Raise DamagedError if the trail has fewer lines than the ledger says."""
     if lines < named:
@@ -183,13 +198,9 @@ def _shown(value: object) -> object:
     if isinstance(value, list):
         return value if len(value) <= 2 and all(map(_is_number, value)) else "a list"
     if isinstance(value, str):
-        return value if PLAIN.fullmatch(value) else "sha256:" + _hash(value)[:16]
+        return value if PLAIN.fullmatch(value) else "sha256:" + text_hash(value)[:16]
     return value if value is None or _is_number(value) else f"a {type(value).__name__}"
 
 
 def _is_number(value: object) -> bool:
     return type(value) is int and abs(value) < 2**53
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

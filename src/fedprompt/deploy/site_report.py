@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class SiteAudit:
     spent: Sequence[Spent]
     plain: int
     budget: float | None
-    newest: dict[str, str]
+    newest: Mapping[str, str]
 
 
 @dataclass(frozen=True)
