@@ -63,6 +63,18 @@ def test_a_ledger_that_is_gone_or_older_than_the_trail_says_admits_nothing(
     assert len(list(read_audit(tmp_path))) == len(server.messages) and intact(tmp_path)
 
 
+def test_records_that_were_moved_away_together_begin_anew(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    """As the page on deploying says, for a ledger without a copy."""
+    server = LyingServer(make_site(tmp_path), start)
+    assert server.ask().kind == DONE
+    (tmp_path / LEDGER).unlink()
+    server.site = Site(tmp_path)
+    assert "(rule records)" in reason(server.ask(round=2))
+    (tmp_path / AUDIT).unlink()
+    server.site = Site(tmp_path)
+    assert server.ask(round=2).kind == DONE and len(list(read_audit(tmp_path))) == 1
+
+
 def test_a_charge_that_no_line_of_the_trail_names_is_missed_if_it_is_removed(
     tmp_path: Path, start: Mapping[str, RawTensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

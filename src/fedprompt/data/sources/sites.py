@@ -43,7 +43,7 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
     `classes` are those that all sites have agreed on, in that order; a site may lack some and have no others. `test`
     is a folder of class folders that the server alone tests with. A folder is read, and its test images are drawn, as
     by `image_folder`, so a deployed site has the same images as in simulation. With `links`, links in a folder may lead
-    out of it. Raises NotAgreedError for a class that was not agreed on.
+    out of it. Raises UserError for a class that was not agreed on.
     """
     read = partial(image_folder, layout="classes", base="all", links=links, window=window)
     readers = {
