@@ -18,7 +18,7 @@ from fedprompt.deploy.metrics_site import INTACT, SiteMetrics
 from fedprompt.deploy.settings import SITE
 from fedprompt.deploy.site import Site
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload, RawTensor
-from test_deploy_trust import LyingServer, make_site, noisy, reason
+from test_deploy_trust import RECIPE, LyingServer, make_site, noisy, reason
 from test_deploy_trust import start as start
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
@@ -201,6 +201,17 @@ def test_a_mistake_at_the_site_is_refused_without_what_is_the_sites(
     assert "secret" in caplog.text or str(tmp_path) in caplog.text, "the site's own log has the details"
     (line,) = [entry.fields for entry in read_audit(tmp_path)]
     assert line["rule"] == rule and "secret" not in str(line)
+
+
+def test_what_a_method_of_the_sites_own_raises_stays_at_the_site(
+    tmp_path: Path, start: Mapping[str, RawTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_method.py").write_text("raise ImportError('no secret-clinic in /srv/patients')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    server = LyingServer(make_site(tmp_path, methods=("own_method",)), start)
+    recipe = RECIPE.format(lr=0.01, server="").replace('"promptfl"', '"own_method"')
+    answer = server.ask(HELLO, recipe=recipe, trial="own_method")
+    assert answer.kind == FAILED and "secret" not in str(answer.fields) and "/srv" not in str(answer.fields)
 
 
 def test_whatever_fails_writes_a_few_lines_to_the_log(

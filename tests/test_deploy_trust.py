@@ -354,7 +354,9 @@ def test_every_message_has_one_line_and_no_secret_is_in_it(tmp_path: Path, start
     odd: tuple[object, ...] = ("\ud800", "x" * 10_000, [[[]]], {"a": 1}, 1.5, True, None, 2**60, "../images/cat")
     for _ in range(TRIES):
         field = str(draws.choice(["run", "trial", "round", "client", "serial", "recipe", "since", "upload"]))
-        server.ask(str(draws.choice([TRAIN, HELLO, EVALUATE, "../x", ""])), **{field: odd[draws.integers(len(odd))]})
+        kind = str(draws.choice([TRAIN, HELLO, EVALUATE, "../x", ""]))
+        answer = server.ask(kind, **{field: odd[draws.integers(len(odd))]})
+        assert not any(secret in str(answer.fields) for secret in ("patient", str(tmp_path), "site.toml"))
     assert server.ask(HELLO).kind == server.ask().kind == DONE
     entries = list(read_audit(tmp_path))
     assert len(entries) == len(server.messages)

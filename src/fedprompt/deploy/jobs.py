@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -155,7 +156,8 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     with _of_the_job_alone():
         check_job(settings.policy, recipe)  # before any name in it is looked up
     check_backbone(recipe.backbone.path, settings.backbone)
-    with _of_the_job_alone():
+    bundled = {recipe.method.name, *(table.name for table in recipe.compare)} <= set(methods.names())
+    with _of_the_job_alone() if bundled else nullcontext():  # what a method of the site's own raises is the site's
         plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
