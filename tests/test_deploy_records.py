@@ -251,7 +251,8 @@ def test_the_printed_trail_has_a_line_per_message_that_fits_the_terminal(
     result = CliRunner().invoke(app, ["site", "audit", str(tmp_path)], env={"COLUMNS": str(width)})
     assert result.exit_code == 0, result.output
     head, *rows = result.output.splitlines()
-    assert [row.split()[0] for row in rows[:6]] == list("123456") and rows[6].startswith("6 messages")
+    assert [row.split()[0] for row in rows[:6]] == list("123456")
+    assert rows[6].startswith("6 messages" if "server" in head else "(left out for width: ")
     assert all(len(line) <= width for line in (head, *rows[:6]))
     assert ("recipe" in head) == (width >= 120) and ("refused: order" in rows[3]) == (width >= 80)
     hashes = [row.split() for row in rows[-2:]]

@@ -18,6 +18,7 @@ COLUMNS = ("line", "time (UTC)", "server", "run", "round", "asked", "recipe", "o
 LEAST = ("server", "recipe", "sent", "round", "epsilon")
 GAP = 2  # blanks between two columns
 SHORT = 6  # digits of a hash, or of a run's id
+LONGEST_KIND = 17  # characters: "consistency_check"
 UNITS = ("B", "kB", "MB", "GB")
 
 
@@ -64,7 +65,7 @@ def audit_json(audit: SiteAudit, *, last: int) -> dict[str, object]:
 
 
 def audit_lines(messages: Sequence[Entry], *, width: int) -> Iterator[str]:
-    """A table of messages in lines of at most `width` characters; columns that do not fit are left out."""
+    """A table of messages in lines of at most `width` characters; columns that do not fit are left out and named."""
     rows = [COLUMNS, *map(_row, messages)]
     widths = {name: max(len(row[place]) for row in rows) for place, name in enumerate(COLUMNS)}
     for name in LEAST:
@@ -73,6 +74,8 @@ def audit_lines(messages: Sequence[Entry], *, width: int) -> Iterator[str]:
     for row in rows:
         cells = [row[COLUMNS.index(name)].ljust(wide) for name, wide in widths.items()]
         yield (" " * GAP).join(cells).rstrip()[:width]
+    if left_out := [name for name in COLUMNS if name not in widths]:
+        yield f"(left out for width: {', '.join(left_out)}; --json has all)"[:width]
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -83,13 +86,17 @@ def _row(entry: Entry) -> tuple[str, ...]:
         time.strftime("%Y-%m-%d %H:%M", time.gmtime(fields["time"])),
         str(fields["server"])[:SHORT],
         str(fields["run"] or "").removeprefix("sha256:")[:SHORT],
-        "" if fields["round"] is None else str(fields["round"])[:SHORT],
-        asked.rpartition(".")[2][:20],
+        "" if fields["round"] is None else _cut(str(fields["round"]), SHORT),
+        _cut(asked.rpartition(".")[2], LONGEST_KIND),
         str(fields["recipe"])[:SHORT],
         _outcome(fields["rule"], fields["answer"]),
         _size(fields["left"]["bytes"]),
         "" if fields["epsilon"] is None else f"{fields['epsilon']:.4g}",
     )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}\u2026"
 
 
 def _outcome(rule: str, answer: str) -> str:
