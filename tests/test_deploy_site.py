@@ -102,12 +102,14 @@ def site(folder: Path, **settings: object) -> Site:
     return Site(folder)
 
 
-def test_a_failure_is_answered_without_paths_names_and_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_that_was_not_agreed_on_is_refused_without_paths_names_and_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "images" / "secret-clas").mkdir(parents=True)
     (tmp_path / "images" / "secret-clas" / "patient-7.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
         answer = site(tmp_path, data=str(tmp_path / "images")).answer(Payload(TRAIN, fields()))
-    assert answer.kind == FAILED and not answer.tensors
+    assert answer.kind == REFUSED and "(rule classes)" in answer.fields["reason"] and not answer.tensors
     for secret in ("secret", "patient", str(tmp_path), "images"):
         assert secret not in str(answer.fields)
     assert "secret-clas" in caplog.text, "the site's own log has the details"

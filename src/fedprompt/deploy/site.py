@@ -6,6 +6,7 @@ import hashlib
 import logging
 import secrets
 import time
+import traceback
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +20,14 @@ from fedprompt.deploy.disclosure import (
     releasable_total,
     releasable_weight,
 )
+from fedprompt.deploy.hash_chain import DamagedError
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.errors import NotFiniteError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
 from fedprompt.federated.rounds import initial_state
@@ -58,6 +60,7 @@ from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
+DEEPEST_TRACE = 20  # calls of a traceback in the site's log, the innermost
 _log = logging.getLogger(__name__)
 
 
@@ -85,21 +88,16 @@ class Site:
         """Answer a request, and record it. A failure is answered without any path, file name or label."""
         charges: list[Charged] = []  # at most one: what a training that failed was charged is recorded too
         try:
-            settings = load_site(self.folder)  # read for every request, so that changes take effect at once
-            answer, rule = self._answer(request, settings, charges), ALLOWED
-        except NotFiniteError as error:  # the received state may be poisoned; the server asks whether all sites say so
-            _log.warning("The losses are not finite: %s", error)
-            answer, rule = Payload(DIVERGED), DIVERGED
-        except (RefusedError, RefusedUpdateError) as refusal:
-            _log.warning("Refused a job: %s", refusal)
-            answer, rule = Payload(REFUSED, {"reason": str(refusal)}), refusal.rule
-        except Exception as error:  # its text may hold names, so it stays in the site's own log
-            answer, rule = _failure(error, "A job failed"), "failure"
+            self._audit.check(self._ledger.state)
+            # The settings are read for every request, so that changes take effect at once.
+            answer, rule = self._answer(request, _settings(self.folder), charges), ALLOWED
+        except Exception as error:
+            answer, rule = _refusal(error)
         charged = charges[0] if charges else Charged(None, "")
         try:
-            self._audit.record(request, answer, Verdict(rule, charged.epsilon, charged.hash))
+            self._audit.record(request, answer, Verdict(rule, charged.epsilon, charged.hash, self._ledger.newest))
         except Exception as error:  # what is not recorded does not leave
-            return _failure(error, "The audit trail could not be written")
+            return _refusal(error)[0]
         return answer
 
     def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
@@ -172,7 +170,7 @@ class Site:
             clip=privacy.clip if privacy is not None and mechanism is not None else 0.0,
             mechanism=mechanism,
         )
-        return self._ledger.charge(training, job.images.train, budget)
+        return self._ledger.charge(training, job.images.train, budget, trail=self._audit.lines)
 
     def _score(self, task: SiteTask) -> Score | None:
         job, client = task.job, task.job.client
@@ -204,10 +202,32 @@ def _marked(job: Job, answer: Payload) -> Payload:
     return replace(answer, fields={**answer.fields, "facts": facts, "serial": job.fields["serial"]})
 
 
-def _failure(error: Exception, what: str) -> Payload:
+def _settings(folder: Path) -> SiteFile:
+    """The site's settings; RefusedError, as their text stays at the site, if they have a mistake."""
+    try:
+        return load_site(folder)
+    except UserError as error:
+        raise RefusedError("the site's own settings have a mistake; its log says which.", rule="settings") from error
+
+
+def _refusal(error: Exception) -> tuple[Payload, str]:
+    """The answer that reports an error, and its rule. What was not written for the server stays in the site's log."""
+    if isinstance(error, NotFiniteError):  # the received state may be poisoned; the server asks whether all say so
+        _log.warning("The losses are not finite: %s", error)
+        return Payload(DIVERGED), DIVERGED
+    if isinstance(error, DamagedError):
+        cause, error = (
+            error,
+            RefusedError("the site's records are damaged or lost; its log says which.", rule="records"),
+        )
+        error.__cause__ = cause
+    if isinstance(error, RefusedError | RefusedUpdateError):
+        _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
+        return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)
-    _log.error("%s (reference %s)", what, reference, exc_info=error)
-    return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+    lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error, limit=-DEEPEST_TRACE)
+    _log.error("A job failed (reference %s): %s", reference, "".join(lines))
+    return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."}), "failure"
 
 
 def _state_hash(request: Payload) -> str:

@@ -20,8 +20,12 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.by_site import SERVER
 from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits
-from fedprompt.errors import did_you_mean
+from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
+
+
+class NotAgreedError(UserError):
+    """A folder has classes that the sites have not agreed on."""
 
 
 @at_sites
@@ -59,7 +63,10 @@ def sites(  # noqa: PLR0913  (every option has a default, and a recipe names the
         for name, dataset in zip(readers, read_all(readers.values()), strict=True)
     }
     classes = tuple(map(normal_name, classes))
-    agreed = read_all([partial(_agreed_labels, dataset, classes) for dataset in datasets.values()])
+    try:
+        agreed = read_all([partial(_agreed_labels, dataset, classes) for dataset in datasets.values()])
+    except UserError as error:
+        raise NotAgreedError(str(error)) from None
     targets = [labels[dataset.targets] for labels, dataset in zip(agreed, datasets.values(), strict=True)]
     return Dataset(
         name="several sites",
