@@ -38,6 +38,7 @@ RANKS = {
     **dict.fromkeys(("report", "testing"), 7),
     "experiments": 8,
     **dict.fromkeys(("studies", "deploy"), 9),
+    "api": 9.5,
     "cli": 10,
     "__main__": 11,
 }

@@ -81,7 +81,7 @@ def check(
 def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
     from rich.console import Console
 
-    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.api.progress import counting, plain_console
     from fedprompt.data.problems import find_problems, scan_images
 
     console, source = Console(quiet=True) if quiet else plain_console(), ""
@@ -126,7 +126,8 @@ def _plan(what: str, settings: list[str]) -> Plan:
 
 
 def _print(found: Checked) -> None:
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
 
     if found.dataset is None:
         typer.echo(f"{found.what} is refused.\n{found.error}", err=True)

@@ -91,7 +91,8 @@ def remove_site(folder: Folder, name: Annotated[str, typer.Argument(help="Name o
 @deploy.command("roster")
 def deploy_roster(folder: Folder) -> None:
     """Write the sites' identity keys to roster.pub, to hand to every site, and show their fingerprints."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import ROSTER, write_roster
 
     found = write_roster(folder)
@@ -161,7 +162,8 @@ def _say_keys(folder: Path, public: Path) -> None:
 @roster.command("show")
 def roster_show(folder: Folder) -> None:
     """Show the fingerprints of this site, its peers and the server."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import members
     from fedprompt.deploy.settings import load_site
 
@@ -178,7 +180,8 @@ def roster_add(
     yes: Yes = False,
 ) -> None:
     """Add peers, or their new keys, from files of public keys, after their fingerprints were compared."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import accept, proposed
 
     found = proposed(folder, files)
@@ -221,7 +224,8 @@ def site_audit(
     last: Annotated[int, typer.Option(min=0, help="Messages to print, the newest; 0 for all.")] = 50,
 ) -> None:
     """Verify a site's audit trail and privacy ledger, and print who asked what, which rule decided, and what left."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.site_report import audit_rows, ledger_sentences
 
     head, rows = audit_rows(folder)
@@ -234,7 +238,8 @@ def site_audit(
 def status(folder: Folder) -> None:
     """Show the sites of a deployment and the status of its runs."""
     need_flower()
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.init import expiry_warnings
     from fedprompt.deploy.submit import runs_of, sites_of
 

@@ -114,7 +114,7 @@ def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = F
 
 @contextmanager
 def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
-    from fedprompt.cli.console import console_callbacks, plain_console
+    from fedprompt.api.progress import console_callbacks, plain_console
 
     try:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
@@ -131,7 +131,8 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
 
 
 def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.cli.console import legend_table, plain_console, run_tables
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import legend_table, run_tables
     from fedprompt.report import read_run
     from fedprompt.report.legend import one_seed_note
     from fedprompt.report.verdict import verdict
@@ -168,9 +169,10 @@ def partition(
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
-    from fedprompt.cli.console import counting, plain_console, rows_table
+    from fedprompt.api.progress import counting, plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.data.partition.base import partition_table
-    from fedprompt.experiments.events import partition_counts
+    from fedprompt.experiments.clients import partition_counts
     from fedprompt.report import save_partition
 
     if plot and plot.suffix.lower() not in (".svg", ".png"):
@@ -194,7 +196,8 @@ def partition(
 def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parameters are counted.")] = "demo") -> None:
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
-    from fedprompt.cli.console import option_rows, plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import option_rows, rows_table
     from fedprompt.config.recipe_tables import BackboneTable
     from fedprompt.experiments.events import parameters
     from fedprompt.experiments.experiment import load_backbone
@@ -228,7 +231,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
-    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.api.progress import counting, plain_console
     from fedprompt.experiments.predict import open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
@@ -264,7 +267,8 @@ def doctor(
     ] = None,
 ) -> None:
     """Check that everything a run needs is available; exit code 2 if not."""
-    from fedprompt.cli.console import findings_table, plain_console
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import findings_table
     from fedprompt.cli.doctor import run_checks
 
     findings = run_checks(out, backbone, deployment)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tomli_w
+
 from fedprompt.config.recipe_tables import DataTable, MethodTable, PartitionTable, ServerBlock, Toml
 from fedprompt.errors import UserError, did_you_mean, plural
 
@@ -47,6 +49,11 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
         given = frozenset(setting.partition("=")[0].strip() for setting in settings)
         for note in _fitted(before, tables, given, fit):
             fit.note(note)
+
+
+def setting(key: str, value: object) -> str:
+    """The setting `key=value` with the value as TOML on one line."""
+    return f"{key}={' '.join(tomli_w.dumps({'value': value}).partition('=')[2].split())}"
 
 
 def suggestion(key: str, known: Collection[str], keys: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class Dataset:
     test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     intake: Intake = Intake()  # noqa: RUF009  (frozen)
     excluded: frozenset[int] = frozenset()
+    table: Mapping[str, Any] = field(default_factory=dict)  # a recipe's [data] that reads it, if it is known
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}

@@ -11,6 +11,7 @@ from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.rounds import RoundNotes, Transport
 from fedprompt.methods.base import Method
+from fedprompt.records.events import ScoreEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
 
@@ -38,6 +39,13 @@ class RunCallbacks:
 
     def on_round(self, number: int, loss: float | None) -> None:
         """A round is finished and its checkpoint saved; `loss` is the mean training loss, None without an update."""
+
+    def on_score(self, score: ScoreEvent) -> None:
+        """A model was scored on a test set."""
+
+    def stops(self, number: int) -> bool:
+        """Whether the training of the trial ends after this round."""
+        return False
 
 
 NO_CALLBACKS = RunCallbacks()

@@ -18,6 +18,7 @@ from fedprompt.federated.evaluate import Decision, predict, score
 from fedprompt.federated.rounds import Transport
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
+from fedprompt.records.events import ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -39,7 +40,7 @@ def score_clients(
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
-        context.run.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
+        _record(context, score_event(trial, round_number, "local", found, space, client=number, part=part))
 
 
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
@@ -81,8 +82,9 @@ def score_test_sets(
             examples, space = test_set.examples, test_set.examples.space
             logits = predict(method, clip, examples.images, space, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
-            context.run.append(
-                score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
+            _record(
+                context,
+                score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part),
             )
             if decisions:
                 key = (test_set.split, test_set.name, test_set.part, owner)
@@ -95,6 +97,11 @@ def score_test_sets(
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])
             context.run.append(cooccurrence_event(test_set, shown, trial=trial.name))
+
+
+def _record(context: RunContext, score: ScoreEvent) -> None:
+    context.run.append(score)
+    context.callbacks.on_score(score)
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:

@@ -6,7 +6,6 @@ import math
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
 
@@ -18,9 +17,9 @@ import fedprompt
 from fedprompt import methods
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.partition.base import Partition, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
+from fedprompt.experiments.clients import partition_counts
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
@@ -33,13 +32,11 @@ from fedprompt.records.event_fields import (
     DataRecord,
     ExpectedFigure,
     LeftOutImage,
-    PartitionCounts,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TUNED
 from fedprompt.updates import AGGREGATE_CLIENT
 
-MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
 METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 REMARKS = {
@@ -138,20 +135,6 @@ def training_images(experiment: Experiment) -> str:
     used = len({row for shard in experiment.partition.shards for row in shard.rows})
     drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
     return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
-
-
-def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
-    """Training images per client and base class, of the first 200 clients at most."""
-    shards = partition.shards[:MOST_CLIENTS]
-    labels = list(dataset.base)
-    return PartitionCounts(
-        rule=partition.rule,
-        clients=[shard.name for shard in shards],
-        classes=[dataset.space.names[label] for label in labels],
-        counts=class_counts(replace(partition, shards=shards), dataset).tolist(),
-        domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
-        total=len(partition.shards),
-    )
 
 
 def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:

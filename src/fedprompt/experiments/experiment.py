@@ -28,6 +28,7 @@ from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable
 from fedprompt.federated.client import Client
 
 DEMO = "demo"  # the name of the embedded backbone
+Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def assemble(
     plan: Plan,
     *,
     on_step: OnStep | None = None,
-    backbone: Callable[[BackboneTable], Clip] | None = None,
+    backbone: Backbone | None = None,
     unreadable: Mapping[int, str] | None = None,
 ) -> Experiment:
     """Open data and backbone and build the experiment; UserError if anything is wrong, before anything is written.
@@ -126,7 +127,7 @@ def load_backbone(table: BackboneTable) -> Clip:
     folder = Path(table.disk).expanduser() if table.disk else None
     cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers)
+    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers, origin=table.path)
 
 
 def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | None]:

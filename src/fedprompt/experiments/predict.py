@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
@@ -20,7 +22,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
-from fedprompt.experiments.plan import bind_method
+from fedprompt.experiments.plan import FindMethod, bind_method
 from fedprompt.experiments.sample_images import TOP, png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
@@ -75,24 +77,32 @@ def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
     return load_adapter(folder)
 
 
-def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, Clip]:
+def restore(
+    adapter: Adapter, *, backbone: str | None = None, clip: Clip | None = None, find_method: FindMethod = methods.load
+) -> tuple[Method, Clip]:
     """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
-    Raises UserError if the backbone is another one or a tensor does not fit.
+    `clip` is a backbone that is open already; `find_method` looks the method up. Raises UserError if the backbone is
+    another one or a tensor does not fit.
     """
-    clip = load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
-    block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
+    clip = clip or load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
+    place = str(adapter.folder)
+    block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
 
 
-def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
-    """The adapter's own classes, or those named, each with the attributes the adapter knows for it."""
-    if not classes:
+def candidates(
+    adapter: Adapter, classes: Sequence[str], *, attributes: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> LabelSpace:
+    """The adapter's own classes, or those named, each with the attributes given or else known to the adapter."""
+    if not classes and not attributes:
         return adapter.space
-    known = {name: adapter.space.attributes[name] for name in classes if name in adapter.space.attributes}
+    classes = classes or adapter.space.names
+    every = {**adapter.space.attributes, **{name: tuple(own) for name, own in attributes.items()}}
+    known = {name: every[name] for name in classes if name in every}
     return replace(adapter.space, names=tuple(classes), attributes=known)
 
 
@@ -187,6 +197,11 @@ def _present(probabilities: Sequence[float], space: LabelSpace, adapter: Adapter
     """The labels at or above the adapter's threshold, which is 0.5 for a label without one."""
     if space.kind == "single":
         return None
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
     pairs = zip(space.names, probabilities, strict=True)
-    return tuple(name for name, probability in pairs if probability >= fitted.get(name, 0.5))
+    return tuple(name for name, probability in pairs if probability >= fitted_threshold(adapter, name))
+
+
+def fitted_threshold(adapter: Adapter, name: str) -> float:
+    """The probability from which a label counts as present: the adapter's, or 0.5 for a label without one."""
+    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
+    return fitted.get(name, 0.5)

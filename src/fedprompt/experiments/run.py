@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from fedprompt.config.recipe import load_recipe
+from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
 from fedprompt.experiments.events import cooccurrence_event, header_event, round_event, training_images, trial_event
-from fedprompt.experiments.experiment import assemble
+from fedprompt.experiments.experiment import Backbone, assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.model_card import save_trial_adapter
 from fedprompt.experiments.plan import Plan, Trial, resolve
@@ -58,15 +58,16 @@ def start(
     callbacks: RunCallbacks = NO_CALLBACKS,
     expected: Sequence[ExpectedFigure] = (),
     make_transport: TransportFactory = simulate,
+    backbone: Backbone | None = None,
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    `expected` are published figures that the report compares with. An interruption or an error is recorded in the
-    folder, and `resume` continues after the last finished round.
+    `expected` are published figures that the report compares with; `backbone` opens the CLIP. An interruption or an
+    error is recorded in the folder, and `resume` continues after the last finished round.
     """
     require_no_run(folder)
     callbacks.on_step("Opening backbone and data")
-    experiment = assemble(plan, on_step=callbacks.on_progress)
+    experiment = assemble(plan, on_step=callbacks.on_progress, backbone=backbone)
     callbacks.on_message(experiment.dataset.report.sentence())
     for name, origin in experiment.origins.items():
         callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
@@ -94,9 +95,12 @@ def resume(
     callbacks: RunCallbacks = NO_CALLBACKS,
     make_transport: TransportFactory = simulate,
     accept_changes: bool = False,
+    backbone: Backbone | None = None,
+    make_plan: Callable[[Recipe], Plan] | None = None,
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
+    `backbone` opens the CLIP, and `make_plan` makes the plan from the run's recipe, if that needs more than `resolve`.
     Of a finished run only the report is written again. Raises UserError when recipe, versions, backbone, data or
     descriptions are no longer those that the run began with; with `accept_changes` they are recorded, and the run goes
     on.
@@ -108,8 +112,9 @@ def resume(
         callbacks.on_step("Opening backbone and data")
         header = header_of(run)
         unreadable = {image.row: image.reason for image in header.left_out}
-        plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
-        experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
+        recipe = load_recipe(folder / RECIPE)
+        plan = resolve(recipe, origin=RECIPE) if make_plan is None else make_plan(recipe)
+        experiment = assemble(plan, on_step=callbacks.on_progress, backbone=backbone, unreadable=unreadable)
         changes = changes_since(header, experiment)
         if changes and not accept_changes:
             raise UserError(
@@ -239,6 +244,8 @@ def _train(context: RunContext, trial: Trial, transport: RunTransport, *, checkp
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
         context.run.save_checkpoint(trial.name, Checkpoint(record.number, shared, transport.personal, record.memory))
         context.callbacks.on_round(record.number, event.loss)
+        if context.callbacks.stops(record.number):
+            return last
     if ledger is not None and last.round_number < rounds:
         _report_budget(context, trial, ledger, last.round_number)
     return last

@@ -46,6 +46,7 @@ class Partition:
     seed: int
     shards: tuple[Shard, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    table: Mapping[str, Any] = field(default_factory=dict, compare=False)  # a recipe's [partition], if it is known
 
     def without(self, rows: Collection[int]) -> Partition:
         """The same clients without these rows; nothing is drawn or assigned anew."""

@@ -1,0 +1,83 @@
+"""Callbacks on the progress of a run, and early stopping by them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from fedprompt.api.progress import console_callbacks, plain_console
+from fedprompt.errors import UserError
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.events import ScoreEvent
+
+
+class Callback(RunCallbacks):
+    """Base class of callbacks: override what you want to know.
+
+    `on_round(number, loss)` is called after every round, `on_score(score)` after every scored test set, and
+    `stops(number)` ends the training of a trial after the round if it returns True; the model of that round is scored.
+
+    >>> import fedprompt as fp
+    >>> class Losses(fp.Callback):
+    ...     def __init__(self):
+    ...         self.values = []
+    ...     def on_round(self, number, loss):
+    ...         self.values.append(loss)
+    ...     def stops(self, number):
+    ...         return self.values[-1] < 0.1
+    """
+
+
+class _Joined(RunCallbacks):
+    """Calls several callbacks, in their order."""
+
+    def __init__(self, listeners: Sequence[RunCallbacks]) -> None:
+        self._listeners = listeners
+
+    def on_step(self, text: str) -> None:
+        for listener in self._listeners:
+            listener.on_step(text)
+
+    def on_message(self, text: str) -> None:
+        for listener in self._listeners:
+            listener.on_message(text)
+
+    def on_warning(self, text: str) -> None:
+        for listener in self._listeners:
+            listener.on_warning(text)
+
+    def on_progress(self, done: int, total: int) -> None:
+        for listener in self._listeners:
+            listener.on_progress(done, total)
+
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        for listener in self._listeners:
+            listener.on_trial(name, rounds, done)
+
+    def on_client(self, done: int, total: int) -> None:
+        for listener in self._listeners:
+            listener.on_client(done, total)
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        for listener in self._listeners:
+            listener.on_round(number, loss)
+
+    def on_score(self, score: ScoreEvent) -> None:
+        for listener in self._listeners:
+            listener.on_score(score)
+
+    def stops(self, number: int) -> bool:
+        asked = [listener.stops(number) for listener in self._listeners]  # every listener, whatever others say
+        return any(asked)
+
+
+@contextmanager
+def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
+    """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
+    given = (callbacks,) if isinstance(callbacks, RunCallbacks) else tuple(callbacks)
+    for one in given:
+        if not isinstance(one, RunCallbacks):
+            raise UserError(f"A callback is an instance of a class derived from fedprompt.Callback, not {one!r}.")
+    with ExitStack() as stack:
+        shown = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
+        yield _Joined([*shown, *given])

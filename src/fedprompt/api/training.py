@@ -1,0 +1,232 @@
+"""Training from Python: methods, clients and recipes in, runs out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedprompt import methods
+from fedprompt.api.callbacks import joined
+from fedprompt.api.results import Run
+from fedprompt.clip.model import Clip
+from fedprompt.config.blocks import Block
+from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
+from fedprompt.config.settings import apply_settings, setting
+from fedprompt.data.dataset import Dataset
+from fedprompt.errors import UserError
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.clients import Clients
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.experiment import Backbone
+from fedprompt.experiments.plan import Plan, resolve
+from fedprompt.methods.base import Method
+
+GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
+GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
+MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The objects that stand for what a recipe names: a backbone, a data set, clients, and methods by name."""
+
+    clip: Clip | None = None
+    data: Dataset | None = None
+    clients: Clients | None = None
+    methods: Mapping[str, type[Method]] = field(default_factory=dict)
+
+    def find_method(self, name: str) -> type[Method]:
+        """The class that was given under a name, else the method that the package knows by it."""
+        return self.methods[name] if name in self.methods else methods.load(name)
+
+    def plan(self, recipe: Recipe, *, origin: str) -> Plan:
+        """The plan of a recipe with the given objects in it."""
+        plan = resolve(recipe, origin=origin, find_method=self.find_method)
+        if self.data is not None:
+            plan = replace(plan, source=_constant(plan.source, self.data))
+        if self.clients is not None:
+            plan = replace(plan, rule=_constant(plan.rule, self.clients.partition))
+        return plan
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """How a run opens its backbone, if one was given."""
+        clip = self.clip
+        return None if clip is None else lambda table: clip
+
+
+def _constant(block: Block[Any], value: object) -> Block[Any]:
+    """A block that returns the value, whatever its options; they stay in the recipe."""
+    return replace(block, builder=lambda *_, **__: value)
+
+
+def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
+    method: MethodLike,
+    clip: Clip,
+    data: Dataset,
+    clients: Clients,
+    *,
+    compare: Sequence[MethodLike] = (),
+    out: PathLike | None = None,
+    seed: int = 1,
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a method over the clients, beside others if `compare` names some, and score all of them.
+
+    `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
+    `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
+    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
+    of the run, which must not exist; without it the run lives as long as the result does. Ctrl-C ends training after
+    the last finished round; the model of that round is scored and kept. Raises UserError for anything that cannot be
+    trained, before the folder is made.
+
+    >>> import fedprompt as fp
+    >>> data = fp.load_dataset("pictograms", train=2, test=2)
+    >>> clients = fp.partition(data, "iid", clients=2)
+    >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
+    >>> sorted(run.scores.columns)
+    ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
+    """
+    if clients.dataset is not data:
+        raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
+    tables = [_method_table(one) for one in (method, *compare)]
+    given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
+    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=options, settings=settings or {})
+    plan = given.plan(recipe, origin="train")
+    return _start(plan, given, out, callbacks, progress=progress)
+
+
+def _recipe(
+    given: Given,
+    tables: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    train: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Recipe:
+    assert given.data is not None and given.clients is not None and given.clip is not None
+    partition, main = given.clients.partition, dict(tables[0])
+    found: dict[str, Any] = {
+        "name": _folder_name(f"{main.get('label') or main['name']}-{given.data.name}"),
+        "about": f"{main['name']} on {given.data.name}",
+        "seed": seed,
+        "backbone": {"path": given.clip.origin},
+        "data": dict(given.data.table) or {"source": GIVEN_DATA, "name": given.data.name},
+        "partition": dict(partition.table) or {"rule": GIVEN_PARTITION},
+        "method": main,
+        "compare": [dict(table) for table in tables[1:]],
+        "train": dict(train),
+        "evaluate": {"held_out": given.clients.share},
+    }
+    apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())
+    return checked(Recipe, found, origin="train")
+
+
+def _folder_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
+
+
+def _method_table(method: MethodLike) -> tuple[dict[str, Any], type[Method] | None]:
+    """A recipe's table of a method, and the class if it is one that the package does not know by name."""
+    if isinstance(method, Mapping):
+        table, kind = _method_table(method["name"])
+        return {**method, **table}, kind
+    if isinstance(method, str):
+        return {"name": method}, None
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"A method is a name, a class derived from fedprompt.Method, or a table, not {method!r}.")
+    own = method.__module__.removeprefix(f"{methods.__name__}.")
+    if own in methods.names():
+        return {"name": own}, None
+    return {"name": method.__name__}, method
+
+
+def run(
+    recipe: Recipe | PathLike,
+    /,
+    *,
+    out: PathLike | None = None,
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+    clip: Clip | None = None,
+    **settings: Any,
+) -> Run:
+    """Run a recipe: a `Recipe`, a TOML file, or the name of one that the package contains.
+
+    `settings` are keys of the recipe; tables are given as mappings or with dots, `**{"train.rounds": 3}`. `clip` is a
+    backbone that is open already. Without `out` the run lives as long as the result does. Raises UserError as the
+    command `fedprompt run` does.
+    """
+    changes = list(_flat(settings))
+    given, found = Given(clip), recipe
+    if isinstance(found, Recipe):
+        tables = found.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        apply_settings(tables, changes, keys=recipe_keys())
+        plan = given.plan(checked(Recipe, tables, origin=found.name), origin=found.name)
+    else:
+        path = find_recipe(os.fspath(found))
+        plan = given.plan(load_recipe(path, changes), origin=path.name)
+    return _start(plan, given, out, callbacks, progress=progress)
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield setting(f"{before}{key}", value)
+
+
+def _start(
+    plan: Plan, given: Given, out: PathLike | None, callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool
+) -> Run:
+    """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
+    with ExitStack() as stack:
+        kept: tempfile.TemporaryDirectory[str] | None = None
+        if out is None:
+            kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
+            folder = Path(kept.name) / plan.recipe.name
+        else:
+            folder = Path(out).expanduser()
+        listener = stack.enter_context(joined(callbacks, progress=progress))
+        runs.start(plan, folder, callbacks=listener, backbone=given.backbone)
+    return Run(folder, given=given.methods, kept=kept)
+
+
+def resume(  # noqa: PLR0913  (what may have been given from Python)
+    folder: PathLike,
+    /,
+    *,
+    clip: Clip | None = None,
+    data: Dataset | None = None,
+    clients: Clients | None = None,
+    method: type[Method] | Sequence[type[Method]] = (),
+    accept_changes: bool = False,
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+) -> Run:
+    """Continue a run that stopped; the result is bitwise that of a run that never stopped.
+
+    What was given from Python when the run began is given again: `clip`, `data`, `clients` and the class of a `method`
+    of one's own. Raises UserError where one of them is missing or has changed, unless `accept_changes`.
+    """
+    kinds = (method,) if isinstance(method, type) else tuple(method)
+    given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
+    with joined(callbacks, progress=progress) as listener:
+        runs.resume(
+            Path(folder).expanduser(),
+            callbacks=listener,
+            accept_changes=accept_changes,
+            backbone=given.backbone,
+            make_plan=lambda recipe: given.plan(recipe, origin=runs.RECIPE),
+        )
+    return Run(Path(folder).expanduser(), given=given.methods)
