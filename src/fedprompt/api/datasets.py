@@ -168,9 +168,9 @@ def given_in_python(*, name: str = "") -> Dataset:
     )
 
 
-def partition_in_python(dataset: Dataset, *, rule: str = "") -> Partition:
+def partition_in_python(dataset: Dataset, *, by: str = "") -> Partition:
     """Stands in a run's recipe for a partition by a function of one's own; raises UserError."""
     raise UserError(
-        f"The partition{f' by {rule!r}' if rule else ''} of this run was given from Python; continue with "
+        f"The partition{f' by {by!r}' if by else ''} of this run was given from Python; continue with "
         "fedprompt.resume(folder, data=..., clients=...)."
     )

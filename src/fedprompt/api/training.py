@@ -121,7 +121,7 @@ def _recipe(
         "seed": seed,
         "backbone": {"path": given.clip.origin},
         "data": dict(given.data.table) or {"source": GIVEN_DATA, "name": given.data.name},
-        "partition": dict(partition.table) or {"rule": GIVEN_PARTITION},
+        "partition": dict(partition.table) or {"rule": GIVEN_PARTITION, "by": partition.rule},
         "method": main,
         "compare": [dict(table) for table in tables[1:]],
         "train": dict(train),
