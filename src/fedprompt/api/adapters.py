@@ -108,10 +108,16 @@ class Adapter:
 
     @classmethod
     def of_run(
-        cls, folder: Path, *, trial: str | None, given: Mapping[str, type[Method]] | None = None, keep: object = None
+        cls,
+        folder: Path,
+        *,
+        trial: str | None,
+        clip: Clip | None = None,
+        given: Mapping[str, type[Method]] | None = None,
+        keep: object = None,
     ) -> Adapter:
         """The adapter of a run's trial."""
-        return cls(open_adapter(folder, trial=trial), given=given, keep=keep)
+        return cls(open_adapter(folder, trial=trial), clip=clip, given=given, keep=keep)
 
     @property
     def folder(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter
+from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
@@ -32,10 +33,12 @@ class Run:
         self,
         folder: Path,
         *,
+        clip: Clip | None = None,
         given: Mapping[str, type[Method]] | None = None,
         kept: tempfile.TemporaryDirectory[str] | None = None,
     ) -> None:
         self.folder = folder
+        self._clip = clip
         self._given = dict(given or {})
         self._kept = kept  # a temporary folder, which goes with this object
 
@@ -153,7 +156,7 @@ class Run:
 
     def adapter(self, trial: str | None = None) -> Adapter:
         """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared."""
-        return Adapter.of_run(self.folder, trial=trial, given=self._given, keep=self)
+        return Adapter.of_run(self.folder, trial=trial, clip=self._clip, given=self._given, keep=self)
 
     def _trial(self, name: str | None) -> reading.TrialRecord:
         known = {trial.name: trial for trial in self.records.trials}

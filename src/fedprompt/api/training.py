@@ -199,7 +199,7 @@ def _start(
             folder = Path(out).expanduser()
         listener = stack.enter_context(joined(callbacks, progress=progress))
         runs.start(plan, folder, callbacks=listener, backbone=given.backbone)
-    return Run(folder, given=given.methods, kept=kept)
+    return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
 
 def resume(  # noqa: PLR0913  (what may have been given from Python)
@@ -229,4 +229,4 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             backbone=given.backbone,
             make_plan=lambda recipe: given.plan(recipe, origin=runs.RECIPE),
         )
-    return Run(Path(folder).expanduser(), given=given.methods)
+    return Run(Path(folder).expanduser(), clip=clip, given=given.methods)
