@@ -10,12 +10,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from benchmarks.data import data
+from benchmarks.load import CASES, load
 from benchmarks.measure import Job, Result, measure
+from benchmarks.predicting import predicting
 from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
 
@@ -89,7 +92,9 @@ SECTIONS: Mapping[str, Callable[[Job], Iterable[Job]]] = {
 
 FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
     "scale": ("ten thousand clients, two images each", lambda: scale() | import_seconds()),
+    **{f"load-{name}": (case.what, partial(load, name)) for name, case in CASES.items()},
     "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
+    "predict": ("1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU", predicting),
 }
 
 

@@ -60,6 +60,7 @@ rounds = {rounds}
 """
 METHODS = {
     "promptfl": ('name = "promptfl"', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.03'),
+    "fedclip": ('name = "fedclip"', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.003'),
     "fedmvp": ('name = "fedmvp"\nconsistency = 1.0\nsigma = 0.1', 'batch_size = 32\noptimizer = "adamw"\nlr = 0.001'),
 }
 
@@ -115,7 +116,8 @@ class Bench:
         experiment = self.experiment(case.partition)
         trial = experiment.trials[0]
         table = ServerTable.model_validate(
-            {"aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
+            # The rule alone is measured: most attacks here would not get past the default limit of norms.
+            {"norm_limit": 0, "aggregate": {"name": case.rule, **OPTIONS.get(case.rule, {})}}
             | ({"attack": {"adversaries": ADVERSARIES, **_attack(case.attack)}} if case.attack else {})
         )
         method = trial.make_method(experiment.clip)

@@ -25,7 +25,7 @@ METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
 
 # A package imports only from packages of a lower rank; those of one rank stand beside each other.
 RANKS = {
-    **dict.fromkeys(("__init__", "errors", "seeding"), 0),
+    **dict.fromkeys(("__init__", "child_processes", "errors", "seeding"), 0),
     "file_system": 0.4,
     "text_files": 0.5,
     **dict.fromkeys(("config", "ops", "updates"), 1),
@@ -103,6 +103,7 @@ OPTIONAL = {
     "flwr": ("runtimes/flower",),
     "httpx": ("descriptions/endpoint.py",),
     "llm": ("descriptions/plugins.py",),
+    "prometheus_client": ("deploy/metrics.py",),
 }
 
 

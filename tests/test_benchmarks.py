@@ -7,6 +7,7 @@ from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, 
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
+from benchmarks.predicting import predicting
 
 from fedprompt import methods
 
@@ -62,6 +63,11 @@ def test_an_index_is_built_and_opened_and_images_are_decoded(monkeypatch):
     monkeypatch.setattr("fedprompt.data.published.index.MIN_FILES", 0)  # small ones are not worth it otherwise
     found = index(12, classes=4) | decoding(2, ())
     assert len(found) == 5 and all(value >= 0 for value in found.values())
+
+
+def test_predicting_is_measured_beside_the_tower_alone():
+    found = predicting(images=3, names=("zeroshot",), size="tiny")
+    assert len(found) == 4 and found["zeroshot: share of the tower's rate"] > 0
 
 
 def test_a_section_replaces_only_itself():

@@ -25,9 +25,10 @@ from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
 from fedprompt.cli.program import PANELS
-from fedprompt.config.recipe import load_recipe, parse_recipe
+from fedprompt.config.recipe import bundled_recipes, load_recipe, parse_recipe
 from fedprompt.demo.world import pictograms
 from fedprompt.experiments import run as runs
+from fedprompt.experiments.events import run_title
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import EVENTS
 
@@ -103,7 +104,7 @@ def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(f
     said = (finished.parent / "output.txt").read_text(encoding="utf-8")
     assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
     assert "zeroshot" not in said and "fedmvp:" not in said
-    assert re.search(r"Clients hold 39 of [\d,]+ training images \(1 shot per class\)\.", said)
+    assert re.search(r"\d+ clients hold 39 of [\d,]+ training images \(1 shot per class\): ", said)
     assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
     assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
     assert "differences below about 1 point may be noise" in said
@@ -113,7 +114,7 @@ def test_the_protocol_is_in_whole_words(finished: Path) -> None:
     protocol = events(finished)[0]["protocol"]
     assert protocol.startswith(
         "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
-        "the updates with equal weights. Clients hold 39 of"
+        "the updates with equal weights. 3 clients hold 39 of"
     )
 
 
@@ -125,6 +126,7 @@ def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
         "round",
         "score",
         "interval",
+        "mistakes",
         "sample",
         "end",
     }
@@ -264,7 +266,7 @@ def folder_of_images(root: Path) -> Path:
 
 def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
-    overrides = ("-s", f"data.path={images}", "-s", "partition.classes_per_client=1")
+    overrides = ("-s", f"data.path={images}")
     assert "16 images, 0 problems." in call("check", "own_folder", *overrides)
     drawn = tmp_path / "partition.svg"
     assert "client-1" in call("partition", "own_folder", *overrides, "--plot", drawn)
@@ -280,14 +282,16 @@ def test_a_folder_of_own_images_works(tmp_path: Path) -> None:
 
 def test_a_partition_with_a_single_client_is_warned_of(tmp_path: Path) -> None:
     images = folder_of_images(tmp_path / "images")
-    said = call("partition", "own_folder", "-s", f"data.path={images}")
+    few = ("-s", f"data.path={images}", "-s", "data.base=half", "-s", "partition.rule=class_chunks")
+    few += ("-s", "partition.classes_per_client=5")
+    said = call("partition", "own_folder", *few)
     warning = (
         "Warning: The partition rule class_chunks makes a single client: 'images' has 2 base classes and "
         "classes_per_client is 5; give classes_per_client at most 1 for two clients or more."
     )
     assert warning in said
     small = ("-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "backbone.path=demo", "-s", "compare=[]")
-    assert warning in call("run", "own_folder", "-s", f"data.path={images}", *small, "--out", tmp_path / "run")
+    assert warning in call("run", "own_folder", *few, *small, "--out", tmp_path / "run")
 
 
 def test_commands_without_a_run_print_their_results() -> None:
@@ -323,10 +327,11 @@ def test_wrong_folders_are_named(recipe: Path, finished: Path, tmp_path: Path) -
     assert "nowhere.toml" in sentence("run", tmp_path / "nowhere.toml")
     assert str(finished) in sentence("run", recipe, "--out", finished)  # a run is never overwritten
     assert "no run.jsonl" in sentence("report", tmp_path)
+    own = ("-s", "backbone.path=demo", "--out", tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    assert "empty" in sentence("run", "own_folder", "-s", f"data.path={tmp_path / 'empty'}", "--out", tmp_path / "run")
+    assert "empty" in sentence("run", "own_folder", "-s", f"data.path={tmp_path / 'empty'}", *own)
     missing = tmp_path / "missing"
-    assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", "--out", tmp_path / "run")
+    assert "missing" in sentence("run", "own_folder", "-s", f"data.path={missing}", *own)
 
 
 def test_corrupt_images_and_empty_classes_are_named(tmp_path: Path) -> None:
@@ -386,7 +391,7 @@ def test_a_mistyped_command_is_corrected_once() -> None:
 
 def test_both_spellings_of_the_multi_label_task_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[str] = []
-    monkeypatch.setattr(cli, "run", lambda recipe, *_: started.append(recipe))
+    monkeypatch.setattr(cli, "run", lambda recipe, *_, **__: started.append(recipe))
     for task in ("single", "multi-label", "multilabel"):
         call("demo", "--task", task)
     assert started == ["demo", "multilabel", "multilabel"]
@@ -490,3 +495,84 @@ def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_p
         f"{'x' * 300}.jpg": "cannot be read .File name too long",
     }.items():
         assert re.search(what, sentence("predict", finished, tmp_path / name))
+
+
+def test_without_a_network_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from fedprompt.cli.main import app\n"
+        "try:\n"
+        "    app(['run', 'own_folder', '--set', 'train.rounds=1', '--out', sys.argv[1]])\n"
+        "except SystemExit as end:\n"
+        "    print(end.code, {'torch', 'transformers', 'matplotlib'} & set(sys.modules))\n"
+    )
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    words = [sys.executable, "-c", program, str(tmp_path / "run")]
+    done = subprocess.run(words, env=environ, text=True, capture_output=True)
+    assert done.stdout.strip() == "2 set()"
+    name = "openai/clip-vit-base-patch16"
+    assert f"The backbone '{name}' cannot be opened" in done.stderr and "Set backbone.path=demo" in done.stderr
+    assert f"`fedprompt backbone fetch {name} FOLDER` on a machine with a network" in done.stderr
+
+
+def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    images = ("-s", f"data.path={tmp_path / 'no images'}")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for place, words in {
+        tmp_path / "file": "which is a file; choose another folder with --out",
+        tmp_path / "file" / "run": "which does not exist, since a part of this path is a file",
+        tmp_path / "full": "is not empty (it holds 'thesis.tex'); choose a new folder for the run",
+        Path("/proc/run"): "Nothing can be written to /proc/run (No such file or directory)",
+    }.items():
+        assert words in sentence("run", "own_folder", *images, "--out", place)
+    assert (tmp_path / "full" / "thesis.tex").read_text() == "x"
+
+
+def test_what_an_interrupted_start_leaves_behind_does_not_stand_in_the_way(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".lock", "recipe.toml", "partition.json"):
+        (folder / name).write_text("")
+    call("run", recipe, "-s", "train.rounds=1", "-s", "compare=[]", "--out", folder, "--quiet")
+
+
+def test_recipes_are_listed_with_a_line_each() -> None:
+    lines = call("config", "list").splitlines()
+    assert [line.split()[0] for line in lines] == list(bundled_recipes())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path: Path) -> None:
+    images = folder_of_images(tmp_path / "images")
+    own = ("-s", f"data.path={images}", "-s", "backbone.path=demo")
+    said = call("doctor", "own_folder", *own, "--out", tmp_path / "runs")
+    assert "recipe own_folder.toml" in said and "16 images, 4 classes" in said and "FAILED" not in said
+    lost = call("doctor", "own_folder", "-s", "data.path=gone", "-s", "backbone.path=nowhere", code=2)
+    assert lost.count("FAILED") == 2 and "There is no backbone folder 'nowhere'" in lost
+    wrong = call("doctor", "own_folder", "-s", "data.pat=gone", "--out", "/proc/runs", code=2)
+    assert wrong.count("FAILED") == 2 and "did you mean 'path'?" in wrong and "Nothing can be written to" in wrong
+
+
+def test_titles_name_the_methods_that_ran_and_data_and_not_an_earlier_recipe(finished: Path) -> None:
+    assert events(finished)[0]["title"] == "FedMVP, Zero-shot CLIP and PromptFL on pictograms"
+    assert run_title(["FedLoRA"], "images") == "FedLoRA on images"
+    assert run_title(list("abcde"), "images") == "a and 4 other methods on images"
+    about = call("config", "show", "demo").splitlines()
+    assert any(line.startswith("about = ") for line in about)
+    replaced = call("config", "show", "demo", "-s", "method.name=fedvpt")
+    assert 'about = ""' in replaced or "about = " not in replaced
+    given = call("config", "show", "demo", "-s", "method.name=fedvpt", "-s", "about=Mine.")
+    assert 'about = "Mine."' in given
+
+
+def test_shells_complete_commands_and_recipes() -> None:
+    for words, place, expected in (
+        ("fedprompt pre", 1, ["predict"]),
+        ("fedprompt run own", 2, ["own_folder", "own_table"]),
+    ):
+        environ = {"_FEDPROMPT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(place)}
+        program = [sys.executable, "-c", "from fedprompt.cli.main import app; app(prog_name='fedprompt')"]
+        done = subprocess.run(program, env={**os.environ, **environ}, capture_output=True, text=True)
+        assert done.stdout.split() == expected, done.stderr

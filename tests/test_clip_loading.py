@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fedprompt.clip import loading
+from fedprompt.clip import hub, loading
+from fedprompt.clip.loading import preprocess
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
 from fedprompt.testing import tiny_model, tiny_processor, tiny_tokenizer
@@ -77,17 +80,19 @@ def test_without_a_network_a_hub_id_that_is_not_cached_is_refused_with_the_fix(m
     def no_network() -> NoReturn:
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(loading, "get_session", no_network)
-    loading.hub_answers.cache_clear()
-    with pytest.raises(UserError, match=r"set backbone\.path to a local folder with a CLIP in it, or to demo"):
-        loading.require_available("nobody/nothing")
-    loading.hub_answers.cache_clear()
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "get_session", no_network)
+    hub.hub_answers.cache_clear()
+    with pytest.raises(
+        UserError, match=r"Set backbone\.path=demo .* or to the folder of a CLIP.*`fedprompt backbone fetch"
+    ):
+        hub.require_available("nobody/nothing")
+    hub.hub_answers.cache_clear()
 
 
 def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "try_to_load_from_cache", lambda name, file: str(folder / file))
-    loading.require_available("somebody/clip")
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: str(folder / file))
+    hub.require_available("somebody/clip")
     wanted = []
     monkeypatch.setattr(
         loading.CLIPConfig, "get_config_dict", lambda origin, **settings: wanted.append((origin, settings)) or ({}, {})
@@ -128,3 +133,16 @@ def test_missing_weights_are_not_made_up(copy: Path) -> None:
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks 1 weights, 'visual_projection\.weight' first"):
         Clip.load(copy)
+
+
+@pytest.mark.parametrize("excess", range(9))
+def test_the_centre_crop_rounds_half_pixels_down(excess: int) -> None:
+    """OpenAI's rounds them to an even number, which differs by one pixel for 3 and 7 pixels in excess."""
+    processor = tiny_processor()
+    size = processor.crop_size["height"]
+    columns = np.arange(size + excess, dtype=np.uint8)
+    pixels = np.broadcast_to(columns[None, :, None], (size, size + excess, 3))
+    made = preprocess(processor, size, [Image.fromarray(np.ascontiguousarray(pixels))])[0, 0, 0]  # [W]
+    first = round(float(made[0] * processor.image_std[0] + processor.image_mean[0]) * 255)
+    assert first == excess // 2
+    assert (round(excess / 2) - first == 1) == (excess % 4 == 3)

@@ -11,11 +11,13 @@ from torch.nn.functional import cosine_similarity, pad
 from transformers import CLIPModel
 from transformers.activations import QuickGELUActivation
 
+from fedprompt.clip import encoders
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip, Prompts
 from fedprompt.clip.towers import LeanQuickGELU
 from fedprompt.data.images import Images
 from fedprompt.errors import UserError
+from fedprompt.ops.layers import recomputed
 from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
 
 TEXTS = ("a photo of a dog.", "the cat", "a photo of a zebra which has four legs.")
@@ -299,3 +301,26 @@ def test_the_lean_activation_keeps_one_tensor_for_its_gradient() -> None:
     whole = QuickGELUActivation()(x)
     torch.testing.assert_close(lean, whole)
     torch.testing.assert_close(torch.autograd.grad(lean.sum(), x), torch.autograd.grad(whole.sum(), x))
+
+
+def test_many_texts_are_encoded_in_parts_with_the_same_features_and_gradients(
+    tiny_clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"<ctx> a {name}." for name in ("cat", "dog", "house", "tree house", "sea")]
+    vectors = tiny_clip.token_embeddings("a photo of")
+
+    def encoded() -> tuple[torch.Tensor, torch.Tensor]:
+        context = vectors.clone().requires_grad_()
+        features = tiny_clip.encode_text(tiny_clip.fill(texts, ctx=context))
+        features.square().sum().backward()
+        assert context.grad is not None
+        return features.detach(), context.grad
+
+    whole = encoded()
+    monkeypatch.setattr(encoders, "MOST_TEXTS", 4)
+    monkeypatch.setattr(encoders, "TEXTS", 2)
+    sizes: list[int] = []
+    monkeypatch.setattr(encoders, "recomputed", lambda run, x: sizes.append(len(x)) or recomputed(run, x))
+    for mine, theirs in zip(encoded(), whole, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    assert sizes == [2, 2, 1]

@@ -10,7 +10,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedprompt.clip.model import Clip
+from fedprompt.clip.prompts import ContextSlot, plain_text
 from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.testing import TinyImages, tiny_model, tiny_processor, tiny_tokenizer
 from fedprompt.testing.tiny import WORDS
@@ -38,6 +40,28 @@ def test_a_place_filled_with_words_is_the_sentence_with_those_words(
         assert torch.equal(ours[: len(row)], tiny_clip.model.text_model.embeddings.token_embedding(torch.tensor(row)))
     place = prompts.embeddings[torch.arange(len(texts))[:, None], prompts.slots["ctx"]]
     assert torch.equal(place, tiny_clip.token_embeddings(context).expand(len(texts), -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("typeset", "plain"),
+    [
+        ("dog\u2019s \u201ctail\u201d", 'dog\'s "tail"'),
+        ("\u2018a\u2019 \u201ab\u201b \u02bcc \u201ed\u201f", "'a' 'b' 'c \"d\""),
+        ("\ufb01sh and \ufb02oor, o\ufb03ce", "fish and floor, office"),
+        ("\uff44\uff4f\uff47\u3000\uff11", "dog 1"),
+        ("salt &amp; pepper, &amp;lt;3, &#39; dog&rsquo;s", "salt & pepper, <3, ' dog's"),
+        ("a \u2013 b \u2014 c \u2010 d \u2026 \u00ab e \u00bb \u00fcber \u5b57", None),
+    ],
+)
+def test_typeset_texts_are_read_as_openais_tokenizer_reads_them(
+    tiny_clip: Clip, typeset: str, plain: str | None
+) -> None:
+    """What `ftfy.fix_text` and two `html.unescape` make of them; dashes, for one, stay."""
+    expected = typeset if plain is None else plain
+    assert plain_text(typeset) == expected == plain_text(expected)
+    tokenizer = tiny_clip.tokenizer
+    assert tokenizer.pieces([typeset]) == [tokenizer.tokenizer(expected, add_special_tokens=False)["input_ids"]]
+    assert torch.equal(*(tiny_clip.text_features((text,)) for text in (typeset, expected)))
 
 
 def test_each_text_may_have_vectors_of_its_own(tiny_clip: Clip) -> None:
@@ -98,3 +122,32 @@ def test_text_is_only_tokenised_once(tiny_parts: Any) -> None:
     clip.fill(["<ctx> dog."], ctx=torch.ones(3, clip.text_width))
     clip.text_features(["a cat"])
     assert clip.image_features(Images(TinyImages(), (0,))).shape == (1, clip.dim)
+
+
+@pytest.mark.parametrize(
+    ("init", "words", "text"),
+    [
+        ("", "", "<ctx> dog."),
+        ("a photo of a", "a photo of a", "<ctx> dog."),
+        ("a photo of a {}.", "a photo of a", "<ctx> dog."),
+        ("a photo of a {} textile.", "a photo of a", "<ctx> dog textile."),
+        ("{} in the wild.", "", "<ctx> dog in the wild."),
+        ("{}", "", "<ctx> dog"),
+        ('a photo of a "{}".', "a photo of a", '<ctx> "dog".'),
+        ("a photo: {}, not a {}.", "a photo:", "<ctx> dog, not a dog."),
+        ("anti{} paint", "", "<ctx> antidog paint"),
+    ],
+)
+def test_a_context_stands_in_place_of_the_words_before_the_name(init: str, words: str, text: str) -> None:
+    slot = ContextSlot.of(init)
+    assert slot.words == words and slot.texts(["dog"]) == (text,)
+
+
+@given(PHRASES, TAILS, st.sampled_from(["", '"', "("]))
+def test_a_slot_filled_with_its_own_words_is_the_template(tiny_clip: Clip, lead: str, tail: str, quote: str) -> None:
+    template = f"{lead} {quote}{{}}{tail}"
+    space = LabelSpace(("dog", "four_legs"), template=template)
+    slot = ContextSlot.of(template)
+    written = tiny_clip.fill(space.texts())
+    prompts = tiny_clip.fill(slot.texts(space.names), ctx=tiny_clip.token_embeddings(slot.words))
+    assert torch.equal(prompts.embeddings, written.embeddings) and torch.equal(prompts.end, written.end)

@@ -157,13 +157,13 @@ def test_what_cannot_be_read_is_named_in_a_full_sentence(tmp_path, kind):
 
 
 def test_a_folder_is_not_an_image(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is a folder; replace or remove it"):
         decode(tmp_path)
 
 
 def test_a_small_file_of_too_many_pixels_is_refused_before_it_unpacks(tmp_path, monkeypatch):
     path = saved(Image.new("1", (200, 101)), tmp_path / "bomb.png")
-    monkeypatch.setattr(image_formats, "MAX_PIXELS", 200 * 100)
+    monkeypatch.setattr(image_formats, "BUDGET", 4 * 200 * 100)
     monkeypatch.setattr(Image.Image, "convert", None)  # nothing is unpacked or converted
     with pytest.raises(UserError, match=r"bomb\.png has 200 x 101 pixels.*scale it down"):
         decode(path)
@@ -293,8 +293,64 @@ def test_a_heic_photo_without_the_package_names_the_fix(tmp_path, monkeypatch):
 
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(UserError, match=r"a\.jpg cannot be read: it is not a regular file"):
+    with pytest.raises(UserError, match=r"a\.jpg is a pipe, not a regular file"):
         decode(tmp_path / "a.jpg")
     (tmp_path / "b.jpg").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"b\.jpg cannot be read: it is not a regular file"):
+    with pytest.raises(UserError, match=r"b\.jpg is a device, not a regular file"):
         decode(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("jpg", {}), ("jp2", {})])
+def test_an_image_above_the_budget_is_decoded_at_half_its_size_where_the_format_can(
+    tmp_path, monkeypatch, suffix, options
+):
+    path = saved(Image.linear_gradient("L").convert("RGB"), tmp_path / f"a.{suffix}", **options)
+    whole = decode(path)
+    monkeypatch.setattr(image_formats, "BUDGET", 20 * 128 * 128 // 2)
+    half = decode(path)
+    assert half.size == (128, 128) and half.mode == "RGB"
+    assert np.abs(np.asarray(whole.reduce(2)).astype(int) - np.asarray(half)).max() <= 3
+    monkeypatch.setattr(image_formats, "MAX_REDUCED", 256 * 256 - 1)
+    with pytest.raises(UserError, match=rf"a\.{suffix} has 256 x 256 pixels.*scale it down"):
+        decode(path)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "avif", "png", "gif", "bmp", "tif", "ppm"])
+def test_an_image_above_the_budget_is_refused_where_the_format_cannot_reduce(tmp_path, monkeypatch, suffix):
+    path = saved(Image.new("RGB", (64, 64), "red"), tmp_path / f"a.{suffix}")
+    assert decode(path).size == (64, 64)
+    monkeypatch.setattr(image_formats, "BUDGET", 4 * 64 * 63)
+    monkeypatch.setattr(Image.Image, "load", None)
+    monkeypatch.setattr(Image.Image, "convert", None)
+    with pytest.raises(UserError, match=rf"a\.{suffix} has 64 x 64 pixels.*scale it down"):
+        decode(path)
+
+
+def test_a_jpeg_of_many_scans_is_refused(tmp_path):
+    path = saved(Image.effect_noise((64, 64), 50), tmp_path / "a.jpg", progressive=True)
+    content = path.read_bytes()
+    assert decode(path).size == (64, 64)
+    last = content.rindex(b"\xff\xda")
+    path.write_bytes(content[:-2] + content[last:-2] * 200 + content[-2:])
+    with pytest.raises(UserError, match=r"a\.jpg is a JPEG of 20\d scans, more than 100; save it again"):
+        decode(path)
+
+
+def test_a_file_of_too_many_bytes_is_not_decoded(tmp_path):
+    path = saved(Image.new("RGB", (4, 4)), tmp_path / "a.webp")
+    os.truncate(path, image_formats.LARGEST_FILE + 1)
+    with pytest.raises(UserError, match=r"a\.webp has more than 512 MiB; scale it down"):
+        decode(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16", "I", "F"])
+def test_images_of_more_than_one_strip_are_converted_as_a_whole(mode, monkeypatch):
+    ramp = np.arange(40 * 7).reshape(40, 7)
+    image = Image.fromarray(ramp.astype({"I;16": np.uint16, "I": np.int32, "F": np.float32}.get(mode, np.uint8)))
+    if mode in ("RGBA", "LA", "P"):
+        image = image.convert(mode)
+        image.putalpha(77) if mode != "P" else image.info.update(transparency=5)
+    monkeypatch.setattr(image_formats, "STRIP", 1000)
+    whole = np.asarray(to_rgb(image, window="minmax"))
+    monkeypatch.setattr(image_formats, "STRIP", 16)
+    assert np.array_equal(whole, np.asarray(to_rgb(image, window="minmax")))

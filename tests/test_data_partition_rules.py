@@ -16,6 +16,7 @@ from fedprompt.data.partition.by_domain import by_domain
 from fedprompt.data.partition.by_site import by_site
 from fedprompt.data.partition.class_chunks import class_chunks
 from fedprompt.data.partition.dirichlet import dirichlet
+from fedprompt.data.partition.domains_or_dirichlet import NO_DOMAIN, domains_or_dirichlet
 from fedprompt.data.partition.iid import iid
 from fedprompt.data.partition.label_clusters import label_clusters
 from fedprompt.errors import UserError
@@ -250,3 +251,70 @@ def test_dirichlet_with_any_finite_alpha_assigns_every_image(alpha: float) -> No
     data = single_label(7, each=13)
     sizes = class_counts(dirichlet(data, clients=4, alpha=alpha), data).sum(dim=1)
     assert int(sizes.sum()) == 91 and (alpha < 1 or int(sizes.max() - sizes.min()) <= 7)
+
+
+def test_domains_are_the_clients_where_there_are_several():
+    data = single_label(3, each=4, domains=("art", "photo", "sketch"), unseen=("sketch",))
+    shards = domains_or_dirichlet(data).shards
+    assert [(shard.name, shard.domain, shard.classes) for shard in shards] == [
+        ("art", "art", (0, 1, 2)),
+        ("photo", "photo", (0, 1, 2)),
+    ]
+    assert [len(shard.rows) for shard in shards] == [12, 12]
+
+
+@pytest.mark.parametrize("domains", [("",), ("photo",), ("photo", "sketch")])
+def test_one_domain_is_split_by_label_skew(domains):
+    data = single_label(4, each=30, domains=domains, unseen=domains[1:])
+    found, drawn = domains_or_dirichlet(data, seed=3), dirichlet(data, clients=3, seed=3)
+    assert [(shard.rows, shard.domain) for shard in found.shards] == [(shard.rows, "") for shard in drawn.shards]
+
+
+@pytest.mark.parametrize(
+    ("classes", "each", "clients"),
+    [(1, 1, 1), (1, 2, 2), (3, 1, 2), (20, 3, 2), (10, 12, 3), (10, 33, 8), (40, 50, 10)],
+)
+def test_the_number_of_clients_follows_from_the_number_of_images(classes, each, clients):
+    found = domains_or_dirichlet(single_label(classes, each=each))
+    assert len(found.shards) == clients and sum(len(shard.rows) for shard in found.shards) == classes * each
+
+
+def test_a_number_of_clients_that_is_stated_is_taken():
+    assert len(domains_or_dirichlet(single_label(4, each=10), clients=7).shards) == 7
+    with pytest.raises(UserError, match="clients >= 0, not -1"):
+        domains_or_dirichlet(single_label(4), clients=-1)
+
+
+@pytest.mark.parametrize("data", [single_label(6, each=40), multi_label(rows=300)], ids=["single", "multi"])
+def test_clients_are_tested_on_all_test_images_each_once(data):
+    shards = domains_or_dirichlet(data, clients=4).shards
+    rows = [row for shard in shards for row in shard.test]
+    assert sorted(rows) == data.rows(split="test").tolist()
+
+
+def test_a_clients_test_images_have_its_label_distribution():
+    data = single_label(3, each=30)
+    data = dataclasses.replace(data, splits=tuple("test" if row % 2 else "train" for row in range(len(data.splits))))
+    for shard in domains_or_dirichlet(data, clients=3, alpha=0.2).shards:
+        trained, tested = (torch.bincount(data.targets[list(rows)], minlength=3) for rows in (shard.rows, shard.test))
+        assert (trained - tested).abs().max() <= 2, (trained, tested)
+
+
+def test_shots_limit_who_holds_what_but_not_the_test_images():
+    data = single_label(5, each=20)
+    shards = domains_or_dirichlet(data, clients=2, shots=3).shards
+    assert sum(len(shard.rows) for shard in shards) == 15
+    assert sum(len(shard.test) for shard in shards) == len(data.rows(split="test"))
+
+
+def test_images_without_a_domain_are_a_client_beside_the_domains():
+    data = single_label(2, each=3, domains=("photo", ""))
+    first, other = domains_or_dirichlet(data).shards
+    assert (first.name, other.name, other.domain) == ("photo", NO_DOMAIN, "")
+    assert {data.domains[row] for row in (*other.rows, *other.test)} == {""}
+
+
+def test_by_domain_warns_of_a_single_client():
+    (warning,) = by_domain(single_label(3, domains=("photo",)), shots="all").warnings
+    assert "makes a single client" in warning and "'photo'" in warning
+    assert not by_domain(single_label(3, domains=("photo", "art")), shots="all").warnings

@@ -154,7 +154,7 @@ def test_certificates_that_expire_are_named_and_renewed_by_one_command(
     (warning,) = expiry_warnings(server)
     assert "server.pem expires in" in warning and "fedprompt deploy renew" in warning
     found = {one.what: one for one in run_checks(server, "demo", server)}["certificates of hospitals"]
-    assert "server.pem expires in" in found.found and found.fix
+    assert "server.pem expires in" in found.found and found.failed
     before, key = authority_fingerprint(own / "ca.crt"), (own / "server.key").read_bytes()
     assert len(renew_certificates(server, authority_key=None)) == 1 and not expiry_warnings(server)
     monkeypatch.setattr(certificates, "_now", lambda: now + datetime.timedelta(days=5 * 730 - 10))

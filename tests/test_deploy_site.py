@@ -122,6 +122,25 @@ def test_a_site_with_its_own_images_opens_no_others(tmp_path: Path) -> None:
     assert answer.kind == REFUSED and "data" in answer.fields["reason"]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "rule"),
+    [
+        ("[data]", '[backbone]\npath = "{}"\n[data]', "backbone"),
+        ("[data]", '[backbone]\npath = "../{}"\n[data]', "backbone"),
+        ("[data]", '[backbone]\npath = "~/a/b"\n[data]', "backbone"),
+        ("[partition]", 'folders = {{ east = "{}" }}\n[partition]', "data"),
+        ('source = "sites"\nclasses = ["secret-class", "b"]', 'source = "image_folder"\npath = "{}"', "data"),
+        ('source = "sites"\nclasses = ["secret-class", "b"]', 'source = "huggingface"\npath = "{}"', "data"),
+    ],
+)
+def test_a_job_names_no_path_at_a_site(tmp_path: Path, before: str, after: str, rule: str) -> None:
+    """Attack 20: a path of the site's in a job."""
+    job = fields()
+    job["recipe"] = str(job["recipe"]).replace(before, after.format(tmp_path), 1)
+    answer = site(tmp_path).answer(Payload(TRAIN, job))
+    assert answer.kind == REFUSED and f"(rule {rule})" in answer.fields["reason"], answer.fields
+
+
 def test_small_counts_and_scores_stay_at_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "versions", dict)
     for place, count in (("train/secret-class", 6), ("train/b", 2), ("test/b", 3)):
@@ -132,7 +151,7 @@ def test_small_counts_and_scores_stay_at_the_site(tmp_path: Path, monkeypatch: p
     own = site(tmp_path, data=str(tmp_path / "images"))
     hello, score = (own.answer(Payload(kind, fields(method="zeroshot"))) for kind in (HELLO, EVALUATE))
     assert (hello.kind, score.kind) == (DONE, DONE), (hello.fields, score.fields)
-    assert hello.fields["labels"] == [6, None] and hello.fields["images"] == 5
+    assert hello.fields["labels"] == [None, None] and hello.fields["images"] == 5
     assert score.fields["score"] is None
 
 

@@ -49,7 +49,7 @@ def report_of(folder: Path, events: list[Event], known: list[Event]) -> list[Any
 
 def test_a_new_run_is_reported_from_its_beginning(tmp_path: Path) -> None:
     events = [HEADER, BEGUN, round_event(1, failed={1: "is not connected."}), round_event(2), END]
-    assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
+    assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, client 1: is not connected.", 2]
 
 
 def test_a_run_that_removed_its_failed_events_is_reported_completely(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_examples_pass_their_batteries(scratch: Path) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_runs(scratch: Path) -> None:
-    said = run("-m", "fedprompt", "run", "my_recipe.toml", "--out", "out", folder=scratch)
+    said = run("-m", "fedprompt", "run", "my_recipe.toml", "--out", "out", "--trust-code", "my_package", folder=scratch)
     assert "TextShift: 1 round" in said
     assert '"client-2"' in (scratch / "out" / "run.jsonl").read_text(encoding="utf-8")
 

@@ -7,6 +7,7 @@ import torch
 
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.federated import evaluate as evaluate_module
 from fedprompt.federated.evaluate import evaluate, predict, score
 from toys import SPACE, Toy, fake_clip, toy_client
 
@@ -37,6 +38,13 @@ def test_the_classifier_is_built_once_and_pictures_come_in_batches() -> None:
     whole = predict(method, fake_clip(), examples.images, examples.space)
     assert method.seen[1:] == [[7]]
     assert torch.allclose(logits, whole) and logits.shape == (7, 4)
+
+
+def test_batches_are_smaller_where_there_are_many_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate_module, "MOST_CLASSES", 2)
+    method, examples = Counting(), toy_client(0, examples=7).train
+    predict(method, fake_clip(), examples.images, examples.space, batch_size=6)
+    assert method.seen == [[3, 3, 1]]
 
 
 def test_a_score_uses_its_own_candidates() -> None:

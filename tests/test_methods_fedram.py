@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
@@ -33,29 +34,62 @@ def test_without_tokens_and_adapters_it_is_clip(tiny_clip: Clip) -> None:
     for adapter in method.adapters:
         nn.init.zeros_(adapter.out.weight)
     text = method._texts(tiny_clip, SPACE)
-    torch.testing.assert_close(text, tiny_clip.text_features(SPACE.texts()))
+    torch.testing.assert_close(unit(text), tiny_clip.text_features(SPACE.texts()))
     image, patches = method._views(tiny_clip, IMAGES, text)
     torch.testing.assert_close(image, tiny_clip.image_features(IMAGES))
     values = tiny_clip.value_tokens(IMAGES, tiny_clip.image_blocks)
     torch.testing.assert_close(patches, unit(tiny_clip.project_image(values))[:, 1:], rtol=1e-4, atol=1e-5)
 
 
-def test_views_are_the_papers(tiny_clip: Clip, monkeypatch) -> None:
-    """Block by block from the embeddings on; the last two of three blocks adapted."""
-    monkeypatch.setattr(fedram, "ADAPTED", 2)
-    method = FedRAM(tiny_clip, n_image=2, generator=stream(0))
-    vision, text = tiny_clip.model.vision_model, tiny_clip.text_features(SPACE.texts())
-    main = local = vision.pre_layrnorm(tiny_clip.image_embeddings(IMAGES))
+def views(method: FedRAM, clip: Clip, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The paper's two streams, block by block from the embeddings on; all but the first block are adapted."""
+    vision, seen = clip.model.vision_model, 1 + clip.patches
+    main = local = vision.pre_layrnorm(clip.image_embeddings(IMAGES))
     for number, block in enumerate(vision.encoder.layers):
-        local = local + tiny_clip.value_attention(number, main)
-        if number:
-            adapted = method.adapters[number - 1](main[:, 1:], text)
-            local = torch.cat([local[:, :1], local[:, 1:] + adapted], dim=1)
-            main = torch.cat([main, method.image_tokens[number - 1].expand(3, -1, -1)], dim=1)
-        main = block(main, None)[:, : 1 + tiny_clip.patches]
-    image, patches = method._views(tiny_clip, IMAGES, text)
-    torch.testing.assert_close(image, unit(tiny_clip.project_image(main[:, 0])), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(patches, unit(tiny_clip.project_image(local[:, 1:])), rtol=1e-4, atol=1e-5)
+        local = local + clip.value_attention(number, main)
+        if not number:
+            main = block(main, None)
+            continue
+        main = torch.cat([main, method.image_tokens[number - 1].expand(3, -1, -1)], dim=1)
+        main = block(main, None)[:, :seen]  # attention and MLP, after which the learned tokens go
+        local = local + F.pad(method.adapters[number - 1](main[:, 1:], text), (0, 0, 1, 0))
+    return unit(clip.project_image(main[:, 0])), unit(clip.project_image(local[:, 1:]))
+
+
+def test_views_and_their_gradients_are_the_papers(tiny_clip: Clip, monkeypatch) -> None:
+    """The adapters read each block's output and the texts as the tower gives them, not scaled to length one."""
+    monkeypatch.setattr(fedram, "ADAPTED", 2)
+    method = FedRAM(tiny_clip, n_image=2, n_text=2, generator=stream(0))
+    prompted = method._texts(tiny_clip, SPACE)
+    assert (prompted.norm(dim=1) - 1).abs().min() > 0.01
+    for adapter in method.adapters:  # as if the texts were attended to with a large gain
+        nn.init.constant_(adapter.keys.weight, 3.0)
+    found, gradients = [], []
+    for view in (method._views(tiny_clip, IMAGES, prompted), views(method, tiny_clip, prompted)):
+        score = sum((part * torch.randn(part.shape, generator=stream(1))).sum() for part in view)
+        used = [value for name, value in method.named_parameters() if name != "temperatures"]
+        found.append(view)
+        gradients.append(torch.autograd.grad(score, used, retain_graph=True))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+def test_scores_divide_by_the_temperatures_themselves(tiny_clip: Clip) -> None:
+    method = FedRAM(tiny_clip, tau=0.01, generator=stream(0))
+    torch.testing.assert_close(method.temperatures.detach(), torch.tensor([1 / tiny_clip.scale, 0.01]))
+    text = method._texts(tiny_clip, SPACE)
+    image, _ = method._views(tiny_clip, IMAGES, text)
+    scores = method._scores(tiny_clip, IMAGES, text)[0]
+    torch.testing.assert_close(scores, tiny_clip.scale * image @ unit(text).T)
+    slope = torch.autograd.grad(scores.sum(), method.temperatures)[0]
+    torch.testing.assert_close(slope[0], -(scores.sum() * tiny_clip.scale))  # d (x / tau) = -x / tau^2
+
+
+def test_a_temperature_never_counts_as_less_than_a_tenth_of_its_start(tiny_clip: Clip) -> None:
+    method = FedRAM(tiny_clip, tau=0.01, generator=stream(0))
+    method.temperatures.data.copy_(torch.tensor([-1.0, 0.02]))
+    torch.testing.assert_close(method._taus(), torch.tensor([0.1 / tiny_clip.scale, 0.02]))
+    assert torch.autograd.grad(method._taus().sum(), method.temperatures)[0].tolist() == [1.0, 1.0]  # it can come back
 
 
 def test_text_tokens_stand_for_one_block_only(tiny_clip: Clip) -> None:
@@ -70,7 +104,7 @@ def test_text_tokens_stand_for_one_block_only(tiny_clip: Clip) -> None:
         longer = torch.cat([states[:, :1], method.text_tokens[number - 1][None], states[:, 1:]], dim=1)
         longer = block(longer, None, is_causal=True)
         states = torch.cat([longer[:, :1], longer[:, 3:]], dim=1)
-    expected = unit(tiny_clip.model.text_projection(tower.final_layer_norm(states[:, -1])))
+    expected = tiny_clip.model.text_projection(tower.final_layer_norm(states[:, -1]))
     found = method._texts(tiny_clip, LabelSpace(("dog",)))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 

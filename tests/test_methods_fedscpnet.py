@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import prompted_texts
+from fedprompt.methods.base import context_templates
 from fedprompt.methods.fedscpnet import FedSCPNet
 from fedprompt.methods.promptfl import PromptFL
 from fedprompt.ops.layers import unit
@@ -50,13 +50,24 @@ def test_rows_sum_to_one_and_keep_the_nearest(count: int, neighbours: int, seed:
 def test_texts_are_the_papers_formula(tiny_clip: Clip) -> None:
     method = FedSCPNet(tiny_clip, neighbours=2, generator=stream(0))
     torch.nn.init.normal_(method.weights[2], std=0.3, generator=stream(1))
-    text, graph = prompted_texts(tiny_clip, SPACE, method.context), method.graph(tiny_clip.text_features(SPACE.texts()))
-    hidden = text
+    hidden = text = tiny_clip.encode_text(tiny_clip.fill(context_templates(SPACE), ctx=method.context))
+    assert (text.norm(dim=1) - 1).abs().min() > 0.01  # not scaled to length one before the graph
+    graph = method.graph(tiny_clip.text_features(SPACE.texts()))
     for weight in method.weights:
         hidden = graph @ hidden @ weight
         if weight is not method.weights[2]:
             hidden = torch.where(hidden > 0, hidden, 0.2 * hidden)
     torch.testing.assert_close(method.texts(tiny_clip, SPACE), unit(text + hidden), rtol=1e-5, atol=1e-5)
+
+
+def test_the_papers_scale_stands_for_clips(tiny_clip: Clip) -> None:
+    ten, own = (FedSCPNet(tiny_clip, scale=scale, generator=stream(0)) for scale in (10.0, 0.0))
+    text = own.texts(tiny_clip, SPACE)
+    expected = 10 * tiny_clip.image_features(IMAGES) @ text.T
+    torch.testing.assert_close(ten.classifier(tiny_clip, SPACE)(IMAGES), expected)
+    many = LabelSpace(SPACE.names, "multi")
+    ratio = ten.classifier(tiny_clip, many)(IMAGES) / own.classifier(tiny_clip, many)(IMAGES)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.1))  # region scores are 100 times a cosine
 
 
 def test_a_lone_class_has_a_text(tiny_clip: Clip) -> None:

@@ -63,3 +63,25 @@ def test_identical_clients_average_to_one_of_them(tiny_clip: Clip, tiny_images: 
     averaged = weighted_mean(start, updates, [1 / 3] * 3)
     assert not torch.equal(averaged["context"], start["context"])
     torch.testing.assert_close(averaged["context"], updates[0].shared["context"])
+
+
+@pytest.mark.parametrize("template", ["a photo of the {} tree.", 'the "{}", which has four legs.'])
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_a_context_from_the_template_is_zero_shot_before_training(
+    tiny_clip: Clip, tiny_images: TinyImages, kind: str, template: str
+) -> None:
+    images, space = Images(tiny_images, (0, 1, 2)), LabelSpace(NAMES, kind, template=template)
+    plain = LabelSpace(NAMES, kind)  # what the classifier is given does not matter, what the context starts from does
+    ours = PromptFL(tiny_clip, init=template).classifier(tiny_clip, plain)(images)
+    theirs = ZeroShot(tiny_clip).classifier(tiny_clip, space)(images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_a_template_gives_the_number_of_vectors(tiny_clip: Clip) -> None:
+    assert len(PromptFL(tiny_clip, n_ctx=4, init="a photo of the tree {}.").context) == 5
+    assert len(PromptFL(tiny_clip, n_ctx=4, init="{} tree.").context) == 4  # no words before the name: a random start
+
+
+def test_a_template_that_no_run_has_filled_in_is_refused(tiny_clip: Clip) -> None:
+    with pytest.raises(UserError, match='init = "template" stands for the template of the data set'):
+        PromptFL(tiny_clip, n_ctx=1, init="template")

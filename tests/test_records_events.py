@@ -15,11 +15,20 @@ from pydantic import BaseModel, ValidationError
 from fedprompt.records.event_fields import (
     AttentionRecord,
     AttributeAttention,
+    ClassDecisions,
     ExplanationRecord,
     LabelEvidence,
+    MistakeRecord,
     PartitionCounts,
 )
-from fedprompt.records.events import EVENTS, CooccurrenceEvent, RoundEvent, parse_event
+from fedprompt.records.events import (
+    EVENTS,
+    ClientScoresEvent,
+    CooccurrenceEvent,
+    MistakesEvent,
+    RoundEvent,
+    parse_event,
+)
 
 NUMBERS = st.floats(-1e6, 1e6)
 NAMES = st.lists(st.text(max_size=5), min_size=1, max_size=3)
@@ -38,6 +47,34 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
     ),
     CooccurrenceEvent: st.builds(
         lambda a: CooccurrenceEvent(split="natural", classes=a, counts=counts(len(a), len(a))), NAMES
+    ),
+    ClientScoresEvent: st.builds(
+        lambda names, value: ClientScoresEvent(
+            trial="a",
+            round=1,
+            split="local",
+            names=names,
+            clients=range(len(names)),
+            parts=names,
+            num_examples=[7] * len(names),
+            figures={"accuracy": [value] * len(names)},
+            classes=["x", "y"],
+            candidates=[[1, 0]] * len(names),
+            per_class=[[value, None]] * len(names),
+        ),
+        NAMES,
+        NUMBERS,
+    ),
+    MistakesEvent: st.builds(
+        lambda a, wrong: MistakesEvent(
+            trial="x",
+            classes=[ClassDecisions(name=name, images=2, predicted=1, right=1) for name in a],
+            counts=counts(len(a), len(a)),
+            confused=[(a[0], a[-1], 1)],
+            worst=[MistakeRecord(name="1.jpg", truth=a[:1], predicted=a[1:], wrong=a[0], probability=wrong)],
+        ),
+        NAMES,
+        NUMBERS,
     ),
     AttentionRecord: st.builds(
         lambda name, weight: AttentionRecord(
@@ -108,11 +145,20 @@ def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str
         "epsilon": 1.0,
         "sample": "0",
         "column": "hm",
+        "metric": "hm",
+        "last": 2,
+        "name": "a",
+        "rounds": 1,
+        "seconds": 1.0,
+        "first_round": 1.0,
+        "scoring": 1.0,
     }
     lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": []}
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":
         fields |= {"classes": ["x"], "counts": [[1]]}
+    if name == "client_scores":
+        fields |= {"names": [], "parts": [], "num_examples": [], "figures": {}, "candidates": [], "per_class": []}
     event = kind(**fields)
     with pytest.raises(ValidationError, match="news"):
         kind(**fields, news=1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedprompt.records.events import CooccurrenceEvent, SampleEvent
+from fedprompt.records.events import CooccurrenceEvent, SampleEvent, TrialEvent
 from fedprompt.report import predictions_page, read_run, render
 from fedprompt.report.cooccurrence import bias_position, shares
 from test_report import picture, write
@@ -116,7 +116,7 @@ def test_pull_is_the_position_of_predicted_cooccurrence_between_true_and_natural
 def test_predictions_have_no_truth_to_be_right_about() -> None:
     top = [["cat", 0.9], ["dog", 0.2]]
     sample = SampleEvent(trial="ours", sample="0", name="my <own>.jpg", picture=picture(), top=top)
-    html = predictions_page("ours", [sample])
+    html = predictions_page(TrialEvent(trial="ours"), [sample], total=1)
     assert "my &lt;own&gt;.jpg" in html and "✓" not in html and "✗" not in html
     explained = SampleEvent(trial="ours", sample="0", picture=picture(), top=top, explanation=EXPLANATION)
-    assert "Labels under conditions" in predictions_page("ours", [explained])
+    assert "Labels under conditions" in predictions_page(TrialEvent(trial="ours"), [explained], total=1)

@@ -76,7 +76,7 @@ def test_the_comparison_with_zero_shot_follows_the_interval_of_the_difference(
     text = said(tmp_path, lines)
     assert "Ours reaches Base 63.0% (95% interval 58.0% to 68.0%; 200 test images" in text.replace(", 200", "; 200")
     assert words in text and "random guessing gives 25.0%" in text
-    assert ("fedprompt compare RECIPE --tune" in text) is (low <= 0)
+    assert ("fedprompt tune RECIPE --method" in text) is (low <= 0)
 
 
 def test_without_intervals_the_difference_is_given_and_called_so(tmp_path: Path) -> None:

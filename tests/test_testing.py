@@ -53,7 +53,7 @@ def property_of(battery: type, name: str, **subject: object) -> None:
 class Shift(Method):
     """Right in all respects: a learned shift of the texts' features."""
 
-    reads = ("attributes",)
+    reads = ("template", "attributes")
 
     def __init__(self, clip, *, decay: float = 0.1, generator=None) -> None:
         super().__init__()
@@ -103,7 +103,12 @@ class CountsClasses(Shift):
 
 
 class ReadsWithoutDeclaring(Shift):
-    reads = ("conditions",)
+    reads = ("template", "conditions")
+
+
+class DeclaresWithoutReading(Shift):
+    def text(self, clip, space):
+        return unit(clip.text_features(space.names) + self.shift)
 
 
 class AveragesTheBatch(Shift):
@@ -182,9 +187,10 @@ class TakesOptionsByPosition(Shift):
         (CountsClasses, "test_permuting_classes_permutes_logits", "logits change by .* reordered"),
         (
             ReadsWithoutDeclaring,
-            "test_it_declares_the_class_descriptions_that_it_reads",
+            "test_it_declares_what_it_reads_besides_class_names",
             "add 'attributes' to its `reads`",
         ),
+        (DeclaresWithoutReading, "test_it_reads_the_template_that_it_declares", "its loss does not depend on it"),
         (AveragesTheBatch, "test_the_rest_of_the_batch_does_not_matter", "logits change by .* beside it"),
         (RefusesTersely, "test_foreign_classes_are_scored_or_refused", "without a reason"),
         (HasADeadTensor, "test_gradients_reach_every_tensor_and_the_loss_falls", r"hardly any gradient.*dead"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprompt.cli.data import IMAGES_PER_SECOND
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
-from tools import bundled_page, event_pages, method_pages, recipe_reference
+from tools import bundled_page, choosing_page, event_pages, method_pages, recipe_reference
 from tools.markdown import ROOT, SOURCE, bullet, first_sentence, wrapped
 
 DEVIATIONS = """# Where we differ, and why
@@ -161,6 +161,7 @@ PARTS = {
 def pages() -> dict[Path, str]:
     """Every generated page with the text it should have; of some only the parts between marks come from here."""
     made = {
+        "choosing": choosing_page.page,
         "deviations": deviations,
         "events": event_pages.page,
         "methods": methods,

@@ -17,8 +17,12 @@ HEAD = """<!-- Made by `python -m tools.collect` from the models in src/fedpromp
 """
 INTRODUCTION = (
     "Every run writes `run.jsonl` into its folder: one JSON object per line, in the order in which things happened. "
-    "The report, the tables on the terminal and comparisons are made from this file alone. The field `event` says "
-    "what a line is about; the other fields are listed below.",
+    "The report, the tables on the terminal and comparisons are made from this file and the Parquet files that it "
+    "names. The field `event` says what a line is about; the other fields are listed below.",
+    "A field with more than 256 entries, such as scores per class or losses per client, is not in its line: `vectors` "
+    "names the Parquet files in the folder `vectors` that hold it, one column per field and one row per entry. A table "
+    "has two columns, its keys in `key of FIELD`; a field of a nested record is called `RECORD.FIELD`. Whoever reads "
+    "the events gets these fields as if they were in the line.",
     "A line is written at once and never changed. When a run is resumed, the lines of a trial after its checkpoint are "
     "removed first. Where two lines are about the same thing (the same trial, round, test set or sample), the later "
     "one counts. A field that does not apply is absent, and a reader takes the default. A number that is not finite "

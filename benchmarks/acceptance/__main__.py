@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks.acceptance import attacks, crashes, images, privacy, processes, secure, untrusted
+from benchmarks.acceptance import attacks, crashes, images, privacy, processes, secure, sizes, untrusted
 from benchmarks.acceptance.criteria import ROOT, Criterion, Row, settled, table
 from benchmarks.robustness import RESULTS, Bench
 from fedprompt.records.run_folder import write_atomic
@@ -50,6 +50,7 @@ def subjects(given: argparse.Namespace, folder: Path) -> Mapping[str, Callable[[
         "Real processes": lambda: processes.criteria(given.rehearsal),
         "Images at a site": lambda: images.criteria(folder),
         "Files and messages": lambda: untrusted.criteria(folder),
+        "Records and reports": sizes.criteria,
     }
 
 

@@ -1,21 +1,59 @@
-"""The one exception a user's mistake raises: a full sentence that names the thing and the fix; parts of sentences."""
+"""The exceptions that a user's mistake raises: full sentences that name the thing and the fix; parts of sentences."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import logging
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+LONGEST_WORD = 200
+MOST_WORDS = 10_000
+Sender = TypeVar("Sender", bound=Hashable)
+_log = logging.getLogger(__name__)
 
 
 class UserError(ValueError):
     """Something in the input must be changed by the user; the command line prints it and exits with code 2."""
 
 
+class NotFiniteError(UserError):
+    """A loss, a score or a tensor is NaN or infinite: training diverged, or the received model was poisoned."""
+
+
+@contextmanager
+def refusing(
+    reasons: MutableMapping[Sender, str], sender: Sender, diverged: MutableSet[Sender] | None = None
+) -> Iterator[None]:
+    """Record under `sender` why its answer is refused, whatever the block that handles it raises.
+
+    An answer is data from outside: no value in it may end the run of everybody. `diverged` gets the sender if its
+    losses are not finite.
+    """
+    try:
+        yield
+    except NotFiniteError as refusal:
+        reasons[sender] = str(refusal)
+        if diverged is not None:
+            diverged.add(sender)
+    except UserError as refusal:
+        reasons[sender] = str(refusal)
+    except Exception as error:
+        _log.exception("The answer of %s is refused", sender)
+        reasons[sender] = f"malformed: its answer cannot be read ({type(error).__name__})."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the closest known word, or an empty string when none is close.
 
-    Case counts only among words that are equally close without it.
+    Case counts only among words that are equally close without it. Words of more than `LONGEST_WORD` characters, and
+    those after the first `MOST_WORDS`, are not compared: a comparison takes the product of two lengths.
     """
-    spelled = list(known)
+    if len(word) > LONGEST_WORD:
+        return ""
+    spelled = [one for one in islice(known, MOST_WORDS) if len(one) <= LONGEST_WORD]
     lower = {one.casefold(): one for one in reversed(spelled)}
     close = difflib.get_close_matches(word, spelled, n=1)
     close = close or [lower[one] for one in difflib.get_close_matches(word.casefold(), lower, n=1)]

@@ -1,4 +1,4 @@
-"""What a path that a user gives leads to: a regular file, a folder, or neither, which is refused in a sentence."""
+"""Opening what a path leads to: regular files, read to a limit, and folders; anything else is refused in a sentence."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from fedprompt.errors import UserError
 
 Wanted = Literal["file", "folder"]
+LARGEST_FILE = 1 << 30  # bytes that are read into memory at once, unless a reader states another limit
+# A pipe is not waited for. Neither flag changes how a regular file is read; only POSIX has the first.
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -63,13 +67,41 @@ def require_folder(path: Path, fix: str = "give the path of a folder") -> None:
         _refuse(f"The folder {path}", what, fix)
 
 
-def read_bytes(path: Path, fix: str = "give the path of a file") -> bytes:
-    """The content of a regular file; UserError for anything else, and for one that cannot be read."""
+def open_file(path: Path, fix: str = "give the path of a file") -> BufferedReader:
+    """A regular file opened for reading; UserError for anything else, and for one that cannot be read.
+
+    The kind is checked before opening, since opening a device may act on it, and again after it, since the file may
+    have been replaced in between.
+    """
     require_file(path, fix)
     try:
-        return path.read_bytes()
-    except OSError as error:
+        file = open(path, "rb", opener=lambda name, _: os.open(name, _FLAGS))  # noqa: SIM115  (callers close it)
+    except (OSError, ValueError) as error:
         _refuse(str(path), _unreadable(error), fix)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        _refuse(str(path), "is not a regular file any more", fix)
+    return file
+
+
+def read_bytes(path: Path, fix: str = "give the path of a file", *, most: int = LARGEST_FILE) -> bytes:
+    """The content of a regular file of at most `most` bytes; UserError for anything else, as `open_file`."""
+    with open_file(path, fix) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > most else file.read(size + 1)
+            if size < len(content) <= most:  # it has grown since, or its size is unknown, as in /proc
+                content += file.read(most + 1 - len(content))
+        except OSError as error:
+            _refuse(str(path), _unreadable(error), fix)
+    if max(size, len(content)) > most:
+        raise UserError(too_large(path, most, fix))
+    return content
+
+
+def too_large(path: Path, most: int, fix: str) -> str:
+    """The sentence about a file of more than `most` bytes."""
+    return f"{path} is larger than {most / 1e6:,.0f} MB, more than such a file may have; {fix}."
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -1,41 +1,61 @@
-"""Text files of any usual encoding, and strict JSON."""
+"""Text files of any usual encoding, strict JSON and TOML: the one reader of each, with limits on what it reads."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import read_bytes
+from fedprompt.file_system import LARGEST_FILE, read_bytes
 
+DEEPEST = 64  # levels of lists and objects; code that recurses over values must not reach Python's own limit
+MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
+MOST_DIGITS = 300  # of an integer; a float holds no more
+LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
+# A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number.
+_LONG_KEY = re.compile(rf"""(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
+# Shapes of numbers that a float may not hold, after `_SHAPE` has made every digit a 0.
+_LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
+_SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
+_STEPS = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
+_NO_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
+Tables = dict[str, Any]  # the content of a JSON object or of a TOML file
 LINE_ENDS = re.compile("\r\n|\n|\r")  # `splitlines` cuts at form feeds and eight other characters too
 
 
-def read_text(path: Path) -> tuple[str, str, tuple[str, ...]]:
+def read_text(path: Path, *, most: int = LARGEST_FILE) -> tuple[str, str, tuple[str, ...]]:
     """A text file's content, its encoding in words, and remarks.
 
     Understood are UTF-8 and UTF-16, each with or without a byte order mark; what is neither is read as Windows-1252,
-    and a remark shows a word of it. Raises UserError for a file that cannot be read or is not text.
+    and a remark shows a word of it. Raises UserError for a file that cannot be read, is not text or has more than
+    `most` bytes.
     """
-    content = read_bytes(path)
+    content = read_bytes(path, most=most)
     encoding, name = _encoding(content, path)
     text = content.decode(encoding)
     if encoding != "cp1252":
         return text.removeprefix("\ufeff"), name, ()
-    example = next(word for word in re.split(r'[\s,;|"]+', text) if not word.isascii())
-    return (
-        text,
-        name,
-        (f"{path} is not UTF-8 and is read as {name}: see that {example!r} is right, or save it as UTF-8.",),
-    )
+    remark = f"{path} is not UTF-8 and is read as {name}: see that {_example(text)!r} is right, or save it as UTF-8."
+    return text, name, (remark,)
 
 
-def read_unicode(path: Path) -> str:
-    """A text file that must be Unicode, as recipes and descriptions must; UserError for one that is not."""
-    text, _, remarks = read_text(path)
+def _example(text: str) -> str:
+    """The first word that is not ASCII, at most 80 characters of it; a blank of another width if there is none."""
+    found = re.search(r"[^\x00-\x7f\s]", text) or re.search(r"[^\x00-\x7f]", text)
+    place = found.start() if found else 0
+    end, parts = r'[\s,;|"]', (text[max(place - 40, 0) : place], text[place + 1 : place + 40])
+    return re.split(end, parts[0])[-1] + text[place] + re.split(end, parts[1])[0]
+
+
+def read_unicode(path: Path, *, most: int = LARGEST_FILE) -> str:
+    """A text file that must be Unicode, as recipes and descriptions must; UserError as `read_text`."""
+    text, _, remarks = read_text(path, most=most)
     if remarks:
         raise UserError(f"{path} is not UTF-8 text; save it as UTF-8.")
     return text
@@ -73,18 +93,89 @@ def json_text(value: object, *, indent: int | None = None, ascii_only: bool = Tr
     return json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort_keys, allow_nan=False)
 
 
-def load_json(text: str) -> object:
-    """Strict JSON: ValueError also for a key that stands twice in an object, and for NaN and infinity."""
-    return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant)
+def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS) -> object:
+    """Strict JSON of limited depth and numbers of limited size.
+
+    Raises ValueError for what is not JSON, more than `DEEPEST` levels or `most_keys` keys, a key that stands twice in
+    an object, NaN and infinity, and numbers that a float cannot hold.
+    """
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    if content.count(b":") > most_keys:  # one follows every key
+        raise ValueError(f"it has more than {most_keys:,} keys")
+    if content.count(b"[") + content.count(b"{") > DEEPEST and _depth(content) > DEEPEST:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    shape = content.translate(_SHAPE)
+    checks: dict[str, Any] = {}
+    if any(large in shape for large in _LARGE_NUMBERS):  # a call for every number would double the time
+        checks = {"parse_float": _finite, "parse_int": _integer}
+    try:
+        return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant, **checks)
+    except RecursionError as error:  # of a caller that is deep in recursion itself
+        raise ValueError("it is nested too deep") from error
+
+
+def load_json_object(text: str | bytes) -> Tables:
+    """A JSON object; ValueError for any other value too, as `load_json`."""
+    value = load_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value
+
+
+def _depth(content: bytes) -> int:
+    """The levels of lists and objects in a JSON text, counted without parsing it."""
+    quoted = content.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_STRUCTURE)
+    # A pair of quotes without a bracket between them is a string, or lies between two; either way it may go.
+    brackets = re.sub(rb'"[^"]*"?', b"", quoted.replace(b'""', b""))
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
 def _distinct_keys(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} stands twice")
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {twice!r} stands twice")
     return found
 
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not a number; write null")
+
+
+def _finite(word: str) -> float:
+    number = float(word)
+    if math.isinf(number):
+        raise ValueError(f"{word[:40]} is larger than any number; write null")
+    return number
+
+
+def _integer(word: str) -> int:
+    if len(word) > MOST_DIGITS:
+        raise ValueError(f"{word[:40]} is larger than any number; write null")
+    return int(word)
+
+
+def load_toml(text: str) -> Tables:
+    """TOML of limited size and depth; ValueError for what is not TOML or beyond the limits."""
+    if len(text) > LARGEST_TOML:
+        raise ValueError(f"it has more than {LARGEST_TOML:,} characters")
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it has a key of {DEEPEST} parts or more")
+    try:
+        tables = tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
+    level: list[object] = [tables]
+    for _ in range(DEEPEST):
+        level = [inner for value in level for inner in _values(value)]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    return tables
+
+
+def _values(value: object) -> Iterable[object]:
+    """The values in a table or list."""
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -22,7 +22,7 @@ from fedprompt.data.in_memory import image_source
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, fitted_threshold, open_adapter, restore
+from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.methods.base import Method
@@ -170,12 +170,11 @@ class Adapter:
         logits = torch.cat([classify(part).float().cpu() for part in parts]) if parts else torch.empty(0, len(space))
         require_finite(logits, type(method).__name__)
         probabilities = class_probabilities(logits, space.kind)
-        limits = torch.tensor([fitted_threshold(self._files, name) for name in space.names])
         return Predictions(
             space.names,
             tuple(source.describe(row) for row in range(len(source))),
             probabilities,
-            None if space.kind == "single" else probabilities >= limits,
+            None if space.kind == "single" else probabilities >= thresholds(self._files, space),
             Images(source, tuple(range(len(source)))),
         )
 
@@ -216,17 +215,18 @@ def load_adapter(
     clip: Clip | None = None,
     method: type[Method] | None = None,
     token: str | None = None,
+    trust_code: Sequence[str] = (),
 ) -> Adapter:
     """Load an adapter from its folder, from the folder of a run (of `trial` or the main one), or from the Hub.
 
     On the Hub, `place` is `owner/name` and `revision` pins a commit, a tag or a branch. `clip` is a backbone that is
-    open already, else the adapter names it. `method` is the class of a method of one's own. Nothing in a repository is
-    executed. Raises UserError if there is no adapter at `place` or it is damaged.
+    open already, else the adapter names it. `method` is the class of a method of one's own, and `trust_code` are the
+    modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there is no adapter at `place` or it is damaged.
     """
     folder = Path(place).expanduser()
     if not folder.exists():
         from fedprompt.api.hub import download
 
         folder = download(os.fspath(place), revision=revision, token=token)
-    given = {} if method is None else {method.__name__: method}
-    return Adapter(open_adapter(folder, trial=trial), clip=clip, given=given)
+    given = {} if method is None else {method.__name__: method, method.__module__: method}
+    return Adapter(open_adapter(folder, trial=trial, trusted=(*given, *trust_code)), clip=clip, given=given)

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from fedprompt import methods
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
 from fedprompt.config.settings import apply_settings, setting
 from fedprompt.data.dataset import Dataset
@@ -22,48 +20,14 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RunCallbacks
-from fedprompt.experiments.experiment import Backbone
-from fedprompt.experiments.plan import Plan, resolve
+from fedprompt.experiments.given import Given
+from fedprompt.experiments.plan import Plan
 from fedprompt.methods.base import Method
 
 GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
 GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Given:
-    """The objects that stand for what a recipe names: a backbone, a data set, clients, and methods by name."""
-
-    clip: Clip | None = None
-    data: Dataset | None = None
-    clients: Clients | None = None
-    methods: Mapping[str, type[Method]] = field(default_factory=dict)
-
-    def find_method(self, name: str) -> type[Method]:
-        """The class that was given under a name, else the method that the package knows by it."""
-        return self.methods[name] if name in self.methods else methods.load(name)
-
-    def plan(self, recipe: Recipe, *, origin: str) -> Plan:
-        """The plan of a recipe with the given objects in it."""
-        plan = resolve(recipe, origin=origin, find_method=self.find_method)
-        if self.data is not None:
-            plan = replace(plan, source=_constant(plan.source, self.data))
-        if self.clients is not None:
-            plan = replace(plan, rule=_constant(plan.rule, self.clients.partition))
-        return plan
-
-    @property
-    def backbone(self) -> Backbone | None:
-        """How a run opens its backbone, if one was given."""
-        clip = self.clip
-        return None if clip is None else lambda table: clip
-
-
-def _constant(block: Block[Any], value: object) -> Block[Any]:
-    """A block that returns the value, whatever its options; they stay in the recipe."""
-    return replace(block, builder=lambda *_, **__: value)
 
 
 def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
@@ -198,7 +162,7 @@ def _start(
         else:
             folder = Path(out).expanduser()
         listener = stack.enter_context(joined(callbacks, progress=progress))
-        runs.start(plan, folder, callbacks=listener, backbone=given.backbone)
+        runs.start(plan, folder, callbacks=listener, given=given)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
 
@@ -211,13 +175,15 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     clients: Clients | None = None,
     method: type[Method] | Sequence[type[Method]] = (),
     accept_changes: bool = False,
+    trust_code: Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
 ) -> Run:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped.
 
     What was given from Python when the run began is given again: `clip`, `data`, `clients` and the class of a `method`
-    of one's own. Raises UserError where one of them is missing or has changed, unless `accept_changes`.
+    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. Raises UserError where
+    one of them is missing or has changed, unless `accept_changes`.
     """
     kinds = (method,) if isinstance(method, type) else tuple(method)
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
@@ -226,7 +192,7 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             Path(folder).expanduser(),
             callbacks=listener,
             accept_changes=accept_changes,
-            backbone=given.backbone,
-            make_plan=lambda recipe: given.plan(recipe, origin=runs.RECIPE),
+            trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
+            given=given,
         )
     return Run(Path(folder).expanduser(), clip=clip, given=given.methods)

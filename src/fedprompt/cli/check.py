@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, load
+from fedprompt.cli.config import Settings, TrustCode, backbone_side, load
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.text_files import json_text
 
@@ -30,6 +30,7 @@ class Checked:
     source: str = ""
     dataset: Dataset | None = None
     problems: Sequence[Problem] = ()
+    warnings: Sequence[str] = ()
     error: str = ""
 
     @property
@@ -47,6 +48,7 @@ class Checked:
             "name": self.dataset.name if self.dataset else "",
             "summary": report.sentence() if report else "",
             "intake": report.to_json() if report else None,
+            "warnings": list(self.warnings),
             "problems": [{"kind": problem.kind, "message": problem.message} for problem in self.problems],
             "error": self.error,
         }
@@ -57,6 +59,10 @@ def check(
         list[str], typer.Argument(metavar="RECIPE|FOLDER|TABLE...", help="Recipes, or folders and tables of images.")
     ],
     settings: Settings = None,
+    trust_code: TrustCode = None,
+    duplicates: Annotated[
+        bool, typer.Option(help="Compare training images with others by perceptual hash, to find near-duplicates.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what is understood of your data, open every image and list problems; exit code 2 if there are any.
@@ -66,7 +72,7 @@ def check(
     """
     found = []
     for what in data:
-        one = _check(what, settings or [], quiet=as_json)
+        one = _check(what, settings or [], trust_code, quiet=as_json, duplicates=duplicates)
         found.append(one)
         if not as_json:
             _print(one)
@@ -78,27 +84,31 @@ def check(
         raise typer.Exit(2)
 
 
-def _check(what: str, settings: list[str], *, quiet: bool) -> Checked:
+def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quiet: bool, duplicates: bool) -> Checked:
     from rich.console import Console
 
     from fedprompt.api.progress import counting, plain_console
     from fedprompt.data.problems import find_problems, scan_images
+    from fedprompt.data.quality import quality_warnings
 
     console, source = Console(quiet=True) if quiet else plain_console(), ""
     try:
-        plan = _plan(what, settings)
+        plan = _plan(what, settings, trust_code)
         source = plan.source.name
         with counting(console, "listing") as on_step:
             dataset = plan.source(on_step=on_step)
         with counting(console, "opening images") as on_step:
             rows, workers = range(len(dataset.source)), plan.recipe.backbone.workers
-            looked = scan_images(dataset.source, rows, workers=workers, on_step=on_step)
+            looked = scan_images(dataset.source, rows, workers=workers, perceptual=duplicates, on_step=on_step)
+        with counting(console, "comparing images", after=2.0) as on_step:
+            side = backbone_side(plan.recipe.backbone.path)
+            warnings = quality_warnings(dataset, looked, input_side=side, on_step=on_step)
     except UserError as error:
         return Checked(what, source, error=str(error))
-    return Checked(what, source, dataset, find_problems(dataset, looked))
+    return Checked(what, source, dataset, find_problems(dataset, looked), warnings)
 
 
-def _plan(what: str, settings: list[str]) -> Plan:
+def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     """The plan of a recipe, or one whose data are a folder or a table."""
     from fedprompt.config.recipe import bundled_recipes
     from fedprompt.config.registry import sources_of
@@ -106,7 +116,7 @@ def _plan(what: str, settings: list[str]) -> Plan:
 
     path = Path(what).expanduser()
     if what in bundled_recipes() or path.suffix == ".toml":
-        return load(what, settings)
+        return load(what, settings, trust_code)
     if not path.is_dir() and not is_table(path):
         if path.exists():
             raise UserError(
@@ -122,7 +132,7 @@ def _plan(what: str, settings: list[str]) -> Plan:
             f"{what} {some}; say which source is meant with "
             f"fedprompt check {TEMPLATE} --set 'data={{source = \"NAME\", {place}}}'."
         )
-    return load(TEMPLATE, [f'data={{source = "{names[0]}", {place}}}', *settings])
+    return load(TEMPLATE, [f'data={{source = "{names[0]}", {place}}}', *settings], trust_code)
 
 
 def _print(found: Checked) -> None:
@@ -135,7 +145,7 @@ def _print(found: Checked) -> None:
     report = found.dataset.report
     head, *rows = report.table()
     plain_console().print(rows_table(head, rows, title=f"{found.dataset.name}, read by the source {found.source}"))
-    for warning in report.all_warnings():
+    for warning in (*report.all_warnings(), *found.warnings):
         typer.echo(f"Warning: {warning}")
     for problem in found.problems[:SHOWN_PROBLEMS]:
         typer.echo(problem.message, err=True)

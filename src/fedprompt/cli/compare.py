@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, console_fit, exit_without_results, parse_seeds
+from fedprompt.cli.config import Settings, TrustCode, exit_without_results, load_trusted, parse_seeds
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ def compare(
     quick: Annotated[bool, typer.Option(help="A quick check: one seed, two rounds, few images.")] = False,
     tune: Annotated[bool, typer.Option(help="First tune every method on the recipe's grid.")] = False,
     settings: Settings = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Train every method of the recipes with every seed, or resume, and write tables and figures.
 
     Folders of runs are not trained again: only the tables are written.
     """
-    from fedprompt.config.recipe import find_recipe, load_recipe
     from fedprompt.report import read_run
     from fedprompt.studies.compare import jobs
 
@@ -59,8 +59,8 @@ def compare(
         exit_without_results(finished)
         return
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
-    changes, fit = [*(QUICK if quick else ()), *(settings or ())], console_fit()
-    found = [load_recipe(find_recipe(name), changes, fit=fit) for name in names]
+    changes = [*(QUICK if quick else ()), *(settings or ())]
+    found = [load_trusted(name, changes, trust_code)[0] for name in names]
     if tune:
         found = _tuned(found, folder, processes)
     todo = jobs(found, numbers, folder)

@@ -1,10 +1,10 @@
-"""The commands `config show`, `config validate` and `config schema`, and the recipe arguments of all commands."""
+"""The commands `config list`, `show`, `validate` and `schema`, and the recipe arguments of all commands."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,44 +14,123 @@ from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
+    from fedprompt.config.recipe import Recipe
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
 
-recipes = typer.Typer(no_args_is_help=True, help="Show and check recipes without running them.")
+recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.")]
+
+def _recipes_of(start: str) -> list[str]:
+    """Names of embedded recipes that begin with a text, for the completion of shells."""
+    from fedprompt.config.recipe import bundled_recipes
+
+    return [name for name in bundled_recipes() if name.startswith(start)]
+
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A TOML file, or the name of an embedded recipe.", autocompletion=_recipes_of
+    ),
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key, e.g. train.rounds=5.")
 ]
 
+TrustCode = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust-code",
+        metavar="MODULE",
+        envvar="FEDPROMPT_TRUST_CODE",
+        help="Allow code outside fedprompt that a file names: a module, or a package with its modules.",
+    ),
+]
 
-def load(name: str, settings: list[str] | None) -> Plan:
-    """The plan of a recipe with settings; UserError for any mistake in them."""
-    from fedprompt.config.recipe import find_recipe, load_recipe
+
+def load(
+    name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens_backbone: bool = False
+) -> Plan:
+    """The plan of a recipe with settings; UserError for any mistake in them.
+
+    With `opens_backbone`, a backbone that cannot be had is refused before torch is imported, which takes seconds.
+    """
+    recipe, origin = load_trusted(name, settings or (), trust_code)
+    if opens_backbone:
+        require_backbone(recipe.backbone.path)
     from fedprompt.experiments.plan import resolve
 
+    return resolve(recipe, origin=origin)
+
+
+def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] | None) -> tuple[Recipe, str]:
+    """A recipe with settings, and its name for messages.
+
+    Raises UserError for any mistake in them, and for code outside fedprompt that is neither trusted nor named in the
+    settings, which the user has typed.
+    """
+    from fedprompt.config.outside_code import named_code, require_trusted, typed
+    from fedprompt.config.recipe import find_recipe, load_recipe
+
     path = find_recipe(name)
-    return resolve(load_recipe(path, settings or (), fit=console_fit()), origin=path.name)
+    recipe = load_recipe(path, settings, fit=console_fit())
+    names = named_code(recipe)
+    require_trusted(names, (*(trust_code or ()), *typed(names, settings)), place=path.name)
+    return recipe, path.name
+
+
+def require_backbone(path: str) -> None:
+    """UserError if the backbone of a recipe is not the embedded one, no folder, and not to be had from the Hub."""
+    from fedprompt.clip.hub import require_available
+    from fedprompt.demo import DEMO
+
+    if path != DEMO:
+        require_available(path)
 
 
 def console_fit() -> Fit:
     """Fits recipes to settings that choose another building block, and prints what is left out."""
     from fedprompt.config.settings import Fit
-    from fedprompt.experiments.plan import block_options
 
-    return Fit(block_options, note=functools.partial(typer.echo, err=True))
+    return Fit(_block_options, note=functools.partial(typer.echo, err=True))
+
+
+def _block_options(table: str, name: str) -> Collection[str] | None:
+    from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
+
+    return block_options(table, name)
+
+
+def backbone_side(path: str) -> int:
+    """The side in pixels of the images that the backbone of a recipe reads."""
+    from fedprompt.clip.hub import input_side
+    from fedprompt.demo import DEMO, weights_folder
+
+    return input_side(weights_folder() if path == DEMO else path)
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with fedprompt, one line each: fedprompt run NAME trains one."""
+    from fedprompt.config.recipe import bundled_recipes, load_recipe
+
+    found = {name: load_recipe(path).about for name, path in bundled_recipes().items()}
+    width = max(map(len, found))
+    for name, about in found.items():
+        typer.echo(f"{name:<{width}}  {about}")
 
 
 @recipes.command()
-def show(recipe: RecipeName, settings: Settings = None) -> None:
+def show(recipe: RecipeName, settings: Settings = None, trust_code: TrustCode = None) -> None:
     """Print a recipe with every default written out."""
-    typer.echo(load(recipe, settings).recipe.to_toml(), nl=False)
+    typer.echo(load(recipe, settings, trust_code).recipe.to_toml(), nl=False)
 
 
 @recipes.command()
-def validate(recipe: RecipeName, settings: Settings = None) -> None:
+def validate(recipe: RecipeName, settings: Settings = None, trust_code: TrustCode = None) -> None:
     """Check a recipe's keys, options and names without reading its data."""
-    plan = load(recipe, settings)
+    plan = load(recipe, settings, trust_code)
     names = ", ".join(trial.name for trial in plan.trials)
     typer.echo(f"{plan.origin} is valid: {names} on {plan.source.name}.")
 
@@ -64,9 +143,9 @@ def schema() -> None:
     typer.echo(json_text(recipe_schema(), indent=2))
 
 
-def finite(option: typer.CallbackParam, value: float) -> float:
+def finite(option: typer.CallbackParam, value: float | None) -> float | None:
     """Callback of an option that is a number: UserError for NaN and infinity, which pass a range."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise UserError(f"{option.opts[0]} {value} is not a finite number; give one.")
     return value
 

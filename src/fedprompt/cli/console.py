@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
+import typer
 from rich.table import Table
 
+from fedprompt.api.progress import plain_console
 from fedprompt.cli.doctor import Finding
 from fedprompt.records.outcome import shown_name
-from fedprompt.report import Run, TrialRecord
-from fedprompt.report.legend import UPLOAD, legend
+from fedprompt.report import Run, TrialRecord, read_run
+from fedprompt.report.legend import UPLOAD, legend, one_seed_note
 from fedprompt.report.published import HEAD, Difference, difference_tables, differences
 from fedprompt.report.tables import uploads
+from fedprompt.report.verdict import verdict
 
 NUMBER = re.compile(r"[-+]?\d[\d,.]*( ± [\d.]+)?")
 
@@ -34,6 +38,21 @@ def run_tables(run: Run) -> Iterator[Table]:
             _add(table, run, trial, further)
         yield table
     yield from published_tables(differences([run]))
+
+
+def print_results(folder: Path) -> None:
+    """Print the tables of a run, their legend, its verdict, and where its report and adapters are."""
+    finished, console = read_run(folder), plain_console()
+    for table in run_tables(finished):
+        console.print(table)
+    console.print(legend_table(finished))
+    found = verdict(finished)
+    console.print(" ".join(found.sentences))
+    for step in found.steps:
+        console.print(f"Next: {step}")
+    if note := one_seed_note(finished):
+        console.print(note)
+    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
 
 
 def legend_table(run: Run) -> Table:
@@ -79,7 +98,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     """The findings of `fedprompt doctor`, each failure with its fix."""
     rows = [
         (
-            "ok" if not finding.fix else "FAILED",
+            "FAILED" if finding.failed else "ok",
             finding.what,
             finding.found + (f" -> {finding.fix}" if finding.fix else ""),
         )

@@ -107,10 +107,18 @@ def rehearse(
     ),
     full: Annotated[bool, typer.Option("--full", help="Also kill worker and server, and suspend a site.")] = False,
     settings: Settings = None,
+    prepare: Annotated[
+        str, typer.Option(metavar="HOST", help="Only make the folders, for containers: the server's is HOST.")
+    ] = "",
 ) -> None:
     """Rehearse a federation on this machine: server, proxy and three sites as real processes, one of them killed."""
     from fedprompt.deploy.rehearsal.checks import rehearse as run_checks
+    from fedprompt.deploy.rehearsal.processes import prepare_containers
 
+    if prepare:
+        prepare_containers(out, address=prepare)
+        typer.echo(f"Made the folders of the server and of three sites in {out / 'machines'}.")
+        return
     results = run_checks(out, full=full, say=typer.echo, settings=settings or ())
     failed = [one.what for one in results if not one.met]
     typer.echo(

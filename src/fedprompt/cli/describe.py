@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.bundled import find, list_bundled, review_bundled, show
-from fedprompt.cli.config import finite
+from fedprompt.cli.config import TrustCode, finite
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:  # every command imports what it needs itself: --help must not wait for torch
@@ -65,6 +65,7 @@ def attributes(
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
+    trust_code: TrustCode = None,
     count: Annotated[int, typer.Option(min=1, max=30, help="Attributes per class.")] = 5,
     url: Url = "",
     key_env: KeyEnv = "OPENAI_API_KEY",
@@ -87,7 +88,7 @@ def attributes(
     from fedprompt.descriptions.pipeline import GenerationJob, generate_attributes, open_endpoint
     from fedprompt.descriptions.validated_query import GenerationSettings
 
-    known = _known_classes(classes, data, settings)
+    known = _known_classes(classes, data, settings, trust_code)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     rate_limit = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
     with _progress(out, "describing classes") as on_done:
@@ -108,6 +109,7 @@ def conditions(
     data: Data = None,
     classes: Classes = None,
     settings: Settings = None,
+    trust_code: TrustCode = None,
     count: Annotated[int, typer.Option(min=1, max=20, help="Conditions in the file.")] = 5,
     combinations: Annotated[int, typer.Option(min=1, max=5000, help="Combinations of labels to describe.")] = 60,
     sentences: Annotated[int, typer.Option(min=1, max=20, help="Sentences per combination.")] = 3,
@@ -134,7 +136,7 @@ def conditions(
     from fedprompt.descriptions.pipeline import GenerationJob, generate_conditions, open_endpoint
     from fedprompt.descriptions.validated_query import GenerationSettings
 
-    known = _known_classes(classes, data, settings)
+    known = _known_classes(classes, data, settings, trust_code)
     chosen = known.combinations(combinations, seed=seed)
     endpoint = open_endpoint(llm, url=url, key_env=key_env, timeout=timeout)
     rate_limit = RateLimit(concurrent=concurrent, per_minute=per_minute, attempts=attempts)
@@ -155,6 +157,7 @@ def convert(
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
+    trust_code: TrustCode = None,
     backbone: Backbone = None,
 ) -> None:
     """Convert existing attributes to a descriptions file; lists missing classes and keys that are no class."""
@@ -163,7 +166,7 @@ def convert(
     from fedprompt.descriptions.pipeline import GenerationResult
     from fedprompt.experiments.class_names import read_class_names
 
-    known = read_class_names(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or (), trusted=trust_code or ())
     if out.exists():
         raise UserError(f"{out} exists; move it away or write to another file.")
     found = read(source, known.names)
@@ -184,6 +187,7 @@ def review(
     classes: Classes = None,
     data: Data = None,
     settings: Settings = None,
+    trust_code: TrustCode = None,
     backbone: Backbone = None,
     pages: Annotated[Path | None, typer.Option(help="Folder for the review pages of bundled files.")] = None,
 ) -> None:
@@ -203,7 +207,7 @@ def review(
         return
     if pages is not None:
         raise UserError(f"--pages is for bundled files; the review pages of {file} are written beside it.")
-    known = read_class_names(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or (), trusted=trust_code or ())
     if _write_pages(path, read_descriptions(path), {}, known, backbone):
         raise typer.Exit(2)
 
@@ -213,10 +217,12 @@ describe.command()(show)
 describe.command()(find)
 
 
-def _known_classes(classes: Path | None, data: str | None, settings: list[str] | None) -> ClassNames:
+def _known_classes(
+    classes: Path | None, data: str | None, settings: list[str] | None, trust_code: list[str] | None
+) -> ClassNames:
     from fedprompt.experiments.class_names import read_class_names
 
-    known = read_class_names(classes, data, settings or ())
+    known = read_class_names(classes, data, settings or (), trusted=trust_code or ())
     if not known.names:
         raise UserError("There are no classes; give --classes FILE, or --data RECIPE.")
     return known

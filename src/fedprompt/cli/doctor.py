@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from fedprompt.deploy.settings import SITE, load_site
 from fedprompt.errors import UserError
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import load_backbone
+from fedprompt.experiments.plan import Plan
+from fedprompt.records.output_folder import require_writable
 from fedprompt.report import size_text
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -26,30 +27,42 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check; `fix` is empty if it passed."""
+    """The result of one check; a failure has a fix, unless the sentence that was found says what to do."""
 
     what: str
     found: str
     fix: str = ""
+    failed: bool = False
 
 
-def run_checks(folder: Path, backbone: str, deployment: Path | None = None) -> list[Finding]:
-    """Run all checks; a failure is a finding, never an exception."""
-    checks: list[tuple[str, Callable[[], str], str]] = [
+Check = tuple[str, Callable[[], str], str]  # what, how, and the fix; "" where the sentence of a failure says it
+
+
+def run_checks(
+    folder: Path, backbone: str, deployment: Path | None = None, *, recipe: Callable[[], Plan] | None = None
+) -> list[Finding]:
+    """Run all checks; a failure is a finding, never an exception. `recipe` reads a recipe, whose data are listed."""
+    checks: list[Check] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
         ("icon fonts", _fonts, "pip install qtawesome"),
-        (
-            f"backbone {backbone}",
-            lambda: _backbone(backbone),
-            "give --backbone a CLIP folder, or allow the network once",
-        ),
-        (f"writing to {folder}", lambda: _writable(folder), "choose another folder with --out, or free some space"),
+    ]
+    findings: list[Finding] = []
+    if recipe is not None:
+        findings, plan = _read_recipe(recipe)
+        if plan is not None:
+            backbone, folder = plan.recipe.backbone.path, folder / plan.recipe.name
+            findings.append(
+                _run_check(f"data, read by {plan.source.name}", lambda: plan.source().report.sentence(), "")
+            )
+    checks += [
+        (f"backbone {backbone}", lambda: _backbone(backbone), ""),
+        (f"writing to {folder}", lambda: _writable(folder), ""),
     ]
     if deployment is not None:
         place = deployment.resolve()
-        checks.append((f"certificates of {place.name}", lambda: _certificates(place), "see the sentence above"))
+        checks.append((f"certificates of {place.name}", lambda: _certificates(place), ""))
         if (place / SITE).exists():
-            checks.append((f"keys of {place.name}", lambda: _keys(place), "see the sentence above"))
+            checks.append((f"keys of {place.name}", lambda: _keys(place), ""))
     facts = [Finding(name, value) for name, value in versions().items()]
     facts.append(
         Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used")
@@ -60,7 +73,16 @@ def run_checks(folder: Path, backbone: str, deployment: Path | None = None) -> l
             ", ".join(f"{name}={os.environ[name]}" for name in OFFLINE if name in os.environ) or "none set",
         )
     )
-    return [*facts, _load(), *(_run_check(what, look, fix) for what, look, fix in checks)]
+    return [*facts, _load(), *findings, *(_run_check(what, look, fix) for what, look, fix in checks)]
+
+
+def _read_recipe(read: Callable[[], Plan]) -> tuple[list[Finding], Plan | None]:
+    """Whether a recipe is valid, and its plan if so."""
+    try:
+        plan = read()
+    except UserError as error:
+        return [Finding("recipe", str(error), failed=True)], None
+    return [Finding(f"recipe {plan.origin}", f"valid: {', '.join(trial.label for trial in plan.trials)}")], plan
 
 
 def _load() -> Finding:
@@ -73,8 +95,10 @@ def _load() -> Finding:
 def _run_check(what: str, look: Callable[[], str], fix: str) -> Finding:
     try:
         return Finding(what, look())
+    except UserError as error:
+        return Finding(what, str(error), fix, failed=True)
     except Exception as error:  # report any failure and continue with the next check
-        return Finding(what, f"{type(error).__name__}: {error}", fix)
+        return Finding(what, f"{type(error).__name__}: {error}", fix, failed=True)
 
 
 def _weights() -> str:
@@ -107,7 +131,5 @@ def _keys(folder: Path) -> str:
 
 
 def _writable(folder: Path) -> str:
-    existing = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.is_dir())
-    with tempfile.TemporaryFile(dir=existing) as file:
-        file.write(b"fedprompt")
+    require_writable(folder)
     return "works"

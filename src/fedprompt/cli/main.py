@@ -2,47 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 import fedprompt
+from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, exit_without_results, load, recipes
+from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, finite, load, recipes
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
+from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
+from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
-from fedprompt.text_files import json_text
-
-if TYPE_CHECKING:
-    from fedprompt.experiments.predict import Prediction
-
 
 app = typer.Typer(
     cls=Program,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Federated prompt tuning of CLIP-like models.",
 )
+app.add_typer(backbone, name="backbone")
 app.add_typer(recipes, name="config")
 app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
+app.command()(predict)
 app.command()(reproduce)
+app.command()(tune)
 mount(app)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        "--minutes", min=0.01, callback=finite, help="Train as many rounds as fit into this time, train.rounds at most."
+    ),
+]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
 ]
@@ -54,7 +63,21 @@ def main() -> None:
     # Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
     # torch reads the variable when it is imported, and child processes inherit it.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO) or error.filename is not None:
+            raise
+        _give_up_output(error)
+
+
+def _give_up_output(error: OSError) -> NoReturn:
+    """End the program where its output cannot be written: files are written with a name, the output has none."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer would fail again at the end
+    with suppress(OSError):  # where both go to one full device
+        typer.echo(f"The output cannot be written ({error.strerror}); send it to another place.", err=True)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
@@ -81,34 +104,52 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Train on embedded images with an embedded CLIP, beside baselines; needs no network and no GPU."""
-    run("demo" if task == "single" else "multilabel", settings, out, quiet)
+    run("demo" if task == "single" else "multilabel", settings, out=out, quiet=quiet)
 
 
 @app.command()
-def run(recipe: RecipeName, settings: Settings = None, out: Out = None, quiet: Quiet = False, on: On = None) -> None:
+def run(
+    recipe: RecipeName,
+    settings: Settings = None,
+    minutes: Minutes = None,
+    out: Out = None,
+    quiet: Quiet = False,
+    on: On = None,
+    trust_code: TrustCode = None,
+) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
+    from fedprompt.records.output_folder import require_output_folder
+
+    if out is not None:
+        require_output_folder(out)
+    changes = [*(settings or ()), *([] if minutes is None else [f"minutes={minutes}"])]
+    plan = load(recipe, changes, trust_code, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 
-    plan = load(recipe, settings)
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
             runs.start(plan, folder, callbacks=callbacks)
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
-    _print_results(folder, quiet=quiet)
+    if not quiet:
+        _print_results(folder)
     exit_without_results([folder])
 
 
 @app.command()
-def resume(run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False) -> None:
+def resume(
+    run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False, trust_code: TrustCode = None
+) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
+        runs.require_trusted_recipe(run, trust_code or ())
         if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
-            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes)
-    _print_results(run, quiet=quiet)
+            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes, trusted=trust_code or ())
+    if not quiet:
+        _print_results(run)
     exit_without_results([run])
 
 
@@ -130,26 +171,10 @@ def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
         raise typer.Exit(130) from error
 
 
-def _print_results(folder: Path, *, quiet: bool) -> None:
-    from fedprompt.api.progress import plain_console
-    from fedprompt.cli.console import legend_table, run_tables
-    from fedprompt.report import read_run
-    from fedprompt.report.legend import one_seed_note
-    from fedprompt.report.verdict import verdict
+def _print_results(folder: Path) -> None:
+    from fedprompt.cli.console import print_results
 
-    if quiet:
-        return
-    finished, console = read_run(folder), plain_console()
-    for table in run_tables(finished):
-        console.print(table)
-    console.print(legend_table(finished))
-    found = verdict(finished)
-    console.print(" ".join(found.sentences))
-    for step in found.steps:
-        console.print(f"Next: {step}")
-    if note := one_seed_note(finished):
-        console.print(note)
-    typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
+    print_results(folder)
 
 
 @app.command()
@@ -158,7 +183,7 @@ def report(run: RunPath) -> None:
     from fedprompt.report import render
 
     render(run)
-    _print_results(run, quiet=False)
+    _print_results(run)
     exit_without_results([run])
 
 
@@ -167,6 +192,7 @@ def partition(
     recipe: RecipeName,
     settings: Settings = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also write a figure to this file: .svg or .png.")] = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
     from fedprompt.api.progress import counting, plain_console
@@ -177,7 +203,7 @@ def partition(
 
     if plot and plot.suffix.lower() not in (".svg", ".png"):
         raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
-    plan = load(recipe, settings)
+    plan = load(recipe, settings, trust_code)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)
@@ -215,65 +241,26 @@ def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parame
 
 
 @app.command()
-def predict(
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
-    images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, or patterns ('*.jpg').")
-    ],
-    classes: Annotated[
-        str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
-    ] = None,
-    trial: Annotated[str | None, typer.Option(help="A trial of the run (default: the main method).")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is not where the adapter says.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Also write maps of the regions that the method uses to this HTML file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read."""
-    from fedprompt.api.progress import counting, plain_console
-    from fedprompt.experiments.predict import open_adapter, predict_files
-
-    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
-    opened = open_adapter(adapter, trial=trial)
-    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
-        found = predict_files(opened, images, classes=names, backbone=backbone, page=page, on_step=on_step)
-    if as_json:
-        tables = [{key: value for key, value in vars(one).items() if value is not None} for one in found.images]
-        typer.echo(json_text(tables, indent=2, ascii_only=False))
-    else:
-        typer.echo("\n".join(map(_prediction_line, found.images)))
-    if found.left_out:
-        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
-    if found.unreadable:
-        total = len(found.images) + len(found.unreadable)
-        typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
-        typer.echo("\n".join(f"  {reason}" for reason in found.unreadable), err=True)
-        raise typer.Exit(1)
-
-
-def _prediction_line(found: Prediction) -> str:
-    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
-    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
-    return f"{found.picture}: {top}{present}"
-
-
-@app.command()
 def doctor(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="A recipe: check its data, backbone and output folder.")
+    ] = None,
+    settings: Settings = None,
     out: Annotated[Path, typer.Option(help="Folder for runs.")] = Path("runs"),
-    backbone: Annotated[str, typer.Option(help="A CLIP to load.")] = "demo",
+    backbone: Annotated[str, typer.Option(help="A CLIP to load, without a recipe.")] = "demo",
     deployment: Annotated[
         Path | None, typer.Option(help="Folder of a deployment or of a site: check its certificates and keys too.")
     ] = None,
 ) -> None:
-    """Check that everything a run needs is available; exit code 2 if not."""
+    """Check that everything a run needs is available, of a recipe if one is named; exit code 2 if not."""
     from fedprompt.api.progress import plain_console
     from fedprompt.cli.console import findings_table
     from fedprompt.cli.doctor import run_checks
 
-    findings = run_checks(out, backbone, deployment)
+    read = None if recipe is None else partial(load, recipe, settings)
+    findings = run_checks(out, backbone, deployment, recipe=read)
     plain_console().print(findings_table(findings))
-    if any(finding.fix for finding in findings):
+    if any(finding.failed for finding in findings):
         raise typer.Exit(2)
 
 

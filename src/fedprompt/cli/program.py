@@ -15,9 +15,9 @@ from fedprompt.errors import UserError
 
 # Panels of `fedprompt --help` with their commands, in the order in which they are shown.
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Train": ("demo", "run", "resume", "report", "predict", "config", "methods", "doctor"),
+    "Train": ("demo", "run", "resume", "report", "predict", "config", "methods", "backbone", "doctor"),
     "Data": ("check", "partition", "data", "describe"),
-    "Studies": ("compare", "reproduce"),
+    "Studies": ("tune", "compare", "reproduce"),
     "Deployment": ("deploy", "server", "site", "status"),
 }
 

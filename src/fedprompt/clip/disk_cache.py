@@ -7,19 +7,19 @@ process when the file is truncated, and a cache must never end a run.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import zlib
 from io import FileIO
 from pathlib import Path
+from typing import Any, cast
 
 import filelock
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json
 
 HEADER_BYTES = 128
 ENTRY = np.dtype([("key", "<i8"), ("check", "<u8")])
@@ -89,7 +89,7 @@ class RowFile:
         self.files = FileIO(self.stem.with_suffix(".rows"), mode), FileIO(self.stem.with_suffix(".keys"), mode)
         text = self.files[1].readall()
         try:
-            check, header = json.loads(text[:HEADER_BYTES])
+            check, header = cast("tuple[int, dict[str, Any]]", load_json(text[:HEADER_BYTES]))
             if zlib.crc32(json_text(header).encode()) != check:
                 raise ValueError("a damaged header")
             self.dtype, self.shape = DTYPES[header["dtype"]], tuple(header["shape"])

@@ -26,6 +26,10 @@ from fedprompt.clip.towers import (
     value_value_attention,
     with_layer_offsets,
 )
+from fedprompt.ops.layers import recomputed
+
+MOST_TEXTS = 1024  # that are encoded together, with all activations kept for the gradient
+TEXTS = 256  # of more texts, encoded at a time
 
 
 class Encoders(nn.Module):
@@ -86,14 +90,25 @@ class Encoders(nn.Module):
         return Prompts(embeddings, layout.end.to(self.device), places)
 
     def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:
-        """[N, D] text features, not normalised. `edit(k, tokens)` may change the tokens [N, T, W] entering block k."""
+        """[N, D] text features, not normalised. `edit(k, tokens)` may change the tokens [N, T, W] entering block k.
+
+        More than 1,024 texts are encoded 256 at a time, without keeping activations, unless there is an edit or a layer
+        is adapted.
+        """
+        if edit is None and not self._changed and len(prompts.embeddings) > MOST_TEXTS:
+            pieces = zip(torch.split(prompts.embeddings, TEXTS), torch.split(prompts.end, TEXTS), strict=True)
+            return torch.cat([recomputed(functools.partial(self._encode_text, end=end), x) for x, end in pieces])
+        return self._encode_text(prompts.embeddings, end=prompts.end, edit=edit)
+
+    def _encode_text(self, embeddings: Tensor, *, end: Tensor, edit: Edit | None = None) -> Tensor:
+        """[N, D] text features of embeddings [N, T, W], whose end tokens are at `end` [N]."""
         tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
-        length = prompts.embeddings.shape[1]
-        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[:length]
+        length = embeddings.shape[1]
+        tokens = embeddings + tower.embeddings.position_embedding.weight[:length]
         tokens = run_blocks(blocks[:-1], tokens, edit=edit, causal=True)
         last = len(blocks) - 1
         tokens = edit(last, tokens) if edit else tokens
-        end = prompts.end + (tokens.shape[1] - length)  # tokens that an edit inserted come before the end token
+        end = end + (tokens.shape[1] - length)  # tokens that an edit inserted come before the end token
         state = block_output_at(blocks[last], tokens, end)
         features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
         return features

@@ -6,29 +6,26 @@ a `CLIPModel`; its blocks would be run in `towers`.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
-from huggingface_hub import constants, get_session, try_to_load_from_cache
 from PIL import Image
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from transformers.utils import logging
 
+from fedprompt.clip.hub import hub_answers, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
-HUB_SECONDS = 2.0
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 
 
@@ -51,7 +48,7 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
             model, report = CLIPModel.from_pretrained(
                 origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
             )
-            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local)
+            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
             processor = CLIPImageProcessorPil.from_pretrained(origin, local_files_only=local)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(
@@ -62,39 +59,6 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     if missing:
         raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
     return model, tokenizer, processor
-
-
-def require_available(path: str | Path) -> None:
-    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
-    name, folder = str(path), Path(path).expanduser()
-    if folder.is_dir():
-        return
-    if isinstance(path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
-        )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
-        raise UserError(
-            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
-            "not answer; set backbone.path to a local folder with a CLIP in it, or to demo, or allow the network once."
-        )
-
-
-@functools.cache
-def hub_answers() -> bool:
-    """Whether the Hugging Face Hub can be reached, asked once per process and for at most `HUB_SECONDS`."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    found: list[object] = []
-
-    def ask() -> None:
-        with suppress(Exception):  # of any kind: a name that is not resolved, a refused connection, a proxy
-            found.append(get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
-
-    asking = threading.Thread(target=ask, daemon=True)  # resolving a name has no timeout of its own
-    asking.start()
-    asking.join(HUB_SECONDS)
-    return bool(found)
 
 
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
@@ -156,6 +120,8 @@ def check_size(processor: Any, size: int) -> None:
 
 def preprocess(processor: Any, size: int, images: Sequence[Image.Image]) -> Pixels:
     """[B, 3, H, W] preprocessed images, for this process and every worker."""
+    # differs: transformers rounds half a pixel of the centre crop down, OpenAI's preprocessing to an even number, so
+    # that the crop lies one pixel further up or left where an edge exceeds its size by 3, 7, 11, ... pixels
     if not images:
         return np.empty((0, 3, size, size), np.float32)
     pixels: Pixels = processor(images=images, return_tensors="np")["pixel_values"]

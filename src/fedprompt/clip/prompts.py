@@ -8,7 +8,9 @@ Legend: N texts, T tokens, W text width.
 from __future__ import annotations
 
 import hashlib
+import html
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedprompt.data.labels import readable_name
 from fedprompt.errors import UserError
+
+SINGLE_QUOTES, DOUBLE_QUOTES = "\u02bc\u2018\u2019\u201a\u201b", "\u201c\u201d\u201e\u201f"
+LIGATURES, WIDE = range(0xFB00, 0xFB07), (0x3000, *range(0xFF01, 0xFFF0))  # fi, fl, ...; forms for East Asian type
+PLAIN = {ord(quote): "'" for quote in SINGLE_QUOTES} | {ord(quote): '"' for quote in DOUBLE_QUOTES}
+PLAIN |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *WIDE)}
+TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
+
+
+@dataclass(frozen=True)
+class ContextSlot:
+    """Where learned context vectors stand in a class's sentence: in place of the words before the class name.
+
+    `words` are what the vectors start from, "" for a random start. `rest` is what follows them, with `{}` for the name.
+    """
+
+    words: str
+    rest: str = "{}."
+
+    @classmethod
+    def of(cls, init: str) -> ContextSlot:
+        """The slot of an option `init`: words before the name ("a photo of a"), or a template ("a photo of a {}.").
+
+        A template's words after the name stay, so vectors that start from those before it give the template's own
+        sentences. What touches the name, as the quotation mark in 'a photo of a "{}"', stays with it.
+        """
+        before, name, _ = init.partition("{}")
+        if not name:
+            return cls(init)
+        whole = before[: len(before) - len(before.split(" ")[-1])]
+        return cls(whole.strip(), init[len(whole) :])
+
+    def texts(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Per class a text with the placeholder `<ctx>` for the vectors."""
+        return tuple(f"<ctx> {self.rest.replace('{}', readable_name(name))}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -63,7 +100,8 @@ class PromptTokenizer:
         """Token ids of each text without start and end."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self._pieces]
         if fresh:
-            rows = self.tokenizer(fresh, add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            plain = [plain_text(text) for text in fresh]
+            rows = self.tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"
             ]
             self._pieces.update(zip(fresh, rows, strict=True))
@@ -114,6 +152,15 @@ class PromptTokenizer:
         length = max((len(row) for row in rows), default=0)
         full = [[*row, *[self.end] * (length - len(row))] for row in rows]
         return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)  # [N, T]
+
+
+def plain_text(text: str) -> str:
+    """A text with typographic quotes, ligatures, wide letters and HTML entities in plain characters.
+
+    OpenAI's tokenizer does so before it splits a text; that of transformers does not. Dashes stay as they are in both.
+    """
+    # differs: OpenAI's tokenizer also repairs text that was decoded with the wrong encoding, by the package ftfy
+    return html.unescape(html.unescape(text)).translate(PLAIN)
 
 
 def row_keys(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -134,7 +134,13 @@ class Encoded:
         return features
 
     @functools.cached_property
+    def output(self) -> Tensor:
+        """[B, T, W] all tokens that leave the last block."""
+        states: Tensor = self.block(self.tokens, None)
+        return states
+
+    @functools.cached_property
     def patches(self) -> Tensor:
         """[B, T - 1, D] from all other tokens, including added ones."""
-        features: Tensor = self.head(self.block(self.tokens, None)[:, 1:])
+        features: Tensor = self.head(self.output[:, 1:])
         return features

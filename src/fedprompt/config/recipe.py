@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,10 +25,11 @@ from fedprompt.config.recipe_tables import (
     TuningTable,
 )
 from fedprompt.config.settings import Fit, apply_settings, suggestion
+from fedprompt.config.tuned import PAPER, Defaults
 from fedprompt.config.values import refused_value, table_in
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.file_system import is_file, require_file
-from fedprompt.text_files import read_unicode
+from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,11 +37,22 @@ Model = TypeVar("Model", bound=BaseModel)
 class Recipe(Table):
     """One experiment: a main method and others to compare it with, on the same data, partition and seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="name of the run and of its folder")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="name of the run and of its folder")
     about: str = Field("", description="one sentence for the report")
     seed: int = Field(1, ge=0, description="seed of every random draw")
     check: bool = Field(
         default=False, description="open every image of the data set before training, not only those that the run uses"
+    )
+    defaults: Defaults = Field(
+        PAPER,
+        description="settings that the recipe leaves open: those of each method's paper, or those tuned for data of "
+        'one\'s own ("single-label", "multi-label"), where contexts also start from data.template',
+    )
+    minutes: float = Field(
+        0,
+        ge=0,
+        description="time for training and scoring, in equal parts for all methods that train; as many rounds as fit, "
+        "and train.rounds at most; 0 is no limit",
     )
     backbone: BackboneTable = BackboneTable()
     data: DataTable
@@ -84,14 +95,14 @@ def find_recipe(name: str) -> Path:
 
 def load_recipe(path: Path, settings: Sequence[str] = (), *, fit: Fit | None = None) -> Recipe:
     """Read a TOML recipe and apply `key=value` settings; UserError if it cannot be read or a key is unknown."""
-    return parse_recipe(read_unicode(path), settings, origin=path.name, fit=fit)
+    return parse_recipe(read_unicode(path, most=LARGEST_TOML), settings, origin=path.name, fit=fit)
 
 
 def parse_recipe(text: str, settings: Sequence[str] = (), *, origin: str = "recipe", fit: Fit | None = None) -> Recipe:
     """Parse a recipe's TOML text; `origin` names it in messages, and `fit` adapts it to settings."""
     try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        tables = load_toml(text)
+    except ValueError as error:
         raise UserError(f"The recipe {origin} is not valid TOML ({error}); correct that line.") from error
     apply_settings(tables, settings, keys=recipe_keys(), fit=fit)
     return checked(Recipe, tables, origin=origin)

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
+NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
 class Table(Settings):
@@ -140,7 +141,10 @@ class ServerTable(Table):
         10_000_000, ge=1, description="an update that claims more training images than this is refused"
     )
     norm_limit: float = Field(
-        0.0, ge=0, description="refuse updates longer than this many times the median length; 0 refuses none"
+        NORM_LIMIT,
+        ge=0,
+        description="refuse updates longer than this many times the clients' median length, and roll back a round "
+        "whose result makes losses not finite or explode; 0 does neither",
     )
 
 
@@ -156,13 +160,25 @@ class TrainTable(ClientTraining):
         "federated",
         description='baselines: "local" trains every client alone, "pooled" trains one client on all images',
     )
+    keep: str = Field(
+        "last",
+        description='the round whose model is tested and saved: "last", or "best:METRIC" by a metric of held-out '
+        'images, such as "best:hm"; the same for all methods of a run',
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="end training after so many scorings of held-out images without a better one; 0 never does",
+    )
 
 
 class MethodTable(NamedBlock):
     """A method, its options, and what it overrides in [train] and [descriptions]."""
 
     name: str = Field(description="name of a method, or package.module")
-    label: str = Field("", pattern=r"^[A-Za-z0-9._+=-]*$", description="name of the trial; the method's if empty")
+    label: str = Field(
+        "", pattern=r"^([A-Za-z0-9_+=-][A-Za-z0-9._+=-]*)?$", description="name of the trial; the method's if empty"
+    )
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method")
     descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method")
 
@@ -176,7 +192,10 @@ class EvaluateTable(Table):
     """When and how models are evaluated."""
 
     every: int = Field(
-        0, ge=0, description="evaluate every so many rounds for the learning curve; 0 evaluates at the end only"
+        0,
+        ge=0,
+        description="evaluate every so many rounds: test images for the learning curve, and held-out ones to choose a "
+        "round (train.keep); 0 evaluates test images at the end only, and held-out ones up to 20 times",
     )
     batch_size: int = Field(128, ge=1, description="images per batch")
     local: bool = Field(
@@ -186,8 +205,10 @@ class EvaluateTable(Table):
         0.0,
         ge=0,
         lt=1,
-        description="multi-label: share of a client's training images held out to fit a decision threshold",
+        description="share of a client's training images held out: to choose a round (train.keep), where the data have "
+        "no validation part, and with many labels to fit a decision threshold; 0.2 if a round is chosen",
     )
+    test: bool = Field(default=True, description="evaluate on test images; a search for settings leaves them unseen")
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )

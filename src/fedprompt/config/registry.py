@@ -71,6 +71,8 @@ class Registry:
                 f"(known: {', '.join(self.names())}; your own: package.module:function)."
             )
         try:
+            if not all(part.isidentifier() for part in (*module.split("."), function)):
+                raise ImportError("it is not of the form package.module:function")
             builder: Builder = getattr(import_module(module), function)
         except (ImportError, AttributeError) as error:
             raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import tomli_w
 
 from fedprompt.config.recipe_tables import DataTable, MethodTable, PartitionTable, ServerBlock, Toml
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.text_files import load_toml
 
 # Tables that name a building block: their path, the key of the name, and the keys that are no options of the block.
 BLOCKS = (
@@ -47,6 +47,8 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
         _apply(tables, setting, keys)
     if fit is not None:
         given = frozenset(setting.partition("=")[0].strip() for setting in settings)
+        if "about" not in given and _table(before, "method").get("name") != _table(tables, "method").get("name"):
+            tables.pop("about", None)  # it is about the earlier method
         for note in _fitted(before, tables, given, fit):
             fit.note(note)
 
@@ -90,8 +92,8 @@ def _enter(place: Any, key: str, setting: str) -> Any:
 
 def _value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return load_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

@@ -122,6 +122,10 @@ class Dataset:
         """Which of the parts a row belongs to."""
         return 0
 
+    def base_of(self, row: int) -> tuple[int, ...]:
+        """The base classes of the part that a row belongs to."""
+        return self.base
+
     def map_label_space(self, change: Callable[[LabelSpace], LabelSpace]) -> Self:
         """The same images with another label space, e.g. with other descriptions; of joined data sets, part by part."""
         return replace(self, space=change(self.space))

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedprompt.child_processes import start_worker
 from fedprompt.data.images import Images
 
 Pixels = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -49,7 +50,9 @@ class Workers(Generic[Result]):
         # A copy of this process would inherit locks of threads that it does not have.
         method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
         context = multiprocessing.get_context(method)
-        self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker, initargs=(work,))
+        self._pool = ProcessPoolExecutor(
+            count, mp_context=context, initializer=start_worker, initargs=(_set_work, work)
+        )
 
     def map(self, batches: Iterable[Images]) -> Iterator[Result]:
         """`work` of each batch, in order; an error in a worker is raised here."""
@@ -75,7 +78,7 @@ def _portable(batch: Images) -> Images:
     return Images(batch.source.take(batch.rows), tuple(range(len(batch))), batch.mirrored)
 
 
-def _start_worker(work: Callable[[Images], Any]) -> None:
+def _set_work(work: Callable[[Images], Any]) -> None:
     global _work
     _work = work
 

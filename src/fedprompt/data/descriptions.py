@@ -15,6 +15,7 @@ from fedprompt.text_files import json_text, load_json, read_unicode
 
 FORMAT = 1
 MAX_BYTES = 16 << 20  # a thousand classes with their scenes need a tenth of it
+MOST_KEYS = 100_000  # colons count, which phrases may have too
 
 Phrase = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Phrases = Annotated[tuple[Phrase, ...], Field(max_length=200)]
@@ -98,11 +99,9 @@ def fingerprint(phrases: Sequence[str]) -> str:
 
 def load_description_json(path: Path) -> object:
     """The content of a JSON file; UserError if it cannot be read, is not JSON or too large."""
-    if path.is_file() and path.stat().st_size > MAX_BYTES:
-        raise UserError(f"{path} is larger than {MAX_BYTES >> 20} MiB; check the path.")
-    text = read_unicode(path)
+    text = read_unicode(path, most=MAX_BYTES)
     try:
-        return load_json(text)
+        return load_json(text, most_keys=MOST_KEYS)
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); correct that place.") from error
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.errors import UserError
+from fedprompt.file_system import open_file
 from fedprompt.text_files import json_text
 
 HASHED_BYTES = 1 << 28  # the content of data sets up to this size is hashed: a second, once per process
@@ -43,7 +44,7 @@ class FileSource:
             total = sum(stat.st_size for stat in stats)
             digest = hashlib.sha256(self._decode_options())
             for file, path, stat in zip(self.files, paths, stats, strict=True):
-                content = hashlib.sha256(Path(path).read_bytes()).hexdigest() if total <= HASHED_BYTES else ""
+                content = _digest(Path(path)) if total <= HASHED_BYTES else ""
                 digest.update(json_text([file, stat.st_size, content or stat.st_mtime_ns]).encode())
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
@@ -66,3 +67,8 @@ class FileSource:
     def describe(self, row: int) -> str:
         """The path below the folder."""
         return self.files[row]
+
+
+def _digest(path: Path) -> str:
+    with open_file(path, "restore or remove it") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

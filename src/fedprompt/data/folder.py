@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from pydantic import JsonValue
@@ -15,8 +15,9 @@ from fedprompt.data.intake.image_files import has_image_name, visible
 from fedprompt.data.intake.paths import regular_files
 from fedprompt.errors import UserError
 from fedprompt.file_system import entries, read_bytes, require_file
-from fedprompt.text_files import LINE_ENDS
+from fedprompt.text_files import LINE_ENDS, load_json
 
+LARGEST_LIST = 8 << 30  # bytes; the annotations of Objects365 take 6
 JsonObject = Mapping[str, object]
 MatlabArray = np.ndarray[tuple[int, ...], np.dtype[np.object_]]
 
@@ -56,7 +57,7 @@ class DatasetFolder:
         self._read[name] = None
         if not os.path.lexists(self.path / name):
             raise UserError(f"The file {self.path / name} is missing; the download is incomplete.")
-        return read_bytes(self.path / name, "replace it by the file")
+        return read_bytes(self.path / name, "replace it by the file", most=LARGEST_LIST)
 
     def text(self, name: str) -> str:
         """A text file's content."""
@@ -72,13 +73,12 @@ class DatasetFolder:
     def json(self, name: str) -> JsonValue:
         """A JSON file's content."""
         try:
-            value: JsonValue = json.loads(self.text(name))
+            return cast("JsonValue", load_json(self.text(name)))
         except ValueError as error:
             raise UserError(
                 f"The file {self.path / name} is not valid JSON ({error}); it is damaged, or a web page saved under "
                 "its name: download it again."
             ) from error
-        return value
 
     def matrix(self, name: str, variable: str) -> MatlabArray:
         """A variable of a MATLAB file, squeezed but never 0-dimensional: a file with one row stays a row."""

@@ -50,6 +50,12 @@ class JoinedDataset(Dataset):
         """Which part a row belongs to."""
         return bisect_right(_first_rows(self.members), row) - 1
 
+    def base_of(self, row: int) -> tuple[int, ...]:
+        """The base classes of the part that a row belongs to."""
+        place = self.part_of(row)
+        first = _first_labels(self.members)[place]
+        return tuple(first + label for label in self.members[place].base)
+
     def examples(self, rows: Tensor, classes: Sequence[int] | None = None, *, domain: str = "") -> Examples:
         """The rows of one part over its own classes; UserError for rows of several parts, which share no candidates."""
         places = {self.part_of(row) for row in rows.tolist()}

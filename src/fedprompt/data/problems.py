@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode_workers import Workers
 from fedprompt.data.images import Images, ImageSource, OnStep
+from fedprompt.data.near_duplicates import perceptual_hash
 from fedprompt.errors import UserError
 
 BATCH = 16  # images that a process opens at a time
@@ -18,52 +20,78 @@ BATCH = 16  # images that a process opens at a time
 
 @dataclass(frozen=True)
 class ImageScan:
-    """The result of opening images, by row: a digest of size and pixels, or why the image is unreadable."""
+    """The result of opening images, by row: a digest of size and pixels, or why the image is unreadable.
+
+    `sizes` are width and height; `hashes` are the perceptual hashes of images with some contrast, if they were asked
+    for.
+    """
 
     digests: Mapping[int, bytes]
     unreadable: Mapping[int, str]
+    sizes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    hashes: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """What was found of one image."""
+
+    digest: bytes = b""
+    reason: str = ""
+    size: tuple[int, int] = (0, 0)
+    perceptual: int | None = None
 
 
 def scan_images(
-    source: ImageSource, rows: Sequence[int], *, workers: int = 0, on_step: OnStep | None = None
+    source: ImageSource,
+    rows: Sequence[int],
+    *,
+    workers: int = 0,
+    perceptual: bool = False,
+    on_step: OnStep | None = None,
 ) -> ImageScan:
-    """Open each image once, in `workers` processes or in this one; `on_step(done, total)` reports progress."""
+    """Open each image once, in `workers` processes or in this one; `on_step(done, total)` reports progress.
+
+    With `perceptual`, perceptual hashes are computed too, which takes a millisecond per image.
+    """
     batches = [Images(source, tuple(rows[start : start + BATCH])) for start in range(0, len(rows), BATCH)]
-    digests: dict[int, bytes] = {}
-    unreadable: dict[int, str] = {}
-    done = 0
-    for batch, results in zip(batches, _scan_batches(batches, workers), strict=True):
-        for row, (digest, reason) in zip(batch.rows, results, strict=True):
-            if reason:
-                unreadable[row] = reason
-            else:
-                digests[row] = digest
-        done += len(batch)
+    found: dict[int, _Scanned] = {}
+    for batch, results in zip(batches, _scan_batches(batches, workers, perceptual=perceptual), strict=True):
+        found |= zip(batch.rows, results, strict=True)
         if on_step is not None:
-            on_step(done, len(rows))
-    return ImageScan(digests, unreadable)
+            on_step(len(found), len(rows))
+    read = {row: one for row, one in found.items() if not one.reason}
+    return ImageScan(
+        {row: one.digest for row, one in read.items()},
+        {row: one.reason for row, one in found.items() if one.reason},
+        {row: one.size for row, one in read.items()},
+        {row: one.perceptual for row, one in read.items() if one.perceptual is not None},
+    )
 
 
-def _scan_batches(batches: Sequence[Images], workers: int) -> Iterator[list[tuple[bytes, str]]]:
+def _scan_batches(batches: Sequence[Images], workers: int, *, perceptual: bool) -> Iterator[list[_Scanned]]:
+    scan = functools.partial(_scan_batch, perceptual=perceptual)
     if not workers or len(batches) == 1:
-        yield from map(_scan_batch, batches)
+        yield from map(scan, batches)
         return
-    pool = Workers(workers, _scan_batch)
+    pool = Workers(workers, scan)
     try:
         yield from pool.map(batches)
     finally:
         pool.close()
 
 
-def _scan_batch(images: Images) -> list[tuple[bytes, str]]:
-    """For each image a digest of its size and pixels, or why it cannot be read."""
+def _scan_batch(images: Images, *, perceptual: bool) -> list[_Scanned]:
     results = []
     for position in range(len(images)):
         try:
             image = images.decode(position)
-            results.append((hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest(), ""))
         except UserError as error:
-            results.append((b"", str(error)))
+            results.append(_Scanned(reason=str(error)))
+            continue
+        digest = hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()
+        looks = perceptual_hash(image) if perceptual else None
+        results.append(_Scanned(digest, size=image.size, perceptual=looks))
     return results
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
+DEMO = "demo"  # the name of the embedded CLIP in recipes
+
 
 def weights_folder() -> Path:
     """The embedded CLIP: a Hugging Face `CLIPModel` folder with its tokenizer, image processor and CARD.md."""

@@ -50,28 +50,36 @@ def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str = AL
 
 
 def run(channel: GridChannel, settings: Settings) -> None:
-    """Run the recipe in the run's configuration: `recipe` is TOML text or a name, `out` the run's folder."""
-    from fedprompt.config.recipe import find_recipe
+    """Run the recipe of the run's configuration over the deployment's sites; simulate it in Flower's simulation.
+
+    `out` is the run's folder, and empty for a new one in the deployment's folder.
+    """
+    from fedprompt.deploy.flower_run import FlowerLog, recipe_text, simulate
+
+    text, accept = recipe_text(settings), bool(settings.get("accept-changes", False))
+    if channel.simulated:
+        simulate(text, str(settings["out"]), callbacks=FlowerLog(), accept_changes=accept)
+        return
     from fedprompt.deploy.server_run import run_on_sites
-    from fedprompt.deploy.settings import HOME, PROCESS, STOPPED, load_deployment
+    from fedprompt.deploy.settings import HOME, PROCESS, load_deployment
+    from fedprompt.deploy.stopped import reserve, write_stopped
     from fedprompt.experiments.run import free_folder
     from fedprompt.records.run_folder import write_atomic
-    from fedprompt.text_files import read_unicode
 
+    if HOME not in os.environ:
+        raise UserError("This SuperLink serves no deployment; start one with: fedprompt server up FOLDER")
     home = Path(os.environ[HOME])
-    recipe = str(settings["recipe"])
-    text = recipe if "\n" in recipe else read_unicode(find_recipe(recipe))
     out = Path(str(settings["out"])) if settings["out"] else free_folder(home / "runs" / "run")
     write_atomic(out / PROCESS, str(os.getpid()))
-    (out / STOPPED).unlink(missing_ok=True)
+    reserve(out)
     channel.on_wait = partial(_write_waiting, out)
     threading.Thread(target=_end_with_superlink, args=(home, out), daemon=True).start()
     try:
-        accept = bool(settings.get("accept-changes", False))
-        run_on_sites(text, out, channel, load_deployment(home), home=home, accept_changes=accept)
+        deployment, log = load_deployment(home), FlowerLog()
+        run_on_sites(text, out, channel, deployment, home=home, callbacks=log, accept_changes=accept)
     except BaseException as error:
         # The run's own record has the error too, unless the run failed before it had one.
-        write_atomic(out / STOPPED, str(error) if isinstance(error, UserError) else repr(error))
+        write_stopped(out, str(error) if isinstance(error, UserError) else repr(error))
         raise
 
 
@@ -85,8 +93,8 @@ def _write_waiting(out: Path, names: Sequence[str], since: float) -> None:
 
 def _end_with_superlink(home: Path, out: Path) -> None:
     """Exit when the SuperLink is gone: Flower's own process would wait for it and keep the run's folder locked."""
-    from fedprompt.deploy.settings import LINK, STOPPED
-    from fedprompt.records.run_folder import write_atomic
+    from fedprompt.deploy.settings import LINK
+    from fedprompt.deploy.stopped import write_stopped
 
     link = int((home / LINK).read_text(encoding="utf-8"))
     while True:
@@ -94,7 +102,7 @@ def _end_with_superlink(home: Path, out: Path) -> None:
         try:
             os.kill(link, 0)
         except ProcessLookupError:
-            write_atomic(out / STOPPED, f"The server stopped; once it is up, continue with: fedprompt resume {out}")
+            write_stopped(out, f"The server stopped; once it is up, continue with: fedprompt resume {out}")
             os._exit(1)
 
 

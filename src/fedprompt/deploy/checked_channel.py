@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedprompt.deploy.preflight import FIXES, is_close, mismatches
+from fedprompt.deploy.preflight import FIXES, clock_problem, mismatches, read_report
 from fedprompt.deploy.settings import Deployment
-from fedprompt.errors import UserError
-from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload
+from fedprompt.errors import UserError, refusing
+from fedprompt.runtimes.answers import LARGEST, number, texts
+from fedprompt.runtimes.payload import DONE, HELLO, Fields, Payload, done
 from fedprompt.runtimes.remote import Channel
 
 POLL = 1.0  # seconds between checks of which sites are connected
@@ -72,9 +73,9 @@ class CheckedChannel:
         present = self._wait_for_sites()
         hello = {name: self._hello(name) for name in self.terms.clients if name in present}
         problems = []
-        for name, reason in self._ask(hello, deadline=self.deployment.deadline).items():
-            if isinstance(reason, str) and name not in self._admitted:
-                problems.append(f"{name}: {reason.rstrip('.')}")
+        for name, said in self._ask(hello, deadline=self.deployment.deadline).items():
+            if isinstance(said, str) and name not in self._admitted:
+                problems.append(f"{name}: {said.rstrip('.')}")
         if problems:
             raise UserError("The preflight stops the run. " + "; ".join(problems) + ".")
         for name in self.terms.clients:
@@ -89,39 +90,47 @@ class CheckedChannel:
     def _ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
         numbered, asked = {name: self.numbers.number(payload) for name, payload in payloads.items()}, time.time()
         answers = self.channel.ask(numbered, deadline=deadline)
-        return {name: self._checked(name, numbered[name], answer, asked) for name, answer in answers.items()}
+        used: dict[str, Payload | str] = {}
+        reports: dict[str, Fields] = {}
+        for name, answer in answers.items():
+            refused: dict[str, str] = {}
+            with refusing(refused, name):
+                used[name] = self._checked(name, numbered[name], answer, asked)
+                if used[name] == PASSED and isinstance(answer, Payload):
+                    reports[name] = read_report(answer.fields)
+            used |= refused
+        for name, report in reports.items():
+            self._admitted.add(name)
+            self.terms.data.setdefault(name, report["facts"]["data"])
+            self.terms.on_admitted(name, report)
+        return used
 
     def _checked(self, name: str, request: Payload, answer: Payload | str, asked: float) -> Payload | str:
-        """The answer, or why it is not used."""
+        """The answer, or why it is not used; UserError too, for one that is no answer to its request."""
         if isinstance(answer, str):
             return answer
         if answer.kind != DONE:
-            reason = f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200]}"
-            return reason if request.kind == HELLO else answer
+            return done(answer) if request.kind == HELLO else answer
         if answer.fields.get("serial") != request.fields["serial"]:
             return "order: its answer is to another message."
-        problems = self._problems(name, answer.fields, asked if request.kind == HELLO else None)
+        problems = self._problems(name, answer, asked if request.kind == HELLO else None)
         if problems:
             self._admitted.discard(name)
             return f"preflight: {'; '.join(problems)}."
-        if request.kind != HELLO:
-            return answer
-        self._admitted.add(name)
-        self.terms.data.setdefault(name, str(answer.fields["facts"]["data"]))
-        self.terms.on_admitted(name, answer.fields)
-        return PASSED
+        return PASSED if request.kind == HELLO else answer
 
-    def _problems(self, name: str, fields: Fields, asked: float | None) -> list[str]:
-        facts = fields.get("facts")
-        if not isinstance(facts, dict) or not isinstance(facts.get("data"), str):
+    def _problems(self, name: str, answer: Payload, asked: float | None) -> list[str]:
+        if not isinstance(answer.fields.get("facts"), dict) or "data" not in answer.fields["facts"]:
             return ["its answer lacks the facts of the preflight; install the server's version of fedprompt there"]
+        facts = texts(answer.fields, "facts")
         found = mismatches(self.terms.ours, facts)
         if self.terms.data.get(name, facts["data"]) != facts["data"]:
             found.append(f"its images are not those with which the run began; {FIXES['data']}")
-        skew, clock = self.deployment.clock_skew, fields.get("time")
-        if asked is not None and not is_close(clock, asked=asked, answered=time.time(), skew=skew):
-            found.append(f"its clock is off by more than {skew:.0f} s; set it by NTP")
-        return found
+        if asked is not None:
+            clock = number(answer.fields, "time", low=0.0, high=LARGEST)
+            received = time.time() if answer.received is None else answer.received
+            found.append(clock_problem(clock, asked=asked, received=received, skew=self.deployment.clock_skew))
+        return list(filter(None, found))
 
     def _hello(self, name: str) -> Payload:
         return Payload(HELLO, {**self.terms.job, "client": self.terms.clients.index(name)})

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
+from fedprompt.child_processes import kill_with_parent
 from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
-from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, SiteFile, load_deployment, load_site, save
+from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, Deployment, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import acquire_lock, write_atomic
 from fedprompt.runtimes.flower import commands
@@ -30,13 +31,19 @@ _log = logging.getLogger(__name__)
 
 
 class Process:
-    """A child process in its own process group, so that stopping it also stops what it started."""
+    """A child process that ends with this one, in a process group of its own: stopping it stops what it started too."""
 
     def __init__(self, command: Sequence[str], *, folder: Path, log: str, environment: Mapping[str, str]) -> None:
         (folder / "logs").mkdir(exist_ok=True)
         with (folder / "logs" / log).open("ab") as file:
             self.popen = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=file, stderr=file, start_new_session=True
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=kill_with_parent if os.name == "posix" else None,
             )
         self.started = time.monotonic()
 
@@ -88,6 +95,18 @@ def _exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _metrics(folder: Path, settings: Deployment | SiteFile) -> AbstractContextManager[None]:
+    """The endpoint of the metrics, if the settings ask for one."""
+    if settings.metrics_port is None:
+        return contextlib.nullcontext()
+    from fedprompt.deploy.metrics import exported
+    from fedprompt.deploy.metrics_server import ServerMetrics  # imports what runs need, which takes seconds
+    from fedprompt.deploy.metrics_site import SiteMetrics
+
+    metrics = ServerMetrics(folder) if isinstance(settings, Deployment) else SiteMetrics(folder)
+    return exported(settings.metrics_port, metrics.read)
+
+
 def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     """Run a SuperLink until stopped, and admit exactly the sites with public keys `keys/SITE.pub`."""
     folder = folder.resolve()
@@ -96,7 +115,7 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     command = commands.superlink(port=deployment.local_port, database=folder / "state.db", tls=tls_of(folder))
     for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
         say(warning)
-    with _exclusive(folder):
+    with _exclusive(folder), _metrics(folder, deployment):
         link = Process(command, folder=folder, log="superlink.log", environment=environment)
         try:
             _write_children(folder, [link])
@@ -155,7 +174,7 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     if site.worker:
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
-    with _exclusive(folder):
+    with _exclusive(folder), _metrics(folder, site):
         check_authority(folder, site)
         for warning in expiry_warnings(folder):
             say(warning)

@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 
 from fedprompt.errors import UserError
+from fedprompt.text_files import load_json_object
 
 START = "0" * 64  # the hash before the first line
 LOCK_TIMEOUT = 60.0  # seconds to wait for another process of the site
@@ -117,7 +118,7 @@ def read_chain(path: Path, *, after: Entry | None = None) -> Iterator[Entry]:
 def _verified(path: Path, line: bytes, last: Entry) -> Entry:
     body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
     digest = hashlib.sha256(body).hexdigest()
-    fields = json.loads(body) if tail == _HEAD + digest.encode() + _END else {}
+    fields = load_json_object(body) if tail == _HEAD + digest.encode() + _END else {}
     if fields.get("number") != last.number + 1 or fields.get("previous") != last.hash:
         raise DamagedError(
             f"Line {last.number + 1} of {path} was changed after it was written; restore the file from a copy."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
@@ -25,14 +26,14 @@ WARN_DAYS = 60  # before a certificate expires
 NGINX = """# Include this inside nginx's http block, e.g. as /etc/nginx/conf.d/fedprompt.conf
 server {{
   listen {port} ssl;
-  ssl_certificate {folder}/certificates/server.pem;
-  ssl_certificate_key {folder}/certificates/server.key;
+  ssl_certificate {certificate};
+  ssl_certificate_key {key};
   ssl_protocols TLSv1.2 TLSv1.3;
   client_max_body_size 16m;  # Flower sends chunks of 5 MB
   location /v1/fleet/ {{
     proxy_pass https://127.0.0.1:{local_port};
     proxy_ssl_verify on;
-    proxy_ssl_trusted_certificate {folder}/certificates/ca.crt;
+    proxy_ssl_trusted_certificate {authority};
     proxy_ssl_name localhost;
     proxy_read_timeout 300s;
   }}
@@ -45,8 +46,9 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
+User={user}
 ExecStart={python} -m fedprompt {command} {folder}
-WorkingDirectory={folder}
+WorkingDirectory={place}
 Restart=always
 RestartSec=5
 KillMode=control-group
@@ -70,7 +72,9 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
     authority = certificates / "ca.crt"
     make_authority(certificates / "ca.key", authority, name=deployment.name)
     make_server_certificate(certificates, certificates / "ca.key", authority, hosts=_hosts(deployment))
-    proxy = NGINX.format(port=deployment.port, local_port=deployment.local_port, folder=folder)
+    files = {"certificate": "server.pem", "key": "server.key", "authority": "ca.crt"}
+    paths = {name: nginx_word(certificates / file) for name, file in files.items()}
+    proxy = NGINX.format(port=deployment.port, local_port=deployment.local_port, **paths)
     write_atomic(folder / "nginx.conf", proxy)
     write_atomic(folder / "fedprompt-server.service", service("fedprompt server", "server up", folder))
     write_atomic(folder / "flower" / "config.toml", commands.connections(deployment.local_port, authority))
@@ -102,8 +106,29 @@ def site_key(folder: Path) -> Path:
 
 
 def service(what: str, command: str, folder: Path) -> str:
-    """A systemd unit that keeps a fedprompt command running."""
-    return SERVICE.format(what=what, python=sys.executable, command=command, folder=folder)
+    """A systemd unit that keeps a fedprompt command running, as the user who makes it."""
+    return SERVICE.format(
+        what=what.replace("%", "%%"),
+        user=getpass.getuser(),
+        python=_systemd_word(sys.executable),
+        command=command,
+        folder=_systemd_word(folder),
+        place=str(folder).replace("%", "%%"),  # the rest of this line is the path, spaces included
+    )
+
+
+def _systemd_word(path: Path | str) -> str:
+    """A path as one word of a command in a unit: quoted, without specifiers and variables."""
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{escaped}"'
+
+
+def nginx_word(path: Path) -> str:
+    """A path as one word of nginx's configuration; UserError for a name with a variable, which cannot be escaped."""
+    if "$" in str(path):
+        raise UserError(f"nginx reads the $ in {path} as a variable; choose a folder without one.")
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def tls_of(folder: Path) -> commands.Tls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,26 @@ from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
 from fedprompt.deploy.settings import SiteFile
-from fedprompt.deploy.site_policy import RefusedError, check_job, check_privacy, check_recipe, check_site
+from fedprompt.deploy.site_policy import (
+    RefusedError,
+    check_backbone,
+    check_job,
+    check_privacy,
+    check_recipe,
+    check_site,
+)
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
-from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, Fields, Payload
+from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, VALIDATE, Fields, Payload
 
 # The fields of every request, and the further ones by kind of request.
 NEEDED = ("recipe", "run", "trial", "client", "serial")
-FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), EVALUATE: ("since",), TRAIN: ("round", "since", "upload")}
+FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upload")}
+FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
 _log = logging.getLogger(__name__)
@@ -124,10 +133,20 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
     check_recipe(settings.policy, recipe_hash(request))
     check_job(settings.policy, recipe)  # before any name in it is looked up
+    check_backbone(recipe.backbone.path, settings.backbone)
     plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
+    if not settings.data and _holds_path(plan.source.options):
+        raise RefusedError("the job names a path of images; a site's own file says where they are.", rule="data")
     return plan
+
+
+def _holds_path(options: object) -> bool:
+    """Whether options of a source hold a path, which a job must not name at a site without images of its own."""
+    if isinstance(options, Mapping):
+        return bool(options.get("path")) or any(map(_holds_path, options.values()))
+    return isinstance(options, Path)
 
 
 def folder_signature(folder: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from fedprompt.deploy.ledger import ImageSet, image_digests
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.deploy.site_state import KEPT
 from fedprompt.federated.client import Client
+from fedprompt.file_system import read_bytes
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 PINNED = "pinned.json"  # in the state of a run at a site
 REMEDIES = {
@@ -44,7 +44,7 @@ class Pinned:
         path = folder / PINNED
         if not path.exists():
             return cls()
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = load_json_object(read_bytes(path))
         return cls(**{**fields, "serial": tuple(fields["serial"])})
 
     def save(self, folder: Path) -> None:
@@ -91,7 +91,7 @@ class OwnImages:
     def of(cls, client: Client) -> OwnImages:
         """Hash the files of a client's images; images that are not files have their source's fingerprint."""
         digest, sets = hashlib.sha256(), []
-        for examples in (client.train, client.test):
+        for examples in (client.train, client.test, *client.held_out.values()):
             if examples is not None:
                 digests = image_digests(examples.images)
                 sets.append(ImageSet(frozenset(digests)))

@@ -12,11 +12,14 @@ import torch
 
 import fedprompt
 from fedprompt.data.labels import LabelSpace
+from fedprompt.deploy.disclosure import class_counts, releasable
 from fedprompt.deploy.settings import SiteFile
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
+from fedprompt.federated.screening import MOST_EXAMPLES, RefusedUpdateError
+from fedprompt.runtimes.answers import LARGEST, counts, number, text, texts, whole
 from fedprompt.runtimes.payload import Fields
 from fedprompt.text_files import json_text
 
@@ -33,13 +36,11 @@ FIXES = {
 def hello_answer(experiment: Experiment, client: Client, settings: SiteFile) -> Fields:
     """The fields of a site's answer to a hello message; counts below the policy's threshold are withheld."""
     smallest = settings.policy.smallest_count
-    labels = _counts(client, smallest)
     return {
         "site": settings.name,
         "versions": versions(),
-        # Exact sums would reveal the withheld counts.
         "images": len(client.train) // smallest * smallest,
-        "labels": labels,
+        "labels": releasable(class_counts(client.train), smallest),
         "unreadable": len(experiment.left_out) // smallest * smallest,
         "tests": client.test is not None,
         "time": time.time(),
@@ -74,22 +75,38 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "threads": str(torch.get_num_threads()), **packages}
 
 
-def _counts(client: Client, smallest: int) -> list[int | None]:
-    """Training images per class of the client; None where there are fewer than `smallest`."""
-    targets, classes = client.train.targets, len(client.train.space)
-    found = (targets == 1).sum(dim=0) if targets.ndim > 1 else torch.bincount(targets, minlength=classes)
-    return [None if 0 < count < smallest else count for count in found.tolist()]
+def read_report(fields: Fields) -> Fields:
+    """What a site reports of itself, of known fields, types and ranges; RefusedUpdateError for anything else."""
+    if type(fields.get("tests")) is not bool:
+        raise RefusedUpdateError("number", "its tests is not true or false.")
+    return {
+        "site": text(fields, "site"),
+        "versions": texts(fields, "versions"),
+        "images": whole(fields, "images", low=0, high=MOST_EXAMPLES),
+        "labels": counts(fields, "labels"),
+        "unreadable": whole(fields, "unreadable", low=0, high=MOST_EXAMPLES),
+        "tests": fields["tests"],
+        "time": number(fields, "time", low=0.0, high=LARGEST),
+        "facts": texts(fields, "facts"),
+    }
 
 
-def mismatches(ours: Mapping[str, str], theirs: Fields) -> list[str]:
+def mismatches(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """The mismatches of a site's facts with the server's, each with its fix."""
     return [
-        f"{what} is {str(theirs.get(what))[:16]!r}, not {wanted[:16]!r}; {FIXES[what]}"
+        f"{what} is {theirs.get(what, '')[:16]!r}, not {wanted[:16]!r}; {FIXES[what]}"
         for what, wanted in ours.items()
         if theirs.get(what) != wanted
     ]
 
 
-def is_close(clock: object, *, asked: float, answered: float, skew: float) -> bool:
-    """Whether a site's time is within `skew` seconds of the exchange, whose times at the server are given."""
-    return isinstance(clock, int | float) and asked - skew <= clock <= answered + skew
+def clock_problem(clock: float, *, asked: float, received: float, skew: float) -> str:
+    """By how many seconds a site's clock is wrong, if by more than `skew`; "" otherwise.
+
+    `asked` and `received` are the server's times of the exchange, in which the site read its clock.
+    """
+    ahead = clock - received if clock > received else min(clock - asked, 0.0)
+    if abs(ahead) <= skew:
+        return ""
+    side = "ahead of" if ahead > 0 else "behind"
+    return f"its clock is {abs(ahead):.0f} s {side} the server's, and {skew:.0f} s are allowed; set it by NTP"

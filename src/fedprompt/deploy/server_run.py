@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,16 +17,17 @@ from fedprompt.deploy.settings import Deployment
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import NONE
-from fedprompt.experiments.context import RunContext, RunTransport, TransportFactory
+from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.federated.secure.secure_sum import SecureSum
+from fedprompt.file_system import read_bytes
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
 from fedprompt.runtimes.payload import Fields
 from fedprompt.runtimes.remote import Remote
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 FEDERATION = "federation.json"  # in a run's folder: its deployment, and the run id that the sites use
 
@@ -51,7 +51,7 @@ class Federation:
         path = folder / FEDERATION
         if not path.is_file():
             return None
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = load_json_object(read_bytes(path))
         return cls(str(fields["run"]), str(fields["deployment"]), int(fields["starts"]), dict(fields["data"]))
 
     def save(self, folder: Path) -> None:
@@ -59,8 +59,15 @@ class Federation:
         write_atomic(folder / FEDERATION, json_text(vars(self)))
 
 
-def run_on_sites(
-    text: str, out: Path, channel: SiteChannel, deployment: Deployment, *, home: Path, accept_changes: bool = False
+def run_on_sites(  # noqa: PLR0913  (the last two are optional)
+    text: str,
+    out: Path,
+    channel: SiteChannel,
+    deployment: Deployment,
+    *,
+    home: Path,
+    callbacks: RunCallbacks = NO_CALLBACKS,
+    accept_changes: bool = False,
 ) -> Path:
     """Run a recipe over the sites into `out`, or resume the run in it; returns the report.
 
@@ -72,9 +79,22 @@ def run_on_sites(
     federation.save(out)
     make_transport = site_transport(channel, deployment, federation, identities=identities_of(home))
     if (out / "run.jsonl").exists():
-        return runs.resume(out, make_transport=make_transport, accept_changes=accept_changes)
-    plan = resolve(with_deployment_sites(parse_recipe(text), deployment))
-    return runs.start(plan, out, make_transport=make_transport)
+        return runs.resume(
+            out, callbacks=callbacks, make_transport=make_transport, accept_changes=accept_changes, trusted=None
+        )
+    recipe = parse_recipe(text)
+    require_rounds(recipe)
+    plan = resolve(with_deployment_sites(recipe, deployment))
+    return runs.start(plan, out, callbacks=callbacks, make_transport=make_transport)
+
+
+def require_rounds(recipe: Recipe) -> None:
+    """Raise UserError if a recipe leaves its rounds to a budget of time, which is not measured at the sites."""
+    if recipe.minutes:
+        raise UserError(
+            f"minutes = {recipe.minutes:g} is measured on one machine and says nothing about sites; give the number of "
+            "rounds by train.rounds, with minutes = 0."
+        )
 
 
 def with_deployment_sites(recipe: Recipe, deployment: Deployment) -> Recipe:
@@ -114,11 +134,10 @@ def site_transport(
         secure = _secure_sum(trial, job, names, identities)
         num_examples: dict[int, int] = {}
 
-        def admit(name: str, fields: Fields) -> None:
-            num_examples[names.index(name)] = _count(fields.get("images"))
+        def admit(name: str, report: Fields) -> None:
+            num_examples[names.index(name)] = report["images"]
             federation.save(context.run.path)
-            reported = {key: value for key, value in fields.items() if key != "serial"}
-            context.run.append(SitesEvent(trial=trial.name, sites={name: reported}))
+            context.run.append(SitesEvent(trial=trial.name, sites={name: report}))
 
         terms = Terms(names, job, fingerprints(context.experiment, trial), federation.data, admit)
         checked = CheckedChannel(channel, deployment, numbers, terms)
@@ -129,7 +148,7 @@ def site_transport(
         accepted = {
             client: event.round
             for event in context.run.events()
-            if isinstance(event, RoundEvent) and event.trial == trial.name
+            if isinstance(event, RoundEvent) and event.trial == trial.name and event.round <= checkpoint.round_number
             for client in event.kept
         }
         return Remote(
@@ -180,10 +199,6 @@ def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
         "compare": (),
     }
     return recipe.model_copy(update=changed).to_toml()
-
-
-def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
 
 
 def recorded_events(folder: Path) -> list[Event]:

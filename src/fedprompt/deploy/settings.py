@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,16 +17,19 @@ from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.remote import RemoteSettings
 from fedprompt.runtimes.tensor_codec import Upload
-from fedprompt.text_files import read_unicode
+from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: a file `<site>-<hash>` per key, with the node id that Flower assigned
 LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLink
-PROCESS, STOPPED = "server.pid", "stopped.txt"  # in a run's folder: the process id of the run, and why it stopped
+PROCESS = "server.pid"  # in a run's folder: the process id of the run
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
 MOST_DELTA = 1e-3
+METRICS_PORT = Field(
+    None, ge=1, le=65535, description="port of the metrics for Prometheus, on loopback only; if absent, there are none"
+)
 Model = TypeVar("Model", bound=Table)
 
 
@@ -44,6 +46,7 @@ class Deployment(Table):
     connect_timeout: float = Field(120.0, ge=0, le=YEAR, description="seconds to wait for sites before the first round")
     upload: Upload = Field("float32", description="data type of updates on the wire; narrower types send differences")
     clock_skew: float = Field(60.0, gt=0, le=YEAR, description="seconds by which a site's clock may differ")
+    metrics_port: int | None = METRICS_PORT
 
     @field_validator("sites")
     @classmethod
@@ -120,6 +123,7 @@ class SiteFile(Table):
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
+    metrics_port: int | None = METRICS_PORT
     roster: Roster = Roster()
     policy: Policy = Policy()
 
@@ -143,7 +147,7 @@ def _load(model: type[Model], path: Path, fix: str) -> Model:
     if not os.path.lexists(path):
         raise UserError(f"There is no {path}; {fix}.")
     try:
-        tables = tomllib.loads(read_unicode(path))
-    except tomllib.TOMLDecodeError as error:
+        tables = load_toml(read_unicode(path, most=LARGEST_TOML))
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML ({error}); correct that line.") from error
     return checked(model, tables, origin=path.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import secrets
 import time
 from collections.abc import Mapping
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
+from fedprompt.deploy.disclosure import releasable_score, releasable_total
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.experiments.events import METRICS
+from fedprompt.errors import NotFiniteError
 from fedprompt.federated.client import train_client
-from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
 from fedprompt.federated.secure.masks import MaskedVector
@@ -30,7 +30,18 @@ from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
 from fedprompt.federated.secure.vector import Codec, vector_length
 from fedprompt.methods.base import Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload
+from fedprompt.runtimes.payload import (
+    DIVERGED,
+    DONE,
+    EVALUATE,
+    FAILED,
+    HELLO,
+    REFUSED,
+    SECURE,
+    TRAIN,
+    VALIDATE,
+    Payload,
+)
 from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
@@ -64,6 +75,9 @@ class Site:
         try:
             settings = load_site(self.folder)  # read for every request, so that changes take effect at once
             answer, rule = self._answer(request, settings, charges), ALLOWED
+        except NotFiniteError as error:  # the received state may be poisoned; the server asks whether all sites say so
+            _log.warning("The losses are not finite: %s", error)
+            answer, rule = Payload(DIVERGED), DIVERGED
         except (RefusedError, RefusedUpdateError) as refusal:
             _log.warning("Refused a job: %s", refusal)
             answer, rule = Payload(REFUSED, {"reason": str(refusal)}), refusal.rule
@@ -92,9 +106,9 @@ class Site:
             length = partial(_vector_length, job)
             return _marked(job, self._secure_member.answer(request, secure, job.state, train, length))
         task = _task(job)
-        if request.kind == EVALUATE:
-            score = _score_fields(self._score(task), settings.policy.smallest_count)
-            return _marked(job, Payload(DONE, {"score": score}))
+        if request.kind in (EVALUATE, VALIDATE):
+            found = self._score(task) if request.kind == EVALUATE else self._validate(task)
+            return _marked(job, Payload(DONE, {"score": _score_fields(job, found)}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
@@ -116,7 +130,8 @@ class Site:
             settings=job.trial.settings,
         )
         check_personal(update)
-        job.state.save(number, update.personal)
+        # The run may go back to any round if it keeps the best one.
+        job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
         return update
 
     def _charge(self, job: Job) -> Charged:
@@ -149,6 +164,16 @@ class Site:
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
         return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+
+    def _validate(self, task: SiteTask) -> Score | None:
+        """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
+        job, client = task.job, task.job.client
+        if not client.held_out:
+            return None
+        task.method.load_state_dict({**task.shared, **task.personal})
+        found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
+        columns = job.experiment.plan.keep.columns
+        return replace(found, figures={column: found.figures[column] for column in columns})
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
@@ -195,28 +220,16 @@ def _task(job: Job) -> SiteTask:
 
 
 def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
+    job, smallest = task.job, task.job.settings.policy.smallest_count
+    figures = (_score_fields(job, validation) or {}).get("figures", {})
     fields = {
-        "num_examples": update.num_examples,
+        "num_examples": releasable_total(update.num_examples, smallest),
         "loss": update.loss,
         "seconds": seconds,
-        "validation": None
-        if validation is None
-        else _finite(validation.figures[METRICS[task.job.client.train.space.kind]]),
+        "validation": figures.get(METRICS[job.client.train.space.kind]),
     }
-    return Payload(DONE, fields, encode_change(update.shared, task.shared, task.job.fields["upload"]))
+    return Payload(DONE, fields, encode_change(update.shared, task.shared, job.fields["upload"]))
 
 
-def _score_fields(score: Score | None, smallest: int) -> Mapping[str, Any] | None:
-    """A score as fields; None if it comes from fewer than `smallest` images, which may not leave the site."""
-    if score is None or score.num_examples < smallest:
-        return None
-    return {
-        "num_examples": score.num_examples,
-        "figures": {name: _finite(value) for name, value in score.figures.items()},
-        "per_class": [_finite(value) for value in score.per_class],
-    }
-
-
-def _finite(value: float) -> float | None:
-    """The value, or None for NaN, which JSON does not have."""
-    return None if math.isnan(value) else value
+def _score_fields(job: Job, score: Score | None) -> Mapping[str, Any] | None:
+    return releasable_score(score, job.client.test, job.settings.policy.smallest_count)

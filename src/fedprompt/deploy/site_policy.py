@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
 from fedprompt.config.recipe_tables import DescriptionsTable, ServerTable, TrainTable
+from fedprompt.demo import DEMO
 from fedprompt.deploy.settings import Policy
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.federated.privacy.accounting import GaussianPrivacy
+
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class RefusedError(UserError):
@@ -38,6 +43,17 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
         if any(":" in address for address in _addresses(recipe, train.server)):
             # package.module:function would import code that the server chooses
             raise RefusedError("the job names code outside fedprompt.", rule="own code")
+
+
+def check_backbone(path: str, own: str) -> None:
+    """Check that a job's backbone is not a path, unless the site names its own, which is taken in its place."""
+    if own or path == DEMO:
+        return
+    if not HUB_ID.fullmatch(path) or Path(path).exists():
+        raise RefusedError(
+            "the job names a path as backbone; name a Hub id in the recipe, or the folder in the site's own site.toml.",
+            rule="backbone",
+        )
 
 
 def _check_descriptions(descriptions: DescriptionsTable) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -10,8 +9,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from fedprompt.errors import UserError
+from fedprompt.file_system import read_bytes
 from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 from fedprompt.updates import State
 
 KEPT = 4  # rounds: a server goes back by one checkpoint at most, and one round may be running
@@ -38,20 +38,20 @@ class SiteState:
             return start
         return state
 
-    def save(self, round_number: int, state: State) -> None:
-        """Save the personal state after a round and delete those that are too old to be needed."""
+    def save(self, round_number: int, state: State, *, keep_all: bool = False) -> None:
+        """Save the personal state after a round and, unless all are kept, delete those too old to be needed."""
         if not state:
             return
         save_tensors(self._path(round_number), state)
         known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
-        for old in known[:-KEPT]:
+        for old in () if keep_all else known[:-KEPT]:
             old.unlink()
 
     def left_out(self) -> dict[int, str] | None:
         """The unreadable images that the run leaves out at this site, with reasons; None before the first check."""
         if not self._left_out.exists():
             return None
-        return {int(row): reason for row, reason in json.loads(self._left_out.read_text(encoding="utf-8")).items()}
+        return {int(row): reason for row, reason in load_json_object(read_bytes(self._left_out)).items()}
 
     def leave_out(self, found: Mapping[int, str]) -> None:
         """Save them, so that a run trains on the same images after a restart of the worker."""

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import takewhile
 from pathlib import Path
 
 import tomli_w
 
 from fedprompt.config.recipe import Recipe
-from fedprompt.deploy.server_run import Federation, recorded_events
-from fedprompt.deploy.settings import ADMITTED, PROCESS, STOPPED, WAITING, load_deployment
+from fedprompt.demo import DEMO
+from fedprompt.deploy.server_run import Federation, recorded_events, require_rounds
+from fedprompt.deploy.settings import ADMITTED, PROCESS, WAITING, load_deployment
+from fedprompt.deploy.stopped import STOPPED, guessed_reason, read_stopped
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
-from fedprompt.records.events import EndEvent, Event, RoundEvent, TrialEvent
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
+from fedprompt.text_files import load_json_object
 
 POLL = 0.5  # seconds between reads of a run's records
 NOTICE_AFTER = 30.0  # seconds after which the sites that the run waits for are printed
@@ -35,6 +38,12 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
     """
     if (out / "run.jsonl").exists():
         raise UserError(f"The folder {out} already holds a run; resume it or choose another folder.")
+    require_rounds(recipe)
+    if recipe.backbone.path == DEMO:
+        callbacks.on_warning(
+            "The recipe names no backbone, so the sites train the tiny CLIP that is embedded for demonstrations; for "
+            "images of your own, name one as [backbone] path."
+        )
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
 
@@ -43,7 +52,7 @@ def resume_on_deployment(out: Path, *, callbacks: RunCallbacks, accept_changes: 
     federation = Federation.of(out)
     if federation is None:
         raise UserError(f"The run {out} was not made by a deployment; resume it with: fedprompt resume {out}")
-    if _alive(out):
+    if is_running(out):
         raise UserError(f"The run {out} is still running; follow it with: fedprompt status {federation.deployment}")
     recipe = (out / RECIPE).read_text(encoding="utf-8")
     return _submit(recipe, Path(federation.deployment), out, callbacks, accept_changes=accept_changes)
@@ -74,16 +83,16 @@ def follow(out: Path, callbacks: RunCallbacks, *, known: Sequence[Event] = ()) -
     begun = time.monotonic()
     reporter = _Reporter(callbacks, known)
     while True:
-        alive = _alive(out)  # before the records are read, so that the last of them are not missed
+        alive = is_running(out)  # before the records are read, so that the last of them are not missed
         events = recorded_events(out)
         reporter.report(events)
         if events and isinstance(events[-1], EndEvent) and events[-1].status == "done":
             return
-        if (out / STOPPED).exists():
-            raise UserError((out / STOPPED).read_text(encoding="utf-8"))
+        if (reason := read_stopped(out)) is not None:
+            raise UserError(reason)
         starting = not (out / PROCESS).exists() and time.monotonic() - begun < START_TIMEOUT
         if not alive and not starting:
-            raise UserError(f"The run {out} stopped without a message; continue with: fedprompt resume {out}")
+            raise UserError(f"{guessed_reason(out)}, then continue with: fedprompt resume {out}")
         reporter.report_waiting(waiting_for(out))
         time.sleep(POLL)
 
@@ -102,7 +111,7 @@ class _Reporter:
                 self._begin(event.trial, events[:number])
                 self._callbacks.on_round(event.round, event.loss)
                 for client, reason in event.failed.items():
-                    self._callbacks.on_warning(f"In round {event.round}, site {client} {reason}")
+                    self._callbacks.on_warning(f"In round {event.round}, {_site(client, events)}: {reason}")
             elif isinstance(event, TrialEvent) and event.status == "running":
                 self._begin(event.trial, events[: number + 1])
         self._known = events
@@ -122,6 +131,13 @@ class _Reporter:
         self._callbacks.on_trial(trial, rounds, done)
 
 
+def _site(client: int, events: Sequence[Event]) -> str:
+    """A client with the name of its site."""
+    header = next((event for event in events if isinstance(event, HeaderEvent)), None)
+    names = header.partition.clients if header is not None and header.partition is not None else ()
+    return f"site {names[client]}" if 0 <= client < len(names) else f"client {client}"
+
+
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
     """The last finished round of a trial, and its number of rounds."""
     begun = [event for event in events if isinstance(event, TrialEvent) and event.trial == trial]
@@ -130,7 +146,7 @@ def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:
     return max(done, default=0), rounds[-1] if rounds else 0
 
 
-def _alive(out: Path) -> bool:
+def is_running(out: Path) -> bool:
     """Whether the run's server process is running."""
     try:
         number = int((out / PROCESS).read_text(encoding="utf-8"))
@@ -152,6 +168,7 @@ class SiteStatus:
 
     name: str
     status: str  # Flower's status "online", "offline" or "registered"; or that its key is missing
+    last_seen: float | None = None  # when it was last connected, in seconds since 1970; None: never
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,7 @@ class RunStatus:
 def waiting_for(out: Path) -> Waiting | None:
     """The sites that a run waits for; None if there are none."""
     try:
-        fields = json.loads((out / WAITING).read_text(encoding="utf-8"))
+        fields = load_json_object((out / WAITING).read_bytes())
     except OSError:
         return None
     return Waiting(tuple(fields["sites"]), max(time.time() - fields["since"], 0.0)) if fields["sites"] else None
@@ -197,9 +214,20 @@ def sites_of(folder: Path) -> list[SiteStatus]:
         raise UserError(f"The server of {deployment.name} does not answer; start it with: fedprompt server up {folder}")
     listed = reply.get("nodes", [])
     assert isinstance(listed, list)
-    status = {str(node["node-id"]): str(node["status"]) for node in listed}
+    found = {str(node["node-id"]): node for node in listed}
     numbers = {path.name.rpartition("-")[0]: path.read_text() for path in (folder / ADMITTED).glob("*-*")}
-    return [SiteStatus(name, status.get(numbers.get(name, ""), "no key yet")) for name in deployment.sites]
+    return [_site_status(name, found.get(numbers.get(name, ""))) for name in deployment.sites]
+
+
+def _site_status(name: str, node: Mapping[str, object] | None) -> SiteStatus:
+    if node is None:
+        return SiteStatus(name, "no key yet")
+    last_seen = None
+    if node["status"] == "online":
+        last_seen = time.time()
+    elif node.get("offline-at", "N/A") != "N/A":
+        last_seen = datetime.fromisoformat(str(node["offline-at"])).timestamp()
+    return SiteStatus(name, str(node["status"]), last_seen)
 
 
 def runs_of(folder: Path) -> list[RunStatus]:
@@ -215,6 +243,6 @@ def run_status(out: Path) -> RunStatus:
     done, rounds = _progress(trial, events)
     last = events[-1] if events else None
     ended = last.status if isinstance(last, EndEvent) else None
-    status = "running" if _alive(out) else ended or "stopped"
+    status = "running" if is_running(out) else ended or "stopped"
     waiting = waiting_for(out) if status == "running" else None
     return RunStatus(out, status, trial, done, rounds, waiting)

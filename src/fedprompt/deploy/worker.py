@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from multiprocessing import AuthenticationError
-from multiprocessing.connection import Listener
 from pathlib import Path
 
+from fedprompt.child_processes import end_with_parent
 from fedprompt.deploy.site import Site
-from fedprompt.deploy.worker_socket import BUSY, listen, receive
-from fedprompt.errors import UserError
+from fedprompt.deploy.worker_socket import BUSY, WorkerListener, listen, send
 
 _log = logging.getLogger(__name__)
 
@@ -23,21 +21,21 @@ def serve(folder: Path, *, requests: int | None = None) -> None:
             done += _serve_one(listener, site)
 
 
-def _serve_one(listener: Listener, site: Site) -> bool:
+def _serve_one(listener: WorkerListener, site: Site) -> bool:
     busy = site.folder / BUSY
-    try:
-        with listener.accept() as connection:
-            request = receive(connection)
-            busy.touch()
-            connection.send_bytes(site.answer(request).to_bytes())
-    except (OSError, EOFError, AuthenticationError, UserError) as error:
-        _log.warning("A connection was lost or refused: %s", type(error).__name__)
-        return False
-    finally:
-        busy.unlink(missing_ok=True)
+    with listener.next_request() as (connection, request):
+        busy.touch()
+        try:
+            send(connection, site.answer(request))
+        except OSError as error:
+            _log.warning("A connection was lost: %s", type(error).__name__)
+            return False
+        finally:
+            busy.unlink(missing_ok=True)
     return True
 
 
 if __name__ == "__main__":
+    end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     serve(Path(sys.argv[1]))

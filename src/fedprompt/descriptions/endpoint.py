@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import json
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import JsonValue
 
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 LARGEST_ANSWER = 1 << 20  # bytes read of one answer, whatever the server sends
 TRANSIENT = frozenset({408, 409, 425, 429})
@@ -192,7 +191,7 @@ def _optional(request: Request, unsupported: frozenset[str]) -> dict[str, JsonVa
 
 def _answer(body: str, sent: Mapping[str, JsonValue]) -> Answer:
     try:
-        found = json.loads(body)
+        found = load_json_object(body)
         message = found["choices"][0]["message"]
         text = message.get("content") or message.get("refusal") or ""
         usage = found.get("usage") or {}

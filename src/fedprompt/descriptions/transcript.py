@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -16,7 +15,7 @@ import filelock
 from fedprompt.descriptions.endpoint import Answer, Request
 from fedprompt.file_system import read_bytes
 from fedprompt.records.run_folder import acquire_lock, append_line
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 
 class Transcript:
@@ -70,7 +69,7 @@ class Transcript:
         content = read_bytes(self.path, "give another file for the transcript")
         for line in content.splitlines():
             try:
-                found = json.loads(line)
+                found = load_json_object(line)
                 if "answer" in found:
                     self._answers[str(found["key"])] = Answer(**found["answer"])
             except (ValueError, KeyError, TypeError):

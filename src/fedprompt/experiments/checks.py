@@ -40,7 +40,8 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
 
 def warn_of_missing_tests(experiment: Experiment, test_sets: Sequence[TestSet], callbacks: RunCallbacks) -> None:
     """Warn before training if there is no image to test with; sites may have test images of their own."""
-    if test_sets or (experiment.plan.data_at_sites and experiment.recipe.evaluate.local):
+    evaluate = experiment.recipe.evaluate
+    if test_sets or not evaluate.test or (experiment.plan.data_at_sites and evaluate.local):
         return
     callbacks.on_warning(
         f"The data set {experiment.dataset.name!r} has no test images, so this run will train and test nothing. If "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from fedprompt.config.outside_code import named_code, require_trusted, typed
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.dataset import Dataset
@@ -40,8 +41,13 @@ class ClassNames:
         return combinations(counts, most=most, seed=seed)
 
 
-def read_class_names(classes: Path | None, recipe: str | None, settings: Sequence[str] = ()) -> ClassNames:
-    """The classes of a text file or of a recipe's data set; none if neither is given, UserError if both are."""
+def read_class_names(
+    classes: Path | None, recipe: str | None, settings: Sequence[str] = (), *, trusted: Sequence[str] = ()
+) -> ClassNames:
+    """The classes of a text file or of a recipe's data set; none if neither is given, UserError if both are.
+
+    Code outside fedprompt that the recipe names must be of `trusted` modules, or stand in the settings.
+    """
     if classes is not None and recipe is not None:
         raise UserError("Give the classes once: --classes FILE, or --data RECIPE.")
     if classes is not None:
@@ -49,7 +55,10 @@ def read_class_names(classes: Path | None, recipe: str | None, settings: Sequenc
     if recipe is None:
         return ClassNames()
     path = find_recipe(recipe)
-    dataset = resolve(load_recipe(path, settings), origin=path.name).source()
+    wanted = load_recipe(path, settings)
+    names = named_code(wanted)
+    require_trusted(names, (*trusted, *typed(names, settings)), place=path.name)
+    dataset = resolve(wanted, origin=path.name).source()
     return ClassNames(dataset.space.names, dataset)
 
 

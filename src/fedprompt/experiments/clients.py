@@ -1,10 +1,11 @@
-"""The clients of a partition: training images, test images, and images held out to fit a decision threshold."""
+"""The clients of a partition: training images, test images, and images held out to choose a round or a threshold."""
 
 from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, overload
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-MOST_CLIENTS = 200  # clients whose counts are recorded; the report shows no more
+MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 
 
 class Clients(Sequence[Client]):
@@ -32,13 +33,26 @@ class Clients(Sequence[Client]):
 
     With `test`, a client's test images are those of its shard, else those of its classes in its domain or, without a
     domain, in all seen ones. A share `held_out` of each client's images is not trained on, to fit a threshold.
+
+    With `candidates` ("base", "local"), over which held-out images are scored to choose a round, a client whose data
+    have a validation part holds that out instead: images of its domain and classes, dealt to the clients that share
+    them.
     """
 
-    def __init__(self, dataset: Dataset, partition: Partition, *, test: bool, held_out: float = 0.0) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        partition: Partition,
+        *,
+        test: bool,
+        held_out: float = 0.0,
+        candidates: tuple[str, ...] = (),
+    ) -> None:
         self.dataset = dataset
         self.partition = partition
         self.test = test
         self.share = held_out
+        self.candidates = candidates
         self._test_rows = functools.cache(self._find_test_rows)
 
     def __len__(self) -> int:
@@ -60,6 +74,7 @@ class Clients(Sequence[Client]):
             train=self.dataset.examples(self._split(number)[1], shard.classes, domain=shard.domain),
             test=self.dataset.examples(rows, shard.classes, domain=shard.domain) if len(rows) else None,
             domain=shard.domain,
+            held_out=self._held_out_by_candidates(number),
         )
 
     def to_pandas(self) -> pandas.DataFrame:
@@ -92,10 +107,17 @@ class Clients(Sequence[Client]):
 
     def held_out(self) -> Examples | None:
         """The held-out images of all clients, over all base classes; None if there are none."""
-        if not self.share:
+        if not self.share and not self.candidates:
             return None
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
+
+    @property
+    def num_held_out(self) -> int:
+        """Number of training images that clients do not train on; images of a validation part are not among them."""
+        if not self.share:
+            return 0
+        return sum(len(self._split(number)[0]) for number in range(len(self)) if number not in self._validation)
 
     def pooled(self) -> Clients:
         """Centralised training: one client that trains on everything that these train on."""
@@ -106,12 +128,47 @@ class Clients(Sequence[Client]):
         return Clients(self.dataset, replace(self.partition, shards=tuple(shards)).pooled(self.dataset), test=False)
 
     def _split(self, number: int) -> tuple[Tensor, Tensor]:
-        """A client's held-out rows and its training rows, both in the order of its shard."""
+        """A client's held-out rows and its training rows, both in the order of its shard or of the data set."""
         rows = torch.tensor(self.partition.shards[number].rows, dtype=torch.int64)
+        if number in self._validation:
+            return torch.tensor(self._validation[number], dtype=torch.int64), rows
         held = torch.zeros(len(rows), dtype=torch.bool)
         order = torch.randperm(len(rows), generator=stream(self.partition.seed, "held out", number))
         held[order[: int(self.share * len(rows))]] = True
         return rows[held], rows[~held]
+
+    def _held_out_by_candidates(self, number: int) -> Mapping[str, Examples]:
+        """The held-out images of a client over the base classes of its data set, and over its own."""
+        rows = self._split(number)[0] if self.candidates else torch.empty(0)
+        if not len(rows):
+            return {}
+        shard = self.partition.shards[number]
+        base = self.dataset.examples(rows, self.dataset.base_of(int(rows[0])), domain=shard.domain)
+        own = base
+        if base.space.names != tuple(self.dataset.space.names[label] for label in shard.classes):
+            own = self.dataset.examples(rows, shard.classes, domain=shard.domain)
+        return {candidates: {"base": base, "local": own}[candidates] for candidates in self.candidates}
+
+    @functools.cached_property
+    def _validation(self) -> Mapping[int, list[int]]:
+        """Client -> its rows of the data's validation part, where a round is chosen, without clients that have none."""
+        found: dict[int, list[int]] = {}
+        if not self.candidates:
+            return found
+        single = self.dataset.space.kind == "single"
+        owners: dict[tuple[str, int], list[int]] = {}  # (domain, class) -> clients
+        for number, shard in enumerate(self.partition.shards):
+            for domain in (shard.domain,) if shard.domain else self.dataset.seen_domains:
+                for label in shard.classes if single else (-1,):
+                    owners.setdefault((domain, label), []).append(number)
+        classes = self.dataset.base if single else None
+        dealt: Counter[tuple[str, int]] = Counter()
+        for row in self.dataset.rows(split="val", classes=classes, domains=self.dataset.seen_domains).tolist():
+            group = self.dataset.domains[row], int(self.dataset.targets[row]) if single else -1
+            if holders := owners.get(group):
+                found.setdefault(holders[dealt[group] % len(holders)], []).append(row)
+                dealt[group] += 1
+        return found
 
     def _rows_of(self, shard: Shard) -> Tensor:
         if shard.test is not None:
@@ -126,14 +183,15 @@ class Clients(Sequence[Client]):
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
-    """Training images per client and base class, of the first 200 clients at most."""
-    shards = partition.shards[:MOST_CLIENTS]
+    """Training images per client, and per base class of the first 200 clients at most."""
+    shards = partition.shards
     labels = list(dataset.base)
+    optional = {"sizes": [len(shard.rows) for shard in shards]} if len(shards) > MOST_CLIENTS else {}
     return PartitionCounts(
         rule=partition.rule,
         clients=[shard.name for shard in shards],
         classes=[dataset.space.names[label] for label in labels],
-        counts=class_counts(replace(partition, shards=shards), dataset).tolist(),
+        counts=class_counts(replace(partition, shards=shards[:MOST_CLIENTS]), dataset).tolist(),
         domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
-        total=len(partition.shards),
+        **optional,
     )

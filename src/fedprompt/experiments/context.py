@@ -9,6 +9,7 @@ from typing import Protocol
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.test_sets import TestSet
+from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import RoundNotes, Transport
 from fedprompt.methods.base import Method
 from fedprompt.records.events import ScoreEvent
@@ -69,6 +70,10 @@ class RunTransport(Transport, Protocol):
 
     def num_examples(self, client: int) -> int:
         """Number of a client's training images, or a lower bound of it."""
+        ...
+
+    def validate(self, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
+        """Score the shared state, with each client's personal one, on the held-out images of those that have any."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
 from fedprompt.experiments.events import cooccurrence_event, score_event
+from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import draw_samples, sample_events
-from fedprompt.experiments.test_sets import top_k
-from fedprompt.federated.evaluate import Decision, predict, score
-from fedprompt.federated.rounds import Transport
+from fedprompt.experiments.test_sets import TestSet, top_k
+from fedprompt.federated.evaluate import Decision, Score, predict, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
+from fedprompt.records.client_scores import append_scores
 from fedprompt.records.events import ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
@@ -28,19 +29,34 @@ def score_clients(
     context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
 ) -> None:
     """Score every client's model on the client's own test images, if the recipe asks for it."""
-    if not context.experiment.recipe.evaluate.local:
+    if not (context.experiment.recipe.evaluate.local and context.experiment.recipe.evaluate.test):
         return
     clients = context.experiment.clients
-    reached: Transport = transport
-    if trial.sharing == "pooled":  # one client has trained for all
-        method = transport.restore(shared)
-        everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
-        reached = Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
+    reached = _reaching_all(context, trial, transport, shared)
+    events = []
     numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
-        _record(context, score_event(trial, round_number, "local", found, space, client=number, part=part))
+        events.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
+    _record(context, events)
+
+
+def score_held_out(
+    context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
+) -> dict[int, Score]:
+    """Every client's model on the client's held-out images, by client; sites may not answer."""
+    reached = _reaching_all(context, trial, transport, shared)
+    return reached.validate(round_number, shared, range(len(context.experiment.clients)))
+
+
+def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, shared: State) -> RunTransport:
+    """The transport to all clients, also where one client has trained for all."""
+    if trial.sharing != "pooled":
+        return transport
+    clients, method = context.experiment.clients, transport.restore(shared)
+    everyone = dict.fromkeys(range(len(clients)), transport.personal.get(0, {}))
+    return Simulator(method, context.experiment.clip, clients, trial.settings, personal=everyone)
 
 
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
@@ -48,11 +64,12 @@ def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -
 
     The threshold is the one that is best on held-out training images, if there are any.
     """
-    recipe, held = context.experiment.recipe.evaluate, context.experiment.clients.held_out()
+    recipe, multi = context.experiment.recipe.evaluate, context.experiment.dataset.space.kind == "multi"
+    held = context.experiment.clients.held_out() if multi else None
     decisions = {}
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
-        if held is not None and held.space.kind == "multi":
+        if held is not None:
             method = transport.restore(shared, owner)
             logits = predict(method, context.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
             tuned = best_threshold(logits.sigmoid(), held.targets)
@@ -75,22 +92,24 @@ def score_test_sets(
     """
     clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
     present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
-    tables = []
+    events, tables = [], []
     for owner in transport.owners:
         method = transport.restore(shared, owner)
         for test_set in context.test_sets:
             examples, space = test_set.examples, test_set.examples.space
             logits = predict(method, clip, examples.images, space, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
-            _record(
-                context,
-                score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part),
+            events.append(
+                score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
             )
             if decisions:
                 key = (test_set.split, test_set.name, test_set.part, owner)
                 tables.append(prediction_table(key, examples.images.rows, logits, examples.targets, space))
+                decision = decisions[owner] if owner == transport.owners[0] else None
+                _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
+    _record(context, events)
     if tables:
         write_predictions(context.run.path, trial.name, tables)
     for test_set in context.test_sets:
@@ -99,9 +118,24 @@ def score_test_sets(
             context.run.append(cooccurrence_event(test_set, shown, trial=trial.name))
 
 
-def _record(context: RunContext, score: ScoreEvent) -> None:
-    context.run.append(score)
-    context.callbacks.on_score(score)
+def _record(context: RunContext, scores: Sequence[ScoreEvent]) -> None:
+    append_scores(context.run, scores)
+    for event in scores:
+        context.callbacks.on_score(event)
+
+
+def _record_mistakes(
+    context: RunContext, trial: Trial, test_set: TestSet, logits: Tensor, decision: Decision | None
+) -> None:
+    """Record the mistakes of the main trial on the first test set of each split, for one domain stands for the others.
+
+    A run that records no sample images records no pictures of mistakes either.
+    """
+    first = next(one for one in context.test_sets if one.split == test_set.split)
+    if decision is not None and test_set is first and trial.name == context.experiment.trials[0].name:
+        pictures = context.experiment.recipe.evaluate.samples > 0
+        threshold = 0.5 if decision.tuned is None else decision.tuned
+        context.run.append(mistakes_event(trial.name, test_set, logits, thresholds=threshold, pictures=pictures))
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:

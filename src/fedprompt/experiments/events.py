@@ -15,16 +15,19 @@ from torch import Tensor
 
 import fedprompt
 from fedprompt import methods
+from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
+from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.clients import partition_counts
 from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
 from fedprompt.experiments.test_sets import LOCAL, TestSet
-from fedprompt.federated.evaluate import Score
+from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import (
@@ -34,10 +37,12 @@ from fedprompt.records.event_fields import (
     LeftOutImage,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
-from fedprompt.records.reading import TUNED
+from fedprompt.records.reading import TITLES, TUNED
+from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
-METRICS = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per kind of task
+NAMED = 4  # methods that a title names, at most
+MOST_NAMED = 8  # clients whose domains the line before training names
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 REMARKS = {
     "single": "HM is the harmonic mean of Local, Base and New.",
@@ -56,7 +61,7 @@ def header_event(
     }
     return HeaderEvent(
         schema_version=SCHEMA,
-        title=recipe.about or recipe.name,
+        title=run_title([trial.label for trial in experiment.trials], dataset.name),
         time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         seed=recipe.seed,
         main=recipe.method.title,
@@ -79,6 +84,12 @@ def header_event(
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
     )
+
+
+def run_title(labels: Sequence[str], data: str) -> str:
+    """The methods of a run, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
+    *first, last = labels[:NAMED] if len(labels) <= NAMED else [labels[0], f"{len(labels) - 1} other methods"]
+    return f"{', '.join(first)} and {last} on {data}" if first else f"{last} on {data}"
 
 
 def versions() -> dict[str, str]:
@@ -113,15 +124,12 @@ def protocol(experiment: Experiment) -> str:
     recipe, clients = experiment.recipe, len(experiment.clients)
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
-    when = (
-        f"every {plural(recipe.evaluate.every, 'round')} and after the last one"
-        if recipe.evaluate.every
-        else "after the last round"
-    )
+    every = f"every {plural(recipe.evaluate.every, 'round')} and " if recipe.evaluate.every else ""
+    when = f"{every}after {_kept_round(experiment.plan.keep)}"
     who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
         f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
-        f"{plural(train.rounds, 'round')} of {plural(train.local_epochs, 'local epoch')}; "
+        f"{_rounds(recipe)} of {plural(train.local_epochs, 'local epoch')}; "
         f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
@@ -129,22 +137,67 @@ def protocol(experiment: Experiment) -> str:
     )
 
 
+def _rounds(recipe: Recipe) -> str:
+    rounds = plural(recipe.train.rounds, "round")
+    return f"at most {rounds}, as many as fit into {recipe.minutes:g} minutes," if recipe.minutes else rounds
+
+
+def _kept_round(keep: Keep) -> str:
+    if not keep.metric:
+        return "the last round"
+    name = TITLES.get(keep.metric, keep.metric.replace("_", " "))
+    early = f", where training ends after {plural(keep.patience, 'scoring')} without a better one" * (keep.patience > 0)
+    return f"the round with the best {name} on held-out images{early}"
+
+
 def training_images(experiment: Experiment) -> str:
-    """How many of the data set's training images the clients train on."""
-    dataset, shots = experiment.dataset, experiment.plan.rule.options.get("shots", "all")
-    used = len({row for shard in experiment.partition.shards for row in shard.rows})
+    """Who holds what: clients, their part of the training images, of how many classes, and what they hold out."""
+    if experiment.plan.data_at_sites and not experiment.dataset.rows(split="train").numel():
+        return "The sites hold the training images."
+    held_out = experiment.clients.num_held_out
+    return _holdings(experiment) + (f" {held_out:,} of these images are held out from training." if held_out else "")
+
+
+def _holdings(experiment: Experiment) -> str:
+    dataset, shards = experiment.dataset, experiment.partition.shards
+    used = len({row for shard in shards for row in shard.rows})
+    shots = experiment.plan.rule.options.get("shots", "all")
     drawn = f" ({plural(shots, 'shot')} per class)" if isinstance(shots, int) else ""
-    return f"Clients hold {used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}."
+    held = f"{used:,} of {plural(len(dataset.rows(split='train')), 'training image')}{drawn}"
+    if len(shards) == 1 or not used:  # images at sites are not seen here
+        return f"{'One client holds' if len(shards) == 1 else 'Clients hold'} {held}."
+    classes = (class_counts(experiment.partition, dataset) > 0).sum(dim=1).tolist()
+    sizes, total = _span([len(shard.rows) for shard in shards]), plural(len(dataset.base), "class")
+    alone = f" {_have(classes.count(1))} images of one class only." if 1 in classes and len(dataset.base) > 1 else ""
+    return f"{len(shards):,} clients{_named(shards)} hold {held}: {sizes} each, of {_span(classes)} of {total}.{alone}"
 
 
-def trial_event(trial: Trial, method: Method, *, rounds: int) -> TrialEvent:
-    """The start of a trial."""
+def _have(clients: int) -> str:
+    return f"{plural(clients, 'client')} {'has' if clients == 1 else 'have'}"
+
+
+def _named(shards: Sequence[Shard]) -> str:
+    """The clients' domains, if they are few and each client has one."""
+    domains = [shard.domain for shard in shards]
+    if not all(domains) or len(domains) > MOST_NAMED or len(set(domains)) < len(domains):
+        return ""
+    return f", one per domain ({', '.join(f'{shard.domain} {len(shard.rows):,}' for shard in shards)}),"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def trial_event(trial: Trial, method: Method, space: LabelSpace, *, rounds: int) -> TrialEvent:
+    """The start of a trial; `space` has its class descriptions."""
     settings = trial.settings.model_dump(exclude={"seed"})
     return TrialEvent(
         trial=trial.name,
         status="running",
         method=trial.method,
         idea=methods.method_summary(type(method)),
+        texts=method.text_inputs(space),
         options=trial.options,
         settings=settings | {key: getattr(trial, key) for key in ("fraction", "weighting", "sharing")} | _server(trial),
         descriptions=trial.descriptions.model_dump(mode="json"),
@@ -177,6 +230,7 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         "site_seconds": notes.site_seconds,
         "validation": notes.validation,
         "kept": notes.kept,
+        "rolled_back": record.rolled_back or None,
         **({} if spent is None else vars(spent)),
     }
     return RoundEvent(
@@ -190,6 +244,13 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         seconds=record.seconds,
         **{key: value for key, value in optional.items() if value is not None},
     )
+
+
+def rollback_warning(record: Round, partition: Partition) -> str:
+    """What was rolled back, and whose updates were left out."""
+    names = ", ".join(partition.shards[client].name for client in record.refused if client != AGGREGATE_CLIENT)
+    without = f"without the update of {names}" if names else "as it was before, because no single update is to blame"
+    return f"Round {record.number}: {record.skipped}. The run goes on {without}."
 
 
 def score_event(  # noqa: PLR0913  (the fields of the event)
@@ -218,11 +279,19 @@ def score_event(  # noqa: PLR0913  (the fields of the event)
 
 
 def cooccurrence_event(test_set: TestSet, present: Tensor, *, trial: str = "") -> CooccurrenceEvent:
-    """Co-occurrence [C, C] of labels from their presence [N, C]: annotated, or as a trial predicts it."""
-    shown = present.long()
+    """Co-occurrence of labels from their presence [N, C]: annotated, or as a trial predicts it.
+
+    Of more than 256 classes, it has those that are most frequent in the annotations; the files of predictions have all.
+    """
+    classes = test_set.examples.space.names
+    frequent = (test_set.examples.targets == 1).sum(dim=0).argsort(descending=True, stable=True)[:LONG]
+    chosen = frequent.sort().values  # in the order of the classes
+    shown = present[:, chosen].long()
+    optional = {"positives": present.sum(dim=0).tolist()} if len(classes) > LONG else {}
     return CooccurrenceEvent(
         trial=trial,
         split=test_set.split,
-        classes=test_set.examples.space.names,
+        classes=[classes[label] for label in chosen.tolist()],
         counts=(shown.T @ shown).tolist(),
+        **optional,
     )

@@ -11,23 +11,24 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.loading import require_available
+from fedprompt.clip.hub import require_available
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.config.tuned import PAPER
 from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan
-from fedprompt.demo import weights_folder
+from fedprompt.demo import DEMO, weights_folder
+from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
-DEMO = "demo"  # the name of the embedded backbone
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
 
@@ -84,8 +85,10 @@ def assemble(
     image is opened then.
     """
     recipe = plan.recipe
-    dataset = plan.source(on_step=on_step)
-    trials = tuple(trial.with_classes([dataset.space.names[label] for label in dataset.base]) for trial in plan.trials)
+    dataset, validates = plan.source(on_step=on_step), bool(plan.keep.metric)
+    plan.keep.check_kind(dataset.space.kind)
+    _check_defaults(plan, dataset)
+    trials = _trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
@@ -94,9 +97,11 @@ def assemble(
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
-        looked = scan_used_images(dataset, partition, whole=recipe.check, workers=workers, on_step=on_step)
+        looked = scan_used_images(
+            dataset, partition, whole=recipe.check, workers=workers, validates=validates, on_step=on_step
+        )
     dataset, partition, left_out = exclude_unreadable(
-        dataset, partition, looked.unreadable, share=recipe.data.unreadable
+        dataset, partition, looked.unreadable, share=recipe.data.unreadable, validates=validates
     )
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
@@ -104,8 +109,51 @@ def assemble(
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
             check_distinct_texts(clip, replace(part.space, template=template))
-    clients = Clients(dataset, partition, test=recipe.evaluate.local, held_out=recipe.evaluate.held_out)
+    clients = Clients(
+        dataset,
+        partition,
+        test=recipe.evaluate.local and recipe.evaluate.test,
+        held_out=recipe.evaluate.held_out,
+        candidates=plan.keep.candidates,
+    )
+    _check_held_out(plan, clients)
     return Experiment(plan, clip, dataset, partition, clients, trials, described, origins, hidden, left_out, looked)
+
+
+def _check_defaults(plan: Plan, dataset: Dataset) -> None:
+    """Raise UserError if the plan's tuned defaults are for another kind of task than the data."""
+    fitting = {"single": "single-label", "multi": "multi-label"}[dataset.space.kind]
+    if plan.recipe.defaults not in (PAPER, fitting):
+        raise UserError(
+            f'{plan.origin}: defaults = "{plan.recipe.defaults}", but images of {dataset.name!r} are {fitting}; write '
+            f'defaults = "{fitting}" (--set defaults={fitting}).'
+        )
+
+
+def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
+    """The trials with the options that depend on the data, without those that become another one by that.
+
+    So a baseline with a template of its own is left out where the data set has that template.
+    """
+    kept: list[Trial] = []
+    for before in plan.trials:
+        trial = before.with_data(dataset)
+        filled = trial.options != before.options
+        if not filled or not any(trial.is_same(other) for other in kept):
+            kept.append(trial)
+    return tuple(kept)
+
+
+def _check_held_out(plan: Plan, clients: Clients) -> None:
+    """Raise UserError if a round is to be chosen by held-out images and no client has any."""
+    if not plan.keep.metric or plan.data_at_sites or any(client.held_out for client in clients):
+        return
+    sizes = [len(shard.rows) for shard in clients.partition.shards]
+    raise UserError(
+        f'[train] keep = "best:{plan.keep.metric}" needs images that no client trains on, but the data have no '
+        f"validation part, and [evaluate] held_out = {plan.recipe.evaluate.held_out:g} of at most {max(sizes)} images "
+        f'per client is none; raise held_out, or set keep = "last".'
+    )
 
 
 def _describe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -12,7 +13,7 @@ from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
-from fedprompt.records.reading import TrialRecord
+from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
 from fedprompt.report.legend import MEANING
@@ -20,7 +21,10 @@ from fedprompt.report.tables import privacy_text
 from fedprompt.updates import State
 
 ADAPTERS = "adapters"
+LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
+UNTESTED = "Not tested."
+MOST_SCORES = 1000  # in metrics.json
 CARD = """# {title}
 
 {idea}
@@ -60,7 +64,7 @@ def adapter_folder(run_folder: Path, trial: str) -> Path:
     return run_folder / ADAPTERS / trial
 
 
-def save_trial_adapter(
+def save_trial_adapter(  # noqa: PLR0913  (the parts of an adapter, the last three by name)
     run: RunFolder,
     experiment: Experiment,
     trial: Trial,
@@ -68,13 +72,17 @@ def save_trial_adapter(
     *,
     exports: Mapping[str, str | bytes],
     threshold: float | None = None,
+    suffix: str = "",
 ) -> None:
     """Write the adapter of a trial whose scores are recorded.
 
-    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data.
+    `exports` are further files of its method; `threshold` is the decision threshold of multi-label data. With `suffix`
+    it is that of another round than the scored one, and has no figures.
     """
     recorded = read_run(run.path)
     record = next(record for record in recorded.trials if record.name == trial.name)
+    if suffix:
+        record = replace(record, scores=(), kept=None)
     space = experiment.dataset.space
     names = tuple(space.names[label] for label in (*experiment.dataset.base, *experiment.dataset.new))
     card = AdapterCard(
@@ -95,17 +103,18 @@ def save_trial_adapter(
         "versions": versions(),
         "data_fingerprint": experiment.dataset.source.fingerprint,
         "rounds": len(record.rounds),
+        "kept_round": record.kept.round if record.kept else len(record.rounds),
         "left_out": _left_out(record),
     }
     metrics = {
         "figures": dict(record.figures),
         "scores": [
             {key: value for key, value in vars(score).items() if key not in ("classes", "per_class")}
-            for score in record.scores
+            for score in _listed(record.scores)
         ],
     }
     save_adapter(
-        adapter_folder(run.path, trial.name),
+        adapter_folder(run.path, trial.name + suffix),
         card,
         shared,
         space=space,
@@ -116,6 +125,13 @@ def save_trial_adapter(
             "provenance.json": to_json(provenance),
         },
     )
+
+
+def _listed(scores: Sequence[Score]) -> Sequence[Score]:
+    """All scores; of many those after the last round, of models that are not one client's."""
+    if len(scores) <= MOST_SCORES:
+        return scores
+    return [score for score in scores if score.round == scores[-1].round and score.client is None]
 
 
 def _left_out(record: TrialRecord) -> dict[str, list[int]]:
@@ -143,7 +159,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         new=len(dataset.new),
         clients=_table(("client", "classes", "training images"), _sites(experiment)),
         unreadable=plural(len(experiment.left_out), "image"),
-        figures=_table(("split", "value", "meaning"), _figures(run, record)),
+        figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
         protocol=run.header.protocol,
         privacy=_privacy(record),
         left_out=", ".join(f"round {number}: {clients}" for number, clients in _left_out(record).items()) or "Nobody.",
@@ -170,7 +186,10 @@ def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
 
 def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
     shards = experiment.partition.shards
-    rows = [(shard.name, str(len(shard.classes)), str(len(shard.rows))) for shard in shards[:MOST_CLIENTS]]
+    rows = [
+        (shard.name, str(len(shard.classes)), str(len(client.train)))
+        for shard, client in zip(shards[:MOST_CLIENTS], experiment.clients, strict=False)
+    ]
     rest = len(shards) - len(rows)
     return [*rows, (f"and {rest} more", "", "")] if rest else rows
 

@@ -11,15 +11,18 @@ from typing import Any, Literal, cast
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
+from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
 from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
 from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
+from fedprompt.config.tuned import PAPER, with_tuned
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import with_absolute_paths
+from fedprompt.experiments.keep import HELD_OUT, Keep
 from fedprompt.experiments.server import REGISTRIES as SERVER_REGISTRIES
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
@@ -68,11 +71,17 @@ class Trial:
         """A fresh method; its initial state depends on the seed alone."""
         return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
 
-    def with_classes(self, names: Sequence[str]) -> Trial:
-        """The trial whose method knows the names of all classes that clients train on, unless the recipe gives some."""
-        found = methods.class_options(_class_of(self.builder), names)
-        wanted = {option: classes for option, classes in found.items() if not self.builder.options[option]}
-        return replace(self, builder=self.builder.with_options(wanted))
+    def with_data(self, dataset: Dataset) -> Trial:
+        """The trial with the options that depend on the data: classes that clients train on, and the template."""
+        classes = [dataset.space.names[label] for label in dataset.base]
+        found = methods.filled_options(_class_of(self.builder), self.builder.options, classes, dataset.space.template)
+        if dataset.templates:  # those of domains, which no option stands for
+            found.pop("template", None)
+        return replace(self, builder=self.builder.with_options(found))
+
+    def is_same(self, other: Trial) -> bool:
+        """Whether the two differ in nothing but their names."""
+        return replace(self, name=other.name, setup=other.setup) == other and self.setup.table == other.setup.table
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,7 @@ class Plan:
     source: Block[Dataset]
     rule: Block[Partition]
     trials: tuple[Trial, ...]
+    keep: Keep = Keep()  # noqa: RUF009  (frozen)
 
     @property
     def data_at_sites(self) -> bool:
@@ -113,9 +123,14 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
     """
     source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed)
     rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
+    keep = Keep.of(recipe, origin=origin)
+    evaluate = recipe.evaluate
+    if keep.metric and "held_out" not in evaluate.model_fields_set:
+        evaluate = evaluate.model_copy(update={"held_out": HELD_OUT})
     server = recipe.train.server
     server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
-    tables = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    named = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
+    tables = {key: _with_defaults(recipe, table) for key, table in named.items()}
     blocks = {
         key: bind_method(table.name, table.options, place=f"{origin}: [{key}]", find_method=find_method)
         for key, table in tables.items()
@@ -128,6 +143,7 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
             "descriptions": with_absolute_paths(recipe.descriptions),
             "method": main,
             "train": recipe.train.model_copy(update={"server": server}),
+            "evaluate": evaluate,
             "compare": tuple(others),
         }
     )
@@ -140,7 +156,16 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
     clients = rule.options.get("clients")
     if isinstance(clients, int) and clients > 0:  # as far as it is known before data are opened
         check_adversaries(trials, clients)
-    return Plan(recipe, origin, source, rule, trials)
+    return Plan(recipe, origin, source, rule, trials, keep)
+
+
+def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:
+    """The method's table with what `defaults` of the recipe says, if it names tuned ones."""
+    table = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set)
+    options = block_options("method", table.name) or ()
+    if recipe.defaults != PAPER and "init" in options and "init" not in table.options:
+        return MethodTable.model_validate(table.model_dump(exclude_unset=True) | {"init": TEMPLATE})
+    return table
 
 
 def check_adversaries(trials: Sequence[Trial], clients: int) -> None:

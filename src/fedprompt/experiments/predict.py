@@ -1,9 +1,9 @@
-"""Prediction with a trained adapter: image files and folders, over the adapter's own classes or over any others."""
+"""Prediction with a trained adapter: images over the adapter's own classes or over any others, in batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,10 +12,13 @@ from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
+from fedprompt.config.blocks import Block
+from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
 from fedprompt.data.intake.given_images import find_given
+from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
 from fedprompt.errors import UserError
@@ -23,58 +26,48 @@ from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
 from fedprompt.experiments.plan import FindMethod, bind_method
-from fedprompt.experiments.sample_images import TOP, png, recognise
+from fedprompt.experiments.predictions import Predictions, decide, evaluate
+from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, require_folder
+from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
-from fedprompt.records.adapter import Adapter, load_adapter, load_tensors
-from fedprompt.records.events import SampleEvent
+from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
+from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.seeding import stream
+from fedprompt.updates import State
 
-BATCH = 128  # images that are classified together, and between two moves of a progress bar
+MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
+BATCH = 32  # images that are classified together, and between two moves of a progress bar
+PAGE_IMAGES = 100  # images that a page shows
+CACHE_GB = 0.125  # memory for features of a batch, which a method may read more than once
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The classes of an image with the highest probabilities, best first.
+def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str] = ()) -> Adapter:
+    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none.
 
-    `present` are the labels above the decision threshold; None for single-label data.
+    `trusted` are the modules outside fedprompt that the adapter may name as its method.
     """
-
-    picture: str
-    top: tuple[tuple[str, float], ...]
-    present: tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of images; a sentence on each that cannot be read, and how many files were left out and why."""
-
-    images: tuple[Prediction, ...]
-    unreadable: tuple[str, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
-
-
-def open_adapter(place: Path, *, trial: str | None = None) -> Adapter:
-    """Read an adapter folder, or the adapter of a run's main trial or of `trial`; UserError if there is none."""
     require_folder(place, "give the folder of a run or of an adapter")
     if not is_file(place / "run.jsonl"):
-        return load_adapter(place)
+        return replace(load_adapter(place), trusted=tuple(trusted))
     run = read_run(place)
     known = [record.name for record in run.trials]
     name = trial or run.header.main
     if name not in known:
         raise UserError(f"The run {place} has no trial {name!r}; its trials are {', '.join(known) or 'not begun yet'}.")
+    if name == ".." or Path(name).name != name:  # a made record must not lead to another folder
+        raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
     folder = adapter_folder(place, name)
     if not is_file(folder / "adapter_config.json"):
         raise UserError(
             f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
         )
-    return load_adapter(folder)
+    return replace(load_adapter(folder), trusted=tuple(trusted))
 
 
 def restore(
@@ -82,16 +75,34 @@ def restore(
 ) -> tuple[Method, Clip]:
     """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
-    `clip` is a backbone that is open already; `find_method` looks the method up. Raises UserError if the backbone is
-    another one or a tensor does not fit.
+    `clip` is a backbone that is open already, and `find_method` looks the method up. Raises UserError if the method is
+    code outside fedprompt that is not trusted, if the backbone is another one, or if a tensor does not fit.
     """
-    clip = clip or load_backbone(BackboneTable(path=backbone or adapter.card.base_model_name_or_path))
+    if is_outside(adapter.card.method):
+        require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
+    path = backbone or adapter.card.base_model_name_or_path
+    clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
     place = str(adapter.folder)
     block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)
+    if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
+        check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
     shared, personal = initial_state(method)
     method.load_state_dict({**load_tensors(adapter, shared, fingerprint=clip.fingerprint), **personal})
     return method, clip
+
+
+def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State:
+    """The shared tensors of an adapter's method on PyTorch's meta device, where they have a shape and no memory."""
+    with torch.device("meta"):
+        method = block(clip, generator=None)
+    count = sum(tensor.numel() for tensor in method.state_dict().values())
+    if count > MOST_NUMBERS:
+        raise UserError(
+            f"The options of the adapter {adapter.folder} make a method of {count:,} numbers, more than "
+            f"{MOST_NUMBERS:,}; copy the adapter again."
+        )
+    return {name: tensor for name, tensor in method.named_parameters() if not name.startswith(method.personal)}
 
 
 def candidates(
@@ -106,52 +117,83 @@ def candidates(
     return replace(adapter.space, names=tuple(classes), attributes=known)
 
 
-def predict_files(
-    adapter: Adapter,
-    places: Sequence[str | Path],
-    *,
-    classes: Sequence[str] = (),
-    backbone: str | None = None,
-    page: Path | None = None,
-    on_step: OnStep | None = None,
-) -> Predictions:
-    """Predict the classes of image files, of all images in folders, and of those that patterns match.
+@dataclass(frozen=True)
+class Request:
+    """What is to be predicted: files, folders, patterns and tables (`places`), over `classes` or the adapter's own.
 
-    `page` is an HTML file to write, with every image, its most probable classes and attention maps. An image that
-    cannot be read costs only itself; UserError if none can.
+    `labels` is a table of true labels. `page` is an HTML file to write, with pictures, predictions and attention maps.
+    `backbone` is where the backbone lies, if it is not where the adapter says.
     """
-    given = find_given(places)
-    method, clip = restore(adapter, backbone=backbone)
-    space = candidates(adapter, classes)
+
+    places: Sequence[str | Path]
+    classes: Sequence[str] = ()
+    labels: Path | None = None
+    page: Path | None = None
+    backbone: str | None = None
+
+
+def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None = None) -> Predictions:
+    """Predict the classes of image files, of all images in folders, of those that patterns match or tables name.
+
+    An image that cannot be read costs only itself; UserError if none can.
+    """
+    given = find_given(request.places)
+    if not given.files:
+        raise UserError("\n".join(given.unusable))
+    space = candidates(adapter, request.classes)
+    labels = None if request.labels is None else read_labels(request.labels.expanduser(), space)
+    method, clip = restore(adapter, backbone=request.backbone)
     check_distinct_texts(clip, space)
-    batches = list(_classified(method, clip, given.files, space, on_step))
+    batches = list(classify_files(method, clip, given.files, space, on_step))
     unreadable = (*given.unusable, *(reason for batch in batches for reason in batch.unreadable))
     source = FileSource(Path(), tuple(file for batch in batches for file in batch.source.files))
     if not len(source):
         raise UserError(unreadable[0] if len(unreadable) == 1 else f"No image can be read. {unreadable[0]}")
-    probabilities = class_probabilities(torch.cat([batch.logits for batch in batches]), space.kind)  # [B, C]
-    if page is not None:
-        samples = [
-            SampleEvent(
-                trial=adapter.card.method,
-                sample=str(number),
-                picture=png(source.open(number)),
-                **recognise(method, clip, Images(source, (number,)), space),
-            )
-            for number in range(len(source))
-        ]
-        write_atomic(page, predictions_page(adapter.card.method, samples))
-    top = probabilities.topk(min(TOP, len(space)))
-    rows = zip(source.files, top.indices.tolist(), top.values.tolist(), probabilities.tolist(), strict=True)
-    predictions = (
-        Prediction(
-            picture,
-            tuple((space.names[label], probability) for label, probability in zip(labels, values, strict=True)),
-            _present(every, space, adapter),
-        )
-        for picture, labels, values, every in rows
+    logits = torch.cat([batch.logits for batch in batches])  # [N, C]
+    limits = thresholds(adapter, space)
+    found = Predictions(
+        decide(source.files, logits, space, limits, labels),
+        space,
+        class_probabilities(logits, space.kind),
+        unreadable,
+        given.left_out,
+        None if labels is None else evaluate(source, logits, space, limits, labels),
     )
-    return Predictions(tuple(predictions), unreadable, given.left_out)
+    if request.page is not None:
+        _write_page(request.page, adapter, (method, clip), source, found)
+    return found
+
+
+def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:
+    """[C] the probabilities from which labels are present: the adapter's own, 0.5 for a label without one."""
+    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
+    return torch.tensor([fitted.get(name, 0.5) for name in space.names])
+
+
+def _write_page(
+    page: Path, adapter: Adapter, trained: tuple[Method, Clip], source: FileSource, found: Predictions
+) -> None:
+    """Write the page with the first images, their predictions and attention maps, and mistakes if labels are given."""
+    position = {name: label for label, name in enumerate(found.space.names)}
+    samples = [
+        SampleEvent(
+            trial=adapter.card.method,
+            sample=str(number),
+            picture=png(source.open(number)),
+            decided=one.decided,
+            **recognise(
+                *trained,
+                Images(source, (number,)),
+                found.space,
+                truth=[position[name] for name in one.truth or ()],
+            ),
+        )
+        for number, one in enumerate(found.images[:PAGE_IMAGES])
+    ]
+    mistakes = () if found.evaluation is None else (found.evaluation.mistakes,)
+    name = adapter.card.method
+    about = TrialEvent(trial=name, method=name, idea=method_summary(type(trained[0])))
+    write_atomic(page, predictions_page(about, samples, mistakes=mistakes, total=len(found.images)))
 
 
 @dataclass(frozen=True)
@@ -164,9 +206,10 @@ class Batch:
 
 
 @torch.no_grad()
-def _classified(
-    method: Method, clip: Clip, files: Sequence[Path], space: LabelSpace, on_step: OnStep | None
+def classify_files(
+    method: Method, clip: Clip, files: Sequence[Path], space: LabelSpace, on_step: OnStep | None = None
 ) -> Iterator[Batch]:
+    """Classify image files in batches; no image or feature is kept for longer than its batch, up to `CACHE_GB`."""
     method.eval()
     classify = method.classifier(clip, space)
 
@@ -191,17 +234,3 @@ def _without_unreadable(source: FileSource, logits: Callable[[FileSource], Tenso
         return Batch(source, logits(source))  # which fails for another reason, and says so
     kept = source.take([row for row in range(len(source)) if row not in reasons])
     return Batch(kept, logits(kept) if len(kept) else torch.empty(0, classes), tuple(reasons.values()))
-
-
-def _present(probabilities: Sequence[float], space: LabelSpace, adapter: Adapter) -> tuple[str, ...] | None:
-    """The labels at or above the adapter's threshold, which is 0.5 for a label without one."""
-    if space.kind == "single":
-        return None
-    pairs = zip(space.names, probabilities, strict=True)
-    return tuple(name for name, probability in pairs if probability >= fitted_threshold(adapter, name))
-
-
-def fitted_threshold(adapter: Adapter, name: str) -> float:
-    """The probability from which a label counts as present: the adapter's, or 0.5 for a label without one."""
-    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    return fitted.get(name, 0.5)

@@ -24,6 +24,7 @@ LARGEST_SIDE = 128  # pixels of an image in the record
 TOP = 5  # predictions recorded per image
 ATTRIBUTES = 5  # attention maps recorded per image
 LABELS = 4  # labels per image, true or predicted, whose explanation is recorded
+MOST_LABELS = 20  # of an image with many true labels
 
 
 def draw_samples(test_sets: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
@@ -97,7 +98,7 @@ def recognise(
     if explanation is not None and all(
         values.isfinite().all() for values in (explanation.plans, explanation.evidence, explanation.gate)
     ):
-        labels = list(dict.fromkeys([*truth, *top.indices.tolist()]))[: max(LABELS, len(truth))]
+        labels = list(dict.fromkeys([*truth, *top.indices.tolist()]))[: min(max(LABELS, len(truth)), MOST_LABELS)]
         found["explanation"] = _explanation_record(explanation, labels, space, clip)
     return found
 

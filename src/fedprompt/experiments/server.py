@@ -10,7 +10,7 @@ from typing import Any
 
 from fedprompt.config.blocks import Block, bind, with_defaults
 from fedprompt.config.recipe import recipe_key_hint
-from fedprompt.config.recipe_tables import ServerBlock, ServerTable
+from fedprompt.config.recipe_tables import NORM_LIMIT, ServerBlock, ServerTable
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PRIVACY, SERVER_OPTIMIZERS, Registry
 from fedprompt.errors import UserError, plural
 from fedprompt.federated.aggregation.base import Weighting
@@ -113,7 +113,7 @@ def set_up(
         _check_secure(table, method, has_rule="aggregate" in built)
     server = Server(
         weighting=weighting,
-        limits=Limits(most_examples=table.most_examples, norm=table.norm_limit),
+        limits=Limits(most_examples=table.most_examples, norm=_norm_limit(table, privacy)),
         rule=built.get("aggregate"),
         optimizer=built.get("optimizer"),
         privacy=privacy if isinstance(privacy, ClientPrivacy) else None,
@@ -129,11 +129,16 @@ def _check_secure(table: ServerTable, method: type[Method], *, has_rule: bool) -
             f"With secure aggregation the server sees no single update, but {who} needs them; "
             "leave out [train.server.secure] or the rule."
         )
-    if table.norm_limit:
+    if table.norm_limit not in (0, NORM_LIMIT):
         raise UserError(
             "With secure aggregation the server sees no update's length; use the clip of [train.server.secure] instead "
             "of norm_limit."
         )
+
+
+def _norm_limit(table: ServerTable, privacy: Privacy | None) -> float:
+    """The limit of norms; client-level privacy at the server clips instead, as it accounts for no refusals."""
+    return 0.0 if isinstance(privacy, ClientPrivacy) and table.norm_limit == NORM_LIMIT else table.norm_limit
 
 
 def _secure_sum(table: ServerTable, privacy: Privacy | None, weighting: Weighting, *, place: str) -> SecureSum | None:

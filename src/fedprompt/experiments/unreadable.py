@@ -12,7 +12,7 @@ from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError
 
-NOT_TESTED = ("train", "val")  # splits; the rows of "train" that a run uses are in the partition
+VALIDATION = "val"  # a split that is used only where a round is chosen by it
 
 
 class UnreadableError(UserError):
@@ -30,18 +30,27 @@ class UnreadableImage:
 
 
 def scan_used_images(
-    dataset: Dataset, partition: Partition, *, whole: bool, workers: int, on_step: OnStep | None = None
+    dataset: Dataset,
+    partition: Partition,
+    *,
+    whole: bool,
+    workers: int,
+    validates: bool = False,
+    on_step: OnStep | None = None,
 ) -> ImageScan:
-    """Open the images that a run uses, or all of the `whole` data set; images drawn by a program need no scan."""
+    """Open the images that a run uses, or all of the `whole` data set; images drawn by a program need no scan.
+
+    A run that `validates` uses the validation part too.
+    """
     if _drawn(dataset.source):
         return ImageScan({}, {})
-    used = sorted(set(chain.from_iterable(_places(dataset, partition).values())))
+    used = sorted(set(chain.from_iterable(_places(dataset, partition, validates=validates).values())))
     rows = range(len(dataset.source)) if whole else used
     return scan_images(dataset.source, rows, workers=workers, on_step=on_step)
 
 
 def exclude_unreadable(
-    dataset: Dataset, partition: Partition, unreadable: Mapping[int, str], *, share: float
+    dataset: Dataset, partition: Partition, unreadable: Mapping[int, str], *, share: float, validates: bool = False
 ) -> tuple[Dataset, Partition, tuple[UnreadableImage, ...]]:
     """Data set and partition without the unreadable rows, and a list of those that the run would have used.
 
@@ -50,7 +59,7 @@ def exclude_unreadable(
     unreadable, or all; if `share` is 0, for a single one.
     """
     found: dict[int, UnreadableImage] = {}
-    for place, rows in _places(dataset, partition).items() if unreadable else ():
+    for place, rows in _places(dataset, partition, validates=validates).items() if unreadable else ():
         lost = [
             UnreadableImage(row, dataset.source.describe(row), place, unreadable[row])
             for row in rows
@@ -67,9 +76,10 @@ def exclude_unreadable(
     return dataset.without(found), partition.without(found), tuple(found[row] for row in sorted(found))
 
 
-def _places(dataset: Dataset, partition: Partition) -> dict[str, Sequence[int]]:
+def _places(dataset: Dataset, partition: Partition, *, validates: bool) -> dict[str, Sequence[int]]:
     """The rows that a run uses: per client, and per data set for training and for testing."""
-    splits = dict.fromkeys(split for split in dataset.splits if split not in NOT_TESTED)
+    unused = ("train",) if validates else ("train", VALIDATION)  # of "train" the rows in the partition are used
+    splits = dict.fromkeys(split for split in dataset.splits if split not in unused)
     used = {
         "training": list(chain.from_iterable(shard.rows for shard in partition.shards)),
         "test": list(chain.from_iterable(dataset.rows(split=split).tolist() for split in splits)),

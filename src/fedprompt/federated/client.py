@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
@@ -25,7 +25,8 @@ from fedprompt.updates import State, Update
 class Client:
     """A client (a site): its images (often few-shot), over its own candidate classes, and their domain if any.
 
-    Clients are usually non-IID: they differ in classes, domains and numbers of images.
+    Clients are usually non-IID: they differ in classes, domains and numbers of images. `held_out` are images that it
+    does not train on, to choose a round by: over all base classes ("base"), and over its own classes ("local").
     """
 
     id: int
@@ -33,6 +34,7 @@ class Client:
     train: Examples
     test: Examples | None = None
     domain: str = ""
+    held_out: Mapping[str, Examples] = field(default_factory=dict)
 
 
 class TrainSettings(ClientTraining):
@@ -62,7 +64,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     """Load the states into `method`, train it for the local epochs and return the client's update, as copies.
 
     The update holds the shared tensors that were trainable at any time in this round. Raises UserError if the client
-    has no images or its loss is no longer finite.
+    has no images, and NotFiniteError if its loss is no longer finite.
     """
     if not len(client.train):
         raise UserError(f"Client {client.id} ({client.name}) has no training images; leave it out or give it some.")
@@ -174,7 +176,7 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
 
 def _finite(loss: float, local: LocalEpoch) -> float:
     if not math.isfinite(loss):
-        raise UserError(
+        raise NotFiniteError(
             f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
             f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."
         )

@@ -11,11 +11,14 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.federated.client import Client
 from fedprompt.methods.base import Method
 from fedprompt.ops import metrics
 
+METRICS: Mapping[Kind, str] = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per task
 TOP = 3  # labels per image that the top-k figures count as predicted
+MOST_CLASSES = 1024  # that are scored with a whole batch of images
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ class Decision:
 
 @torch.no_grad()
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
-    """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite."""
+    """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite.
+
+    Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
+    """
     method.eval()
+    batch_size = max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
@@ -67,6 +74,22 @@ def evaluate(
     """Score the method in its current state on examples, against their candidate classes."""
     logits = predict(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(logits, examples.targets, examples.space, name=name, decision=decision)
+
+
+def validate(method: Method, clip: Clip, client: Client, *, batch_size: int = 128) -> Score:
+    """Score the method on a client's held-out images: figures over the base classes, and `base` and `local` headlines.
+
+    `client.held_out` says over which candidates.
+    """
+    figures: dict[str, float] = {}
+    known: dict[int, Mapping[str, float]] = {}  # a client with all base classes has the same examples twice
+    for column, examples in client.held_out.items():
+        if id(examples) not in known:
+            scored = evaluate(method, clip, examples, name=client.name, batch_size=batch_size)
+            known[id(examples)] = scored.figures
+        found = known[id(examples)]
+        figures |= {**(found if column == "base" else {}), column: found[METRICS[examples.space.kind]]}
+    return Score(client.name, max(map(len, client.held_out.values()), default=0), figures, ())
 
 
 def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, decision: Decision | None = None) -> Score:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score
+from fedprompt.federated.rollback import Finished, repair
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
@@ -25,8 +26,9 @@ class Round:
     """One finished round: the clients asked, the updates used, and the shared state after it.
 
     `refused` gives the reason for each client whose update was not used; `skipped`, why the whole round changed
-    nothing. `memory` is that of the server's rule and optimiser; with the shared and personal states it makes a
-    checkpoint.
+    nothing. `memory` is that of the server; with the shared and personal states it makes a checkpoint. A round whose
+    clients show that round `rolled_back` was poisoned changes nothing itself: its `shared` state is that round's,
+    computed again without the updates of the clients in `refused`.
     """
 
     number: int
@@ -37,6 +39,7 @@ class Round:
     memory: State = field(default_factory=dict)
     refused: Mapping[int, str] = field(default_factory=dict)
     skipped: str = ""
+    rolled_back: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,15 @@ class Transport(Protocol):
     """How the round loop reaches the clients; a transport also keeps their personal states."""
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
-        """Train these clients from the shared state; a client that did not answer is missing from the list."""
+        """Train these clients from the shared state; a client that did not answer is missing from the list.
+
+        Raises NotFiniteError, and changes no personal state, if the shared state makes losses not finite: that of any
+        simulated client, or those of most sites that answered.
+        """
+        ...
+
+    def undo(self) -> None:
+        """Give back the personal states that clients had before the last `train`, whose result is not used."""
         ...
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
@@ -109,6 +120,7 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     seed: int,
     server: Server | None = None,
     start: Start | None = None,
+    undo_to: Finished | None = None,
     admit: Callable[[int, Sequence[int]], bool] | None = None,
 ) -> Iterator[Round]:
     """Yield rounds 1..rounds, or those after `start`, each with the new shared state.
@@ -116,21 +128,50 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     Random draws depend on (seed, round) only and sums run in client order, so resuming from a yielded round gives the
     same bits as never having stopped, provided the transport's personal states are those of that round. `method` gives
     the initial shared state and the aggregation rule. `admit(round, clients)` is called before each round; False ends
-    the run. Raises UserError with the reasons when no update could be used in three consecutive rounds.
+    the run. A round is rolled back if the next one shows that it was poisoned; `undo_to` is the one before `start`, if
+    it is known. Raises UserError with the reasons when no update could be used in three consecutive rounds.
     """
-    server, bad = server or Server(), 0
-    last = start or Start(0, initial_state(method)[0])
+    server, bad, aggregate = server or Server(), 0, type(method).aggregate
+    last, before = start or Start(0, initial_state(method)[0]), undo_to
     for number in range(last.round_number + 1, rounds + 1):
         started = time.perf_counter()
         chosen = sample(clients, fraction, seed=seed, round_number=number)
         if admit is not None and not admit(number, chosen):
             return
-        updates = sorted(transport.train(number, last.shared, chosen), key=lambda update: update.client)
-        out = server.combine(type(method).aggregate, last.shared, updates, last.memory, asked=chosen)
-        bad = bad + 1 if out.refused and not out.used else 0
+        answers = _train(transport, server, number, last, chosen)
+        if answers.poisoned and (fixed := repair(server, aggregate, before, answers.poisoned)) is not None:
+            transport.undo()
+            out, before = replace(fixed.outcome, used=(), refused=fixed.suspects), fixed.finished
+            out = replace(out, skipped=f"round {before.number} was rolled back, because after it {answers.poisoned}")
+        elif answers.error is not None:
+            raise answers.error
+        else:
+            out = server.combine(aggregate, last.shared, answers.updates, last.memory, asked=chosen)
+            before = Finished(number, last.shared, last.memory, chosen, out.used, out.lengths)
+            bad = bad + 1 if out.refused and not out.used else 0
         if bad == BAD_ROUNDS:
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in out.refused.items())
             raise UserError(f"No update could be used in {bad} rounds in a row ({reasons}) Correct that, then resume.")
         last = Start(number, out.shared, out.memory)
-        seconds = time.perf_counter() - started
-        yield Round(number, chosen, out.used, out.shared, seconds, out.memory, out.refused, out.skipped)
+        seconds, undone = time.perf_counter() - started, before.number if before.number < number else 0
+        yield Round(number, chosen, out.used, out.shared, seconds, out.memory, out.refused, out.skipped, undone)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """A round's updates, sorted by client; or the error that was raised in place of them.
+
+    `poisoned` says why the shared state from which the clients trained must have been poisoned, "" if it was not.
+    """
+
+    updates: Sequence[Update] = ()
+    poisoned: str = ""
+    error: NotFiniteError | None = None
+
+
+def _train(transport: Transport, server: Server, number: int, last: Start, chosen: Sequence[int]) -> _Answers:
+    try:
+        updates = sorted(transport.train(number, last.shared, chosen), key=lambda update: update.client)
+    except NotFiniteError as error:
+        return _Answers(poisoned="losses were not finite", error=error)
+    return _Answers(updates, server.history(last.memory).exploded(updates))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError, refusing
+from fedprompt.federated.history import History
 from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
+MOST_EXAMPLES = 10_000_000  # training images that an update may claim, unless a recipe says otherwise
+NO_HISTORY = History()
 LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
 
 
@@ -35,23 +37,31 @@ class RefusedUpdateError(UserError):
         return self.code
 
 
+class NotFiniteUpdateError(RefusedUpdateError, NotFiniteError):
+    """A site's update or loss is NaN or infinite."""
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What a server accepts: at most so many training examples, and no change longer than `norm` medians.
+    """What a server accepts: at most so many training examples, and no change longer than `norm` usual lengths.
 
-    `norm` is in units of the median L2 norm of the round's changes, given three or more; 0 allows any length.
+    The usual length is the median L2 norm of the clients' changes (see `History.usual`); 0 allows any length.
     """
 
-    most_examples: int = 10_000_000
+    most_examples: int = MOST_EXAMPLES
     norm: float = 0.0
 
 
 @dataclass(frozen=True)
 class Screened:
-    """The usable updates, sorted by client id, and for the others client -> "code: sentence"."""
+    """The usable updates, sorted by client id, and for the others client -> "code: sentence".
+
+    `lengths` are the L2 norms of the accepted changes by client, if norms are limited.
+    """
 
     accepted: tuple[Update, ...]
     refused: Mapping[int, str]
+    lengths: Mapping[int, float] = field(default_factory=dict)
 
 
 class RawTensor(Protocol):
@@ -95,7 +105,7 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
         raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are accepted.")
     unknown = update.client == AGGREGATE_CLIENT and update.loss != update.loss  # a secure sum with noise has no loss
     if type(update.loss) is not float or not (math.isfinite(update.loss) or unknown):
-        raise RefusedUpdateError("loss", "the training loss is not a finite number.")
+        raise NotFiniteUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():
         own = _known(name, shared)
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -117,47 +127,36 @@ def check_personal(update: Update) -> None:
 
 def _check_finite(name: str, tensor: Tensor) -> None:
     if not tensor.isfinite().all():
-        raise RefusedUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
+        raise NotFiniteUpdateError("not finite", f"NaN or infinity in {_quoted(name)}.")
 
 
-def screen(updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int]) -> Screened:
+def screen(
+    updates: Iterable[Update], shared: State, *, limits: Limits, asked: Sequence[int], history: History = NO_HISTORY
+) -> Screened:
     """Sort the updates of a round into usable and refused ones; unrequested ones are refused."""
     refused: dict[int, str] = {}
     accepted: dict[int, Update] = {}
     allowed = {*asked, AGGREGATE_CLIENT}
     for update in updates:
-        try:
+        with refusing(refused, update.client):
             if update.client not in allowed:
                 raise RefusedUpdateError("stranger", "this client was not asked in this round.")
             if update.client in accepted:
                 raise RefusedUpdateError("twice", "this client answered more than once.")
             check_update(update, shared, limits)
-        except RefusedUpdateError as refusal:
-            refused[update.client] = str(refusal)
-        else:
             accepted[update.client] = update
     usable = {client: accepted[client] for client in sorted(accepted.keys() - refused.keys())}
-    long = _too_long(usable, shared, limits)
+    lengths = {client: change_norm(update, shared) for client, update in usable.items()} if limits.norm else {}
+    long = history.too_long(lengths, limits.norm)
     kept = tuple(update for client, update in usable.items() if client not in long)
-    return Screened(kept, dict(sorted((refused | long).items())))
+    known = {client: length for client, length in lengths.items() if client not in long}
+    return Screened(kept, dict(sorted((refused | long).items())), known)
 
 
 def change_norm(update: Update, shared: State) -> float:
     """L2 norm of the change that an update makes, over all its tensors, in float64."""
     squares = ((tensor.double() - shared[name]).square().sum().item() for name, tensor in update.shared.items())
     return math.sqrt(sum(squares))
-
-
-def _too_long(updates: Mapping[int, Update], shared: State, limits: Limits) -> dict[int, str]:
-    if not limits.norm or len(updates) < 3:
-        return {}
-    norms = {client: change_norm(update, shared) for client, update in updates.items()}
-    middle = median(norms.values())
-    return {
-        client: f"norm: the change has length {norm:.3g}; {limits.norm:g} medians of {middle:.3g} are allowed."
-        for client, norm in norms.items()
-        if norm > limits.norm * middle
-    }
 
 
 def _known(name: str, shared: State) -> Tensor:

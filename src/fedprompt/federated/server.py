@@ -10,19 +10,22 @@ from dataclasses import dataclass, field
 
 from fedprompt.errors import UserError
 from fedprompt.federated.aggregation.base import TooFewError, Weighting, weights_for
+from fedprompt.federated.history import History
 from fedprompt.federated.privacy.clients import ClientPrivacy
 from fedprompt.federated.screening import Limits, screen
 from fedprompt.federated.server_optimizers import ServerOptimizer
 from fedprompt.updates import AggregationRule, State, Update, fedavg
 
-RULE, OPTIMIZER = "rule/", "step/"  # name prefixes of the two parts of a server's memory, in checkpoints too
+# Name prefixes of the parts of a server's memory, in checkpoints too.
+RULE, OPTIMIZER, HISTORY = "rule/", "step/", "history/"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """The result of a round: the new state, the updates used, and client -> reason for those refused.
 
-    `skipped` says why the shared state stayed as it was; it is empty for a round that counted.
+    `skipped` says why the shared state stayed as it was; it is empty for a round that counted. `lengths` are the L2
+    norms of the changes used, if norms are limited.
     """
 
     shared: State
@@ -30,6 +33,7 @@ class Outcome:
     used: tuple[Update, ...]
     refused: Mapping[int, str] = field(default_factory=dict)
     skipped: str = ""
+    lengths: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Server:
             raise UserError(
                 "Client-level privacy is accounted for the plain uniform mean; leave out the rule and weighting."
             )
+        if self.privacy is not None and self.limits.norm:
+            raise UserError(
+                "Client-level privacy clips every update; norm_limit would refuse some because of the others' lengths, "
+                "which no epsilon accounts for. Leave it out."
+            )
 
     def combine(
         self,
@@ -65,7 +74,8 @@ class Server:
 
         Raises UserError where the rule could not work even if every client answered.
         """
-        screened = screen(updates, shared, limits=self.limits, asked=asked)
+        history = self.history(memory)
+        screened = screen(updates, shared, limits=self.limits, asked=asked, history=history)
         used = screened.accepted
         if not used and self.privacy is None:  # with privacy, a round without answers adds noise like any other
             return Outcome(shared, memory, (), screened.refused, "no update could be used" if updates else "")
@@ -79,9 +89,18 @@ class Server:
         moved, optimizer_memory = optimizer(shared, target, _part(memory, OPTIMIZER))
         if not all(tensor.isfinite().all() for tensor in moved.values()):
             return Outcome(shared, memory, (), screened.refused, "the sum of the updates is not finite")
-        kept = {RULE + name: tensor for name, tensor in rule_memory.items()}
-        kept |= {OPTIMIZER + name: tensor for name, tensor in optimizer_memory.items()}
-        return Outcome(moved, kept, used, screened.refused)
+        kept = _named(RULE, rule_memory) | _named(OPTIMIZER, optimizer_memory)
+        if self.limits.norm:
+            kept = self.remember(kept, history.after(screened.lengths, used))
+        return Outcome(moved, kept, used, screened.refused, lengths=screened.lengths)
+
+    def history(self, memory: State) -> History:
+        """What the memory holds of earlier rounds' updates."""
+        return History.of(_part(memory, HISTORY))
+
+    def remember(self, memory: State, history: History) -> State:
+        """The memory with this history."""
+        return memory | _named(HISTORY, history.memory())
 
     def _target(
         self, aggregate: AggregationRule, shared: State, used: Sequence[Update], memory: State, *, asked: Sequence[int]
@@ -95,6 +114,10 @@ class Server:
 
 def _part(memory: State, prefix: str) -> State:
     return {name.removeprefix(prefix): tensor for name, tensor in memory.items() if name.startswith(prefix)}
+
+
+def _named(prefix: str, memory: State) -> State:
+    return {prefix + name: tensor for name, tensor in memory.items()}
 
 
 def _no_optimizer(shared: State, target: State, memory: State) -> tuple[State, State]:

@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import option_parameters
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.methods.base import Method
@@ -55,6 +56,21 @@ def class_options(method: type[Method], classes: Sequence[str]) -> dict[str, tup
     return {"classes": tuple(classes)} if "classes" in options(method) else {}
 
 
+def filled_options(
+    method: type[Method], given: Mapping[str, object], classes: Sequence[str], template: str
+) -> dict[str, object]:
+    """The options that a run fills in: `classes`, if none are given, and the data set's template in place of `init`.
+
+    An option `template` that is the data set's is left to it, so that it is known to be the same.
+    """
+    found: dict[str, object] = {name: own for name, own in class_options(method, classes).items() if not given[name]}
+    if given.get("init") == TEMPLATE:
+        found["init"] = template
+    if given.get("template") == template:
+        found["template"] = ""
+    return found
+
+
 def _import(name: str) -> ModuleType:
     if name in names():
         return import_module(f"{__name__}.{name}")
@@ -62,6 +78,8 @@ def _import(name: str) -> ModuleType:
         known = ", ".join(names())
         hint = did_you_mean(name, names())
         raise UserError(f"There is no method {name!r}{hint} (known: {known}; your own: package.module).")
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"The method {name!r} is not the name of a module; write package.module.")
     try:
         return import_module(name)
     except ImportError as error:

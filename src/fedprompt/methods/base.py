@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip, Encoded
+from fedprompt.clip.prompts import TEMPLATE, ContextSlot
 from fedprompt.data.images import Images
-from fedprompt.data.labels import Kind, LabelSpace, readable_name
+from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
 from fedprompt.updates import AggregationRule, fedavg
 
-Reads = tuple[Literal["attributes", "conditions"], ...]
+Reads = tuple[Literal["template", "attributes", "conditions"], ...]
 Classifier = Callable[[Images], Tensor]  # B images -> logits [B, C], columns in the order of the label space
 
 # Region scores are about 100 times a cosine, so their sigmoid is near 1 for all classes; the score of a neutral text is
@@ -60,7 +61,8 @@ class Method(nn.Module, ABC):
 
     personal: ClassVar[tuple[str, ...]] = ()  # prefixes of parameters and buffers that never leave a client
     aggregate: ClassVar[AggregationRule] = staticmethod(fedavg)  # how the server aggregates the updates
-    reads: ClassVar[Reads] = ()  # the class descriptions that it depends on
+    reads: ClassVar[Reads] = ()  # what of a label space it depends on besides the class names
+    init: str | None = None  # the option of methods with a learned context: what the context starts from
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
 
     @classmethod
@@ -85,6 +87,20 @@ class Method(nn.Module, ABC):
     def learning_rate_factor(self, name: str) -> float:
         """The factor on the learning rate of a parameter."""
         return 1.0
+
+    def text_inputs(self, space: LabelSpace) -> str:
+        """What its texts or its loss depend on besides the class names, for reports: `reads`, and where V starts."""
+        described = sum(bool(space.attributes.get(name)) for name in space.names)
+        said = {
+            "template": f'the template "{space.template}"',
+            "attributes": f"attributes of {described} of {len(space)} classes",
+            "conditions": f"conditions ({', '.join(space.conditions) or 'its own'})",
+        }
+        parts = [said[what] for what in self.reads]
+        if self.init is not None:
+            kind = "template" if "{}" in self.init else "words"
+            parts.append(f'a context that starts from the {kind} "{self.init}"' if self.init else "a random context")
+        return ", ".join(parts) or "nothing"
 
     def exports(self, backbone: str) -> Mapping[str, str | bytes]:
         """Further files for the adapter's folder, path -> content, in the formats of other libraries."""
@@ -149,31 +165,44 @@ def pair_logits(tokens: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     return region_scores(tokens, positive - negative, focus=positive)
 
 
-def context_vectors(clip: Clip, *, n_ctx: int, init: str, generator: torch.Generator | None) -> nn.Parameter:
-    """Learned context vectors [n_ctx, W], from the embeddings of the words `init`, or drawn from N(0, 0.02^2) for "".
+def context_vectors(
+    clip: Clip, *, n_ctx: int, init: str, generator: torch.Generator | None, least: int = 1
+) -> nn.Parameter:
+    """Learned context vectors [n, W] that start from `init` (see `context_words`), or drawn from N(0, 0.02^2)."""
+    bounded(least, n_ctx=n_ctx)
+    words = context_words(clip, init, n_ctx=n_ctx)  # [n, W]
+    return nn.Parameter(words) if len(words) else normal(n_ctx, clip.text_width, generator=generator)
 
-    Raises UserError unless `init` has exactly n_ctx tokens.
+
+def context_words(clip: Clip, init: str, *, n_ctx: int = 0) -> Tensor:
+    """[n, W] embeddings of the words that a context starts from: a phrase, or a template's words before the class name.
+
+    Of a template, n is what its words take; a phrase must take n_ctx tokens if that is not 0. "" and a template that
+    begins with the name have no words, n = 0. Raises UserError for another length, and for `init = "template"`.
     """
-    bounded(1, n_ctx=n_ctx)
-    if not init:
-        return normal(n_ctx, clip.text_width, generator=generator)
-    embeddings = clip.token_embeddings(init)  # [n, W]
-    if len(embeddings) != n_ctx:
+    if init == TEMPLATE:
         raise UserError(
-            f'The option init = "{init}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; '
-            'make them equal, or write init = "" for a random start.'
+            f'init = "{TEMPLATE}" stands for the template of the data set, which a run fills in; without a run give '
+            'the template itself, for example init = "a photo of a {}.".'
         )
-    return nn.Parameter(embeddings.clone())
+    words = ContextSlot.of(init).words
+    embeddings = clip.token_embeddings(words).clone() if words else torch.empty(0, clip.text_width)
+    if words and n_ctx and len(embeddings) != n_ctx and "{}" not in init:
+        raise UserError(
+            f'The option init = "{init}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; make them equal, give a '
+            'template with {} for the class name, or write init = "" for a random start.'
+        )
+    return embeddings
 
 
-def context_templates(space: LabelSpace) -> tuple[str, ...]:
-    """Per class a text with the placeholder `<ctx>` for learned vectors before the class name."""
-    return tuple(f"<ctx> {readable_name(name)}." for name in space.names)
+def context_templates(space: LabelSpace, init: str | None = None) -> tuple[str, ...]:
+    """Per class a text with the placeholder `<ctx>` for learned vectors, as `ContextSlot` places it."""
+    return ContextSlot.of(init or "").texts(space.names)
 
 
-def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor) -> Tensor:
+def prompted_texts(clip: Clip, space: LabelSpace, context: Tensor, init: str | None = None) -> Tensor:
     """[C, D] unit features of the class names after a learned context [n, W] or, per class, [C, n, W]."""
-    return unit(clip.encode_text(clip.fill(context_templates(space), ctx=context)))
+    return unit(clip.encode_text(clip.fill(context_templates(space, init), ctx=context)))
 
 
 def require_packages(method: type[Method]) -> None:

@@ -26,6 +26,8 @@ class FedCLIP(Method):
         symmetric loss between images and their captions, in which two images of one class are negatives.
     """
 
+    reads = ("template",)
+
     # differs: the release trains in_batch_contrastive, where images of one class are negatives; here it is an option
     # differs: the release writes "a picture of a {}"; here the data set's template
 

@@ -20,8 +20,8 @@ class FedCoCoOp(Method):
     A step encodes B C texts, so images are processed in groups, and a group's activations are recomputed for the
     gradients instead of kept. V and h are trained and shared: 35,360 parameters (W = D = 512).
 
-    n_ctx: number of learned word vectors.
-    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     reduction: h has a hidden width of D / reduction, at least 8.
     """
 
@@ -39,6 +39,7 @@ class FedCoCoOp(Method):
         super().__init__()
         at_least(1, reduction=reduction)
         hidden = max(8, clip.dim // reduction)
+        self.init = init
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         self.shift = nn.Sequential(
             linear(clip.dim, hidden, generator=generator),
@@ -48,7 +49,7 @@ class FedCoCoOp(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Return a classifier that encodes the texts per image: they depend on it."""
-        texts = context_templates(space)
+        texts = context_templates(space, self.init)
 
         def encode(contexts: Tensor) -> Tensor:
             rows = contexts.repeat_interleave(len(texts), dim=0)  # [B*C, n, W]

@@ -17,10 +17,12 @@ class FedKgCoOp(Method):
 
     The mean is over a client's own classes. V [n_ctx, W] is trained and shared: 2,048 parameters (W = 512).
 
-    n_ctx: number of learned word vectors.
-    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     pull: weight of the distance from the template; 0 is PromptFL.
     """
+
+    reads = ("template",)
 
     # differs: in FedMPT's comparison the weight 0.02 of the asymmetric loss multiplies the pull too
 
@@ -35,17 +37,17 @@ class FedKgCoOp(Method):
     ) -> None:
         super().__init__()
         at_least(0, pull=pull)
-        self.pull = pull
+        self.pull, self.init = pull, init
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode the learned context with the class names once; compare frozen image features with the result."""
-        return cosine_classifier(clip, prompted_texts(clip, space, self.context), space.kind)
+        return cosine_classifier(clip, prompted_texts(clip, space, self.context, self.init), space.kind)
 
     def loss(
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
         """The task's objective plus the mean distance of the class texts from the template's."""
-        text = prompted_texts(clip, space, self.context)  # [C, D]
+        text = prompted_texts(clip, space, self.context, self.init)  # [C, D]
         task = objective(space.kind)(cosine_classifier(clip, text, space.kind)(images), targets)
         return task + self.pull * cosine_distance(text, clip.text_features(space.texts()))

@@ -42,6 +42,7 @@ class FedLoRA(Method):
     towers: which towers change, "both", "image" or "text".
     """
 
+    reads = ("template",)
     needs: ClassVar[tuple[str, ...]] = ("peft",)
 
     def __init__(

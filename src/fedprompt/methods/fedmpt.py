@@ -11,8 +11,19 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace, readable_name
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Explanation, Method, at_least, bounded, one_of
+from fedprompt.methods.base import (
+    NEUTRAL_TEXT,
+    Classifier,
+    Explanation,
+    Method,
+    at_least,
+    bounded,
+    context_templates,
+    context_vectors,
+    one_of,
+)
 from fedprompt.ops.layers import linear, normal, unit
+from fedprompt.ops.scoring import adapted_cosines
 from fedprompt.ops.sinkhorn import sinkhorn
 
 PUBLISHED_CONDITIONS = ("spatial layout", "object pose", "background", "lighting and weather", "object scale")
@@ -29,6 +40,7 @@ class FedMPT(Method):
     n_conditions: how many of the label space's conditions to use, its first ones.
     condition_ctx: learned vectors L_k before each condition; 0 leaves them out.
     class_ctx: learned vectors L' before the class, the same for all classes and conditions; 0 leaves them out.
+    init: start of L': words of class_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     adapters: whether conditions adapt the patches.
     rank: of the adapters; the paper's overfit above 32.
     transport: whether patches are transported; if not, patch weights are the same for all labels.
@@ -49,6 +61,7 @@ class FedMPT(Method):
         n_conditions: int = 5,
         condition_ctx: int = 4,
         class_ctx: int = 4,
+        init: str = "",
         adapters: bool = True,
         rank: int = 32,
         transport: bool = True,
@@ -69,7 +82,8 @@ class FedMPT(Method):
         self.tau, self.unroll, self.gate_input = tau, unroll, gate_input
         self.entropy = entropy if transport else torch.inf  # then a plan is the product of its marginals
         self.condition_ctx = normal(n_conditions, condition_ctx, clip.text_width, generator=generator)
-        self.class_ctx = normal(class_ctx, clip.text_width, generator=generator)
+        self.init = init if class_ctx else ""
+        self.class_ctx = context_vectors(clip, n_ctx=class_ctx, init=self.init, generator=generator, least=0)
         self.down = normal(n_conditions, clip.dim, rank, generator=generator) if adapters else None
         self.up = nn.Parameter(torch.zeros(n_conditions, rank, clip.dim)) if adapters else None
         narrow, weigh = linear(clip.dim, 32, generator=generator), linear(32, n_conditions, generator=generator)
@@ -105,19 +119,16 @@ class FedMPT(Method):
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """Unit features [K, C, D] of all classes under all conditions."""
-        texts = [
-            f"<own> {readable_name(c)} <common> {readable_name(name)}."
-            for c in self.conditions(space)
-            for name in space.names
-        ]
+        classes = context_templates(space, self.init)
+        texts = [f"<own> {readable_name(c)} {text}" for c in self.conditions(space) for text in classes]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
-        prompts = clip.fill(texts, own=own, common=self.class_ctx)
+        prompts = clip.fill(texts, own=own, ctx=self.class_ctx)
         features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], the texts of a condition share a prefix
         return unit(features).view(-1, len(space), clip.dim)  # [K, C, D]
 
     def evidence(self, clip: Clip, patches: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """Evidence [B, K, C] of texts [K, C, D] in unit patches [B, P, D], and the plans [B, K, P, C] that weigh it."""
-        cosines, classes = self._cosines(patches, text), text.shape[1]
+        cosines, classes = adapted_cosines(patches, text, self.down, self.up), text.shape[1]
         scores = clip.scale / self.tau * cosines  # [B, K, P, C]
         shares, claims = scores.softmax(dim=-1), scores.amax(dim=-1).softmax(dim=-1)  # [B, K, P, C], [B, K, P]
         alike = torch.full_like(text[0, :, 0], 1 / classes)  # [C]
@@ -126,7 +137,8 @@ class FedMPT(Method):
             return classes * (plans * shares).sum(dim=-2), plans
         # differs: the paper gives no zero point for a similarity; here it is that of a neutral text
         neutral = clip.text_features((NEUTRAL_TEXT,)).to(text).expand(len(text), -1, -1)  # [K, 1, D]
-        similarity = classes * (plans * (cosines - self._cosines(patches, neutral))).sum(dim=-2)  # [B, K, C]
+        zero = adapted_cosines(patches, neutral, self.down, self.up)  # [B, K, P, 1]
+        similarity = classes * (plans * (cosines - zero)).sum(dim=-2)  # [B, K, C]
         return (self.squash[0].exp() * similarity + self.squash[1]).sigmoid(), plans
 
     def _view(self, clip: Clip, images: Images, text: Tensor, conditions: tuple[str, ...]) -> Explanation:
@@ -135,13 +147,3 @@ class FedMPT(Method):
         read = clip.image_features(images) if self.gate_input == "image" else patches.mean(dim=1)  # [B, D]
         gate = read.new_zeros(len(read), len(text)) if self.gate is None else self.gate(read)
         return Explanation(conditions, gate.softmax(dim=-1), evidence, plans)
-
-    def _cosines(self, patches: Tensor, text: Tensor) -> Tensor:
-        """Cosines [B, K, P, C] of unit texts with adapted patches, without computing those: [B, K, P, D] is large."""
-        products = torch.einsum("bpd,kcd->bkpc", patches, text)  # [B, K, P, C]
-        if self.down is None or self.up is None:
-            return products
-        low = torch.einsum("bpd,kdr->bkpr", patches, self.down)  # [B, K, P, R]
-        high = torch.einsum("bpd,krd->bkpr", patches, self.up)  # [B, K, P, R]
-        squares = 1 + (low * (2 * high + low @ (self.up @ self.up.mT))).sum(dim=-1, keepdim=True)  # [B, K, P, 1]
-        return (products + low @ (self.up @ text.mT)) * squares.clamp(min=1e-6).rsqrt()

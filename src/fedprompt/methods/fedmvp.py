@@ -39,7 +39,7 @@ class FedMVP(Method):
     """
 
     personal: ClassVar[tuple[str, ...]] = ("phase", "cross_entropy_sum")
-    reads = ("attributes",)
+    reads = ("template", "attributes")
 
     def __init__(  # noqa: PLR0913  (the paper's ablations, one option each)
         self,
@@ -73,6 +73,7 @@ class FedMVP(Method):
             self.queries = normal(n_tokens, width, generator=generator)
         self.promptformer = CrossBlock(width, heads, generator=generator)
         # differs: the release draws both factors at random and tests without LoRA; here the start is the identity
+        # differs: the paper leaves open on which side of the LayerNorms LoRA stands; here between norms and projections
         self.lora = LowRank(width, lora_rank, generator=generator) if lora else None
         self.phase = nn.Buffer(torch.zeros((), dtype=torch.bool))  # true: LoRA only, from here on
         self.cross_entropy_sum = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch

@@ -10,9 +10,18 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
-from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, at_least, at_most, bounded, prompted_texts
-from fedprompt.ops.layers import normal
+from fedprompt.methods.base import (
+    NEUTRAL_TEXT,
+    Classifier,
+    Method,
+    at_least,
+    at_most,
+    context_vectors,
+    prompted_texts,
+)
 from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn
+
+TOLERANCE, ITERATIONS = 1e-6, 10_000  # of the transported mass, which logits multiply by CLIP's scale, about 100
 
 
 class FedOTP(Method):
@@ -22,35 +31,38 @@ class FedOTP(Method):
     Context 0 [n_ctx, W] is shared, context 1 stays with its client: 8,192 of 16,384 parameters travel (W = 512).
     Multi-label logits subtract the score of a neutral text under the same plan.
 
-    n_ctx: number of vectors per context.
+    n_ctx: number of vectors per context, unless `init` is a template.
+    init: start of both contexts: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     mass: share of the patches' mass that is transported; it scales the logits too.
     entropy: entropic regularisation of the plan; the paper takes 0.1 for ViT-B/16 and 0.01 for ResNet-50.
     """
 
     personal: ClassVar[tuple[str, ...]] = ("own",)
 
-    # differs: the release iterates on exponentials, which can become NaN; here on logarithms
+    # differs: the release iterates on exponentials, which can become NaN, and stops after 100 iterations or a change
+    # of 0.01; here on logarithms, until the plan no longer changes
 
     def __init__(
         self,
         clip: Clip,
         *,
         n_ctx: int = 16,
+        init: str = "",
         mass: float = 0.8,
         entropy: float = 0.1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        bounded(1, n_ctx=n_ctx)
         at_least(0.001, mass=mass, entropy=entropy)
         at_most(1, mass=mass)
-        self.mass, self.entropy = mass, entropy
-        self.context = normal(n_ctx, clip.text_width, generator=generator)
-        self.own = normal(n_ctx, clip.text_width, generator=generator)
+        self.mass, self.entropy, self.init = mass, entropy, init
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
+        self.own = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode both texts of every class once; per image and class, the classifier solves a transport."""
-        text = torch.stack([prompted_texts(clip, space, context) for context in (self.context, self.own)])  # [2, C, D]
+        contexts = (self.context, self.own)
+        text = torch.stack([prompted_texts(clip, space, one, self.init) for one in contexts])  # [2, C, D]
         neutral = clip.text_features((NEUTRAL_TEXT,))[0]  # [D]
 
         def classify(images: Images) -> Tensor:
@@ -70,4 +82,12 @@ class FedOTP(Method):
         columns = torch.full_like(cosines[..., 0, :], self.mass / cosines.shape[-1])  # [..., 2]
         # A plan of the whole mass takes all of every patch.
         rule = partial if self.mass < 1 else balanced
-        return sinkhorn(1 - cosines, rows, columns, entropy=self.entropy, row_rule=rule)
+        return sinkhorn(
+            1 - cosines,
+            rows,
+            columns,
+            entropy=self.entropy,
+            row_rule=rule,
+            tolerance=TOLERANCE,
+            iterations=ITERATIONS,
+        )

@@ -12,8 +12,8 @@ from fedprompt.methods.base import (
     Classifier,
     Method,
     at_least,
-    bounded,
     context_templates,
+    context_vectors,
     frozen_tokens,
     pair_logits,
 )
@@ -27,7 +27,8 @@ class FedPositiveCoOp(Method):
     classes, 28,672 with R (W = D = 512). A class without a row is scored against the mean row. Every client
     sends every row but only those that hold its class train it, so uniform averaging moves rare rows slowly.
 
-    n_ctx: number of learned word vectors.
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     classes: names of the classes with a row, in this order; a run fills in its training classes.
     residual: whether there is a table R, which starts at zero.
     context_rate: factor on the learning rate of V; the tables use the full rate.
@@ -36,22 +37,22 @@ class FedPositiveCoOp(Method):
     # differs: FedMPT's comparison leaves the tables at random initial values, different at every client
     # differs: R starts at zero; N(0, 1) would dominate the texts
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (two sizes, a table, a switch, and where the context starts)
         self,
         clip: Clip,
         *,
         n_ctx: int = 16,
+        init: str = "",
         classes: tuple[str, ...] = (),
         residual: bool = False,
         context_rate: float = 0.01,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        bounded(1, n_ctx=n_ctx)
         at_least(0, context_rate=context_rate)
         self.rows = {name: row for row, name in enumerate(classes)}
-        self.context_rate = context_rate
-        self.context = normal(n_ctx, clip.text_width, generator=generator)
+        self.context_rate, self.init = context_rate, init
+        self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         self.negative = normal(len(classes), clip.dim, std=1.0, generator=generator)
         self.residual = nn.Parameter(torch.zeros(len(classes), clip.dim)) if residual else None
 
@@ -61,7 +62,7 @@ class FedPositiveCoOp(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode the positive texts and look up the negative ones once; compare frozen regions with both."""
-        positive = clip.encode_text(clip.fill(context_templates(space), ctx=self.context))  # [C, D]
+        positive = clip.encode_text(clip.fill(context_templates(space, self.init), ctx=self.context))  # [C, D]
         if self.residual is not None:
             positive = positive + self._look_up(self.residual, space, torch.zeros_like(positive[0]))
         # Without any trained row, a neutral text stands for the absence of a class.

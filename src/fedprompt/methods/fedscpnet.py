@@ -13,30 +13,34 @@ from fedprompt.methods.base import (
     Method,
     at_least,
     at_most,
+    context_templates,
     context_vectors,
     cosine_classifier,
-    prompted_texts,
 )
 from fedprompt.ops.layers import unit
+from fedprompt.ops.scoring import REGION_SCALE
 
 
 class FedSCPNet(Method):
     """t'_c = t_c + [G lrelu(G lrelu(G t W1) W2) W3]_c, logit_c = s <v, unit(t'_c)> (Ding et al., CVPR 2023).
 
-    t_c = unit(g(V, name of c)). G [C, C] links every class to its most similar ones, by the cosine of the template's
-    texts, so it depends on the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared: 2,099,200
-    parameters (W = D = 512). Self-training on missing labels and moving averages of weights are not part of this.
+    t_c = g(V, name of c), not normalised. G [C, C] links every class to its most similar ones, by the cosine of the
+    template's texts, so it depends on the candidates. V and W1 [D, 2D], W2 [2D, 2D], W3 [2D, D] are trained and shared:
+    2,099,200 parameters (W = D = 512). Self-training on missing labels and moving averages of weights are left out.
 
-    n_ctx: number of learned word vectors.
-    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     neighbours: classes of a row of G, the class itself included; the paper takes 20 for VOC, 62 for COCO, 50 for NUS.
     spread: weight of the neighbours in a row of G; the rest is the class itself.
+    scale: s, of region scores too; the paper takes 10 for VOC and COCO, and CLIP's own for NUS, which is 0 here.
     """
+
+    reads = ("template",)
 
     # differs: in FedMPT's comparison W1 to W3 keep random values, different at every client; here they train
     # differs: W3 starts at zero, so that training starts from the prompts
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the paper's settings, one option each)
         self,
         clip: Clip,
         *,
@@ -44,13 +48,14 @@ class FedSCPNet(Method):
         init: str = "a photo of a",
         neighbours: int = 20,
         spread: float = 0.2,
+        scale: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         at_least(1, neighbours=neighbours)
-        at_least(0, spread=spread)
+        at_least(0, spread=spread, scale=scale)
         at_most(1, spread=spread)
-        self.neighbours, self.spread = neighbours, spread
+        self.neighbours, self.spread, self.scale, self.init = neighbours, spread, scale, init
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         wide = 2 * clip.dim
         drawn = [torch.empty(rows, wide) for rows in (clip.dim, wide)]
@@ -60,11 +65,14 @@ class FedSCPNet(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode and smooth the class texts once; compare frozen image features with them."""
-        return cosine_classifier(clip, self.texts(clip, space), space.kind)
+        logits = cosine_classifier(clip, self.texts(clip, space), space.kind)
+        full = clip.scale if space.kind == "single" else REGION_SCALE
+        return (lambda images: logits(images) * (self.scale / full)) if self.scale else logits
 
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """[C, D] unit class texts, smoothed."""
-        text, graph = prompted_texts(clip, space, self.context), self.graph(clip.text_features(space.texts()))
+        text = clip.encode_text(clip.fill(context_templates(space, self.init), ctx=self.context))  # [C, D]
+        graph = self.graph(clip.text_features(space.texts()))
         first, second, last = self.weights
         hidden = F.leaky_relu(graph @ text @ first, 0.2)  # [C, 2D]
         hidden = F.leaky_relu(graph @ hidden @ second, 0.2)  # [C, 2D]

@@ -30,14 +30,16 @@ class FedTCP(Method):
     loss is CE + pull mean_c (1 - cos(t_c, t0_c)). The context and G are trained and shared: 331,904 parameters
     (W = D = 512).
 
-    n_ctx: number of context vectors.
-    init: words whose embeddings they start from, as many tokens as n_ctx; "" draws them from N(0, 0.02^2).
-    n_class: how many of them class-aware tokens replace.
+    n_ctx: number of context vectors, unless `init` is a template.
+    init: start of the context: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
+    n_class: how many of them class-aware tokens replace, at most all of a template's.
     block: the text block, counted from 0, that they enter; at most the last one.
     mix: weight of the class-aware tokens; 0 is FedKgCoOp.
     pull: weight of the distance from the template.
     reduction: G has a hidden width of D / reduction, at least 8.
     """
+
+    reads = ("template",)
 
     # differs: in FedMPT's comparison 16 vectors overwrite the class name; here the text has one position per vector
 
@@ -61,7 +63,8 @@ class FedTCP(Method):
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
         if n_class > n_ctx:
             raise UserError(f"The option n_class = {n_class} is more than n_ctx = {n_ctx}; give at most n_ctx.")
-        self.block, self.mix, self.pull = min(block, clip.text_blocks - 1), mix, pull
+        n_class = min(n_class, len(self.context))
+        self.block, self.mix, self.pull, self.init = min(block, clip.text_blocks - 1), mix, pull, init
         hidden = max(8, clip.dim // reduction)
         self.generate = nn.Sequential(
             linear(clip.dim, hidden, generator=generator),
@@ -92,4 +95,5 @@ class FedTCP(Method):
             mixed = self.mix * own + (1 - self.mix) * tokens[:, 1:end]
             return torch.cat([tokens[:, :1], mixed, tokens[:, end:]], dim=1)  # [C, T, W]
 
-        return unit(clip.encode_text(clip.fill(context_templates(space), ctx=self.context), edit=enter))
+        prompts = clip.fill(context_templates(space, self.init), ctx=self.context)
+        return unit(clip.encode_text(prompts, edit=enter))

@@ -7,7 +7,16 @@ from torch import Tensor, nn
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.labels import LabelSpace, readable_name
-from fedprompt.methods.base import Classifier, Method, at_least, at_most, bounded, cosine_classifier, prompted_texts
+from fedprompt.methods.base import (
+    Classifier,
+    Method,
+    at_least,
+    at_most,
+    bounded,
+    context_words,
+    cosine_classifier,
+    prompted_texts,
+)
 from fedprompt.ops.layers import CrossAttention, CrossBlock, GatedFeedForward, linear, normal
 
 
@@ -17,7 +26,8 @@ class FedTPG(Method):
     Q [n_ctx, W] are learned queries, K [C, D] the frozen features of all candidates' bare names, so the context depends
     on the task. All 4,206,080 parameters (W = D = 512) are trained and shared.
 
-    n_ctx: number of context vectors.
+    n_ctx: number of context vectors, unless `init` is a template.
+    init: what V is added to: words of n_ctx tokens, a template, "template" (the data set's), or "" for nothing.
     heads: attention heads.
     self_attention: number of further blocks in which the context vectors attend to one another.
     """
@@ -29,6 +39,7 @@ class FedTPG(Method):
         clip: Clip,
         *,
         n_ctx: int = 4,
+        init: str = "",
         heads: int = 4,
         self_attention: int = 0,
         generator: torch.Generator | None = None,
@@ -38,7 +49,9 @@ class FedTPG(Method):
         bounded(1, n_ctx=n_ctx)
         at_least(0, self_attention=self_attention)
         at_most(100, self_attention=self_attention)
-        self.queries = normal(n_ctx, width, generator=generator)
+        self.init, start = init or None, context_words(clip, init, n_ctx=n_ctx)
+        self.start = nn.Buffer(start, persistent=False)  # [n, W], frozen
+        self.queries = normal(len(start) or n_ctx, width, generator=generator)
         # In the paper's backbone the text width equals the joint width; other backbones need a projection.
         self.project = nn.Identity() if clip.dim == width else linear(clip.dim, width, generator=generator)
         self.cross = CrossBlock(width, heads, generator=generator)
@@ -47,12 +60,13 @@ class FedTPG(Method):
     def context(self, clip: Clip, space: LabelSpace) -> Tensor:
         """The context [n_ctx, W] for these candidates; it does not depend on their order, not even in the last bit."""
         names = clip.text_features(sorted(readable_name(name) for name in space.names))  # [C, D]
-        context: Tensor = self.blocks(self.cross(self.queries, self.project(names)))  # [n_ctx, W]
-        return context
+        context: Tensor = self.blocks(self.cross(self.queries, self.project(names)))  # [n, W]
+        return self.start + context if len(self.start) else context
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Compute the context and encode all candidates' texts once; compare frozen image features with them."""
-        return cosine_classifier(clip, prompted_texts(clip, space, self.context(clip, space)), space.kind)
+        text = prompted_texts(clip, space, self.context(clip, space), self.init)
+        return cosine_classifier(clip, text, space.kind)
 
 
 class SelfBlock(nn.Module):

@@ -24,6 +24,8 @@ class FedVPT(Method):
     depth: number of blocks with tokens of their own, at most all of the tower; 1 is shallow VPT.
     """
 
+    reads = ("template",)
+
     # differs: the released prompts are cast to float16 inside the blocks; here they are float32 throughout
 
     def __init__(

@@ -12,8 +12,8 @@ from fedprompt.methods.base import Classifier, Method, context_vectors, cosine_c
 class PromptFL(Method):
     """logit_c = s <v, unit(g(V, name of c))>, with V [n_ctx, W] trained and shared (Guo et al., 2022; CoOp, 2022).
 
-    n_ctx: number of learned word vectors.
-    init: words whose embeddings V starts from, as many tokens as n_ctx; "" draws V from N(0, 0.02^2).
+    n_ctx: number of learned word vectors, unless `init` is a template.
+    init: start of V: words of n_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
     """
 
     # differs: CoOp's class-specific contexts are left out; clients with different classes could not average them
@@ -22,8 +22,9 @@ class PromptFL(Method):
         self, clip: Clip, *, n_ctx: int = 4, init: str = "a photo of a", generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+        self.init = init
         self.context = context_vectors(clip, n_ctx=n_ctx, init=init, generator=generator)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode the learned context with the class names once; compare frozen image features with the result."""
-        return cosine_classifier(clip, prompted_texts(clip, space, self.context), space.kind)
+        return cosine_classifier(clip, prompted_texts(clip, space, self.context, self.init), space.kind)

@@ -29,7 +29,7 @@ def normal(*shape: int, std: float = 0.02, generator: Generator | None) -> nn.Pa
 
 def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Linear:
     """A linear layer with PyTorch's default initial distribution, U(-1/sqrt(inputs), 1/sqrt(inputs))."""
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device=torch.get_default_device())
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -(inputs**-0.5), inputs**-0.5, generator=generator)
     return layer
@@ -37,7 +37,9 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
 
 def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
     """A convolution without bias that keeps the spatial size, with PyTorch's default initial distribution."""
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(device="cpu")
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(
+        device=torch.get_default_device()
+    )
     bound = (inputs * size**2) ** -0.5
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     return layer

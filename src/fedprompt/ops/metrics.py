@@ -1,6 +1,6 @@
 """Metrics as pure functions of tensors: every figure lies in [0, 1], and thresholds are arguments.
 
-Scores that are not finite have no order, so metrics of scores raise UserError for them.
+Scores that are not finite have no order, so metrics of scores raise NotFiniteError for them.
 Legend: N examples, C classes. Targets of a multi-label task are 1, 0 or -1 (unknown, never counted).
 """
 
@@ -12,14 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError
 
 
 def require_finite(scores: Tensor, whose: str = "A model") -> None:
-    """UserError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
+    """NotFiniteError for NaN or infinity among scores [...]; `whose` they are stands at the start of its sentence."""
     wrong = scores[~scores.isfinite()]
     if len(wrong):
-        raise UserError(
+        raise NotFiniteError(
             f"{whose} gives {len(wrong):,} of {scores.numel():,} scores that are not finite ({float(wrong[0])} for "
             "one), so no figure can be computed from them; lower the learning rate, and check the backbone with: "
             "fedprompt doctor"
@@ -36,6 +36,11 @@ def per_class_accuracy(predicted: Tensor, targets: Tensor, classes: int) -> Tens
     """Accuracy [C] per class of predictions [N], float64; NaN for a class without examples."""
     total = torch.bincount(targets, minlength=classes)
     return torch.bincount(targets[predicted == targets], minlength=classes).double() / total
+
+
+def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Counts [C, C] of examples per true class (row) and predicted class (column), both tensors [N]."""
+    return torch.bincount(targets * classes + predicted, minlength=classes * classes).view(classes, classes)
 
 
 def one_hot(labels: Tensor, classes: int) -> Tensor:

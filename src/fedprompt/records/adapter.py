@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -15,10 +15,10 @@ from torch import Tensor
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.file_system import require_file
+from fedprompt.file_system import read_bytes, require_file
 from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json
 
 FORMAT = 1
 TASKS: dict[Kind, str] = {"single": "single", "multi": "multi-label"}
@@ -28,8 +28,11 @@ KINDS: dict[str, Kind] = {task: kind for kind, task in TASKS.items()}
 LARGEST_JSON = 16_000_000
 MOST_KEYS = 200_000
 LARGEST_HEADER = 1 << 20
+MOST_CLASSES = 50_000  # ImageNet has 21,841
+WEIGHTS = "adapter_model.safetensors"
 
 Value = TypeVar("Value")
+Text = Annotated[str, Field(max_length=2000)]
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,16 @@ class AdapterCard:
     task: str
     base_model_name_or_path: str
     base_model_sha256: str
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
+    class_names: Annotated[tuple[Text, ...], Field(min_length=1, max_length=MOST_CLASSES)]
+    templates: Annotated[tuple[Text, ...], Field(max_length=1000)]
     params: dict[str, object]
     format_version: int = FORMAT
     library_name: str = "fedprompt"
     fedprompt_version: str = fedprompt.__version__
     revision: str | None = None
-    thresholds: tuple[float, ...] | None = None  # multi label, fitted on validation images; None: not fitted
+    thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = (
+        None  # multi label, fitted on validation images; None: not fitted
+    )
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
     dtype: str = "float32"
 
@@ -58,17 +63,21 @@ class DescriptionsFile:
 
     class_names: tuple[str, ...]
     templates: tuple[str, ...]
-    attributes: dict[str, tuple[str, ...]]
-    conditions: tuple[str, ...] = ()
+    attributes: dict[str, Annotated[tuple[Text, ...], Field(max_length=1000)]]
+    conditions: Annotated[tuple[Text, ...], Field(max_length=1000)] = ()
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter folder without its tensors, which are read once the method is known."""
+    """An adapter folder without its tensors, which are read once the method is known.
+
+    `trusted` are the modules outside fedprompt that the user allows as its method.
+    """
 
     folder: Path
     card: AdapterCard
     space: LabelSpace
+    trusted: tuple[str, ...] = ()
 
 
 def save_adapter(
@@ -86,7 +95,7 @@ def save_adapter(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().contiguous() for name, tensor in shared.items()}
-    write_atomic(folder / "adapter_model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     descriptions = DescriptionsFile(card.class_names, card.templates, dict(space.attributes), space.conditions)
     write_atomic(folder / "attributes.json", to_json(asdict(descriptions)))
     for name, content in files.items():
@@ -118,40 +127,47 @@ def load_adapter(folder: Path) -> Adapter:
 
 def _read(path: Path, form: type[Value]) -> Value:
     """Read JSON of limited size into a dataclass and check its types."""
-    require_file(path, "give an adapter folder or a run folder")
+    fix = "copy the adapter again"
+    content = read_bytes(path, "give an adapter folder or a run folder", most=LARGEST_JSON)
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise UserError(
-                f"{path} is larger than {LARGEST_JSON // 1_000_000} MB, which no adapter needs; copy the adapter again."
-            )
-        content = path.read_bytes()
-        if content.count(b":") > MOST_KEYS:  # every key is followed by one
-            raise UserError(f"{path} has more than {MOST_KEYS:,} keys, which no adapter needs; copy the adapter again.")
-        return TypeAdapter(form).validate_json(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give an adapter folder or a run folder.") from error
+        return TypeAdapter(form).validate_python(load_json(content, most_keys=MOST_KEYS))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
-        raise UserError(f"{path} is damaged ({place}: {first['msg']}); copy the adapter again.") from error
+        raise UserError(f"{path} is damaged ({place}: {first['msg']}); {fix}.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); {fix}.") from error
 
 
-def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
-    """Read the tensors after checking the backbone, the file's size, and all names and shapes against `expected`.
+def check_tensors(adapter: Adapter, expected: Mapping[str, Tensor]) -> None:
+    """Check the file's size, and all names and shapes in its header, against `expected`; no tensor is read.
 
-    Raises UserError with the first difference before any tensor is read.
+    `expected` may be on the meta device. Raises UserError with the first difference.
     """
-    card, path = adapter.card, adapter.folder / "adapter_model.safetensors"
-    if card.base_model_sha256 != fingerprint:
-        raise UserError(
-            f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
-            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
-        )
+    path = adapter.folder / WEIGHTS
     require_file(path, "copy the adapter again")
     try:
         _check_size(path, expected)
         with safe_open(path, framework="pt") as file:
             _check_shapes(path, {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, expected)  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error
+
+
+def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprint: str) -> dict[str, Tensor]:
+    """Read the tensors after checking the backbone, and everything that `check_tensors` does.
+
+    Raises UserError with the first difference before any tensor is read.
+    """
+    card, path = adapter.card, adapter.folder / WEIGHTS
+    if card.base_model_sha256 != fingerprint:
+        raise UserError(
+            f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
+            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
+        )
+    check_tensors(adapter, expected)
+    try:
+        with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name).to(expected[name].dtype) for name in expected}
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the adapter again.") from error

@@ -46,17 +46,21 @@ class PartitionCounts(Record):
     """Training images per client and class."""
 
     rule: str = Field("", description="name of the partition rule")
-    clients: tuple[str, ...] = Field(description="names of the clients, the first 200 at most")
+    clients: tuple[str, ...] = Field(description="names of the clients")
     classes: tuple[str, ...] = Field(description="names of the base classes")
-    counts: tuple[tuple[int, ...], ...] = Field(description="[clients, classes], training images")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        description="[clients, classes], training images; of the first 200 clients at most"
+    )
+    sizes: tuple[int, ...] = Field((), description="training images per client; only where `counts` are not of all")
     domains: tuple[str, ...] = Field((), description="domain per client; empty without domains")
-    total: int = Field(0, description="number of clients, including those that are not listed")
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         widths = {len(row) for row in self.counts}
-        if len(self.counts) != len(self.clients) or widths - {len(self.classes)}:
+        if len(self.counts) > len(self.clients) or widths - {len(self.classes)}:
             raise ValueError("counts must be [clients, classes]")
+        if len(self.counts) < len(self.clients) != len(self.sizes):
+            raise ValueError("sizes must be those of all clients")
         return self
 
 
@@ -110,6 +114,26 @@ class DataRecord(Record):
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
     notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
+
+
+class MistakeRecord(Record):
+    """A test image with a wrong prediction of high probability."""
+
+    name: str = Field(description="file name or address of the image")
+    picture: str = Field("", description="PNG in base64; empty in a run that records no images")
+    truth: tuple[str, ...] = Field((), description="true labels")
+    predicted: tuple[str, ...] = Field((), description="predicted labels")
+    wrong: str = Field(description="the label that is wrongly predicted, or wrongly left out")
+    probability: Number = Field(None, description="its probability")
+
+
+class ClassDecisions(Record):
+    """How often one class was predicted, and how often rightly."""
+
+    name: str = Field(description="the class")
+    images: int = Field(description="images that have the label")
+    predicted: int = Field(description="images for which it is predicted, among those whose label is known")
+    right: int = Field(description="images for which it is predicted and that have it")
 
 
 class AttributeAttention(Record):

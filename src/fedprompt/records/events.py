@@ -14,10 +14,12 @@ from pydantic import Field, JsonValue, TypeAdapter, model_validator
 from fedprompt.records.event_fields import (
     AttentionRecord,
     BackboneRecord,
+    ClassDecisions,
     DataRecord,
     ExpectedFigure,
     ExplanationRecord,
     LeftOutImage,
+    MistakeRecord,
     Number,
     PartitionCounts,
     Record,
@@ -34,10 +36,13 @@ class BaseEvent(Record):
 
     event: str
 
+    def fields(self) -> dict[str, object]:
+        """The fields that were set, beginning with `event`."""
+        return {"event": self.event, **self.model_dump(exclude_unset=True)}
+
     def to_json(self) -> str:
-        """The line, without its end."""
-        fields = self.model_dump(mode="json", exclude_unset=True)
-        return json_text({"event": self.event, **fields})
+        """The line with all fields, also long ones, without its end."""
+        return json_text(self.fields())
 
 
 class HeaderEvent(BaseEvent):
@@ -74,6 +79,7 @@ class TrialEvent(BaseEvent):
     seconds: float | None = Field(None, description="duration of the trial, at its end")
     method: str = Field("", description="name of the method")
     idea: str = Field("", description="first line of the method's file: what it is, whose idea")
+    texts: str = Field("", description="what its texts or its loss depend on besides the class names")
     options: Table = Field({}, description="options of the method")
     settings: Table = Field({}, description="training settings, and what of the server differs from its defaults")
     descriptions: Table = Field({}, description="the trial's [descriptions] table")
@@ -98,6 +104,11 @@ class RoundEvent(BaseEvent):
     seconds: float | None = Field(None, description="duration of the round")
     failed: dict[int, str] = Field({}, description="client -> why its update was not used, `code: sentence`")
     skipped: str = Field("", description="why the round left the shared state as it was")
+    rolled_back: int | None = Field(
+        None,
+        description="earlier round that was computed again without the updates of the clients in `failed`, because the "
+        "clients' losses after it were not finite or many times as large; this round changes nothing itself",
+    )
     site_seconds: dict[int, Number] = Field({}, description="training time per client, as sites report it")
     validation: dict[int, Number] = Field(
         {}, description="headline metric per client of the shared state before the round, as sites report it"
@@ -124,6 +135,62 @@ class ScoreEvent(BaseEvent):
     per_class: tuple[Number, ...] = Field((), description="accuracy per class; with many labels, average precision")
 
 
+class ClientScoresEvent(BaseEvent):
+    """The scores of more than 256 models on test sets of one split, as lists with one value per model.
+
+    It stands for as many score events, which hold the same values one by one.
+    """
+
+    event: Literal["client_scores"] = "client_scores"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the models were scored")
+    split: str = Field(description="split of the test sets: a column of the report")
+    names: tuple[str, ...] = Field(description="test set within the split")
+    clients: tuple[int | None, ...] = Field(description="client whose personal model or test images these are")
+    parts: tuple[str, ...] = Field(description="data set, where there are several")
+    num_examples: tuple[int, ...] = Field(description="number of test images")
+    figures: dict[str, tuple[Number, ...]] = Field(description="metric -> value in [0, 1]; null where it is undefined")
+    classes: tuple[str, ...] = Field(description="all candidate classes")
+    candidates: tuple[tuple[int, ...], ...] = Field(description="the model's candidates, as positions in `classes`")
+    per_class: tuple[tuple[Number, ...], ...] = Field(description="as in score events, in the order of the candidates")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        fields = (self.clients, self.parts, self.num_examples, self.candidates, self.per_class, *self.figures.values())
+        if {len(field) for field in fields} != {len(self.names)}:
+            raise ValueError("all fields must have one value per model")
+        if any(not 0 <= place < len(self.classes) for own in self.candidates for place in own):
+            raise ValueError("candidates must be positions in classes")
+        return self
+
+
+class ValidationEvent(BaseEvent):
+    """A scoring of held-out images, by which a round is chosen."""
+
+    event: Literal["validation"] = "validation"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the images were scored; 0 is before training")
+    metric: str = Field(description="metric by which a round is chosen, as `train.keep` names it")
+    value: Number = Field(None, description="the metric over the clients that were scored; null if it is undefined")
+    better: bool = Field(default=False, description="whether this is the best round so far")
+    scores: dict[int, dict[str, Number]] = Field({}, description="the figures of the metric per client")
+    images: dict[int, int] = Field({}, description="held-out images per client")
+
+
+class KeptEvent(BaseEvent):
+    """The round that a trial keeps, whose model is tested and saved, and why."""
+
+    event: Literal["kept"] = "kept"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="the round; 0 is the state before training")
+    metric: str = Field(description="metric by which it was chosen")
+    value: Number = Field(None, description="its metric on held-out images")
+    images: int = Field(0, description="number of held-out images")
+    last: int = Field(description="the last round that was trained")
+    last_value: Number = Field(None, description="the metric after the last round; null if that was not scored")
+    patience: int = Field(0, description="scorings without a better one after which training ended early; 0 if not")
+
+
 class IntervalEvent(BaseEvent):
     """95% interval of a figure, or of its difference to another trial, by bootstrap over the test images."""
 
@@ -143,12 +210,40 @@ class CooccurrenceEvent(BaseEvent):
     event: Literal["cooccurrence"] = "cooccurrence"
     trial: str = Field("", description="name of the trial; empty for the annotations")
     split: str = Field(description="split of the test set")
-    classes: tuple[str, ...] = Field(description="names of the classes")
+    classes: tuple[str, ...] = Field(description="names of the classes; of more than 256, the most frequent ones")
     counts: tuple[tuple[int, ...], ...] = Field(description="[classes, classes], images that have both labels")
+    positives: tuple[int, ...] = Field(
+        (), description="images per label, of all classes; only where `classes` are not all of them"
+    )
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
         if {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
+            raise ValueError("counts must be [classes, classes]")
+        return self
+
+
+class MistakesEvent(BaseEvent):
+    """The mistakes of a model on a test set: decisions per class, confusions, and the worst with their images."""
+
+    event: Literal["mistakes"] = "mistakes"
+    trial: str = Field(description="name of the trial")
+    split: str = Field("", description="split of the test set")
+    name: str = Field("all", description="test set within the split, e.g. a domain")
+    part: str = Field("", description="data set, where there are several")
+    images: int = Field(0, description="number of test images")
+    classes: tuple[ClassDecisions, ...] = Field((), description="decisions per candidate class")
+    counts: tuple[tuple[int, ...], ...] = Field(
+        (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
+    )
+    confused: tuple[tuple[str, str, int], ...] = Field(
+        (), description="[true class, predicted class, images], most frequent first; empty with many labels"
+    )
+    worst: tuple[MistakeRecord, ...] = Field((), description="wrong predictions with the highest probability")
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if self.counts and {len(self.counts), *map(len, self.counts)} != {len(self.classes)}:
             raise ValueError("counts must be [classes, classes]")
         return self
 
@@ -164,6 +259,9 @@ class SampleEvent(BaseEvent):
     name: str = Field("", description="file name or address of the image")
     truth: tuple[str, ...] = Field((), description="true labels")
     top: tuple[tuple[str, float], ...] = Field((), description="[label, probability], strongest first")
+    decided: tuple[str, ...] | None = Field(
+        None, description="labels from the decision threshold on, on pages of predictions"
+    )
     attention: AttentionRecord | None = Field(None, description="attention maps, if the method has any")
     explanation: ExplanationRecord | None = Field(None, description="labels under conditions, if the method has any")
 
@@ -184,6 +282,18 @@ class PrivacyEvent(BaseEvent):
     number: int = Field(description="number of the round")
     clients: tuple[int, ...] = Field(description="clients that are charged for one more round")
     epsilon: Number = Field(description="epsilon after the charge, the largest of all clients")
+
+
+class BudgetEvent(BaseEvent):
+    """The number of rounds that fit into a trial's time, from a measurement before round 1; resuming keeps it."""
+
+    event: Literal["budget"] = "budget"
+    name: str = Field(description="name of the trial")
+    rounds: int = Field(description="number of rounds that it trains")
+    seconds: float = Field(description="its part of the run's time")
+    first_round: float = Field(description="estimated seconds of the first round, which opens images")
+    round: float = Field(description="estimated seconds of a later round")
+    scoring: float = Field(description="estimated seconds of the scoring at the end")
 
 
 class ResumeEvent(BaseEvent):
@@ -215,11 +325,16 @@ Event = Annotated[
     | TrialEvent
     | RoundEvent
     | ScoreEvent
+    | ClientScoresEvent
+    | ValidationEvent
+    | KeptEvent
     | IntervalEvent
     | CooccurrenceEvent
+    | MistakesEvent
     | SampleEvent
     | SitesEvent
     | PrivacyEvent
+    | BudgetEvent
     | ResumeEvent
     | ChangesEvent
     | EndEvent,

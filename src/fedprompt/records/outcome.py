@@ -53,6 +53,8 @@ def _reason(trial: TrialRecord) -> str:
 
 def _untested(run: Run) -> Iterator[str]:
     scores = [score for trial in run.trials for score in trial.scores]
+    if any(trial.validations for trial in run.trials) and not scores:
+        return  # a search for settings, which leaves the test images unseen
     if not any(score.num_examples for score in scores):
         yield (
             "Nothing is tested: there was no test image, so this run has no figure. Give the data set a test part, or "

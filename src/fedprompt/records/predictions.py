@@ -70,7 +70,16 @@ def write_predictions(run: Path, trial: str, tables: Sequence[pa.Table]) -> None
     """Write the predictions of a trial, atomically."""
     plain = [table.cast(pa.schema([_plain(field) for field in table.schema])) for table in tables]
     buffer = io.BytesIO()
-    pq.write_table(pa.concat_tables(plain), buffer, compression="zstd")
+    table = pa.concat_tables(plain)
+    options = {}
+    if "scores" in table.column_names:
+        # Logits as streams of their first, second, ... bytes: signs and exponents compress, which saves a fifth.
+        others = [name for name in table.column_names if name not in ("scores", "targets")]
+        options = {
+            "use_byte_stream_split": ["scores.list.element"],
+            "use_dictionary": [*others, "targets.list.element"],
+        }
+    pq.write_table(table, buffer, compression="zstd", **options)
     write_atomic(predictions_path(run, trial), buffer.getvalue())
 
 
@@ -94,10 +103,16 @@ def read_predictions(run: Path, trial: str) -> Iterator[Predictions]:
         part = table.take(found)
         rows = part["row"].to_numpy()
         if "scores" in part.column_names:
-            scores, targets = (np.array(part[name].to_pylist()) for name in ("scores", "targets"))
+            scores, targets = (_matrix(part[name], len(rows)) for name in ("scores", "targets"))
             yield Predictions(key, rows, scores=scores.astype(np.float32), targets=targets.astype(np.int8))
         else:
             yield Predictions(key, rows, correct=pc.equal(part["truth"], part["predicted"]).to_numpy())
+
+
+def _matrix(column: pa.ChunkedArray, rows: int) -> NDArray[np.generic]:
+    """[N, C] from lists of C values."""
+    values: NDArray[np.generic] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(rows, -1)
 
 
 def _plain(field: pa.Field) -> pa.Field:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -13,20 +13,26 @@ from pydantic import JsonValue, ValidationError
 
 from fedprompt.errors import UserError
 from fedprompt.ops.metrics import harmonic_mean
+from fedprompt.records.client_scores import unpacked
 from fedprompt.records.events import (
     BaseEvent,
+    ClientScoresEvent,
     CooccurrenceEvent,
     EndEvent,
     HeaderEvent,
     IntervalEvent,
+    KeptEvent,
+    MistakesEvent,
     ResumeEvent,
     RoundEvent,
     SampleEvent,
     ScoreEvent,
     TrialEvent,
+    ValidationEvent,
     parse_event,
 )
 from fedprompt.records.run_folder import read_lines
+from fedprompt.records.vectors import vector_files
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
@@ -64,12 +70,17 @@ def trial_label(name: str, method: str, summary: str) -> str:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One method of a run with everything recorded about it, in round order."""
+    """One method of a run with everything recorded about it, in round order.
+
+    `validations` are the scorings of held-out images by which a round was chosen, and `kept` says which was.
+    """
 
     about: TrialEvent
     rounds: tuple[RoundEvent, ...]
     scores: tuple[Score, ...]
     samples: tuple[SampleEvent, ...]
+    validations: tuple[ValidationEvent, ...] = ()
+    kept: KeptEvent | None = None
 
     @property
     def name(self) -> str:
@@ -87,9 +98,11 @@ class TrialRecord:
         return bool(self.about.trainable) or bool(self.rounds)
 
     def final(self, column: str) -> tuple[Score, ...]:
-        """The scores of one column at its last scored round."""
+        """The scores of one column at the round that was kept, else at its last scored round."""
         found = [score for score in self.scores if score.column == column]
-        return tuple(score for score in found if score.round == found[-1].round)
+        rounds = [score.round for score in found]
+        number = self.kept.round if self.kept is not None and self.kept.round in rounds else max(rounds, default=0)
+        return tuple(score for score in found if score.round == number)
 
     @cached_property
     def figures(self) -> Mapping[str, float]:
@@ -127,6 +140,7 @@ class Run:
     """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
 
     `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
+    `files` are the Parquet files with the long fields of the last scores, by trial and split.
     """
 
     header: HeaderEvent
@@ -136,6 +150,8 @@ class Run:
     sessions: tuple[float, ...] = ()
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
     intervals: tuple[IntervalEvent, ...] = ()
+    mistakes: tuple[MistakesEvent, ...] = ()
+    files: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
         """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
@@ -208,13 +224,21 @@ def read_run(run_folder: Path) -> Run:
 
     Raises `UserError` if there is no readable `run.jsonl`, or if it has no header.
     """
-    events = [event for fields in read_lines(Path(run_folder)) if (event := _parse(fields)) is not None]
+    events: list[BaseEvent] = []
+    files: dict[tuple[str, str], dict[int, tuple[str, ...]]] = {}
+    for fields in read_lines(Path(run_folder)):
+        event = _parse(fields)
+        if isinstance(event, ScoreEvent | ClientScoresEvent) and (names := vector_files(fields)):
+            before = files.get((event.trial, event.split), {}).get(event.round, ())
+            files[event.trial, event.split] = {event.round: tuple(dict.fromkeys([*before, *names]))}
+        events += [] if event is None else unpacked(event)
     headers = _all(HeaderEvent, events)
     if not headers:
         raise UserError(f"The run.jsonl of {run_folder} has no header line, so the run never began; start it again.")
     header = headers[-1]
     trials = sorted(_trials(events, header), key=lambda trial: (trial.trains, trial.name == header.main))
     counted = {(event.trial, event.split): event for event in _all(CooccurrenceEvent, events)}
+    mistakes = {(event.trial, event.split, event.name, event.part): event for event in _all(MistakesEvent, events)}
     intervals = {(event.trial, event.column, event.against): event for event in _all(IntervalEvent, events)}
     return Run(
         header,
@@ -224,6 +248,8 @@ def read_run(run_folder: Path) -> Run:
         sessions=tuple(event.seconds for event in _all(EndEvent, events) if event.seconds is not None),
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
+        mistakes=tuple(mistakes.values()),
+        files={key: names for key, found in files.items() for names in found.values()},
     )
 
 
@@ -279,6 +305,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
         for score in _scores(event, header)
     }
     samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
+    validations = {(event.trial, event.round): event for event in _all(ValidationEvent, events)}
+    kept = {event.trial: event for event in _all(KeptEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
         TrialRecord(
@@ -286,6 +314,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
             tuple(sorted((one for key, one in rounds.items() if key[0] == name), key=lambda one: one.round)),
             tuple(sorted((one for key, one in scores.items() if key[0] == name), key=lambda one: one.round)),
             tuple(one for key, one in samples.items() if key[0] == name),
+            tuple(sorted((one for key, one in validations.items() if key[0] == name), key=lambda one: one.round)),
+            kept.get(name),
         )
         for name in names
     ]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 from urllib.parse import quote
 
 import filelock
@@ -23,10 +23,18 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import obstacle, require_file, require_folder
+from fedprompt.file_system import obstacle, open_file, require_file, require_folder, too_large
+from fedprompt.records import vectors
 from fedprompt.records.events import BaseEvent, Event, parse_event
+from fedprompt.records.output_folder import require_no_run
+from fedprompt.text_files import json_text, load_json
 from fedprompt.updates import State
 
+LARGEST_LINE = 256 << 20  # bytes of an event
+LARGEST_TENSORS = 16 << 30  # bytes of a checkpoint, with the personal states of all clients
+ROUND = re.compile("[0-9]{8}")  # in the name of a checkpoint
+# The name of a tensor in a checkpoint: shared/NAME, memory/NAME or personal/CLIENT/NAME.
+ADDRESS = re.compile("(?P<kind>shared|memory|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
 _log = logging.getLogger(__name__)
 _FIXES = {
     errno.ENOSPC: "the disk is full; free some space and resume the run",
@@ -109,6 +117,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
     """Read what `save_tensors` wrote: (tensors, metadata). Raises UserError if the file is cut short or changed."""
     require_file(path, "restore it from a copy")
+    if path.stat().st_size > LARGEST_TENSORS:
+        raise UserError(too_large(path, LARGEST_TENSORS, "restore it from a copy"))
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
@@ -122,17 +132,32 @@ def load_tensors(path: Path) -> tuple[State, dict[str, str]]:
 
 
 def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
-    """Yield the JSON objects of `run.jsonl` in order, without an incomplete last line.
+    """Yield the JSON objects of `run.jsonl` in order, with their long fields, without an incomplete last line.
 
-    Raises UserError if the folder has no `run.jsonl` or another line is no JSON object.
+    Raises UserError if the folder has no `run.jsonl`, another line is no JSON object, or a file of a line's long fields
+    is missing or damaged.
     """
+
+    def read(name: str) -> bytes:
+        path = folder / vectors.FOLDER / name
+        require_file(path, "copy the whole folder of the run again")
+        if path.stat().st_size > vectors.LARGEST_FILE:
+            raise UserError(f"The file {path} is larger than any that a run writes; restore it from a copy.")
+        return path.read_bytes()
+
+    for fields in _bare_lines(folder):
+        yield vectors.join_long(fields, read)
+
+
+def _bare_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
+    """As `read_lines`, without the long fields."""
     path = folder / "run.jsonl"
     require_folder(folder, "give the folder of a run")
     if what := obstacle(path, "file"):
         why = "" if what == "does not exist" else f" that can be read, it {what}"
         raise UserError(f"The folder {folder} holds no run.jsonl{why}; give the folder of a run.")
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_file(path) as file:
+        for number, line in enumerate(_lines(file, path), start=1):
             fields = _parse(line)
             if fields is None and line.endswith(b"\n") and file.read(1):
                 raise UserError(f"Line {number} of {path} is not a JSON object; restore the file from a copy.")
@@ -168,16 +193,6 @@ class Checkpoint:
     shared: State
     personal: dict[int, State]
     memory: State = field(default_factory=dict)
-
-
-def require_no_run(path: Path) -> None:
-    """Raise UserError if a folder holds a run."""
-    log = path / "run.jsonl"
-    if log.exists() and log.stat().st_size:
-        raise UserError(
-            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
-            "folder with --out."
-        )
 
 
 class RunFolder:
@@ -228,8 +243,13 @@ class RunFolder:
         return read_events(self.path)
 
     def append(self, event: BaseEvent) -> None:
-        """Add one event; it is on the disk when this returns."""
-        append_line(self.log, event.to_json().encode() + b"\n")
+        """Add one event, its long fields as Parquet files; it is on the disk when this returns."""
+        fields, files = vectors.split_long(event.fields())
+        for name, content in files.items():  # before the line that names them
+            path = self.path / vectors.FOLDER / name
+            if not path.exists():
+                write_atomic(path, content)
+        append_line(self.log, json_text(fields).encode() + b"\n")
 
     def rewind(self, trial: str, round_number: int) -> None:
         """Drop what a trial recorded after a round, so that resuming from its checkpoint records nothing twice."""
@@ -238,12 +258,17 @@ class RunFolder:
             number = fields.get("round")
             return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number)
 
-        lines = self.log.read_bytes().splitlines(keepends=True)
-        kept = [line for line, fields in zip(lines, read_lines(self.path), strict=True) if is_kept(fields)]
-        write_atomic(self.log, b"".join(kept))
+        with open_file(self.log) as file:
+            lines = list(_lines(file, self.log))
+        kept = [(line, fields) for line, fields in zip(lines, _bare_lines(self.path), strict=True) if is_kept(fields)]
+        write_atomic(self.log, b"".join(line for line, _ in kept))
+        named = {name for _, fields in kept for name in vectors.vector_files(fields)}
+        for path in (self.path / vectors.FOLDER).glob("*.parquet"):
+            if path.name not in named:
+                path.unlink()
 
-    def save_checkpoint(self, trial: str, checkpoint: Checkpoint) -> None:
-        """Write a trial's checkpoint and keep the one before it."""
+    def save_checkpoint(self, trial: str, checkpoint: Checkpoint, *, before: int = 1) -> None:
+        """Write a trial's checkpoint and keep the newest `before` of those before it."""
         tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
         tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
         for client, state in checkpoint.personal.items():
@@ -251,26 +276,25 @@ class RunFolder:
         path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
         save_tensors(path, tensors)
         older = [other for other in self._checkpoints(trial) if other < path]
-        for stale in set(self._checkpoints(trial)) - {path, *older[:1]}:
+        for stale in set(self._checkpoints(trial)) - {path, *older[:before]}:
             stale.unlink()
 
-    def load_checkpoint(self, trial: str) -> Checkpoint | None:
-        """The newest undamaged checkpoint of a trial, or None; a damaged one is skipped with a warning."""
+    def load_checkpoint(
+        self, trial: str, *, round_number: int | None = None, before: int | None = None
+    ) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning.
+
+        With `before`, only those of earlier rounds count.
+        """
         for path in self._checkpoints(trial):
+            number = path.stem.rpartition("@")[2]
+            found = int(number) if ROUND.fullmatch(number) else -1  # of an odd name, which cannot be read either
+            if (round_number is not None and found != round_number) or (before is not None and found >= before):
+                continue
             try:
-                tensors, _ = load_tensors(path)
+                return _read_checkpoint(path)
             except UserError as error:
                 _log.warning("Skipping a damaged checkpoint: %s", error)
-                continue
-            checkpoint = Checkpoint(int(path.stem.rsplit("@", 1)[1]), {}, {})
-            for address, tensor in tensors.items():
-                kind, _, name = address.partition("/")
-                if kind in ("shared", "memory"):
-                    getattr(checkpoint, kind)[name] = tensor
-                else:
-                    client, _, name = name.partition("/")
-                    checkpoint.personal.setdefault(int(client), {})[name] = tensor
-            return checkpoint
         return None
 
     def _checkpoints(self, trial: str) -> list[Path]:
@@ -286,18 +310,42 @@ class RunFolder:
             return
         with self.log.open("rb+") as file:
             last, start = b"", 0
-            for line in file:
+            for line in _lines(file, self.log):
                 start, last = start + len(last), line
             if _parse(last) is None:
                 file.truncate(start)
 
 
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """The lines of a file with their ends; UserError for one of more than `LARGEST_LINE` bytes."""
+    while line := file.readline(LARGEST_LINE + 1):
+        if len(line) > LARGEST_LINE:
+            raise UserError(f"{path} has a line of more than {LARGEST_LINE >> 20} MiB; restore the file from a copy.")
+        yield line
+
+
 def _parse(line: bytes) -> Mapping[str, JsonValue] | None:
     try:
-        fields = json.loads(line)
+        fields = load_json(line)
     except ValueError:
         return None
     return fields if isinstance(fields, dict) and line.endswith(b"\n") else None
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
+    number = path.stem.rpartition("@")[2]
+    if not ROUND.fullmatch(number):
+        raise UserError(f"The name of {path} does not end in the eight digits of a round; restore it from a copy.")
+    checkpoint = Checkpoint(int(number), {}, {})
+    for address, tensor in load_tensors(path)[0].items():
+        place = ADDRESS.fullmatch(address)
+        if place is None:
+            raise UserError(f"{path} holds a tensor {address!r} of no known kind; restore it from a copy.")
+        if place["client"]:
+            checkpoint.personal.setdefault(int(place["client"]), {})[place["name"]] = tensor
+        else:
+            getattr(checkpoint, place["kind"])[place["name"]] = tensor
+    return checkpoint
 
 
 def _checksum(state: Mapping[str, Tensor]) -> str:

@@ -12,7 +12,7 @@ from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import RoundEvent
 from fedprompt.records.reading import Run, TrialRecord
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.report.style import ALARM, FULL, HALF, MUTED, SHADES, TEXT, draw, draw_grid, draw_svg, shorten
+from fedprompt.report.style import ALARM, FULL, HALF, MANY, MUTED, SHADES, TEXT, draw, draw_grid, draw_svg, shorten
 
 MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
 FEW = 30  # up to this number of rows, rows are drawn tall
@@ -37,7 +37,7 @@ def save_partition(held: PartitionCounts, path: Path) -> None:
 def _partition_drawing(held: PartitionCounts) -> tuple[tuple[float, float], Callable[[Axes], None]]:
     """Size and painter of the figure of a partition."""
     counts, clients, classes = held.counts, held.clients, held.classes
-    rows = range(min(len(clients), MOST_CLIENTS))
+    rows = range(min(len(counts), MOST_CLIENTS))
     most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
     assigned = [label for label in most if counts[most[label]][label]]
     order = sorted(assigned or most, key=lambda label: most[label])[:MOST_CLASSES]
@@ -97,7 +97,8 @@ def participation_figure(run: Run, trial: TrialRecord) -> str | None:
         failed = [
             (event.round - 1, row) for row, client in enumerate(seen) for event in rounds if client in event.failed
         ]
-        axes.plot([x for x, _ in failed], [y for _, y in failed], "x", color=ALARM, markersize=6, markeredgewidth=2)
+        (crosses,) = axes.plot([x for x, _ in failed], [y for _, y in failed], "x", color=ALARM)
+        crosses.set(markersize=6, markeredgewidth=2, rasterized=len(failed) > MANY)
         _name_rows(axes, [names[client] if client < len(names) else f"client {client}" for client in seen])
         step = 5 * -(-last // 20) if last >= 10 else 1
         ticks = [number for number in range(1, last + 1) if number == 1 or number % step == 0]

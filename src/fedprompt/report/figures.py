@@ -113,14 +113,26 @@ def score_figure(run: Run, column: str) -> str | None:
     """One column over the rounds, the reference as a horizontal line; None unless a trial was scored twice."""
     curves: dict[str, Curve] = {}
     for trial in run.trials:
-        scores = [score for score in trial.scores if score.column == column]
-        values = {s.round: mean_of(other.value for other in scores if other.round == s.round) for s in scores}
-        curves[trial.name] = _curve(
-            {number: None if value is None else 100 * value for number, value in values.items()}
-        )
+        values: dict[int, list[float | None]] = {}
+        for score in trial.scores:
+            if score.column == column:
+                values.setdefault(score.round, []).append(score.value)
+        means = {number: mean_of(found) for number, found in values.items()}
+        curves[trial.name] = _curve({number: None if mean is None else 100 * mean for number, mean in means.items()})
     if all(len(numbers) < 2 for numbers, _ in curves.values()):
         return None
     return _curves_figure(run, f"{run.title(column)} {metric_name(run)} (%)", curves, scale="percent")
+
+
+def validation_figure(run: Run) -> str | None:
+    """The metric of held-out images by which rounds were chosen, over the rounds; None if it was not scored twice."""
+    curves = {
+        trial.name: _curve({one.round: None if one.value is None else 100 * one.value for one in trial.validations})
+        for trial in run.trials
+    }
+    if all(len(numbers) < 2 for numbers, _ in curves.values()):
+        return None
+    return _curves_figure(run, "Held-out images (%)", curves, scale="percent")
 
 
 def bytes_figure(run: Run) -> str | None:

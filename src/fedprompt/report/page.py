@@ -10,14 +10,16 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from fedprompt.errors import plural
-from fedprompt.records.events import HeaderEvent, SampleEvent, TrialEvent
+from fedprompt.records.events import HeaderEvent, MistakesEvent, SampleEvent, TrialEvent
 from fedprompt.records.outcome import is_untrained, missing_results
 from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
+from fedprompt.records.vectors import FOLDER as VECTORS
 from fedprompt.report import figures
 from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
-from fedprompt.report.cooccurrence import cooccurrence_matrices
+from fedprompt.report.cooccurrence import cooccurrence_matrices, drawn_labels
 from fedprompt.report.legend import UPLOAD, legend, one_seed_note
+from fedprompt.report.mistakes import mistakes_section, mistakes_sections
 from fedprompt.report.published import difference_tables, differences
 from fedprompt.report.sample_images import attention_maps, label_explanations, sample_images
 from fedprompt.report.style import VARIABLES, inline, size_text
@@ -28,12 +30,14 @@ from fedprompt.report.tables import (
     headline_rows,
     interval_rows,
     privacy_text,
+    selected_clients,
     selection_rows,
 )
 from fedprompt.report.verdict import verdict
 from fedprompt.text_files import json_text
 
 DIGITS = 12  # of a fingerprint
+MOST_LISTED = 200  # entries of a list among the facts, and unreadable images
 
 
 def render(run_folder: Path) -> Path:
@@ -46,13 +50,17 @@ def render(run_folder: Path) -> Path:
     return path
 
 
-def predictions_page(method: str, samples: Sequence[SampleEvent]) -> str:
-    """The predictions of a method for images without true labels, as HTML."""
-    trial = TrialRecord(TrialEvent(trial=method), (), (), tuple(samples))
-    run = Run(HeaderEvent(main=method), (trial,), None)
+def predictions_page(
+    about: TrialEvent, samples: Sequence[SampleEvent], *, mistakes: Sequence[MistakesEvent] = (), total: int
+) -> str:
+    """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known."""
+    trial = TrialRecord(about, (), (), tuple(samples))
+    run = Run(HeaderEvent(main=about.trial), (trial,), None)
     return _template("predictions.html.j2").render(
         run=run,
         marks=_marks(run),
+        total=total,
+        mistakes=[mistakes_section(event, "Images with given labels") for event in mistakes],
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),
@@ -75,10 +83,12 @@ def _marks(run: Run) -> dict[str, tuple[str, str]]:
 
 
 def page(run: Run) -> str:
-    """The report as HTML; all text of the run is escaped, and nothing refers to another file."""
+    """The report as HTML; all text of the run is escaped. It loads no other file, and links the long tables only."""
+    failures, more_failures = failure_rows(run)
     return _template("report.html.j2").render(
         run=run,
         title=title(run),
+        about=str(run.header.recipe.get("about") or ""),
         summary=summary(run),
         status=status(run),
         metric=figures.metric_name(run),
@@ -91,11 +101,15 @@ def page(run: Run) -> str:
         intervals=interval_rows(run),
         clients=client_rows(run),
         population=population(run),
+        selected_clients=selected_clients(run),
+        most_listed=MOST_LISTED,
+        links=file_links(run),
         drawn_clients=MOST_CLIENTS,
         selections=selection_rows(run),
         domains=domain_tables(run),
         kind_of_part="data set" if any(score.part for trial in run.trials for score in trial.scores) else "domain",
         published=difference_tables(differences([run])),
+        mistakes=mistakes_sections(run),
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),
@@ -103,7 +117,9 @@ def page(run: Run) -> str:
             (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
         ],
-        failures=failure_rows(run),
+        drawn_labels=drawn_labels(run),
+        failures=failures,
+        more_failures=more_failures,
         fingerprints=fingerprints(run),
         used_settings=used_settings,
         toml_text=toml_text,
@@ -120,6 +136,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         "training": {
             "Training loss by round": figures.loss_figure(run),
             **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
+            "Metric of held-out images by round": figures.validation_figure(run),
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
@@ -172,8 +189,20 @@ def summary(run: Run) -> str:
 
 
 def population(run: Run) -> int:
-    """Number of clients, including those that the records do not list."""
-    return max(run.header.partition.total, len(run.header.partition.clients)) if run.header.partition else 0
+    """Number of clients."""
+    return len(run.header.partition.clients) if run.header.partition else 0
+
+
+def file_links(run: Run) -> dict[str, list[tuple[str, str]]]:
+    """(text, address) of the files with the scores of all classes or clients, where the page shows a part of them."""
+    links: dict[str, list[tuple[str, str]]] = {"classes": [], "clients": []}
+    for trial in run.trials:
+        for column in run.headlines:
+            for name in run.files.get((trial.name, column), ()):
+                section = "clients" if name.startswith("client_scores-") else "classes"
+                link = (f"{trial.label}, {run.title(column)}", f"{VECTORS}/{name}")
+                links[section].append(link)
+    return links
 
 
 def status(run: Run) -> str:
@@ -236,11 +265,19 @@ def _flat(
         elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
             yield from _flat({str(place): item for place, item in enumerate(value)}, spell, f"{before}{key}.")
         elif value not in (None, "", []):
-            yield f"{before}{key}", spell(value)
+            shown, more = _cut(value)
+            yield f"{before}{key}", spell(shown) + more
 
 
 def _plain(value: JsonValue) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _cut(value: JsonValue) -> tuple[JsonValue, str]:
+    """The first entries of a long list, and how many more it has, in words."""
+    if not isinstance(value, list) or len(value) <= MOST_LISTED:
+        return value, ""
+    return value[:MOST_LISTED], f" and {len(value) - MOST_LISTED:,} more"
 
 
 def toml_text(value: JsonValue) -> str:

@@ -31,11 +31,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TrialPredictions:
-    """The strongest predictions of one trial for an image."""
+    """The strongest predictions of one trial for an image, and the labels it decides on where that is recorded."""
 
     trial: str
     label: str
     predictions: tuple[Prediction, ...]
+    decided: tuple[str, ...] | None = None
 
     @property
     def right(self) -> bool:
@@ -97,7 +98,9 @@ def sample_images(run: Run) -> list[SampleImage]:
     found = []
     for name in dict.fromkeys(sample.sample for _, sample in every):
         same = [(trial, sample) for trial, sample in every if sample.sample == name]
-        predictions = tuple(TrialPredictions(trial.name, trial.label, _predictions(sample)) for trial, sample in same)
+        predictions = tuple(
+            TrialPredictions(trial.name, trial.label, _predictions(sample), sample.decided) for trial, sample in same
+        )
         url = next((url for _, sample in same if (url := png_data_url(sample.picture))), "")
         if url:
             first = same[0][1]

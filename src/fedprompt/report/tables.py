@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import shown_name
 from fedprompt.records.reading import GAP, Run, TrialRecord, mean_of
 from fedprompt.report.style import size_text
 
 MOST_CLIENTS = 200  # rows of the table of clients
+EXTREMES = 50  # of more clients, the best and as many of the worst
+MOST_NAMES = 40  # classes of a client, by name
+MOST_FAILURES = 100  # rows of the table of failures
+MOST_RANGES = 20  # ranges of rounds in one of them
 DASH = "–"  # noqa: RUF001, the typographer's dash for "no value"
 MINUS = "−"  # noqa: RUF001, as wide as a plus
 
@@ -104,18 +109,61 @@ def uploads(trial: TrialRecord) -> tuple[str, str]:
 
 
 def client_rows(run: Run) -> list[TableRow]:
-    """One row per client: its local score per method, then images, number and names of its classes, and domain."""
+    """One row per client: its local score per method, then images, number and names of its classes, and domain.
+
+    Of more than 200 clients, the 50 with the best and the 50 with the worst local score of the main method, best first;
+    without local scores the first 200.
+    """
     partition = run.header.partition
     if partition is None:
         return []
     local = [{score.client: score.value for score in trial.final("local")} for trial in run.trials]
     rows = []
-    for client, (name, counts) in enumerate(zip(partition.clients, partition.counts, strict=True)):
-        held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
+    for client in shown_clients(run):
+        size, held, names = _held(partition, client)
         domain = partition.domains[client] if client < len(partition.domains) else ""
-        texts = (f"{sum(counts):,}", str(len(held)), ", ".join(held), domain)
-        rows.append(TableRow(name, _cells(run, [found.get(client) for found in local]), texts))
-    return rows[:MOST_CLIENTS]
+        cells = _cells(run, [found.get(client) for found in local])
+        rows.append(TableRow(partition.clients[client], cells, (f"{size:,}", held, names, domain)))
+    return rows
+
+
+def shown_clients(run: Run) -> list[int]:
+    """The clients of the table, in its order."""
+    count = len(run.header.partition.clients) if run.header.partition else 0
+    if count <= MOST_CLIENTS:
+        return list(range(count))
+    final = run.main.final("local") if run.main else ()
+    scored = {
+        score.client: score.value
+        for score in final
+        if score.client is not None and score.client < count and score.value is not None
+    }
+    ranked = sorted(scored, key=lambda client: (-scored[client], client))
+    if len(ranked) <= 2 * EXTREMES:
+        return ranked or list(range(MOST_CLIENTS))
+    return [*ranked[:EXTREMES], *ranked[-EXTREMES:]]
+
+
+def selected_clients(run: Run) -> str:
+    """Which clients the table shows, in a sentence; empty if all."""
+    shown, count = shown_clients(run), len(run.header.partition.clients) if run.header.partition else 0
+    if len(shown) == count:
+        return ""
+    if shown == list(range(MOST_CLIENTS)) or run.main is None:
+        return f"The first {len(shown)} clients."
+    which = f"The {EXTREMES} best and the {EXTREMES} worst" if len(shown) == 2 * EXTREMES else "Those scored"
+    return f"{which} by the local figure of {run.main.label}, best first; classes are recorded of the first clients."
+
+
+def _held(partition: PartitionCounts, client: int) -> tuple[int, str, str]:
+    """A client's training images, and the number and names of its classes where they are recorded."""
+    if client >= len(partition.counts):
+        return partition.sizes[client], "", ""
+    counts = partition.counts[client]
+    held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
+    more = f" and {len(held) - MOST_NAMES:,} more" if len(held) > MOST_NAMES else ""
+    size = partition.sizes[client] if partition.sizes else sum(counts)
+    return size, f"{len(held):,}", ", ".join(held[:MOST_NAMES]) + more
 
 
 def selection_rows(run: Run) -> list[TableRow]:
@@ -162,8 +210,12 @@ def domain_tables(run: Run) -> list[tuple[str, list[TableRow]]]:
     return tables
 
 
-def failure_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(method, rounds, client, last reason), one row per client and kind of failure, and per kind of skipped round."""
+def failure_rows(run: Run) -> tuple[list[tuple[str, str, str, str]], int]:
+    """Rows (method, rounds, client, last reason), and the number of further ones.
+
+    One row per client and kind of failure, and per kind of skipped round: all or, of more than 100, those with the most
+    rounds.
+    """
     names = run.header.partition.clients if run.header.partition else ()
     found: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for trial in run.trials:
@@ -173,9 +225,9 @@ def failure_rows(run: Run) -> list[tuple[str, str, str, str]]:
                 found.setdefault((trial.label, who, reason.partition(":")[0]), []).append((event.round, reason))
             if event.skipped:
                 found.setdefault((trial.label, "everyone", event.skipped), []).append((event.round, event.skipped))
-    return [
-        (label, _ranges([number for number, _ in times]), who, times[-1][1]) for (label, who, _), times in found.items()
-    ]
+    shown = sorted(found, key=lambda key: -len(found[key]))[:MOST_FAILURES] if len(found) > MOST_FAILURES else [*found]
+    rows = [(key[0], _ranges([number for number, _ in found[key]]), key[1], found[key][-1][1]) for key in shown]
+    return rows, len(found) - len(rows)
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -186,7 +238,8 @@ def _ranges(numbers: Sequence[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    said = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+    said = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs[:MOST_RANGES])
+    said += ", ..." * (len(runs) > MOST_RANGES)
     return said if len(numbers) == 1 else f"{said} ({len(numbers)} rounds)"
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from fedprompt.errors import plural
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import IntervalEvent
-from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
+from fedprompt.records.events import IntervalEvent, KeptEvent
+from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
 
 FEW = 100  # test images; below this an interval spans about 20 points
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
@@ -36,6 +37,7 @@ def verdict(run: Run) -> Verdict:
         _result(run, main, column),
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
+        *kept_rounds(run),
         *_identical(run),
         *_unmoved(main),
         *_unknown_images(run, column),
@@ -57,11 +59,12 @@ def chance(run: Run, column: str) -> float | None:
 
 
 def _mean_prevalence(run: Run, column: str, final: tuple[Score, ...]) -> float | None:
-    counts = next((event.counts for event in run.cooccurrence if not event.trial and event.split == column), None)
+    event = next((event for event in run.cooccurrence if not event.trial and event.split == column), None)
     images = max((score.num_examples for score in final), default=0)
-    if counts is None or not images:
+    if event is None or not images:
         return None
-    shares = [counts[label][label] / images for label in range(len(counts)) if counts[label][label]]
+    positives = event.positives or [event.counts[label][label] for label in range(len(event.counts))]
+    shares = [count / images for count in positives if count]
     return fmean(shares) if shares else None
 
 
@@ -120,6 +123,36 @@ def _identical(run: Run) -> Iterator[str]:
             yield f"The figures of {' and '.join(labels)} are identical: training changed no prediction."
 
 
+def kept_rounds(run: Run) -> Iterator[str]:
+    """Which round each trial keeps and why, where rounds are chosen by held-out images."""
+    chosen = [(trial, trial.kept) for trial in run.trials if trial.kept is not None]
+    if not chosen:
+        return
+    first = chosen[0][1]
+    said = [f"{trial.label} {_kept_round(trial, kept)}" for trial, kept in chosen]
+    yield (
+        f"The round with the best {metric_title(run, first.metric)} on held-out images is kept "
+        f"({first.images:,} images): {'; '.join(said)}."
+    )
+
+
+def metric_title(run: Run, metric: str) -> str:
+    """A metric of held-out images as tables spell it: "HM", "mAP", "macro F1"."""
+    names = {"mean_average_precision": "mAP", "of1": "OF1", "cf1_macro": "CF1", "macro_f1": "macro F1"}
+    return run.title(metric) if metric in TITLES else names.get(metric, metric.replace("_", " "))
+
+
+def _kept_round(trial: TrialRecord, kept: KeptEvent) -> str:
+    """ "round 12 of 20 (91.2%; 88.0% after the last round)"."""
+    where = f"round {kept.round}" if kept.round else "the state before training, which no round improved"
+    planned = f" of {trial.about.rounds}" if kept.round and trial.about.rounds else ""
+    details = [] if kept.value is None else [_percent(kept.value)]
+    stopped = f", where training ended: {plural(kept.patience, 'scoring')} in a row had no better one"
+    if kept.last_value is not None and kept.last != kept.round:
+        details.append(f"{_percent(kept.last_value)} after round {kept.last}{stopped * bool(kept.patience)}")
+    return f"{where}{planned} ({'; '.join(details)})" if details else f"{where}{planned}"
+
+
 def _unmoved(main: TrialRecord) -> Iterator[str]:
     if not _moved(main):
         losses = _losses(main)
@@ -176,7 +209,10 @@ def _steps(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     if not _moved(main):
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
     if found is not None and _direction(found) <= 0 and _moved(main):
-        yield "Tune the learning rate on held-out training images: fedprompt compare RECIPE --tune."
+        yield (
+            "Try other methods and learning rates on held-out training images: fedprompt tune RECIPE --method "
+            "fedvpt,promptfl --minutes 30. Which method suits which images is on docs/choosing.md."
+        )
     if found is not None and found.images < FEW:
         yield f"Hold more images back for testing: {found.images} say little about small differences."
     if found is not None and _direction(found):

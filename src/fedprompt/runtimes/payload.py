@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.text_files import json_text, load_json_object
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
 HELLO, TRAIN, EVALUATE = "query.hello", "train", "evaluate"  # requests, by the names Flower dispatches on
+VALIDATE = "evaluate.held_out"  # on images that are held out from training
 # Requests of the four steps of a secure sum, named like the steps of `fedprompt.federated.secure.envelope`.
 SHARE_KEYS, MASKED_INPUT = "train.share_keys", "train.masked_input"
 CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
 SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
+DIVERGED = "diverged"  # an answer: with the state that was sent, the site's losses or scores are not finite
 MALFORMED = "malformed"  # a request that could not be read
 
 
@@ -33,11 +34,12 @@ class RawTensor:
 
 @dataclass(frozen=True)
 class Payload:
-    """One request, or the answer to one."""
+    """One request, or the answer to one; `received` is the time in seconds since 1970 at which an answer arrived."""
 
     kind: str
     fields: Fields = field(default_factory=dict)
     tensors: Mapping[str, RawTensor] = field(default_factory=dict)
+    received: float | None = field(default=None, compare=False)
 
     @property
     def size(self) -> int:
@@ -60,7 +62,7 @@ class Payload:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
-            header = json.loads(content[8:end])
+            header = load_json_object(content[8:end])
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
                 tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])
@@ -73,11 +75,22 @@ class Payload:
 
 
 def done(answer: Payload | str) -> Payload:
-    """The answer if the request was carried out; UserError with the reason otherwise."""
+    """The answer if the request was carried out; UserError with the reason otherwise.
+
+    NotFiniteError where the state that was sent makes the site's losses or scores not finite.
+    """
     if isinstance(answer, str):
         raise UserError(answer)
+    if answer.kind == DIVERGED:
+        raise NotFiniteError("diverged: its losses or scores are not finite with the state that it received.")
     if answer.kind in (REFUSED, FAILED):
-        raise UserError(f"{answer.kind}: {str(answer.fields.get('reason', ''))[:200]}")
+        raise UserError(f"{answer.kind}: {reason(answer)}")
     if answer.kind != DONE:
         raise UserError("message: its answer is of an unknown kind.")
     return answer
+
+
+def reason(answer: Payload) -> str:
+    """The reason that an answer gives, cut short, without control characters: a site wrote it."""
+    said = str(answer.fields.get("reason", ""))[:200]
+    return "".join(character if character.isprintable() else "?" for character in said)

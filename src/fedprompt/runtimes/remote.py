@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError, refusing
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import RoundNotes, initial_state
-from fedprompt.federated.screening import RefusedUpdateError, check_raw, check_update
+from fedprompt.federated.screening import check_update
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
+from fedprompt.runtimes.answers import TrainAnswer, score_answer, train_answer
 from fedprompt.runtimes.payload import (
     CONSISTENCY_CHECK,
     EVALUATE,
@@ -23,13 +22,14 @@ from fedprompt.runtimes.payload import (
     SHARE_KEYS,
     TRAIN,
     UNMASK,
+    VALIDATE,
     Fields,
     Payload,
     RawTensor,
     done,
 )
 from fedprompt.runtimes.secure_round import SecureRound
-from fedprompt.runtimes.tensor_codec import Upload, decode_change, encode
+from fedprompt.runtimes.tensor_codec import Upload, encode
 from fedprompt.updates import State, Update
 
 _log = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class Remote:
         self.personal: dict[int, State] = {}  # empty: personal states never leave the sites
         self.notes = RoundNotes()  # of the last round
         self._missed = 0
+        self._before = dict(self.accepted)  # the last `train`
         self._personal_start = initial_state(method)[1]
 
     @property
@@ -108,44 +109,63 @@ class Remote:
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients in one exchange, or in the four of a secure sum, within one deadline.
 
-        Below the quorum no update is used; the third such round in a row raises UserError.
+        Below the quorum no update is used; the third such round in a row raises UserError. Raises NotFiniteError if
+        the shared state makes the losses of most sites that answered not finite.
         """
+        self._before = dict(self.accepted)
         if self.secure is not None:
             return self._train_securely(self.secure, round_number, shared, clients)
-        updates: list[Update] = []
+        answers: list[TrainAnswer] = []
         failed: dict[int, str] = {}
-        sent: dict[int, Payload] = {}
+        diverged: set[int] = set()
         fields = {client: self._client_fields(client) for client in clients}
-        for client, answer in self._ask(TRAIN, round_number, fields, encode(shared)).items():
-            try:
-                payload = done(answer)
-                updates.append(self._update(client, payload, shared))
-                sent[client] = payload
-            except UserError as refusal:
-                failed[client] = str(refusal)
+        received = self._ask(TRAIN, round_number, fields, encode(shared))
+        for client, payload in received.items():
+            with refusing(failed, client, diverged):
+                answer = train_answer(client, done(payload), shared, self.settings.upload)
+                check_update(answer.update, shared)
+                answers.append(answer)
         notes = RoundNotes(
             failed,
-            bytes_up={client: payload.size for client, payload in sent.items()},
-            site_seconds={update.client: update.seconds for update in updates},
-            validation={client: payload.fields.get("validation") for client, payload in sent.items()},
+            bytes_up={answer.update.client: answer.size for answer in answers},
+            site_seconds={answer.update.client: answer.update.seconds for answer in answers},
+            validation={answer.update.client: answer.validation for answer in answers},
         )
-        took_part = [update.client for update in updates]
-        return updates if self._finish_round(round_number, took_part, notes) else []
+        self._check_diverged(round_number, notes, diverged, received)
+        took_part = [answer.update.client for answer in answers]
+        return [one.update for one in answers] if self._finish_round(round_number, took_part, notes) else []
+
+    def undo(self) -> None:
+        """Let the sites continue from the personal states that counted before the last `train`."""
+        self.accepted = dict(self._before)
+        self.notes = replace(self.notes, kept=None)
+
+    def _check_diverged(
+        self, round_number: int, notes: RoundNotes, diverged: Set[int], answers: Mapping[int, Payload | str]
+    ) -> None:
+        """Raise NotFiniteError if this happened to most sites that answered; fewer may be lying."""
+        heard = sum(isinstance(answer, Payload) for answer in answers.values())
+        if 2 * len(diverged) <= heard:
+            return
+        self.notes = notes
+        names = ", ".join(self.settings.sites[client] for client in sorted(diverged))
+        raise NotFiniteError(
+            f"The losses of round {round_number} are not finite at {names}. Lower the learning rate, then go on with: "
+            "fedprompt resume RUN."
+        )
 
     def _train_securely(
         self, secure: SecureSum, round_number: int, shared: State, clients: Sequence[int]
     ) -> list[Update]:
         end = time.monotonic() + self.settings.deadline
+        received: dict[int, Payload | str] = {}
 
         def ask(kind: str, fields: Mapping[int, Fields], tensors: Mapping[str, RawTensor]) -> dict[int, Payload | str]:
             own = {client: {**self._client_fields(client), **one} for client, one in fields.items()}
-            return self._ask(
-                kind,
-                round_number,
-                own,
-                tensors,
-                deadline=end - RESERVE[kind] * self.settings.deadline - time.monotonic(),
-            )
+            left = end - RESERVE[kind] * self.settings.deadline - time.monotonic()
+            answers = self._ask(kind, round_number, own, tensors, deadline=left)
+            received.update(answers)
+            return answers
 
         secure_round = SecureRound(secure, ask, round_number)
         updates: list[Update] = []
@@ -157,6 +177,7 @@ class Remote:
         except UserError as refusal:
             abandoned = str(refusal)
         notes = RoundNotes(secure_round.failed, losses={}, bytes_up=secure_round.bytes_up)
+        self._check_diverged(round_number, notes, secure_round.diverged, received)
         counts = self._finish_round(round_number, arrived, notes, abandoned=abandoned)
         return updates if counts else []
 
@@ -187,17 +208,25 @@ class Remote:
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Scores of the sites that have test images and answered."""
+        return list(self._scores(EVALUATE, round_number, shared, clients).values())
+
+    def validate(self, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
+        """Scores, by client, on held-out images of the sites that have any and answered."""
+        return self._scores(VALIDATE, round_number, shared, clients)
+
+    def _scores(self, kind: str, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
         answers = self._ask(
-            EVALUATE, round_number, {client: self._client_fields(client) for client in clients}, encode(shared)
+            kind, round_number, {client: self._client_fields(client) for client in clients}, encode(shared)
         )
-        scores = []
+        scores: dict[int, Score] = {}
+        failed: dict[int, str] = {}
         for client, answer in answers.items():
-            try:
-                score = done(answer).fields.get("score")
+            with refusing(failed, client):
+                score = score_answer(self.settings.sites[client], done(answer))
                 if score is not None:
-                    scores.append(_score(self.settings.sites[client], score))
-            except UserError as refusal:
-                _log.warning("The site %s gave no score: it %s", self.settings.sites[client], refusal)
+                    scores[client] = score
+        for client, why in failed.items():
+            _log.warning("The site %s gave no score: it %s", self.settings.sites[client], why)
         return scores
 
     def _ask(
@@ -224,42 +253,3 @@ class Remote:
 
     def _client_fields(self, client: int) -> Fields:
         return {"since": self.accepted.get(client, 0), "upload": self.settings.upload}
-
-    def _update(self, client: int, answer: Payload, shared: State) -> Update:
-        check_raw(answer.tensors, shared, dtype=None if self.settings.upload == "float32" else self.settings.upload)
-        update = Update(
-            client=client,
-            num_examples=answer.fields.get("num_examples", 0),
-            shared=decode_change(answer.tensors, shared, self.settings.upload),
-            personal={},
-            loss=_number(answer.fields.get("loss")),
-            seconds=_number(answer.fields.get("seconds")),
-        )
-        _number_or_nan(answer.fields.get("validation"))  # checked only: the record holds it as it was sent
-        check_update(update, shared)
-        return update
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RefusedUpdateError("number", "a loss, a time or a score is not a finite number.")
-    return float(value)
-
-
-def _score(name: str, fields: Fields) -> Score:
-    try:
-        figures = {_figure(key): _number_or_nan(value) for key, value in fields["figures"].items()}
-        per_class = tuple(_number_or_nan(value) for value in fields["per_class"])
-        return Score(name, int(fields["num_examples"]), figures, per_class)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError("sent a score that is malformed.") from error
-
-
-def _figure(name: object) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,40}", name):
-        raise ValueError("a figure's name")
-    return name
-
-
-def _number_or_nan(value: object) -> float:
-    return math.nan if value is None else _number(value)

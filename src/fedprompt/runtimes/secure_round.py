@@ -7,7 +7,7 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, refusing
 from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
@@ -32,13 +32,17 @@ Ask = Callable[[str, Mapping[int, Fields], Mapping[str, RawTensor]], dict[int, P
 
 @dataclass
 class SecureRound:
-    """The server's side of one round; afterwards `failed` gives the reason per dropout, `bytes_up` the bytes sent."""
+    """The server's side of one round; afterwards `failed` gives the reason per dropout, `bytes_up` the bytes sent.
+
+    `diverged` are the clients whose losses were not finite.
+    """
 
     secure: SecureSum
     ask: Ask
     round_number: int
     failed: dict[int, str] = field(default_factory=dict)
     bytes_up: dict[int, int] = field(default_factory=dict)
+    diverged: set[int] = field(default_factory=set)
 
     def run(self, shared: State, clients: Sequence[int]) -> tuple[Update, tuple[int, ...]]:
         """The mean update and its clients; UserError if too few stayed to the end."""
@@ -68,11 +72,9 @@ class SecureRound:
     def _messages(self, answers: Mapping[int, Payload | str]) -> dict[int, bytes]:
         messages = {}
         for client, answer in answers.items():
-            try:
+            with refusing(self.failed, client, self.diverged):
                 messages[client] = _message(done(answer))
                 self.bytes_up[client] = self.bytes_up.get(client, 0) + len(messages[client])
-            except UserError as refusal:
-                self.failed[client] = str(refusal)
         return messages
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedprompt.clip.model import Clip
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
-from fedprompt.federated.evaluate import Score, evaluate
+from fedprompt.federated.evaluate import Score, evaluate, validate
 from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.simulation import simulate
@@ -47,6 +47,7 @@ class Simulator:
         self.adversaries = adversaries
         self.secure = secure
         self._personal_start = initial_state(method)[1]
+        self._before = dict(self.personal)  # the last `train`
 
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients in turn. Personal states change when all are done; an interrupted round has no effect.
@@ -54,7 +55,8 @@ class Simulator:
         A personal state that is not finite is not kept: the server refuses its update, and the client goes on from the
         state before.
         """
-        updates = []
+        self._before = dict(self.personal)
+        updates: list[Update] = []
         for done, client in enumerate(clients, start=1):
             updates.append(
                 train_client(
@@ -75,6 +77,10 @@ class Simulator:
             updates, self.notes = simulate(self.secure, round_number, shared, updates)
         return updates
 
+    def undo(self) -> None:
+        """Give back the personal states from before the last `train`."""
+        self.personal = dict(self._before)
+
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Score each of these clients that has test images, over its own candidate classes."""
         scores = []
@@ -86,6 +92,16 @@ class Simulator:
                     evaluate(self.method, self.clip, client.test, name=client.name, batch_size=self.settings.batch_size)
                 )
             self._report_progress(done, len(clients))
+        return scores
+
+    def validate(self, round_number: int, shared: State, clients: Sequence[int]) -> dict[int, Score]:
+        """Scores, by client, on the held-out images of those that have any."""
+        scores = {}
+        for number in clients:
+            client = self.clients[number]
+            if client.held_out:
+                method = self.restore(shared, number)
+                scores[number] = validate(method, self.clip, client, batch_size=self.settings.batch_size)
         return scores
 
     def restore(self, shared: State, client: int | None = None) -> Method:

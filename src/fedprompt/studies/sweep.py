@@ -12,6 +12,7 @@ from statistics import fmean
 
 import torch
 
+from fedprompt.child_processes import start_worker
 from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -58,7 +59,7 @@ def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     """Start or resume a run. Raises UserError like `check`."""
     plan = check(job)
     if (job.folder / "run.jsonl").is_file():
-        runs.resume(job.folder, callbacks=callbacks)
+        runs.resume(job.folder, callbacks=callbacks, trusted=None)  # its recipe is the job's
     else:
         runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected)
 
@@ -80,10 +81,13 @@ def run_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> I
 
 
 def run_in_parallel(todo: Sequence[Job], *, processes: int, on_done: Callable[[Job], None]) -> None:
-    """Run jobs in several processes, which share the cores."""
+    """Run jobs in several processes, which share the cores and end with this one."""
     threads = max(1, torch.get_num_threads() // processes)
     with ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(threads,)
+        processes,
+        mp_context=get_context("spawn"),
+        initializer=start_worker,
+        initargs=(torch.set_num_threads, threads),
     ) as pool:
         submitted = {pool.submit(run_job, job): job for job in todo}
         for finished in as_completed(submitted):

@@ -11,10 +11,14 @@ from fedprompt.report import Run
 from fedprompt.report.comparison import headline
 
 
-def search(recipe: Recipe) -> Recipe:
-    """The recipe of the search: each method at every point of the grid, as trials of one run; UserError if no grid."""
-    main, *others = (_at(table, point) for table in (recipe.method, *recipe.compare) for point in _points(recipe))
-    changed = {"name": f"{recipe.name}-tuning", "seed": recipe.tuning.seed, "method": main, "compare": tuple(others)}
+def search(recipe: Recipe, *, seed: int | None = None) -> Recipe:
+    """The recipe of the search: each method at every point of the grid, as trials of one run; UserError if no grid.
+
+    Its seed is that of [tuning], unless another is given.
+    """
+    main, *others = (at_point(table, point) for table in (recipe.method, *recipe.compare) for point in points(recipe))
+    number = recipe.tuning.seed if seed is None else seed
+    changed = {"name": f"{recipe.name}-tuning", "seed": number, "method": main, "compare": tuple(others)}
     return recipe.model_copy(update=changed)
 
 
@@ -24,14 +28,14 @@ def tuned(recipe: Recipe, found: Run) -> Recipe:
     column = headline(found)
 
     def best(table: MethodTable) -> MethodTable:
-        tried = {_at(table, point).title: point for point in _points(recipe)}
+        tried = {at_point(table, point).title: point for point in points(recipe)}
         name = max(tried, key=lambda name: trials[name].figures.get(column, 0.0))  # the first of equal points
         return table.model_copy(update={"train": table.train | tried[name]}) if trials[name].trains else table
 
     return recipe.model_copy(update={"method": best(recipe.method), "compare": tuple(map(best, recipe.compare))})
 
 
-def _points(recipe: Recipe) -> list[Toml]:
+def points(recipe: Recipe) -> list[Toml]:
     """The [train] settings at each point of the grid."""
     grid = recipe.tuning.grid
     if not grid:
@@ -39,7 +43,12 @@ def _points(recipe: Recipe) -> list[Toml]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
-def _at(table: MethodTable, point: Toml) -> MethodTable:
+def short_point(point: Toml) -> str:
+    """A point in a heading: "lr 0.001"."""
+    return ", ".join(f"{key} {value}" for key, value in point.items())
+
+
+def at_point(table: MethodTable, point: Toml) -> MethodTable:
     """A method with the settings of a point, which its label names."""
     label = "-".join([table.title, *(f"{key}-{value}" for key, value in point.items())])
     return table.model_copy(update={"label": label, "train": table.train | point})

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip, Encoded
 from fedprompt.clip.prompts import Prompts
@@ -19,10 +20,11 @@ from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import Start, initial_state
 from fedprompt.methods.base import Method
 from fedprompt.ops.losses import objective
+from fedprompt.seeding import stream
 from fedprompt.testing import federation
 from fedprompt.testing.federation import SETTINGS, SPACE, examples, shared_clip
 from fedprompt.testing.method_options import MethodOptionTests
-from fedprompt.testing.properties import check, differing, untouched_generators
+from fedprompt.testing.properties import assert_refused, check, differing, untouched_generators
 from fedprompt.testing.tiny import ForgetfulCache, tiny_clip, tiny_parts
 
 ALL = (0, 1, 2, 3)  # all classes
@@ -117,14 +119,15 @@ class MethodTests(MethodOptionTests):
             off = float((self._predict(method, space.take(order), 0, 4, 6) - logits[:, order]).abs().max())
             assert off <= TOLERANCE, f"With {kind} labels, logits change by {off:.2g} when the classes are reordered."
 
-    def test_it_declares_the_class_descriptions_that_it_reads(self) -> None:
-        """Logits depend on attributes or conditions only if `reads` names them: a run provides what it names."""
+    def test_it_declares_what_it_reads_besides_class_names(self) -> None:
+        """Logits depend on template, attributes or conditions only if `reads` names them: a report relies on it."""
         attributes = {name: ("has fur", "the")[: 1 + len(name) % 2] for name in SPACE.names}
         conditions = ("round", "the", "is", "has", "a tree", "four legs", "a dog", "legs")
         for kind in self.kinds:
             method, space = self._trained(kind), replace(SPACE, kind=kind, attributes={}, conditions=())
             logits = self._predict(method, space, 0, 4)
             described = {
+                "template": replace(space, template="the {} tree."),
                 "attributes": replace(space, attributes=attributes),
                 "conditions": replace(space, conditions=conditions),
             }
@@ -134,6 +137,25 @@ class MethodTests(MethodOptionTests):
                     assert off <= TOLERANCE, (
                         f"The logits of {self._name} change by {off:.2g} with {what}; add {what!r} to its `reads`."
                     )
+
+    def test_it_reads_the_template_that_it_declares(self) -> None:
+        """Its logits or its loss depend on the template if `reads` names it, and on where a context starts."""
+        if "template" in self._kind.reads:
+            method, data = self._trained(self.kinds[0]), examples(range(4), ALL, kind=self.kinds[0])
+            losses = {
+                method.loss(shared_clip(), data.images, data.targets, space, stream=stream(1, "loss")).item()
+                for space in (data.space, replace(data.space, template="the {} tree."))
+            }
+            assert len(losses) == 2, f"{self._name} names the template in `reads`, but its loss does not depend on it."
+
+    def test_a_context_starts_from_a_template(self) -> None:
+        """An option `init` takes a template: its words before the class name, and those after it stay."""
+        if "init" in methods.options(self._kind):
+            one, other = (self._initial_logits({"init": f"the photo of {{}} {word}."}) for word in ("tree", "dog"))
+            assert not torch.equal(one, other), f"{self._name} drops the words of a template after the class name."
+            said = self._build({"init": "the photo of {} tree."}).text_inputs(SPACE)
+            assert "the photo of {} tree." in said, f"{self._name} says that it reads {said}, without its own template."
+            assert_refused("init", "template", self._build)
 
     def test_the_rest_of_the_batch_does_not_matter(self) -> None:
         """An image has the same logits alone and among others, and different images have different ones."""

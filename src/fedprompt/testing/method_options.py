@@ -26,7 +26,7 @@ VALUES: Mapping[Any, tuple[Any, ...]] = {
     bool: (False, True),
     int: (2, 1, 0),
     float: (1e3, 0.5, 0.0),
-    str: ("", "the"),
+    str: ("", "the", "the {} tree."),
     tuple[str, ...]: (("dog", "cat"), ()),
 }
 

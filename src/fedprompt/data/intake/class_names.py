@@ -15,10 +15,12 @@ from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.text_files import LINE_ENDS, read_text
 
+LARGEST_LIST = 16 << 20  # bytes of a list of classes
 BLANKS = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")  # of all widths; line ends are none of them
 WIDTHLESS = re.compile("[\u200b\u2060\ufeff]")  # what editors and spreadsheets leave behind
 NUMERAL = re.compile(r"[0-9]+(?:\.0+)?")  # `"²".isdigit()` is true, and int("²") is not
 MEASURE = re.compile(r"[+-]?(?:[0-9]*\.[0-9]+|[0-9]+\.?)(?:[eE][+-]?[0-9]+)?|[+-]?(?:inf|infinity)", re.IGNORECASE)
+LONGEST_NUMBER = 100  # characters; the time to read a number grows with the square of its digits
 INDEXED = re.compile(r"([0-9]+)(?:\s*[:,;\t]\s*|\s+)(\S.*)")
 
 
@@ -106,7 +108,7 @@ def read_class_list(text: str, *, path: Path) -> ClassNames:
 
 def read_class_file(path: Path) -> ClassNames:
     """`read_class_list` of a file."""
-    text, _, remarks = read_text(path)
+    text, _, remarks = read_text(path, most=LARGEST_LIST)
     found = read_class_list(text, path=path)
     return replace(found, remarks=(*remarks, *found.remarks))
 
@@ -121,7 +123,7 @@ def class_number(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
-        return int(value.partition(".")[0]) if NUMERAL.fullmatch(value) else None
+        return int(value.partition(".")[0]) if len(value) <= LONGEST_NUMBER and NUMERAL.fullmatch(value) else None
     if not isinstance(value, Real):  # which numpy's numbers are too
         return None
     number = float(value)

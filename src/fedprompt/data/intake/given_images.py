@@ -1,4 +1,4 @@
-"""Images that a user names to have them classified: files, folders and patterns, in natural order."""
+"""Images that a user names to have them classified: files, folders, patterns and tables of paths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedprompt.data.intake.image_files import find_images, has_image_name, looks_like_image
+from fedprompt.data.intake.path_tables import is_path_table, read_paths
 from fedprompt.errors import UserError
 from fedprompt.file_system import is_file, obstacle
 
@@ -27,7 +28,8 @@ class GivenImages:
 
 
 def find_given(places: Sequence[str | Path]) -> GivenImages:
-    """Files as they are named, the images of folders and of those in them, and what patterns (`*.jpg`) match.
+    """Files as they are named, the images of folders and of those in them, what patterns (`*.jpg`) match, and the paths
+    in tables.
 
     What lies in a folder, or matches a pattern, and is no image by its name is counted as left out.
     """
@@ -48,14 +50,18 @@ def find_given(places: Sequence[str | Path]) -> GivenImages:
 
 def _of_place(path: Path, left_out: Counter[str]) -> Iterator[Path]:
     what = obstacle(path, "file")
-    if not what:
+    if not what and is_path_table(path):
+        yield from read_paths(path)
+    elif not what:
         yield path
     elif not obstacle(path, "folder"):
         yield from _of_folder(path, left_out)
     elif what == "does not exist" and glob.has_magic(str(path)):
         yield from _of_pattern(path, left_out)
     else:
-        raise UserError(f"{path} {what}; give an image, a folder of images or a pattern such as '*.jpg'.")
+        raise UserError(
+            f"{path} {what}; give an image, a folder of images, a table of paths or a pattern such as '*.jpg'."
+        )
 
 
 def _of_folder(path: Path, left_out: Counter[str]) -> Iterator[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, require_folder
+from fedprompt.file_system import entries, open_file, require_folder
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
@@ -48,9 +48,9 @@ def has_image_name(name: str) -> bool:
 def looks_like_image(path: Path) -> bool:
     """Whether a file begins as an image does; for files whose name says nothing. One that cannot be read may be one."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             head = file.read(32)
-    except OSError:
+    except (OSError, UserError):
         return True  # opening it as an image says why it cannot be read
     tiff = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     jpeg2000 = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")

@@ -71,7 +71,7 @@ class IntakeReport:
     def sentence(self, *, classes: bool = True) -> str:
         """One line for the start of a run; without `classes`, their names are left out."""
         if not self.images:
-            return f"No images are here, {_some(self.classes)}."
+            return f"No image is on this machine; the classes are {_some(self.classes)}."
         origin = f" (split: {self.origins['splits']})" if self.origins.get("splits") else ""
         parts = [
             f"{self.images:,} image{'s' * (self.images != 1)}",

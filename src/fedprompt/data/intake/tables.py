@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,9 @@ from fedprompt.text_files import LINE_ENDS, load_json, read_text
 DELIMITERS: Mapping[str, str] = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
 LINES_OF_JSON = (".jsonl", ".ndjson")
+LARGEST_TABLE = 1 << 30  # bytes
+MOST_COLUMNS = 100_000
+MOST_CELLS = 50_000_000  # of a table, or keys of all JSON lines; a table of ImageNet's 14 million images has 42 million
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,13 @@ def read_table(
     if not table.rows:
         raise UserError(f"The table {path} has no rows; add some.")
     with own.before_others(fix="correct that line"):
-        return _renamed(table, needed, columns or {})
+        return renamed(table, needed, columns or {})
 
 
 def _read_rows(path: Path, mistakes: Mistakes) -> Table:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path} is none of {' '.join(SUFFIXES)}; give a table in one of these forms.")
-    text, encoding, remarks = read_text(path)
+    text, encoding, remarks = read_text(path, most=LARGEST_TABLE)
     if path.suffix.lower() in LINES_OF_JSON:
         rows = tuple(_json_rows(path, text, mistakes))
         names = dict.fromkeys(name for row in rows for name in row.cells)
@@ -87,7 +91,7 @@ def column_names(path: Path) -> frozenset[str]:
     """The names of a table's columns in lower case, from its first line alone; empty for what is no table."""
     if not is_table(path):
         return frozenset()
-    text = read_text(path)[0].lstrip()
+    text = read_text(path, most=LARGEST_TABLE)[0].lstrip()
     head = LINE_ENDS.split(text)[int(text[:4].lower() == "sep=") :][:1]
     if path.suffix.lower() not in LINES_OF_JSON:
         return frozenset(cell.strip().lower() for line in head for cell in re.split('[,;\t|"]', line))
@@ -101,6 +105,7 @@ def column_names(path: Path) -> frozenset[str]:
 def _json_rows(path: Path, text: str, mistakes: Mistakes) -> Iterator[Row]:
     if text.lstrip().startswith("["):
         raise UserError(f"{path} is one JSON list; write one object per line, without brackets around them.")
+    _check_cells(path, text.count(":"))
     # Not `splitlines`: U+2028 and U+0085 may stand inside a JSON text as they are.
     for line, content in enumerate(LINE_ENDS.split(text), start=1):
         if content.strip():
@@ -121,7 +126,7 @@ def _csv_table(path: Path, text: str, about: tuple[str, tuple[str, ...]], mistak
     if hint := text.split("\n", 1)[0].strip() if text[:4].lower() == "sep=" else "":  # a line of Excel's own
         text, skipped = text.partition("\n")[2], 1
     delimiter = hint[4:] if len(hint) == 5 else _delimiter(path, text)
-    records = list(_records(path, text, delimiter, skipped))
+    records = list(csv_records(path, text, delimiter, skipped=skipped))
     if not records:
         raise UserError(f"The table {path} is empty; write a line of column names and a line per image.")
     (line, head), *others = records
@@ -154,15 +159,27 @@ def _fitting(
 
 def _delimiter(path: Path, text: str) -> str:
     """What cuts the first line into most cells, outside quotes; a comma if nothing does."""
-    cells = {
-        sign: len(next(csv.reader(io.StringIO(text.lstrip(), newline=""), delimiter=sign), [])) for sign in DELIMITERS
-    }
+    start = text.lstrip()
+    cells = {sign: _width(start, sign) for sign in DELIMITERS}
     preferred = "\t" if path.suffix.lower() == ".tsv" else ","
     return max(cells, key=lambda sign: (cells[sign], sign == preferred))
 
 
-def _records(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """The line in which each record begins, and its cells; records without content are left out."""
+def _width(text: str, delimiter: str) -> int:
+    """The number of cells of the first record; 0 if it cannot be read."""
+    try:
+        return len(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []))
+    except csv.Error:
+        return 0
+
+
+def csv_records(path: Path, text: str, delimiter: str, *, skipped: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """The line in which each record of a CSV text begins, and its cells; records without content are left out.
+
+    `skipped` lines stand before the text. Raises UserError naming the line for what is not CSV or a cell of more than
+    128 kB, and for more than `MOST_CELLS` cells.
+    """
+    _check_cells(path, text.count(delimiter))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     start = 1
     try:
@@ -172,6 +189,11 @@ def _records(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tu
             start = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"{path}, line {start + skipped}: this is not CSV ({error}); correct the line.") from error
+
+
+def _check_cells(path: Path, count: int) -> None:
+    if count > MOST_CELLS:
+        raise UserError(f"The table {path} has more than {MOST_CELLS:,} cells; divide it.")
 
 
 def _columns(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
@@ -190,17 +212,23 @@ def _columns(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _check_head(path: Path, line: int, names: Sequence[str]) -> None:
-    mistakes = Mistakes(path)
+    if len(names) > MOST_COLUMNS:
+        raise UserError(f"The table {path} has more than {MOST_COLUMNS:,} columns; divide it.")
+    mistakes, counts, seen = Mistakes(path), Counter(names), set()
     for place, name in enumerate(names, start=1):
         if not name:
             mistakes.add(f"column {place} has no name", line=line)
-        elif names.index(name) < place - 1:
-            mistakes.add(f"{name!r} stands {names.count(name)} times", line=line)
+        elif name in seen:
+            mistakes.add(f"{name!r} stands {counts[name]} times", line=line)
+        seen.add(name)
     mistakes.check(fix="give each column a name of its own")
 
 
-def _renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
-    """The table with our names for its columns: those that `columns` gives, and those that differ in case alone."""
+def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
+    """The table with our names for its columns: those that `columns` gives, and those that differ in case alone.
+
+    Raises UserError if a needed column is missing or two are alike.
+    """
     ours: dict[str, str] = {}
     for own, theirs in {**{name: name for name in KNOWN}, **columns}.items():
         alike = [name for name in table.columns if name.casefold() == theirs.casefold()]
@@ -217,7 +245,8 @@ def _renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) ->
                 f'is called with columns = {{{own} = "..."}}.'
             )
     names = tuple(ours.get(name, name) for name in table.columns)
-    if twice := next((name for name in names if names.count(name) > 1), ""):
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
         raise UserError(f"{table.path} has two columns for {twice!r}; rename one of them.")
     rows = (Row(row.line, {ours.get(name, name): cell for name, cell in row.cells.items()}) for row in table.rows)
     return replace(table, columns=names, rows=tuple(rows))

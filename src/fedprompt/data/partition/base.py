@@ -6,7 +6,6 @@ classes in seen domains only, each to at most one client, and it is deterministi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 MAX_LISTED = 50  # clients that `partition_table` lists
 TOP_CLASSES = 4  # most frequent classes that it names per client
@@ -79,23 +78,26 @@ class Partition:
         return self
 
     def to_json(self) -> str:
-        """Everything, as one JSON object."""
-        return json_text({"rule": self.rule, "seed": self.seed, "shards": [vars(shard) for shard in self.shards]})
+        """Everything, as one JSON object; a shard's `classes` is the place of its list in `class_lists`."""
+        lists = {classes: place for place, classes in enumerate(dict.fromkeys(shard.classes for shard in self.shards))}
+        shards = [vars(shard) | {"classes": lists[shard.classes]} for shard in self.shards]
+        return json_text({"rule": self.rule, "seed": self.seed, "class_lists": list(lists), "shards": shards})
 
     @classmethod
     def from_json(cls, text: str) -> Partition:
         """Read what `to_json` wrote; raises UserError if it is something else."""
         try:
-            table = json.loads(text)
-            shards = tuple(_read_shard(shard) for shard in table["shards"])
+            table = load_json_object(text)
+            lists = [tuple(classes) for classes in table["class_lists"]]
+            shards = tuple(_read_shard(shard, lists) for shard in table["shards"])
             return cls(table["rule"], table["seed"], shards)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"The partition cannot be read ({error!r}); draw it again with `fedprompt run`.") from error
 
 
-def _read_shard(shard: Mapping[str, Any]) -> Shard:
+def _read_shard(shard: Mapping[str, Any], class_lists: Sequence[tuple[int, ...]]) -> Shard:
     test = None if shard["test"] is None else tuple(shard["test"])
-    return Shard(shard["name"], tuple(shard["rows"]), tuple(shard["classes"]), shard["domain"], test)
+    return Shard(shard["name"], tuple(shard["rows"]), class_lists[shard["classes"]], shard["domain"], test)
 
 
 def class_counts(partition: Partition, dataset: Dataset) -> Tensor:

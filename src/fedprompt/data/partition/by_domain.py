@@ -30,4 +30,14 @@ def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 
             Shard(f"{domain}-{number}", rows_of(by_class, chunk), chunk, domain) for number, chunk in enumerate(chunks)
         ]
     held = tuple(shard for shard in shards if shard.rows)
-    return Partition("by_domain", seed, held, shots_warnings(shots, drawn)).checked(dataset)
+    warnings = shots_warnings(shots, drawn)
+    warnings += (_one_client(dataset, held[0], classes_per_client),) if len(held) == 1 else ()
+    return Partition("by_domain", seed, held, warnings).checked(dataset)
+
+
+def _one_client(dataset: Dataset, shard: Shard, classes_per_client: int) -> str:
+    return (
+        f"The partition rule by_domain makes a single client: {dataset.name!r} has training images in one domain, "
+        f"{shard.domain!r}, and classes_per_client is {classes_per_client}; lower it, or use the rule "
+        "'domains_or_dirichlet', which splits one domain by label skew."
+    )

@@ -22,8 +22,7 @@ def dirichlet(
     client has all base classes as candidates and at least one image. A multi-label image is assigned by one of its
     labels, drawn at random; images without a label are split as a class of their own.
     """
-    if not alpha > 0:
-        raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 is strongly non-IID, inf is IID.")
+    check_alpha(alpha)
     by_class = rows_by_class(dataset, shots, seed)
     rows = torch.cat(list(by_class.values()))
     require_enough(dataset, clients, len(rows))
@@ -52,3 +51,9 @@ def _fill_empty_clients(owner: Tensor, clients: int) -> None:
         owner[(owner == largest).nonzero().flatten()[-1]] = empty
         sizes[largest] -= 1
         sizes[empty] = 1
+
+
+def check_alpha(alpha: float) -> None:
+    """UserError unless alpha > 0."""
+    if not alpha > 0:
+        raise UserError(f"dirichlet needs alpha > 0, not {alpha}; 0.1 is strongly non-IID, inf is IID.")

@@ -15,11 +15,13 @@ from fedprompt.seeding import stream
 Shots = int | Literal["all"]  # training images per class; a recipe has no word for None
 
 
-def draw_shots(dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int) -> dict[int, Tensor]:
-    """Few-shot sample: base class -> ascending training rows in these domains, at most `shots` of them."""
+def draw_shots(
+    dataset: Dataset, domains: Sequence[str], shots: Shots, seed: int, *, split: str = "train"
+) -> dict[int, Tensor]:
+    """Few-shot sample: base class -> ascending rows of the split in these domains, at most `shots` of them."""
     if shots != "all" and shots < 1:
         raise UserError(f'shots must be at least 1, not {shots}; write "all" to use all images.')
-    rows = dataset.rows(split="train", classes=dataset.base, domains=domains)
+    rows = dataset.rows(split=split, classes=dataset.base, domains=domains)
     labels = dataset.targets[rows]
     # Sorted once: searching a million rows for each of a thousand classes takes too long.
     sizes = torch.bincount(labels, minlength=len(dataset.space)).tolist()
@@ -42,16 +44,16 @@ def shots_warnings(shots: Shots, drawn: Collection[Tensor]) -> tuple[str, ...]:
     return (f"shots = {shots:,} takes all {plural(total, 'image')}; no class has more than {most:,}.",)
 
 
-def rows_by_class(dataset: Dataset, shots: Shots, seed: int) -> dict[int, Tensor]:
-    """Base class -> training rows of all seen domains, each row under one class.
+def rows_by_class(dataset: Dataset, shots: Shots, seed: int, *, split: str = "train") -> dict[int, Tensor]:
+    """Base class -> rows of the split in all seen domains, each row under one class.
 
     A multi-label image is filed under one of its base labels, drawn at random, or under -1 if it has none.
     """
     if dataset.space.kind == "single":
-        return draw_shots(dataset, dataset.seen_domains, shots, seed)
+        return draw_shots(dataset, dataset.seen_domains, shots, seed, split=split)
     if shots != "all":
         raise UserError("shots count images of one class each; leave the option out for a multi-label data set.")
-    rows = dataset.rows(split="train", domains=dataset.seen_domains)
+    rows = dataset.rows(split=split, domains=dataset.seen_domains)
     present = (dataset.targets[rows] == 1)[:, list(dataset.base)]  # [N, K]
     draws = torch.rand(present.shape, generator=stream(seed, "one label"))
     labels = torch.where(present.any(dim=1), (draws * present).argmax(dim=1), -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from fedprompt.data.published.listing import Listing
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -154,7 +153,7 @@ def _reopen(file: Path, root: Path) -> tuple[Listing, str] | None:
         return None
     try:
         table = pq.read_table(file)
-        about = json.loads(table.schema.metadata[b"fedprompt"])
+        about = load_json_object(table.schema.metadata[b"fedprompt"])
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None  # damaged: it is only a cache, and is made again
     if about["times"] != _times(root, about["dependencies"]):

@@ -25,7 +25,7 @@ from fedprompt.data.labels import LabelSpace, distinct_names
 from fedprompt.data.published.layouts.coco_json import CocoFile, Regions, located, read_file, shared_names
 from fedprompt.data.splits import STRATIFIED_ORIGIN, draw_stratified_splits
 from fedprompt.errors import UserError
-from fedprompt.file_system import files_below, require_folder
+from fedprompt.file_system import files_below, open_file, require_folder
 
 PROBED = 20  # JSON files that are looked into for whether a folder holds COCO annotations
 NOT_COCO = ("attributes.json", "conditions.json", "dataset_dict.json", "state.json", "info.json")
@@ -169,7 +169,7 @@ def _names_three_lists(file: Path) -> bool:
     """Whether the keys of COCO stand in a file, which may be large."""
     if not file.stat().st_size:
         return False
-    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    with open_file(file) as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return all(content.find(key) >= 0 for key in (b'"images"', b'"annotations"', b'"categories"'))
 
 

@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from fedprompt.config.registry import recognised_by
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.image_formats import Bands, Window, decode
+from fedprompt.data.image_formats import LARGEST_FILE, Bands, Window, decode
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, look_alikes, normal_name, read_class_file
 from fedprompt.data.intake.image_files import has_image_name
@@ -28,10 +29,12 @@ from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
-from fedprompt.file_system import files_below, require_folder
+from fedprompt.file_system import files_below, open_file, require_folder
 from fedprompt.text_files import LINE_ENDS, json_text, load_json, read_text
 
 LABELS = ("cls", "npy", "json")
+LARGEST_LABEL = 1 << 20  # bytes of a label, which may be a vector of scores
+MOST_MEMBERS = 2_000_000  # files in a shard
 
 
 @dataclass(frozen=True)
@@ -210,18 +213,28 @@ def _samples_of(root: Path, shard: str, mistakes: Mistakes) -> Iterator[Sample]:
 
 def _members(root: Path, shard: str, mistakes: Mistakes) -> Iterator[TarMember]:
     try:
-        with tarfile.open(root / shard) as opened:
-            members = [member for member in opened if member.isfile()]
-    except (OSError, tarfile.TarError) as error:
-        mistakes.add(f"the shard {shard} cannot be read ({error})", fix="download it again")
+        # Without compression: members are read from their offsets, and a compressed file has others.
+        with open_file(root / shard) as file, tarfile.open(fileobj=file, mode="r:") as opened:
+            members = [member for member in islice(opened, MOST_MEMBERS + 1) if member.isfile()]
+    except UserError:
+        raise
+    except Exception as error:  # the library may raise anything on made headers; this shard is the cause of it
+        mistakes.add(f"the shard {shard} cannot be read ({error or type(error).__name__})", fix="download it again")
+        return
+    if len(members) > MOST_MEMBERS:
+        mistakes.add(f"the shard {shard} has more than {MOST_MEMBERS:,} files", fix="divide it")
         return
     for member in members:
-        if not member.name.rpartition("/")[2].startswith("."):
-            yield TarMember(shard, member.name, member.offset_data, member.size)
+        if member.name.rpartition("/")[2].startswith("."):
+            continue
+        if member.size > LARGEST_FILE or member.issparse():
+            mistakes.add(f"{shard} has {member.name!r}, which is sparse or larger than {LARGEST_FILE >> 20} MiB")
+            continue
+        yield TarMember(shard, member.name, member.offset_data, member.size)
 
 
 def _bytes(root: Path, member: TarMember) -> bytes:
-    with open(root / member.tar, "rb") as tar:
+    with open_file(root / member.tar, "restore it") as tar:
         tar.seek(member.offset)
         return tar.read(member.size)
 
@@ -232,9 +245,13 @@ def _labels(root: Path, samples: Sequence[Sample], names: ClassNames, threshold:
     values = []
     for row, sample in enumerate(samples):
         try:
+            if sample.label.size > LARGEST_LABEL:
+                raise ValueError(f"it has more than {LARGEST_LABEL >> 20} MiB")
             values.append(_value(sample.label.name, _bytes(root, sample.label)))
-        except (ValueError, KeyError, TypeError) as error:
-            mistakes.add(f"this is not a label ({error})", line=row)
+        except UserError:
+            raise
+        except Exception as error:  # NumPy may raise anything on a made header; this label is the cause of it
+            mistakes.add(f"this is not a label ({error or type(error).__name__})", line=row)
     mistakes.check(fix="a label is a class number or name, or a vector of 0 and 1")
     single = next((row for row, value in enumerate(values) if not isinstance(value, list)), None)
     many = next((row for row, value in enumerate(values) if isinstance(value, list)), None)

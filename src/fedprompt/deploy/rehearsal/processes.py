@@ -19,7 +19,7 @@ from pathlib import Path
 from fedprompt.config.recipe import Recipe, find_recipe, load_recipe
 from fedprompt.data.dataset import Dataset
 from fedprompt.deploy.daemons import Process, kill_orphans, stoppable, wait_for_port
-from fedprompt.deploy.init import init_deployment, init_site
+from fedprompt.deploy.init import init_deployment, init_site, nginx_word
 from fedprompt.deploy.roster import ROSTER, accept, proposed, write_roster
 from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
@@ -69,11 +69,12 @@ class LocalFederation:
         place.mkdir(exist_ok=True)
         for part in ("temp", "logs"):
             (place / part).mkdir(exist_ok=True)
-        paths = "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("client_body", "proxy", "fastcgi"))
-        paths += "".join(f"{kind}_temp_path {place}/temp/{kind};\n" for kind in ("uwsgi", "scgi"))
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"{kind}_temp_path {nginx_word(place / 'temp' / kind)};\n" for kind in kinds)
+        pid, log, requests = (nginx_word(place / name) for name in ("nginx.pid", "logs/error.log", "logs/access.log"))
         (place / "nginx.conf").write_text(
-            f"daemon off; pid {place}/nginx.pid; error_log {place}/logs/error.log;\nevents {{}}\n"
-            f"http {{ access_log {place}/logs/access.log;\n{paths}include {self.server}/nginx.conf; }}\n",
+            f"daemon off; pid {pid}; error_log {log};\nevents {{}}\n"
+            f"http {{ access_log {requests};\n{paths}include {nginx_word(self.server / 'nginx.conf')}; }}\n",
             encoding="utf-8",
         )
         command = [nginx() or PROXY, "-c", str(place / "nginx.conf"), "-p", str(place)]
@@ -109,9 +110,7 @@ def local_federation(
     folder: Path, *, say: Say, settings: Sequence[str] = (), deadline: float = 120.0
 ) -> Iterator[LocalFederation]:
     """Start all processes, and stop them at the end; `settings` override keys of the recipe."""
-    folder = folder.resolve()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
+    folder = _empty(folder)
     proxied = nginx() is not None
     port, local_port, *site_ports = free_ports(2 + len(SITES))
     deployment = Deployment(
@@ -133,11 +132,24 @@ def local_federation(
 
 
 def _prepare(federation: LocalFederation, ports: Mapping[str, int], say: Say) -> None:
+    make_folders(federation, ports)
+    say(f"Made keys, certificates and the images of {len(SITES)} sites in {federation.folder}.")
+    federation.start_server()
+    if federation.proxied:
+        federation.start_proxy()
+    for name in ports:
+        federation.start_site(name)
+    say(f"All sites are connected after {federation.wait_for_sites():.0f} s.")
+
+
+def make_folders(federation: LocalFederation, ports: Mapping[str, int]) -> None:
+    """Make the folders of server and sites with keys, rosters and images; `ports` are those of the sites' nodes."""
     init_deployment(federation.server, federation.deployment)
     dataset = resolve(load_recipe(find_recipe("demo"), ["data.seed=0"])).source()
     for name, port in ports.items():
-        own = federation.site(name)
-        shutil.move(federation.server / "sites" / name, own)  # as if it were handed to the site
+        own, handed = federation.site(name), federation.server / "sites" / name
+        shutil.copytree(handed, own, dirs_exist_ok=True)
+        shutil.rmtree(handed)
         site = load_site(own)
         save(own / SITE, SiteFile(**site.model_dump() | {"port": port, "device": "cpu"}))
         _write_images(dataset, federation.recipe, SITES.index(name), own / "images")
@@ -146,13 +158,17 @@ def _prepare(federation: LocalFederation, ports: Mapping[str, int], say: Say) ->
     for name in ports:
         own = federation.site(name)
         accept(own, proposed(own, [federation.server / ROSTER]))
-    say(f"Made keys, certificates and the images of {len(SITES)} sites in {federation.folder}.")
-    federation.start_server()
-    if federation.proxied:
-        federation.start_proxy()
-    for name in ports:
-        federation.start_site(name)
-    say(f"All sites are connected after {federation.wait_for_sites():.0f} s.")
+
+
+def prepare_containers(folder: Path, *, address: str) -> None:
+    """Make the folders of a rehearsal whose processes run in a container each, the server's under this host name."""
+    folder = _empty(folder)
+    deployment = Deployment(name=RECIPE, address=address, sites=SITES, quorum=2, deadline=120.0)
+    recipe = resolve(load_recipe(find_recipe(RECIPE))).recipe
+    make_folders(
+        LocalFederation(folder, deployment, recipe, proxied=True),
+        dict.fromkeys(SITES, SiteFile.model_fields["port"].default),
+    )
 
 
 def _write_images(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -> None:
@@ -166,6 +182,13 @@ def _write_images(dataset: Dataset, recipe: Recipe, number: int, folder: Path) -
             place.mkdir(parents=True)
             for row in dataset.rows(split=split, classes=(label,)).tolist()[:count]:
                 dataset.source.open(row).save(place / f"{row}.png")
+
+
+def _empty(folder: Path) -> Path:
+    folder = folder.resolve()
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"The folder {folder} is not empty; choose another one for the rehearsal.")
+    return folder
 
 
 def nginx() -> str | None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from fedprompt.errors import refusing
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.federated.secure.envelope import SERVER, Envelope, Step
 from fedprompt.federated.secure.masks import KEY_BYTES, MaskedVector, agree, derive, mask, public_key
@@ -140,11 +141,9 @@ class SecureServer:
     def _read(self, step: Step, answers: Mapping[int, bytes]) -> dict[int, Mapping[int, bytes]]:
         read = {}
         for client in sorted(answers):
-            try:
+            with refusing(self.refused, client):
                 envelope = Envelope.from_bytes(answers[client])
                 read[client] = envelope.expect(step, self.session.round_number, sender=client).parts
-            except RefusedUpdateError as refusal:
-                self.refused[client] = str(refusal)
         return read
 
     def _are_keys(self, client: int, parts: Mapping[int, bytes]) -> bool:
@@ -152,11 +151,9 @@ class SecureServer:
         if len(keys) != SIGNED_BYTES or parts.keys() != self.session.members.keys():
             self.refused[client] = "message: its keys and shares are not those of the clients of this round."
             return False
-        try:
+        with refusing(self.refused, client):
             for part in (CHANNEL, MASKING):
                 agree(secrets.token_bytes(KEY_BYTES), keys[part])
-        except RefusedUpdateError as refusal:
-            self.refused[client] = str(refusal)
         return client not in self.refused
 
     def _adopt_threshold(self, keys: Mapping[int, bytes]) -> None:

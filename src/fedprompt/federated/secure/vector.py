@@ -20,6 +20,7 @@ from fedprompt.federated.screening import change_norm
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
+ROUNDING = 0.01  # of the norm of a mean, in units of the clip; with 20 digits, of 10**8 numbers, it is half of that
 HEAD = 2  # integers before the N numbers: the weight, and the weight times the loss
 
 
@@ -99,6 +100,12 @@ class Codec:
         if not 1 <= weight <= self.clients * self.heaviest:
             raise UserError("The weights in a secure sum make no sense; a client did not follow the protocol.")
         mean = signed[1:].double() * self.step / weight
+        # Without noise, a mean of clipped changes is no longer than the clip, but for rounding.
+        if self.privacy is None and mean[1:].norm() > (1 + ROUNDING) * self.clip:
+            raise UserError(
+                f"norm: the mean change of a secure sum is longer than its clip {self.clip:g}; a client did not follow "
+                "the protocol."
+            )
         state: State = {}
         place = 1
         for name in sorted(shared):

@@ -11,8 +11,9 @@ from flwr.serverapp import Grid, ServerApp
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import FAILED, MALFORMED, SECURE, Payload
+from fedprompt.runtimes.payload import FAILED, MALFORMED, SECURE, VALIDATE, Payload
 
+LOG = "flwr"  # Flower's logger, whose lines of a run `flwr log` shows
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
 
 # (request, the node's configuration) -> a site's answer
@@ -38,6 +39,7 @@ def client_app(answer: Answer) -> ClientApp:
     for kind in SECURE:
         app.train(kind.partition(".")[2])(reply)
     app.evaluate()(reply)
+    app.evaluate(VALIDATE.partition(".")[2])(reply)
     app.query("hello")(reply)
     return app
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tomli_w
 
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 OLDEST, NEWEST = (1, 41), (1, 42)  # minor versions tested
 CONNECTION = "deployment"  # name of a deployment's SuperLink for Flower's command line
@@ -44,7 +44,8 @@ serverapp = "fedprompt.deploy.apps:server"
 clientapp = "fedprompt.deploy.apps:client"
 
 [tool.flwr.app.config]
-recipe = "" # TOML text, or the name of a recipe that comes with fedprompt
+recipe = "" # a recipe's file at the server, TOML text, or the name of a recipe that comes with fedprompt
+set = ""    # keys of the recipe to change, such as "train.rounds=3 seed=2"
 out = ""    # folder of the run at the server; empty: a new one in the deployment's folder
 accept-changes = false # resume a run although its recipe, versions or images have changed
 """
@@ -91,7 +92,8 @@ def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
         safety = ["--ssl-ca-certfile", str(tls.authority), "--ssl-certfile", str(tls.certificate)]
         safety += ["--ssl-keyfile", str(tls.key), "--enable-supernode-auth"]
     place = ["--host", "127.0.0.1", "--port", str(port), "--database", str(database)]
-    return [_script("flower-superlink"), *safety, *place, "--disable-runtime-dependency-installation"]
+    program = [sys.executable, "-m", "fedprompt.runtimes.flower.superlink"]
+    return [*program, *safety, *place, "--disable-runtime-dependency-installation"]
 
 
 def supernode(
@@ -136,7 +138,7 @@ def ask(command: Sequence[str], folder: Path) -> dict[str, object]:
     environ = environment(folder / "flower")
     done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, text=True, check=False)
     with suppress(ValueError):
-        return dict(json.loads(done.stdout[max(done.stdout.find("{"), 0) :]))
+        return load_json_object(done.stdout[max(done.stdout.find("{"), 0) :])
     return {"success": False, "error-message": (done.stdout + done.stderr).strip()[-500:]}
 
 

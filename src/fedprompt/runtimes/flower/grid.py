@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedprompt.errors import UserError
+from fedprompt.errors import refusing
 from fedprompt.runtimes.flower.records import from_records, to_records
 from fedprompt.runtimes.payload import HELLO, Payload
 
@@ -35,6 +36,11 @@ class GridChannel:
         # Called when the set of missing answers changes, with site names and the request's time in seconds since 1970.
         self.on_wait: Callable[[Sequence[str], float], None] = lambda names, since: None
         self._claimed: dict[int, str] = {}
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the nodes are the virtual ones of Flower's simulation."""
+        return type(self.grid).__name__ == "InMemoryGrid"  # its module differs between Flower's versions
 
     def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
         """The node id of every connected site, by name; a name that two nodes have is left out with a warning."""
@@ -110,7 +116,7 @@ def _read(reply: Message) -> Payload | str:
     if reply.has_error():
         _log.debug("Flower error %s: %s", reply.error.code, reply.error.reason)
         return REASONS.get(reply.error.code, f"Flower error {reply.error.code}.")
-    try:
-        return from_records(reply.content)
-    except UserError as error:
-        return str(error)
+    refused: dict[str, str] = {}
+    with refusing(refused, "site"):
+        return replace(from_records(reply.content), received=time.time())
+    return refused["site"]

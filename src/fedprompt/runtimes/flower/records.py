@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload, RawTensor
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 STYPE = "fedprompt.raw"  # bytes in row order without a header that could contradict the declared shape
 LARGEST_FIELDS = 1 << 20  # characters of JSON
@@ -32,8 +30,8 @@ def from_records(content: RecordDict) -> Payload:
             raise TypeError("fields")
         if any(array.stype != STYPE for array in record.values()):
             raise ValueError("arrays")
-        table = json.loads(text)
+        table = load_json_object(text)
         raws = {name: RawTensor(array.dtype, tuple(array.shape), array.data) for name, array in record.items()}
-        return Payload(kind, dict(table), raws)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return Payload(kind, table, raws)
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError("sent a malformed message.") from error

@@ -101,7 +101,7 @@ def _objects(folder: DatasetFolder, file: str, mistakes: Mistakes) -> list[tuple
         return []
     try:
         objects = ET.fromstring(folder.content(file)).findall("object")  # bytes: the XML says its own encoding
-    except (ET.ParseError, LookupError, ValueError) as error:
+    except (ET.ParseError, LookupError, ValueError, RecursionError) as error:
         mistakes.add(f"{file} is not XML ({error})")
         return []
     found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.folder import DatasetFolder
+from fedprompt.data.intake.tables import csv_records
 from fedprompt.data.published.listing import Listing
 from fedprompt.data.splits import draw_stratified_splits
 from fedprompt.errors import UserError
@@ -85,7 +85,7 @@ def _path(folder: DatasetFolder, place: str, category: str, name: str) -> str:
 
 
 def _table(folder: DatasetFolder, file: str) -> tuple[tuple[str, ...], list[str], Tensor]:
-    rows = list(csv.reader(folder.lines(file)))
+    rows = [cells for _, cells in csv_records(folder.path / file, folder.text(file), ",")]
     if (
         not rows
         or any(len(row) != len(rows[0]) for row in rows)

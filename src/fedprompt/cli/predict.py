@@ -1,0 +1,167 @@
+"""The command `predict`: images classified with a trained adapter, in files of three forms and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedprompt.cli.config import TrustCode
+from fedprompt.errors import plural
+from fedprompt.text_files import json_text
+
+if TYPE_CHECKING:
+    from fedprompt.experiments.predictions import Evaluation, Prediction, Predictions
+
+SHOWN_UNREADABLE = 20
+SHOWN_CONFUSIONS = 5
+FIGURES = {
+    "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
+    "multi": {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"},
+}
+
+
+def predict(
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER_OR_RUN", help="Folder of an adapter or of a run.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`.",
+        ),
+    ],
+    classes: Annotated[
+        str | None, typer.Option(help="Candidate classes, separated by commas (default: the adapter's).")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A table of `image` and `label`: compare the predictions with these labels.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all probabilities to this CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write all probabilities to this Parquet file.")] = None,
+    jsonl: Annotated[Path | None, typer.Option(help="Write all probabilities to this file, as JSON Lines.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write an HTML page: images, decided labels, and where the method looked.")
+    ] = None,
+    trial: Annotated[str | None, typer.Option(help="A trial of the run (default: the main method).")] = None,
+    backbone: Annotated[str | None, typer.Option(help="The backbone, if it is not where the adapter says.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_code: TrustCode = None,
+) -> None:
+    """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read.
+
+    With --csv, --parquet or --jsonl the predictions are in the file and are not printed.
+    """
+    outputs = {"csv": csv, "parquet": parquet, "jsonl": jsonl}
+    files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
+    _check_outputs(files, page)
+    from fedprompt.api.progress import counting, plain_console
+    from fedprompt.experiments.predict import Request, open_adapter, predict_files
+
+    names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
+    request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
+    opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
+    with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
+        found = predict_files(opened, request, on_step=on_step)
+    _write(found, files)
+    if as_json:
+        typer.echo(json_text([_fields(one) for one in found.images], indent=2, ascii_only=False))
+    elif not files:
+        typer.echo("\n".join(map(_line, found.images)))
+    if found.evaluation is not None and not as_json:
+        _print_evaluation(found.evaluation, len(found.images))
+    for sentence in _written(found, files, page):
+        typer.echo(sentence, err=as_json)
+    _print_left_out(found)
+    if found.unreadable:
+        raise typer.Exit(1)
+
+
+def _check_outputs(files: dict[str, Path], page: Path | None) -> None:
+    """Refuse files that cannot be written before anything is opened."""
+    from fedprompt.records.output_folder import require_output_file
+
+    options = {**{f"--{form}": path for form, path in files.items()}, **({"--page": page} if page else {})}
+    for option, path in options.items():
+        require_output_file(path, option)
+
+
+def _write(found: Predictions, files: dict[str, Path]) -> None:
+    from fedprompt.experiments.predictions import WRITERS
+    from fedprompt.records.run_folder import write_atomic
+
+    for form, path in files.items():
+        write_atomic(path, WRITERS[form](found))
+
+
+def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> Iterator[str]:
+    from fedprompt.experiments.predict import PAGE_IMAGES
+
+    total = len(found.images)
+    for path in files.values():
+        yield f"Written: {path} ({plural(total, 'image')})"
+    if page is not None:
+        shown = f"the first {PAGE_IMAGES} of {total:,} images" if total > PAGE_IMAGES else plural(total, "image")
+        yield f"Written: {page} ({shown})"
+
+
+def _fields(found: Prediction) -> dict[str, object]:
+    return {key: value for key, value in vars(found).items() if value is not None}
+
+
+def _line(found: Prediction) -> str:
+    present = "" if found.present is None else f" -> {', '.join(found.present) or 'none'}"
+    top = ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in found.top)
+    return f"{found.picture}: {top}{present}"
+
+
+def _print_evaluation(found: Evaluation, total: int) -> None:
+    """Print the figures, a table of the classes, and what was confused most often."""
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
+
+    mistakes = found.mistakes
+    rows = [
+        (
+            one.name,
+            f"{one.images:,}",
+            _percent(one.right, one.images),
+            f"{one.predicted:,}",
+            _percent(one.right, one.predicted),
+        )
+        for one in mistakes.classes
+        if one.images or one.predicted
+    ]
+    head = ("class", "images", "found (recall)", "predicted", "right (precision)")
+    plain_console().print(rows_table(head, rows))
+    for true, predicted, count in mistakes.confused[:SHOWN_CONFUSIONS]:
+        typer.echo(f"{plural(count, 'image')} of {true} predicted as {predicted}.")
+    labelled = mistakes.images
+    figures = ", ".join(_figures(found.score.figures))
+    typer.echo(f"Of {plural(labelled, 'image')} with a given label: {figures}.")
+    if total > labelled:
+        typer.echo(f"Images without a label in the table: {total - labelled:,}.", err=True)
+    if found.unused:
+        typer.echo(f"Labels of other images in the table: {found.unused:,}.", err=True)
+
+
+def _figures(figures: Mapping[str, float]) -> Iterator[str]:
+    names = FIGURES["multi" if "mean_average_precision" in figures else "single"]
+    return (f"{name} {100 * figures[key]:.1f}%" for key, name in names.items())
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "-"
+
+
+def _print_left_out(found: Predictions) -> None:
+    if found.left_out:
+        typer.echo(f"Left out: {', '.join(f'{count:,} {why}' for why, count in found.left_out.items())}.", err=True)
+    if not found.unreadable:
+        return
+    total = len(found.images) + len(found.unreadable)
+    typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
+    typer.echo("\n".join(f"  {reason}" for reason in found.unreadable[:SHOWN_UNREADABLE]), err=True)
+    if (more := len(found.unreadable) - SHOWN_UNREADABLE) > 0:
+        typer.echo(f"  and {more:,} more", err=True)

@@ -1,0 +1,73 @@
+"""Whether a CLIP can be had: from a folder, from the cache of the Hugging Face Hub, or from the Hub itself.
+
+Neither torch nor transformers is imported here, so that a backbone that cannot be had is refused at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+from fedprompt.errors import UserError
+from fedprompt.file_system import entries, obstacle
+
+HUB_SECONDS = 1.5
+INPUT_SIDE = 224
+
+
+def require_available(path: str | Path) -> None:
+    """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
+    name, folder = str(path), Path(path).expanduser()
+    if folder.is_dir():
+        for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
+            if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
+                raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
+        return
+    if isinstance(path, Path) or not is_hub_id(name):
+        raise UserError(
+            f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
+        )
+    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
+        raise UserError(
+            f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
+            "not answer. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
+            f"a CLIP. To carry one here, run `fedprompt backbone fetch {name} FOLDER` on a machine with a network."
+        )
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form owner/name, and is not a path by its beginning."""
+    return not name.startswith((".", "/", "~")) and name.count("/") == 1 and all(name.split("/"))
+
+
+@functools.cache
+def hub_answers() -> bool:
+    """Whether the Hugging Face Hub can be reached, asked once per process and for at most `HUB_SECONDS`."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    found: list[object] = []
+
+    def ask() -> None:
+        with suppress(Exception):  # of any kind: a name that is not resolved, a refused connection, a proxy
+            found.append(get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS))
+
+    asking = threading.Thread(target=ask, daemon=True)  # resolving a name has no timeout of its own
+    asking.start()
+    asking.join(HUB_SECONDS)
+    return bool(found)
+
+
+def input_side(path: str | Path) -> int:
+    """The side in pixels of the images that a CLIP reads; 224, as of most CLIPs, where its folder is not at hand."""
+    folder = Path(path).expanduser()
+    found = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(str(path), "config.json")
+    try:
+        config = json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str | Path) else {}
+        return int(config.get("vision_config", {}).get("image_size", INPUT_SIDE))
+    except (OSError, ValueError, TypeError, AttributeError):  # what is wrong with it is said when it is opened
+        return INPUT_SIDE

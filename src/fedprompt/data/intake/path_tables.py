@@ -1,0 +1,173 @@
+"""Tables of image paths that a user gives to have the images classified, and of the labels that they have.
+
+Unlike in a data set's own table, a path may lead anywhere, and an image that is not there costs itself alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from fedprompt.data.intake.class_names import labels_of
+from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth_columns
+from fedprompt.data.intake.report import Mistakes
+from fedprompt.data.intake.tables import SUFFIXES, Row, Table, column_names, read_table, renamed
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError
+from fedprompt.file_system import require_file
+
+IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "picture")  # the first that a table has
+PARQUET = ".parquet"
+FIX = "correct that cell"
+
+
+def is_path_table(path: Path) -> bool:
+    """Whether a file has the name of a table: CSV, TSV, text, JSON Lines or Parquet."""
+    return path.suffix.lower() in (*SUFFIXES, PARQUET)
+
+
+def read_paths(path: Path) -> tuple[Path, ...]:
+    """The paths of a table, in its order; UserError for one that cannot be read and for cells that are no paths."""
+    return _paths(_read(path, ()), None)
+
+
+@dataclass(frozen=True)
+class GivenLabels:
+    """Labels of images by their resolved path: a class [], or one of 1, 0 and -1 (unknown) per class [C]."""
+
+    path: Path
+    targets: Mapping[str, Tensor]
+
+    def of(self, files: Sequence[str]) -> list[Tensor | None]:
+        """The labels of each file; None for a file that the table does not have.
+
+        Where a path is not in the table its name decides, if one file and one row alone are called so.
+        """
+        given = Counter(map(os.path.basename, files))
+        found = []
+        for file in files:
+            name = os.path.basename(file)
+            same = self._by_name.get(name, []) if given[name] == 1 else []
+            target = self.targets.get(os.path.realpath(file))
+            found.append(self.targets[same[0]] if target is None and len(same) == 1 else target)
+        return found
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self.targets:
+            found.setdefault(os.path.basename(path), []).append(path)
+        return found
+
+
+def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
+    """Read labels over the candidate classes of `space` from a table with a column of images.
+
+    One label per image stands in `label`; several stand in `labels`, or in one column per class. Rows without a label
+    are left out. Raises UserError with all mistakes, each with its line.
+    """
+    require_file(path, "give the path of a table")
+    needed = ("label",) if space.kind == "single" else ()
+    table = _read(path, needed)
+    mistakes = Mistakes(path)
+    files = _paths(table, mistakes)
+    with mistakes.before_others(fix=FIX):
+        targets = _single(table, space, mistakes) if space.kind == "single" else _multi(table, space, mistakes)
+    found: dict[str, Tensor] = {}
+    for file, target, line in zip(map(os.path.realpath, files), targets, table.lines, strict=True):
+        if target is None:
+            continue
+        if file in found and not torch.equal(found[file], target):
+            mistakes.add(f"{file!r} has another label in an earlier row", line=line)
+        found[file] = target
+    mistakes.check(fix=FIX)
+    if not found:
+        raise UserError(f"The table {path} has no label; add some.")
+    return GivenLabels(path, found)
+
+
+def _single(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
+    cells = table.column("label")
+    known = [row for row, cell in enumerate(cells) if not (cell == "" or is_missing(cell)) or cell in space.names]
+    lines = [table.lines[row] for row in known]
+    labels = labels_of([cells[row] for row in known], space.names, mistakes=mistakes, lines=lines)
+    mistakes.check(fix=FIX)
+    found: list[Tensor | None] = [None] * len(cells)
+    for row, label in zip(known, labels, strict=True):
+        found[row] = torch.tensor(label)
+    return found
+
+
+def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
+    if "labels" not in table.columns:
+        there = [name for name in space.names if name in table.columns]
+        if not there:
+            raise UserError(
+                f"{table.path} has neither a column 'labels' nor one per class ({space.names[0]!r} for one); add some."
+            )
+        rows = [row.cells for row in table.rows]
+        marks = iter(zip(*truth_columns(rows, there, mistakes=mistakes, lines=table.lines), strict=True))
+        columns = {name: next(marks) for name in there}
+        unknown = (UNKNOWN,) * len(rows)
+        return list(torch.tensor([columns.get(name, unknown) for name in space.names], dtype=torch.int8).T)
+    column = read_label_column(table.column("labels"), mistakes=mistakes, lines=table.lines, names=space.names)
+    if column.vectors:
+        return list(torch.tensor(column.vectors, dtype=torch.int8))
+    found: list[Tensor | None] = []
+    for own, line in zip(column.labels, table.lines, strict=True):
+        target = torch.zeros(len(space), dtype=torch.int8)
+        for label in labels_of(own or (), space.names, mistakes=mistakes, lines=[line] * len(own or ())):
+            target[label] = 1
+        found.append(None if own is None else target)
+    return found
+
+
+def _read(path: Path, needed: Sequence[str]) -> Table:
+    names = _parquet(path).columns if path.suffix.lower() == PARQUET else column_names(path)
+    lower = {name.lower() for name in names}
+    image = next((name for name in IMAGE_COLUMNS if name in lower), "image")
+    columns = {} if image == "image" else {"image": image}
+    if path.suffix.lower() == PARQUET:
+        return renamed(_parquet(path), ("image", *needed), columns)
+    return read_table(path, needed=("image", *needed), columns=columns)
+
+
+def _parquet(path: Path) -> Table:
+    try:
+        read = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"The table {path} cannot be read as Parquet ({error}); give another.") from error
+    rows = tuple(Row(number, cells) for number, cells in enumerate(read.to_pylist(), start=1))
+    if not rows:
+        raise UserError(f"The table {path} has no rows; add some.")
+    return Table(path, tuple(read.column_names), rows, "Parquet")
+
+
+def _paths(table: Table, mistakes: Mistakes | None) -> tuple[Path, ...]:
+    """The paths of the column `image`: absolute, or below the table's folder, `images` in it, or the working folder."""
+    own = Mistakes(table.path) if mistakes is None else mistakes
+    cells = []
+    for cell, line in zip(table.column("image"), table.lines, strict=True):
+        text = cell.strip() if isinstance(cell, str) and not is_missing(cell) else ""
+        if not text:
+            what = "it is empty" if cell == "" or is_missing(cell) else f"it holds a {type(cell).__name__}, not a path"
+            own.add(what, line=line, column="image")
+        cells.append(text)
+    own.check(fix=FIX)
+    folders = (table.path.parent, table.path.parent / "images", Path())
+    root = next((one for one in folders if any((one / cell).exists() for cell in cells)), folders[0])
+    return tuple(_path(root, cell) for cell in cells)
+
+
+def _path(root: Path, cell: str) -> Path:
+    path = root / Path(cell).expanduser()
+    return root / cell.replace("\\", "/") if "\\" in cell and not path.exists() else path

@@ -1,0 +1,167 @@
+"""A budget of time: how many rounds of a trial fit into its part of a run, from its first training steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from fedprompt.data.dataset import Examples
+from fedprompt.errors import plural
+from fedprompt.experiments.context import RunContext
+from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.keep import SCORINGS
+from fedprompt.experiments.plan import Trial
+from fedprompt.experiments.test_sets import TestSet
+from fedprompt.federated.client import train_client
+from fedprompt.federated.evaluate import predict
+from fedprompt.federated.rounds import initial_state
+from fedprompt.methods.base import Method
+from fedprompt.records.events import BudgetEvent
+
+MOST_STEPS = 4  # training steps per client that are measured
+SHARE = 0.05  # of a trial's time, after which no further client is measured
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Estimated seconds: of the first round, which opens images, of a later one, of a scoring, of the last scoring.
+
+    `held_out` is a scoring of the images by which a round is chosen; 0 if none is.
+    """
+
+    first_round: float
+    round: float
+    scoring: float
+    final: float
+    held_out: float = 0.0
+
+
+def within_budget(context: RunContext, trial: Trial) -> Trial:
+    """The trial with as many rounds as fit into its part of the run's time; itself if the recipe sets no limit.
+
+    All trials that train get equal parts. The number is recorded, and a resumed run takes it from there, so training
+    is that of a run whose recipe has this number of rounds: the same learning rates, the same bits. What is trained for
+    the measurement is thrown away.
+    """
+    minutes, clip = context.experiment.recipe.minutes, context.experiment.clip
+    trained = [one for one in context.experiment.trials if any(True for _ in one.make_method(clip).parameters())]
+    if not minutes or trial.name not in {one.name for one in trained}:
+        return trial
+    events = (event for event in context.run.events() if isinstance(event, BudgetEvent))
+    found = next((event for event in events if event.name == trial.name), None)
+    if found is None:
+        seconds = 60 * minutes / len(trained)
+        context.callbacks.on_step(f"Measuring {trial.label}")
+        started = time.perf_counter()
+        costs = measure(context.experiment, context.test_sets, trial, seconds=seconds)
+        left = seconds - (time.perf_counter() - started)
+        rounds = rounds_that_fit(
+            costs, left, most=trial.settings.rounds, every=context.experiment.recipe.evaluate.every
+        )
+        found = BudgetEvent(
+            name=trial.name,
+            rounds=rounds,
+            seconds=seconds,
+            first_round=costs.first_round,
+            round=costs.round,
+            scoring=costs.final,
+        )
+        context.run.append(found)
+        _say(context, trial, found)
+    return replace(trial, settings=trial.settings.model_copy(update={"rounds": found.rounds}))
+
+
+def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) -> int:
+    """How many rounds fit into the seconds, from 1 to `most`, with a scoring every so many rounds and at the end."""
+    left = seconds - costs.first_round - costs.final - 2 * costs.held_out
+    later = costs.round + ((costs.scoring + costs.held_out) / every if every else costs.held_out)
+    if not every and most > SCORINGS and left / later > SCORINGS:  # held-out images are not scored in every round then
+        later, left = costs.round, left - SCORINGS * costs.held_out
+    return most if later * (most - 1) <= left else max(1, 1 + math.floor(left / later))
+
+
+def measure(experiment: Experiment, test_sets: Sequence[TestSet], trial: Trial, *, seconds: float) -> Costs:
+    """Estimate the costs of a trial that has so many seconds, from the first steps of some clients, each taken twice.
+
+    Clients are measured in turn until a small part of the time is used up; what they train is thrown away.
+    """
+    settings = trial.settings
+    method = trial.make_method(experiment.clip)
+    shared, personal = initial_state(method)
+    first = again = 0.0
+    steps, begun = 0, time.perf_counter()
+    for client in experiment.trainers(trial):
+        part = replace(client, train=_first(client.train, MOST_STEPS * settings.batch_size))
+        train = partial(train_client, method, experiment.clip, part, shared=shared, personal=personal)
+        train_once = partial(train, round_number=1, settings=settings)
+        first, again = first + _timed(train_once), again + _timed(train_once)
+        steps += _steps(len(part.train), settings.batch_size)
+        if time.perf_counter() - begun > SHARE * seconds:
+            break
+    share = _steps_per_round(experiment, trial) / steps
+    return _with_scoring(experiment, test_sets, method, first_round=first * share, later=again * share)
+
+
+def _with_scoring(
+    experiment: Experiment, test_sets: Sequence[TestSet], method: Method, *, first_round: float, later: float
+) -> Costs:
+    images = sum(len(test_set.examples) for test_set in test_sets)
+    held_out = [examples for client in experiment.clients for examples in client.held_out.values()]
+    examples = [*(test_set.examples for test_set in test_sets), *held_out]
+    if not examples:
+        return Costs(first_round, later, 0.0, 0.0)
+    table, clip, some = experiment.recipe.evaluate, experiment.clip, examples[0]
+    few = _first(some, table.batch_size)
+    score = partial(predict, method, clip, few.images, few.space, batch_size=table.batch_size)
+    once, twice = _timed(score) / len(few), _timed(score) / len(few)  # per image
+    first, again = once * images, twice * images
+    models = len(experiment.clients) if initial_state(method)[1] else 1
+    validation = twice * sum(map(len, held_out))
+    return Costs(first_round, later, again * models, first + again * (models - 1 + table.local), validation)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _first(examples: Examples, most: int) -> Examples:
+    positions = torch.arange(min(most, len(examples)))
+    return Examples(examples.images.take(positions), examples.targets[positions], examples.space)
+
+
+def _steps(images: int, batch_size: int) -> int:
+    return math.ceil(images / batch_size)
+
+
+def _steps_per_round(experiment: Experiment, trial: Trial) -> float:
+    """Training steps of all clients of a round together, on average, in one pass over their images."""
+    sizes = [len(shard.rows) for shard in experiment.partition.shards]
+    sizes = [sum(sizes)] if trial.sharing == "pooled" else sizes
+    chosen = max(math.floor(trial.fraction * len(sizes) + 1e-9), 1)
+    return sum(_steps(size, trial.settings.batch_size) for size in sizes) * chosen / len(sizes)
+
+
+def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
+    costs, part = f"{trial.label}: a round takes about {_seconds(found.round)}", _seconds(found.seconds)
+    most = plural(trial.settings.rounds, "round")
+    if found.first_round + found.scoring > found.seconds:
+        context.callbacks.on_warning(
+            f"{costs}, the first one {_seconds(found.first_round)} and scoring {_seconds(found.scoring)}, more than "
+            f"its part of the time, {part}, so it trains one round. Give more --minutes, fewer images per class "
+            "(partition.shots), or a part of the clients per round (train.fraction)."
+        )
+    elif found.rounds < trial.settings.rounds:
+        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} fit into its part of the time, {part}.")
+    else:
+        context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 100 else f"{value / 60:.3g} min"

@@ -1,0 +1,60 @@
+"""Where results are to be written, checked before anything is opened: a new folder, or a file that can be made.
+
+Nothing that takes long to import is needed here.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from fedprompt.errors import UserError
+from fedprompt.file_system import entries, obstacle
+
+# What a run that stopped before its first record leaves behind; hidden files count as well.
+BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors", "federation.json"})
+
+
+def require_no_run(path: Path) -> None:
+    """Raise UserError if a folder holds a run."""
+    log = path / "run.jsonl"
+    if log.exists() and log.stat().st_size:
+        raise UserError(
+            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
+            "folder with --out."
+        )
+
+
+def require_output_folder(path: Path) -> None:
+    """Raise UserError unless a run can be written to a folder: it holds nothing, or does not exist and can be made."""
+    what = obstacle(path, "folder")
+    if what and what != "does not exist":
+        raise UserError(f"The results cannot be written to {path}, which {what}; choose another folder with --out.")
+    if not what:
+        require_no_run(path)
+        other = [one.name for one in entries(path) if one.name not in BEGUN and not one.name.startswith(".")]
+        if other:
+            raise UserError(
+                f"The folder {path} is not empty (it holds {other[0]!r}); choose a new folder for the run with --out."
+            )
+    require_writable(path)
+
+
+def require_output_file(path: Path, option: str) -> None:
+    """Raise UserError unless a file can be written; `option` is how the user named it."""
+    what = obstacle(path, "file")
+    if what and what != "does not exist":
+        raise UserError(f"{option} {path} cannot be written: it {what}; give the path of a file.")
+    require_writable(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UserError unless files can be made in a folder, or in the one above it that exists."""
+    existing = next((place for place in (folder, *folder.absolute().parents) if not obstacle(place, "folder")), folder)
+    try:
+        with tempfile.TemporaryFile(dir=existing) as file:
+            file.write(b"fedprompt")
+    except OSError as error:
+        raise UserError(
+            f"Nothing can be written to {folder} ({error.strerror}); choose another folder, or free some space."
+        ) from error

@@ -1,0 +1,277 @@
+"""`fedprompt predict`: tables of paths, files of predictions, comparison with given labels, and the page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from fedprompt.cli.main import app
+from fedprompt.data.dataset import Dataset
+from fedprompt.demo.world import pictograms, scenes
+from fedprompt.experiments import predict as prediction
+from test_cli import TINY, call, sentence
+
+QUICK = (
+    "-s",
+    "compare=[]",
+    "-s",
+    "train.rounds=1",
+    "-s",
+    "evaluate.local=false",
+    "-s",
+    "evaluate.samples=0",
+    "--quiet",
+)
+MULTI = """
+name = "multi"
+seed = 3
+[data]
+source = "scenes"
+train = 40
+test = 10
+[partition]
+rule = "label_clusters"
+[method]
+name = "fedmpt"
+rank = 2
+[train]
+batch_size = 8
+lr = 0.01
+"""
+
+
+def trained(folder: Path, recipe: str) -> Path:
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+    call("run", folder / "recipe.toml", *QUICK, "--out", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("single"), TINY)
+
+
+@pytest.fixture(scope="module")
+def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("multi"), MULTI)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    return pictograms(train=1, test=1)
+
+
+@pytest.fixture
+def images(dataset: Dataset, tmp_path: Path) -> Path:
+    """Six images of base classes with a table of their labels."""
+    rows = [row for row in range(len(dataset.source)) if int(dataset.targets[row]) in dataset.base][:60:10]
+    (tmp_path / "images").mkdir()
+    lines = ["image;label"]
+    for number, row in enumerate(rows):
+        dataset.source.open(row).save(tmp_path / "images" / f"{number}.png")
+        lines.append(f"{number}.png;{dataset.space.names[int(dataset.targets[row])]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
+    return tmp_path / "images"
+
+
+def pictures(said: str) -> list[str]:
+    return [Path(one["picture"]).name for one in json.loads(said)]
+
+
+def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images: Path, tmp_path: Path) -> None:
+    assert pictures(call("predict", run, tmp_path / "labels.csv", "--json")) == [f"{n}.png" for n in range(6)]
+    listed = tmp_path / "some.parquet"
+    pq.write_table(pa.table({"path": [str(images / "4.png"), "images/1.png"]}), listed)
+    assert pictures(call("predict", run, listed, "--json")) == ["4.png", "1.png"]
+    (tmp_path / "lines.jsonl").write_text('{"file": "images\\\\2.png"}\n', encoding="utf-8")
+    assert pictures(call("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
+
+
+def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_table_are_named(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "some.csv").write_text("image\nimages/1.png\nimages/gone.png\n", encoding="utf-8")
+    said = call("predict", run, tmp_path / "some.csv", code=1)
+    assert "1.png: " in said and f"{images / 'gone.png'} does not exist" in said
+    assert "1 of 2 cannot be read" in said
+    (tmp_path / "bad.csv").write_text("image,x\n,1\nimages/1.png,2\n,3\n", encoding="utf-8")
+    assert "bad.csv has 2 mistakes" in call("predict", run, tmp_path / "bad.csv", code=2)
+    (tmp_path / "other.csv").write_text("photo\n1.png\n", encoding="utf-8")
+    assert "has no column 'image'" in sentence("predict", run, tmp_path / "other.csv")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    assert "cannot be read as Parquet" in sentence("predict", run, tmp_path / "torn.parquet")
+    pq.write_table(pa.table({"image": [{"bytes": b"x"}]}), tmp_path / "bytes.parquet")
+    assert "it holds a dict, not a path" in sentence("predict", run, tmp_path / "bytes.parquet")
+
+
+def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_path: Path) -> None:
+    files = {form: tmp_path / f"out.{form}" for form in ("csv", "parquet", "jsonl")}
+    options = [word for form, path in files.items() for word in (f"--{form}", path)]
+    said = call("predict", run, images, "--classes", "dog, cat,tree", *options)
+    assert said.splitlines() == [f"Written: {path} (6 images)" for path in files.values()]
+    with files["csv"].open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    read = pq.read_table(files["parquet"]).to_pylist()
+    lines = [json.loads(line) for line in files["jsonl"].read_text(encoding="utf-8").splitlines()]
+    shown = json.loads(call("predict", run, images, "--classes", "dog, cat,tree", "--json"))
+    for row, other, line, one in zip(rows, read, lines, shown, strict=True):
+        assert row["image"] == other["image"] == line["image"] == one["picture"]
+        assert row["predicted"] == other["predicted"] == line["predicted"] == one["top"][0][0]
+        values = {name: float(row[f"probability of {name}"]) for name in ("dog", "cat", "tree")}
+        assert values == line["probabilities"] == {name: other[f"probability of {name}"] for name in values}
+        assert sum(values.values()) == pytest.approx(1, abs=1e-5)
+        assert float(row["probability"]) == other["probability"] == line["probability"] == max(values.values())
+
+
+def test_predictions_are_compared_with_given_labels(run: Path, images: Path, tmp_path: Path) -> None:
+    page, out = tmp_path / "page.html", tmp_path / "out.csv"
+    (images / "extra.png").write_bytes((images / "0.png").read_bytes())
+    said = call("predict", run, images, "--labels", tmp_path / "labels.csv", "--page", page, "--csv", out)
+    with out.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["truth"]]
+    right = sum(row["predicted"] == row["truth"] for row in rows)
+    assert len(rows) == 6 and f"Of 6 images with a given label: accuracy {100 * right / 6:.1f}%" in said
+    assert "Images without a label in the table: 1." in said
+    assert f"Written: {page} (7 images)" in said
+    wrong = [row for row in rows if row["predicted"] != row["truth"]]
+    for row in wrong:
+        assert f"1 image of {row['truth']} predicted as {row['predicted']}." in said
+    html = page.read_text(encoding="utf-8")
+    assert "Images with given labels: 6 images" in html and "Confusion matrix" in html
+    shown = re.findall(r'<figure class="mistake"><img src="data:image/png;base64', html)
+    assert len(shown) == len(wrong) and html.count('<p class="decided">') == 7
+    assert "Predictions of FedMVP for 7 images" in html
+
+
+def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:
+    table = tmp_path / "wrong.csv"
+    table.write_text("image,label\nimages/0.png,dgo\nimages/1.png,ctt\n", encoding="utf-8")
+    said = call("predict", run, images, "--labels", table, code=2)
+    assert "wrong.csv has 2 mistakes" in said and "line 2: there is no class 'dgo'; did you mean 'dog'?" in said
+    table.write_text("image,label\nimages/0.png,dog\nimages/0.png,cat\n", encoding="utf-8")
+    assert "has another label in an earlier row" in sentence("predict", run, images, "--labels", table)
+    table.write_text("image,label\nelsewhere.png,dog\n", encoding="utf-8")
+    assert "has no label of an image that is predicted" in sentence("predict", run, images, "--labels", table)
+    table.write_text("image,label\nimages/0.png,\n", encoding="utf-8")
+    assert "has no label; add some" in sentence("predict", run, images, "--labels", table)
+    assert "does not exist; give the path of a table" in sentence("predict", run, images, "--labels", "gone.csv")
+    table.write_text("image,text\nimages/0.png,x\n", encoding="utf-8")
+    assert "has no column 'label'" in sentence("predict", run, images, "--labels", table)
+
+
+def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "else.csv").write_text("image,label\n/data/3.png,dog\n/data/x/1.png,cat\n", encoding="utf-8")
+    assert "Of 2 images with a given label" in call("predict", run, images, "--labels", tmp_path / "else.csv")
+
+
+@pytest.mark.parametrize("form", ["labels", "columns"])
+def test_several_labels_per_image_are_decided_and_compared(multi: Path, tmp_path: Path, form: str) -> None:
+    data = scenes(train=1, test=4, seed=3)
+    rows = [row for row, split in enumerate(data.splits) if split != "train"][:4]
+    for number, row in enumerate(rows):
+        data.source.open(row).save(tmp_path / f"{number}.png")
+    true = [[data.space.names[label] for label in (data.targets[row] == 1).nonzero().flatten()] for row in rows]
+    if form == "labels":
+        lines = ["image\tlabels", *(f"{number}.png\t{'; '.join(own)}" for number, own in enumerate(true))]
+    else:
+        names = data.space.names
+        marks = ["\t".join(str(int(name in own)) for name in names) for own in true]
+        lines = ["\t".join(["image", *names]), *(f"{number}.png\t{own}" for number, own in enumerate(marks))]
+    (tmp_path / "truth.tsv").write_text("\n".join(lines), encoding="utf-8")
+    out, page = tmp_path / "out.jsonl", tmp_path / "page.html"
+    words = ("--labels", tmp_path / "truth.tsv", "--jsonl", out, "--page", page)
+    said = call("predict", multi, *(tmp_path / f"{number}.png" for number in range(4)), *words)
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [one["truth"] for one in found] == true
+    assert re.search(r"Of 4 images with a given label: mAP [\d.]+%, CF1 [\d.]+%, OF1 [\d.]+%\.", said)
+    for one in found:
+        assert one["predicted"] == [name for name, value in one["probabilities"].items() if value >= 0.5]
+    html = page.read_text(encoding="utf-8")
+    assert html.count('<p class="decided">') == 4 and "Confusion matrix" not in html and "(recall)" in html
+
+
+def test_a_long_page_shows_the_first_images_and_says_so(
+    run: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "PAGE_IMAGES", 4)
+    page = tmp_path / "page.html"
+    said = call("predict", run, images, "--page", page)
+    assert f"Written: {page} (the first 4 of 6 images)" in said
+    html = page.read_text(encoding="utf-8")
+    assert "The first 4 are shown." in html and html.count('<p class="decided">') == 4
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_anything_is_opened(tmp_path: Path) -> None:
+    gone = tmp_path / "no run"
+    for option in ("--csv", "--parquet", "--jsonl", "--page"):
+        said = sentence("predict", gone, "x.png", option, tmp_path)
+        assert f"{option} {tmp_path} cannot be written: it is a folder" in said
+        assert "Nothing can be written to /proc/x" in sentence("predict", gone, "x.png", option, "/proc/x/out")
+
+
+def test_json_on_the_output_stays_json_beside_other_outputs(run: Path, images: Path, tmp_path: Path) -> None:
+    words = ["predict", run, images, "--json", "--csv", tmp_path / "a.csv", "--labels", tmp_path / "labels.csv"]
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0 and len(json.loads(result.stdout)) == 6 and "Written: " in result.stderr
+    assert all("truth" in one for one in json.loads(result.stdout))
+
+
+def test_batches_do_not_show_in_the_result(run: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(call("predict", run, images, "--json"))
+    monkeypatch.setattr(prediction, "BATCH", 2)
+    parts = json.loads(call("predict", run, images, "--json"))
+    for one, other in zip(whole, parts, strict=True):
+        assert one["picture"] == other["picture"] and one["top"][0][0] == other["top"][0][0]
+        assert one["top"][0][1] == pytest.approx(other["top"][0][1], abs=1e-5)
+
+
+def start(words: list[str], *, stdout: int | None, redirect: str = "") -> subprocess.CompletedProcess[str]:
+    line = f'"{sys.executable}" -m fedprompt {" ".join(words)} {redirect}'
+    return subprocess.run(["sh", "-c", line], stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="other systems have no full device")
+@pytest.mark.parametrize("words", [["config", "list"], ["--help"], ["config", "show", "demo"]])
+def test_a_full_device_gets_a_sentence_and_an_exit_code(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = start(words, stdout=full.fileno())
+    assert done.returncode == 2
+    assert done.stderr == "The output cannot be written (No space left on device); send it to another place.\n"
+    silent = start(words, stdout=None, redirect=">/dev/full 2>/dev/full")
+    assert silent.returncode == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="redirections of a shell")
+@pytest.mark.parametrize("redirect", ["<&-", ">&-", "2>&-", "| head -n 1"])
+def test_closed_streams_are_no_error(redirect: str) -> None:
+    done = start(["config", "list"], stdout=subprocess.PIPE, redirect=redirect)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_a_run_records_the_mistakes_of_its_main_method_with_its_report(run: Path) -> None:
+    events = [json.loads(line) for line in (run / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    mistakes = [event for event in events if event["event"] == "mistakes"]
+    scores = {event["split"]: event for event in events if event["event"] == "score"}
+    assert {event["trial"] for event in mistakes} == {"fedmvp"}
+    assert [event["split"] for event in mistakes] == list(dict.fromkeys(scores))
+    for event in mistakes[:2]:
+        right = sum(one["right"] for one in event["classes"])
+        assert right == sum(event["counts"][label][label] for label in range(len(event["counts"])))
+        assert right / event["images"] == pytest.approx(scores[event["split"]]["figures"]["accuracy"])
+        assert sum(map(sum, event["counts"])) == event["images"]
+        assert all(one["picture"] == "" for one in event["worst"])  # evaluate.samples = 0
+        assert [one["probability"] for one in event["worst"]] == sorted(
+            (one["probability"] for one in event["worst"]), reverse=True
+        )
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert "Mistakes of FedMVP" in html and "Decisions per class" in html

@@ -1,0 +1,158 @@
+"""Warnings of `check` on near-duplicates between splits, class counts and image sizes, and what they leave alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.near_duplicates import DISTANCE, near_duplicates, perceptual_hash
+from fedprompt.data.problems import scan_images
+from fedprompt.data.quality import quality_warnings
+from fedprompt.data.sources.image_folder import image_folder
+from fedprompt.demo.world import pictograms
+from test_cli import call
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Image.Image]:
+    source = pictograms(train=1, test=1).source
+    return [source.open(row) for row in range(40)]
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=60)
+    return Image.open(file).convert("RGB")
+
+
+def half(image: Image.Image) -> Image.Image:
+    return image.resize((image.width // 2, image.height // 2))
+
+
+def brighter(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(1.1)
+
+
+def distance(first: Image.Image, second: Image.Image) -> int:
+    hashes = perceptual_hash(first), perceptual_hash(second)
+    assert hashes[0] is not None and hashes[1] is not None
+    return (hashes[0] ^ hashes[1]).bit_count()
+
+
+@pytest.mark.parametrize("change", [jpeg, half, brighter])
+def test_a_changed_copy_is_near_and_another_image_is_far(
+    drawings: list[Image.Image], change: Callable[[Image.Image], Image.Image]
+) -> None:
+    near = [distance(image, change(image)) <= DISTANCE for image in drawings]
+    assert sum(near) >= 0.9 * len(near)
+    assert min(distance(drawings[0], other) for other in drawings[1:]) > DISTANCE
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20),
+    st.lists(st.tuples(st.integers(0, 19), st.lists(st.integers(0, 63), max_size=8)), max_size=20),
+)
+def test_bands_find_the_pairs_that_comparing_all_finds(words: list[int], changes: list[tuple[int, list[int]]]) -> None:
+    first = dict(enumerate(words))
+    second = {
+        100 + number: words[place % len(words)] ^ sum(1 << bit for bit in set(bits))
+        for number, (place, bits) in enumerate(changes)
+    }
+    expected = {}
+    for row, word in second.items():
+        distances = [(word ^ own).bit_count() for own in words]
+        if min(distances) <= DISTANCE:
+            expected[row] = (distances.index(min(distances)), min(distances))
+    assert {row: (place, bits) for place, row, bits in near_duplicates(first, second)} == expected
+
+
+def test_an_image_of_one_grey_has_no_hash() -> None:
+    assert perceptual_hash(Image.new("RGB", (50, 40), (10, 200, 30))) is None
+
+
+def noise(path: Path, seed: int, *, side: int = 300) -> Image.Image:
+    """Blots of its own for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
+    image.save(path)
+    return image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of eight training and two test images each, all different and large."""
+    for number in range(20):
+        place = ("train", "test")[number % 10 >= 8] + ("/cat", "/dog")[number // 10]
+        noise(tmp_path / place / f"{number}.png", number)
+    return tmp_path
+
+
+def warnings_of(folder: Path, **options: bool) -> tuple[str, ...]:
+    dataset: Dataset = image_folder(path=folder)
+    scan = scan_images(dataset.source, range(len(dataset.source)), perceptual=options.get("perceptual", True))
+    return quality_warnings(dataset, scan, input_side=224)
+
+
+def test_a_sound_folder_has_no_warning(folder: Path) -> None:
+    assert warnings_of(folder) == ()
+
+
+def test_a_near_duplicate_in_the_test_part_is_named_with_its_training_image(folder: Path) -> None:
+    with Image.open(folder / "train/cat/0.png") as image:
+        jpeg(image).resize((280, 280)).save(folder / "test/cat/copy.jpg", quality=70)
+    (found,) = warnings_of(folder)
+    assert found == (
+        "1 image that is not for training looks almost like a training image, which makes figures too high: "
+        "test/cat/copy.jpg (test) and train/cat/0.png (train)."
+    )
+    assert warnings_of(folder, perceptual=False) == ()
+
+
+def test_the_same_pixels_are_left_to_the_problems(folder: Path) -> None:
+    (folder / "test/cat/copy.png").write_bytes((folder / "train/cat/0.png").read_bytes())
+    assert warnings_of(folder) == ()
+    said = call("check", folder, code=2)
+    assert "The same image is in several splits" in said and "looks almost like" not in said
+
+
+def test_imbalanced_and_tiny_classes_are_counted(folder: Path) -> None:
+    for number in range(20, 40):
+        noise(folder / f"train/cat/{number}.png", number)
+    for number in (12, 13, 14, 15, 16, 17):
+        (folder / f"train/dog/{number}.png").unlink()
+    assert warnings_of(folder) == (
+        "The classes are imbalanced: cat has 28 training images and dog has 2; see the figures per class.",
+        "1 of 2 classes has fewer than 5 training images: dog (2).",
+    )
+
+
+def test_images_much_smaller_than_the_backbone_reads_are_counted(folder: Path) -> None:
+    noise(folder / "train/cat/small.png", 50, side=60)
+    noise(folder / "train/cat/middle.png", 51, side=113)
+    (found,) = warnings_of(folder)
+    assert found == (
+        "1 of 22 images is at most half as large as what the backbone reads (224 x 224 pixels), and is enlarged: "
+        "train/cat/small.png has 60 x 60."
+    )
+
+
+def test_check_prints_each_warning_in_a_line_and_does_not_fail(folder: Path) -> None:
+    noise(folder / "train/cat/small.png", 50, side=60)
+    said = call("check", folder)
+    assert "Warning: 1 of 21 images is at most half as large" in said and "0 problems." in said
+    demo = call("check", "own_folder", "-s", f"data.path={folder}", "-s", "backbone.path=demo")
+    assert "at most half as large" not in demo  # the embedded CLIP reads 64 x 64 pixels
+    with Image.open(folder / "train/cat/0.png") as image:
+        jpeg(image).save(folder / "test/cat/copy.jpg")
+    assert "looks almost like" in call("check", folder)
+    assert "looks almost like" not in call("check", folder, "--no-duplicates")

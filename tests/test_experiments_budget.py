@@ -1,0 +1,131 @@
+"""A budget of time chooses the number of rounds; training is that of a run with this number, also after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy.server_run import require_rounds
+from fedprompt.errors import UserError
+from fedprompt.experiments import budget
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.budget import Costs, rounds_that_fit
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.plan import resolve
+from fedprompt.records.events import BudgetEvent, TrialEvent
+from fedprompt.records.run_folder import load_tensors, read_events
+from test_experiments_resume import RECIPE
+
+SECONDS = st.floats(0.001, 1e5)
+
+
+class Said(RunCallbacks):
+    """What a run says about its budget, and an error after a round."""
+
+    def __init__(self, *, stop: int = 0) -> None:
+        self.lines: list[str] = []
+        self.stop = stop
+
+    def on_message(self, text: str) -> None:
+        self.lines += [text] * ("a round takes" in text)
+
+    def on_warning(self, text: str) -> None:
+        self.on_message(text)
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        if number == self.stop:
+            raise KeyboardInterrupt
+
+
+@given(SECONDS, SECONDS, SECONDS, SECONDS, SECONDS, st.integers(1, 200), st.integers(0, 9))
+def test_the_rounds_that_fit_take_the_time_and_one_more_would_not(first, later, scoring, final, seconds, most, every):
+    def needed(rounds: int) -> float:
+        return first + (rounds - 1) * (later + (scoring / every if every else 0)) + final
+
+    rounds = rounds_that_fit(Costs(first, later, scoring, final), seconds, most=most, every=every)
+    assert 1 <= rounds <= most
+    assert rounds == 1 or needed(rounds) <= seconds * (1 + 1e-9)
+    assert rounds == most or needed(rounds + 1) > seconds * (1 - 1e-9)
+
+
+def recipe(*, rounds: int, minutes: float) -> str:
+    return f"minutes = {minutes}\n" + RECIPE.replace("rounds = 1", f"rounds = {rounds}")
+
+
+def run(folder: Path, text: str, said: RunCallbacks) -> Path:
+    runs.start(resolve(parse_recipe(text)), folder, callbacks=said)
+    return folder
+
+
+def events_of(folder: Path, kind: type) -> list:
+    return [event for event in read_events(folder) if isinstance(event, kind)]
+
+
+@pytest.fixture(scope="module")
+def stated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("stated") / "run", recipe(rounds=2, minutes=0), Said())
+
+
+def test_training_is_that_of_a_run_with_the_chosen_number(stated: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "measure", lambda *_, seconds: Costs(seconds / 2, seconds / 5, 1.0, seconds / 5))
+    said = Said()
+    run(tmp_path / "run", recipe(rounds=9, minutes=1), said)
+    (found,) = events_of(tmp_path / "run", BudgetEvent)
+    assert (found.name, found.rounds, found.seconds) == ("promptfl", 2, 60.0)
+    assert said.lines == ["PromptFL: a round takes about 12 s; 2 of 9 rounds fit into its part of the time, 60 s."]
+    started = events_of(tmp_path / "run", TrialEvent)[0]
+    assert started.rounds == started.settings["rounds"] == 2
+    ours, theirs = (folder / "checkpoints" / "promptfl@00000002.safetensors" for folder in (tmp_path / "run", stated))
+    assert {key: one.tolist() for key, one in load_tensors(ours)[0].items()} == {
+        key: one.tolist() for key, one in load_tensors(theirs)[0].items()
+    }
+
+
+def test_a_resumed_run_keeps_its_number_of_rounds(stated: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "measure", lambda *_, seconds: Costs(seconds / 2, seconds / 5, 1.0, seconds / 5))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", recipe(rounds=9, minutes=1), Said(stop=1))
+    monkeypatch.setattr(budget, "measure", None)  # is not called again
+    runs.resume(tmp_path / "run")
+    assert len(events_of(tmp_path / "run", BudgetEvent)) == 1
+    ours, theirs = (folder / "checkpoints" / "promptfl@00000002.safetensors" for folder in (tmp_path / "run", stated))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_measurement_counts_steps_and_leaves_no_trace(stated: Path, tmp_path: Path, monkeypatch) -> None:
+    def half_a_second(work: Callable[[], object]) -> float:
+        work()
+        return 0.5
+
+    monkeypatch.setattr(budget, "_timed", half_a_second)
+    text = recipe(rounds=2, minutes=1000) + '[[compare]]\nname = "zeroshot"\n'
+    run(tmp_path / "run", text, Said())
+    (found,) = events_of(tmp_path / "run", BudgetEvent)
+    assert found.seconds == 60_000.0  # of the one method that trains
+    assert (found.first_round, found.round) == (1.5, 1.5)  # three clients with a step each
+    ours, theirs = (folder / "checkpoints" / "promptfl@00000002.safetensors" for folder in (tmp_path / "run", stated))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_round_that_does_not_fit_is_said_with_what_to_do(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "measure", lambda *_, seconds: Costs(9000.0, 30.0, 1.0, 1.0))
+    said = Said()
+    run(tmp_path / "run", recipe(rounds=9, minutes=1), said)
+    (line,) = said.lines
+    assert "the first one 150 min" in line and "it trains one round. Give more --minutes" in line
+    assert events_of(tmp_path / "run", BudgetEvent)[0].rounds == 1
+
+
+def test_no_budget_measures_nothing(stated: Path) -> None:
+    assert not events_of(stated, BudgetEvent)
+
+
+def test_sites_are_not_measured() -> None:
+    with pytest.raises(UserError, match="minutes = 10 is measured on one machine"):
+        require_rounds(parse_recipe(recipe(rounds=2, minutes=10)))
+    require_rounds(parse_recipe(recipe(rounds=2, minutes=0)))

@@ -1,0 +1,201 @@
+"""Attack 13: an update that destroys the model is bounded, or its round is rolled back and its sender named."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fedprompt.config.recipe_tables import NORM_LIMIT
+from fedprompt.errors import NotFiniteError
+from fedprompt.federated.attacks import Adversaries, scaled
+from fedprompt.federated.client import TrainSettings
+from fedprompt.federated.evaluate import Score
+from fedprompt.federated.history import FIRST_ROUNDS, STANDS_OUT, History
+from fedprompt.federated.rollback import Finished
+from fedprompt.federated.rounds import Round, Start, federate
+from fedprompt.federated.screening import Limits
+from fedprompt.federated.server import Server
+from fedprompt.runtimes.simulator import Simulator
+from fedprompt.seeding import numpy_stream
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update
+from toys import Toy, fake_clip, toy_client
+
+TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "30"))
+SERVER = Server(limits=Limits(norm=NORM_LIMIT))
+BREAKS = 1e15  # length of a state from which honest losses are not finite, as squares of float32 are not
+Poison = Callable[[int, State], Update | None]
+
+
+class Quadratic:
+    """Clients whose loss is half the squared distance to a point of their own; adversaries send what `poison` says."""
+
+    def __init__(self, count: int, poison: Mapping[int, Poison]) -> None:
+        draws = torch.Generator().manual_seed(count)
+        self.points = {client: torch.randn(4, generator=draws) for client in range(count)}
+        self.poison, self.undone = poison, 0
+
+    def train(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Update]:
+        if float(shared["bias"].norm()) > BREAKS and len(self.poison) < len(asked):
+            raise NotFiniteError(f"The loss became nan in round {round_number}; lower the learning rate.")
+        sent = [self._answer(round_number, shared, client) for client in asked]
+        return [update for update in sent if update is not None]
+
+    def _answer(self, round_number: int, shared: State, client: int) -> Update | None:
+        away = self.points[client] - shared["bias"]
+        honest = Update(client, 5, {"bias": shared["bias"] + 0.3 * away}, {}, 1.0 + float(away @ away) / 2, 0.0)
+        return self.poison[client](round_number, shared) if client in self.poison else honest
+
+    def undo(self) -> None:
+        self.undone += 1
+
+    def evaluate(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Score]:
+        return []
+
+
+def run(transport: Quadratic, *, rounds: int, server: Server = SERVER) -> list[Round]:
+    return list(federate(Toy(), transport, clients=range(len(transport.points)), rounds=rounds, seed=1, server=server))
+
+
+def sends(client: int, change: torch.Tensor, *, loss: float = 1.0, rounds: Sequence[int] = ()) -> Poison:
+    """An adversary that sends this change, in all rounds or in some; in the others it is silent."""
+
+    def poison(number: int, shared: State) -> Update | None:
+        if rounds and number not in rounds:
+            return None
+        return Update(client, 5, {"bias": shared["bias"] + change}, {}, loss, 0.0)
+
+    return poison
+
+
+def one_huge(client: int, size: float = 1e30, **options: object) -> dict[int, Poison]:
+    return {client: sends(client, torch.full((4,), size), **options)}
+
+
+def blamed(rounds: Sequence[Round]) -> set[int]:
+    return {client for one in rounds for client in one.refused}
+
+
+def test_one_huge_update_costs_its_client_the_round_and_nobody_else() -> None:
+    attacked, without = run(Quadratic(5, one_huge(4)), rounds=8), run(Quadratic(5, {4: lambda *_: None}), rounds=8)
+    assert blamed(attacked) == {4} and all("norm: the change has length" in one.refused[4] for one in attacked)
+    assert torch.equal(attacked[-1].shared["bias"], without[-1].shared["bias"])
+
+
+def test_of_two_clients_the_one_that_broke_the_model_is_named_and_its_update_is_left_out() -> None:
+    transport = Quadratic(2, one_huge(1))
+    rounds = run(transport, rounds=9)
+    first, second = rounds[0], rounds[1]
+    assert not first.refused and float(first.shared["bias"].norm()) > BREAKS
+    assert second.rolled_back == 1 and transport.undone and not second.updates
+    assert second.refused.keys() == {1} and "rolled back: its change in round 1 was" in second.refused[1]
+    assert "round 1 was rolled back, because after it losses were not finite" in second.skipped
+    alone = run(Quadratic(2, {1: lambda *_: None}), rounds=8)
+    assert torch.equal(second.shared["bias"], alone[0].shared["bias"]), "the round counts without that update"
+    assert float(rounds[-1].shared["bias"].norm()) < 10 and blamed(rounds) == {1}
+    assert sum(bool(one.rolled_back) for one in rounds) <= 2, "a client that was caught is held to a tighter limit"
+
+
+def test_losses_that_explode_roll_back_too() -> None:
+    """A change within the limit of norms, in the first round, after which losses are finite."""
+    transport = Quadratic(5, {4: sends(4, torch.full((4,), 15.0), rounds=[1])})
+    rounds = run(transport, rounds=4)
+    assert not rounds[0].refused and rounds[1].rolled_back == 1 and rounds[1].refused.keys() == {4}
+    assert "the median loss rose to" in rounds[1].skipped and rounds[2].updates and not rounds[2].rolled_back
+
+
+def test_losses_that_one_client_claims_roll_nothing_back() -> None:
+    claims = {4: sends(4, torch.ones(4) / 4, loss=1e11)}
+    assert not any(one.rolled_back or one.refused for one in run(Quadratic(5, claims), rounds=5))
+
+
+def test_without_a_suspect_the_loss_that_is_not_finite_ends_the_run_as_before() -> None:
+    class Diverging(Quadratic):
+        def train(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Update]:
+            updates = super().train(round_number, shared, asked)
+            return [replace(one, shared={"bias": one.shared["bias"] * 1e16}) for one in updates]
+
+    with pytest.raises(NotFiniteError, match="lower the learning rate"):
+        run(Diverging(4, {}), rounds=5)
+    with pytest.raises(NotFiniteError):
+        run(Quadratic(2, one_huge(1)), rounds=5, server=Server())
+
+
+def test_a_run_that_resumes_from_a_poisoned_checkpoint_goes_back_by_one() -> None:
+    whole = run(Quadratic(2, one_huge(1, rounds=[2])), rounds=6)
+    first, poisoned = whole[0], whole[1]
+    undo_to = Finished(2, first.shared, first.memory)
+    start = Start(2, poisoned.shared, poisoned.memory)
+    transport = Quadratic(2, {})
+    rest = list(
+        federate(Toy(), transport, clients=range(2), rounds=6, seed=1, server=SERVER, start=start, undo_to=undo_to)
+    )
+    assert rest[0].rolled_back == 2 and torch.equal(rest[0].shared["bias"], first.shared["bias"])
+    assert float(rest[-1].shared["bias"].norm()) < 10
+
+
+def test_a_resumed_run_decides_as_one_that_never_stopped() -> None:
+    whole = run(Quadratic(5, one_huge(4, rounds=[3, 5])), rounds=7)
+    for last in (1, 2, 4, 6):
+        start = Start(last, whole[last - 1].shared, whole[last - 1].memory)
+        transport = Quadratic(5, one_huge(4, rounds=[3, 5]))
+        rest = list(federate(Toy(), transport, clients=range(5), rounds=7, seed=1, server=SERVER, start=start))
+        assert [one.refused for one in rest] == [one.refused for one in whole[last:]]
+        assert torch.equal(rest[-1].shared["bias"], whole[-1].shared["bias"])
+        assert all(torch.equal(tensor, whole[-1].memory[name]) for name, tensor in rest[-1].memory.items())
+
+
+def test_any_minority_of_adversaries_loses_its_rounds_and_nobody_else_is_named() -> None:
+    """Random numbers of clients, lengths, rounds and claimed losses, in up to half of the rounds."""
+    draws = numpy_stream(0, "attack 13")
+    for _ in range(TRIES):
+        count = int(draws.integers(3, 9))
+        few = int(draws.integers(1, (count + 1) // 2))
+        attacked = [number for number in range(1, 9) if draws.random() < 0.5]
+        poison = {}
+        for client in range(count - few, count):
+            change = torch.from_numpy(draws.normal(size=4)).float() * 10.0 ** float(draws.uniform(-3, 37))
+            loss = float(draws.choice([0.0, 1.0, 1e12, -1e12]))
+            poison[client] = sends(client, change, loss=loss, rounds=attacked or [9])
+        rounds = run(Quadratic(count, poison), rounds=24)
+        end = rounds[-1].shared["bias"]
+        assert len(rounds) == 24 and blamed(rounds) <= poison.keys(), (count, few, attacked)
+        goal = torch.stack([point for client, point in Quadratic(count, {}).points.items() if client not in poison])
+        assert float((end - goal.mean(dim=0)).norm()) < 1.0, (count, few, attacked, end)
+
+
+def test_the_simulator_goes_on_after_a_scaled_update() -> None:
+    pair = [toy_client(number) for number in range(2)]
+    adversaries = Adversaries(scaled(factor=1e30), frozenset({1}), seed=0)
+    simulator = Simulator(
+        Toy(), fake_clip(), pair, TrainSettings(rounds=4, batch_size=2, lr=0.1), adversaries=adversaries
+    )
+    rounds = list(federate(Toy(), simulator, clients=range(2), rounds=4, seed=1, server=SERVER))
+    assert [one.rolled_back for one in rounds[:2]] == [0, 1] and blamed(rounds) == {1}
+    assert all(tensor.isfinite().all() for tensor in rounds[-1].shared.values())
+
+
+def test_the_usual_length_needs_three_lengths_and_ignores_those_that_are_zero() -> None:
+    assert History().usual([1.0, 5.0]) is None and History().usual([0.0, 0.0, 0.0, 2.0]) is None
+    assert History().usual([0.0, 1.0, 2.0, 9.0]) == 2.0
+    assert History(lengths=(4.0, 4.0, 4.0)).usual([1.0, 1.0, 1.0]) == 4.0, "changes that shrink refuse nobody"
+    assert History(lengths=(1.0, 1.0, 1.0)).usual([4.0, 4.0, 4.0]) == 4.0, "nor do changes that all grow"
+    assert not History(lengths=(1.0,) * 3).too_long({0: 99.0}, 100.0)
+    assert History(lengths=(1.0,) * 3, caught=frozenset({0})).too_long({0: 2 * STANDS_OUT, 1: 99.0}, 100.0).keys() == {
+        0
+    }
+
+
+def test_the_history_survives_in_a_checkpoint_and_stops_growing() -> None:
+    history, update = History(), Update(0, 1, {}, {}, 0.25, 0.0)
+    for _ in range(FIRST_ROUNDS + 3):
+        history = history.after({0: 1.0, 1: 2.0}, [update])
+    history = replace(history, caught=frozenset({7, 3}))
+    assert History.of(history.memory()) == history and len(history.lengths) == 2 * FIRST_ROUNDS
+    assert history.loss == 0.25 and History.of({}) == History()
+    assert not history.exploded([replace(update, client=AGGREGATE_CLIENT, loss=1e9)])
+    assert history.exploded([replace(update, loss=0.76)]) and not history.exploded([replace(update, loss=math.nan)])

@@ -1,0 +1,248 @@
+"""Tuning for one's own data: rates searched on held-out images within a budget of time, then a run with the best."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from fedprompt.cli.main import app
+from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
+from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.budget import Costs
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.keep import Keep
+from fedprompt.experiments.plan import resolve
+from fedprompt.records.reading import read_run
+from fedprompt.studies.tune import GRID, Result, Rounds, make_tuning, plan_rounds, ranked, rounds_in, trainable
+
+RECIPE = """
+name = "small"
+seed = 3
+compare = [{ name = "zeroshot" }, { name = "fedclip" }]
+[data]
+source = "pictograms"
+train = 4
+test = 1
+[partition]
+rule = "class_chunks"
+classes_per_client = 13
+shots = 4
+[method]
+name = "promptfl"
+[train]
+rounds = 2
+batch_size = 20
+optimizer = "adamw"
+[evaluate]
+samples = 0
+[tuning]
+grid = { lr = [0.0001, 0.03] }
+"""
+
+
+def call(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tune")
+    (folder / "small.toml").write_text(RECIPE, encoding="utf-8")
+    return folder
+
+
+def tune(folder: Path, *words: object, out: str = "out", code: int = 0) -> str:
+    disk = ("--set", f"backbone.disk={folder / 'features'}")
+    return call("tune", folder / "small.toml", "--out", folder / out, *disk, *words, code=code)
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> str:
+    return tune(folder)
+
+
+COSTS = Costs(first_round=10.0, round=2.0, scoring=0.0, final=4.0)
+
+
+def test_two_thirds_of_the_time_go_to_the_search_and_the_rest_to_the_final_run() -> None:
+    # One method at three points: the first round opens images, 8 seconds more. 8 + 3 * 2 * rounds <= 80: 12 rounds.
+    found = rounds_in([COSTS], 120.0, points=3, most=50, keep=Keep())
+    assert (found.search, found.final) == (12, 18)  # 120 - 80 = 40 = 18 * 2 + 4
+    assert (found.search_minutes, found.final_minutes) == (80 / 60, 40 / 60)
+    two = rounds_in([COSTS, replace(COSTS, round=4.0, final=0.0)], 240.0, points=3, most=50, keep=Keep())
+    assert (two.search, two.final) == (8, 13)  # 8 + 6 + 18 * 8 = 158 <= 160; 82 left: 4 + 13 * 6 = 82
+
+
+def test_what_the_search_does_not_need_goes_to_the_final_run() -> None:
+    found = rounds_in([COSTS], 120.0, points=3, most=5, keep=Keep())
+    assert (found.search, found.final) == (5, 5)
+
+
+def test_scorings_of_held_out_images_cost_time_as_often_as_they_are_due() -> None:
+    scored = replace(COSTS, held_out=1.0)
+    # Six rounds are scored seven times: 8 + 3 * (6 * 2 + 7) = 65; seven: 8 + 3 * (14 + 8) = 74 <= 80; eight: 83.
+    assert rounds_in([scored], 120.0, points=3, most=50, keep=Keep("hm")).search == 7
+    # Every fourth round: 8 rounds are scored three times, 8 + 3 * (16 + 3) = 65; ten 4 times: 80; eleven: 86.
+    assert rounds_in([scored], 120.0, points=3, most=50, keep=Keep("hm", every=4)).search == 10
+
+
+def test_too_little_time_is_refused_with_the_time_that_is_needed() -> None:
+    # One round at three points costs 8 + 6 = 14 seconds, which are two thirds of 21; one of the final run 6.
+    with pytest.raises(UserError, match=r"at each of 3 points of the grid with 1 method, .* need about 0\.35 minutes"):
+        rounds_in([COSTS], 20.0, points=3, most=50, keep=Keep())
+    assert rounds_in([COSTS], 21.0, points=3, most=50, keep=Keep()).search == 1
+
+
+def test_the_first_of_equal_rates_is_kept_and_methods_are_ranked_by_their_best() -> None:
+    table = SimpleNamespace(title="x")
+    found = [
+        Result(table, "a", (0.5, 0.7, 0.7)),
+        Result(table, "b", (None, 0.9, None)),
+        Result(table, "c", (None, None, None)),
+        Result(table, "d", (0.9, 0.1, 0.0)),
+    ]
+    assert [result.best for result in found] == [1, 1, None, 0]
+    assert [result.label for result in ranked(found)] == ["b", "d", "a", "c"]
+    assert [result.label for result in trainable(found)] == ["b", "d", "a"]
+    with pytest.raises(UserError, match="Every method diverged at every point"):
+        trainable([found[2]])
+
+
+def test_the_grid_is_that_of_the_comparisons() -> None:
+    for name in ("compare_single", "compare_multi"):
+        assert {key: tuple(values) for key, values in load_recipe(find_recipe(name)).tuning.grid.items()} == GRID
+
+
+def test_the_best_rate_of_each_method_is_trained_and_the_best_method_is_the_main_one(folder: Path, said: str) -> None:
+    search, final = (read_run(folder / "out" / name) for name in ("search", "final"))
+    values = {trial.name: trial.validations[-1].value for trial in search.trials}
+    assert set(values) == {f"{name}-lr-{rate}" for name in ("promptfl", "fedclip") for rate in (0.0001, 0.03)}
+    for trial in final.trials:
+        if trial.trains:
+            rate = trial.about.settings["lr"]
+            assert values[f"{trial.name}-lr-{rate}"] == max(values[f"{trial.name}-lr-{one}"] for one in (0.0001, 0.03))
+    best = max(values, key=lambda name: values[name])
+    assert final.main is not None and best.startswith(final.main.name)
+    assert {trial.name for trial in final.trials} == {"promptfl", "fedclip", "zeroshot"}
+    shown = f"{100 * values[best]:.1f}"
+    assert f"{shown} *" in said and f"**{shown}**" in (folder / "out" / "tuning.md").read_text()
+
+
+def test_a_search_scores_no_test_image_and_has_the_seed_of_the_recipe(folder: Path, said: str) -> None:
+    search, final = (read_run(folder / "out" / name) for name in ("search", "final"))
+    assert search.header.seed == final.header.seed == 3
+    assert all(not trial.scores and trial.validations for trial in search.trials)
+    assert not any((folder / "out" / "search").glob("**/*.parquet"))
+    assert all(trial.scores and not trial.validations for trial in final.trials)
+    assert (folder / "out" / "search" / "partition.json").read_text() == (
+        folder / "out" / "final" / "partition.json"
+    ).read_text()
+
+
+def test_the_written_recipe_trains_the_best_method_again_to_the_bit(folder: Path, said: str) -> None:
+    assert f"fedprompt run {folder / 'out' / 'best.toml'}" in said
+    main = read_run(folder / "out" / "final").main
+    assert main is not None
+    recipe = load_recipe(folder / "out" / "best.toml")
+    assert [table.title for table in (recipe.method, *recipe.compare)] == [main.name, "zeroshot"]
+    runs.start(resolve(recipe), folder / "again")
+    one, two = (
+        load_file(folder / place / "adapters" / main.name / "adapter_model.safetensors")
+        for place in ("out/final", "again")
+    )
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
+    folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in ("search", "final")}
+    tune(folder)
+    assert before == {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in before}
+    train, trained = runs.run_trial, []
+
+    def stop_at_third(context: object, trial: SimpleNamespace) -> None:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(trial.name)
+        train(context, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_trial", stop_at_third)
+        tune(folder, out="stopped", code=130)
+    tune(folder, out="stopped")
+    for name in ("search", "final"):
+        one, two = read_run(folder / "out" / name), read_run(folder / "stopped" / name)
+        assert [trial.figures for trial in one.trials] == [trial.figures for trial in two.trials]
+        assert [trial.validations for trial in one.trials] == [trial.validations for trial in two.trials]
+
+
+def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folder: Path) -> None:
+    tune(folder, "--method", "promptfl", "--set", "train.keep=best:base", out="best")
+    search, final = (read_run(folder / "best" / name) for name in ("search", "final"))
+    kept = {trial.name: trial.kept for trial in search.trials}
+    assert all(one is not None and one.metric == "base" for one in kept.values())
+    main = final.main
+    assert main is not None and main.kept is not None and main.kept.metric == "base"
+    rate = main.about.settings["lr"]
+    assert kept[f"promptfl-lr-{rate}"].value == max(one.value for one in kept.values())
+    assert "BASE of the best round" in (folder / "best" / "tuning.md").read_text().replace("Base", "BASE")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--method", "promptfll"), "There is no method 'promptfll'; did you mean 'promptfl'?"),
+        (("--method", "promptfl,promptfl"), "--method names 'promptfl' twice; name every method once."),
+        (("--method", "zeroshot"), "zeroshot trains nothing, so it has nothing to tune; leave it out of --method."),
+        (("--method", "promptfl,"), "--method 'promptfl,' has an empty name; write e.g. --method fedvpt,promptfl."),
+        (
+            ("--set", "tuning.grid={lrr=[0.1]}"),
+            "[tuning]: has no key 'lrr'; did you mean 'lr'?",
+        ),
+        (("--minutes", "nan"), "--minutes nan is not a finite number; give one."),
+        (("--minutes", "0.02"), "give more --minutes, fewer methods, or fewer images per class (partition.shots)."),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(words: tuple[str, ...], sentence: str, folder: Path) -> None:
+    text = tune(folder, *words, out="bad", code=2)
+    assert sentence in " ".join(text.split())
+    assert not (folder / "bad" / "search").exists()
+
+
+def test_another_time_than_the_search_began_with_is_refused(folder: Path, said: str) -> None:
+    text = tune(folder, "--minutes", "9", code=2)
+    assert "holds a search with no limit of time; give the same, or another folder with --out." in text
+
+
+def test_the_numbers_of_rounds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = resolve(parse_recipe(RECIPE)).recipe
+    tuning, experiment = make_tuning(recipe, ["promptfl"], tmp_path, origin="small.toml", callbacks=RunCallbacks())
+    monkeypatch.setattr("fedprompt.studies.tune.measure", lambda *_, **__: replace(COSTS, first_round=2.0))
+    first = plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks())
+    assert (first.minutes, first.search, first.final) == (10.0, 2, 2), "the recipe has two rounds"
+    assert Rounds(**json.loads((tmp_path / "rounds.json").read_text())) == first
+    monkeypatch.setattr("fedprompt.studies.tune.measure", lambda *_, **__: pytest.fail("measured twice"))
+    assert plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks()) == first
+    assert re.fullmatch(r"Of 10 minutes the search takes about [\d.]+ \(2 rounds at each rate\) .*", first.sentence)
+
+
+def test_a_rate_that_diverges_does_not_end_the_search(folder: Path) -> None:
+    out = tune(folder, "--method", "promptfl", "--set", "tuning.grid.lr=[1e30,0.01]", out="wild")
+    assert "promptfl-lr-1e+30 diverged and counts as the worst: The loss of PromptFL became" in " ".join(out.split())
+    assert "| PromptFL | diverged | **" in (folder / "wild" / "tuning.md").read_text()
+    (trial,) = (one for one in read_run(folder / "wild" / "final").trials if one.trains)
+    assert trial.about.settings["lr"] == 0.01
+    with pytest.raises(NotFiniteError):
+        runs.start(resolve(parse_recipe(RECIPE, ["train.lr=1e30", "compare=[]"])), folder / "alone")
