@@ -206,7 +206,7 @@ class Adapter:
         return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
 
 
-def load_adapter(
+def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given from Python)
     place: str | os.PathLike[str],
     /,
     *,
@@ -221,7 +221,8 @@ def load_adapter(
 
     On the Hub, `place` is `owner/name` and `revision` pins a commit, a tag or a branch. `clip` is a backbone that is
     open already, else the adapter names it. `method` is the class of a method of one's own, and `trust_code` are the
-    modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there is no adapter at `place` or it is damaged.
+    modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there
+    is no adapter at `place` or it is damaged.
     """
     folder = Path(place).expanduser()
     if not folder.exists():
