@@ -37,6 +37,7 @@ name = "dualcoop"
 name = "zeroshot"
 [train]
 rounds = 2
+fraction = 0.2
 batch_size = 32
 lr = 0.002
 [evaluate]
@@ -59,7 +60,8 @@ name = "promptfl"
 name = "zeroshot"
 [train]
 rounds = {rounds}
-batch_size = 2
+fraction = {fraction}
+batch_size = 32
 lr = 0.1
 [evaluate]
 every = {every}
@@ -82,12 +84,13 @@ class Case:
         if self.labels:
             return LABELS.format(table=make_table(folder, self.labels, self.images))
         train = max(1, -(-2 * self.clients // 117))  # 39 base classes in three styles, two images per client
-        return CLIENTS.format(train=train, clients=self.clients, rounds=self.rounds, every=max(1, self.rounds // 100))
+        every, fraction = max(1, self.rounds // 100), min(1, 1000 / self.clients)
+        return CLIENTS.format(train=train, clients=self.clients, rounds=self.rounds, every=every, fraction=fraction)
 
 
 CASES: Mapping[str, Case] = {
-    "labels": Case("5,000 labels, 1,500 images, 10 clients, 2 rounds", labels=5000, images=1500),
-    "clients": Case("10,000 clients, 3 rounds", clients=10_000, rounds=3),
+    "labels": Case("5,000 labels, 1,500 images, 2 rounds of 2 of 10 clients", labels=5000, images=1500),
+    "clients": Case("10,000 clients, 3 rounds of 1,000 of them", clients=10_000, rounds=3),
     "rounds": Case("1,000 rounds, 10 clients", clients=10, rounds=1000),
 }
 

@@ -1,7 +1,7 @@
 """Slow poisoning: what a site can do in 100 rounds that stays just inside the norm bound in every one of them.
 
 `python -m benchmarks.slow_poisoning` measures what its results lack, and writes the section into docs/robustness.md.
-One of ten clients knows all honest updates and pulls against their mean, with the longest change that is accepted.
+One of ten clients trains on flipped labels and sends the longest change that is accepted.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -23,7 +24,7 @@ from fedprompt.config.registry import AGGREGATION_RULES
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.server import set_up
 from fedprompt.experiments.test_sets import make_test_sets
-from fedprompt.federated.attacks import Adversaries, Attack, AttackContext
+from fedprompt.federated.attacks import Adversaries, Attack, AttackContext, label_flip
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import federate, initial_state
 from fedprompt.federated.screening import change_norm
@@ -38,7 +39,7 @@ INSIDE = 0.99  # of the limit
 HEADING = "## Slow poisoning"
 INTRODUCTION = """\
 Made by `python -m benchmarks.slow_poisoning`: fedclip on the embedded images, ten clients, one of which is an
-adversary in all {rounds} rounds. It knows all honest updates and sends their mean change reversed, as long as
+adversary in all {rounds} rounds. It trains on flipped labels, knows all honest updates, and sends its change as long as
 {inside:g} of the limit of norms allows; columns give that limit in usual lengths, and {limit:g} is the default.
 Top-1 accuracy on the base classes; in brackets updates refused and rounds rolled back, where there were any."""
 
@@ -61,20 +62,17 @@ class Found:
 
 
 def inside(limit: float) -> Attack:
-    """The honest mean change reversed, as long as `limit` medians of the honest changes allow."""
+    """Training on flipped labels, whose change is sent as long as `limit` medians of the honest changes allow."""
 
     def poison(context: AttackContext, own: Update, draws: torch.Generator) -> Update:
         before = context.shared
-        lengths = torch.tensor([change_norm(update, before) for update in context.honest], dtype=torch.float64)
-        mean = {
-            name: torch.stack([other.shared.get(name, start) - start for other in context.honest]).mean(dim=0)
-            for name, start in before.items()
-        }
-        length = torch.stack([tensor.double().norm() for tensor in mean.values()]).norm()
-        scale = float(-INSIDE * limit * lengths.median() / length.clamp(min=1e-30))
-        return replace(own, shared={name: before[name] + scale * mean[name] for name in own.shared})
+        usual = median(change_norm(update, before) for update in context.honest)
+        scale = INSIDE * limit * usual / max(change_norm(own, before), 1e-30)
+        return replace(
+            own, shared={name: before[name] + scale * (one - before[name]) for name, one in own.shared.items()}
+        )
 
-    return Attack(poison_update=poison)
+    return Attack(poison_data=label_flip().poison_data, poison_update=poison)
 
 
 def measure(experiment: Experiment, case: Case, rounds: int) -> Found:
@@ -110,7 +108,8 @@ def read(path: Path) -> dict[Case, Found]:
     """The results in a file; none if there is no file."""
     found = {}
     for line in map(json.loads, path.read_text(encoding="utf-8").splitlines() if path.exists() else []):
-        found[Case(line.pop("rule"), line.pop("limit"))] = Found(**line)
+        case = Case(line.pop("rule"), line.pop("limit"))
+        found[case] = Found(**line)
     return found
 
 

@@ -58,6 +58,28 @@ def test_json_is_written_without_nan(path: Path) -> None:
             assert given.get("allow_nan") == "False", f"{path}:{node.lineno} may write NaN; use text_files.json_text"
 
 
+# The one reader of each form of file, and modules that read only files of the package itself.
+READERS = {
+    "json.loads": ("text_files.py", "demo/concepts.py", "demo/fonts.py"),
+    "tomllib.loads": (
+        *("text_files.py", "config/tuned.py", "studies/published.py", "studies/published_tables.py"),
+        *("descriptions/bundled/files.py", "data/published/catalog.py"),
+    ),
+    "csv.reader": ("data/intake/tables.py",),
+    "Image.open": ("data/image_formats.py",),
+    "tarfile.open": ("data/sources/webdataset.py",),
+    "open": ("file_system.py",),
+    **dict.fromkeys(("json.load", "tomllib.load", "csv.DictReader", "zipfile.ZipFile", "yaml.safe_load"), ()),
+}
+
+
+@each_file()
+def test_files_of_each_form_are_opened_by_one_reader(path: Path) -> None:
+    for node in ast.walk(TREES[path]):
+        allowed = READERS.get(ast.unparse(node.func)) if isinstance(node, ast.Call) else None
+        assert allowed is None or path.as_posix() in allowed, f"{path}:{node.lineno} reads a file without limits"
+
+
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 

@@ -329,10 +329,11 @@ def test_an_image_above_the_budget_is_refused_where_the_format_cannot_reduce(tmp
 def test_a_jpeg_of_many_scans_is_refused(tmp_path):
     path = saved(Image.effect_noise((64, 64), 50), tmp_path / "a.jpg", progressive=True)
     content = path.read_bytes()
+    path.write_bytes(content + b"\xff\xda\0\x02" * 200)  # a film after the end, as phones write it
     assert decode(path).size == (64, 64)
     last = content.rindex(b"\xff\xda")
     path.write_bytes(content[:-2] + content[last:-2] * 200 + content[-2:])
-    with pytest.raises(UserError, match=r"a\.jpg is a JPEG of 20\d scans, more than 100; save it again"):
+    with pytest.raises(UserError, match=r"a\.jpg is a JPEG of more than 100 scans; save it again"):
         decode(path)
 
 

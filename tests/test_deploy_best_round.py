@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,14 @@ def same_adapters(ours: Path, theirs: Path) -> bool:
     pairs = [[load_file(folder / "adapters" / name / "adapter_model.safetensors") for folder in (ours, theirs)]
              for name in names]  # fmt: skip
     return all(one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one) for one, two in pairs)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Reports take most of the time of such small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "render", lambda folder: folder / "report.html")
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +133,14 @@ def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_i
     text = (tmp_path / "out" / "run.jsonl").read_text()
     clients = [json.loads(line)["scores"] for line in text.splitlines() if '"event": "validation"' in line]
     assert all(set(figures) == {"base", "local"} for found in clients for figures in found.values())
+
+
+def test_a_site_without_test_images_scores_its_held_out_ones(tmp_path: Path) -> None:
+    over = grid(tmp_path, policy=Policy(smallest_count=2))
+    text = best(tmp_path, rounds=1).replace('source = "sites"', 'source = "sites"\ntest_fraction = 0.0')
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    assert [event.images for event in validations(tmp_path / "out")] == [{0: 3, 1: 3, 2: 3}] * 2
+    assert kept(tmp_path / "out").value is not None
 
 
 def test_without_scores_of_sites_the_last_round_is_kept(tmp_path: Path) -> None:

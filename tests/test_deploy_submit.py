@@ -14,6 +14,7 @@ pytest.importorskip("flwr")
 from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waiting_for
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import EndEvent, Event, HeaderEvent, ResumeEvent, RoundEvent, TrialEvent
 
 HEADER = HeaderEvent(schema_version=1)
@@ -49,7 +50,18 @@ def report_of(folder: Path, events: list[Event], known: list[Event]) -> list[Any
 
 def test_a_new_run_is_reported_from_its_beginning(tmp_path: Path) -> None:
     events = [HEADER, BEGUN, round_event(1, failed={1: "is not connected."}), round_event(2), END]
-    assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, client 1: is not connected.", 2]
+    assert report_of(tmp_path, events, []) == [("fedmvp", 2, 0), 1, "In round 1, site 1 is not connected.", 2]
+
+
+def test_a_site_whose_update_is_left_out_is_named(tmp_path: Path) -> None:
+    counts = PartitionCounts(clients=("east", "north"), classes=("a",), counts=((1,), (1,)))
+    header = HeaderEvent(schema_version=1, partition=counts)
+    failed = {0: "did not answer within 5 s.", 1: "rolled back: its change in round 1 was 9 times as long as usual."}
+    said = report_of(tmp_path, [header, BEGUN, round_event(2, failed=failed), END], [])
+    assert said[-2:] == [
+        "In round 2, site east did not answer within 5 s.",
+        "In round 2, site north: rolled back: its change in round 1 was 9 times as long as usual.",
+    ]
 
 
 def test_a_run_that_removed_its_failed_events_is_reported_completely(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,10 +28,10 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.evaluate import Score, score, validate
 from fedprompt.federated.rounds import Start
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import BaseEvent, KeptEvent, ValidationEvent
+from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, ValidationEvent
 from fedprompt.records.outcome import missing_results
 from fedprompt.records.run_folder import Checkpoint, load_tensors, read_events
-from fedprompt.report import read_run
+from fedprompt.report import read_run, render
 from fedprompt.report.verdict import verdict
 from fedprompt.testing import tiny_dataset
 from test_experiments_resume import RECIPE
@@ -39,7 +39,8 @@ from toy_datasets import multi_label, single_label
 from toys import SPACE, Toy, fake_clip, toy_client
 
 BEST = (
-    RECIPE.replace("lr = 0.002", 'lr = 0.05\nschedule = "constant"\nkeep = "best:hm"')
+    RECIPE.replace('"promptfl"', '"fedclip"')
+    .replace("lr = 0.002", 'lr = 0.05\nschedule = "constant"\nkeep = "best:hm"')
     .replace("rounds = 1", "rounds = 4")
     .replace("shots = 1", "shots = 2")
     .replace("train = 1", "train = 2")
@@ -62,6 +63,7 @@ def test_an_undefined_figure_of_a_client_counts_for_nothing() -> None:
     found = scored({0: {"base": float("nan")}, 1: {"base": 0.25}}, {0: 6, 1: 2})
     assert Keep("base").value(found) == 0.25
     assert Keep("base").value(scored({0: {"base": float("nan")}}, {0: 6})) is None
+    assert Keep("base").value(found | scored({2: {"base": 7.0}}, {2: 6})) == 0.25, "no share, whatever a site says"
 
 
 def test_rounds_are_compared_over_the_clients_that_answered_both_times() -> None:
@@ -214,6 +216,14 @@ def test_held_out_images_are_scored_over_the_base_classes_and_over_the_clients_o
     assert found.num_examples == 8
 
 
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Reports take most of the time of such small runs; one test draws its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "render", lambda folder: folder / "report.html")
+        yield
+
+
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"backbone.disk={tmp_path_factory.mktemp('features')}"
@@ -305,38 +315,47 @@ def test_the_best_round_is_tested_and_saved_and_the_last_one_beside_it(
     assert [event.round for event in trial.rounds] == [1, 2, 3, 4]
     assert {score.round for score in trial.scores} == {2}
     folder = tmp_path / "run" / "adapters"
-    assert json.loads((folder / "promptfl" / "provenance.json").read_text())["kept_round"] == 2
-    for rounds, name in ((2, "promptfl"), (4, "promptfl@last")):
+    assert json.loads((folder / "fedclip" / "provenance.json").read_text())["kept_round"] == 2
+    for rounds, name in ((2, "fedclip"), (4, "fedclip@last")):
         runs.start(resolve(recipe(features, f"train.rounds={rounds}", *AS_LAST)), tmp_path / name)
-        assert same(tensors(folder / name), tensors(tmp_path / name / "adapters" / "promptfl"))
-        assert not (tmp_path / name / "adapters" / "promptfl@last").exists()
+        assert same(tensors(folder / name), tensors(tmp_path / name / "adapters" / "fedclip"))
+        assert not (tmp_path / name / "adapters" / "fedclip@last").exists()
 
 
 AS_LAST = ("train.keep=last", "evaluate.held_out=0.2")  # the same images are trained on
 
 
 class Stop(RunCallbacks):
-    """Stops a run after a round, or while it scores."""
+    """Stops a run after a round of a trial, or when it begins to score it (round 0)."""
 
-    def __init__(self, number: int, *, scoring: bool = False) -> None:
-        self.number, self.scoring = number, scoring
+    def __init__(self, number: int, *, trial: str = "FedCLIP") -> None:
+        self.number, self.trial, self.current = number, trial, ""
+
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        self.current = name
 
     def on_round(self, number: int, loss: float | None) -> None:
-        if number == self.number:
+        if (number, self.current) == (self.number, self.trial):
             raise KeyboardInterrupt
 
     def on_step(self, text: str) -> None:
-        if self.scoring and text.startswith("Scoring"):
+        if not self.number and text == f"Scoring {self.trial}":
             raise KeyboardInterrupt
 
 
-PERSONAL = ("method.name=fedpgp", "evaluate.every=2", "train.patience=3")
+# A trial with a shared state, and one whose states stay at the clients.
+BOTH = (
+    "compare=[{name='fedclip',label='alone',train={sharing='local'}}]",
+    *("train.lr=0.003", "train.patience=3", "evaluate.every=2"),
+)
 
 
 @pytest.fixture(scope="module")
 def whole(features: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("best") / "run"
-    runs.start(resolve(recipe(features, *PERSONAL)), folder)
+    runs.start(resolve(recipe(features, *BOTH)), folder)
+    kept = {trial.name: trial.kept for trial in read_run(folder).trials}
+    assert all(one is not None and 0 < one.round < one.last for one in kept.values()), "else little is shown"
     return folder
 
 
@@ -346,17 +365,21 @@ def lines(folder: Path) -> list[dict[str, object]]:
     for line in (folder / "run.jsonl").read_text().splitlines():
         fields = json.loads(line)
         if fields["event"] in ("round", "score", "validation", "kept"):
-            key = [fields.get(name) for name in ("event", "round", "split", "name", "client")]
+            key = [fields.get(name) for name in ("event", "trial", "round", "split", "name", "client")]
             found[str(key)] = {name: value for name, value in fields.items() if name != "seconds"}
     return sorted(found.values(), key=str)
 
 
-@pytest.mark.parametrize("stop", [Stop(1), Stop(2), Stop(4), Stop(0, scoring=True)], ids=["1", "2", "4", "scoring"])
+@pytest.mark.parametrize(
+    "stop",
+    [Stop(1), Stop(2), Stop(4), Stop(0), Stop(1, trial="alone"), Stop(0, trial="alone")],
+    ids=["1", "2", "4", "scoring", "alone-1", "alone-scoring"],
+)
 def test_a_resumed_run_keeps_the_round_of_one_that_never_stopped_bitwise(
     stop: Stop, whole: Path, features: str, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runs.start(resolve(recipe(features, *PERSONAL)), tmp_path / "run", callbacks=stop)
+        runs.start(resolve(recipe(features, *BOTH)), tmp_path / "run", callbacks=stop)
     runs.resume(tmp_path / "run")
     assert lines(tmp_path / "run") == lines(whole)
     for name in [path.name for path in (whole / "adapters").iterdir()]:
@@ -369,13 +392,13 @@ def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
     save = runs.RunFolder.save_checkpoint
 
     def cut(self: runs.RunFolder, trial: str, checkpoint: object, **options: int) -> None:
-        if trial == "fedpgp" and getattr(checkpoint, "round_number", 0) == 2:
+        if trial == "fedclip" and getattr(checkpoint, "round_number", 0) == 2:
             raise KeyboardInterrupt
         save(self, trial, checkpoint, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runs.RunFolder, "save_checkpoint", cut)
-        runs.start(resolve(recipe(features, *PERSONAL)), tmp_path / "run")
+        runs.start(resolve(recipe(features, *BOTH)), tmp_path / "run")
     runs.resume(tmp_path / "run")
     assert lines(tmp_path / "run") == lines(whole)
 
@@ -388,7 +411,7 @@ def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(
         runs.start(resolve(recipe(features)), tmp_path / "run", callbacks=Stop(2))
     for path in (tmp_path / "run" / "checkpoints").glob("*best@*1.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="The best state of PromptFL, that of round 1, is lost or damaged"):
+    with pytest.raises(UserError, match="The best state of FedCLIP, that of round 1, is lost or damaged"):
         runs.resume(tmp_path / "run")
 
 
@@ -403,28 +426,28 @@ def test_with_a_learning_curve_the_table_shows_the_kept_round_and_the_report_say
     assert {score.round for score in trial.final("base")} == {2} == {score.round for score in trial.final("local")}
     assert trial.figures["base"] == trial.final("base")[0].value
     said = (
-        "The round with the best HM on held-out images is kept (10 images): PromptFL round 2 of 4 (75.0%; 25.0% after "
+        "The round with the best HM on held-out images is kept (10 images): FedCLIP round 2 of 4 (75.0%; 25.0% after "
         "round 4)."
     )
     assert said in verdict(run).sentences
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = render(tmp_path / "run").read_text()
     assert (
         "Metric of held-out images by round" in page and "after the round with the best HM on held-out images" in page
     )
-    assert "Not tested." in (tmp_path / "run" / "adapters" / "promptfl@last" / "README.md").read_text()
+    assert "Not tested." in (tmp_path / "run" / "adapters" / "fedclip@last" / "README.md").read_text()
 
 
 def test_methods_that_train_alone_or_on_everything_choose_their_round_too(features: str, tmp_path: Path) -> None:
-    others = "compare=[{name='promptfl',label='alone',train={sharing='local'}}," + (
-        "{name='promptfl',label='together',train={sharing='pooled'}},{name='zeroshot'}]"
+    others = "compare=[{name='fedclip',label='alone',train={sharing='local'}}," + (
+        "{name='fedclip',label='together',train={sharing='pooled'}},{name='zeroshot'}]"
     )
     runs.start(resolve(recipe(features, "train.rounds=2", others)), tmp_path / "run")
     run = read_run(tmp_path / "run")
     kept = {trial.name: trial.kept for trial in run.trials}
-    assert kept["zeroshot"] is None and all(kept[name] is not None for name in ("alone", "together", "promptfl"))
+    assert kept["zeroshot"] is None and all(kept[name] is not None for name in ("alone", "together", "fedclip"))
     events = [event for event in read_events(tmp_path / "run") if isinstance(event, ValidationEvent)]
     start = {event.trial: event.scores for event in events if event.round == 0}
-    assert start["alone"] == start["together"] == start["promptfl"], "all begin with the same prompt"
+    assert start["alone"] == start["together"] == start["fedclip"], "all begin with the same prompt"
     assert [len(event.scores) for event in events] == [3] * 9
 
 
@@ -446,10 +469,35 @@ def test_a_torn_checkpoint_falls_back_to_the_best_round_of_that_time(
     scripted(monkeypatch, [0.1, 0.2, 0.3, 0.25, 0.2])
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe(features)), tmp_path / "run", callbacks=Stop(2))
-    newest = max(path for path in (tmp_path / "run" / "checkpoints").glob("promptfl@*"))
+    newest = max(path for path in (tmp_path / "run" / "checkpoints").glob("fedclip@*"))
     newest.write_bytes(newest.read_bytes()[:-1])
     runs.resume(tmp_path / "run")
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
     runs.start(resolve(recipe(features)), tmp_path / "other")
     assert lines(tmp_path / "run") == lines(tmp_path / "other") and kept_of(tmp_path / "other").round == 2
     assert load_tensors(max((tmp_path / "run" / "checkpoints").glob("*best@*")))[0].keys()
+
+
+def test_scorings_of_rounds_that_were_rolled_back_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [0.1, 0.3, 0.9, 0.2, 0.25]
+
+    def score_held_out(*_: object, round_number: int) -> dict[int, Score]:
+        return {0: Score("", 10, {"base": values[round_number]}, ())}
+
+    monkeypatch.setattr(best_round, "score_held_out", score_held_out)
+    recorded: list[BaseEvent] = []
+    run = SimpleNamespace(events=lambda: recorded, append=recorded.append, save_checkpoint=lambda *_, **__: None)
+    plan = SimpleNamespace(keep=Keep("base", patience=2))
+    context = SimpleNamespace(run=run, experiment=SimpleNamespace(plan=plan))
+    trial, transport = SimpleNamespace(name="toy", label="Toy"), SimpleNamespace(personal={})
+    best = BestRound(context, trial, 4)
+    for number in range(3):
+        best.score(number, transport, {})
+    assert best.best is not None and best.best.number == 2
+    recorded.append(RoundEvent(trial="toy", round=3, rolled_back=2))
+    best.forget(2)
+    best.score(3, transport, {})
+    for one in (best, BestRound(context, trial, 4)):  # a resumed run knows it too
+        assert one.best is not None and one.best.number == 1 and not one.is_exhausted
+    best.score(4, transport, {})
+    assert best.is_exhausted, "two scorings in vain after round 1"

@@ -108,6 +108,15 @@ def test_losses_that_explode_roll_back_too() -> None:
     assert "the median loss rose to" in rounds[1].skipped and rounds[2].updates and not rounds[2].rolled_back
 
 
+def test_a_round_without_answers_between_does_not_hide_the_poisoned_one() -> None:
+    class Absent(Quadratic):
+        def train(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Update]:
+            return [] if round_number == 2 else super().train(round_number, shared, asked)
+
+    rounds = run(Absent(2, one_huge(1, rounds=[1])), rounds=5)
+    assert [one.rolled_back for one in rounds] == [0, 0, 1, 0, 0] and blamed(rounds) == {1}
+
+
 def test_losses_that_one_client_claims_roll_nothing_back() -> None:
     claims = {4: sends(4, torch.ones(4) / 4, loss=1e11)}
     assert not any(one.rolled_back or one.refused for one in run(Quadratic(5, claims), rounds=5))

@@ -113,12 +113,10 @@ def test_no_made_run_folder_imports_code(run: Path, canary: Path, tmp_path: Path
         before, after = draw.choice(places)
         (folder / runs.RECIPE).write_text(RECIPE.replace(before, after.format(name), 1))
         (folder / "run.jsonl").write_text("".join(lines[: draw.randint(1, len(lines) - 1)]))
-        with pytest.raises(
-            UserError, match=rf"names the module '{CANARY}[.a-z]*', code outside fedprompt.*--trust-code"
-        ):
+        with pytest.raises(UserError, match=rf"names code outside fedprompt .* in '{CANARY}[.a-z]*'; .*--trust-code"):
             runs.resume(folder)
-        open_adapter(folder)
-        render(folder)
+        refused_or_harmless(lambda: open_adapter(folder))
+    render(folder)
     assert not canary.exists()
 
 
@@ -273,7 +271,7 @@ def test_made_run_folders_are_refused_or_read(run: Path, tmp_path: Path) -> None
 
         def read(folder: Path = folder, draw: random.Random = draw) -> None:
             read_run(folder)
-            if draw.random() < 0.02:  # which takes a hundred times as long
+            if draw.random() < 0.1:  # which takes a hundred times as long
                 render(folder)
             with RunFolder.open(folder) as opened:
                 list(opened.events())

@@ -302,6 +302,11 @@ def long_name() -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
+def test_one_long_word_in_toml_is_read_once() -> None:
+    with pytest.raises(ValueError, match="4300"):  # Python's own limit of digits
+        load_toml("a = " + "9" * 900_000)
+
+
 def test_toml_of_usual_depth_is_read() -> None:
     assert load_toml("a.b.c = [[1]]\n[d.e]\nf = {g.h = 2}") == {
         "a": {"b": {"c": [[1]]}},

@@ -22,7 +22,16 @@ from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records import client_scores, vectors
 from fedprompt.records.client_scores import append_scores, packed, unpacked
 from fedprompt.records.event_fields import PartitionCounts
-from fedprompt.records.events import BaseEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
+from fedprompt.records.events import (
+    BaseEvent,
+    HeaderEvent,
+    MistakesEvent,
+    RoundEvent,
+    ScoreEvent,
+    SitesEvent,
+    TrialEvent,
+    ValidationEvent,
+)
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import RunFolder, read_lines
 from fedprompt.records.vectors import LONG
@@ -78,7 +87,25 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("event", [score(), a_round(), header()], ids=lambda event: event.event)
+def sites() -> SitesEvent:
+    return SitesEvent(
+        trial="a", sites={"site-1": {"labels": [None, *range(LABELS)], "clock": 1.5}, "v.2": {"labels": []}}
+    )
+
+
+def mistakes() -> MistakesEvent:
+    decisions = [{"name": name, "images": 3, "predicted": 2, "right": place % 2} for place, name in enumerate(NAMES)]
+    return MistakesEvent(trial="a", split="test", images=3, classes=decisions)
+
+
+def validation() -> ValidationEvent:
+    scores = {client: {"accuracy": client / CLIENTS, "macro_f1": None} for client in range(CLIENTS)}
+    return ValidationEvent(trial="a", round=1, metric="accuracy", scores=scores, images=dict.fromkeys(scores, 7))
+
+
+@pytest.mark.parametrize(
+    "event", [score(), a_round(), header(), sites(), mistakes(), validation()], ids=lambda event: event.event
+)
 def test_a_long_event_is_read_as_it_was_written(event: BaseEvent, tmp_path: Path) -> None:
     with RunFolder.create(tmp_path) as run:
         run.append(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,14 @@ def call(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": "200"})
     assert result.exit_code == code, result.output
     return result.output
+
+
+@pytest.fixture(scope="module", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Reports take most of the time of such small runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "render", lambda folder: folder / "report.html")
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ INTRODUCTION = (
     "names. The field `event` says what a line is about; the other fields are listed below.",
     "A field with more than 256 entries, such as scores per class or losses per client, is not in its line: `vectors` "
     "names the Parquet files in the folder `vectors` that hold it, one column per field and one row per entry. A table "
-    "has two columns, its keys in `key of FIELD`; a field of a nested record is called `RECORD.FIELD`. Whoever reads "
+    "has two columns, its keys in `key of FIELD`; a field of a nested record is called `RECORD/FIELD`. Whoever reads "
     "the events gets these fields as if they were in the line.",
     "A line is written at once and never changed. When a run is resumed, the lines of a trial after its checkpoint are "
     "removed first. Where two lines are about the same thing (the same trial, round, test set or sample), the later "

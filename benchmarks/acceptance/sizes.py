@@ -8,7 +8,6 @@ from benchmarks.acceptance.criteria import Row, row
 from benchmarks.load import CASES, load
 
 RECORDS, REPORT, MEMORY = "records (MB)", "report (MB)", "peak memory (GB)"
-# Most of each figure by case; the promise of the first is in docs/your_files.md.
 LIMITS: Mapping[str, Mapping[str, float]] = {
     "labels": {RECORDS: 20, REPORT: 3, MEMORY: 1.5},
     "clients": {RECORDS: 20, REPORT: 3, MEMORY: 1.5},

@@ -18,8 +18,9 @@ DEEPEST = 64  # levels of lists and objects; code that recurses over values must
 MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
 MOST_DIGITS = 300  # of an integer; a float holds no more
 LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
-# A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number.
-_LONG_KEY = re.compile(rf"""(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
+# A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number. It is
+# looked for at the beginning of words only, so that one long word is read once.
+_LONG_KEY = re.compile(rf"""(?<![\w-])(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 # Shapes of numbers that a float may not hold, after `_SHAPE` has made every digit a 0.
 _LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")

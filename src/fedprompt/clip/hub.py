@@ -6,7 +6,6 @@ Neither torch nor transformers is imported here, so that a backbone that cannot 
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 from huggingface_hub import constants, get_session, try_to_load_from_cache
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, obstacle
+from fedprompt.file_system import entries, obstacle, read_bytes
+from fedprompt.text_files import load_json_object
 
 HUB_SECONDS = 1.5
 INPUT_SIDE = 224
@@ -67,7 +67,7 @@ def input_side(path: str | Path) -> int:
     folder = Path(path).expanduser()
     found = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(str(path), "config.json")
     try:
-        config = json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str | Path) else {}
+        config = load_json_object(read_bytes(Path(found))) if isinstance(found, str | Path) else {}
         return int(config.get("vision_config", {}).get("image_size", INPUT_SIDE))
     except (OSError, ValueError, TypeError, AttributeError):  # what is wrong with it is said when it is opened
         return INPUT_SIDE

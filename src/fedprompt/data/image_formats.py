@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -32,6 +33,7 @@ MAX_PIXELS = BUDGET // 4  # Pillow keeps every pixel in 4 bytes, except greys
 PEAK = MappingProxyType({"JPEG2000": 20, "WEBP": 16, "AVIF": 10, "HEIF": 10})
 MAX_REDUCED = 160_000_000  # pixels of a JPEG or JPEG 2000 that is decoded at half its size, if it is too large
 LARGEST_FILE = 512 << 20  # bytes; 64 million pixels of 16-bit RGB, uncompressed
+JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # the others stand between coded pixels
 MOST_SCANS = 100  # of a progressive JPEG, each of which walks over all pixels; programs write about ten
 STRIP = 256  # rows
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -112,10 +114,19 @@ def _check_scans(image: Image.Image, file: IO[bytes], name: str) -> None:
         return
     place = file.tell()
     file.seek(0)
-    scans = file.read().count(b"\xff\xda")
+    scans = _scans(file.read())
     file.seek(place)
     if scans > MOST_SCANS:
-        raise UserError(f"The image {name} is a JPEG of {scans:,} scans, more than {MOST_SCANS}; save it again.")
+        raise UserError(f"The image {name} is a JPEG of more than {MOST_SCANS} scans; save it again.")
+
+
+def _scans(content: bytes) -> int:
+    """The scans of a JPEG up to its end, after which a film may follow; not counted further than `MOST_SCANS` + 1."""
+    place, scans = 2, 0
+    while scans <= MOST_SCANS and (found := JPEG_MARKER.search(content, place)) and found[0] != b"\xff\xd9":
+        scans += found[0] == b"\xff\xda"
+        place = found.end() + int.from_bytes(content[found.end() : found.end() + 2])
+    return scans
 
 
 def _reduce(image: Image.Image) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,6 +18,7 @@ from fedprompt.deploy.metrics import BOTH, Metric, Values, folder_values
 from fedprompt.deploy.submit import SiteStatus, is_running, sites_of, waiting_for
 from fedprompt.errors import UserError
 from fedprompt.records.events import HeaderEvent, PrivacyEvent, RoundEvent, TrialEvent, parse_event
+from fedprompt.text_files import load_json_object
 
 RUN = ("run", "trial")
 ROUNDS = Metric("fedprompt_rounds_total", "counter", "Finished rounds, by whether the model changed", ("outcome",))
@@ -114,7 +114,7 @@ class RunTally:
                     return
                 start += len(line)
                 self._place = (found.st_ino, start)
-                yield json.loads(line)
+                yield load_json_object(line)
 
     def _count(self, fields: Mapping[str, JsonValue]) -> None:
         if fields.get("event") not in ("header", "trial", "round", "privacy"):

@@ -6,7 +6,6 @@ withholds from the server. Epsilon, which depends on the number of images, is th
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import time
@@ -22,6 +21,7 @@ from fedprompt.deploy.settings import Policy, load_site
 from fedprompt.deploy.worker_socket import ADDRESS, BUSY
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
 from fedprompt.runtimes.payload import EVALUATE, HELLO, MALFORMED, SECURE, TRAIN
+from fedprompt.text_files import load_json_object
 
 MESSAGES = Metric(
     "fedprompt_messages_total", "counter", "Messages of the server, by what was answered", ("kind", "answer")
@@ -121,7 +121,7 @@ def _with_images(training: Training, images: int) -> Mechanism:
 
 def _is_running(address: Path) -> bool:
     try:
-        os.kill(int(json.loads(address.read_text(encoding="utf-8"))["process"]), 0)
+        os.kill(int(load_json_object(address.read_bytes())["process"]), 0)
     except (OSError, ValueError):
         return False
     return True

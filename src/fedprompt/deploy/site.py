@@ -6,11 +6,9 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
 from fedprompt.deploy.disclosure import releasable_score, releasable_total
@@ -108,7 +106,9 @@ class Site:
         task = _task(job)
         if request.kind in (EVALUATE, VALIDATE):
             found = self._score(task) if request.kind == EVALUATE else self._validate(task)
-            return _marked(job, Payload(DONE, {"score": _score_fields(job, found)}))
+            tested = job.client.test if request.kind == EVALUATE else next(iter(job.client.held_out.values()), None)
+            score = releasable_score(found, tested, settings.policy.smallest_count)
+            return _marked(job, Payload(DONE, {"score": score}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
@@ -221,7 +221,7 @@ def _task(job: Job) -> SiteTask:
 
 def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
     job, smallest = task.job, task.job.settings.policy.smallest_count
-    figures = (_score_fields(job, validation) or {}).get("figures", {})
+    figures = (releasable_score(validation, job.client.test, smallest) or {}).get("figures", {})
     fields = {
         "num_examples": releasable_total(update.num_examples, smallest),
         "loss": update.loss,
@@ -229,7 +229,3 @@ def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, s
         "validation": figures.get(METRICS[job.client.train.space.kind]),
     }
     return Payload(DONE, fields, encode_change(update.shared, task.shared, job.fields["upload"]))
-
-
-def _score_fields(job: Job, score: Score | None) -> Mapping[str, Any] | None:
-    return releasable_score(score, job.client.test, job.settings.policy.smallest_count)

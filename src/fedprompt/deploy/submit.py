@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -111,7 +112,7 @@ class _Reporter:
                 self._begin(event.trial, events[:number])
                 self._callbacks.on_round(event.round, event.loss)
                 for client, reason in event.failed.items():
-                    self._callbacks.on_warning(f"In round {event.round}, {_site(client, events)}: {reason}")
+                    self._callbacks.on_warning(f"In round {event.round}, {_site(client, events)}{_said(reason)}")
             elif isinstance(event, TrialEvent) and event.status == "running":
                 self._begin(event.trial, events[: number + 1])
         self._known = events
@@ -132,10 +133,15 @@ class _Reporter:
 
 
 def _site(client: int, events: Sequence[Event]) -> str:
-    """A client with the name of its site."""
+    """The name of a client's site, or its number where the record has no names."""
     header = next((event for event in events if isinstance(event, HeaderEvent)), None)
     names = header.partition.clients if header is not None and header.partition is not None else ()
-    return f"site {names[client]}" if 0 <= client < len(names) else f"client {client}"
+    return f"site {names[client] if 0 <= client < len(names) else client}"
+
+
+def _said(reason: str) -> str:
+    """A reason behind the name of its site: a sentence goes on, a code with its sentence stands after a colon."""
+    return f": {reason}" if re.match(r"[a-z ]{1,20}: ", reason) else f" {reason}"
 
 
 def _progress(trial: str, events: Sequence[Event]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from fedprompt.experiments.keep import ClientScores
 from fedprompt.experiments.plan import Trial
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import Start
-from fedprompt.records.events import KeptEvent, ValidationEvent
+from fedprompt.records.events import KeptEvent, RoundEvent, ValidationEvent
 from fedprompt.records.run_folder import Checkpoint
 from fedprompt.updates import State
 
@@ -39,20 +39,29 @@ class BestRound:
         self.rounds = rounds
         self.keep = context.experiment.plan.keep
         self.best: ScoredRound | None = None
-        self._last: ScoredRound | None = None
+        self._scored: list[ScoredRound] = []
         self._in_vain = 0  # scorings since the best one
         for event in context.run.events() if self.keep.metric else ():
             if isinstance(event, ValidationEvent) and event.trial == trial.name:
                 self._judge(ScoredRound(event.round, _scores_of(event)))
+            if isinstance(event, RoundEvent) and event.trial == trial.name and event.rolled_back:
+                self.forget(event.rolled_back)
 
     @property
     def is_exhausted(self) -> bool:
         """Whether training ends early, for want of a better round."""
         return bool(self.keep.patience) and self._in_vain >= self.keep.patience
 
+    def forget(self, number: int) -> None:
+        """Take back the scorings after a round that was rolled back, and after those that followed it."""
+        valid = [one for one in self._scored if one.number < number]
+        self.best, self._scored, self._in_vain = None, [], 0
+        for one in valid:
+            self._judge(one)
+
     def score(self, number: int, transport: RunTransport, shared: State) -> None:
         """Score the state after a round, if it is due, record that, and save the state if it is the best."""
-        known = self._last is not None and self._last.number >= number
+        known = bool(self._scored) and self._scored[-1].number >= number
         if known or not self.keep.is_due(number, self.rounds):
             return
         found = ScoredRound(number, score_held_out(self.context, self.trial, transport, shared, round_number=number))
@@ -83,7 +92,7 @@ class BestRound:
                 f"{self.trial.label} keeps its last round: no client has scored held-out images."
             )
             return None
-        final = self._last.scores if self._last is not None and self._last.number == last.round_number else {}
+        final = self._scored[-1].scores if self._scored[-1].number == last.round_number else {}
         self.context.run.append(
             KeptEvent(
                 trial=self.trial.name,
@@ -120,7 +129,7 @@ class BestRound:
 
     def _judge(self, found: ScoredRound) -> bool:
         """Take the scores into account; whether they are the best so far."""
-        self._last = found
+        self._scored.append(found)
         if self.best is None:
             better = self.keep.value(found.scores) is not None
         else:

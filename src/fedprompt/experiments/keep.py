@@ -117,4 +117,5 @@ class Keep:
 
 
 def _is_known(figures: Mapping[str, float], column: str) -> bool:
-    return column in figures and not math.isnan(figures[column])
+    """Whether a figure is defined; what a site sends that is no share cannot be one."""
+    return 0.0 <= figures.get(column, math.nan) <= 1.0

@@ -19,6 +19,7 @@ from fedprompt.records.events import MistakesEvent
 WORST = 6  # mistakes that are recorded per test set
 CONFUSED = 20  # pairs of classes that are recorded
 MOST_CLASSES = 100  # of a confusion matrix
+MOST_NAMES = 100  # labels of an image that are recorded by name
 
 
 def mistakes_event(
@@ -88,7 +89,7 @@ def _worst(
 
 
 def _names(where: Tensor, names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(names[label] for label in where.nonzero().flatten().tolist())
+    return tuple(names[label] for label in where.nonzero().flatten()[:MOST_NAMES].tolist())
 
 
 def _picture(images: Images, row: int) -> str:

@@ -27,7 +27,7 @@ from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
-from fedprompt.records.output_folder import require_output_folder
+from fedprompt.records.output_folder import require_no_run
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
@@ -65,7 +65,7 @@ def start(
     `expected` are published figures that the report compares with; `given` may hold the backbone. An interruption or an
     error is recorded in the folder, and `resume` continues after the last finished round.
     """
-    require_output_folder(folder)
+    require_no_run(folder)  # a run over sites has files of its server there already
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
     callbacks.on_message(experiment.dataset.report.sentence())

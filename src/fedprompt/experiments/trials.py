@@ -132,6 +132,7 @@ def _train(
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
         if record.rolled_back:
+            best.forget(record.rolled_back)
             context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
         _score_round(context, trial, transport, last, best)
         # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
@@ -160,7 +161,9 @@ def _score_round(context: RunContext, trial: Trial, transport: RunTransport, rea
 
 
 def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
-    """What the checkpoint before the last holds, should the last turn out to be poisoned; None without one."""
+    """The state before the last round, should that turn out to be poisoned; None if there is no checkpoint of it."""
+    if round_number == 1:
+        return Finished(1, initial_state(trial.make_method(context.experiment.clip))[0], {})
     older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
     return None if older is None else Finished(round_number, older.shared, older.memory)
 

@@ -134,7 +134,7 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     server, bad, aggregate = server or Server(), 0, type(method).aggregate
     last, before = start or Start(0, initial_state(method)[0]), undo_to
     for number in range(last.round_number + 1, rounds + 1):
-        started = time.perf_counter()
+        started, undone = time.perf_counter(), 0
         chosen = sample(clients, fraction, seed=seed, round_number=number)
         if admit is not None and not admit(number, chosen):
             return
@@ -143,17 +143,21 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
             transport.undo()
             out, before = replace(fixed.outcome, used=(), refused=fixed.suspects), fixed.finished
             out = replace(out, skipped=f"round {before.number} was rolled back, because after it {answers.poisoned}")
+            undone = before.number
         elif answers.error is not None:
             raise answers.error
         else:
             out = server.combine(aggregate, last.shared, answers.updates, last.memory, asked=chosen)
-            before = Finished(number, last.shared, last.memory, chosen, out.used, out.lengths)
+            if out.used:
+                suspects = server.history(last.memory).suspects(out.lengths)
+                kept = out.used if suspects else ()  # nobody else's update would be left out, so none needs to be kept
+                before = Finished(number, last.shared, last.memory, chosen, kept, out.lengths)
             bad = bad + 1 if out.refused and not out.used else 0
         if bad == BAD_ROUNDS:
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in out.refused.items())
             raise UserError(f"No update could be used in {bad} rounds in a row ({reasons}) Correct that, then resume.")
         last = Start(number, out.shared, out.memory)
-        seconds, undone = time.perf_counter() - started, before.number if before.number < number else 0
+        seconds = time.perf_counter() - started
         yield Round(number, chosen, out.used, out.shared, seconds, out.memory, out.refused, out.skipped, undone)
 
 

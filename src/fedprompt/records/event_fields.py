@@ -121,8 +121,8 @@ class MistakeRecord(Record):
 
     name: str = Field(description="file name or address of the image")
     picture: str = Field("", description="PNG in base64; empty in a run that records no images")
-    truth: tuple[str, ...] = Field((), description="true labels")
-    predicted: tuple[str, ...] = Field((), description="predicted labels")
+    truth: tuple[str, ...] = Field((), description="true labels, 100 at most")
+    predicted: tuple[str, ...] = Field((), description="predicted labels, 100 at most")
     wrong: str = Field(description="the label that is wrongly predicted, or wrongly left out")
     probability: Number = Field(None, description="its probability")
 

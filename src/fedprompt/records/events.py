@@ -351,4 +351,6 @@ def parse_event(fields: Mapping[str, JsonValue]) -> Event | None:
 
     Raises pydantic's ValidationError if a field is missing or of another type.
     """
-    return _ADAPTER.validate_python(fields, extra="ignore") if fields.get("event") in EVENTS else None
+    kind = fields.get("event")
+    known = isinstance(kind, str) and kind in EVENTS
+    return _ADAPTER.validate_python(fields, extra="ignore") if known else None

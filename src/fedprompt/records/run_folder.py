@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import obstacle, open_file, require_file, require_folder, too_large
+from fedprompt.file_system import obstacle, open_file, read_bytes, require_file, require_folder, too_large
 from fedprompt.records import vectors
 from fedprompt.records.events import BaseEvent, Event, parse_event
 from fedprompt.records.output_folder import require_no_run
@@ -140,10 +140,7 @@ def read_lines(folder: Path) -> Iterator[Mapping[str, JsonValue]]:
 
     def read(name: str) -> bytes:
         path = folder / vectors.FOLDER / name
-        require_file(path, "copy the whole folder of the run again")
-        if path.stat().st_size > vectors.LARGEST_FILE:
-            raise UserError(f"The file {path} is larger than any that a run writes; restore it from a copy.")
-        return path.read_bytes()
+        return read_bytes(path, "copy the whole folder of the run again", most=vectors.LARGEST_FILE)
 
     for fields in _bare_lines(folder):
         yield vectors.join_long(fields, read)

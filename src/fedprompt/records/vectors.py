@@ -2,7 +2,7 @@
 
 A field with more than `LONG` entries, or with a row of more, is not in its line: the line's `vectors` names the files
 in the folder `vectors` that hold such fields, one column each. A table takes two columns, its keys in `key of FIELD`;
-a field of a nested record is called `RECORD.FIELD`; fields of equal length share a file. A file's name ends in a hash
+a field of a nested record is called `RECORD/FIELD`; fields of equal length share a file. A file's name ends in a hash
 of its content, so equal fields give equal files, whether a run was resumed or not.
 """
 
@@ -48,7 +48,7 @@ def _without_long(fields: Mapping[str, object], place: str, tables: dict[int, Co
     for key, value in fields.items():
         name = place + key
         if _is_record(value):
-            short[key] = _without_long(value, f"{name}.", tables)  # type: ignore[arg-type]
+            short[key] = _without_long(value, f"{name}/", tables)  # type: ignore[arg-type]
         elif (columns := _columns(name, value)) is None:
             short[key] = value
         else:
@@ -61,7 +61,7 @@ def _is_record(value: object) -> bool:
     return (
         isinstance(value, dict)
         and any(isinstance(inner, list | tuple | dict) for inner in value.values())
-        and all(isinstance(key, str) and key.isidentifier() for key in value)
+        and all(isinstance(key, str) and "/" not in key and not key.startswith(KEY) for key in value)
     )
 
 
@@ -111,26 +111,22 @@ def join_long(fields: Mapping[str, JsonValue], read: Callable[[str], bytes]) -> 
 
     Raises UserError for names that no file of this folder has, and for a file that is damaged or too large.
     """
-    named = fields.get("vectors")
-    if named is None:
-        return fields
-    joined: dict[str, JsonValue] = dict(fields)
+    joined = dict(fields)
     for name in vector_files(fields):
-        for column, values in _read_columns(name, read(name)):
-            *records, field = column.split(".")
-            _record(joined, records, name)[field] = values
+        for column, value in _read_columns(name, read(name)):
+            *records, field = column.split("/")
+            target = joined
+            for record in records:
+                target = _record(target, record, name)
+            target[field] = value
     return joined
 
 
-def _record(fields: dict[str, JsonValue], path: Sequence[str], file: str) -> dict[str, JsonValue]:
-    """The nested record at a path; UserError if a value stands there."""
-    target = fields
-    for name in path:
-        inner = target.setdefault(name, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"The file {file} belongs to another line; restore it from a copy.")
-        target = inner
-    return target
+def _record(fields: dict[str, JsonValue], key: str, name: str) -> dict[str, JsonValue]:
+    inner = fields.setdefault(key, {})
+    if not isinstance(inner, dict):
+        raise UserError(f"The file {name} belongs to another line; restore it from a copy.")
+    return inner
 
 
 def vector_files(fields: Mapping[str, JsonValue]) -> tuple[str, ...]:

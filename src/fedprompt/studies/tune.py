@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,13 @@ from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.plan import Plan, resolve
 from fedprompt.experiments.test_sets import make_test_sets
+from fedprompt.file_system import read_bytes
 from fedprompt.records.reading import TITLES, Run, TrialRecord
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report.comparison import ComparisonCell
 from fedprompt.studies.sweep import Job
 from fedprompt.studies.tuning import at_point, points, search, short_point
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 
 GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # that of the recipes of `fedprompt compare --demo`
 METRIC = "hm"  # by which rates are compared, where the recipe keeps the last round
@@ -206,7 +206,7 @@ def plan_rounds(tuning: Tuning, experiment: Experiment, minutes: float | None, *
     """
     path, most = tuning.out / ROUNDS, tuning.recipe.train.rounds
     if path.is_file():
-        found = Rounds(**json.loads(path.read_text(encoding="utf-8")))
+        found = Rounds(**load_json_object(read_bytes(path)))
         if found.minutes != (minutes or 0.0):
             given = f"{found.minutes:g} minutes" if found.minutes else "no limit of time"
             raise UserError(f"{tuning.out} holds a search with {given}; give the same, or another folder with --out.")

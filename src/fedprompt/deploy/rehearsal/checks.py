@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import signal
@@ -34,7 +33,7 @@ from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import RunFolder, write_atomic
-from fedprompt.text_files import json_text
+from fedprompt.text_files import json_text, load_json_object
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
@@ -281,7 +280,7 @@ def _same(ours: State, theirs: State) -> bool:
 
 
 def _worker_of(folder: Path) -> int:
-    return int(json.loads((folder / ADDRESS).read_text(encoding="utf-8"))["process"])
+    return int(load_json_object((folder / ADDRESS).read_bytes())["process"])
 
 
 def _kill_busy_worker(folder: Path) -> bool:
