@@ -26,10 +26,11 @@ def load_clip(
     kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk. `workers` processes decode images.
     Raises UserError if there is no CLIP at `path`, or an option is out of range.
 
-    >>> import fedprompt as fp
-    >>> clip = fp.load_clip()
-    >>> clip.text_features(["a photo of a cat.", "a photo of a dog."]).shape
-    torch.Size([2, 128])
+    Examples:
+        >>> import fedprompt as fp
+        >>> clip = fp.load_clip()
+        >>> clip.text_features(["a photo of a cat.", "a photo of a dog."]).shape
+        torch.Size([2, 128])
     """
     table = {
         "path": os.fspath(path),

@@ -17,14 +17,15 @@ class Callback(RunCallbacks):
     `on_round(number, loss)` is called after every round, `on_score(score)` after every scored test set, and
     `stops(number)` ends the training of a trial after the round if it returns True; the model of that round is scored.
 
-    >>> import fedprompt as fp
-    >>> class Losses(fp.Callback):
-    ...     def __init__(self):
-    ...         self.values = []
-    ...     def on_round(self, number, loss):
-    ...         self.values.append(loss)
-    ...     def stops(self, number):
-    ...         return self.values[-1] < 0.1
+    Examples:
+        >>> import fedprompt as fp
+        >>> class Losses(fp.Callback):
+        ...     def __init__(self):
+        ...         self.values = []
+        ...     def on_round(self, number, loss):
+        ...         self.values.append(loss)
+        ...     def stops(self, number):
+        ...         return self.values[-1] < 0.1
     """
 
 

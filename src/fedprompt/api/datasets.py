@@ -40,10 +40,11 @@ def load_dataset(source: Any, /, **options: Any) -> Dataset:
 
     Raises UserError for an unknown source or option and for everything in the data that cannot be understood.
 
-    >>> import fedprompt as fp
-    >>> data = fp.load_dataset("pictograms", train=4, test=4)
-    >>> len(data.space), data.space.names[:2]
-    (60, ('airplane', 'anchor'))
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset("pictograms", train=4, test=4)
+        >>> len(data.space), data.space.names[:2]
+        (60, ('airplane', 'anchor'))
     """
     if isinstance(source, str | os.PathLike):
         return _named(os.fspath(source), options)
@@ -112,7 +113,7 @@ def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
     return _of_columns(images, labels, {**rest, **{f"{name}s": values for name, values in columns.items()}})
 
 
-def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     """The columns that hold images, labels, splits and domains, and the options that name none of them."""
     usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "domain": ("domain",)}
     chosen: dict[str, str] = {}
@@ -142,11 +143,12 @@ def partition(
     trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
     `clients.to_pandas()`. Raises UserError for an unknown rule or option, or more clients than images.
 
-    >>> import fedprompt as fp
-    >>> data = fp.load_dataset("pictograms", train=4, test=4)
-    >>> clients = fp.partition(data, "iid", clients=3)
-    >>> len(clients), clients[0].name
-    (3, 'client-0')
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset("pictograms", train=4, test=4)
+        >>> clients = fp.partition(data, "iid", clients=3)
+        >>> len(clients), clients[0].name
+        (3, 'client-0')
     """
     block = (
         _block(PARTITION_RULES, rule, options, place="partition")

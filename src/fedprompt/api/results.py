@@ -77,7 +77,7 @@ class Run:
 
         return pandas.DataFrame(list(self._scores()), columns=list(SCORE_COLUMNS)).astype({"client": "Int64"})
 
-    def _scores(self) -> Iterator[dict[str, Any]]:
+    def _scores(self) -> Iterator[Mapping[str, Any]]:
         for trial in self.records.trials:
             for score in trial.scores:
                 yield {

@@ -53,12 +53,13 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     the last finished round; the model of that round is scored and kept. Raises UserError for anything that cannot be
     trained, before the folder is made.
 
-    >>> import fedprompt as fp
-    >>> data = fp.load_dataset("pictograms", train=2, test=2)
-    >>> clients = fp.partition(data, "iid", clients=2)
-    >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
-    >>> sorted(run.scores.columns)
-    ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset("pictograms", train=2, test=2)
+        >>> clients = fp.partition(data, "iid", clients=2)
+        >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
+        >>> sorted(run.scores.columns)
+        ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
@@ -99,7 +100,7 @@ def _folder_name(text: str) -> str:
     return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
 
 
-def _method_table(method: MethodLike) -> tuple[dict[str, Any], type[Method] | None]:
+def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] | None]:
     """A recipe's table of a method, and the class if it is one that the package does not know by name."""
     if isinstance(method, Mapping):
         table, kind = _method_table(method["name"])
