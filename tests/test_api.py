@@ -293,3 +293,10 @@ def test_a_custom_loop_is_short(clip: fp.Clip, data: fp.Dataset, clients: fp.Cli
     test = data.examples(data.rows(split="test", classes=data.new), data.new)
     score = fp.evaluate(transport.restore(record.shared), clip, test, name="new", batch_size=32)
     assert len(losses) == 2 and 0 <= score.figures["accuracy"] <= 1
+
+
+def test_values_are_shown_in_a_line(data: fp.Dataset, clients: fp.Clients) -> None:
+    joined = fp.Partition("halves", 0, clients.partition.shards)
+    for value in (data, clients, clients[0], clients[0].train, clients[0].train.images, joined):
+        assert "\n" not in repr(value) and len(repr(value)) < 700, type(value)
+    assert f"{len(data.source)} images" in repr(data)

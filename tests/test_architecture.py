@@ -120,6 +120,7 @@ def test_a_method_knows_words_pictures_and_the_backbone_only(path: Path) -> None
 
 
 OPTIONAL = {
+    "accelerate": ("experiments/trackers.py",),
     "cryptography": ("deploy/certificates.py", "deploy/identity.py", "federated/secure"),
     "dp_accounting": ("federated/privacy/accounting.py",),
     "flwr": ("runtimes/flower",),

@@ -12,6 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from tools import notebooks
 from tools.markdown import ROOT, SOURCE
 
 ROOT_PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
@@ -64,6 +65,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in ROOT_PAGES.items():
         files.append(File.generated(config, page, content=_moved((ROOT / name).read_text(encoding="utf-8"), "", page)))
     files.append(File.generated(config, API, content=api_page()))
+    for path in sorted(notebooks.FOLDER.glob("*.ipynb")):
+        name = f"notebooks/{path.stem}.md"
+        files.append(File.generated(config, name, content=_moved(notebooks.page(path), "docs", name)))
     linked = {target for page in sorted((ROOT / "docs").rglob("*.md")) for target in _linked(page)}
     linked |= {target for name in ROOT_PAGES for target in _linked(ROOT / name)}
     for target in sorted(linked):

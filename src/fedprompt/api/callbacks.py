@@ -7,8 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from fedprompt.api.progress import console_callbacks, plain_console
 from fedprompt.errors import UserError
-from fedprompt.experiments.context import RunCallbacks
-from fedprompt.records.events import ScoreEvent
+from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks
 
 
 class Callback(RunCallbacks):
@@ -29,49 +28,6 @@ class Callback(RunCallbacks):
     """
 
 
-class _Joined(RunCallbacks):
-    """Calls several callbacks, in their order."""
-
-    def __init__(self, listeners: Sequence[RunCallbacks]) -> None:
-        self._listeners = listeners
-
-    def on_step(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.on_step(text)
-
-    def on_message(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.on_message(text)
-
-    def on_warning(self, text: str) -> None:
-        for listener in self._listeners:
-            listener.on_warning(text)
-
-    def on_progress(self, done: int, total: int) -> None:
-        for listener in self._listeners:
-            listener.on_progress(done, total)
-
-    def on_trial(self, name: str, rounds: int, done: int) -> None:
-        for listener in self._listeners:
-            listener.on_trial(name, rounds, done)
-
-    def on_client(self, done: int, total: int) -> None:
-        for listener in self._listeners:
-            listener.on_client(done, total)
-
-    def on_round(self, number: int, loss: float | None) -> None:
-        for listener in self._listeners:
-            listener.on_round(number, loss)
-
-    def on_score(self, score: ScoreEvent) -> None:
-        for listener in self._listeners:
-            listener.on_score(score)
-
-    def stops(self, number: int) -> bool:
-        asked = [listener.stops(number) for listener in self._listeners]  # every listener, whatever others say
-        return any(asked)
-
-
 @contextmanager
 def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
     """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
@@ -81,4 +37,4 @@ def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) 
             raise UserError(f"A callback is an instance of a class derived from fedprompt.Callback, not {one!r}.")
     with ExitStack() as stack:
         shown = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
-        yield _Joined([*shown, *given])
+        yield JoinedCallbacks([*shown, *given])

@@ -39,6 +39,7 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     compare: Sequence[MethodLike] = (),
     out: PathLike | None = None,
     seed: int = 1,
+    track: Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
     settings: Mapping[str, Any] | None = None,
@@ -49,7 +50,8 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
     `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
     `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
-    of the run, which must not exist; without it the run lives as long as the result does. Ctrl-C ends training after
+    of the run, which must not exist; without it the run lives as long as the result does. `track` names
+    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends training after
     the last finished round; the model of that round is scored and kept. Raises UserError for anything that cannot be
     trained, before the folder is made.
 
@@ -65,7 +67,8 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
     tables = [_method_table(one) for one in (method, *compare)]
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
-    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=options, settings=settings or {})
+    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
+    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=options, settings=changes)
     plan = given.plan(recipe, origin="train")
     return _start(plan, given, out, callbacks, progress=progress)
 

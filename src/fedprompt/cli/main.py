@@ -25,6 +25,7 @@ from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
+from fedprompt.text_files import json_text
 
 app = typer.Typer(
     cls=Program,
@@ -51,6 +52,10 @@ Minutes = Annotated[
     typer.Option(
         "--minutes", min=0.01, callback=finite, help="Train as many rounds as fit into this time, train.rounds at most."
     ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TRACKER", help="Send losses and scores to tensorboard, wandb, mlflow or another."),
 ]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
@@ -115,6 +120,7 @@ def run(
     out: Out = None,
     quiet: Quiet = False,
     on: On = None,
+    track: Track = None,
     trust_code: TrustCode = None,
 ) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
@@ -122,7 +128,8 @@ def run(
 
     if out is not None:
         require_output_folder(out)
-    changes = [*(settings or ()), *([] if minutes is None else [f"minutes={minutes}"])]
+    limits = [] if minutes is None else [f"minutes={minutes}"]
+    changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else [])]
     plan = load(recipe, changes, trust_code, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 

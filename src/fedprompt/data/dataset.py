@@ -27,6 +27,9 @@ class Examples:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        return f"Examples: {len(self):,} images over {len(self.space):,} candidate classes"
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -72,6 +75,9 @@ class Dataset:
                 known = ", ".join(map(repr, self._domains[0]))
                 hint = did_you_mean(domain, self._domains[0])
                 raise UserError(f"The data set {self.name!r} has no domain {domain!r}{hint} (domains: {known}).")
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.report.sentence()}"
 
     @property
     def report(self) -> IntakeReport:

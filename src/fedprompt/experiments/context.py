@@ -49,6 +49,58 @@ class RunCallbacks:
         return False
 
 
+class JoinedCallbacks(RunCallbacks):
+    """Calls several callbacks, in their order."""
+
+    def __init__(self, listeners: Sequence[RunCallbacks]) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_step(self, text: str) -> None:
+        """Tell all of the step."""
+        for listener in self._listeners:
+            listener.on_step(text)
+
+    def on_message(self, text: str) -> None:
+        """Tell all of the message."""
+        for listener in self._listeners:
+            listener.on_message(text)
+
+    def on_warning(self, text: str) -> None:
+        """Tell all of the warning."""
+        for listener in self._listeners:
+            listener.on_warning(text)
+
+    def on_progress(self, done: int, total: int) -> None:
+        """Tell all of the progress."""
+        for listener in self._listeners:
+            listener.on_progress(done, total)
+
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        """Tell all of the trial."""
+        for listener in self._listeners:
+            listener.on_trial(name, rounds, done)
+
+    def on_client(self, done: int, total: int) -> None:
+        """Tell all of the client."""
+        for listener in self._listeners:
+            listener.on_client(done, total)
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        """Tell all of the round."""
+        for listener in self._listeners:
+            listener.on_round(number, loss)
+
+    def on_score(self, score: ScoreEvent) -> None:
+        """Tell all of the score."""
+        for listener in self._listeners:
+            listener.on_score(score)
+
+    def stops(self, number: int) -> bool:
+        """Whether one of them ends the training."""
+        asked = [listener.stops(number) for listener in self._listeners]  # every listener, whatever others say
+        return any(asked)
+
+
 NO_CALLBACKS = RunCallbacks()
 
 

@@ -22,6 +22,7 @@ from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.test_sets import TestSet, make_test_sets
+from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
@@ -65,6 +66,7 @@ def start(
     `expected` are published figures that the report compares with; `given` may hold the backbone. An interruption or an
     error is recorded in the folder, and `resume` continues after the last finished round.
     """
+    require_trackers(plan.recipe.track)
     require_no_run(folder)  # a run over sites has files of its server there already
     callbacks.on_step("Opening backbone and data")
     experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
@@ -150,6 +152,13 @@ def _is_finished(run: RunFolder) -> bool:
 
 
 def _run_trials(context: RunContext) -> Path:
+    with tracked(context) as followed:
+        _train_and_compare(followed)
+        followed.callbacks.on_step("Drawing the report")
+        return render(context.run.path)
+
+
+def _train_and_compare(context: RunContext) -> None:
     finished = {
         event.trial for event in context.run.events() if isinstance(event, TrialEvent) and event.status == "done"
     }
@@ -160,8 +169,6 @@ def _run_trials(context: RunContext) -> Path:
         context.callbacks.on_step("Comparing the methods")
         for event in interval_events(context.run.path, read_run(context.run.path)):
             context.run.append(event)
-        context.callbacks.on_step("Drawing the report")
-    return render(context.run.path)
 
 
 @contextmanager

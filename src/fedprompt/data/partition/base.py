@@ -36,6 +36,9 @@ class Shard:
     domain: str = ""
     test: tuple[int, ...] | None = None
 
+    def __repr__(self) -> str:
+        return f"Shard {self.name}: {len(self.rows):,} images, {len(self.classes):,} classes"
+
 
 @dataclass(frozen=True)
 class Partition:
