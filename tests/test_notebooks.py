@@ -43,5 +43,5 @@ def read(name: str) -> object:
 @pytest.mark.parametrize("name", notebooks.names())
 def test_a_notebook_runs_from_top_to_bottom(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{notebooks.ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    notebook = notebooks.executed(name, slow=False)
+    notebook = notebooks.executed(name)
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")

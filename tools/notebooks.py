@@ -17,7 +17,6 @@ from nbformat import NotebookNode
 from tools.markdown import ROOT
 
 FOLDER = ROOT / "docs" / "notebooks"
-SLOW = "slow"  # tag of cells that take minutes
 SECONDS = 1200  # for a cell
 
 
@@ -26,10 +25,9 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.py")))
 
 
-def executed(name: str, *, slow: bool) -> NotebookNode:
-    """The notebook of a script, run in an empty folder; without `slow`, cells with that tag are left out."""
+def executed(name: str) -> NotebookNode:
+    """The notebook of a script, run in an empty folder."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
-    notebook.cells = [cell for cell in notebook.cells if slow or SLOW not in cell.metadata.get("tags", ())]
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     with tempfile.TemporaryDirectory(prefix="notebook-") as folder:
         NotebookClient(
@@ -45,10 +43,12 @@ def sources(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 def write(name: str) -> None:
     """Run a notebook whole and save it beside its script."""
-    notebook = executed(name, slow=True)
+    notebook = executed(name)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"{name}-{number}"
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":  # warnings of packages are about this machine
+            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
     nbformat.write(notebook, FOLDER / f"{name}.ipynb")
 
 

@@ -55,8 +55,12 @@ fedprompt("site", "audit", "--help")
 # %% [markdown]
 # ## Rehearse with real processes
 #
-# The rehearsal starts the server and three sites with keys and certificates, trains, compares the result with the simulator's bit by bit, and kills a
-# site. It takes some minutes.
-
-# %% tags=["slow"]
-fedprompt("deploy", "rehearse", "--out", "rehearsal")
+# In a shell,
+#
+# ```
+# fedprompt deploy rehearse --out rehearsal
+# ```
+#
+# starts the server and three sites with keys and certificates, trains, compares the result with the simulator's bit by bit, and kills a
+# site. It takes some minutes. Then `fedprompt server up hospitals` and `fedprompt site up east --data IMAGES` are the real thing, and a
+# recipe with `data.source = "sites"` runs over the sites: `fedprompt run RECIPE --on hospitals`.

@@ -100,8 +100,10 @@ class Adapter:
         clip: Clip | None = None,
         given: Mapping[str, type[Method]] | None = None,
         keep: object = None,
+        revision: str | None = None,
     ) -> None:
         self._files = files
+        self.revision = revision  # the commit on the Hub that it was downloaded at
         self._clip = clip
         self._given = dict(given or {})
         self._keep = keep  # what owns a temporary folder that the files lie in
@@ -193,14 +195,18 @@ class Adapter:
         fresh.rename(target)
         return target
 
-    def push_to_hub(self, name: str, *, private: bool = True, token: str | None = None) -> str:
-        """Upload the adapter with its model card to the Hub as `owner/name`; returns its address.
+    def push_to_hub(
+        self, name: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
+    ) -> str:
+        """Upload the adapter with its model card to the Hub as `owner/name`; returns the commit, to be pinned.
 
-        The repository is private unless told otherwise. Raises UserError if the Hub refuses.
+        The repository is private unless told otherwise. `base_model` is the Hub id of the backbone, where the adapter
+        was trained with a copy in a folder. Absolute paths of this machine are not uploaded. Raises UserError if the
+        Hub refuses, or others could not have the backbone.
         """
         from fedprompt.api.hub import upload
 
-        return upload(self.folder, name, private=private, token=token)
+        return upload(self.folder, name, private=private, token=token, base_model=base_model)
 
     def __repr__(self) -> str:
         return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
@@ -219,15 +225,17 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
 ) -> Adapter:
     """Load an adapter from its folder, from the folder of a run (of `trial` or the main one), or from the Hub.
 
-    On the Hub, `place` is `owner/name` and `revision` pins a commit, a tag or a branch. `clip` is a backbone that is
+    On the Hub, `place` is `owner/name` and `revision` pins a commit, a tag or a branch; the attribute `revision` of the
+    result is the commit. `clip` is a backbone that is
     open already, else the adapter names it. `method` is the class of a method of one's own, and `trust_code` are the
     modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there
     is no adapter at `place` or it is damaged.
     """
-    folder = Path(place).expanduser()
+    folder, commit = Path(place).expanduser(), None
     if not folder.exists():
         from fedprompt.api.hub import download
 
-        folder = download(os.fspath(place), revision=revision, token=token)
+        folder, commit = download(os.fspath(place), revision=revision, token=token)
     given = {} if method is None else {method.__name__: method, method.__module__: method}
-    return Adapter(open_adapter(folder, trial=trial, trusted=(*given, *trust_code)), clip=clip, given=given)
+    files = open_adapter(folder, trial=trial, trusted=(*given, *trust_code))
+    return Adapter(files, clip=clip, given=given, revision=commit)

@@ -169,6 +169,12 @@ def _describe(
     return described, origins
 
 
+def backbone_elsewhere(path: str) -> str:
+    """The backbone of a recipe as other libraries open it: a Hub id, or an absolute folder."""
+    folder = weights_folder() if path == DEMO else Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
 def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on its device, with its feature cache."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device

@@ -19,6 +19,7 @@ from fedprompt.experiments.events import (
     round_event,
     trial_event,
 )
+from fedprompt.experiments.experiment import backbone_elsewhere
 from fedprompt.experiments.model_card import LAST, save_trial_adapter
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import open_ledger, spent
@@ -89,10 +90,11 @@ def _score(context: RunContext, trial: Trial, transport: RunTransport, last: Sta
     if trial.sharing == "local":  # local training leaves no model that all clients share
         return
     save = partial(save_trial_adapter, context.run, context.experiment, trial, threshold=decisions[None].tuned)
-    save(shared, exports=method.exports(context.experiment.recipe.backbone.path))
+    backbone = backbone_elsewhere(context.experiment.recipe.backbone.path)
+    save(shared, exports=method.exports(backbone))
     if kept is not None:
         method = transport.restore(last.shared)
-        save(last.shared, exports=method.exports(context.experiment.recipe.backbone.path), suffix=LAST)
+        save(last.shared, exports=method.exports(backbone), suffix=LAST)
 
 
 def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[int, State]) -> bool:
