@@ -300,3 +300,10 @@ def test_values_are_shown_in_a_line(data: fp.Dataset, clients: fp.Clients) -> No
     for value in (data, clients, clients[0], clients[0].train, clients[0].train.images, joined):
         assert "\n" not in repr(value) and len(repr(value)) < 700, type(value)
     assert f"{len(data.source)} images" in repr(data)
+
+
+def test_predictions_are_shown_in_a_line() -> None:
+    few = fp.Predictions(("cat", "dog"), ("a", "b"), torch.tensor([[0.9, 0.1], [0.2, 0.8]]))
+    assert repr(few) == "Predictions of 2 images: cat 90%, dog 80%"
+    many = fp.Predictions(("cat",), ("a",) * 1000, torch.ones(1000, 1))
+    assert repr(many).startswith("Predictions of 1,000 images: cat 100%") and len(repr(many)) < 400

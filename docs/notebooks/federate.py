@@ -47,12 +47,9 @@ fedprompt("site", "init", "east")
 print((work / "east" / "site.toml").read_text())
 
 # %% [markdown]
-# What leaves a site is decided by its policy, which is read before every request. The audit lists every request with the rule that decided.
-
-# %%
-fedprompt("site", "audit", "--help")
-
-# %% [markdown]
+# What leaves a site is decided by its policy, which is read before every request. `fedprompt site audit east` lists every request with the
+# rule that decided.
+#
 # ## Rehearse with real processes
 #
 # In a shell,

@@ -78,6 +78,10 @@ class Predictions:
         table.insert(0, "image", self.names)
         return table
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{best[0][0]} {100 * best[0][1]:.0f}%" for best in self.top(1)[:SHOWN])
+        return f"Predictions of {len(self):,} images: {shown}{', ...' if len(self) > SHOWN else ''}"
+
     def _repr_html_(self) -> str:
         cells = []
         for row, best in enumerate(self.top(3)[:SHOWN]):
