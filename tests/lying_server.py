@@ -29,6 +29,19 @@ CARRIES: dict[Step, Step] = {"masked_input": "share_keys"}  # what a request rel
 Parts = Mapping[int, bytes]
 
 
+@dataclass(frozen=True)
+class Claims:
+    """What a site is told of its job; `run` is "" for that of the server."""
+
+    round: int = 1
+    recipe: str = "r"
+    share: float = 0.51
+    run: str = ""
+
+
+AGREED = Claims()
+
+
 class HonestSite:
     """A site's real part in secure sums, with its own roster and policy."""
 
@@ -40,10 +53,13 @@ class HonestSite:
         self.member = SecureMember(folder)
         self.vector: MaskedVector = np.array([1, 0, 10**6 + 7**number], dtype=np.uint64)
 
-    def answer(self, step: Step, run: str, members: list[int], nonce: str, parts: Parts) -> Parts | None:
+    def answer(
+        self, step: Step, run: str, members: list[int], nonce: str, parts: Parts, told: Claims = AGREED
+    ) -> Parts | None:
         """Its answer to a request; None if it refuses."""
         message = b64encode(Envelope(CARRIES.get(step, step), SERVER, 1, parts).to_bytes()).decode()
-        job = {"run": run, "trial": "t", "recipe": "r", "round": 1, "client": self.number}
+        run = told.run or run
+        job = {"run": run, "trial": "t", "recipe": told.recipe, "round": told.round, "client": self.number}
         request = Payload(f"train.{step}", {**job, "members": members, "nonce": nonce, MESSAGE: message})
 
         def train(codec: Codec) -> tuple[MaskedVector, bytes]:
@@ -52,7 +68,7 @@ class HonestSite:
         state = SiteState(self.folder / "state", run, "t")
         try:
             secure = secure_sum_of_site(
-                SecureSum(share=0.51), job, self.names, settings=self.settings, folder=self.folder
+                SecureSum(share=told.share), job, self.names, settings=self.settings, folder=self.folder
             )
             said = done(self.member.answer(request, secure, state, train, lambda: LENGTH))
         except UserError:

@@ -16,6 +16,8 @@ from fedprompt.records.reading import read_run
 from test_cli import call
 from test_data_users_files import DOT, annotations, changed, images, roboflow, shard, write, xml
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 
 def pixel(text: str) -> bytes:
     """An image of one pixel that is unlike those of other texts."""
@@ -228,12 +230,20 @@ def test_mistakes_of_all_sites_are_shown_together(tmp_path: Path) -> None:
     assert "north: the class 'fox' was not agreed on" in found and "the class 'dgo' was not agreed on; did you" in found
 
 
-def test_every_empty_folder_is_named(tmp_path: Path) -> None:
-    images(tmp_path, "cat", "dog")
+def test_every_empty_folder_is_named_beside_all_other_problems(tmp_path: Path) -> None:
+    distinct(images(tmp_path, "cat", "dog", each=4))
     for name in ("eel", "fox"):
         (tmp_path / name).mkdir()
-    found = refused(tmp_path)
-    assert "2 mistakes; add some or remove it" in found and "fox holds no images" in found
+    (tmp_path / "cat/0.jpg").write_bytes(b"x")
+    found = call("check", tmp_path, code=2)
+    assert "Warning" in found and "2 folders without images make no class" in found and "for them: eel, fox." in found
+    assert "cat/0.jpg" in found and "8 images, 1 problem." in found and "2: cat, dog" in found
+
+
+def test_an_empty_folder_that_is_a_split_is_refused(tmp_path: Path) -> None:
+    images(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog")
+    (tmp_path / "val").mkdir()
+    assert "val holds no images; add some or remove it" in refused(tmp_path)
 
 
 def test_problems_of_images_are_shown_with_a_total(tmp_path: Path) -> None:

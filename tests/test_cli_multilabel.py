@@ -11,7 +11,9 @@ from fedprompt.data.annotation import draw_missing
 from fedprompt.demo.world import scenes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
-from test_cli import assert_fits_schema, call, sentence
+from test_cli import assert_fits_schema, call, output, sentence
+
+pytestmark = pytest.mark.usefixtures("kept_backbone")
 
 SMALL = ("-s", "backbone.path=demo", "-s", "train.rounds=1", "-s", "evaluate.every=0", "-s", "compare=[]", "-q")
 
@@ -80,7 +82,7 @@ def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
 
 def test_predictions_name_the_labels_present_and_their_regions(finished: Path, tmp_path: Path) -> None:
     images = [finished / "images" / f"{row}.png" for row in (0, 9)]
-    found = json.loads(call("predict", finished / "run", *images, "--json"))
+    found = json.loads(output("predict", finished / "run", *images, "--json"))
     said = call("predict", finished / "run", *images, "--page", tmp_path / "seen.html")
     assert said.endswith(f"Written: {tmp_path / 'seen.html'} (2 images)\n")
     card = load_adapter(finished / "run" / "adapters" / "fedmpt").card

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,13 @@ from fedprompt.cli.main import app
 from fedprompt.data.dataset import Dataset
 from fedprompt.demo.world import pictograms, scenes
 from fedprompt.experiments import predict as prediction
-from test_cli import TINY, call, sentence
+from fedprompt.records.reading import read_run
+from fedprompt.report.collapse import alike
+from fedprompt.report.verdict import introduced
+from fedprompt.text_files import json_text
+from test_cli import TINY, call, output, sentence
+
+pytestmark = pytest.mark.usefixtures("kept_backbone")
 
 QUICK = (
     "-s",
@@ -85,16 +92,16 @@ def images(dataset: Dataset, tmp_path: Path) -> Path:
 
 
 def pictures(said: str) -> list[str]:
-    return [Path(one["picture"]).name for one in json.loads(said)]
+    return [Path(one["image"]).name for one in json.loads(said)]
 
 
 def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images: Path, tmp_path: Path) -> None:
-    assert pictures(call("predict", run, tmp_path / "labels.csv", "--json")) == [f"{n}.png" for n in range(6)]
+    assert pictures(output("predict", run, tmp_path / "labels.csv", "--json")) == [f"{n}.png" for n in range(6)]
     listed = tmp_path / "some.parquet"
     pq.write_table(pa.table({"path": [str(images / "4.png"), "images/1.png"]}), listed)
-    assert pictures(call("predict", run, listed, "--json")) == ["4.png", "1.png"]
+    assert pictures(output("predict", run, listed, "--json")) == ["4.png", "1.png"]
     (tmp_path / "lines.jsonl").write_text('{"file": "images\\\\2.png"}\n', encoding="utf-8")
-    assert pictures(call("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
+    assert pictures(output("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
 
 
 def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_table_are_named(
@@ -117,16 +124,18 @@ def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_ta
 def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_path: Path) -> None:
     files = {form: tmp_path / f"out.{form}" for form in ("csv", "parquet", "jsonl")}
     options = [word for form, path in files.items() for word in (f"--{form}", path)]
-    said = call("predict", run, images, "--classes", "dog, cat,tree", *options)
-    assert said.splitlines() == [f"Written: {path} (6 images)" for path in files.values()]
+    first, *said = call("predict", run, images, "--classes", "dog, cat,tree", *options).splitlines()
+    assert re.fullmatch(r"FedMVP, HM [\d.]+%, round 1 of 1\.|FedMVP, Base [\d.]+%, round 1 of 1\.", first)
+    assert said == [f"Written: {path} (6 images)" for path in files.values()]
     with files["csv"].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     read = pq.read_table(files["parquet"]).to_pylist()
     lines = [json.loads(line) for line in files["jsonl"].read_text(encoding="utf-8").splitlines()]
-    shown = json.loads(call("predict", run, images, "--classes", "dog, cat,tree", "--json"))
+    shown = json.loads(output("predict", run, images, "--classes", "dog, cat,tree", "--json"))
     for row, other, line, one in zip(rows, read, lines, shown, strict=True):
-        assert row["image"] == other["image"] == line["image"] == one["picture"]
+        assert row["image"] == other["image"] == line["image"] == one["image"]
         assert row["predicted"] == other["predicted"] == line["predicted"] == one["top"][0][0]
+        assert row["method"] == other["method"] == line["method"] == one["method"] == "fedmvp"
         values = {name: float(row[f"probability of {name}"]) for name in ("dog", "cat", "tree")}
         assert values == line["probabilities"] == {name: other[f"probability of {name}"] for name in values}
         assert sum(values.values()) == pytest.approx(1, abs=1e-5)
@@ -194,10 +203,72 @@ def test_several_labels_per_image_are_decided_and_compared(multi: Path, tmp_path
     found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [one["truth"] for one in found] == true
     assert re.search(r"Of 4 images with a given label: mAP [\d.]+%, CF1 [\d.]+%, OF1 [\d.]+%\.", said)
+    hits = sum(len({*one["truth"]} & {*one["predicted"]}) for one in found)
+    total = sum(len(one["truth"]) + len(one["predicted"]) for one in found)
+    assert f"OF1 {100 * 2 * hits / total:.1f}%" in said
     for one in found:
         assert one["predicted"] == [name for name, value in one["probabilities"].items() if value >= 0.5]
     html = page.read_text(encoding="utf-8")
     assert html.count('<p class="decided">') == 4 and "Confusion matrix" not in html and "(recall)" in html
+
+
+def test_figures_and_decisions_of_several_labels_have_the_adapters_own_thresholds(multi: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(multi / "adapters" / "fedmpt", folder)
+    card = json.loads((folder / "adapter_config.json").read_text())
+    card["thresholds"] = [0.0] * len(card["class_names"])  # everything is present
+    (folder / "adapter_config.json").write_text(json.dumps(card))
+    data = scenes(train=1, test=4, seed=3)
+    row = next(row for row, split in enumerate(data.splits) if split != "train")
+    data.source.open(row).save(tmp_path / "0.png")
+    true = [data.space.names[label] for label in (data.targets[row] == 1).nonzero().flatten()]
+    (tmp_path / "truth.csv").write_text(f"image,labels\n0.png,{';'.join(true)}\n")
+    said = call("predict", folder, tmp_path / "0.png", "--labels", tmp_path / "truth.csv")
+    count, classes = len(true), len(card["class_names"])
+    assert f"OF1 {100 * 2 * count / (count + classes):.1f}%" in said
+    assert f"fedmpt, from the adapter {folder}." in said
+
+
+def test_predict_names_another_method_that_scored_surely_higher(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.jsonl").write_text(
+        "".join(
+            json_text(event) + "\n"
+            for event in (
+                {"event": "header", "main": "ours", "splits": {"base": "all classes"}},
+                *({"event": "trial", "trial": name, "trainable": 5, "rounds": 1} for name in ("ours", "rival")),
+                {"event": "round", "trial": "ours", "round": 1, "clients": [0]},
+                {"event": "budget", "name": "ours", "rounds": 1, "wanted": 30, "needed": 9.0}
+                | {"seconds": 1.0, "first_round": 1.0, "round": 1.0, "scoring": 1.0},
+                *(
+                    {"event": "score", "trial": name, "round": 1, "split": "base", "figures": {"accuracy": value}}
+                    for name, value in (("ours", 0.069), ("rival", 0.333))
+                ),
+                {"event": "interval", "trial": "ours", "column": "base", "against": "rival"}
+                | {"value": -0.264, "low": -0.35, "high": -0.18},
+            )
+        )
+    )
+    found = read_run(tmp_path)
+    assert list(introduced(found, found.trials[-1])) == [
+        "ours, Base 6.9%, round 1 of 30.",
+        "rival scored higher, 33.3%: predict with --trial rival.",
+    ]
+    assert list(introduced(found, found.trials[0])) == ["rival, Base 33.3%."]
+
+
+def test_many_images_with_the_same_labels_are_said() -> None:
+    same = [("dark", "living thing")] * 25
+    assert "25 of 30 images are predicted as dark and living thing." in alike([*same, *[("car",)] * 5])
+    assert not alike(same[:10]) and not alike([*same[:15], *[("car",)] * 15])
+
+
+def test_labels_of_images_that_may_have_been_trained_on_are_doubted(run: Path, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(run / "adapters" / "fedmvp", folder)
+    words = ("predict", folder, images, "--labels", tmp_path / "labels.csv")
+    assert "it may have been trained on them" not in call(*words)
+    (folder / "provenance.json").write_text(json.dumps({"recipe": {"data": {"path": str(images)}}}))
+    assert "it may have been trained on them" in call(*words)
 
 
 def test_a_long_page_shows_the_first_images_and_says_so(
@@ -216,7 +287,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_anything_is_opened(tm
     for option in ("--csv", "--parquet", "--jsonl", "--page"):
         said = sentence("predict", gone, "x.png", option, tmp_path)
         assert f"{option} {tmp_path} cannot be written: it is a folder" in said
-        assert "Nothing can be written to /proc/x" in sentence("predict", gone, "x.png", option, "/proc/x/out")
+        assert "Nothing can be written to /proc" in sentence("predict", gone, "x.png", option, "/proc/out")
 
 
 def test_json_on_the_output_stays_json_beside_other_outputs(run: Path, images: Path, tmp_path: Path) -> None:
@@ -227,11 +298,11 @@ def test_json_on_the_output_stays_json_beside_other_outputs(run: Path, images: P
 
 
 def test_batches_do_not_show_in_the_result(run: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = json.loads(call("predict", run, images, "--json"))
+    whole = json.loads(output("predict", run, images, "--json"))
     monkeypatch.setattr(prediction, "BATCH", 2)
-    parts = json.loads(call("predict", run, images, "--json"))
+    parts = json.loads(output("predict", run, images, "--json"))
     for one, other in zip(whole, parts, strict=True):
-        assert one["picture"] == other["picture"] and one["top"][0][0] == other["top"][0][0]
+        assert one["image"] == other["image"] and one["top"][0][0] == other["top"][0][0]
         assert one["top"][0][1] == pytest.approx(other["top"][0][1], abs=1e-5)
 
 

@@ -75,7 +75,7 @@ def test_words_that_stand_for_a_missing_value_are_no_class(cell):
 
 def test_a_comma_that_may_be_part_of_a_name_is_settled_by_the_user():
     for cells in (["fox, red", "bear"], ["fox, red"]):
-        with pytest.raises(UserError, match=r"'fox, red' may be one class or several; .*separator = ','"):
+        with pytest.raises(UserError, match=r"'fox, red' may be one class or several; .*data.separator=\",\"'"):
             column(cells)
     assert column(["fox, red", "bear"], separator=",").labels == (("fox", "red"), ("bear",))
     assert column(["fox, red", "bear"], separator="none").labels == (("fox, red",), ("bear",))
@@ -195,7 +195,7 @@ def test_columns_of_classes_are_refused_where_a_cell_is_no_truth_value():
     rows = [{"dog": "1", "cat": "0.9"}, {"dog": "", "cat": "0"}]
     assert truth_columns(rows, ["dog", "cat"], mistakes=mistakes, lines=[2, 3])[1] == [-1, 0]
     with pytest.raises(
-        UserError, match=r"a.csv, line 2, column 'cat': '0.9' is neither 1, 0, -1 nor blank; set `thres"
+        UserError, match=r"a.csv, line 2, column 'cat': '0.9' is neither 1, 0, -1 nor blank; give --set data.thres"
     ):
         mistakes.check()
 
@@ -224,7 +224,9 @@ def test_a_table_of_labels_says_the_same_in_every_dialect(rows, data):
 
 
 def test_a_name_with_a_sign_in_it_of_which_one_part_is_a_name_too_is_refused():
-    with pytest.raises(UserError, match=r"'dog/fox' may be one class or several; say which with separator = '/'"):
+    with pytest.raises(
+        UserError, match=r"'dog/fox' may be one class or several; say which with --set 'data.separator=\"/\"'"
+    ):
         column(["dog", "dog/fox", "cat"])
     assert column(["dog", "dog/fox"], separator="/").labels == (("dog",), ("dog", "fox"))
     assert column(["dog", "dog/fox"], separator="none").labels == (("dog",), ("dog/fox",))
@@ -235,7 +237,8 @@ def test_a_name_of_two_words_of_which_one_is_a_name_too_is_said():
     found = column(["truck", "fire truck", "red fox"])
     assert found.labels == (("truck",), ("fire truck",), ("red fox",))
     assert found.remarks == (
-        "a.csv: 'fire truck' is read as one class beside 'truck'; set separator = \" \" if it is two labels.",
+        "a.csv: 'fire truck' is read as one class beside 'truck'; give --set 'data.separator=\" \"' if it is two "
+        "labels.",
     )
     assert column(["truck", "fire truck"], names=("truck", "fire truck")).remarks == ()
 

@@ -75,7 +75,9 @@ def test_names_without_such_a_word_say_nothing(names):
 
 
 def test_a_name_with_such_a_word_beside_others_without_is_refused():
-    with pytest.raises(UserError, match=r"'train', a split, beside 'extra', which is none; .*splits = \{extra"):
+    with pytest.raises(
+        UserError, match=r"'train', a split, beside 'extra', which is none; .*--set data.splits.extra=train"
+    ):
         parts("extra", "train", "test")
     with pytest.raises(UserError, match=r"'test', a split, beside 'trian', which is none, unless 'train' is meant"):
         parts("trian", "test")
@@ -129,7 +131,9 @@ def test_splits_above_domains_are_found():
 
 def test_a_top_folder_that_is_no_split_beside_others_that_are_is_refused_unless_they_are_domains():
     places = tree("train", "photo")
-    with pytest.raises(UserError, match=r"'train', which reads like a split, beside 'photo'.*layout = \"domains\""):
+    with pytest.raises(
+        UserError, match=r"'train', which reads like a split, beside 'photo'.*--set data.layout=domains"
+    ):
         split_folders(places, root="data")
     assert split_folders(places, root="data", domains=True) is None
     declared = split_folders(places, root="data", declared={"photo": "test"})

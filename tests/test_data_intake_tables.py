@@ -64,7 +64,7 @@ def test_other_names_of_columns_are_given(tmp_path):
     found = table(tmp_path, "Path,Title\n1.jpg,Löwe\n2.jpg,fox\n", columns={"image": "path", "label": "title"})
     assert cells(found) == ROWS
     with pytest.raises(
-        UserError, match=r"has no column 'label'; did you mean 'lable'\? \(found 'image', 'lable'; a table"
+        UserError, match=r"has no column 'label'; did you mean 'lable'\? Name it so.* \(found 'image', 'lable'; a"
     ):
         table(tmp_path, "image,lable\n1.jpg,fox\n")
 

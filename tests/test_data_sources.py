@@ -63,7 +63,7 @@ def test_open_clips_table_and_json_lines_are_read(tmp_path):
         (["image,label,split", "a,dog,train", "b,cat,test"], "no image of 'cat' is in the split 'train'"),
         (["image,label", "a,0", "b,1"], "numbers for labels"),
         (["image,label", "gone,dog"], "line 2, column 'image': there is no file"),
-        (["image,name", "a,dog"], r"has no column 'label' \(found 'image', 'name'"),
+        (["image,name", "a,dog"], r"has no column 'label'; name it so.* \(found 'image', 'name'"),
         (["image,label", "a,"], "line 2, column 'label': it is empty"),
         (["image,label,split", "a,dog,tain"], "line 2, column 'split': 'tain' is neither train, val nor test"),
         (["image,label"], "has no rows"),
@@ -242,7 +242,10 @@ def table(path, *, names=("b", "a"), labels=(0, 1, 0, 1), extra=None, shade=7):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("L", (12, 9), shade).save(grey, "JPEG", exif=exif)
-    rows = {"image": [{"bytes": grey.getvalue(), "path": None}] * len(labels), "label": list(labels)}
+    rows = {
+        "image": [{"bytes": grey.getvalue() + bytes([row]), "path": None} for row in range(len(labels))],
+        "label": list(labels),
+    }
     made = datasets.Dataset.from_dict(rows | ({"domain": extra} if extra else {}), features=features)
     path.parent.mkdir(parents=True, exist_ok=True)
     made.to_parquet(str(path))

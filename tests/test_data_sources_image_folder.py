@@ -26,7 +26,7 @@ def fill(root: Path, *places: str, each: int = 4) -> Path:
         folder = root / place
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(each):
-            (folder / f"{number}.ppm").write_bytes(DOT + bytes([number]))
+            (folder / f"{number}.ppm").write_bytes(DOT + f"{place}/{number}".encode())
     return root
 
 
@@ -100,7 +100,7 @@ def test_adding_files_moves_no_other(tmp_path):
     before = split_of(image_folder(path=tmp_path, seed=3))
     fill(tmp_path, "ant")
     for number in range(30, 60):
-        (tmp_path / "cat" / f"{number}.ppm").write_bytes(DOT)
+        (tmp_path / "cat" / f"{number}.ppm").write_bytes(DOT + f"cat/{number}".encode())
     after = split_of(image_folder(path=tmp_path, seed=3))
     assert before.items() <= after.items()
     assert set(before.values()) == {"train", "test"}
@@ -197,12 +197,15 @@ def test_a_folder_that_is_missing_or_a_file_is_named(tmp_path):
             image_folder(path=tmp_path / name)
 
 
-def test_a_class_without_images_is_named(tmp_path):
+def test_a_class_without_images_is_left_out_and_named(tmp_path):
     fill(tmp_path, "cat", "dog")
     (tmp_path / "bird").mkdir()
     (tmp_path / "bird" / "song.mp3").write_bytes(b"")
-    with pytest.raises(UserError, match="bird holds no images"):
-        image_folder(path=tmp_path)
+    data = image_folder(path=tmp_path)
+    assert data.space.names == ("cat", "dog")
+    assert "1 folder without images makes no class, and nothing is trained or tested for it: bird." in " ".join(
+        data.report.warnings
+    )
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

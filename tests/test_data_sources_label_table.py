@@ -73,7 +73,7 @@ def test_attributes_and_conditions_beside_the_table_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("picture,dog\n0.ppm,1\n", "has no column 'image' .found 'picture', 'dog'"),
+        ("shown,dog\n0.ppm,1\n", "has no column 'image'; name it so.*.found 'shown', 'dog'"),
         ("image,dog,dog\n0.ppm,1,1\n", "line 1: 'dog' stands 2 times"),
         ("image,,dog\n0.ppm,1,1\n", "line 1: column 2 has no name"),
         ("image,labels,dog\n0.ppm,dog,1\n", "beside 'labels' there is the column 'dog'"),

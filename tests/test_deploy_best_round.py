@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,8 @@ from fedprompt.runtimes.flower.records import from_records
 from fedprompt.runtimes.payload import EVALUATE, TRAIN, VALIDATE
 from grids import MemoryGrid
 from test_runtimes_flower_grid import SITES, deployment, events_of, grid, recipe
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 PERSONAL = "fedpgp"
 IMAGES = {0: 2, 1: 2, 2: 1}  # held-out images per site
@@ -62,14 +63,6 @@ def same_adapters(ours: Path, theirs: Path) -> bool:
     pairs = [[load_file(folder / "adapters" / name / "adapter_model.safetensors") for folder in (ours, theirs)]
              for name in names]  # fmt: skip
     return all(one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one) for one, two in pairs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Reports take most of the time of such small runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "render", lambda folder: folder / "report.html")
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ pytest.importorskip("flwr")
 
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
-from flwr.superlink.grid import InMemoryGrid
 
 from fedprompt.deploy import apps
 from fedprompt.deploy.flower_run import FlowerLog, recipe_text
@@ -124,6 +123,8 @@ def test_a_simulated_run_is_resumed_in_its_folder(place: Path) -> None:
 
 
 def test_flowers_simulation_is_known_by_its_grid() -> None:
+    from flwr.superlink.grid import InMemoryGrid  # takes a second
+
     assert GridChannel(InMemoryGrid.__new__(InMemoryGrid)).simulated
     assert not GridChannel(MemoryGrid.__new__(MemoryGrid)).simulated
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 
 pytest.importorskip("dp_accounting")
 
+from dp_accounting.rdp import rdp_privacy_accountant
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
 from fedprompt.deploy.ledger import IMAGES, LEDGER, Budget, ImageSet, SiteLedger, Training
@@ -39,6 +41,7 @@ def training(mechanism: Mechanism | None = None, *, of: ImageSet = BOTH, **chang
     return replace(plain, **changes)
 
 
+@functools.cache
 def renyi(order: float, noise: float, rate: float) -> float:
     """Renyi divergence of a Poisson-sampled Gaussian (Mironov et al., 2019, eq. 3), by numerical integration."""
     if rate == 1:
@@ -103,6 +106,22 @@ def test_a_lost_list_of_images_counts_for_all_images(tmp_path: Path) -> None:
     assert SiteLedger(tmp_path).epsilon(images(7), delta=DELTA) > 0
 
 
+@pytest.fixture
+def remembered_divergences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The accountant computes the divergences of each kind of mechanism once; they take nearly all of its time."""
+    name, known = "_compute_rdp_poisson_subsampled_gaussian", {}
+    compute = getattr(rdp_privacy_accountant, name)
+
+    def remember(q: float, noise_multiplier: float, orders: Sequence[float]) -> np.ndarray:
+        key = q, noise_multiplier, tuple(orders)
+        if key not in known:
+            known[key] = compute(q, noise_multiplier, orders)
+        return known[key]
+
+    monkeypatch.setattr(rdp_privacy_accountant, name, remember)
+
+
+@pytest.mark.usefixtures("remembered_divergences")
 def test_whatever_jobs_say_no_more_than_the_budget_is_ever_spent(tmp_path: Path) -> None:
     draws = numpy_stream(0, "ledger attack")
     for attempt in range(TRIES):

@@ -40,6 +40,8 @@ from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.testing import tiny_images
 from pages import ROOT
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 SITES = ("east", "north")
 HEADER = HeaderEvent(partition=PartitionCounts(clients=SITES, classes=("cat",), counts=((5,), (5,))))
 BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=4)
@@ -77,7 +79,7 @@ def samples(values: Values) -> dict[str, Mapping[tuple[str, ...], float]]:
 
 
 def scraped(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -293,9 +295,9 @@ def test_metrics_are_served_on_loopback_alone_while_the_block_runs() -> None:
     with exported(port, lambda: {NUMBER: {('a"b',): 2.0}}):
         assert 'fedprompt_number{site="a\\"b"} 2.0' in scraped(port) and "python_info" not in scraped(port)
         with pytest.raises(OSError, match="refused"):
-            socket.create_connection(("127.0.0.2", port), timeout=2)
+            socket.create_connection(("127.0.0.2", port), timeout=60)
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", port), timeout=2)
+        socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -28,6 +28,8 @@ from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
 from fedprompt.updates import Update
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 RUN = "0" * 32
 NUMBERS = itertools.count(1)
 RECIPE = """

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,8 @@ from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, T
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.testing import tiny_images
+
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "15"))
 CLASSES = ("cat", "dog")
@@ -106,11 +108,16 @@ def needs_accounting() -> None:
 
 @pytest.mark.usefixtures("needs_accounting")
 def test_no_message_makes_the_ledger_smaller(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
-    """Attack 4: the same run is sent again with noise = 1000, in other runs, trials and rounds, after restarts."""
+    """Attack 4: the same run is sent again with other noise and delta, in other runs and rounds, after restarts."""
     draws, server = numpy_stream(0, "attack 4"), LyingServer(make_site(tmp_path, epsilon=9.0), start)
     spent, trained = 0.0, 0
     for _ in range(TRIES):
-        kind = noisy(noise=float(draws.choice([1.5, 3.0, 1000.0])), epsilon=float(draws.choice([2.0, 9.0])))
+        kind = noisy(
+            noise=float(draws.choice([1.5, 3.0, 1000.0])),
+            epsilon=float(draws.choice([2.0, 9.0])),
+            delta=float(draws.choice([1e-3, 1e-3, 1e-5, 0.5])),
+            text=CLIENT if draws.integers(8) == 0 else SAMPLE,
+        )
         answer = server.ask(
             server=kind,
             run=f"{draws.integers(3):032x}",
@@ -252,6 +259,67 @@ def test_facts_that_change_during_a_run_stop_the_sites_part(
         (tmp_path / "old").rename(tmp_path / "images")
         assert server.ask(round=2).kind == DONE, "the old images are back"
     assert server.ask(round=1, run="1" * 32).kind == DONE, "a new run begins with what there is"
+
+
+@pytest.mark.parametrize("change", [swap_backbone, add_image])
+def test_what_a_preflight_found_wrong_can_be_corrected_until_the_first_training(
+    tmp_path: Path, start: Mapping[str, RawTensor], change: Callable[[Path], None]
+) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    wrong = server.ask(HELLO)
+    change(tmp_path)
+    assert f"(rule pinned {CHANGES[change]})" in reason(server.ask()), "without another preflight, nothing changes"
+    right = server.ask(HELLO)
+    assert right.kind == DONE and right.fields["facts"] != wrong.fields["facts"]
+    assert server.ask().kind == server.ask(HELLO).kind == DONE
+    shutil.rmtree(tmp_path / "images" / "train" / "dog")
+    for kind in (HELLO, TRAIN):
+        assert "(rule pinned data)" in reason(server.ask(kind, round=2)), "a training has fixed the images"
+
+
+@dataclass
+class Expected:
+    """What a site that keeps its promises has accepted of one run."""
+
+    job: tuple[object, ...]
+    serial: int = 0
+    last: int = 0
+
+
+@pytest.mark.usefixtures("needs_accounting")
+def test_a_message_is_answered_only_if_no_rule_forbids_it(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    """Messages of valid formats, with any recipe, noise, delta, run, round, number and site, beside a list of rules."""
+    draws, server = (
+        numpy_stream(0, "valid formats"),
+        LyingServer(make_site(tmp_path, epsilon=9.0, maximum_rounds=40), start),
+    )
+    runs: dict[str, Expected] = {}
+    answered = 0
+    for serial in range(1, 4 * TRIES):
+        run, lr = f"{draws.integers(3):032x}", float(draws.choice([0.01, 0.01, 0.01, 0.5]))
+        noise, delta = float(draws.choice([3.0, 3.0, 3.0, 1000.0])), float(draws.choice([1e-3, 1e-3, 1e-3, 0.9]))
+        kind, number = str(draws.choice([TRAIN, TRAIN, HELLO])), int(draws.choice([-1, 0, *range(1, 41), 41, 10**9]))
+        text, client = (CLIENT if draws.random() < 0.1 else SAMPLE), int(draws.choice([0] * 8 + [1, 2]))
+        sent = serial if draws.random() < 0.9 else int(draws.integers(1, serial + 1))
+        job = (lr, noise, delta, text)
+        known = runs.get(run, Expected(job))
+        forbids = {
+            "order": sent <= known.serial or (kind == TRAIN and not max(1, known.last - 3) <= number <= 40),
+            "pinned recipe": job != known.job,
+            "name": client != 0,
+            "delta": delta > 1e-3,
+            "epsilon": text == CLIENT,
+        }
+        settings = noisy(noise=noise, delta=delta, text=text)
+        answer = server.ask(kind, lr=lr, server=settings, run=run, round=number, client=client, serial=[1, sent])
+        rules = {rule for rule, forbidden in forbids.items() if forbidden}
+        answered += answer.kind == DONE
+        rule = "" if answer.kind == DONE else reason(answer).rpartition("(rule ")[2].removesuffix(").")
+        spent = rule == "epsilon" and kind == TRAIN and not rules  # the message was in order, and its budget is spent
+        assert spent or (rule in rules if rule else not rules)
+        if spent or not rule:
+            runs[run] = Expected(job, sent, max(known.last, number) if kind == TRAIN else known.last)
+    assert answered > TRIES / 4 and len(list(read_audit(tmp_path))) == len(server.messages)
 
 
 def test_replays_and_messages_out_of_order_are_refused_and_recorded(

@@ -21,7 +21,7 @@ GOOD = Reply(listed("attributes", "four legs"))
 
 
 def ask(
-    script: Any, tmp_path: Path, *, rate_limit: RateLimit = NO_LIMIT, timeout: float = 5.0
+    script: Any, tmp_path: Path, *, rate_limit: RateLimit = NO_LIMIT, timeout: float = 60.0
 ) -> tuple[Any, Any, list[float]]:
     """The outcome of one request, the server that got it, and the seconds slept between attempts."""
     slept: list[float] = []
@@ -59,14 +59,14 @@ FAULTS = {
     "bytes": Reply(body="\ufffd\x00"),
     "hang up": Reply(hang_up=True),
     "flood": Reply(body="x" * (2 << 20)),
-    "slow": Reply(GOOD.text, delay=1.0),
+    "slow": Reply(GOOD.text, delay=60.0),
     "trickle": Reply(GOOD.text, trickle=0.05),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_transient_fault_is_retried(fault: str, tmp_path: Path) -> None:
-    timeout = 0.3 if fault in ("slow", "trickle") else 5.0
+    timeout = 2.0 if fault in ("slow", "trickle") else 60.0
     answer, chat, slept = ask(lambda question, number: FAULTS[fault] if not number else GOOD, tmp_path, timeout=timeout)
     assert answer.text == GOOD.text and len(chat.asked) == 2 and len(slept) == 1 and 0 < slept[0] <= 2
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,12 +38,13 @@ from test_experiments_resume import RECIPE
 from toy_datasets import multi_label, single_label
 from toys import SPACE, Toy, fake_clip, toy_client
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")  # one test draws its report itself
+
 BEST = (
     RECIPE.replace('"promptfl"', '"fedclip"')
     .replace("lr = 0.002", 'lr = 0.05\nschedule = "constant"\nkeep = "best:hm"')
     .replace("rounds = 1", "rounds = 4")
     .replace("shots = 1", "shots = 2")
-    .replace("train = 1", "train = 2")
 )
 
 
@@ -216,21 +217,8 @@ def test_held_out_images_are_scored_over_the_base_classes_and_over_the_clients_o
     assert found.num_examples == 8
 
 
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Reports take most of the time of such small runs; one test draws its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "render", lambda folder: folder / "report.html")
-        yield
-
-
-@pytest.fixture(scope="module")
-def features(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"backbone.disk={tmp_path_factory.mktemp('features')}"
-
-
-def recipe(features: str, *settings: str) -> Recipe:
-    return parse_recipe(BEST, [features, *settings])
+def recipe(*settings: str) -> Recipe:
+    return parse_recipe(BEST, settings)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, values: list[float]) -> None:
@@ -305,10 +293,10 @@ def test_the_first_of_the_best_rounds_is_chosen_and_patience_counts_scorings_in_
 
 
 def test_the_best_round_is_tested_and_saved_and_the_last_one_beside_it(
-    features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [0.125, 0.25, 0.75, 0.25, 0.5])
-    runs.start(resolve(recipe(features)), tmp_path / "run")
+    runs.start(resolve(recipe()), tmp_path / "run")
     found = kept_of(tmp_path / "run")
     assert (found.round, found.last, found.value, found.last_value) == (2, 4, 0.75, 0.5)
     (trial,) = read_run(tmp_path / "run").trials
@@ -317,7 +305,7 @@ def test_the_best_round_is_tested_and_saved_and_the_last_one_beside_it(
     folder = tmp_path / "run" / "adapters"
     assert json.loads((folder / "fedclip" / "provenance.json").read_text())["kept_round"] == 2
     for rounds, name in ((2, "fedclip"), (4, "fedclip@last")):
-        runs.start(resolve(recipe(features, f"train.rounds={rounds}", *AS_LAST)), tmp_path / name)
+        runs.start(resolve(recipe(f"train.rounds={rounds}", *AS_LAST)), tmp_path / name)
         assert same(tensors(folder / name), tensors(tmp_path / name / "adapters" / "fedclip"))
         assert not (tmp_path / name / "adapters" / "fedclip@last").exists()
 
@@ -351,9 +339,9 @@ BOTH = (
 
 
 @pytest.fixture(scope="module")
-def whole(features: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("best") / "run"
-    runs.start(resolve(recipe(features, *BOTH)), folder)
+    runs.start(resolve(recipe(*BOTH)), folder)
     kept = {trial.name: trial.kept for trial in read_run(folder).trials}
     assert all(one is not None and 0 < one.round < one.last for one in kept.values()), "else little is shown"
     return folder
@@ -376,10 +364,10 @@ def lines(folder: Path) -> list[dict[str, object]]:
     ids=["1", "2", "4", "scoring", "alone-1", "alone-scoring"],
 )
 def test_a_resumed_run_keeps_the_round_of_one_that_never_stopped_bitwise(
-    stop: Stop, whole: Path, features: str, tmp_path: Path
+    stop: Stop, whole: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        runs.start(resolve(recipe(features, *BOTH)), tmp_path / "run", callbacks=stop)
+        runs.start(resolve(recipe(*BOTH)), tmp_path / "run", callbacks=stop)
     runs.resume(tmp_path / "run")
     assert lines(tmp_path / "run") == lines(whole)
     for name in [path.name for path in (whole / "adapters").iterdir()]:
@@ -387,7 +375,7 @@ def test_a_resumed_run_keeps_the_round_of_one_that_never_stopped_bitwise(
 
 
 def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
-    whole: Path, features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = runs.RunFolder.save_checkpoint
 
@@ -398,17 +386,15 @@ def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runs.RunFolder, "save_checkpoint", cut)
-        runs.start(resolve(recipe(features, *BOTH)), tmp_path / "run")
+        runs.start(resolve(recipe(*BOTH)), tmp_path / "run")
     runs.resume(tmp_path / "run")
     assert lines(tmp_path / "run") == lines(whole)
 
 
-def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(
-    features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.1, 0.9, 0.2, 0.2, 0.2])
     with pytest.raises(KeyboardInterrupt):
-        runs.start(resolve(recipe(features)), tmp_path / "run", callbacks=Stop(2))
+        runs.start(resolve(recipe()), tmp_path / "run", callbacks=Stop(2))
     for path in (tmp_path / "run" / "checkpoints").glob("*best@*1.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="The best state of FedCLIP, that of round 1, is lost or damaged"):
@@ -416,10 +402,10 @@ def test_a_best_state_that_is_lost_stops_the_run_in_a_sentence(
 
 
 def test_with_a_learning_curve_the_table_shows_the_kept_round_and_the_report_says_why(
-    features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [0.1, 0.2, 0.75, 0.3, 0.25])
-    runs.start(resolve(recipe(features, "evaluate.every=1")), tmp_path / "run")
+    runs.start(resolve(recipe("evaluate.every=1")), tmp_path / "run")
     run = read_run(tmp_path / "run")
     (trial,) = run.trials
     assert {score.round for score in trial.scores if score.split == "base"} == {0, 1, 2, 3, 4}
@@ -437,11 +423,11 @@ def test_with_a_learning_curve_the_table_shows_the_kept_round_and_the_report_say
     assert "Not tested." in (tmp_path / "run" / "adapters" / "fedclip@last" / "README.md").read_text()
 
 
-def test_methods_that_train_alone_or_on_everything_choose_their_round_too(features: str, tmp_path: Path) -> None:
+def test_methods_that_train_alone_or_on_everything_choose_their_round_too(tmp_path: Path) -> None:
     others = "compare=[{name='fedclip',label='alone',train={sharing='local'}}," + (
         "{name='fedclip',label='together',train={sharing='pooled'}},{name='zeroshot'}]"
     )
-    runs.start(resolve(recipe(features, "train.rounds=2", others)), tmp_path / "run")
+    runs.start(resolve(recipe("train.rounds=2", others)), tmp_path / "run")
     run = read_run(tmp_path / "run")
     kept = {trial.name: trial.kept for trial in run.trials}
     assert kept["zeroshot"] is None and all(kept[name] is not None for name in ("alone", "together", "fedclip"))
@@ -451,10 +437,8 @@ def test_methods_that_train_alone_or_on_everything_choose_their_round_too(featur
     assert [len(event.scores) for event in events] == [3] * 9
 
 
-def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored_in_a_search(
-    features: str, tmp_path: Path
-) -> None:
-    experiment = assemble(resolve(recipe(features, "evaluate.test=false", "train.rounds=1")))
+def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored_in_a_search(tmp_path: Path) -> None:
+    experiment = assemble(resolve(recipe("evaluate.test=false", "train.rounds=1")))
     for client in experiment.clients:
         assert client.test is None and not {*client.train.images.rows} & {*client.held_out["base"].images.rows}
     runs.start(experiment.plan, tmp_path / "run")
@@ -464,16 +448,16 @@ def test_images_held_out_for_a_round_are_never_trained_on_nor_test_images_scored
 
 
 def test_a_torn_checkpoint_falls_back_to_the_best_round_of_that_time(
-    features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted(monkeypatch, [0.1, 0.2, 0.3, 0.25, 0.2])
     with pytest.raises(KeyboardInterrupt):
-        runs.start(resolve(recipe(features)), tmp_path / "run", callbacks=Stop(2))
+        runs.start(resolve(recipe()), tmp_path / "run", callbacks=Stop(2))
     newest = max(path for path in (tmp_path / "run" / "checkpoints").glob("fedclip@*"))
     newest.write_bytes(newest.read_bytes()[:-1])
     runs.resume(tmp_path / "run")
     shutil.rmtree(tmp_path / "other", ignore_errors=True)
-    runs.start(resolve(recipe(features)), tmp_path / "other")
+    runs.start(resolve(recipe()), tmp_path / "other")
     assert lines(tmp_path / "run") == lines(tmp_path / "other") and kept_of(tmp_path / "other").round == 2
     assert load_tensors(max((tmp_path / "run" / "checkpoints").glob("*best@*")))[0].keys()
 

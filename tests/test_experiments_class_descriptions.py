@@ -32,6 +32,8 @@ from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.records.adapter import load_adapter
 from trees import TREES
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 SPACE = LabelSpace(("dog", "cat", "car"), attributes={"dog": ("fur",), "car": ("wheels",)}, conditions=("pose",))
 RECIPE = """
 name = "tiny"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ from fedprompt.experiments.run import start
 from fedprompt.records.predictions import predictions_path, read_predictions
 from fedprompt.records.reading import Run, read_run
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 SMALL = {
-    "demo": ["data.train=1", "data.test=2", "partition.classes_per_client=13", "partition.shots=1"],
-    "multilabel": ["data.train=40", "data.test=60"],
+    "demo": ["seed=3", "data.train=1", "data.test=1", "partition.classes_per_client=13", "partition.shots=1"],
+    "multilabel": ["data.train=20", "data.test=25"],
 }
 
 
@@ -56,6 +59,12 @@ def test_the_main_trial_is_compared_with_all_others_and_the_others_with_the_refe
 
 def test_recorded_intervals_are_those_of_the_files(folder: Path, finished: Run) -> None:
     assert tuple(interval_events(folder, finished)) == finished.intervals
+
+
+def test_an_interval_does_not_depend_on_which_other_trials_a_run_has(folder: Path, finished: Run) -> None:
+    for trial in finished.trials:
+        alone = [one for one in finished.intervals if one.trial == trial.name and not one.against]
+        assert alone and list(interval_events(folder, replace(finished, trials=(trial,)))) == alone
 
 
 def test_the_file_of_predictions_gives_the_recorded_figures(folder: Path, finished: Run) -> None:

@@ -21,6 +21,8 @@ from fedprompt.records.run_folder import read_events
 from fedprompt.seeding import numpy_stream
 from test_cli import without_end
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "10"))
 RECIPE = """
 name = "small"

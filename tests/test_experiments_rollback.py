@@ -13,6 +13,8 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import RoundEvent, ScoreEvent
 from fedprompt.records.run_folder import read_events
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 RECIPE = """
 name = "poisoned"
 seed = 3

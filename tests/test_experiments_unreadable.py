@@ -6,6 +6,7 @@ import dataclasses
 import json
 import struct
 import zlib
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.unreadable import exclude_unreadable, scan_used_images
 from fedprompt.report import read_run
 from trees import picture
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 TRAIN, TEST = 6, 3  # pictures of a class
 RECIPE = """
@@ -186,13 +189,16 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
     assert "Left out because they cannot be read: 2 images" in watch.warned[0]
-    assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1] and len(watch.warned) == 2
+    assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1]
+    assert "has different labels" in watch.warned[2] and len(watch.warned) == 3
     runs.resume(stopped)
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
     name = Path("adapters/promptfl/adapter_model.safetensors")
     assert (whole / name).read_bytes() == (stopped / name).read_bytes()
     unreadable = read_run(whole).header.left_out
     assert len(unreadable) == 2 and "Images left out" in page
+    leaks = [note for note in read_run(whole).header.data.notes if "in several splits" in note]
+    assert leaks and leaks[0] in watch.warned[1] and escape(leaks[0]) in page
     assert all(one.picture in page and one.place in page for one in unreadable)
     assert "could not be read: 2 images." in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]

@@ -23,7 +23,7 @@ from fedprompt.federated.secure.session import Identity, Session, threshold_of
 from fedprompt.federated.secure.simulation import simulate
 from fedprompt.seeding import numpy_stream, stream
 from fedprompt.updates import State, Update
-from lying_server import LENGTH, HonestSite, Key, LyingServer, Masked, Parts, consortium, singles
+from lying_server import AGREED, LENGTH, Claims, HonestSite, Key, LyingServer, Masked, Parts, consortium, singles
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "40"))
 FOUR = range(4)
@@ -44,9 +44,11 @@ class Attempt:
     signed: dict[int, bytes] = field(default_factory=dict)
     colluding: dict[int, SecureClient] = field(default_factory=dict)
     sessions: dict[int, Session] = field(default_factory=dict)
+    claims: Mapping[int, Claims] = field(default_factory=dict)  # site -> the job that it alone is told
 
     def ask(self, step: Step, number: int, parts: Parts) -> Parts | None:
-        return self.sites[number].answer(step, self.server.run, list(self.members[number]), self.nonce, parts)
+        told = self.claims.get(number, AGREED)
+        return self.sites[number].answer(step, self.server.run, list(self.members[number]), self.nonce, parts, told)
 
     def share(self) -> None:
         for number in self.members:
@@ -209,6 +211,20 @@ def told_members(
     return {number: listed for number, listed in told.items() if number in listed}
 
 
+def told_jobs(honest: Sequence[int], choose: Choose, draws: np.random.Generator) -> dict[int, Claims]:
+    """The sites that are told another round, recipe, run or threshold than the others, each one of its own.
+
+    Several sites in another run would sum other updates there, or reveal what attack 3 reveals.
+    """
+    kinds: Sequence[Callable[[int], Claims]] = (
+        lambda number: Claims(round=2 + number),
+        lambda number: Claims(recipe=f"another {number}"),
+        lambda number: Claims(run=secrets.token_hex(16)),
+        lambda number: Claims(share=float(draws.choice([0.6, 0.8, 1.0]))),
+    )
+    return {number: kinds[draws.integers(len(kinds))](number) for number in honest if choose(0.1)}
+
+
 def lie(attempt: Attempt, choose: Choose, draws: np.random.Generator, old: list[Attempt]) -> int:
     """One session of random lies within valid formats; how many sites helped to unmask something."""
     attempt.share()
@@ -249,7 +265,8 @@ def test_no_random_lies_reveal_a_single_update(part: int, consortia: dict[tuple[
         identities = {one: load_identity(sites[one].folder) for one in range(count - colluders, count)}
         server = LyingServer(run=secrets.token_hex(16), colluders=identities)
         for _ in range(int(draws.integers(1, 5))):  # several sessions of one round, which sum the same updates
-            opened += lie(Attempt(server, sites, told_members(count, honest, choose, draws)), choose, draws, old)
+            members, claims = told_members(count, honest, choose, draws), told_jobs(honest, choose, draws)
+            opened += lie(Attempt(server, sites, members, claims=claims), choose, draws, old)
         sums = list(server.sums())
         assert not singles(sums, sites), f"try {number}"
         assert all(len(who) >= 2 for who, _ in sums)

@@ -34,6 +34,8 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder, read_lines
 from fedprompt.report import read_run, render
 from made_files import RECIPE, damaged, hostile, refused_or_harmless, special, tries
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 CANARY = "made_canary"  # a package on the path that says when it is imported
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from fedprompt.ops import bootstrap
 from fedprompt.ops.bootstrap import (
     REPLICATES,
+    chance_average_precision,
     interval,
     replicate_accuracy,
     replicate_binomial,
@@ -22,73 +24,109 @@ def two_models(generator: np.random.Generator, images: int) -> np.ndarray:
     return np.stack([hard < 0.7013, (hard < 0.6513) | (hard > 0.90)], axis=1)
 
 
+def accuracies(correct: np.ndarray, *, seed: int) -> np.ndarray:
+    """Replicates [R, M] of models [N, M], drawn at the same images."""
+    drawn = [replicate_accuracy(own, generator=np.random.default_rng(seed)) for own in correct.T]
+    return np.stack(drawn, axis=1)
+
+
 @pytest.mark.parametrize("what", ["figure", "difference"])
 def test_intervals_cover_the_truth_in_95_of_100_test_sets(what: str) -> None:
     generator, held, tries = np.random.default_rng(1), 0, 1000
     truth = {"figure": 0.7013, "difference": 0.05}[what]  # no multiple of 1 / images
-    for _ in range(tries):
-        drawn = replicate_accuracy(two_models(generator, 300), generator=generator)
+    for number in range(tries):
+        drawn = accuracies(two_models(generator, 300), seed=number)
         low, high = interval(drawn[:, 0] if what == "figure" else drawn[:, 1] - drawn[:, 0])
         held += low <= truth <= high
     assert 0.93 <= held / tries <= 0.97
 
 
-def test_intervals_of_mean_average_precision_cover_the_truth() -> None:
+def sigmoid_scores(generator: np.random.Generator, images: int, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and targets [N, C] of classes that have these shares of the images."""
+    targets = (generator.random((images, len(shares))) < shares).astype(np.int8)
+    return (targets + generator.normal(size=targets.shape)).astype(np.float32), targets
+
+
+@pytest.mark.parametrize("shares", [(0.4, 0.4, 0.4), (0.05, 0.06, 0.08, 0.1, 0.3)])
+def test_intervals_of_mean_average_precision_cover_its_mean_over_as_large_test_sets(shares: tuple[float, ...]) -> None:
     generator, held, tries = np.random.default_rng(2), 0, 200
-
-    def images(count: int) -> tuple[np.ndarray, np.ndarray]:
-        targets = (generator.random((count, 3)) < 0.4).astype(np.int8)
-        return (targets + generator.normal(size=targets.shape)).astype(np.float32), targets
-
-    scores, targets = images(400_000)
-    truth, _ = mean_average_precision(torch.from_numpy(scores), torch.from_numpy(targets))
-    for _ in range(tries):
-        scores, targets = images(200)
-        low, high = interval(replicate_mean_average_precision(scores[None], targets, generator=generator)[:, 0])
+    kind = np.array(shares)
+    figures = [sigmoid_scores(generator, 100, kind) for _ in range(1000)]
+    truth = np.mean([mean_average_precision(*map(torch.from_numpy, one))[0] for one in figures])
+    below = 0
+    for scores, targets in figures[:tries]:
+        low, high = interval(replicate_mean_average_precision(scores, targets, generator=generator))
         held += low <= truth <= high
-    assert 0.91 <= held / tries <= 0.99  # 200 tries: 95% give or take two and a half standard errors
+        below += truth < low
+    assert 0.91 <= held / tries <= 0.98  # 200 tries: 95% give or take two and a half standard errors
+    assert below / tries <= 0.06, "an interval whose replicates are not centred lies above the truth in 9 of 100"
+
+
+def test_a_difference_of_mean_average_precisions_is_paired() -> None:
+    scores, targets = sigmoid_scores(np.random.default_rng(3), 100, np.array([0.1, 0.3]))
+    one, two = (
+        replicate_mean_average_precision(own.astype(np.float32), targets, generator=np.random.default_rng(4))
+        for own in (scores, scores + 0.1 * targets)
+    )
+    assert np.std(two - one) < 0.5 * np.std(one)
+
+
+def test_the_replicates_of_mean_average_precision_are_centred_at_the_figure() -> None:
+    scores, targets = sigmoid_scores(np.random.default_rng(5), 60, np.array([0.05, 0.1]))
+    drawn = replicate_mean_average_precision(scores, targets, generator=np.random.default_rng(6))
+    figure, _ = mean_average_precision(torch.from_numpy(scores), torch.from_numpy(targets))
+    assert np.nanmean(drawn) == pytest.approx(figure, abs=0.005)
+
+
+@pytest.mark.parametrize(("positives", "images"), [(1, 1), (1, 5), (3, 40), (20, 40)])
+def test_the_chance_level_of_average_precision_is_that_of_random_orders(positives: int, images: int) -> None:
+    generator = np.random.default_rng(7)
+    targets = torch.zeros(images, 1)
+    targets[:positives] = 1
+    orders = torch.from_numpy(generator.random((4000, images, 1)))
+    found = np.mean([mean_average_precision(scores, targets)[0] for scores in orders])
+    assert chance_average_precision(positives, images) == pytest.approx(found, abs=0.012)
 
 
 def test_a_paired_difference_is_narrower_than_two_separate_intervals() -> None:
     correct = two_models(np.random.default_rng(3), 500)
-    drawn = replicate_accuracy(correct, generator=np.random.default_rng(4))
+    drawn = accuracies(correct, seed=4)
     low, high = interval(drawn[:, 1] - drawn[:, 0])
-    apart = replicate_accuracy(correct[:, :1], generator=np.random.default_rng(5))[:, 0]
-    wide_low, wide_high = interval(drawn[:, 1] - apart)
+    wide_low, wide_high = interval(drawn[:, 1] - accuracies(correct, seed=5)[:, 0])
     assert high - low < wide_high - wide_low
 
 
 def test_equal_models_never_differ() -> None:
     correct = np.repeat(np.random.default_rng(6).random((50, 1)) < 0.5, 2, axis=1)
-    drawn = replicate_accuracy(correct, generator=np.random.default_rng(7))
+    drawn = accuracies(correct, seed=7)
     assert interval(drawn[:, 1] - drawn[:, 0]) == (0.0, 0.0)
 
 
-def test_replicates_of_patterns_agree_with_plain_resampling() -> None:
-    correct, generator = two_models(np.random.default_rng(8), 200), np.random.default_rng(9)
+def test_replicates_agree_with_plain_resampling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK", 3000)  # in several parts
+    correct, generator = two_models(np.random.default_rng(8), 200)[:, 0], np.random.default_rng(9)
     drawn = replicate_accuracy(correct, generator=generator)
-    plain = np.stack([correct[generator.integers(200, size=200)].mean(axis=0) for _ in range(REPLICATES)])
-    assert np.allclose(drawn.mean(axis=0), plain.mean(axis=0), atol=0.01)
-    assert np.allclose(drawn.std(axis=0), plain.std(axis=0), rtol=0.15)
+    plain = np.stack([correct[generator.integers(200, size=200)].mean() for _ in range(REPLICATES)])
+    assert len(drawn) == REPLICATES
+    assert drawn.mean() == pytest.approx(plain.mean(), abs=0.01)
+    assert drawn.std() == pytest.approx(plain.std(), rel=0.15)
 
 
 def test_a_replicate_of_mean_average_precision_is_that_of_the_drawn_images() -> None:
     generator = np.random.default_rng(10)
     targets = (generator.random((40, 2)) < 0.5).astype(np.int8)
     targets[::7, 0] = -1  # unknown
-    scores = generator.normal(size=(1, 40, 2)).astype(np.float32)
-    drawn = replicate_mean_average_precision(scores, targets, generator=np.random.default_rng(11))[:, 0]
-    weights = np.random.default_rng(11).multinomial(40, np.full(40, 1 / 40), size=len(drawn))
-    for place in range(20):
-        rows = np.repeat(np.arange(40), weights[place])
-        own = torch.from_numpy(scores[0, rows]), torch.from_numpy(targets[rows])
-        # An image drawn twice shares its rank with its copy here, and takes two ranks there.
-        assert drawn[place] == pytest.approx(mean_average_precision(*own)[0], abs=0.05)
+    scores = generator.normal(size=(40, 2)).astype(np.float32)
+    drawn = replicate_mean_average_precision(scores, targets, generator=np.random.default_rng(11))
+    for place, rows in enumerate(np.random.default_rng(11).integers(40, size=(20, 40))):
+        own = torch.from_numpy(scores[rows]), torch.from_numpy(targets[rows])
+        # An image drawn twice shares its rank with its copy here, and takes two ranks there; and the mean is moved.
+        assert drawn[place] == pytest.approx(mean_average_precision(*own)[0], abs=0.06)
 
 
 def test_a_class_without_positives_is_left_out() -> None:
     targets = np.array([[1, 0], [0, 0], [1, 0]], dtype=np.int8)
-    scores = np.array([[[2.0, 0.0], [0.0, 1.0], [1.0, 2.0]]], dtype=np.float32)
+    scores = np.array([[2.0, 0.0], [0.0, 1.0], [1.0, 2.0]], dtype=np.float32)
     drawn = replicate_mean_average_precision(scores, targets, generator=np.random.default_rng(12))
     assert np.nanmin(drawn) == np.nanmax(drawn) == 1.0
 

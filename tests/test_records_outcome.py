@@ -14,8 +14,11 @@ from fedprompt.records.outcome import missing_results, shown_name
 from fedprompt.records.reading import Run, read_run
 from fedprompt.report.page import status, summary
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "blank_figures")
+
 RECIPE = """
 name = "tiny"
+seed = 3
 [data]
 source = "pictograms"
 train = 1
@@ -55,9 +58,15 @@ def test_a_run_that_trained_and_tested_lacks_nothing(tmp_path: Path) -> None:
     assert missing_results(run) == () and status(run) == "" and shown_name(run.trials[0]) == "ours"
 
 
+def test_rounds_of_secure_sums_with_noise_count_although_no_loss_is_sent(tmp_path: Path) -> None:
+    run = recorded(tmp_path, done(1, None, bytes_up={0: 8, 1: 8}), done(2, None, bytes_up={1: 8}), score())
+    assert missing_results(run) == () and status(run) == ""
+
+
 @pytest.mark.parametrize(
     ("rounds", "reason"),
     [
+        ((done(1, None), done(2, None, bytes_up={3: 8}, failed={3: "is too long."})), "client 3: is too long)"),
         ((done(1, None, skipped="a"), done(2, None, skipped="the secure sum is abandoned.")), "the secure sum is aba"),
         ((done(1, None), done(2, None, failed={3: "did not answer."})), "client 3: did not answer)"),
         ((done(1, None), done(2, None)), "(no client sent an update)"),

@@ -162,7 +162,7 @@ def test_create_and_open_refuse_the_wrong_folder(tmp_path: Path) -> None:
 def _hold(path: Path, ready: object, done: object) -> None:
     with RunFolder(path):
         ready.set()  # type: ignore[attr-defined]
-        done.wait(30)  # type: ignore[attr-defined]
+        done.wait(600)  # type: ignore[attr-defined]
 
 
 def test_one_owner_at_a_time(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_one_owner_at_a_time(tmp_path: Path) -> None:
     ready, done = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(tmp_path, ready, done))
     other.start()
-    assert ready.wait(60)
+    assert ready.wait(600)
     with pytest.raises(UserError, match="in use by another process"):
         RunFolder(tmp_path)
     other.kill()  # a lock dies with its owner

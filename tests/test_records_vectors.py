@@ -39,6 +39,9 @@ from fedprompt.report import render
 from fedprompt.seeding import numpy_stream
 
 LABELS, CLIENTS = 2000, 3000
+
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 NAMES = tuple(f"label {number}" for number in range(LABELS))
 
 

@@ -266,7 +266,7 @@ def test_settings_without_effect_are_hidden_and_values_are_spelled_as_in_a_recip
 
 
 def test_a_table_of_several_methods_and_one_seed_says_how_much_that_is_worth(html: str, tmp_path: Path) -> None:
-    assert "This is one seed: differences below about 1 point may be noise" in html
+    assert "This is one seed, and no interval says which differences are more than noise" in html
     alone = [event for event in whole_run() if event.get("trial", "ours") == "ours"]
     assert "This is one seed" not in render(write(tmp_path, alone)).read_text(encoding="utf-8")
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedprompt.config.tuned import recommended
+from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.records.reading import read_run
 from fedprompt.report import render
 from fedprompt.report.verdict import chance, verdict
 
 Event = dict[str, Any]
+SETTINGS = ["data.path=my images", "backbone.path=demo"]
+OWN = "own_folder --set 'data.path=my images' --set backbone.path=demo"
 FOUR = ["cat", "dog", "car", "bus"]
 
 
@@ -23,6 +28,8 @@ def events(figures: dict[str, float], *, losses: tuple[float, ...] = (1.0, 0.5),
             "event": "header",
             "main": "ours",
             "backbone": {"name": "demo"},
+            "recipe": {"name": "mine", "data": {"source": "image_folder", "test_fraction": 0.25}},
+            "command": {"name": "run", "recipe": "own_folder", "settings": SETTINGS, "folder": "runs/mine"},
             "splits": {"base": "all classes"},
             "data": {"name": "drawings"},
         }
@@ -76,7 +83,9 @@ def test_the_comparison_with_zero_shot_follows_the_interval_of_the_difference(
     text = said(tmp_path, lines)
     assert "Ours reaches Base 63.0% (95% interval 58.0% to 68.0%; 200 test images" in text.replace(", 200", "; 200")
     assert words in text and "random guessing gives 25.0%" in text
-    assert ("fedprompt tune RECIPE --method" in text) is (low <= 0)
+    tune = f"fedprompt tune {OWN} --method fedlora,fedvpt,fedmaple,fedotp --minutes 30"
+    assert (tune in text) is (low <= 0)
+    assert (f"fedprompt compare {OWN} --seeds 1,2,3" in text) is not (low < 0 < high)
 
 
 def test_without_intervals_the_difference_is_given_and_called_so(tmp_path: Path) -> None:
@@ -107,12 +116,85 @@ def test_a_loss_that_hardly_moved_is_said_with_what_to_do(
 
 def test_a_backbone_at_chance_level_is_named(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.26, "ours": 0.30}), interval("zero", 0.2, 0.32), interval("ours", 0.24, 0.36)]
-    text = said(tmp_path, lines)
-    assert "the backbone demo is no better than random guessing here" in text
-    assert "trained on drawings" in text.split("Next: ")[1]
     lines[0]["backbone"] = {"name": "some/clip"}
     text = said(tmp_path, lines)
+    assert "the backbone some/clip cannot be told from random guessing here: the interval of Zero covers" in text
     assert "trained on drawings" not in text and "class names in plain English" in text
+
+
+@pytest.mark.parametrize("low", [0.2, 0.3])
+def test_the_embedded_clip_on_own_images_is_said_to_know_drawings_whatever_the_interval(
+    low: float, tmp_path: Path
+) -> None:
+    lines = [*events({"zero": 0.33, "ours": 0.34}), interval("zero", low, 0.36), interval("ours", 0.3, 0.36)]
+    text = said(tmp_path, lines)
+    assert "The embedded demo CLIP was trained on drawings and does not know photographs." in text
+    assert (
+        "fedprompt backbone fetch openai/clip-vit-base-patch16 clip-b16, then fedprompt run own_folder --set "
+        "'data.path=my images' --set backbone.path=clip-b16" in text
+    )
+    lines[0]["recipe"]["data"]["source"] = "pictograms"
+    assert "trained on drawings" not in said(tmp_path, lines)
+
+
+def test_another_method_with_a_higher_figure_is_named_with_the_command_that_predicts_with_it(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "rival": 0.70, "ours": 0.63}), interval("ours", -0.1, -0.04, "rival")]
+    text = said(tmp_path, lines)
+    assert "The best method is Rival with Base 70.0%, by more than the interval." in text
+    assert "Predict with Rival: fedprompt predict runs/mine IMAGES --trial rival" in text
+    lines[-1] = interval("ours", -0.1, 0.04, "rival")
+    assert "with Base 70.0%, though not by more than the interval." in said(tmp_path, lines)
+    text = said(tmp_path, events({"zero": 0.70, "rival": 0.65, "ours": 0.63}))
+    assert "The best method is Zero with Base 70.0%" in text, "no trained method is called best below zero-shot"
+    assert "Predict with Zero: fedprompt predict runs/mine IMAGES --trial zero" in text
+    text = said(tmp_path, events({"zero": 0.60, "rival": 0.61, "ours": 0.63}))
+    assert "The best method" not in text and "Predict with Ours: fedprompt predict runs/mine IMAGES" in text
+    assert "--trial" not in text
+
+
+def test_a_method_with_fewer_rounds_than_the_recipe_has_is_named_and_more_time_comes_first(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63}, losses=(1.0, 0.8, 0.6))
+    budget = {"event": "budget", "first_round": 1.0, "round": 1.0, "scoring": 1.0, "seconds": 60.0}
+    lines += [budget | {"name": "ours", "rounds": 3, "wanted": 30, "needed": 600.0}]
+    text = said(tmp_path, lines)
+    assert "Ours had 3 of 30 rounds and its loss was still falling: `--minutes 12` would fit all." in text
+    assert text.split("Next: ")[1].startswith(f"Give more time: fedprompt run {OWN} --minutes 12")
+    lines[-1] |= {"rounds": 30}
+    assert "--minutes 12" not in said(tmp_path, lines)
+
+
+def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "fedlora": 0.6, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
+    assert "--method fedvpt,fedmaple,fedotp --minutes" in said(tmp_path, lines)
+    lines[0]["data"]["kind"] = "multi"
+    assert "--method fedmpt,fedtcp --minutes" in said(tmp_path, lines)
+    lines = [*events({"zero": 0.6, "fedmpt": 0.6, "fedtcp": 0.6, "ours": 0.6}), interval("ours", -0.1, 0.2, "zero")]
+    lines[0]["data"]["kind"] = "multi"
+    assert "Search learning rates" in (text := said(tmp_path, lines)) and "--method fedmpt,fedtcp,ours" in text
+    lines[0]["command"]["name"] = "tune"
+    assert "fedprompt tune" not in said(tmp_path, lines)
+
+
+def test_the_recommended_methods_are_those_that_lead_the_comparison() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "choosing.md").read_text(encoding="utf-8")
+    single, multi = text.split("## One label per image")[1].split("## Several labels per image")
+    within = re.search(r"Within a point of it: ([\w, ]+)\.", single)
+    fewest = re.search(r"in the fewest seconds: (\w+), ", single)
+    assert within is not None and fewest is not None
+    assert {name.lower() for name in (*within[1].split(", "), fewest[1])} == set(recommended("single"))
+    leading = re.findall(r"\| \[[^]]+\]\(methods/(\w+)\.md\)", multi.split("[Zero-shot CLIP]")[0])
+    assert tuple(leading) == recommended("multi")
+
+
+@pytest.mark.parametrize(("predicted", "collapsed"), [(38, True), (20, False)])
+def test_predictions_that_collapse_to_one_class_are_said(predicted: int, collapsed: bool, tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    classes = [{"name": "cat", "images": 13, "predicted": predicted, "right": 9}]
+    classes += [{"name": "dog", "images": 79, "predicted": 92 - predicted, "right": 9}]
+    lines.append({"event": "mistakes", "trial": "ours", "split": "base", "images": 92, "classes": classes})
+    text = said(tmp_path, lines)
+    sentence = "Ours predicts cat for 38 of 92 images (13 have it): its predictions collapse towards one class."
+    assert (sentence in text) is collapsed and ("collapse" in text) is collapsed
 
 
 def test_clients_with_one_candidate_class_are_counted(tmp_path: Path) -> None:
@@ -127,14 +209,16 @@ def test_clients_with_one_candidate_class_are_counted(tmp_path: Path) -> None:
 
 def test_few_test_images_are_said(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero", images=20)]
-    assert "Hold more images back for testing: 20 say little" in said(tmp_path, lines)
+    assert "20 test images say little about small differences; add images" in said(tmp_path, lines)
+    lines[0]["data"]["origins"] = {"splits": "drawn with the seed 1, 25% for testing"}
+    assert f"hold more back: fedprompt run {OWN} --set data.test_fraction=0.4" in said(tmp_path, lines)
 
 
 def test_a_run_without_scores_has_no_verdict(tmp_path: Path) -> None:
     assert said(tmp_path, events({})) == ""
 
 
-def test_the_chance_level_of_many_labels_is_their_mean_prevalence(tmp_path: Path) -> None:
+def test_the_chance_level_of_many_labels_is_the_expected_precision_of_random_orders(tmp_path: Path) -> None:
     lines = events({"zero": 0.60, "ours": 0.63}, classes=2)
     lines[0]["metric"] = "mean_average_precision"
     for line in lines:
@@ -142,7 +226,9 @@ def test_the_chance_level_of_many_labels_is_their_mean_prevalence(tmp_path: Path
             line["figures"] = {"mean_average_precision": 0.6}
     lines.append({"event": "cooccurrence", "split": "base", "classes": FOUR[:2], "counts": [[100, 10], [10, 20]]})
     said(tmp_path, lines)
-    assert chance(read_run(tmp_path), "base") == pytest.approx((100 / 200 + 20 / 200) / 2)
+    assert chance(read_run(tmp_path), "base") == pytest.approx(
+        (chance_average_precision(100, 200) + chance_average_precision(20, 200)) / 2
+    )
 
 
 def test_the_report_shows_verdict_and_intervals(tmp_path: Path) -> None:

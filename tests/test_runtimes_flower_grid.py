@@ -35,7 +35,9 @@ from fedprompt.runtimes.flower.records import from_records, to_records
 from fedprompt.runtimes.payload import HELLO, MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
 from fedprompt.testing import tiny_images
 from fedprompt.updates import State
-from grids import MemoryGrid
+from grids import Clock, MemoryGrid
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 NAMES = methods.names()
 SITES, CLASSES = ("east", "north", "south"), ("cat", "dog", "tree")
@@ -177,13 +179,16 @@ def test_a_secure_sum_over_the_grid_is_that_of_the_simulator(tmp_path: Path) -> 
         assert event.losses == {} and event.kept == (0, 1, 2) and min(event.bytes_up.values()) > 0
 
 
-def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(tmp_path: Path) -> None:
+def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lost(site: str, reply: Message) -> Message | None:
         step = reply.metadata.message_type
         return None if (site == "north" and step == MASKED_INPUT) or (site == "south" and step == UNMASK) else reply
 
     over = grid(tmp_path, fault=lost)
-    channel = GridChannel(over, poll=0)
+    channel = GridChannel(over)
+    monkeypatch.setattr("fedprompt.runtimes.flower.grid.time", Clock())  # only waiting takes time, no work does
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
     rounds = events_of(tmp_path / "out", NAMES[0], "round")
     assert [event.skipped[:6] for event in rounds] == ["secure", "secure"], "two of three must stay"

@@ -15,6 +15,8 @@ from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import resolve
 from fedprompt.report import Run, read_run
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 RECIPE = """
 name = "ends"
 seed = 3
@@ -44,8 +46,8 @@ samples = 1
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return parse_recipe(RECIPE, [f"backbone.disk={tmp_path_factory.mktemp('features')}"])
+def recipe() -> Recipe:
+    return parse_recipe(RECIPE)
 
 
 @pytest.fixture(scope="module")

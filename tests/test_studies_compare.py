@@ -28,10 +28,12 @@ from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search
 from test_sharing import RECIPE
 
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
+
 TINY = (
     RECIPE.replace('name = "ends"', 'name = "few"')
     .replace("rounds = 2", "rounds = 1")
-    .replace("train = 1\n", "train = 1\nseed = 0\n")
+    .replace("train = 1\n", "train = 1\nseed = 3\n")
 )
 
 
@@ -48,13 +50,8 @@ def call(*words: object, code: int = 0) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
     (folder / "few.toml").write_text(TINY, encoding="utf-8")
-    call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
+    call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out")
     return folder
-
-
-def memory(folder: Path) -> tuple[str, str]:
-    """Both seeds use the same images, which are read once."""
-    return "--set", f"backbone.disk={folder / 'features'}"
 
 
 def test_finished_runs_become_a_table(folder: Path) -> None:
@@ -122,7 +119,7 @@ def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
 
 def test_finished_runs_are_kept_and_other_settings_are_refused(folder: Path) -> None:
     before = (folder / "out" / "few-1" / "run.jsonl").read_bytes()
-    said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out", *memory(folder))
+    said = call("compare", folder / "few.toml", "--seeds", "1,2", "--out", folder / "out")
     assert "2 runs, 2 done." in said
     assert (folder / "out" / "few-1" / "run.jsonl").read_bytes() == before
     said = call("compare", folder / "few.toml", "--seeds", "1", "--out", folder / "out", "-s", "train.lr=0.5", code=2)
@@ -163,7 +160,7 @@ def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
 def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) -> None:
     (folder / "grid.toml").write_text(GRID + TINY.replace('"few"', '"grid"'), encoding="utf-8")
     said = call(
-        "compare", folder / "grid.toml", "--tune", "--seeds", "1", "--out", folder / "tuned", *memory(folder),
+        "compare", folder / "grid.toml", "--tune", "--seeds", "1", "--out", folder / "tuned",
         "-s", "compare=[]", "-s", "evaluate.local=false",
     )  # fmt: skip
     written = load_recipe(folder / "tuned" / "grid.toml")

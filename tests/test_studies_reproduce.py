@@ -22,6 +22,8 @@ from fedprompt.studies.reproduce import _mean, differences, jobs
 from fedprompt.studies.sweep import run_all
 from trees import TREES, as_json, text
 
+pytestmark = pytest.mark.usefixtures("kept_backbone")
+
 MINIATURE = (
     "backbone.path=demo",
     "backbone.batch=1",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,8 +22,11 @@ from fedprompt.experiments.budget import Costs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Result, Rounds, make_tuning, plan_rounds, ranked, rounds_in, trainable
+
+pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
 RECIPE = """
 name = "small"
@@ -31,12 +34,12 @@ seed = 3
 compare = [{ name = "zeroshot" }, { name = "fedclip" }]
 [data]
 source = "pictograms"
-train = 4
+train = 1
 test = 1
 [partition]
 rule = "class_chunks"
 classes_per_client = 13
-shots = 4
+shots = 3
 [method]
 name = "promptfl"
 [train]
@@ -56,14 +59,6 @@ def call(*words: object, code: int = 0) -> str:
     return result.output
 
 
-@pytest.fixture(scope="module", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Reports take most of the time of such small runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "render", lambda folder: folder / "report.html")
-        yield
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
@@ -72,13 +67,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(folder: Path, *words: object, out: str = "out", code: int = 0) -> str:
-    disk = ("--set", f"backbone.disk={folder / 'features'}")
-    return call("tune", folder / "small.toml", "--out", folder / out, *disk, *words, code=code)
+    return call("tune", folder / "small.toml", "--out", folder / out, *words, code=code)
 
 
 @pytest.fixture(scope="module")
 def said(folder: Path) -> str:
     return tune(folder)
+
+
+def predictions(folder: Path, run: str, name: str) -> list:
+    return list(read_predictions(folder / "out" / run, name))
 
 
 COSTS = Costs(first_round=10.0, round=2.0, scoring=0.0, final=4.0)
@@ -128,6 +126,20 @@ def test_the_first_of_equal_rates_is_kept_and_methods_are_ranked_by_their_best()
         trainable([found[2]])
 
 
+def test_a_rate_is_taken_only_if_the_held_out_images_can_tell_it_from_the_default() -> None:
+    table = SimpleNamespace(title="x")
+    noise = Result(table, "FedVPT", (0.165, 0.147, 0.126), default=1, sure=False, images=45)
+    assert (noise.best, noise.highest, noise.value) == (1, 0, 0.147)
+    assert noise.sentence(["lr 0.001", "lr 0.01", "lr 0.03"], 2) == (
+        "FedVPT keeps its default lr 0.01 (14.7): lr 0.001 has 16.5, but with 2 rounds per rate and 45 held-out images "
+        "the two cannot be told apart."
+    )
+    assert replace(noise, sure=True).best == 0 and not replace(noise, sure=True).sentence(["a", "b", "c"], 2)
+    assert Result(table, "x", (0.126, 0.126, 0.126), default=2).best == 2, "a tie goes to the default"
+    assert Result(table, "x", (0.126, 0.2, None), default=2, sure=False).best == 1, "a default that diverged is none"
+    assert Result(table, "x", (0.3, 0.2), default=None, sure=False).best == 0
+
+
 def test_the_grid_is_that_of_the_comparisons() -> None:
     for name in ("compare_single", "compare_multi"):
         assert {key: tuple(values) for key, values in load_recipe(find_recipe(name)).tuning.grid.items()} == GRID
@@ -152,7 +164,22 @@ def test_a_search_scores_no_test_image_and_has_the_seed_of_the_recipe(folder: Pa
     search, final = (read_run(folder / "out" / name) for name in ("search", "final"))
     assert search.header.seed == final.header.seed == 3
     assert all(not trial.scores and trial.validations for trial in search.trials)
-    assert not any((folder / "out" / "search").glob("**/*.parquet"))
+    test_rows = {row for trial in final.trials for one in predictions(folder, "final", trial.name) for row in one.rows}
+    for trial in search.trials:
+        for name in (trial.name, f"{trial.name}@last"):
+            found = predictions(folder, "search", name)
+            assert {one.key[0] for one in found} == {"base", "local"}
+            assert not test_rows & {row for one in found for row in one.rows}
+            held_out = [one for one in found if one.key[0] == "base"]
+            value = np.average([one.correct.mean() for one in held_out], weights=[len(one.rows) for one in held_out])
+            recorded = (
+                trial.validations[-1]
+                if name != trial.name
+                else next(event for event in trial.validations if event.round == trial.kept.round)
+            )
+            counts = [recorded.images[one.key[3]] for one in held_out]
+            expected = np.average([recorded.scores[one.key[3]]["base"] for one in held_out], weights=counts)
+            assert value == pytest.approx(expected)
     assert all(trial.scores and not trial.validations for trial in final.trials)
     assert (folder / "out" / "search" / "partition.json").read_text() == (
         folder / "out" / "final" / "partition.json"
@@ -221,7 +248,10 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
             "[tuning]: has no key 'lrr'; did you mean 'lr'?",
         ),
         (("--minutes", "nan"), "--minutes nan is not a finite number; give one."),
-        (("--minutes", "0.02"), "give more --minutes, fewer methods, or fewer images per class (partition.shots)."),
+        (
+            ("--minutes", "0.01", "--set", "train.local_epochs=50"),
+            "give more --minutes, fewer methods, or fewer images per class (partition.shots).",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_a_sentence(words: tuple[str, ...], sentence: str, folder: Path) -> None:

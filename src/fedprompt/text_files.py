@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
@@ -180,3 +181,14 @@ def _values(value: object) -> Iterable[object]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list) else ()
+
+
+def data_setting(key: str, value: str | float | Sequence[str]) -> str:
+    """How a shell is told an option of the data: "--set data.columns.image=path"."""
+    *tables, last = key.split(".", 1)
+    text = json_text(value, ascii_only=False)
+    if tables and not re.fullmatch(r"[^\s.=\"']+", last):  # a dot or a blank in a name is no part of a dotted key
+        return f"--set {shlex.quote(f'data.{tables[0]}={{{json_text(last, ascii_only=False)} = {text}}}')}"
+    # A text without quotes is taken as it is, unless it reads as a TOML value.
+    bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)[^\W\d][\w./,:-]*", value)
+    return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"

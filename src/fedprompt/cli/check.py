@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.cli.config import Settings, TrustCode, backbone_side, load
+from fedprompt.config.recipe import bundled_recipes, load_recipe
 from fedprompt.errors import UserError, did_you_mean, plural
-from fedprompt.text_files import json_text
+from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from fedprompt.experiments.plan import Plan
 
 TEMPLATE = "own_folder"  # the recipe whose [data] table is replaced for a folder or table that is given without one
+MULTI = "own_table"  # the recipe for images with several labels
 SHOWN_PROBLEMS = 20
 
 
@@ -32,6 +35,7 @@ class Checked:
     problems: Sequence[Problem] = ()
     warnings: Sequence[str] = ()
     error: str = ""
+    command: str = ""  # that trains on these data
 
     @property
     def ok(self) -> bool:
@@ -50,6 +54,7 @@ class Checked:
             "intake": report.to_json() if report else None,
             "warnings": list(self.warnings),
             "problems": [{"kind": problem.kind, "message": problem.message} for problem in self.problems],
+            "command": self.command,
             "error": self.error,
         }
 
@@ -85,16 +90,18 @@ def check(
 
 
 def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quiet: bool, duplicates: bool) -> Checked:
-    from rich.console import Console
-
-    from fedprompt.api.progress import counting, plain_console
-    from fedprompt.data.problems import find_problems, scan_images
-    from fedprompt.data.quality import quality_warnings
-
-    console, source = Console(quiet=True) if quiet else plain_console(), ""
+    source = ""
     try:
+        _require_place(what)  # before torch is imported, which takes seconds
         plan = _plan(what, settings, trust_code)
         source = plan.source.name
+        from rich.console import Console
+
+        from fedprompt.api.progress import counting, plain_console
+        from fedprompt.data.problems import find_problems, scan_images
+        from fedprompt.data.quality import quality_warnings
+
+        console = Console(quiet=True) if quiet else plain_console()
         with counting(console, "listing") as on_step:
             dataset = plan.source(on_step=on_step)
         with counting(console, "opening images") as on_step:
@@ -105,12 +112,30 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
             warnings = quality_warnings(dataset, looked, input_side=side, on_step=on_step)
     except UserError as error:
         return Checked(what, source, error=str(error))
-    return Checked(what, source, dataset, find_problems(dataset, looked), warnings)
+    command = _command(what, source, dataset.space.kind, settings)
+    return Checked(what, source, dataset, find_problems(dataset, looked), warnings, command=command)
+
+
+def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:
+    """The command that trains on what was checked."""
+    given = [f"--set {shlex.quote(setting)}" for setting in settings]
+    if what in bundled_recipes() or what.endswith(".toml"):
+        return " ".join(["fedprompt run", shlex.quote(what), *given])
+    recipe = MULTI if kind == "multi" else TEMPLATE
+    own = load_recipe(bundled_recipes()[recipe]).data.source
+    reads = [] if source == own else [data_setting("source", source)]
+    return " ".join(["fedprompt run", recipe, *reads, data_setting("path", what), *given])
+
+
+def _require_place(what: str) -> None:
+    """UserError for what is no recipe, no folder and no file."""
+    if what not in bundled_recipes() and not what.endswith(".toml") and not Path(what).expanduser().exists():
+        close = did_you_mean(what, bundled_recipes())
+        raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
 
 
 def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     """The plan of a recipe, or one whose data are a folder or a table."""
-    from fedprompt.config.recipe import bundled_recipes
     from fedprompt.config.registry import sources_of
     from fedprompt.data.intake.tables import SUFFIXES, is_table
 
@@ -118,12 +143,9 @@ def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     if what in bundled_recipes() or path.suffix == ".toml":
         return load(what, settings, trust_code)
     if not path.is_dir() and not is_table(path):
-        if path.exists():
-            raise UserError(
-                f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."
-            )
-        close = did_you_mean(what, bundled_recipes())
-        raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
+        raise UserError(
+            f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."
+        )
     names = sources_of(path)
     place = f"path = {json_text(str(path), ascii_only=False)}"
     if len(names) != 1:
@@ -136,12 +158,12 @@ def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
 
 
 def _print(found: Checked) -> None:
-    from fedprompt.api.progress import plain_console
-    from fedprompt.cli.console import rows_table
-
     if found.dataset is None:
         typer.echo(f"{found.what} is refused.\n{found.error}", err=True)
         return
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
+
     report = found.dataset.report
     head, *rows = report.table()
     plain_console().print(rows_table(head, rows, title=f"{found.dataset.name}, read by the source {found.source}"))
@@ -152,3 +174,4 @@ def _print(found: Checked) -> None:
     if (more := len(found.problems) - SHOWN_PROBLEMS) > 0:
         typer.echo(f"and {plural(more, 'more problem')}; --json lists all of them.", err=True)
     typer.echo(f"{found.dataset.name}: {plural(report.images, 'image')}, {plural(len(found.problems), 'problem')}.")
+    typer.echo(f"Train on them: {found.command}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.errors import UserError
-from fedprompt.text_files import json_text
+from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
+    from fedprompt.records.event_fields import CommandRecord
 
 recipes = typer.Typer(no_args_is_help=True, help="List, show and check recipes without running them.")
 
@@ -64,20 +66,54 @@ def load(
     return resolve(recipe, origin=origin)
 
 
+def typed_command(name: str, recipe: str, settings: Sequence[str] | None, folder: Path) -> CommandRecord:
+    """The command as the user typed it, for the commands that a verdict proposes."""
+    from fedprompt.records.event_fields import CommandRecord
+
+    return CommandRecord(name=name, recipe=recipe, settings=tuple(settings or ()), folder=str(folder))
+
+
 def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] | None) -> tuple[Recipe, str]:
     """A recipe with settings, and its name for messages.
 
     Raises UserError for any mistake in them, and for code outside fedprompt that is neither trusted nor named in the
     settings, which the user has typed.
     """
+    from fedprompt.config.method_files import require_known_methods
     from fedprompt.config.outside_code import named_code, require_trusted, typed
     from fedprompt.config.recipe import find_recipe, load_recipe
 
+    _refuse_data(name)
     path = find_recipe(name)
     recipe = load_recipe(path, settings, fit=console_fit())
     names = named_code(recipe)
     require_trusted(names, (*(trust_code or ()), *typed(names, settings)), place=path.name)
+    require_known_methods(recipe, origin=path.name)
     return recipe, path.name
+
+
+def _refuse_data(name: str) -> None:
+    """UserError with the command to type if a folder or a table of images is given in place of a recipe."""
+    from fedprompt.config.recipe import bundled_recipes
+
+    path = Path(name).expanduser()
+    if name in bundled_recipes() or path.suffix.lower() == ".toml" or not path.exists():
+        return
+    from fedprompt.data.intake.tables import column_names, is_table
+
+    is_folder = path.is_dir()
+    if is_folder and (path / "run.jsonl").is_file():
+        raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
+    if not is_folder and not is_table(path):
+        return  # which is no recipe either, and refused as such
+    single = not is_folder and "label" in column_names(path)
+    recipe = "own_folder" if is_folder or single else "own_table"
+    source = "--set data.source=class_table " if single else ""
+    raise UserError(
+        f"{name} is a {'folder' if is_folder else 'table'}, not a recipe. To train on its images: fedprompt run "
+        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
+        "understood of it)."
+    )
 
 
 def require_backbone(path: str) -> None:
@@ -97,6 +133,12 @@ def console_fit() -> Fit:
 
 
 def _block_options(table: str, name: str) -> Collection[str] | None:
+    from fedprompt.config.method_files import method_files, written_options
+
+    if table == "method" and name in method_files() and (known := written_options(name)) is not None:
+        return known
+    if table == "method" and name not in method_files() and "." not in name:
+        return None
     from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
 
     return block_options(table, name)

@@ -26,7 +26,7 @@ def run_tables(run: Run) -> Iterator[Table]:
     """One row per trial: headline figures in percent, trained parameters and uploads; then the further metrics."""
     shown = [column for column in run.columns if ":" not in column]
     table = _figures_table(run, shown, title=run.header.title or None)
-    for heading in ("parameters", UPLOAD.lower()):
+    for heading in ("parameters", UPLOAD):
         table.add_column(heading, justify="right")
     for trial in run.trials:
         sent, _ = uploads(trial)
@@ -46,10 +46,10 @@ def print_results(folder: Path) -> None:
     for table in run_tables(finished):
         console.print(table)
     console.print(legend_table(finished))
-    found = verdict(finished)
+    found = verdict(finished, str(folder))
     console.print(" ".join(found.sentences))
     for step in found.steps:
-        console.print(f"Next: {step}")
+        console.print(f"Next: {step}", soft_wrap=True)  # commands stay whole lines
     if note := one_seed_note(finished):
         console.print(note)
     typer.echo(f"Report: {folder / 'report.html'}\nAdapters: {folder / 'adapters'}")
@@ -98,7 +98,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     """The findings of `fedprompt doctor`, each failure with its fix."""
     rows = [
         (
-            "FAILED" if finding.failed else "ok",
+            "FAILED" if finding.failed else "WARNING" if finding.warning else "ok",
             finding.what,
             finding.found + (f" -> {finding.fix}" if finding.fix else ""),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,6 +107,7 @@ def rehearse(
         "rehearsal"
     ),
     full: Annotated[bool, typer.Option("--full", help="Also kill worker and server, and suspend a site.")] = False,
+    attacks: Annotated[bool, typer.Option("--attacks", help="Play the attacks of docs/privacy.md instead.")] = False,
     settings: Settings = None,
     prepare: Annotated[
         str, typer.Option(metavar="HOST", help="Only make the folders, for containers: the server's is HOST.")
@@ -119,6 +121,9 @@ def rehearse(
         prepare_containers(out, address=prepare)
         typer.echo(f"Made the folders of the server and of three sites in {out / 'machines'}.")
         return
+    if attacks:
+        _play_attacks(out, settings or ())
+        return
     results = run_checks(out, full=full, say=typer.echo, settings=settings or ())
     failed = [one.what for one in results if not one.met]
     typer.echo(
@@ -126,6 +131,18 @@ def rehearse(
         + (f"; not met: {', '.join(failed)}" if failed else ".")
     )
     if failed:
+        raise typer.Exit(2)
+
+
+def _play_attacks(out: Path, settings: Sequence[str]) -> None:
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
+    from fedprompt.deploy.rehearsal.attacks import play_attacks
+
+    found = play_attacks(out, say=typer.echo, settings=settings)
+    rows = [(one.attack, one.threat, one.happened, "held" if one.held else "FAILED") for one in found]
+    plain_console().print(rows_table(("attack", "threat model", "what happened", "guarantee"), rows))
+    if not all(one.held for one in found):
         raise typer.Exit(2)
 
 

@@ -17,7 +17,7 @@ from fedprompt.deploy.roster import check_authority, members
 from fedprompt.deploy.settings import SITE, load_site
 from fedprompt.errors import UserError
 from fedprompt.experiments.events import versions
-from fedprompt.experiments.experiment import load_backbone
+from fedprompt.experiments.experiment import load_backbone, trials_on
 from fedprompt.experiments.plan import Plan
 from fedprompt.records.output_folder import require_writable
 from fedprompt.report import size_text
@@ -33,6 +33,7 @@ class Finding:
     found: str
     fix: str = ""
     failed: bool = False
+    warning: bool = False
 
 
 Check = tuple[str, Callable[[], str], str]  # what, how, and the fix; "" where the sentence of a failure says it
@@ -51,9 +52,6 @@ def run_checks(
         findings, plan = _read_recipe(recipe)
         if plan is not None:
             backbone, folder = plan.recipe.backbone.path, folder / plan.recipe.name
-            findings.append(
-                _run_check(f"data, read by {plan.source.name}", lambda: plan.source().report.sentence(), "")
-            )
     checks += [
         (f"backbone {backbone}", lambda: _backbone(backbone), ""),
         (f"writing to {folder}", lambda: _writable(folder), ""),
@@ -77,19 +75,31 @@ def run_checks(
 
 
 def _read_recipe(read: Callable[[], Plan]) -> tuple[list[Finding], Plan | None]:
-    """Whether a recipe is valid, and its plan if so."""
+    """Whether a recipe is valid and its data can be listed, and its plan; of the trials those that will run."""
     try:
         plan = read()
     except UserError as error:
         return [Finding("recipe", str(error), failed=True)], None
-    return [Finding(f"recipe {plan.origin}", f"valid: {', '.join(trial.label for trial in plan.trials)}")], plan
+    trials = plan.trials
+
+    def listed() -> str:
+        nonlocal trials
+        dataset = plan.source()
+        trials = trials_on(plan, dataset)
+        return f"{dataset.report.sentence()} No image was opened; fedprompt check opens all of them."
+
+    data = _run_check(f"data, read by {plan.source.name}", listed, "")
+    return [Finding(f"recipe {plan.origin}", f"valid: {', '.join(trial.label for trial in trials)}"), data], plan
 
 
 def _load() -> Finding:
     """How busy the machine is: the mean number of running processes in the last minute, beside the number of cores."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     busy = "; other processes are at work, so training takes longer than measured on a quiet machine"
-    return Finding("load", f"{load:.1f} on {cores} cores{busy if load > cores / 2 else ''}")
+    found = f"{load:.1f} on {cores} cores{busy if load > cores / 2 else ''}"
+    return Finding(
+        "load", found, "wait for them to end, or give the run more --minutes" * (load > cores), warning=load > cores
+    )
 
 
 def _run_check(what: str, look: Callable[[], str], fix: str) -> Finding:

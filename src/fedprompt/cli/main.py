@@ -17,7 +17,16 @@ import fedprompt
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
-from fedprompt.cli.config import RecipeName, Settings, TrustCode, exit_without_results, finite, load, recipes
+from fedprompt.cli.config import (
+    RecipeName,
+    Settings,
+    TrustCode,
+    exit_without_results,
+    finite,
+    load,
+    recipes,
+    typed_command,
+)
 from fedprompt.cli.data import data, reproduce
 from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
@@ -25,6 +34,7 @@ from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
+from fedprompt.file_system import require_folder
 from fedprompt.text_files import json_text
 
 app = typer.Typer(
@@ -136,7 +146,7 @@ def run(
     folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if on is None:
-            runs.start(plan, folder, callbacks=callbacks)
+            runs.start(plan, folder, callbacks=callbacks, command=typed_command("run", recipe, settings, folder))
         else:
             run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
     if not quiet:
@@ -149,6 +159,7 @@ def resume(
     run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False, trust_code: TrustCode = None
 ) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
+    require_folder(run, "give the folder of a run")  # before torch is imported, which takes seconds
     from fedprompt.experiments import run as runs
 
     with _with_callbacks(run, quiet=quiet) as callbacks:
@@ -187,6 +198,7 @@ def _print_results(folder: Path) -> None:
 @app.command()
 def report(run: RunPath) -> None:
     """Write a run's report.html again, also while the run goes on, and print its results."""
+    require_folder(run, "give the folder of a run")
     from fedprompt.report import render
 
     render(run)

@@ -14,12 +14,13 @@ from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     from fedprompt.experiments.predictions import Evaluation, Prediction, Predictions
+    from fedprompt.records.adapter import Adapter
 
 SHOWN_UNREADABLE = 20
 SHOWN_CONFUSIONS = 5
 FIGURES = {
     "single": {"accuracy": "accuracy", "macro_f1": "macro F1"},
-    "multi": {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"},
+    "multi": {"mean_average_precision": "mAP", "cf1_macro_tuned": "CF1", "of1_tuned": "OF1"},
 }
 
 
@@ -56,21 +57,28 @@ def predict(
     outputs = {"csv": csv, "parquet": parquet, "jsonl": jsonl}
     files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
     _check_outputs(files, page)
+    _check_inputs(adapter, images, labels)
     from fedprompt.api.progress import counting, plain_console
-    from fedprompt.experiments.predict import Request, open_adapter, predict_files
+    from fedprompt.experiments.predict import Request, introduction, open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
+    for sentence in introduction(adapter, opened):
+        typer.echo(sentence, err=True)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
     _write(found, files)
     if as_json:
-        typer.echo(json_text([_fields(one) for one in found.images], indent=2, ascii_only=False))
+        typer.echo(
+            json_text([{"method": found.method, **_fields(one)} for one in found.images], indent=2, ascii_only=False)
+        )
     elif not files:
         typer.echo("\n".join(map(_line, found.images)))
     if found.evaluation is not None and not as_json:
         _print_evaluation(found.evaluation, len(found.images))
+    for sentence in _doubts(opened, found):
+        typer.echo(sentence, err=True)
     for sentence in _written(found, files, page):
         typer.echo(sentence, err=as_json)
     _print_left_out(found)
@@ -85,6 +93,17 @@ def _check_outputs(files: dict[str, Path], page: Path | None) -> None:
     options = {**{f"--{form}": path for form, path in files.items()}, **({"--page": page} if page else {})}
     for option, path in options.items():
         require_output_file(path, option)
+
+
+def _check_inputs(adapter: Path, images: list[str], labels: Path | None) -> None:
+    """Refuse what is not there before torch is imported, which takes seconds."""
+    from fedprompt.data.intake.given_images import require_one
+    from fedprompt.file_system import require_file, require_folder
+
+    require_folder(adapter, "give the folder of a run or of an adapter")
+    require_one(images)
+    if labels is not None:
+        require_file(labels.expanduser(), "give the path of a table")
 
 
 def _write(found: Predictions, files: dict[str, Path]) -> None:
@@ -106,8 +125,25 @@ def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> I
         yield f"Written: {page} ({shown})"
 
 
+def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
+    """Why predictions or figures may be worth less than they seem."""
+    from fedprompt.experiments.predict import may_be_trained_on
+    from fedprompt.report.collapse import alike, collapse
+
+    if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
+        yield f"{found.method} {said}"
+    elif found.evaluation is None and (said := alike([one.decided for one in found.images])):
+        yield said
+    if may_be_trained_on(adapter, found):
+        yield (
+            "Images with labels lie among those of the adapter's own run: it may have been trained on them, so these "
+            "figures are too high. Those of its test images are in the report of the run."
+        )
+
+
 def _fields(found: Prediction) -> dict[str, object]:
-    return {key: value for key, value in vars(found).items() if value is not None}
+    own = {"image" if key == "picture" else key: value for key, value in vars(found).items()}  # as in the files
+    return {key: value for key, value in own.items() if value is not None}
 
 
 def _line(found: Prediction) -> str:

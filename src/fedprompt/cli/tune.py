@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import RecipeName, Settings, exit_without_results, finite, load
+from fedprompt.cli.config import RecipeName, Settings, exit_without_results, finite, load, typed_command
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ def tune(
 
     Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid.
     """
+    plan = load(recipe, settings)  # before the imports: a mistake in the recipe is refused without torch
     from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.cli.console import print_results
     from fedprompt.records.reading import read_run
     from fedprompt.studies import tune as study
     from fedprompt.studies.sweep import check, run_job
 
-    plan = load(recipe, settings)
     folder, console = out or Path("runs") / f"{plan.recipe.name}-tune", plain_console()
     with console_callbacks(console, quiet=quiet) as callbacks:
         tuning, experiment = study.make_tuning(
@@ -58,6 +59,7 @@ def tune(
         check(job)
         if not job.done:
             run_job(job, callbacks=callbacks)
+        tuning = replace(tuning, command=typed_command("tune", recipe, settings, tuning.out / "final"))
         found = study.results(tuning, experiment.plan, read_run(job.folder))
         final = tuning.final_job(found, rounds.final)
         check(final)
@@ -66,6 +68,8 @@ def tune(
             run_job(final, callbacks=callbacks)
     if not quiet:
         _print(tuning, found)
+        for sentence in study.kept_defaults(tuning, found, rounds.search):
+            typer.echo(sentence)
         print_results(final.folder)
         typer.echo(f"The best again, alone: {command}")
     exit_without_results([final.folder])
@@ -82,12 +86,14 @@ def parse_names(text: str | None) -> list[str]:
 def _write(tuning: Tuning, found: Sequence[Result], rounds: Rounds) -> str:
     """Write the table and the recipe of the best method; returns the command that trains it."""
     from fedprompt.records.run_folder import write_atomic
-    from fedprompt.studies.tune import markdown, result_rows
+    from fedprompt.studies.tune import kept_defaults, markdown, result_rows
 
     best = tuning.out / "best.toml"
     write_atomic(best, tuning.best_recipe(found, rounds.final).to_toml(defaults=False))
     command = f"fedprompt run {best}"
+    kept = " ".join(kept_defaults(tuning, found, rounds.search))
     notes = {"Held-out images": _caption(tuning), "Rounds": rounds.sentence, "The best": f"`{command}`"}
+    notes |= {"Defaults": kept} if kept else {}
     write_atomic(tuning.out / "tuning.md", markdown(*result_rows(tuning, found), notes))
     return command
 

@@ -103,15 +103,27 @@ def check_options(
     try:
         values = model.model_validate(options)
     except ValidationError as error:
-        colon = "" if place.endswith("]") else ":"
-        raise UserError(f"{place}{colon} {_sentence(error, model, name or 'it', place, hint)}") from None
+        raise UserError(_placed(place, _sentence(error, model, name or "it", place, hint))) from None
     return {name: getattr(values, name) for name in model.model_fields}
+
+
+def unknown_option(name: str, option: str, known: Collection[str], *, place: str, hint: Hint = did_you_mean) -> str:
+    """The sentence for an option that a block does not have."""
+    return _placed(place, f"{name} has no option {option!r}{hint(option, known)} ({_listed(known)}).")
+
+
+def _placed(place: str, sentence: str) -> str:
+    return f"{place}{'' if place.endswith(']') else ':'} {sentence}"
+
+
+def _listed(known: Collection[str]) -> str:
+    return f"its options: {', '.join(known)}" if known else "it has no options"
 
 
 def _sentence(error: ValidationError, model: type[Options], name: str, place: str, hint: Hint) -> str:
     errors = error.errors(include_url=False)
     first, option = errors[0], str(errors[0]["loc"][0])
-    known = f"its options: {', '.join(model.model_fields)}" if model.model_fields else "it has no options"
+    known = _listed(model.model_fields)
     if first["type"] == "extra_forbidden":
         return f"{name} has no option {option!r}{hint(option, model.model_fields)} ({known})."
     if first["type"] == "missing":

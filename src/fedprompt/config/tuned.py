@@ -1,4 +1,4 @@
-"""Tuned defaults per method for data of one's own, beside the papers' settings, which are each method's own."""
+"""Tuned defaults per method for data of one's own, and the methods to try first."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ PAPER: Defaults = "paper"
 @functools.cache
 def tuned_defaults() -> Mapping[str, Mapping[str, Toml]]:
     """Kind of task -> method -> its tuned [train] keys under `train`, and its tuned options."""
-    text = (files("fedprompt") / "config" / "tuned.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return _bundled("tuned.toml")
 
 
 def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str]) -> MethodTable:
@@ -31,3 +30,13 @@ def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str
     said = table.model_dump(exclude_unset=True)
     options = {key: value for key, value in found.items() if key != "train"}
     return MethodTable.model_validate({**options, **said, "train": train | table.train})
+
+
+@functools.cache
+def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
+    """The methods to try first on such labels, best first: those that lead the comparison of all methods."""
+    return tuple(_bundled("recommended.toml")[kind])
+
+
+def _bundled(name: str) -> dict[str, Toml]:
+    return tomllib.loads((files("fedprompt") / "config" / name).read_text(encoding="utf-8"))

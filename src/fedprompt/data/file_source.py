@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
+from fedprompt.data.copies import TAIL, same_content
 from fedprompt.data.image_formats import Bands, Window, decode
 from fedprompt.errors import UserError
 from fedprompt.file_system import open_file
@@ -49,6 +50,31 @@ class FileSource:
         except OSError as error:
             raise UserError(f"{error.filename} cannot be read ({error.strerror}); restore or remove it.") from error
         return digest.hexdigest()[:32]
+
+    @cached_property
+    def contents(self) -> tuple[int, ...]:
+        """For each row the first row whose file has the same bytes; most files are told apart by their sizes."""
+        return same_content(len(self), (self._size, self._tail, self._content))
+
+    def _size(self, row: int) -> Hashable:
+        try:
+            return os.stat(os.path.join(self.root, self.files[row])).st_size
+        except OSError:  # opening it as an image says why it cannot be read
+            return None, row
+
+    def _tail(self, row: int) -> Hashable:
+        try:
+            with open_file(self.root / self.files[row]) as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+                return file.read()
+        except (OSError, UserError):
+            return None, row
+
+    def _content(self, row: int) -> Hashable:
+        try:
+            return _digest(self.root / self.files[row])
+        except (OSError, UserError):
+            return None, row
 
     def _decode_options(self) -> bytes:
         return json_text([self.window, self.bands] if self.bands else self.window).encode()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+import torch
 
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.decode_workers import Workers
 from fedprompt.data.images import Images, ImageSource, OnStep
+from fedprompt.data.intake.label_cells import UNKNOWN
 from fedprompt.data.near_duplicates import perceptual_hash
 from fedprompt.errors import UserError
 
@@ -107,23 +110,50 @@ class Problem:
 def find_problems(dataset: Dataset, scan: ImageScan) -> list[Problem]:
     """All problems of a data set, as far as its images were opened.
 
-    These are unreadable images, images (equal after decoding) that are both in the training split and in another,
-    classes without attributes where others have some, and, for multi-label data, images without any known label and
-    base classes without a positive training image.
+    These are unreadable images, images (equal after decoding) that are both in the training split and in another, or
+    have different labels, classes without attributes where others have some, and, for multi-label data, images without
+    any known label and base classes without a positive training image.
     """
     problems = [Problem("unreadable", (row,), reason) for row, reason in scan.unreadable.items()]
-    duplicates = defaultdict(list)
-    for row, digest in scan.digests.items():
-        duplicates[digest].append(row)
-    for rows in duplicates.values():
-        if len(splits := {dataset.splits[row] for row in rows}) > 1 and "train" in splits:
-            where = ", ".join(f"{dataset.source.describe(row)} ({dataset.splits[row]})" for row in rows)
-            problems.append(Problem("leak", tuple(rows), f"The same image is in several splits: {where}; keep one."))
+    problems += _leaks(dataset, copies := _copies(dataset, scan))
+    problems += _contradictions(dataset, copies)
     bare = [name for name in dataset.space.names if not dataset.space.attributes.get(name)]
     if dataset.space.attributes and bare:
         some = f"{len(bare)} of {len(dataset.space)} classes have no attributes, for example {bare[0]!r}"
         problems.append(Problem("attributes", (), f"{some}; add phrases for them or go without attributes."))
     return problems + (_label_problems(dataset) if dataset.space.kind == "multi" else [])
+
+
+def _copies(dataset: Dataset, scan: ImageScan) -> list[tuple[int, ...]]:
+    """The rows of each image that is there more than once, without those that are in no split any more."""
+    rows_of: dict[bytes, list[int]] = defaultdict(list)
+    for row, digest in sorted(scan.digests.items()):
+        if row not in dataset.excluded:
+            rows_of[digest].append(row)
+    return [tuple(rows) for rows in rows_of.values() if len(rows) > 1]
+
+
+def _leaks(dataset: Dataset, copies: Iterable[tuple[int, ...]]) -> Iterator[Problem]:
+    for rows in copies:
+        if len(splits := {dataset.splits[row] for row in rows}) > 1 and "train" in splits:
+            where = ", ".join(f"{dataset.source.describe(row)} ({dataset.splits[row]})" for row in rows)
+            yield Problem("leak", rows, f"The same image is in several splits: {where}; keep one.")
+
+
+def _contradictions(dataset: Dataset, copies: Iterable[tuple[int, ...]]) -> Iterator[Problem]:
+    for rows in copies:
+        targets = dataset.targets[list(rows)].reshape(len(rows), -1)  # [R, 1] or [R, C]
+        known = torch.where(targets == UNKNOWN, targets.max(dim=0).values, targets)
+        if bool((known != known[0]).any()):
+            where = " and ".join(f"{dataset.source.describe(row)} ({_label(dataset, row)})" for row in rows)
+            yield Problem("labels", rows, f"The same image has different labels: {where}; keep the right one.")
+
+
+def _label(dataset: Dataset, row: int) -> str:
+    """The label or the labels of an image."""
+    target = dataset.targets[row]
+    present = [int(target)] if target.ndim == 0 else (target == 1).nonzero().flatten().tolist()
+    return ", ".join(dataset.space.names[label] for label in present) or "none"
 
 
 def _label_problems(dataset: Dataset) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from unicodedata import normalize
 
 from fedprompt.errors import UserError
@@ -20,40 +20,76 @@ def draw_stratified_splits(
     *,
     seed: int,
     fractions: tuple[float, float] = FRACTIONS,
+    contents: Sequence[int] = (),
 ) -> list[str]:
     """Stratified split: of each group (a class, or a class of a domain) exactly these fractions are train and val.
 
     The order of the files does not matter, but adding one may move others. A group of two or more images has at least
-    one for training and one for testing.
+    one for training and one for testing. Rows with the same number in `contents` are copies of one image: one of them
+    is drawn, and the others follow it.
     """
     splits = ["test"] * len(files)
-    for rows in _shuffled(files, groups, seed).values():
+    drawn = _first_copies(files, contents)
+    for rows in _shuffled(files, groups, seed, among=set(drawn)).values():
         train = max(1, round(fractions[0] * len(rows)))
         val = min(round(fractions[1] * len(rows)), max(0, len(rows) - train - 1))
         for place, row in enumerate(rows[: train + val]):
             splits[row] = "train" if place < train else "val"
-    return splits
+    return _followed(splits, drawn, files, groups)
 
 
 def draw_independent_splits(
-    files: Sequence[str], groups: Sequence[Hashable], *, test_fraction: float, seed: int
+    files: Sequence[str],
+    groups: Sequence[Hashable],
+    *,
+    test_fraction: float,
+    seed: int,
+    contents: Sequence[int] = (),
 ) -> list[str]:
     """Each image is for testing with probability `test_fraction`, whatever other images there are.
 
     Adding a file therefore moves no other, except that each group keeps at least one image for training and, if it has
-    two, one for testing. Paths count in Unicode NFC.
+    two, one for testing. Paths count in Unicode NFC. Rows with the same number in `contents` are copies of one image:
+    the first of their paths is drawn, and the others follow it.
     """
+    drawn = _first_copies(files, contents)
     draws = [seed_for(seed, "split", *normalize("NFC", file).split("/")) / 2**63 for file in files]  # uniform in [0, 1)
     splits = ["test" if draw < test_fraction else "train" for draw in draws]
     rows_by_group = defaultdict(list)
     for row, group in enumerate(groups):
-        rows_by_group[group].append(row)
+        if drawn[row] == row:
+            rows_by_group[group].append(row)
     for rows in rows_by_group.values():
         rows.sort(key=draws.__getitem__)
         if test_fraction > 0:
             splits[rows[0]] = "test"
         splits[rows[-1]] = "train"
-    return splits
+    return _followed(splits, drawn, files, groups)
+
+
+def _first_copies(files: Sequence[str], contents: Sequence[int]) -> list[int]:
+    """For each row the one among its copies whose path comes first; itself without `contents`."""
+    if not contents:
+        return list(range(len(files)))
+    first: dict[int, int] = {}
+    for row in sorted(range(len(files)), key=lambda row: normalize("NFC", files[row])):
+        first.setdefault(contents[row], row)
+    return [first[content] for content in contents]
+
+
+def _followed(
+    splits: Sequence[str], drawn: Sequence[int], files: Sequence[str], groups: Sequence[Hashable]
+) -> list[str]:
+    """The split of each row's first copy; a group that is left without a training image gets one, with its copies."""
+    found = [splits[row] for row in drawn]
+    trained = {group for group, split in zip(groups, found, strict=True) if split == "train"}
+    for row in sorted(range(len(files)), key=files.__getitem__) if len(trained) < len(set(groups)) else ():
+        if groups[row] not in trained:
+            copies = [other for other, first in enumerate(drawn) if first == drawn[row]]
+            trained.update(groups[other] for other in copies)
+            for other in copies:
+                found[other] = "train"
+    return found
 
 
 def draw_validation(
@@ -69,10 +105,13 @@ def draw_validation(
     return splits
 
 
-def _shuffled(files: Sequence[str], groups: Sequence[Hashable], seed: int) -> dict[Hashable, list[int]]:
+def _shuffled(
+    files: Sequence[str], groups: Sequence[Hashable], seed: int, *, among: Collection[int] | None = None
+) -> dict[Hashable, list[int]]:
     rows = defaultdict(list)
     for row, group in enumerate(groups):
-        rows[group].append(row)
+        if among is None or row in among:
+            rows[group].append(row)
     return {group: sorted(own, key=lambda row: seed_for(seed, "split", files[row])) for group, own in rows.items()}
 
 

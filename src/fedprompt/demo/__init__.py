@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 DEMO = "demo"  # the name of the embedded CLIP in recipes
+SOURCES = ("pictograms", "scenes")  # whose images are drawn on demand
 
 
 def weights_folder() -> Path:

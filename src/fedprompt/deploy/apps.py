@@ -1,4 +1,4 @@
-"""Flower's entry points: the ServerApp of a run over sites, and the ClientApp of a site.
+"""Flower's entry points: the ServerApp of a run over sites, and the ClientApp of a site, which is a process too.
 
 Flower starts a process per message, so nothing here imports torch before it is needed.
 """
@@ -6,6 +6,7 @@ Flower starts a process per message, so nothing here imports torch before it is 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -108,3 +109,8 @@ def _end_with_superlink(home: Path, out: Path) -> None:
 
 client = client_app(answer)
 server = server_app(run)
+
+if __name__ == "__main__":
+    from fedprompt.runtimes.flower.clientapp import answer_one
+
+    answer_one(client, *sys.argv[1:])

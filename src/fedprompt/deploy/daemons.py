@@ -1,4 +1,4 @@
-"""The long-running commands: `server up` runs a SuperLink, `site up` runs a worker and a SuperNode."""
+"""The long-running commands: `server up` runs a SuperLink, `site up` runs a SuperNode and what answers it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,18 @@ from types import FrameType
 from fedprompt.child_processes import kill_with_parent
 from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
-from fedprompt.deploy.settings import ADMITTED, HOME, LINK, SITE, Deployment, SiteFile, load_deployment, load_site, save
+from fedprompt.deploy.settings import (
+    ADMITTED,
+    DATABASE,
+    HOME,
+    LINK,
+    SITE,
+    Deployment,
+    SiteFile,
+    load_deployment,
+    load_site,
+    save,
+)
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import acquire_lock, write_atomic
 from fedprompt.runtimes.flower import commands
@@ -112,7 +123,7 @@ def server_up(folder: Path, *, say: Callable[[str], None]) -> None:
     folder = folder.resolve()
     deployment = load_deployment(folder)
     environment = commands.environment(folder / "flower", **{HOME: str(folder)})
-    command = commands.superlink(port=deployment.local_port, database=folder / "state.db", tls=tls_of(folder))
+    command = commands.superlink(port=deployment.local_port, database=folder / DATABASE, tls=tls_of(folder))
     for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
         say(warning)
     with _exclusive(folder), _metrics(folder, deployment):
@@ -159,7 +170,7 @@ def admit_sites(folder: Path, sites: Sequence[str], *, say: Callable[[str], None
 
 
 def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> None:
-    """Run the worker and the SuperNode of a site until stopped, and restart either one when it ends."""
+    """Run a site's SuperNode, the processes of its tasks and the worker until stopped; restart each when it ends."""
     folder = folder.resolve()
     site = load_site(folder)
     if data is not None:
@@ -170,13 +181,16 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     if not site_key(folder).exists():
         raise UserError(f"The site has no key yet; make it with: fedprompt site init {folder}")
     environment = commands.environment(folder / "flower")
-    programs = {"supernode": _node(folder, site)}
+    programs = {
+        "supernode": _node(folder, site),
+        "clientapp": commands.client_processes(port=site.port, module="fedprompt.deploy.apps", folder=folder),
+    }
     if site.worker:
         programs["worker"] = [sys.executable, "-m", "fedprompt.deploy.worker", str(folder)]
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder), _metrics(folder, site):
         check_authority(folder, site)
-        for warning in expiry_warnings(folder):
+        for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
             say(warning)
         _supervise(programs, folder, environment, say)
 
@@ -231,7 +245,7 @@ def kill_orphans(folder: Path) -> None:
                 os.killpg(number, signal.SIGKILL)
 
 
-def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for_port(port: int, *, alive: Callable[[], bool], seconds: float = 180.0) -> None:
     """Wait until something listens on a port of loopback; UserError if nothing does in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and alive():

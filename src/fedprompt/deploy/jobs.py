@@ -74,6 +74,8 @@ class Jobs:
         name = str(request.fields["trial"])
         state = SiteState(self.folder / "state", str(request.fields["run"]), name)
         pinned = Pinned.load(state.folder).numbered(request.fields["serial"])
+        if request.kind == HELLO:
+            pinned = pinned.correctable()
         pinned = pinned.checked(name, {"server": server_key(self.folder)}, {"recipe": recipe_hash(request)})
         key, experiment = self._experiment(plan, settings, state)
         trial = _trial(experiment, request.fields)

@@ -18,10 +18,9 @@ from fedprompt.deploy.hash_chain import DamagedError, Entry, read_chain
 from fedprompt.deploy.ledger import Training
 from fedprompt.deploy.metrics import BOTH, Metric, Values, folder_values
 from fedprompt.deploy.settings import Policy, load_site
-from fedprompt.deploy.worker_socket import ADDRESS, BUSY
+from fedprompt.deploy.worker_socket import BUSY, worker_number
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
 from fedprompt.runtimes.payload import EVALUATE, HELLO, MALFORMED, SECURE, TRAIN
-from fedprompt.text_files import load_json_object
 
 MESSAGES = Metric(
     "fedprompt_messages_total", "counter", "Messages of the server, by what was answered", ("kind", "answer")
@@ -70,7 +69,7 @@ class SiteMetrics:
             EPSILON: {(): reported_epsilon(self._noised, policy)},
             BUDGET: {} if policy.epsilon is None else {(): policy.epsilon},
             INTACT: {(): intact},
-            WORKER: {(): float(_is_running(self.folder / ADDRESS))},
+            WORKER: {(): float(_is_running(self.folder))},
             BUSY_SECONDS: {(): _age(self.folder / BUSY)},
             **folder_values(self.folder),
         }
@@ -119,9 +118,9 @@ def _with_images(training: Training, images: int) -> Mechanism:
     return Mechanism(own.noise, batch_size / images, epochs * math.ceil(images / batch_size))
 
 
-def _is_running(address: Path) -> bool:
+def _is_running(folder: Path) -> bool:
     try:
-        os.kill(int(load_json_object(address.read_bytes())["process"]), 0)
+        os.kill(worker_number(folder, "process"), 0)
     except (OSError, ValueError):
         return False
     return True

@@ -16,6 +16,7 @@ from fedprompt.records.run_folder import write_atomic
 from fedprompt.text_files import json_text, load_json_object
 
 PINNED = "pinned.json"  # in the state of a run at a site
+CORRECTABLE = ("backbone", "data")  # by the site's administrator, until the first training
 REMEDIES = {
     "server": "the server's certificate authority is another; begin a new run",
     "recipe": "the job's recipe is another; begin a new run",
@@ -59,6 +60,12 @@ class Pinned:
                     raise RefusedError(f"the run has changed: {REMEDIES[what]}.", rule=f"pinned {what}")
         known = {**self.trials, trial: {**self.trials.get(trial, {}), **own}}
         return replace(self, facts={**self.facts, **facts}, trials=known)
+
+    def correctable(self) -> Pinned:
+        """The same without what the site's administrator may correct after a preflight, if nothing was trained yet."""
+        if self.rounds:
+            return self
+        return replace(self, facts={what: value for what, value in self.facts.items() if what not in CORRECTABLE})
 
     def numbered(self, serial: object) -> Pinned:
         """The same after a message with this number; RefusedError if it is not above that of every message before."""

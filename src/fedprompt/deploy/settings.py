@@ -22,6 +22,7 @@ from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 DEPLOYMENT, SITE = "deployment.toml", "site.toml"
 ADMITTED = "admitted"  # in the server's folder: a file `<site>-<hash>` per key, with the node id that Flower assigned
 LINK = "superlink.pid"  # in the server's folder: the process id of the SuperLink
+DATABASE = "state.db"  # of the SuperLink, in a deployment's folder
 PROCESS = "server.pid"  # in a run's folder: the process id of the run
 WAITING = "waiting.json"  # in a run's folder: the sites that have not answered yet, and the time of the request
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves

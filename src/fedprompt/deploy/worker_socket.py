@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fedprompt.errors import UserError
 from fedprompt.runtimes.payload import Payload
@@ -113,6 +114,11 @@ def listen(folder: Path) -> Iterator[WorkerListener]:
         listener = WorkerListener(server, secret)
         listener.start()
         yield listener
+
+
+def worker_number(folder: Path, what: Literal["port", "process"]) -> int:
+    """The port or the process of a site's worker, as it has written; OSError if there is no such file."""
+    return int(load_json_object((folder / ADDRESS).read_bytes())[what])
 
 
 def request_worker(folder: Path, request: Payload) -> Payload:

@@ -1,10 +1,10 @@
-"""A budget of time: how many rounds of a trial fit into its part of a run, from its first training steps."""
+"""A budget of time: how many rounds of each trial fit into a run, from the first training steps of each."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -40,49 +40,95 @@ class Costs:
     final: float
     held_out: float = 0.0
 
+    def later_round(self, every: int) -> float:
+        """Seconds of a later round with its share of scorings, every so many rounds or of held-out images."""
+        return self.round + ((self.scoring + self.held_out) / every if every else self.held_out)
 
-def within_budget(context: RunContext, trial: Trial) -> Trial:
-    """The trial with as many rounds as fit into its part of the run's time; itself if the recipe sets no limit.
 
-    All trials that train get equal parts. The number is recorded, and a resumed run takes it from there, so training
-    is that of a run whose recipe has this number of rounds: the same learning rates, the same bits. What is trained for
-    the measurement is thrown away.
+def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext]) -> None:
+    """Divide a run's time between the trials that train, before the first of them does, if the recipe sets a limit.
+
+    `contexts` are those of the trials, by name. Each gets what all its rounds need, up to an equal part of the time;
+    what is left over goes to those that need more. The numbers of rounds are recorded for a resumed run.
     """
-    minutes, clip = context.experiment.recipe.minutes, context.experiment.clip
-    trained = [one for one in context.experiment.trials if any(True for _ in one.make_method(clip).parameters())]
-    if not minutes or trial.name not in {one.name for one in trained}:
-        return trial
-    events = (event for event in context.run.events() if isinstance(event, BudgetEvent))
-    found = next((event for event in events if event.name == trial.name), None)
-    if found is None:
-        seconds = 60 * minutes / len(trained)
-        context.callbacks.on_step(f"Measuring {trial.label}")
-        started = time.perf_counter()
-        costs = measure(context.experiment, context.test_sets, trial, seconds=seconds)
-        left = seconds - (time.perf_counter() - started)
-        rounds = rounds_that_fit(
-            costs, left, most=trial.settings.rounds, every=context.experiment.recipe.evaluate.every
-        )
+    context = next(iter(contexts.values()), None)
+    if context is None or not context.experiment.recipe.minutes:
+        return
+    clip, known = context.experiment.clip, _recorded(context)
+    todo = [
+        trial
+        for name, trial in trials.items()
+        if name not in known and any(True for _ in trial.make_method(clip).parameters())
+    ]
+    seconds = 60 * context.experiment.recipe.minutes - sum(event.seconds for event in known.values())
+    started, costs = time.perf_counter(), []
+    for trial in todo:
+        own = contexts[trial.name]
+        own.callbacks.on_step(f"Measuring {trial.label}")
+        costs.append(measure(own.experiment, own.test_sets, trial, seconds=seconds / len(todo)))
+    left = seconds - (time.perf_counter() - started)
+    every = context.experiment.recipe.evaluate.every
+    needed = [seconds_needed(one, trial.settings.rounds, every=every) for trial, one in zip(todo, costs, strict=True)]
+    for trial, one, need, part in zip(todo, costs, needed, water_filled(needed, left), strict=True):
         found = BudgetEvent(
             name=trial.name,
-            rounds=rounds,
-            seconds=seconds,
-            first_round=costs.first_round,
-            round=costs.round,
-            scoring=costs.final,
+            rounds=rounds_that_fit(one, part, most=trial.settings.rounds, every=every),
+            seconds=part,
+            first_round=one.first_round,
+            round=one.round,
+            scoring=one.final,
+            wanted=trial.settings.rounds,
+            needed=need,
         )
         context.run.append(found)
         _say(context, trial, found)
+
+
+def _recorded(context: RunContext) -> dict[str, BudgetEvent]:
+    return {event.name: event for event in context.run.events() if isinstance(event, BudgetEvent)}
+
+
+def within_budget(context: RunContext, trial: Trial) -> Trial:
+    """The trial with the number of rounds that `divide_time` recorded; itself if the recipe sets no limit.
+
+    Training is that of a run whose recipe has this number of rounds: the same learning rates, the same bits. What is
+    trained for the measurement is thrown away.
+    """
+    found = _recorded(context).get(trial.name) if context.experiment.recipe.minutes else None
+    if found is None:
+        return trial
     return replace(trial, settings=trial.settings.model_copy(update={"rounds": found.rounds}))
+
+
+def water_filled(needed: Sequence[float], total: float) -> list[float]:
+    """Parts of a total: each what it needs up to an equal part; what is left over goes to those that need more.
+
+    If there is more than all need, they share the rest equally.
+    """
+    parts, left = [0.0] * len(needed), total
+    order = sorted(range(len(needed)), key=lambda place: needed[place])
+    for number, place in enumerate(order):
+        parts[place] = min(needed[place], left / (len(order) - number))
+        left -= parts[place]
+    return [part + left / len(parts) for part in parts]
 
 
 def rounds_that_fit(costs: Costs, seconds: float, *, most: int, every: int = 0) -> int:
     """How many rounds fit into the seconds, from 1 to `most`, with a scoring every so many rounds and at the end."""
     left = seconds - costs.first_round - costs.final - 2 * costs.held_out
-    later = costs.round + ((costs.scoring + costs.held_out) / every if every else costs.held_out)
+    later = costs.later_round(every)
     if not every and most > SCORINGS and left / later > SCORINGS:  # held-out images are not scored in every round then
         later, left = costs.round, left - SCORINGS * costs.held_out
     return most if later * (most - 1) <= left else max(1, 1 + math.floor(left / later))
+
+
+def seconds_needed(costs: Costs, rounds: int, *, every: int = 0) -> float:
+    """The seconds into which so many rounds fit, by `rounds_that_fit`."""
+    later, more = costs.later_round(every), 0.0
+    if not every and rounds > SCORINGS + 1:
+        later, more = costs.round, SCORINGS * costs.held_out
+    fixed = costs.first_round + costs.final + 2 * costs.held_out
+    return (fixed + more + later * (rounds - 1)) * (1 + 1e-9)  # for rounding
 
 
 def measure(experiment: Experiment, test_sets: Sequence[TestSet], trial: Trial, *, seconds: float) -> Costs:
@@ -97,10 +143,13 @@ def measure(experiment: Experiment, test_sets: Sequence[TestSet], trial: Trial, 
     steps, begun = 0, time.perf_counter()
     for client in experiment.trainers(trial):
         part = replace(client, train=_first(client.train, MOST_STEPS * settings.batch_size))
-        train = partial(train_client, method, experiment.clip, part, shared=shared, personal=personal)
+        train = partial(train_client, method, experiment.clip, shared=shared, personal=personal)
         train_once = partial(train, round_number=1, settings=settings)
-        first, again = first + _timed(train_once), again + _timed(train_once)
-        steps += _steps(len(part.train), settings.batch_size)
+        count, once = _steps(len(part.train), settings.batch_size), _timed(partial(train_once, part))
+        # Where that was slow, one step is enough the second time.
+        few = replace(client, train=_first(client.train, settings.batch_size)) if once > SHARE * seconds else part
+        twice = _timed(partial(train_once, few)) * count / _steps(len(few.train), settings.batch_size)
+        first, again, steps = first + once, again + twice, steps + count
         if time.perf_counter() - begun > SHARE * seconds:
             break
     share = _steps_per_round(experiment, trial) / steps
@@ -158,7 +207,8 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
             "(partition.shots), or a part of the clients per round (train.fraction)."
         )
     elif found.rounds < trial.settings.rounds:
-        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} fit into its part of the time, {part}.")
+        fit = "fits" if found.rounds == 1 else "fit"
+        context.callbacks.on_message(f"{costs}; {found.rounds:,} of {most} {fit} into its part of the time, {part}.")
     else:
         context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
 

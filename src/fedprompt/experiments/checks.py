@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
-from fedprompt.data.problems import find_problems
 from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.context import RunCallbacks
@@ -28,13 +27,8 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     if lost := experiment.left_out:
         some = f"Left out because they cannot be read: {plural(len(lost), 'image')}, listed in run.jsonl."
         callbacks.on_warning(f"{some} {lost[0].reason}")
-    found: dict[str, list[str]] = {}
-    for problem in find_problems(experiment.dataset, experiment.looked) if experiment.looked.digests else ():
-        found.setdefault(problem.kind, []).append(problem.message)
-    for messages in (own for kind, own in found.items() if kind != "unreadable"):
-        more = (
-            f" {len(messages) - 1} more like this are listed by: fedprompt check RECIPE." if len(messages) > 1 else ""
-        )
+    for messages in experiment.problems.values():
+        more = f" {len(messages) - 1:,} more like this are listed in run.jsonl." if len(messages) > 1 else ""
         callbacks.on_warning(messages[0] + more)
 
 

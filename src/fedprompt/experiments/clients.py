@@ -186,7 +186,8 @@ def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
     """Training images per client, and per base class of the first 200 clients at most."""
     shards = partition.shards
     labels = list(dataset.base)
-    optional = {"sizes": [len(shard.rows) for shard in shards]} if len(shards) > MOST_CLIENTS else {}
+    several = dataset.space.kind == "multi" or len(shards) > MOST_CLIENTS  # counts of classes do not sum to images then
+    optional = {"sizes": [len(shard.rows) for shard in shards]} if several else {}
     return PartitionCounts(
         rule=partition.rule,
         clients=[shard.name for shard in shards],

@@ -50,6 +50,22 @@ def score_held_out(
     return reached.validate(round_number, shared, range(len(context.experiment.clients)))
 
 
+def record_held_out(context: RunContext, transport: RunTransport, shared: State, *, name: str) -> None:
+    """Write every client's predictions for its held-out images under a name, by which settings are compared."""
+    clip, batch_size = context.experiment.clip, context.experiment.recipe.evaluate.batch_size
+    tables = []
+    for number, client in enumerate(context.experiment.clients):
+        owner = number if number in transport.owners else transport.owners[0]
+        method = transport.restore(shared, owner)
+        for column, held in client.held_out.items():
+            if len(held):
+                logits = predict(method, clip, held.images, held.space, batch_size=batch_size)
+                key = (column, client.name, "", number)
+                tables.append(prediction_table(key, held.images.rows, logits, held.targets, held.space))
+    if tables:
+        write_predictions(context.run.path, name, tables)
+
+
 def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, shared: State) -> RunTransport:
     """The transport to all clients, also where one client has trained for all."""
     if trial.sharing != "pooled":

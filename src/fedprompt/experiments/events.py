@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from statistics import fmean
 
@@ -16,7 +16,6 @@ from torch import Tensor
 import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe
-from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
@@ -32,6 +31,7 @@ from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import (
     BackboneRecord,
+    CommandRecord,
     DataRecord,
     ExpectedFigure,
     LeftOutImage,
@@ -42,19 +42,27 @@ from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
 NAMED = 4  # methods that a title names, at most
+MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
-REMARKS = {
-    "single": "HM is the harmonic mean of Local, Base and New.",
-    "multi": "A label counts as present from probability 0.5, or from a threshold fitted on held-out training "
-    "images. Unknown labels are ignored, and classes without a positive image are left out of mAP.",
-}
+MEASURED = "HM is the harmonic mean of Local, Base and New."
+DECIDED = (
+    "A label counts as present from probability 0.5, or from a threshold fitted on held-out training images. Unknown "
+    "labels are ignored, and classes without a positive image are left out of mAP."
+)
 
 
 def header_event(
-    experiment: Experiment, test_sets: Sequence[TestSet], *, expected: Sequence[ExpectedFigure]
+    experiment: Experiment,
+    test_sets: Sequence[TestSet],
+    *,
+    expected: Sequence[ExpectedFigure],
+    command: CommandRecord | None = None,
 ) -> HeaderEvent:
-    """Everything that is fixed before the run begins; `expected` are published figures to compare with."""
+    """Everything that is fixed before the run begins; `expected` are published figures to compare with.
+
+    `command` is what began the run, if it is known.
+    """
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
     splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
         test_set.split: test_set.meaning for test_set in test_sets
@@ -75,7 +83,7 @@ def header_event(
             parameters=sum(parameter.numel() for parameter in clip.parameters()),
             patches=clip.patches,
         ),
-        data=_data(dataset),
+        data=_data(experiment),
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],
         protocol=protocol(experiment),
         descriptions={name: text_fingerprint(dataset) for name, dataset in experiment.described.items()},
@@ -83,6 +91,7 @@ def header_event(
         splits=splits,
         partition=partition_counts(experiment.partition, dataset),
         expected=expected,
+        **({} if command is None else {"command": command}),
     )
 
 
@@ -99,7 +108,8 @@ def versions() -> dict[str, str]:
     return {"fedprompt": fedprompt.__version__, "python": platform.python_version(), **packages, **machine}
 
 
-def _data(dataset: Dataset) -> DataRecord:
+def _data(experiment: Experiment) -> DataRecord:
+    dataset = experiment.dataset
     names, report = dataset.space.names, dataset.report
     return DataRecord(
         name=dataset.name,
@@ -115,8 +125,16 @@ def _data(dataset: Dataset) -> DataRecord:
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],
         unseen_domains=dataset.unseen_domains,
-        notes=report.all_warnings(),
+        notes=(*report.all_warnings(), *_problem_notes(experiment)),
     )
+
+
+def _problem_notes(experiment: Experiment) -> Iterator[str]:
+    """The problems of images, of each kind `MOST_PROBLEMS` at most and how many more there are."""
+    for messages in experiment.problems.values():
+        yield from messages[:MOST_PROBLEMS]
+        if (more := len(messages) - MOST_PROBLEMS) > 0:
+            yield f"{more:,} more like this are listed by fedprompt check."
 
 
 def protocol(experiment: Experiment) -> str:
@@ -133,8 +151,16 @@ def protocol(experiment: Experiment) -> str:
         f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
         "A method may override these settings; its own are listed under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
-        f"{REMARKS[experiment.dataset.space.kind]}"
-    )
+        f"{_remark(experiment)}"
+    ).strip()
+
+
+def _remark(experiment: Experiment) -> str:
+    """What the figures mean; HM only where all that it is made of is measured."""
+    dataset = experiment.dataset
+    if dataset.space.kind == "multi":
+        return DECIDED
+    return MEASURED if dataset.new and experiment.recipe.evaluate.local else ""
 
 
 def _rounds(recipe: Recipe) -> str:

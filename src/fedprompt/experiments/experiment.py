@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from fedprompt.data.annotation import draw_missing, mask_labels
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
-from fedprompt.data.problems import ImageScan
+from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
@@ -59,6 +59,15 @@ class Experiment:
         """The recipe with every default written out."""
         return self.plan.recipe
 
+    @cached_property
+    def problems(self) -> Mapping[str, tuple[str, ...]]:
+        """Sentences on the problems of the images that were opened, by kind, without those that cannot be read."""
+        found: dict[str, tuple[str, ...]] = {}
+        for problem in find_problems(self.dataset, self.looked) if self.looked.digests else ():
+            if problem.kind != "unreadable":
+                found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
+        return found
+
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one client that holds all their images."""
         if trial.sharing != "pooled":
@@ -88,7 +97,7 @@ def assemble(
     dataset, validates = plan.source(on_step=on_step), bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
-    trials = _trials_on(plan, dataset)
+    trials = trials_on(plan, dataset)
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
@@ -130,7 +139,7 @@ def _check_defaults(plan: Plan, dataset: Dataset) -> None:
         )
 
 
-def _trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
+def trials_on(plan: Plan, dataset: Dataset) -> tuple[Trial, ...]:
     """The trials with the options that depend on the data, without those that become another one by that.
 
     So a baseline with a template of its own is left out where the data set has that template.

@@ -1,16 +1,18 @@
 """95% intervals of a run's figures, and of their differences between trials, by bootstrap over the test images.
 
-They say how far a figure could differ on other test images of the same kind; they do not cover other seeds.
+They say how far a figure could differ on as many other test images of the same kind; they do not cover other seeds.
+Draws depend on the test images alone: a model's interval on a test set is the same beside whichever other models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fedprompt.experiments.keep import Keep
 from fedprompt.ops.bootstrap import (
     Floats,
     interval,
@@ -20,19 +22,11 @@ from fedprompt.ops.bootstrap import (
 )
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
-from fedprompt.records.predictions import Key, Predictions, read_predictions
+from fedprompt.records.predictions import Predictions, read_predictions
 from fedprompt.records.reading import AVERAGED, BROKEN, GAP, NATURAL, Run, TrialRecord
 from fedprompt.seeding import numpy_stream
 
 Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure
-
-
-@dataclass(frozen=True)
-class _Model:
-    """One trial's model on one test set."""
-
-    trial: str
-    found: Predictions
 
 
 def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
@@ -108,29 +102,48 @@ def _replicates(folder: Path, run: Run) -> dict[str, dict[str, Floats]]:
 
 def _test_set_replicates(folder: Path, run: Run) -> dict[tuple[str, str], dict[str, list[Floats]]]:
     """(trial, split) -> part -> replicates of each model on each test set."""
-    sets: dict[Key, list[_Model]] = {}  # test set without client -> models scored on it
+    drawn: dict[tuple[str, str], dict[str, list[Floats]]] = {}
     for trial in run.trials:
         for found in read_predictions(folder, trial.name):
-            sets.setdefault((*found.key[:3], None), []).append(_Model(trial.name, found))
-    drawn: dict[tuple[str, str], dict[str, list[Floats]]] = {}
-    for (split, _, part, _), models in sets.items():
-        for model, values in zip(models, _paired(models, seed=run.header.seed or 0).T, strict=True):
-            drawn.setdefault((model.trial, split), {}).setdefault(part, []).append(values)
-    for trial in run.trials:
+            split, _, part, _ = found.key
+            drawn.setdefault((trial.name, split), {}).setdefault(part, []).append(_replicates_of(found))
         for part, values in _local(run, trial):
             drawn.setdefault((trial.name, "local"), {}).setdefault(part, []).append(values)
     return drawn
 
 
-def _paired(models: list[_Model], *, seed: int) -> Floats:
-    """Replicates [R, M] of the models on one test set, drawn at the same images."""
-    generator = numpy_stream(seed, "bootstrap", *map(str, models[0].found.key[:3]))
-    first = models[0].found
-    if first.scores is not None and first.targets is not None:
-        scores = np.stack([model.found.scores for model in models if model.found.scores is not None])
-        return replicate_mean_average_precision(scores, first.targets, generator=generator)
-    correct = np.stack([model.found.correct for model in models if model.found.correct is not None], axis=1)
-    return replicate_accuracy(correct, generator=generator)
+def _replicates_of(found: Predictions, *address: str) -> Floats:
+    """Replicates [R] of a model on a test set; those of all models on it are drawn at the same images."""
+    digest = hashlib.sha256(found.rows.tobytes()).hexdigest()
+    generator = numpy_stream(0, "bootstrap", *(address or map(str, found.key[:3])), digest)
+    if found.scores is not None and found.targets is not None:
+        return replicate_mean_average_precision(found.scores, found.targets, generator=generator)
+    assert found.correct is not None  # a file of predictions has one or the other
+    return replicate_accuracy(found.correct, generator=generator)
+
+
+def held_out_replicates(folder: Path, name: str, keep: Keep) -> Floats | None:
+    """Replicates [R] of the metric of held-out images, from a search's predictions under a name; None without any.
+
+    Clients are weighted as the metric weighs them. The headline metric stands for any that is no column.
+    """
+    columns: dict[str, list[tuple[int, Floats]]] = {}
+    for found in read_predictions(folder, name):
+        weight = 1 if found.key[0] == "local" else len(found.rows)
+        columns.setdefault(found.key[0], []).append((weight, _replicates_of(found, "held out", str(found.key[3]))))
+    if not columns or any(column not in columns for column in keep.candidates):
+        return None
+    means = [_weighted(columns[column]) for column in keep.candidates]
+    return means[0] if len(means) == 1 else np.array([harmonic_mean(*row) for row in np.stack(means, axis=1)])
+
+
+def _weighted(parts: Sequence[tuple[int, Floats]]) -> Floats:
+    """The mean [R] of clients' replicates, where they are defined."""
+    count = min(len(values) for _, values in parts)
+    values = np.stack([values[:count] for _, values in parts])  # [clients, R]
+    weights = np.where(np.isnan(values), 0.0, np.array([[weight] for weight, _ in parts]))
+    mean: Floats = (weights * np.nan_to_num(values)).sum(axis=0) / np.maximum(weights.sum(axis=0), 1e-12)
+    return mean
 
 
 def _local(run: Run, trial: TrialRecord) -> Iterator[tuple[str, Floats]]:
@@ -139,7 +152,7 @@ def _local(run: Run, trial: TrialRecord) -> Iterator[tuple[str, Floats]]:
         return
     for score in trial.final("local"):
         if score.value is not None and score.num_examples:
-            generator = numpy_stream(run.header.seed or 0, "bootstrap", "local", trial.name, score.client or 0)
+            generator = numpy_stream(0, "bootstrap", "local", trial.name, score.client or 0)
             yield score.part, replicate_binomial(score.value, score.num_examples, generator=generator)
 
 

@@ -30,7 +30,7 @@ from fedprompt.experiments.predictions import Predictions, decide, evaluate
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
-from fedprompt.file_system import is_file, require_folder
+from fedprompt.file_system import is_file, read_bytes, require_folder
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
@@ -38,7 +38,9 @@ from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
+from fedprompt.report.verdict import introduced
 from fedprompt.seeding import stream
+from fedprompt.text_files import load_json_object
 from fedprompt.updates import State
 
 MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
@@ -68,6 +70,18 @@ def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str
             f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
         )
     return replace(load_adapter(folder), trusted=tuple(trusted))
+
+
+def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
+    """Which method of a run an adapter is of, its figure and rounds, and which other has a higher figure.
+
+    Of an adapter outside a run, only the method.
+    """
+    if not is_file(place / "run.jsonl"):
+        return (f"{adapter.card.method}, from the adapter {adapter.folder}.",)
+    run = read_run(place)
+    trial = next((one for one in run.trials if one.name == adapter.folder.name), None)
+    return () if trial is None else tuple(introduced(run, trial))
 
 
 def restore(
@@ -155,13 +169,27 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         decide(source.files, logits, space, limits, labels),
         space,
         class_probabilities(logits, space.kind),
-        unreadable,
-        given.left_out,
-        None if labels is None else evaluate(source, logits, space, limits, labels),
+        method=adapter.card.method,
+        unreadable=unreadable,
+        left_out=given.left_out,
+        evaluation=None if labels is None else evaluate(source, logits, space, limits, labels),
     )
     if request.page is not None:
         _write_page(request.page, adapter, (method, clip), source, found)
     return found
+
+
+def may_be_trained_on(adapter: Adapter, found: Predictions) -> bool:
+    """Whether images with given labels lie where the images were that the adapter's run trained on or tested with."""
+    path = adapter.folder / "provenance.json"
+    if found.evaluation is None or not is_file(path):
+        return False
+    match load_json_object(read_bytes(path)):
+        case {"recipe": {"data": {"path": str(given)}}}:
+            data = Path(given).expanduser().absolute()
+            folder = data if data.is_dir() else data.parent
+            return any(Path(one.picture).absolute().is_relative_to(folder) for one in found.images if one.truth)
+    return False
 
 
 def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:

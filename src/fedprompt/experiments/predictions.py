@@ -21,7 +21,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.sample_images import TOP
 from fedprompt.experiments.test_sets import TestSet, class_probabilities
-from fedprompt.federated.evaluate import Score, score
+from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.records.events import MistakesEvent
 from fedprompt.text_files import json_text
 
@@ -60,7 +60,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The predictions of images over the classes of `space`, with all probabilities [N, C].
+    """The predictions of images over the classes of `space` by a method, with all probabilities [N, C].
 
     `unreadable` has a sentence on each image that cannot be read; `left_out` counts files by the reason why they were
     left out.
@@ -69,6 +69,7 @@ class Predictions:
     images: tuple[Prediction, ...]
     space: LabelSpace
     probabilities: Tensor
+    method: str = ""
     unreadable: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     evaluation: Evaluation | None = None
@@ -117,14 +118,14 @@ def evaluate(
     test_set = TestSet("given labels", "all", "", Examples(Images(source, tuple(rows)), chosen, space))
     kept = logits[rows]
     return Evaluation(
-        score(kept, chosen, space, name="given labels"),
+        score(kept, chosen, space, name="given labels", decision=Decision(thresholds=thresholds)),
         mistakes_event("predictions", test_set, kept, thresholds=thresholds),
         unused=len(labels.targets) - len(rows),
     )
 
 
 def csv_content(found: Predictions) -> bytes:
-    """One row per image: path, predicted label or labels, true ones if given, and the probability of every class."""
+    """One row per image: path, method, predicted labels, true ones if given, and the probability of every class."""
     file = io.StringIO()
     columns = _columns(found)
     writer = csv.writer(file, lineterminator="\n")
@@ -160,6 +161,7 @@ def _columns(found: Predictions) -> dict[str, list[Cell]]:
     several = found.space.kind == "multi"
     columns: dict[str, list[Cell]] = {
         "image": [one.picture for one in found.images],
+        "method": [found.method for _ in found.images],
         "predicted": [list(one.decided) if several else one.decided[0] for one in found.images],
     }
     if not several:

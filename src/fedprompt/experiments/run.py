@@ -10,6 +10,7 @@ from pathlib import Path
 from fedprompt.config.outside_code import named_code, require_trusted
 from fedprompt.config.recipe import load_recipe
 from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.experiments.budget import divide_time
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
 from fedprompt.experiments.events import (
@@ -26,7 +27,7 @@ from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
-from fedprompt.records.event_fields import ExpectedFigure
+from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
 from fedprompt.records.output_folder import require_no_run
 from fedprompt.records.reading import read_run
@@ -52,7 +53,7 @@ def simulate(context: RunContext, trial: Trial, method: Method, checkpoint: Chec
     )
 
 
-def start(
+def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python adds to it)
     plan: Plan,
     folder: Path,
     *,
@@ -60,11 +61,13 @@ def start(
     expected: Sequence[ExpectedFigure] = (),
     make_transport: TransportFactory = simulate,
     given: Given = NOTHING,
+    command: CommandRecord | None = None,
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    `expected` are published figures that the report compares with; `given` may hold the backbone. An interruption or an
-    error is recorded in the folder, and `resume` continues after the last finished round.
+    `expected` are published figures that the report compares with, `given` may hold the backbone, and `command` is what
+    the user typed. An interruption or an error is recorded in the folder, and `resume` continues after the last
+    finished round.
     """
     require_trackers(plan.recipe.track)
     require_no_run(folder)  # a run over sites has files of its server there already
@@ -84,7 +87,7 @@ def start(
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
             save_tensors(folder / "annotation.safetensors", {"hidden": experiment.hidden})
-        run.append(header_event(experiment, test_sets, expected=expected))
+        run.append(header_event(experiment, test_sets, expected=expected, command=command))
         for test_set in test_sets:
             if test_set.examples.space.kind == "multi":
                 run.append(cooccurrence_event(test_set, test_set.examples.targets == 1))
@@ -163,9 +166,12 @@ def _train_and_compare(context: RunContext) -> None:
         event.trial for event in context.run.events() if isinstance(event, TrialEvent) and event.status == "done"
     }
     with end_recorded(context.run):
-        for trial in (one for one in context.experiment.trials if one.name not in finished):
+        todo = {trial.name: trial for trial in context.experiment.trials if trial.name not in finished}
+        contexts = {name: _for_trial(context, trial) for name, trial in todo.items()}
+        divide_time(todo, contexts)
+        for name, trial in todo.items():
             with _divergence_recorded(context, trial):
-                run_trial(_for_trial(context, trial), trial)
+                run_trial(contexts[name], trial)
         context.callbacks.on_step("Comparing the methods")
         for event in interval_events(context.run.path, read_run(context.run.path)):
             context.run.append(event)

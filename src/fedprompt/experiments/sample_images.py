@@ -28,16 +28,39 @@ MOST_LABELS = 20  # of an image with many true labels
 
 
 def draw_samples(test_sets: Sequence[TestSet], *, count: int, seed: int) -> list[tuple[TestSet, int]]:
-    """Draw images as (test set, position in its examples), from the columns of the results table in turn."""
+    """Draw images as (test set, position in its examples), from the columns of the results table in turn.
+
+    No image is drawn twice: of one that is drawn again the next in its column is taken, as long as there are others.
+    """
     draws = stream(seed, "sample")
     splits = dict.fromkeys(test_set.split for test_set in test_sets)
     columns = [[test_set for test_set in test_sets if test_set.split == split] for split in splits]
-    chosen = []
+    chosen: list[tuple[TestSet, int]] = []
+    taken: set[tuple[int, int]] = set()
     for number in range(count if columns else 0):
         column = columns[number % len(columns)]
-        test_set = column[int(torch.randint(len(column), (), generator=draws))]
-        chosen.append((test_set, int(torch.randint(len(test_set.examples), (), generator=draws))))
+        place = int(torch.randint(len(column), (), generator=draws))
+        position = int(torch.randint(len(column[place].examples), (), generator=draws))
+        for one in _from(column, place, position):
+            if (key := _key(*one)) not in taken:
+                taken.add(key)
+                chosen.append(one)
+                break
     return chosen
+
+
+def _from(column: Sequence[TestSet], place: int, position: int) -> Iterator[tuple[TestSet, int]]:
+    """All images of a column, beginning with one of them."""
+    first, *others = (*column[place:], *column[:place])
+    size = len(first.examples)
+    yield from ((first, (position + step) % size) for step in range(size))
+    yield from ((other, step) for other in others for step in range(len(other.examples)))
+
+
+def _key(test_set: TestSet, position: int) -> tuple[int, int]:
+    """What tells an image from all others of the run: columns may share images."""
+    images = test_set.examples.images
+    return id(images.source), images.rows[position]
 
 
 def sample_events(

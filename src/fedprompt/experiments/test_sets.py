@@ -72,7 +72,9 @@ def _test_sets_of(dataset: Dataset) -> tuple[TestSet, ...]:
 
 def _base_column(dataset: Dataset) -> tuple[str, str]:
     """The column of the test images over the base classes, and its meaning."""
-    if dataset.space.kind == "single" or dataset.new:
+    if dataset.space.kind == "single" and not dataset.new:
+        return "base", "test images, among all classes"
+    if dataset.new:
         return "base", "test images of the base classes, among all base classes"
     if BROKEN in dataset.splits:
         return NATURAL, "test images, whose labels co-occur as usual, among all classes"

@@ -13,7 +13,13 @@ from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.best_round import BestRound
 from fedprompt.experiments.budget import within_budget
 from fedprompt.experiments.context import RunContext, RunTransport
-from fedprompt.experiments.evaluate import fit_decisions, record_samples, score_clients, score_test_sets
+from fedprompt.experiments.evaluate import (
+    fit_decisions,
+    record_held_out,
+    record_samples,
+    score_clients,
+    score_test_sets,
+)
 from fedprompt.experiments.events import (
     rollback_warning,
     round_event,
@@ -73,8 +79,13 @@ def run_trial(context: RunContext, trial: Trial) -> None:
         if last.round_number and _is_unchanged(start, last.shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
         kept = best.kept(last)
+        is_search = bool(best.keep.metric) and not experiment.recipe.evaluate.test
+        if is_search:
+            record_held_out(context, transport, last.shared, name=trial.name + LAST)
         if kept is not None:  # personal states are those of the best round too
             transport = context.make_transport(context, trial, trial.make_method(experiment.clip), kept)
+        if is_search:
+            record_held_out(context, transport, (last if kept is None else kept).shared, name=trial.name)
         _score(context, trial, transport, last, kept=kept)
 
 

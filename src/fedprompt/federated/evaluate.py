@@ -39,11 +39,13 @@ class Score:
 class Decision:
     """Further thresholds for multi-label decisions, besides probability 0.5.
 
-    `tuned` is a threshold fitted on held-out training images; `oracle` adds one fitted on the scored images.
+    `tuned` is a threshold fitted on held-out training images, in place of which `thresholds` [C] has one per class;
+    `oracle` adds one fitted on the scored images.
     """
 
     tuned: float | None = None
     oracle: bool = False
+    thresholds: Tensor | None = None
 
 
 @torch.no_grad()
@@ -116,8 +118,9 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
         f"top{TOP}_cf1_hm": metrics.class_f1(best, targets),
     }
     probabilities, decision = logits.sigmoid(), decision or Decision()
-    if decision.tuned is not None:
-        figures |= _decided(probabilities >= decision.tuned, targets, "_tuned")
+    tuned = decision.tuned if decision.thresholds is None else decision.thresholds
+    if tuned is not None:
+        figures |= _decided(probabilities >= tuned, targets, "_tuned")
     if decision.oracle:
         figures |= _decided(probabilities >= metrics.best_threshold(probabilities, targets), targets, "_oracle")
     return Score(name, len(targets), figures, per_class)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,13 +10,14 @@ from types import ModuleType
 
 from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import option_parameters
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.config.method_files import method_files, unknown_method
+from fedprompt.errors import UserError
 from fedprompt.methods.base import Method
 
 
 def names() -> tuple[str, ...]:
     """The methods of this package, sorted: one per file."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+    return tuple(method_files())
 
 
 def load(name: str) -> type[Method]:
@@ -75,9 +75,7 @@ def _import(name: str) -> ModuleType:
     if name in names():
         return import_module(f"{__name__}.{name}")
     if "." not in name:
-        known = ", ".join(names())
-        hint = did_you_mean(name, names())
-        raise UserError(f"There is no method {name!r}{hint} (known: {known}; your own: package.module).")
+        raise unknown_method(name, names())
     if not all(part.isidentifier() for part in name.split(".")):
         raise UserError(f"The method {name!r} is not the name of a module; write package.module.")
     try:

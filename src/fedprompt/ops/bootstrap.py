@@ -1,11 +1,13 @@
 """Bootstrap replicates of accuracy and mean average precision over test images, paired between models.
 
-Legend: N images, M models scored on the same images, C classes, R replicates. Every replicate draws N images with
-replacement, the same ones for all models (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13
-and 16), so the difference of two columns is a paired comparison.
+Legend: N images, C classes, R replicates. Every replicate draws N images with replacement (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993, chapters 13 and 16). Models whose replicates are drawn with equal generators have
+the same images in each, so the difference of their replicates is a paired comparison.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.random import Generator
@@ -15,42 +17,77 @@ Floats = NDArray[np.float64]
 
 LEVEL = 0.95  # of all intervals
 REPLICATES = 1000
-WORK = 4 * 10**8  # sorted scores that the replicates of one test set may visit
+FEWEST = 200  # replicates of mean average precision
+WORK = 10**8  # sorted scores that the replicates of one model may visit
+CHUNK = 4 * 10**6  # draws that are in memory together
 
 
 def replicate_accuracy(correct: NDArray[np.bool_], *, generator: Generator) -> Floats:
-    """Accuracies [R, M] of replicates, from which images [N, M] each model has right; N is at least 1."""
-    # Images that the same models have right are exchangeable, so drawing how often each pattern occurs is enough.
-    patterns, counts = np.unique(correct, axis=0, return_counts=True)  # [K, M], [K]
-    drawn = generator.multinomial(len(correct), counts / len(correct), size=REPLICATES)  # [R, K]
-    return drawn @ patterns / len(correct)
+    """Accuracies [R] of replicates, from which images [N] a model has right; N is at least 1."""
+    draws = _draws(len(correct), REPLICATES, generator)
+    return np.concatenate([correct[drawn].mean(axis=1) for drawn in draws])
 
 
 def replicate_mean_average_precision(
     scores: NDArray[np.float32], targets: NDArray[np.int8], *, generator: Generator
 ) -> Floats:
-    """Mean average precisions [R, M] of replicates, from scores [M, N, C] and targets [N, C] in {1, 0, -1 unknown}.
+    """Mean average precisions [R] of replicates, from scores [N, C] and targets [N, C] in {1, 0, -1 unknown}.
 
-    Classes without a positive image in a replicate are left out of its mean. R shrinks with M * N * C, to 200 at least.
+    Classes without a positive image in a replicate are left out of its mean. R shrinks with N * C, to 200 at least.
+    The replicates are moved so that their mean is the figure itself: an image that is drawn twice ranks beside its own
+    copy, which raises the average precision of rare classes in every replicate.
     """
-    models, images, classes = scores.shape
-    replicates = int(np.clip(WORK // max(scores.size, 1), 200, REPLICATES))
-    weights = generator.multinomial(images, np.full(images, 1 / images), size=replicates).astype(np.float32)  # [R, N]
-    sums, known = np.zeros((replicates, models)), np.zeros((replicates, models))
-    for model in range(models):
-        for label in range(classes):
-            order = np.argsort(-scores[model, :, label], kind="stable")
-            order = order[targets[order, label] != -1]
-            positive = targets[order, label] == 1
-            drawn = weights[:, order]  # [R, n]
-            hits = (drawn * positive).cumsum(axis=1)
-            found = hits[:, -1] if len(order) else np.zeros(replicates)
-            ranks = np.maximum(drawn.cumsum(axis=1), 1)
-            precision = (drawn * positive * hits / ranks).sum(axis=1)
-            some = found > 0
-            sums[some, model] += precision[some] / found[some]
-            known[some, model] += 1
+    images, classes = scores.shape
+    replicates = int(np.clip(WORK // max(scores.size, 1), FEWEST, REPLICATES))
+    order = np.argsort(-scores, axis=0, kind="stable")  # [N, C]
+    once = np.ones((1, images))
+    counts = (_counts(drawn) for drawn in _draws(images, replicates, generator))
+    values = np.concatenate([_weighted(drawn, order, targets, classes) for drawn in (once, *counts)])
+    figure, drawn = values[0], values[1:]
+    known = drawn[~np.isnan(drawn)]
+    return np.clip(drawn + (figure - known.mean()), 0.0, 1.0) if len(known) else drawn
+
+
+def _draws(images: int, replicates: int, generator: Generator) -> Iterator[NDArray[np.int64]]:
+    """The images of each replicate, [some of R, N] at a time."""
+    rows = max(1, CHUNK // images)
+    for start in range(0, replicates, rows):
+        yield generator.integers(images, size=(min(rows, replicates - start), images))
+
+
+def _counts(drawn: NDArray[np.int64]) -> Floats:
+    """How often each image is drawn, [R, N], from the images of each replicate [R, N]."""
+    rows, images = drawn.shape
+    places = drawn + images * np.arange(rows)[:, None]
+    counts = np.bincount(places.ravel(), minlength=drawn.size).astype(np.float64)
+    return counts.reshape(rows, images)  # [R, N]
+
+
+def _weighted(drawn: Floats, order: NDArray[np.int64], targets: NDArray[np.int8], classes: int) -> Floats:
+    """Mean average precisions [R] where images count as often as they are drawn, [R, N]."""
+    sums, known = np.zeros(len(drawn)), np.zeros(len(drawn))
+    for label in range(classes):
+        own = order[targets[order[:, label], label] != -1, label]
+        weights = drawn[:, own]  # [R, n]
+        positive = weights * (targets[own, label] == 1)
+        hits = positive.cumsum(axis=1)
+        found = hits[:, -1] if len(own) else np.zeros(len(drawn))
+        precision = (positive * hits / np.maximum(weights.cumsum(axis=1), 1)).sum(axis=1)
+        some = found > 0
+        sums[some] += precision[some] / found[some]
+        known += some
     return np.divide(sums, known, out=np.full_like(sums, np.nan), where=known > 0)
+
+
+def chance_average_precision(positives: int, images: int) -> float:
+    """The expected average precision of a random order of N images, of which so many, at least one, are positive.
+
+    Above their share where they are few: at rank r, a positive itself is one of the r images, so its expected precision
+    is (1 + (r - 1) (P - 1) / (N - 1)) / r.
+    """
+    ranks = np.arange(1, images + 1)
+    others = (positives - 1) / max(images - 1, 1)
+    return float(np.mean((1 + (ranks - 1) * others) / ranks))
 
 
 def replicate_binomial(accuracy: float, images: int, *, generator: Generator) -> Floats:

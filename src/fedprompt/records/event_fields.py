@@ -51,8 +51,14 @@ class PartitionCounts(Record):
     counts: tuple[tuple[int, ...], ...] = Field(
         description="[clients, classes], training images; of the first 200 clients at most"
     )
-    sizes: tuple[int, ...] = Field((), description="training images per client; only where `counts` are not of all")
+    sizes: tuple[int, ...] = Field(
+        (), description="training images per client; only where `counts` are not of all, or images have several labels"
+    )
     domains: tuple[str, ...] = Field((), description="domain per client; empty without domains")
+
+    def images(self, client: int) -> int:
+        """Training images of a client; an image counts once, however many labels it has."""
+        return self.sizes[client] if self.sizes else sum(self.counts[client])
 
     @model_validator(mode="after")
     def _check_shape(self) -> Self:
@@ -77,6 +83,15 @@ class ExpectedFigure(Record):
         "two columns, `parameters (M)` counts millions of trained parameters"
     )
     part: str = Field("", description="data set that the figure is of; empty: the mean over all data sets")
+
+
+class CommandRecord(Record):
+    """The command that began a run, for the commands that a verdict proposes."""
+
+    name: str = Field(description="`run` or `tune`")
+    recipe: str = Field(description="the recipe as the user named it")
+    settings: tuple[str, ...] = Field((), description="settings of the recipe, key=value")
+    folder: str = Field("", description="folder of the run, seen from where the command was given")
 
 
 class LeftOutImage(Record):
@@ -113,7 +128,7 @@ class DataRecord(Record):
     new: tuple[str, ...] = Field((), description="new classes, which nobody trains on")
     domains: tuple[str, ...] = Field((), description="all domains")
     unseen_domains: tuple[str, ...] = Field((), description="domains that nobody trains on")
-    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set")
+    notes: tuple[str, ...] = Field((), description="warnings of the reader of the data set, and problems of its images")
 
 
 class MistakeRecord(Record):

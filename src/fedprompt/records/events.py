@@ -15,6 +15,7 @@ from fedprompt.records.event_fields import (
     AttentionRecord,
     BackboneRecord,
     ClassDecisions,
+    CommandRecord,
     DataRecord,
     ExpectedFigure,
     ExplanationRecord,
@@ -67,6 +68,7 @@ class HeaderEvent(BaseEvent):
     splits: dict[str, str] = Field({}, description="split -> its meaning, in the order of the report's columns")
     partition: PartitionCounts | None = Field(None, description="training images per client and class")
     expected: tuple[ExpectedFigure, ...] = Field((), description="published figures of the same experiment")
+    command: CommandRecord | None = Field(None, description="the command that began the run; absent without one")
 
 
 class TrialEvent(BaseEvent):
@@ -285,7 +287,7 @@ class PrivacyEvent(BaseEvent):
 
 
 class BudgetEvent(BaseEvent):
-    """The number of rounds that fit into a trial's time, from a measurement before round 1; resuming keeps it."""
+    """The number of rounds that fit into a trial's time, from a measurement before any trains; resuming keeps it."""
 
     event: Literal["budget"] = "budget"
     name: str = Field(description="name of the trial")
@@ -294,6 +296,8 @@ class BudgetEvent(BaseEvent):
     first_round: float = Field(description="estimated seconds of the first round, which opens images")
     round: float = Field(description="estimated seconds of a later round")
     scoring: float = Field(description="estimated seconds of the scoring at the end")
+    wanted: int = Field(0, description="number of rounds that the recipe has")
+    needed: float = Field(0.0, description="estimated seconds that all of these need")
 
 
 class ResumeEvent(BaseEvent):

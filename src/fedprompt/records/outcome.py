@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedprompt.records.events import RoundEvent
 from fedprompt.records.reading import Run, TrialRecord
 
 
@@ -32,7 +33,7 @@ def _untrained(trial: TrialRecord) -> Iterator[str]:
     about, planned = trial.about, trial.about.rounds or 0
     if about.status != "done" or not planned:
         return
-    if not any(event.loss is not None and not event.skipped for event in trial.rounds):
+    if not any(map(_counted, trial.rounds)):
         rounds = f"none of the {planned} rounds counted" if planned > 1 else "its only round did not count"
         yield f"{trial.label} is not trained: {rounds}{_reason(trial)}. Its figures are those of the untrained method."
     elif about.unchanged:
@@ -40,6 +41,11 @@ def _untrained(trial: TrialRecord) -> Iterator[str]:
             f"{trial.label} is not trained: {len(trial.rounds)} round{'s' * (len(trial.rounds) != 1)} changed no "
             "tensor, to the last bit. Its figures are those of the untrained method; raise the learning rate."
         )
+
+
+def _counted(event: RoundEvent) -> bool:
+    """Whether an update was used; with distributed noise clients send no loss, but they do send updates."""
+    return not event.skipped and (event.loss is not None or bool(event.bytes_up.keys() - event.failed.keys()))
 
 
 def _reason(trial: TrialRecord) -> str:

@@ -45,6 +45,10 @@ def require_output_file(path: Path, option: str) -> None:
     what = obstacle(path, "file")
     if what and what != "does not exist":
         raise UserError(f"{option} {path} cannot be written: it {what}; give the path of a file.")
+    if what := obstacle(path.parent, "folder"):
+        raise UserError(
+            f"{option} {path} cannot be written: the folder {path.parent} {what}; give another, or make it."
+        )
     require_writable(path.parent)
 
 

@@ -16,6 +16,7 @@ from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.client_scores import unpacked
 from fedprompt.records.events import (
     BaseEvent,
+    BudgetEvent,
     ClientScoresEvent,
     CooccurrenceEvent,
     EndEvent,
@@ -140,7 +141,8 @@ class Run:
     """Everything a run recorded; `trials` in table order: those without training first, the main trial last.
 
     `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
-    `files` are the Parquet files with the long fields of the last scores, by trial and split.
+    `budgets` say by trial how many rounds fit into its time, if it has a limit. `files` are the Parquet files with the
+    long fields of the last scores, by trial and split.
     """
 
     header: HeaderEvent
@@ -151,6 +153,7 @@ class Run:
     cooccurrence: tuple[CooccurrenceEvent, ...] = ()
     intervals: tuple[IntervalEvent, ...] = ()
     mistakes: tuple[MistakesEvent, ...] = ()
+    budgets: Mapping[str, BudgetEvent] = field(default_factory=dict)
     files: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
@@ -249,6 +252,7 @@ def read_run(run_folder: Path) -> Run:
         cooccurrence=tuple(counted.values()),
         intervals=tuple(intervals.values()),
         mistakes=tuple(mistakes.values()),
+        budgets={event.name: event for event in _all(BudgetEvent, events)},
         files={key: names for key, found in files.items() for names in found.values()},
     )
 

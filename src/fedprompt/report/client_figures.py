@@ -49,7 +49,7 @@ def _partition_drawing(held: PartitionCounts) -> tuple[tuple[float, float], Call
         axes.set_xticks(range(len(order)), [shorten(classes[label]) for label in order], rotation=90, fontsize=size)
         _name_rows(axes, [clients[row] for row in rows])
         for row in rows:
-            total = axes.text(len(order) - 0.3, row, f"{sum(counts[row]):,}", va="center", fontsize=_font(len(rows)))
+            total = axes.text(len(order) - 0.3, row, f"{held.images(row):,}", va="center", fontsize=_font(len(rows)))
             total.set_color(MUTED)
         _shade_legend(axes, shades)
 

@@ -43,4 +43,14 @@ def one_seed_note(run: Run) -> str:
     """How much the differences between the trials of one run say; empty for a single trial."""
     if len(run.trials) < 2 or not run.columns:
         return ""
-    return "This is one seed: differences below about 1 point may be noise; `fedprompt compare` gives means over seeds."
+    widths = [
+        (one.high - one.low) / 2
+        for one in run.intervals
+        if one.against and one.column in run.headlines and one.low is not None and one.high is not None
+    ]
+    seeds = "`fedprompt compare` gives means over seeds."
+    if not widths:
+        return f"This is one seed, and no interval says which differences are more than noise; {seeds}"
+    low, high = (f"{100 * width:.1f}" for width in (min(widths), max(widths)))
+    spread = low if low == high else f"{low} to {high}"
+    return f"This is one seed: by the intervals, differences are known to ±{spread} points. {seeds}"

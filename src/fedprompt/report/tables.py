@@ -74,19 +74,25 @@ def interval_rows(run: Run) -> list[TableRow]:
     rows = []
     for trial in run.trials if run.intervals else ():
         found = [run.interval(trial, column) for column in run.headlines]
-        texts = [
-            DASH
-            if one is None or one.low is None or one.high is None
-            else f"{100 * one.low:.1f} to {100 * one.high:.1f}"
-            for one in found
-        ]
-        rows.append(TableRow(trial.label, (), tuple(texts)))
+        rows.append(TableRow(trial.label, (), tuple(map(_interval_text, found))))
     if rows:
         largest = [
             max((one.images for one in run.intervals if one.column == column), default=0) for column in run.headlines
         ]
         rows.append(TableRow("Test images", (), tuple(f"{count:,}" if count else DASH for count in largest)))
     return rows
+
+
+def interval_note(run: Run) -> str:
+    """Which columns have no interval, and why; empty if all have one."""
+    known = {one.column for one in run.intervals}
+    lacking = [run.title(column) for column in run.headlines if run.intervals and column not in known]
+    if not lacking:
+        return ""
+    return (
+        f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no interval: clients answer with a figure, "
+        "not with a prediction per image to draw from."
+    )
 
 
 def _interval_text(found: IntervalEvent | None) -> str:
@@ -158,12 +164,11 @@ def selected_clients(run: Run) -> str:
 def _held(partition: PartitionCounts, client: int) -> tuple[int, str, str]:
     """A client's training images, and the number and names of its classes where they are recorded."""
     if client >= len(partition.counts):
-        return partition.sizes[client], "", ""
+        return partition.images(client), "", ""
     counts = partition.counts[client]
     held = [label for label, count in zip(partition.classes, counts, strict=True) if count]
     more = f" and {len(held) - MOST_NAMES:,} more" if len(held) > MOST_NAMES else ""
-    size = partition.sizes[client] if partition.sizes else sum(counts)
-    return size, f"{len(held):,}", ", ".join(held[:MOST_NAMES]) + more
+    return partition.images(client), f"{len(held):,}", ", ".join(held[:MOST_NAMES]) + more
 
 
 def selection_rows(run: Run) -> list[TableRow]:

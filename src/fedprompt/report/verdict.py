@@ -1,4 +1,4 @@
-"""The verdict on a run: what its figures show and what they do not, and what to try next, in sentences."""
+"""The verdict on a run: what its figures show and what they do not, in sentences, with steps to take next."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fedprompt.errors import plural
+from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent, KeptEvent
 from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
+from fedprompt.report.collapse import collapse
+from fedprompt.report.next_steps import Commands, Situation, minutes_for_all, on_drawings, steps
 
-FEW = 100  # test images; below this an interval spans about 20 points
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
@@ -27,27 +29,79 @@ class Verdict:
         return bool(self.sentences)
 
 
-def verdict(run: Run) -> Verdict:
-    """The verdict on the main trial of a run; empty before it is scored."""
-    main = run.main or (run.trials[-1] if run.trials else None)
-    column = next((one for one in (*PREFERRED, *run.headlines) if main is not None and one in main.figures), "")
+def verdict(run: Run, folder: str = "") -> Verdict:
+    """The verdict on the main trial of a run; empty before it is scored.
+
+    `folder` is where the run lies now, if that is not where it began.
+    """
+    main, column = _judged(run), headline_column(run)
     if main is None or not column:
         return Verdict()
     sentences = [
         _result(run, main, column),
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
+        *_best(run, main, column),
+        *_fewer_rounds(run),
         *kept_rounds(run),
         *_identical(run),
         *_unmoved(main),
+        *_collapsed(run, main, column),
         *_unknown_images(run, column),
         *_single_class_clients(main),
     ]
-    return Verdict(tuple(sentences), tuple(_steps(run, main, column)))
+    return Verdict(tuple(sentences), tuple(steps(_situation(run, main, column), Commands(run, folder))))
+
+
+def headline_column(run: Run) -> str:
+    """The column that a verdict is about; empty if the main trial is not scored."""
+    main = _judged(run)
+    return next((one for one in (*PREFERRED, *run.headlines) if main is not None and one in main.figures), "")
+
+
+def _judged(run: Run) -> TrialRecord | None:
+    """The trial that a verdict is about: the main one, or the last of a run that names none."""
+    return run.main or (run.trials[-1] if run.trials else None)
+
+
+def best_trial(run: Run, column: str) -> TrialRecord | None:
+    """The trial with the highest figure, of equals the main one or else one that trains; None without any."""
+    scored = [trial for trial in run.trials if column in trial.figures]
+    return max(scored, key=lambda one: (one.figures[column], one == run.main, one.trains), default=None)
+
+
+def introduced(run: Run, trial: TrialRecord) -> Iterator[str]:
+    """A trial that is to predict, its figure and rounds; then another that has a higher figure, if it is surely higher.
+
+    "FedVPT, Base 6.9%, round 1 of 30."
+    """
+    column, budget = headline_column(run), run.budgets.get(trial.name)
+    figure = [f"{run.title(column)} {percent(trial.figures[column])}"] if column in trial.figures else []
+    number = trial.kept.round if trial.kept else len(trial.rounds)
+    planned = budget.wanted if budget and budget.wanted else trial.about.rounds or number
+    yield f"{', '.join([trial.label, *figure, *([f'round {number} of {planned}'] if trial.rounds else [])])}."
+    best = best_trial(run, column)
+    if best is None or best == trial:
+        return
+    found, turned = run.interval(trial, column, best), run.interval(best, column, trial)
+    if (found and _direction(found) < 0) or (turned and _direction(turned) > 0):
+        yield f"{best.label} scored higher, {percent(best.figures[column])}: predict with --trial {best.name}."
+
+
+def _situation(run: Run, main: TrialRecord, column: str) -> Situation:
+    found = run.interval(main, column, run.reference) if run.reference else None
+    return Situation(
+        run,
+        best_trial(run, column),
+        direction=None if found is None else _direction(found),
+        images=found.images if found else 0,
+        moved=_moved(main),
+        unknown=_is_unknown(run, column),
+    )
 
 
 def chance(run: Run, column: str) -> float | None:
-    """The figure of random guessing: 1 / classes, or with many labels the mean share of images that have a label."""
+    """The figure of random guessing: 1 / classes, or with many labels the expected mAP of a random order of images."""
     if column == "hm":
         parts = [chance(run, one) for one in AVERAGED]
         known = [part for part in parts if part is not None]
@@ -55,42 +109,70 @@ def chance(run: Run, column: str) -> float | None:
     final = run.trials[0].final(column) if run.trials else ()
     if run.header.metric == "accuracy":
         return fmean(1 / len(score.classes) for score in final) if final and all(s.classes for s in final) else None
-    return _mean_prevalence(run, column, final)
+    return _chance_precision(run, column, final)
 
 
-def _mean_prevalence(run: Run, column: str, final: tuple[Score, ...]) -> float | None:
+def _chance_precision(run: Run, column: str, final: tuple[Score, ...]) -> float | None:
     event = next((event for event in run.cooccurrence if not event.trial and event.split == column), None)
     images = max((score.num_examples for score in final), default=0)
     if event is None or not images:
         return None
     positives = event.positives or [event.counts[label][label] for label in range(len(event.counts))]
-    shares = [count / images for count in positives if count]
-    return fmean(shares) if shares else None
+    levels = [chance_average_precision(count, images) for count in positives if count]
+    return fmean(levels) if levels else None
 
 
 def _result(run: Run, main: TrialRecord, column: str) -> str:
     found, guessed = run.interval(main, column), chance(run, column)
     details = []
     if found is not None and found.low is not None and found.high is not None:
-        details.append(f"95% interval {_percent(found.low)} to {_percent(found.high)}, {found.images:,} test images")
+        details.append(f"95% interval {percent(found.low)} to {percent(found.high)}, {found.images:,} test images")
     if guessed is not None:
-        details.append(f"random guessing gives {_percent(guessed)}")
+        details.append(f"random guessing gives {percent(guessed)}")
     note = f" ({'; '.join(details)})" if details else ""
     name = "a harmonic mean of" if column == "hm" else f"{run.title(column)}"
-    return f"{main.label} reaches {name} {_percent(main.figures[column])}{note}."
+    return f"{main.label} reaches {name} {percent(main.figures[column])}{note}."
 
 
 def _against_reference(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     reference = run.reference
     if reference is None or reference == main or column not in reference.figures:
         return
-    where = f"{reference.label} ({_percent(reference.figures[column])})"
+    where = f"{reference.label} ({percent(reference.figures[column])})"
     found = run.interval(main, column, reference)
     if found is None:
         points = 100 * (main.figures[column] - reference.figures[column])
         yield f"That is {points:+.1f} points against {where}; no interval is recorded."
     else:
         yield f"It is {WORDS[_direction(found)]} {where}: {_points(found)}."
+
+
+def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
+    """Which other method has a higher figure than the main one, which `predict` takes."""
+    best = best_trial(run, column)
+    if best is None or best == main or not main.trains:
+        return
+    found = run.interval(main, column, best)
+    sure = "by more than the interval" if found and _direction(found) < 0 else "though not by more than the interval"
+    yield f"The best method is {best.label} with {run.title(column)} {percent(best.figures[column])}, {sure}."
+
+
+def _fewer_rounds(run: Run) -> Iterator[str]:
+    """Which methods had fewer rounds than the recipe has, for want of time, and the time that all rounds need."""
+    found = []
+    for trial in run.trials:
+        budget = run.budgets.get(trial.name)
+        if budget is not None and trial.rounds and budget.rounds < budget.wanted:
+            falling = " and its loss was still falling" if _falls(trial) else ""
+            found.append(f"{trial.label} had {budget.rounds:,} of {plural(budget.wanted, 'round')}{falling}")
+    if found:
+        yield f"{'; '.join(found)}: `--minutes {minutes_for_all(run)}` would fit all."
+
+
+def _falls(trial: TrialRecord) -> bool:
+    """Whether the training loss of the last round is still well below that of the round before."""
+    losses = _losses(trial)
+    return len(losses) > 1 and losses[-1] < (1 - STILL) * losses[-2]
 
 
 WORDS = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
@@ -146,10 +228,10 @@ def _kept_round(trial: TrialRecord, kept: KeptEvent) -> str:
     """ "round 12 of 20 (91.2%; 88.0% after the last round)"."""
     where = f"round {kept.round}" if kept.round else "the state before training, which no round improved"
     planned = f" of {trial.about.rounds}" if kept.round and trial.about.rounds else ""
-    details = [] if kept.value is None else [_percent(kept.value)]
+    details = [] if kept.value is None else [percent(kept.value)]
     stopped = f", where training ended: {plural(kept.patience, 'scoring')} in a row had no better one"
     if kept.last_value is not None and kept.last != kept.round:
-        details.append(f"{_percent(kept.last_value)} after round {kept.last}{stopped * bool(kept.patience)}")
+        details.append(f"{percent(kept.last_value)} after round {kept.last}{stopped * bool(kept.patience)}")
     return f"{where}{planned} ({'; '.join(details)})" if details else f"{where}{planned}"
 
 
@@ -169,13 +251,21 @@ def _losses(trial: TrialRecord) -> list[float]:
     return [event.loss for event in trial.rounds if event.loss is not None]
 
 
+def _collapsed(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
+    for event in run.mistakes:
+        if event.trial == main.name and event.split == column and (said := collapse(event)):
+            yield f"{main.label} {said}"
+
+
 def _unknown_images(run: Run, column: str) -> Iterator[str]:
+    name = run.header.backbone.name
     if _is_unknown(run, column):
-        name = run.header.backbone.name
         yield (
-            f"Without training the backbone {name} is no better than random guessing here: it does not know such "
-            "images or such class names."
+            f"Without training, the backbone {name} cannot be told from random guessing here: the interval of "
+            f"{run.reference.label if run.reference else name} covers the chance level."
         )
+    if on_drawings(run):
+        yield "The embedded demo CLIP was trained on drawings and does not know photographs."
 
 
 def _is_unknown(run: Run, column: str) -> bool:
@@ -195,33 +285,8 @@ def _single_class_clients(main: TrialRecord) -> Iterator[str]:
         )
 
 
-def _steps(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
-    """What to try next, in order."""
-    found = run.interval(main, column, run.reference) if run.reference else None
-    if _is_unknown(run, column):
-        yield (
-            "Take a backbone that knows photographs: --set backbone.path=openai/clip-vit-base-patch16, or the folder "
-            "of a CLIP. The embedded demo CLIP was trained on drawings."
-            if run.header.backbone.name == "demo"
-            else "Give class names in plain English, and a template that says what the images are "
-            '(data.template = "a satellite photo of {}."), or try a larger CLIP.'
-        )
-    if not _moved(main):
-        yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
-    if found is not None and _direction(found) <= 0 and _moved(main):
-        yield (
-            "Try other methods and learning rates on held-out training images: fedprompt tune RECIPE --method "
-            "fedvpt,promptfl --minutes 30. Which method suits which images is on docs/choosing.md."
-        )
-    if found is not None and found.images < FEW:
-        yield f"Hold more images back for testing: {found.images} say little about small differences."
-    if found is not None and _direction(found):
-        yield (
-            "The interval covers the choice of test images, not that of seeds: fedprompt compare RECIPE --seeds 1,2,3."
-        )
-
-
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share as "63.0%"."""
     return f"{100 * value:.1f}%"
 
 

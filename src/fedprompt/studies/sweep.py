@@ -18,7 +18,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
 from fedprompt.experiments.plan import Plan, resolve
-from fedprompt.records.event_fields import ExpectedFigure
+from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.report import Run, read_run
 
 
@@ -26,13 +26,14 @@ from fedprompt.report import Run, read_run
 class Job:
     """A run of a sweep: its recipe with a seed, and its folder; `label` names how it differs from the others.
 
-    `expected` are published figures of this run alone.
+    `expected` are published figures of this run alone, and `command` is what the user typed.
     """
 
     recipe: Recipe
     folder: Path
     label: str = ""
     expected: tuple[ExpectedFigure, ...] = ()
+    command: CommandRecord | None = None
 
     @property
     def run(self) -> Run | None:
@@ -61,7 +62,7 @@ def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     if (job.folder / "run.jsonl").is_file():
         runs.resume(job.folder, callbacks=callbacks, trusted=None)  # its recipe is the job's
     else:
-        runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected)
+        runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected, command=job.command)
 
 
 def run_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:

@@ -9,15 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
-from fedprompt.config.recipe_tables import MethodTable, TuningTable
+from fedprompt.config.recipe_tables import MethodTable, Toml, TuningTable
+from fedprompt.config.tuned import with_tuned
 from fedprompt.errors import UserError, did_you_mean, plural
 from fedprompt.experiments.budget import Costs, measure
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment, assemble
+from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
+from fedprompt.experiments.model_card import LAST as LAST_ROUND
 from fedprompt.experiments.plan import Plan, resolve
 from fedprompt.experiments.test_sets import make_test_sets
 from fedprompt.file_system import read_bytes
+from fedprompt.ops.bootstrap import interval
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.reading import TITLES, Run, TrialRecord
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report.comparison import ComparisonCell
@@ -28,6 +33,7 @@ from fedprompt.text_files import json_text, load_json_object
 GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # that of the recipes of `fedprompt compare --demo`
 METRIC = "hm"  # by which rates are compared, where the recipe keeps the last round
 SEARCH = 2 / 3  # of the time goes to the search at most
+SEARCH_RUN = "search"  # folder of the run of the search, in the output folder
 ROUNDS = "rounds.json"  # in the output folder: the numbers of rounds, which a later call takes from there
 
 
@@ -55,17 +61,45 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Result:
-    """What a search found for one method: its metric on held-out images at each point, None where it diverged."""
+    """What a search found for one method: its metric on held-out images at each point, None where it diverged.
+
+    `default` is the point that the recipe has without a search, None if the grid lacks it; `sure` says whether the
+    point with the best value is better than that by more than the held-out images, so many, can tell.
+    """
 
     table: MethodTable
     label: str
     values: tuple[float | None, ...]
+    default: int | None = None
+    sure: bool = True
+    images: int = 0
+
+    @property
+    def highest(self) -> int | None:
+        """The point with the best value, the default or else the first of equal ones; None if all diverged."""
+        known = [value for value in self.values if value is not None]
+        if not known:
+            return None
+        if self.default is not None and self.values[self.default] == max(known):
+            return self.default
+        return self.values.index(max(known))
 
     @property
     def best(self) -> int | None:
-        """The point with the best value, the first of equal ones; None if all diverged."""
-        known = [value for value in self.values if value is not None]
-        return self.values.index(max(known)) if known else None
+        """The point that is taken: the default, unless another is surely better; None if all diverged."""
+        keeps = self.default is not None and self.values[self.default] is not None and not self.sure
+        return self.default if keeps else self.highest
+
+    def sentence(self, names: Sequence[str], rounds: int) -> str:
+        """Why the default was kept, if another point has a better value; `names` are those of the points."""
+        if self.best is None or self.highest is None or self.best == self.highest:
+            return ""
+        ours, theirs = (100 * (self.values[place] or 0.0) for place in (self.best, self.highest))
+        return (
+            f"{self.label} keeps its default {names[self.best]} ({ours:.1f}): {names[self.highest]} has {theirs:.1f}, "
+            f"but with {plural(rounds, 'round')} per rate and {plural(self.images, 'held-out image')} the two cannot "
+            "be told apart."
+        )
 
     @property
     def value(self) -> float:
@@ -77,13 +111,14 @@ class Result:
 class Tuning:
     """A recipe with the methods that are tuned, those beside them that train nothing, and the output folder.
 
-    `opening` is how many seconds it took to open backbone and data.
+    `opening` is how many seconds it took to open backbone and data, and `command` is what the user typed.
     """
 
     recipe: Recipe
     references: tuple[MethodTable, ...]
     out: Path
     opening: float = 0.0
+    command: CommandRecord | None = None
 
     @property
     def methods(self) -> tuple[MethodTable, ...]:
@@ -96,13 +131,14 @@ class Tuning:
         It has the recipe's own seed: another would draw other test images, and this run's among its training images.
         """
         recipe = search(_unseen(self.recipe), seed=self.recipe.seed)
-        return Job(self._in_time(recipe, rounds), self.out / "search")
+        return Job(self._in_time(recipe, rounds), self.out / SEARCH_RUN)
 
     def final_job(self, results: Sequence[Result], rounds: int) -> Job:
         """The final run: every method with its best settings, the best of all as the main one, and the references."""
         main, *others = (self._tuned(result) for result in trainable(results))
         update = {"name": f"{self.recipe.name}-tuned", "method": main, "compare": (*others, *self.references)}
-        return Job(self._in_time(self.recipe.model_copy(update=update), rounds), self.out / "final")
+        recipe = self._in_time(self.recipe.model_copy(update=update), rounds)
+        return Job(recipe, self.out / "final", command=self.command)
 
     def best_recipe(self, results: Sequence[Result], rounds: int) -> Recipe:
         """The recipe that trains the best method alone, beside the references."""
@@ -270,14 +306,48 @@ def results(tuning: Tuning, plan: Plan, found: Run) -> list[Result]:
             return None
         return trial.validations[-1].value if last or trial.kept is None else trial.kept.value
 
+    grid, keep = points(tuning.recipe), Keep.of(_unseen(tuning.recipe), origin=plan.origin)
+    suffix = LAST_ROUND if last else ""
+
+    def is_better(table: MethodTable, result: Result) -> bool:
+        """Whether the interval of the difference of the best value to the default's lies above zero."""
+        if result.default is None or result.highest is None or result.highest == result.default:
+            return True
+        names = (at_point(table, grid[place]).title + suffix for place in (result.highest, result.default))
+        best, default = (held_out_replicates(tuning.out / SEARCH_RUN, name, keep) for name in names)
+        return best is not None and default is not None and interval(best - default)[0] > 0
+
     return [
-        Result(
-            table,
-            labels[table.title],
-            tuple(value(trials[at_point(table, point).title]) for point in points(tuning.recipe)),
-        )
+        replace(result, sure=is_better(table, result))
         for table in tuning.methods
+        for result in [
+            Result(
+                table,
+                labels[table.title],
+                tuple(value(trials[at_point(table, point).title]) for point in grid),
+                default=_default_point(tuning.recipe, table, grid),
+                images=_held_out_images(found),
+            )
+        ]
     ]
+
+
+def _held_out_images(found: Run) -> int:
+    """The number of held-out images that a search scored."""
+    return max((sum(event.images.values()) for trial in found.trials for event in trial.validations), default=0)
+
+
+def _default_point(recipe: Recipe, table: MethodTable, grid: Sequence[Toml]) -> int | None:
+    """The point of the grid that a method has without a search; None if there is none."""
+    own = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set).train
+    now = recipe.train.model_dump() | own
+    return next((number for number, point in enumerate(grid) if all(now[key] == point[key] for key in point)), None)
+
+
+def kept_defaults(tuning: Tuning, found: Sequence[Result], rounds: int) -> list[str]:
+    """A sentence for each method that keeps its default although another point has a better value."""
+    names = [short_point(point) for point in points(tuning.recipe)]
+    return [said for result in found if (said := result.sentence(names, rounds))]
 
 
 def metric_of(tuning: Tuning) -> str:
@@ -285,6 +355,7 @@ def metric_of(tuning: Tuning) -> str:
     keep = tuning.recipe.train.keep
     metric = METRIC if keep == LAST else keep.removeprefix(BEST)
     name = TITLES.get(metric, metric.replace("_", " "))
+    name += " (harmonic mean of Base, among all classes, and Local, among a client's)" * (metric == METRIC)
     return f"{name} {'after the last round' if keep == LAST else 'of the best round'}"
 
 

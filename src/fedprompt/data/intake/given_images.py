@@ -27,6 +27,21 @@ class GivenImages:
     left_out: Mapping[str, int] = field(default_factory=dict)  # by reason, as in `ImageFiles`
 
 
+def require_one(places: Sequence[str | Path]) -> None:
+    """Raise UserError if none of the files, folders, patterns and tables is there; nothing is opened."""
+    wrong = [_missing(Path(place).expanduser()) for place in places]
+    if all(wrong):
+        raise UserError("\n".join(wrong))
+
+
+def _missing(path: Path) -> str:
+    """A sentence on a place that is no file, no folder and no pattern; "" for one that is."""
+    what = obstacle(path, "file")
+    if not what or not obstacle(path, "folder") or (what == "does not exist" and glob.has_magic(str(path))):
+        return ""
+    return f"{path} {what}; give an image, a folder of images, a table of paths or a pattern such as '*.jpg'."
+
+
 def find_given(places: Sequence[str | Path]) -> GivenImages:
     """Files as they are named, the images of folders and of those in them, what patterns (`*.jpg`) match, and the paths
     in tables.
@@ -49,19 +64,14 @@ def find_given(places: Sequence[str | Path]) -> GivenImages:
 
 
 def _of_place(path: Path, left_out: Counter[str]) -> Iterator[Path]:
-    what = obstacle(path, "file")
-    if not what and is_path_table(path):
-        yield from read_paths(path)
-    elif not what:
-        yield path
+    if wrong := _missing(path):
+        raise UserError(wrong)
+    if is_file(path):
+        yield from read_paths(path) if is_path_table(path) else [path]
     elif not obstacle(path, "folder"):
         yield from _of_folder(path, left_out)
-    elif what == "does not exist" and glob.has_magic(str(path)):
-        yield from _of_pattern(path, left_out)
     else:
-        raise UserError(
-            f"{path} {what}; give an image, a folder of images, a table of paths or a pattern such as '*.jpg'."
-        )
+        yield from _of_pattern(path, left_out)
 
 
 def _of_folder(path: Path, left_out: Counter[str]) -> Iterator[Path]:

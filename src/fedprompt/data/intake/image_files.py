@@ -8,11 +8,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import UserError
 from fedprompt.file_system import entries, open_file, require_folder
+from fedprompt.text_files import data_setting
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".gif", ".tif", ".tiff"),
@@ -77,7 +81,7 @@ def find_images(root: Path, *, depth: int = DEEPEST, links: bool = False, on_ste
     if walk.outside:
         raise UserError(
             f"{len(walk.outside):,} links lead out of {root}, {'/'.join(walk.outside[0])!r} for one; set "
-            "`links = true` if that is meant."
+            f"`links = true` if that is meant ({data_setting('links', value=True)})."
         )
     mistakes = Mistakes(root)
     for parts in walk.files:

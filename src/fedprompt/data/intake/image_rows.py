@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import normal_name, understand_names
 from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import locate
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.splits import LEFT_OUT, is_split, listed, read_name, toml_key, understand_splits
+from fedprompt.data.intake.splits import LEFT_OUT, is_split, listed, read_name, understand_splits
 from fedprompt.data.intake.tables import KNOWN, Table, repeated_images
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import data_setting
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 Repeats = Literal["refuse", "allow"]
 
@@ -92,7 +95,7 @@ def _strange(table: Table, cells: Sequence[str], declared: Mapping[str, str], mi
             mistakes.add("it is empty, and other rows have one", line=line, column="split")
         elif cell in found:
             fix = did_you_mean(cell, ("train", "val", "test"))
-            fix = fix or f'; say what it is with splits = {{{toml_key(cell)} = "train"}}'
+            fix = fix or f"; say what it is with {data_setting(f'splits.{cell}', 'train')}"
             mistakes.add(f"{cell!r} is neither train, val nor test{fix}", line=line, column="split")
     return found
 
@@ -102,8 +105,8 @@ def _refuse_splits_elsewhere(table: Table) -> None:
         cells = {_text(cell) for cell in table.column(name)} if name not in KNOWN else set()
         if len({read_name(cell).word for cell in cells if is_split(cell)}) > 1 and all(map(is_split, cells)):
             raise UserError(
-                f"The column {name!r} of {table.path} says {listed(cells)}, and there is no column 'split'; set "
-                f'columns = {{split = "{name}"}}, or drop that column.'
+                f"The column {name!r} of {table.path} says {listed(cells)}, and there is no column 'split'; give "
+                f"{data_setting('columns.split', name)}, or drop that column."
             )
 
 

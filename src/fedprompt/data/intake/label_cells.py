@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from fedprompt.data.intake.class_names import class_number, is_measure, normal_name
 from fedprompt.data.intake.report import Mistakes
+from fedprompt.text_files import data_setting
 
 MISSING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "Null", "NaT", "<NA>", "N/A", "#N/A", "n/a"})
 ALWAYS = re.compile("[;|]")  # no class name has them
@@ -106,11 +107,10 @@ def _blank_between(texts: Sequence[str], known: set[str], place: str) -> tuple[s
     whole = {name for text in texts for name in map(normal_name, ALWAYS.split(text)) if name} - known
     found = min((name for name in whole if _may_be_two(name, whole, " ")), default="")
     part = next((part for part in _parts(found, " ") if part in whole), "")
-    return (
-        (f'{place}: {found!r} is read as one class beside {part!r}; set separator = " " if it is two labels.',)
-        if found
-        else ()
-    )
+    if not found:
+        return ()
+    fix = f"give {data_setting('separator', ' ')} if it is two labels"
+    return (f"{place}: {found!r} is read as one class beside {part!r}; {fix}.",)
 
 
 def _form(between: str, *, listed: bool, texts: bool) -> str:
@@ -208,7 +208,8 @@ def _parts(text: str, sign: str) -> list[str]:
 def _undecided(whole: set[str], sign: str, mistakes: Mistakes) -> None:
     example = min((text for text in whole if sign in text), key=lambda text: (len(text), text))
     mistakes.add(
-        f'{example!r} may be one class or several; say which with separator = {sign!r}, or separator = "none"',
+        f"{example!r} may be one class or several; say which with {data_setting('separator', sign)}, or with "
+        f"{data_setting('separator', 'none')}",
         column="labels",
     )
 
@@ -284,7 +285,7 @@ def truth_columns(
         marks = [truth(row[name], threshold=threshold) for name in names]
         for name, mark in zip(names, marks, strict=True):
             if mark is None:
-                fix = "" if threshold is not None else "; set `threshold` if these are scores"
+                fix = "" if threshold is not None else f"; give {data_setting('threshold', 0.5)} if these are scores"
                 mistakes.add(f"{row[name]!r} is neither 1, 0, -1 nor blank{fix}", line=line, column=name)
         table.append([UNKNOWN if mark is None else mark for mark in marks])
     texts = {re.sub(r"\.0*$", "", str(row[name]).strip().lower()) for row in rows for name in names}

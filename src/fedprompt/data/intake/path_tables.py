@@ -11,21 +11,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from fedprompt.data.intake.class_names import labels_of
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth_columns
 from fedprompt.data.intake.report import Mistakes
-from fedprompt.data.intake.tables import SUFFIXES, Row, Table, column_names, read_table, renamed
+from fedprompt.data.intake.tables import SUFFIXES, Row, Table, read_table, renamed
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.file_system import require_file
 
-IMAGE_COLUMNS = ("image", "path", "file", "filename", "file_name", "picture")  # the first that a table has
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PARQUET = ".parquet"
 FIX = "correct that cell"
 
@@ -75,6 +76,8 @@ def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
     One label per image stands in `label`; several stand in `labels`, or in one column per class. Rows without a label
     are left out. Raises UserError with all mistakes, each with its line.
     """
+    import torch  # paths are read without it, which saves seconds where one is wrong
+
     require_file(path, "give the path of a table")
     needed = ("label",) if space.kind == "single" else ()
     table = _read(path, needed)
@@ -96,6 +99,8 @@ def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
 
 
 def _single(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
+    import torch
+
     cells = table.column("label")
     known = [row for row, cell in enumerate(cells) if not (cell == "" or is_missing(cell)) or cell in space.names]
     lines = [table.lines[row] for row in known]
@@ -108,6 +113,8 @@ def _single(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor 
 
 
 def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor | None]:
+    import torch
+
     if "labels" not in table.columns:
         there = [name for name in space.names if name in table.columns]
         if not there:
@@ -132,13 +139,9 @@ def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor |
 
 
 def _read(path: Path, needed: Sequence[str]) -> Table:
-    names = _parquet(path).columns if path.suffix.lower() == PARQUET else column_names(path)
-    lower = {name.lower() for name in names}
-    image = next((name for name in IMAGE_COLUMNS if name in lower), "image")
-    columns = {} if image == "image" else {"image": image}
     if path.suffix.lower() == PARQUET:
-        return renamed(_parquet(path), ("image", *needed), columns)
-    return read_table(path, needed=("image", *needed), columns=columns)
+        return renamed(_parquet(path), ("image", *needed), {})
+    return read_table(path, needed=("image", *needed))
 
 
 def _parquet(path: Path) -> Table:

@@ -8,13 +8,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from fedprompt.data.images import OnStep
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.data.labels import INVISIBLE
 from fedprompt.file_system import entries, obstacle
+from fedprompt.text_files import data_setting
+
+if TYPE_CHECKING:
+    from fedprompt.data.images import OnStep  # imports torch
 
 DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # what no file can be called on Windows
 
@@ -39,7 +43,8 @@ def below(root: Path, path: str, *, links: bool = False) -> tuple[str, str]:
     # `os.path` answers where `Path` raises: names that are too long, links that lead back to themselves.
     linked = not links and any(os.path.islink(root / "/".join(parts[: number + 1])) for number in range(len(parts)))
     if linked and not Path(os.path.realpath(root / own)).is_relative_to(os.path.realpath(root)):
-        return own, f"a link leads {path!r} out of {root}; set `links = true` if that is meant"
+        allow = f"set `links = true` if that is meant ({data_setting('links', value=True)})"
+        return own, f"a link leads {path!r} out of {root}; {allow}"
     return own, ""
 
 

@@ -160,18 +160,18 @@ class Mistakes:
     def __init__(self, source: object, *, place: Callable[[int], str] = "line {}".format) -> None:
         self.source = str(source)
         self._place = place
-        self._found: list[tuple[int, str, str]] = []
+        self._found: list[tuple[int, str, str, str]] = []
         self._fixes: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._found)
 
     def add(self, what: str, *, line: int | None = None, column: str = "", fix: str = "") -> None:
-        """Note what is wrong, and where in the file; `fix` is what to do where all mistakes are of this kind."""
+        """Note what is wrong, and where in the file; `fix` is what to do about this kind of mistake."""
         self._fixes.add(fix)
         place = [] if line is None else [self._place(line)]
         place += [f"column {column!r}"] if column else []
-        self._found.append((-1 if line is None else line, ", ".join(place), what))
+        self._found.append((-1 if line is None else line, ", ".join(place), what, fix))
 
     def refuse(self, what: str, *, line: int | None = None, column: str = "") -> NoReturn:
         """Note what is wrong and raise at once: nothing after it can be understood."""
@@ -192,9 +192,13 @@ class Mistakes:
         """Raise UserError if there are mistakes: the one, or the first twenty of many."""
         if not self._found:
             return
-        fix = (len(self._fixes) == 1 and next(iter(self._fixes))) or fix
+        several = len(self._fixes) > 1  # then each mistake has its own, and none stands above all
+        fix = "" if several else next(iter(self._fixes)) or fix
         ordered = sorted(self._found, key=lambda mistake: mistake[0])
-        found = [f"{place}: {what}" if place else what for _, place, what in ordered]
+        found = [
+            (f"{place}: {what}" if place else what) + (f"; {own}" if several and own else "")
+            for _, place, what, own in ordered
+        ]
         if len(found) == 1:
             first, place = found[0], ordered[0][1]
             end = "" if first.endswith((".", "?")) or ";" in first else f"; {fix}"
@@ -202,7 +206,7 @@ class Mistakes:
         lines = "".join(f"\n  {text}" for text in found[:SHOWN_MISTAKES])
         more = len(found) - SHOWN_MISTAKES
         rest = f"\n  and {more:,} more" if more > 0 else ""
-        raise UserError(f"{self.source} has {len(found):,} mistakes; {fix}:{lines}{rest}")
+        raise UserError(f"{self.source} has {len(found):,} mistakes{fix and f'; {fix}'}:{lines}{rest}")
 
 
 def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:

@@ -14,10 +14,10 @@ from fedprompt.data.intake.splits import (
     listed,
     mentions_split,
     read_name,
-    toml_key,
     understand_splits,
 )
 from fedprompt.errors import UserError
+from fedprompt.text_files import data_setting
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def _refuse_half_understood(at: Sequence[set[str]], root: str) -> None:
     if others := [name for name in tops if name not in said]:
         raise UserError(
             f"{root} has {said[0]!r}, which reads like a split, beside {others[0]!r}, which does not: rename or move "
-            f'it, say what it is with splits = {{{toml_key(others[0])} = "train"}} ("" leaves it out), or set '
-            'layout = "domains" if all of them are domains.'
+            f'it, say what it is with {data_setting(f"splits.{others[0]}", "train")} ("" leaves it out), or give '
+            f"{data_setting('layout', 'domains')} if all of them are domains."
         )
     understand_splits(tops, place=root)
 

@@ -20,6 +20,7 @@ from difflib import get_close_matches
 from typing import Literal
 
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.text_files import data_setting
 
 Part = Literal["train", "val", "test"]
 WORDS: Mapping[str, str] = {
@@ -124,7 +125,7 @@ def understand_splits(
         hint = f", unless {close[0]!r} is meant" if close else ""
         raise UserError(
             f"{place} has {known!r}, a split, beside {strange[0]!r}, which is none{hint}; rename or move it, "
-            f'or say what it is with splits = {{{toml_key(strange[0])} = "train"}} ("" leaves it out).'
+            f'or say what it is with {data_setting(f"splits.{strange[0]}", "train")} ("" leaves it out).'
         )
     _one_data_set(cuts, place)
     _each_part_once(cuts, place, kind)
@@ -162,8 +163,8 @@ def _each_part_once(cuts: Mapping[str, SplitName], place: str, kind: str) -> Non
     for word, group in groups.items():
         if len(group) > 1 and not (kind == "files" and all(cuts[name].numbered for name in group)):
             raise UserError(
-                f"{place} has {group[0]!r} and {group[1]!r}, and both say {word}: put them together, or say what each "
-                f'is with splits = {{{toml_key(group[0])} = "train", {toml_key(group[1])} = ""}} ("" leaves it out).'
+                f"{place} has {group[0]!r} and {group[1]!r}, and both say {word}: put them together, or leave one "
+                f"out with {data_setting(f'splits.{group[1]}', '')}."
             )
 
 
@@ -183,8 +184,8 @@ def _parts(
     if "eval" in present and {"test", "val"} <= present:
         extra = next(name for name, own in parts.items() if own == "eval")
         raise UserError(
-            f"{place} has test and validation parts, and {extra!r} beside them: say what it is with "
-            f'splits = {{{toml_key(extra)} = ""}} ("" leaves it out).'
+            f"{place} has test and validation parts, and {extra!r} beside them: say what it is, or leave it out with "
+            f"{data_setting(f'splits.{extra}', '')}."
         )
     if "eval" in present:
         reread("eval", "val" if "test" in present else "test")
@@ -203,11 +204,6 @@ def _origin(parts: Mapping[str, str], kind: str) -> str:
             first.setdefault(part, name)
     *others, last = (first[part] for part in ("train", "val", "test") if part in first)
     return f"the {kind} {', '.join(others)} and {last}" if others else f"the {kind} {last}"
-
-
-def toml_key(name: str) -> str:
-    """A name as the key of a TOML table."""
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else f'"{name}"'
 
 
 def listed(names: Iterable[str]) -> str:

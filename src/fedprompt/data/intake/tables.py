@@ -6,15 +6,21 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedprompt.data.intake.class_names import normal_name
-from fedprompt.data.intake.report import Mistakes
+from fedprompt.data.intake.class_names import class_number, normal_name
+from fedprompt.data.intake.image_files import has_image_name
+from fedprompt.data.intake.report import Mistakes, shown
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.text_files import LINE_ENDS, load_json, read_text
+from fedprompt.text_files import LINE_ENDS, data_setting, load_json, read_text
 
+# What the column of images is usually called, in small letters; the first that a table has.
+IMAGE_COLUMNS = (
+    *("image", "img", "image_path", "img_path", "path", "filepath", "file_path", "file", "filename", "file_name"),
+    "picture",
+)
 DELIMITERS: Mapping[str, str] = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
 LINES_OF_JSON = (".jsonl", ".ndjson")
@@ -45,6 +51,18 @@ class Table:
     def lines(self) -> tuple[int, ...]:
         """The line of every row."""
         return tuple(row.line for row in self.rows)
+
+    def without(self, names: Collection[str]) -> Table:
+        """The table without some columns; UserError for one that it does not have."""
+        mistakes = Mistakes(self.path)
+        for name in names:
+            if name not in self.columns:
+                mistakes.add(f"`ignore` names {name!r}, and there is no such column{did_you_mean(name, self.columns)}")
+        mistakes.check(fix="name columns of the table")
+        rows = (
+            replace(row, cells={own: cell for own, cell in row.cells.items() if own not in names}) for row in self.rows
+        )
+        return replace(self, columns=tuple(own for own in self.columns if own not in names), rows=tuple(rows))
 
     def column(self, name: str) -> list[object]:
         """The cells of a column, None where a JSON line has no such key."""
@@ -227,32 +245,62 @@ def _check_head(path: Path, line: int, names: Sequence[str]) -> None:
 def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
     """The table with our names for its columns: those that `columns` gives, and those that differ in case alone.
 
-    Raises UserError if a needed column is missing or two are alike.
+    Where nothing is called `image` and `columns` does not say what is, the first of `IMAGE_COLUMNS` that holds texts is
+    taken, with a remark. Raises UserError with all needed columns that are missing and all that are alike.
     """
-    ours: dict[str, str] = {}
-    for own, theirs in {**{name: name for name in KNOWN}, **columns}.items():
+    mistakes, ours = Mistakes(table.path), dict[str, str]()
+    taken = "" if "image" in columns or "image" not in needed else _image_column(table)
+    asked = {**{name: name for name in KNOWN}, **({"image": taken} if taken else {}), **columns}
+    for own, theirs in asked.items():
         alike = [name for name in table.columns if name.casefold() == theirs.casefold()]
         exact = [name for name in alike if name == theirs]
         if len(alike) > 1 and not exact:
-            raise UserError(f"{table.path} has columns {' and '.join(map(repr, alike))}; keep one of them.")
-        if alike:
+            mistakes.add(f"it has columns {' and '.join(map(repr, alike))}", fix="keep one of them")
+        elif alike:
             ours[(exact or alike)[0]] = own
         elif own in columns or own in needed:
-            have = ", ".join(map(repr, table.columns[:8]))
-            hint = did_you_mean(theirs, table.columns)
-            raise UserError(
-                f"{table.path} has no column {theirs!r}{hint} (found {have}; {table.form}); name it so, or say what it "
-                f'is called with columns = {{{own} = "..."}}.'
-            )
+            mistakes.add(f"it has no column {theirs!r}", fix=_naming(table, own, did_you_mean(theirs, table.columns)))
     names = tuple(ours.get(name, name) for name in table.columns)
-    if len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise UserError(f"{table.path} has two columns for {twice!r}; rename one of them.")
+    for name, count in Counter(names).items():
+        if count > 1:
+            mistakes.add(f"it has two columns for {name!r}", fix="rename one of them")
+    mistakes.check()
     rows = (Row(row.line, {ours.get(name, name): cell for name, cell in row.cells.items()}) for row in table.rows)
-    return replace(table, columns=names, rows=tuple(rows))
+    remarks = (f"{table.path}: the images are those of the column {taken!r}.",) if taken else ()
+    return replace(table, columns=names, rows=tuple(rows), remarks=(*table.remarks, *remarks))
+
+
+def _image_column(table: Table) -> str:
+    """The column of another usual name that holds the images; "" if there is one called `image`, or none."""
+    for usual in IMAGE_COLUMNS:
+        for name in table.columns:
+            if name.casefold() == usual and _holds_texts(table, name):
+                return "" if usual == "image" else name
+    return ""
+
+
+def _holds_texts(table: Table, name: str) -> bool:
+    """Whether most cells are texts and no numbers; a class may be called "path", and then its cells are 1 and 0."""
+    cells = [str(cell) for cell in table.column(name) if isinstance(cell, str) and cell.strip()]
+    return 2 * sum(class_number(cell) is None for cell in cells) > len(cells) or name.casefold() == "image"
+
+
+def _naming(table: Table, own: str, hint: str) -> str:
+    """How to say which column is meant, with the columns there are; `hint` is a question that goes before."""
+    have = ", ".join(map(repr, table.columns[:8]))
+    files = (name for name in table.columns if any(has_image_name(str(cell)) for cell in table.column(name)[:8]))
+    example = next(files, "COLUMN") if own == "image" else "COLUMN"
+    way = f"{hint[2:]} Name it so, or" if hint else "name it so, or"
+    setting = data_setting(f"columns.{own}", example)
+    return f"{way} say what it is called with {setting} (found {have}; {table.form})"
 
 
 KNOWN = ("image", "label", "labels", "split", "domain")
+
+
+def left_out_columns(names: Sequence[str], *, place: Path) -> tuple[str, ...]:
+    """A sentence that names the columns that nothing is read from, if there are any."""
+    return (f"{place}: columns left out: {shown(names)}.",) if names else ()
 
 
 def repeated_images(
@@ -274,4 +322,5 @@ def repeated_images(
             where += f", in {splits[before]} and not in {splits[row]}"
         elif contents[row] != contents[before]:
             where += f", with {contents[before]!r} and not {contents[row]!r}"
-        mistakes.add(where, line=lines[row], column="image")
+        fix = f"keep one of the rows, or allow them with {data_setting('repeats', 'allow')}"
+        mistakes.add(where, line=lines[row], column="image", fix=fix)

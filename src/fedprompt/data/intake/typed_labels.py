@@ -16,6 +16,7 @@ from fedprompt.data.intake.label_cells import (
 )
 from fedprompt.data.intake.report import Mistakes
 from fedprompt.errors import did_you_mean
+from fedprompt.text_files import data_setting
 
 # What numbers in a list are: class numbers, values per class, or whichever of the two fits all rows.
 ListForm = Literal["numbers", "vectors", "either"]
@@ -93,8 +94,8 @@ def _one(values: Sequence[object], names: Sequence[str], dialect: Dialect, mista
         texts = [str(value) for value in values]
         if several := "" if dialect.separator == "none" else looks_like_several(texts):
             mistakes.refuse(
-                f"{several!r} may be several labels; say what stands between them with `separator`, or set separator = "
-                '"none" if it is one'
+                f"{several!r} may be several labels; say what stands between them with `separator`, or give "
+                f"{data_setting('separator', 'none')} if it is one"
             )
         found = understand_names(texts, place=mistakes.source)
         names, remarks = found.names, found.remarks
@@ -140,8 +141,8 @@ def _many(values: Sequence[object], names: Sequence[str], dialect: Dialect, mist
         mistakes.refuse("it has numbers for labels and no names for them; set `classes` in label order")
     if _reads_both_ways(lists, len(names), dialect):
         mistakes.refuse(
-            "every list may be class numbers, and may be 0 and 1 per class; write names, or set threshold = 0.5 if "
-            "they are the latter"
+            "every list may be class numbers, and may be 0 and 1 per class; write names, or give "
+            f"{data_setting('threshold', 0.5)} if they are the latter"
         )
     if dialect.lists != "numbers" and (vectors := _vectors(values, len(names), dialect, mistakes)):
         return TypedLabels(tuple(names), vectors, "vectors of 0 and 1")
@@ -187,7 +188,9 @@ def _vectors(values: Sequence[object], classes: int, dialect: Dialect, mistakes:
         if len(items) != classes:
             wrong.append((row, f"there are {len(items)} values, which does not fit {classes} classes"))
         elif bad is not None:
-            fix = "" if dialect.threshold is not None else "; set `threshold` if these are scores"
+            fix = (
+                "" if dialect.threshold is not None else f"; give {data_setting('threshold', 0.5)} if these are scores"
+            )
             wrong.append((row, f"{bad!r} is neither 1, 0 nor -1{fix}"))
         rows.append([UNKNOWN if mark is None else mark for mark in marks])
     if not wrong:

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes
 from fedprompt.data.file_source import FileSource
@@ -26,10 +27,12 @@ from fedprompt.data.intake.class_names import (
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import Table, column_names, read_table
+from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_columns, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
+from fedprompt.file_system import require_file
+from fedprompt.text_files import data_setting
 
 FIX = "correct that cell"
 
@@ -71,6 +74,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
     with mistakes.before_others(fix=FIX):
@@ -83,16 +87,18 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         targets = _targets(rows.table, listed, mistakes, separator=separator)
     mistakes.check(fix=FIX)
     pairs = list(zip(found.domains, contents, strict=True))
-    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed)
+    source = FileSource(found.root, found.files, window, bands=bands)
+    copies = () if rows.splits else source.contents
+    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
     own = rows.splits or tuple(drawn)
-    names = listed or _classes_of(path, cells, own)
+    names = listed or _classes_of(path, cells, rows.splits)
     if not listed:
         targets = labels_of(cells, names.names, mistakes=mistakes, lines=rows.table.lines)
         mistakes.check(fix=FIX)
     known, new = base_and_new(len(names.names), base)
     return Dataset(
         name=path.stem,
-        source=FileSource(found.root, found.files, window, bands=bands),
+        source=source,
         space=LabelSpace(names.names, template=template, attributes=read_attributes(path.parent, names.names)),
         targets=torch.tensor(targets),
         splits=own,
@@ -109,7 +115,14 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 "splits": rows.origin or drawn_origin(test_fraction, seed),
             },
             left_out=rows.left_out,
-            warnings=(*table.remarks, *rows.remarks, *found.remarks, *names.remarks),
+            warnings=(
+                *table.remarks,
+                *rows.remarks,
+                *found.remarks,
+                *names.remarks,
+                *left_out_columns([name for name in table.columns if name not in KNOWN], place=path),
+                *copies_remark(copies, found.files, place=str(path)),
+            ),
         ),
     )
 
@@ -140,15 +153,15 @@ def _targets(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, sep
             texts += [cell] if isinstance(cell, str) else []
     if several := "" if separator == "none" else looks_like_several(texts, known):
         mistakes.add(
-            f'{several!r} may be several labels: use label_table for many per image, or set separator = "none" if it '
-            "is one",
+            f"{several!r} may be several labels: use --set data.source=label_table for many per image, or "
+            f"give {data_setting('separator', 'none')} if it is one",
             column="label",
         )
     return labels_of(list(good.values()), known, mistakes=mistakes, lines=list(good)) if listed else []
 
 
 def _classes_of(path: Path, cells: Sequence[object], splits: Sequence[str]) -> ClassNames:
-    """The sorted labels of the table; UserError unless every split has them all and they are names."""
+    """The sorted labels of the table; UserError unless every split that it gives has them all and they are names."""
     if all(class_number(normal_name(cell) if isinstance(cell, str) else cell) is not None for cell in cells):
         raise UserError(f"{path} has numbers for labels; list their names, from 0 on, in a classes.txt beside it.")
     found = understand_names([cell for cell in cells if isinstance(cell, str)], place=str(path))

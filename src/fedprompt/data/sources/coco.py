@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset, multi_hot
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
@@ -101,14 +102,17 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
             else:
                 unlabelled += 1
     _check_files(root, files, own, on_step)
-    drawn = draw_stratified_splits(files, [""] * len(files), seed=seed) if len(tables) == 1 else own
+    source = FileSource(root, tuple(files), window, bands=bands)
+    copies = source.contents if len(tables) == 1 else ()
+    if len(tables) == 1:
+        own = draw_stratified_splits(files, [""] * len(files), seed=seed, contents=copies)
     groups = sorted({name for table in tables.values() for name in table.groups} - set(names))
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, tuple(files), window, bands=bands),
+        source=source,
         space=LabelSpace(names, kind="multi", template=template),
         targets=multi_hot(labels, len(names)),
-        splits=tuple(drawn),
+        splits=tuple(own),
         domains=("",) * len(files),
         base=tuple(range(len(names))),
         intake=Intake(
@@ -123,6 +127,7 @@ def coco(  # noqa: PLR0913  (every option has a default, and a recipe names them
                 *found.remarks,
                 *(f"{root}: the category {name!r} only groups the others and is not a class." for name in groups),
                 *look_alikes(names, str(root)),
+                *copies_remark(copies, files, place=str(root)),
             ),
         ),
     )

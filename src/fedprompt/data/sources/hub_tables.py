@@ -14,6 +14,7 @@ from fedprompt.data.intake.splits import LEFT_OUT, Splits, understand_splits
 from fedprompt.data.published.catalog import HubCopy
 from fedprompt.errors import UserError
 from fedprompt.file_system import files_below
+from fedprompt.text_files import data_setting
 
 if TYPE_CHECKING:
     import datasets
@@ -131,7 +132,7 @@ def _or_none(tables: Mapping[str, datasets.Dataset], splits: Splits | None) -> P
         if splits is None and len(tables) > 1:
             raise UserError(
                 f"The splits {', '.join(tables)} say neither train nor test; say what they are with "
-                f'splits = {{{next(iter(tables))} = "train"}} ("" leaves one out).'
+                f'{data_setting(f"splits.{next(iter(tables))}", "train")} ("" leaves one out).'
             )
         return Parts(tables, dict.fromkeys(used or tables, ""))
     return Parts(tables, used, splits.origin, splits.remarks)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.image_formats import Bands, Window, decode
+from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.intake.class_names import normal_name
 from fedprompt.data.intake.label_cells import is_missing
 from fedprompt.data.intake.paths import below, missing_files
@@ -27,59 +25,14 @@ from fedprompt.data.published.catalog import HubCopy, descriptions_of, entry
 from fedprompt.data.published.layouts.original_lists import split_camel_case
 from fedprompt.data.sources.hub_tables import Address, Parts, holds_tables, open_parts
 from fedprompt.data.splits import STRATIFIED_ORIGIN, base_and_new, draw_stratified_splits
+from fedprompt.data.table_source import TableSource
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.text_files import json_text
 
 if TYPE_CHECKING:
     import datasets
 
 Names = tuple[str, ...]
 LABELS = ("label", "labels", "objects", "cls", "npy")  # columns that usually hold them
-
-
-@dataclass(frozen=True)
-class TableSource:
-    """Images in a column of an Arrow table, as bytes or paths."""
-
-    table: datasets.Dataset = field(repr=False)
-    column: str
-    window: Window | None = None
-    bands: Bands | None = None
-    root: Path | None = None  # paths in the table lead to files below it
-    links: bool = False
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the library's own fingerprint of the table, which changes with its content."""
-        return hashlib.sha256(json_text([self.table._fingerprint, self.window, self.bands]).encode()).hexdigest()[:32]
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def open(self, row: int) -> Image.Image:
-        """Decode one image to RGB, with the same decoder as all other sources."""
-        cell = cast("Mapping[str, object] | None", self.table[row][self.column])
-        if cell is None or (cell["bytes"] is None and not cell["path"]):
-            raise UserError(f"The image of {self.describe(row)} is empty; remove that row.")
-        content = cell["bytes"]
-        path = self.describe(row) if content is not None else self._path(str(cell["path"]), row)
-        return decode(path, content=cast("bytes | None", content), window=self.window, bands=self.bands)
-
-    def _path(self, path: str, row: int) -> str:
-        if self.root is None:  # the library has put the file where it is
-            return path
-        own, wrong = below(self.root, path, links=self.links)
-        if wrong:
-            raise UserError(f"{self.describe(row)}: {wrong}.")
-        return str(self.root / own)
-
-    def take(self, rows: Sequence[int]) -> TableSource:
-        """A source of these images alone."""
-        return replace(self, table=self.table.select(rows))
-
-    def describe(self, row: int) -> str:
-        """The row's number."""
-        return f"row {row}"
 
 
 @recognised_by(holds_tables)
@@ -133,9 +86,11 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     source = TableSource(_undecoded(table, image_column, path), image_column, window, bands, parts.root, links)
     _check_paths(source, path)
     own = [split for name, split in parts.splits.items() for _ in range(len(parts.tables[name]))]
+    copies: tuple[int, ...] = ()
     if not any(own):
+        copies = source.contents
         groups = list(zip(domains, targets.tolist() if targets.ndim == 1 else [0] * len(table), strict=True))
-        own = draw_stratified_splits([str(number) for number in range(len(table))], groups, seed=seed)
+        own = draw_stratified_splits([f"{number}" for number in range(len(table))], groups, seed=seed, contents=copies)
     known, new = base_and_new(len(names), "all" if unseen_domains or targets.ndim > 1 else base)
     return Dataset(
         name=like or Path(path).name,
@@ -167,6 +122,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *((f"Hub copy of {about.title}: {copy.caution}",) if about and copy else ()),
                 *parts.remarks,
                 *found.remarks,
+                *copies_remark(copies, [f"row {number}" for number in range(len(table))], place=path),
             ),
         ),
     )

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import known_class, read_attributes
 from fedprompt.data.file_source import FileSource
@@ -23,7 +24,9 @@ from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_not
 from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
+from fedprompt.file_system import require_folder
+from fedprompt.text_files import data_setting
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
 
@@ -71,6 +74,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_folder(root, f"give the folder that holds the images with {data_setting('path', 'FOLDER')}")
     found = find_images(root, links=links, on_step=on_step)
     if not found.files:
         kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"
@@ -80,18 +84,21 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     spelled = [parts[depth - 2] for parts in tree.places]
     outer = [parts[0] if depth == DEPTHS["domains"] else "" for parts in tree.places]
     classes, domains = (understand_names(names, place=str(root)) for names in (spelled, outer))
-    _refuse_empty(root, found.empty, classes)
+    empty = _without_images(root, found.empty, classes)
     _refuse_one_folder_of_all(root, classes)
     labels = {name: label for label, name in enumerate(classes.names)}
     known, new = _base_and_new(labels, base)
     files = tuple("/".join(parts) for parts in tree.images)
     rows = [(domains.of[domain], classes.of[name]) for domain, name in zip(outer, spelled, strict=True)]
+    source = FileSource(root, files, window, bands=bands)
+    contents = () if tree.splits else source.contents
+    drawn = draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=contents)
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, files, window, bands=bands),
+        source=source,
         space=LabelSpace(classes.names, template=template, attributes=read_attributes(root, classes.names)),
         targets=torch.tensor([labels[name] for _, name in rows]),
-        splits=tuple(tree.splits or draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed)),
+        splits=tuple(tree.splits or drawn),
         domains=tuple(domain for domain, _ in rows),
         base=known,
         new=new,
@@ -104,7 +111,15 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
                 "splits": tree.origin or drawn_origin(test_fraction, seed),
             },
             left_out=_left_out(root, found, tree.unused),
-            warnings=(*found.remarks, *tree.remarks, *classes.remarks, *domains.remarks, *_odd_classes(root, classes)),
+            warnings=(
+                *found.remarks,
+                *tree.remarks,
+                *classes.remarks,
+                *domains.remarks,
+                *empty,
+                *_odd_classes(root, classes),
+                *copies_remark(contents, files, place=str(root)),
+            ),
         ),
     )
 
@@ -153,13 +168,22 @@ def _left_out(root: Path, found: ImageFiles, unused: int) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _refuse_empty(root: Path, empty: Sequence[Parts], classes: ClassNames) -> None:
-    # A class may be missing in one domain or split, not in all of them.
+def _without_images(root: Path, empty: Sequence[Parts], classes: ClassNames) -> tuple[str, ...]:
+    """A remark on the folders that hold no images, which make no class; UserError for one that is a split."""
+    # A class may be missing in one domain or split.
+    bare = [parts for parts in empty if not parts or normal_name(parts[-1]) not in classes.names]
     mistakes = Mistakes(root)
-    for parts in empty:
-        if not parts or normal_name(parts[-1]) not in classes.names:
+    for parts in bare:
+        if parts and is_split(parts[-1]):
             mistakes.add(f"the folder {root.joinpath(*parts)} holds no images", fix="add some or remove it")
     mistakes.check()
+    if not bare:
+        return ()
+    names = ", ".join("/".join(parts) for parts in bare)
+    return (
+        f"{root}: {plural(len(bare), 'folder')} without images {'makes' if len(bare) == 1 else 'make'} no class, and "
+        f"nothing is trained or tested for {'it' if len(bare) == 1 else 'them'}: {names}.",
+    )
 
 
 def _refuse_one_folder_of_all(root: Path, classes: ClassNames) -> None:
@@ -201,13 +225,14 @@ def _depth(root: Path, places: Sequence[Parts], layout: Layout) -> int:
     if depth == DEPTHS["domains"] and len({outer for outer, _ in folders}) == 1:
         outer = next(iter(folders))[0]
         raise UserError(
-            f"{root} holds everything in one folder, {outer!r}; give {root / outer}, or set layout to 'domains' if it "
-            "is the one domain."
+            f"{root} holds everything in one folder, {outer!r}; give {root / outer}, or "
+            f"{data_setting('layout', 'domains')} if it is the one domain."
         )
     if depth == DEPTHS["domains"] and len({normal_name(name) for _, name in folders}) == len(folders):
         raise UserError(
             f"It is not clear which folders of {root} are classes: no inner folder, like {'/'.join(min(folders))}, "
-            "occurs in two outer ones. Set layout to 'domains' if the outer ones are domains, or give an inner folder."
+            f"occurs in two outer ones. Give {data_setting('layout', 'domains')} if the outer ones are domains, "
+            "or give an inner folder."
         )
     return depth
 

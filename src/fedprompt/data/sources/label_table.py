@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_attributes, read_conditions
 from fedprompt.data.file_source import FileSource
@@ -17,20 +18,32 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import (
     ClassNames,
     class_number,
+    is_measure,
     look_alikes,
     normal_name,
     odd_numbers,
     read_class_file,
 )
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
-from fedprompt.data.intake.label_cells import UNKNOWN, read_label_column, truth, truth_columns
+from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth, truth_columns
 from fedprompt.data.intake.report import Intake, Mistakes
-from fedprompt.data.intake.tables import LINES_OF_JSON, Row, Table, column_names, is_table, read_table
+from fedprompt.data.intake.tables import (
+    LINES_OF_JSON,
+    Row,
+    Table,
+    column_names,
+    is_table,
+    left_out_columns,
+    read_table,
+)
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import require_file
+from fedprompt.text_files import data_setting
 
 FIX = "correct that cell"
+MARKS = 3  # different texts that a column of marks may hold, such as "yes", "no" and "maybe"
 OWN_COLUMNS = ("image", "split", "domain", "labels")  # columns that are not classes
 
 
@@ -42,6 +55,7 @@ class Labels:
     values: Sequence[Sequence[int]]
     form: str
     remarks: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()  # columns that hold no labels
 
 
 def _is_label_table(path: Path) -> bool:
@@ -55,6 +69,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     images: Path | None = None,
     classes: Path | None = None,
     columns: Mapping[str, str] | None = None,
+    ignore: tuple[str, ...] = (),
     splits: Mapping[str, str] | None = None,
     separator: str = "",
     threshold: float | None = None,
@@ -75,17 +90,19 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     for one name per cell). In JSON Lines, `labels` may also be an object of names with 1, 0 or null (unknown). With a
     `threshold`, cells of class columns may be scores, which are present from there on. The classes are the lines of
     `classes`, by default of `classes.txt` beside the table, if there is such a list. Columns `split` (train, val or
-    test) and `domain` are optional; `columns` maps our names to the table's, `splits` maps names in the column `split`
-    to train, val, test or "", which leaves rows out. Without splits, each image is drawn for testing with probability
-    `test_fraction` from the seed and its own path. Two rows of one image are refused unless `repeats` is "allow". With
-    `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
+    test) and `domain` are optional; `columns` maps our names to the table's, and `ignore` names columns that are not
+    read. Columns of texts that cannot be labels, such as captions, are left out with a warning. `splits` maps names in
+    the column `split` to train, val, test or "", which leaves rows out. Without splits, each image is drawn for testing
+    with probability `test_fraction` from the seed and its own path. Two rows of one image are refused unless `repeats`
+    is "allow". With `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
     `attributes.json` and `conditions.json` beside the table are read too. Raises UserError with all mistakes, each with
     its line and column.
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
+    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
     mistakes = Mistakes(path)
-    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes)
+    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
         rows = read_splits(table, splits, mistakes=mistakes)
         contents = [_content(row) for row in rows.table.rows]
@@ -96,12 +113,15 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     mistakes.check(fix=FIX)
     if not labels.names:
         raise UserError(f"The table {path} has no labels; add some.")
-    drawn = draw_independent_splits(found.files, [""] * len(contents), test_fraction=test_fraction, seed=seed)
+    source = FileSource(found.root, found.files, window, bands=bands)
+    copies = () if rows.splits else source.contents
+    group = [""] * len(contents)
+    drawn = draw_independent_splits(found.files, group, test_fraction=test_fraction, seed=seed, contents=copies)
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
     return Dataset(
         name=path.stem,
-        source=FileSource(found.root, found.files, window, bands=bands),
+        source=source,
         space=LabelSpace(
             labels.names,
             kind="multi",
@@ -129,8 +149,10 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
                 *rows.remarks,
                 *found.remarks,
                 *labels.remarks,
+                *left_out_columns(labels.unread, place=path),
                 *(listed.remarks if listed else look_alikes(labels.names, str(path))),
                 *(() if listed else odd_numbers(labels.names, str(path))),
+                *copies_remark(copies, found.files, place=str(path)),
             ),
         ),
     )
@@ -161,33 +183,81 @@ def _read_labels(
     others = [name for name in table.columns if name not in OWN_COLUMNS]
     if "labels" not in table.columns and not is_json:
         return _class_columns(table, others, listed, mistakes, threshold)
-    for name in others:
-        if is_json:
-            line = next(row.line for row in table.rows if name in row.cells)
-            mistakes.add(f"there is no such key{did_you_mean(name, OWN_COLUMNS)}", line=line, column=name)
-        else:
-            mistakes.add(f"beside 'labels' there is the column {name!r}; keep one of the two forms")
+    unread = tuple(_unread(table, others, mistakes))
     if threshold is not None:
         mistakes.add("`threshold` is for tables with one column per class, and this one has a column 'labels'")
     if separator and is_json and not any(isinstance(cell, str) for cell in table.column("labels")):
         mistakes.add("`separator` is for labels in one text, and here they are lists")
-    return _label_cells(table, listed, mistakes, separator=separator)
+    return replace(_label_cells(table, listed, mistakes, separator=separator), unread=unread)
+
+
+def _unread(table: Table, names: Sequence[str], mistakes: Mistakes) -> Iterator[str]:
+    """The columns beside `labels` that hold something else; one that may be labels too is noted."""
+    is_json = table.path.suffix.lower() in LINES_OF_JSON
+    for name in names:
+        cells = [cell for cell in table.column(name) if not is_missing(cell) and cell != ""]
+        drop = f"leave the column out with {data_setting('ignore', [name])}"
+        if is_json and (hint := did_you_mean(name, OWN_COLUMNS)):
+            line = next(row.line for row in table.rows if name in row.cells)
+            mistakes.add(f"there is no such key{hint}", line=line, column=name, fix=drop)
+        elif cells and all(truth(cell) is not None for cell in cells):
+            what = f"beside 'labels' there is the column {name!r}, which looks like a class of its own with 1 and 0"
+            mistakes.add(what, fix=f"keep one of the two forms, or {drop}")
+        else:
+            yield name
 
 
 def _class_columns(
     table: Table, names: Sequence[str], listed: ClassNames | None, mistakes: Mistakes, threshold: float | None
 ) -> Labels:
     """One column per class, in the order of the list of classes or of the columns."""
+    known = listed.names if listed else ()
+    unread = [name for name in names if name not in known and _is_prose(table.column(name))]
+    names = [name for name in names if name not in unread]
     if not names:
         columns = ", ".join(map(repr, table.columns))
-        mistakes.refuse(f"there are no labels, neither a column 'labels' nor one per class (found {columns})")
+        one = unread[0] if unread else "COLUMN"
+        mistakes.refuse(
+            f"there are no labels, neither a column 'labels' nor one per class (found {columns}); if a column of "
+            f"another name holds them, say so with {data_setting('columns.labels', one)}, or, with one label per "
+            f"image, with --set data.source=class_table {data_setting('columns.label', one)}"
+        )
+    names = _without_odd(table, names, known, mistakes, threshold)
     if listed:
         _match(table, names, listed.names, mistakes)
         names = [name for name in listed.names if name in names]
     rows = [row.cells for row in table.rows]
     values = truth_columns(rows, names, mistakes=mistakes, lines=table.lines, threshold=threshold)
     form = "one column per class" + ("" if threshold is None else f", present from {threshold:g} on")
-    return Labels(tuple(names), values, form)
+    return Labels(tuple(names), values, form, unread=tuple(unread))
+
+
+def _is_prose(cells: Sequence[object]) -> bool:
+    """Whether a column holds texts of so many kinds that they are no labels: captions, notes, names."""
+    texts = [cell for cell in cells if isinstance(cell, str) and cell and not is_missing(cell)]
+    numbers = any(truth(text) is not None or is_measure(text) or class_number(text) is not None for text in texts)
+    return not numbers and len(set(texts)) > MARKS
+
+
+def _without_odd(
+    table: Table, names: Sequence[str], known: Sequence[str], mistakes: Mistakes, threshold: float | None
+) -> list[str]:
+    """The columns without those that are no truth values in any cell; each of these is noted once, not by cell."""
+    kept = []
+    for name in names:
+        cells = [cell for cell in table.column(name) if not is_missing(cell) and cell != ""]
+        wrong = [cell for cell in cells if truth(cell, threshold=threshold) is None]
+        scores = any(is_measure(str(cell)) for cell in wrong)
+        counts = len(set(map(str, cells))) == len(cells) and all(class_number(cell) is not None for cell in cells)
+        if name in known or scores or len(wrong) < 2 or not (counts or len(wrong) == len(cells)):
+            kept.append(name)
+            continue
+        some = ", ".join(repr(cell) for cell in dict.fromkeys(wrong[:3]))
+        mistakes.add(
+            f"the column {name!r} holds {some}, which are neither 1, 0, -1 nor blank",
+            fix=f"write these, or leave the column out with {data_setting('ignore', [name])}",
+        )
+    return kept
 
 
 def _match(table: Table, names: Sequence[str], listed: Sequence[str], mistakes: Mistakes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.folder import DatasetFolder
@@ -74,7 +75,10 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     files = _by_key(root, images, found)
     listed = _listed_splits(root, files, splits)
     keys = list(listed.parts) or list(files)
-    drawn = listed.parts or dict(zip(keys, draw_stratified_splits(keys, [""] * len(keys), seed=seed), strict=True))
+    source = FileSource(root, tuple(files[key] for key in keys), window, bands=bands)
+    copies = () if listed.parts else source.contents
+    drawn = draw_stratified_splits(keys, [""] * len(keys), seed=seed, contents=copies)
+    splits_of = listed.parts or dict(zip(keys, drawn, strict=True))
     objects = read_objects(folder, annotations, keys, classes)
     spelled = understand_names(sorted({name for marks in objects for name in marks}), place=str(root))
     names = distinct_names(tuple(map(normal_name, classes)) or spelled.names, str(root))
@@ -83,10 +87,10 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
     columns = label_columns(objects, names, mark_values(difficult))
     return Dataset(
         name=root.resolve().name,
-        source=FileSource(root, tuple(files[key] for key in keys), window, bands=bands),
+        source=source,
         space=LabelSpace(names, kind="multi", template=template),
         targets=torch.tensor(columns, dtype=torch.int8).T.contiguous(),
-        splits=tuple(drawn[key] for key in keys),
+        splits=tuple(splits_of[key] for key in keys),
         domains=("",) * len(keys),
         base=tuple(range(len(names))),
         intake=Intake(
@@ -102,6 +106,7 @@ def voc(  # noqa: PLR0913  (every option has a default, and a recipe names them 
                 *found.remarks,
                 *listed.remarks,
                 *(look_alikes(names, str(root)) if classes else spelled.remarks),
+                *copies_remark(copies, source.files, place=str(root)),
             ),
         ),
     )

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from fedprompt.config.registry import recognised_by
+from fedprompt.data.copies import copies_remark, same_content
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.image_formats import LARGEST_FILE, Bands, Window, decode
 from fedprompt.data.images import OnStep
@@ -65,6 +66,14 @@ class TarSource:
         for member in self.members:
             digest.update(f"{member.name} {member.offset} {member.size}".encode())
         return digest.hexdigest()[:32]
+
+    @cached_property
+    def contents(self) -> tuple[int, ...]:
+        """For each row the first row whose image has the same bytes; most are told apart by their sizes."""
+        return same_content(len(self), (lambda row: self.members[row].size, self._digest))
+
+    def _digest(self, row: int) -> bytes:
+        return hashlib.sha256(_bytes(self.root, self.members[row])).digest()
 
     def __len__(self) -> int:
         return len(self.members)
@@ -121,12 +130,14 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     labels = _labels(root, samples, names, threshold)
     files = [f"{sample.image.tar}/{sample.image.name}" for sample in samples]
     groups = [""] * len(files) if labels.multi else list(labels.targets)
-    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed)
+    source = TarSource(root, tuple(sample.image for sample in samples), window, bands)
+    copies = () if understood else source.contents
+    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed, contents=copies)
     templates = [line.replace("{c}", "{}") for line in _lines(root / "zeroshot_classification_templates.txt")]
     known, new = base_and_new(len(names.names), "all" if labels.multi else base)
     return Dataset(
         name=root.resolve().name,
-        source=TarSource(root, tuple(sample.image for sample in samples), window, bands),
+        source=source,
         space=LabelSpace(
             names.names,
             kind="multi" if labels.multi else "single",
@@ -146,7 +157,11 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
                 "splits": understood.origin if understood else drawn_origin(test_fraction, seed),
             },
             left_out={"tar files of unused splits": len(shards) - len(used)} if len(used) < len(shards) else {},
-            warnings=(*names.remarks, *(understood.remarks if understood else ())),
+            warnings=(
+                *names.remarks,
+                *(understood.remarks if understood else ()),
+                *copies_remark(copies, files, place=str(root)),
+            ),
         ),
     )
 

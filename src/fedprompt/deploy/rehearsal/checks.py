@@ -7,7 +7,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,14 +26,14 @@ from fedprompt.deploy.rehearsal.processes import (
 from fedprompt.deploy.server_run import recorded_events, with_deployment_sites
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, load_site, save
 from fedprompt.deploy.submit import resume_on_deployment, run_on_deployment
-from fedprompt.deploy.worker_socket import ADDRESS, BUSY
+from fedprompt.deploy.worker_socket import BUSY, worker_number
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import ResumeEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import RunFolder, write_atomic
-from fedprompt.text_files import json_text, load_json_object
+from fedprompt.text_files import json_text
 from fedprompt.updates import State
 
 RESULT = "rehearsal.json"
@@ -79,13 +79,16 @@ class BackgroundRun:
         """The events of the rounds so far."""
         return [event for event in recorded_events(self.out) if isinstance(event, RoundEvent)]
 
-    def wait(self, until: Callable[[list[RoundEvent]], bool]) -> float:
-        """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before."""
+    def wait(self, until: Callable[[list[RoundEvent]], bool], *, poll: float = 0.2) -> float:
+        """Wait until the rounds satisfy `until`; returns the seconds. UserError if the run ends or hangs before.
+
+        `poll` is in seconds.
+        """
         begun = time.monotonic()
         while not until(self.rounds()):
             if not self._thread.is_alive() or time.monotonic() - begun > TIMEOUT:
                 raise UserError(f"The rehearsal's run {self.out} does not progress ({self.error}).")
-            time.sleep(0.2)
+            time.sleep(poll)
         return time.monotonic() - begun
 
     def end(self) -> list[RoundEvent]:
@@ -110,7 +113,7 @@ def rehearse(folder: Path, *, full: bool, say: Say, settings: Sequence[str] = ()
             for one in _results(check, federation):
                 results.append(one)
                 say(f"{'ok    ' if one.met else 'FAILED'} {one.what}: {one.measured} (criterion: {one.criterion})")
-            _write(folder / RESULT, federation.recipe, results)
+            write_results(folder / RESULT, federation.recipe, [asdict(one) for one in results])
     return results
 
 
@@ -122,10 +125,11 @@ def _results(check: Check, federation: LocalFederation) -> list[CheckResult]:
         return [CheckResult(check.__name__.replace("_", " "), "completes", str(error), met=False)]
 
 
-def _write(path: Path, recipe: Recipe, results: Sequence[CheckResult]) -> None:
+def write_results(path: Path, recipe: Recipe, results: Sequence[Mapping[str, object]]) -> None:
+    """Write results with what they were measured with: platform, versions, backbone and method."""
     what = {"backbone": Path(recipe.backbone.path).name, "method": recipe.method.name}
     about = {"platform": platform.platform(), "cores": os.cpu_count(), **versions(), **what}
-    write_atomic(path, json_text({"about": about, "results": [asdict(one) for one in results]}, indent=2))
+    write_atomic(path, json_text({"about": about, "results": results}, indent=2))
 
 
 def refused_access(federation: LocalFederation) -> list[CheckResult]:
@@ -196,8 +200,7 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
     """SIGKILL the worker while it trains: the site reports it and takes part again in a later round."""
     running = BackgroundRun(federation, "killed-worker", rounds=5)
     running.wait(lambda rounds: len(rounds) >= 1)
-    while not _kill_busy_worker(federation.site(DISTURBED)):
-        time.sleep(0.05)
+    signal_busy_worker(running, federation.site(DISTURBED), signal.SIGKILL)
     rounds = running.end()
     failed = [event.round for event in rounds if DISTURBED_ID in event.failed]
     back = any(event.round > max(failed, default=9) and DISTURBED_ID in event.losses for event in rounds)
@@ -206,11 +209,13 @@ def killed_worker(federation: LocalFederation) -> list[CheckResult]:
 
 
 def straggler(federation: LocalFederation) -> list[CheckResult]:
-    """Suspend a site's worker for longer than the deadline: rounds end in time without it."""
-    running = BackgroundRun(federation, "straggler", rounds=4)
+    """Suspend a site's worker while it trains, for longer than the deadline: rounds end in time without it.
+
+    A worker that is suspended between two messages is no straggler: the site answers the next one without it.
+    """
+    running, deadline = BackgroundRun(federation, "straggler", rounds=4), federation.deployment.deadline
     running.wait(lambda rounds: len(rounds) >= 1)
-    deadline, worker = federation.deployment.deadline, _worker_of(federation.site(DISTURBED))
-    os.kill(worker, signal.SIGSTOP)
+    worker = signal_busy_worker(running, federation.site(DISTURBED), signal.SIGSTOP)
     try:
         running.wait(lambda rounds: any(DISTURBED_ID in event.failed for event in rounds))
     finally:
@@ -279,13 +284,9 @@ def _same(ours: State, theirs: State) -> bool:
     return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)
 
 
-def _worker_of(folder: Path) -> int:
-    return int(load_json_object((folder / ADDRESS).read_bytes())["process"])
-
-
-def _kill_busy_worker(folder: Path) -> bool:
-    """Kill the worker if it is answering a request."""
-    if not (folder / BUSY).exists():
-        return False
-    os.kill(_worker_of(folder), signal.SIGKILL)
-    return True
+def signal_busy_worker(running: BackgroundRun, folder: Path, number: signal.Signals) -> int:
+    """Wait until a site's worker answers a request, send it a signal, and return its process."""
+    running.wait(lambda _: (folder / BUSY).exists(), poll=0.05)
+    process = worker_number(folder, "process")
+    os.kill(process, number)
+    return process

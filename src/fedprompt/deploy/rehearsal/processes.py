@@ -81,7 +81,7 @@ class LocalFederation:
         self._begin("proxy", command, place)
         wait_for_port(self.deployment.port, alive=lambda: self.processes["proxy"].ended is None)
 
-    def wait_for_sites(self, seconds: float = 90.0) -> float:
+    def wait_for_sites(self, seconds: float = 300.0) -> float:
         """Wait until all sites are online; returns the seconds. UserError if one does not connect in time."""
         begun = time.monotonic()
         while time.monotonic() - begun < seconds:

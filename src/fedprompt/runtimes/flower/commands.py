@@ -40,8 +40,8 @@ fab-format-version = 1
 flwr-version-target = "{oldest}"
 
 [tool.flwr.app.components]
-serverapp = "fedprompt.deploy.apps:server"
-clientapp = "fedprompt.deploy.apps:client"
+serverapp = "{server}"
+clientapp = "{client}"
 
 [tool.flwr.app.config]
 recipe = "" # a recipe's file at the server, TOML text, or the name of a recipe that comes with fedprompt
@@ -99,13 +99,18 @@ def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
 def supernode(
     *, address: str, port: int, site: str, folder: Path, authority: Path | None, key: Path | None
 ) -> list[str]:
-    """The command that starts a site's SuperNode, its own port on loopback."""
+    """The command that starts a site's SuperNode, its own port on loopback; it starts no process for its tasks."""
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
     settings = f"site={json_text(site)} home={json_text(str(folder))}"
     place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
-    return [_script("flower-supernode"), *safety, *place, "--node-config", settings]
+    return [_script("flower-supernode"), *safety, *place, "--isolation", "process", "--node-config", settings]
+
+
+def client_processes(*, port: int, module: str, folder: Path) -> list[str]:
+    """The command that starts a module in a site's folder for every task of the SuperNode with this port."""
+    return [sys.executable, "-m", "fedprompt.runtimes.flower.clientapp", str(port), module, str(folder)]
 
 
 def register(public_key: Path, name: str) -> list[str]:
@@ -149,9 +154,12 @@ def connections(port: int, authority: Path | None) -> str:
     return tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: about}})
 
 
-def app_files(licence: str) -> Mapping[str, str]:
-    """The files of the thin app, by name."""
-    return {"pyproject.toml": APP.format(oldest=".".join(map(str, (*OLDEST, 0)))), "LICENSE": licence}
+def app_files(
+    licence: str, *, server: str = "fedprompt.deploy.apps:server", client: str = "fedprompt.deploy.apps:client"
+) -> Mapping[str, str]:
+    """The files of the thin app, by name; `server` and `client` are the addresses of its ServerApp and ClientApp."""
+    oldest = ".".join(map(str, (*OLDEST, 0)))
+    return {"pyproject.toml": APP.format(oldest=oldest, server=server, client=client), "LICENSE": licence}
 
 
 def _script(name: str) -> str:

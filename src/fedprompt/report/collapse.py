@@ -1,0 +1,45 @@
+"""Collapse of predictions: one class, or a few labels, that take far more images than have them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fedprompt.records.event_fields import ClassDecisions
+from fedprompt.records.events import MistakesEvent
+
+EXCESS = 0.2  # share of the images by which a label is predicted more often than it is there
+TIMES = 2.0  # and how many times as often
+FEWEST = 20  # images, below which nothing is said
+ALIKE = 0.6  # share of images without known labels that get the same ones
+
+
+def collapse(event: MistakesEvent) -> str:
+    """ "predicts mammal for 38 of 92 images, of which 13 have it ...": labels that take far more than their share."""
+    taken = [one for one in event.classes if _takes_too_many(one, event.images)]
+    if not taken or event.images < FEWEST:
+        return ""
+    first, *others = sorted(taken, key=lambda one: -one.predicted)
+    said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
+    said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]
+    where = "one class" if len(said) == 1 else "few classes"
+    return f"predicts {', '.join(said)}: its predictions collapse towards {where}."
+
+
+def _takes_too_many(found: ClassDecisions, images: int) -> bool:
+    excess = found.predicted - found.images
+    return excess >= EXCESS * images and found.predicted >= TIMES * found.images
+
+
+def alike(decided: Sequence[tuple[str, ...]]) -> str:
+    """A sentence if most of the images get the same labels, of images whose true labels are not known; else empty."""
+    if len(decided) < FEWEST:
+        return ""
+    labels, count = Counter(decided).most_common(1)[0]
+    if count < ALIKE * len(decided):
+        return ""
+    same = " and ".join(labels) or "none of the classes"
+    return (
+        f"{count:,} of {len(decided):,} images are predicted as {same}. Unless "
+        "most of them are, the predictions have collapsed: check some by hand before you use them."
+    )
