@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +191,67 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(
     assert tensors[0] == tensors[1]
 
 
+class Interrupting(fp.Callback):
+    """Presses Ctrl-C while the second client of a round trains."""
+
+    def __init__(self, trial: str, number: int) -> None:
+        self.trial, self.number, self.now, self.round = trial, number, "", 0
+
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        self.now, self.round = name, done
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        self.round = number
+
+    def on_client(self, done: int, total: int) -> None:
+        if self.now == self.trial and self.round + 1 == self.number and done == 2:
+            self.number = 0  # once: clients are counted while they are scored, too
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
+    run: fp.Run, clip: fp.Clip, data: fp.Dataset, clients: fp.Clients, tmp_path: Path
+) -> None:
+    table, out = {"name": "promptfl", "n_ctx": 2, "init": ""}, tmp_path / "run"
+    stopped = fp.train(
+        table,
+        clip,
+        data,
+        clients,
+        rounds=2,
+        out=out,
+        callbacks=Interrupting("PromptFL", 2),
+        compare=["zeroshot"],
+        **QUIET,
+    )
+    assert not stopped.finished and list(stopped.rounds["round"]) == [1] and stopped.report().path.is_file()
+    scores = stopped.scores.query("trial == 'promptfl'")
+    assert set(scores["test_set"]) == {"local", "base", "new", "unseen"} and set(scores["round"]) == {1}
+    assert len(stopped.adapter().predict(data.source.open(0), classes=["cat", "dog"])) == 1
+    assert "not finished" in repr(stopped) and "PromptFL" in stopped._repr_html_()
+    resumed = fp.resume(out, clip=clip, data=data, clients=clients, **QUIET)
+    assert resumed.finished
+    tensors = [one.adapter().folder.joinpath("adapter_model.safetensors").read_bytes() for one in (run, resumed)]
+    assert tensors[0] == tensors[1]
+    assert resumed.table.equals(run.table)
+
+
+def test_ctrl_c_before_a_round_has_finished_is_an_interruption(
+    clip: fp.Clip, data: fp.Dataset, clients: fp.Clients
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fp.train("promptfl", clip, data, clients, rounds=2, callbacks=Interrupting("PromptFL", 1), **QUIET)
+
+
+def test_ctrl_c_leaves_out_methods_that_have_not_begun(clip: fp.Clip, data: fp.Dataset, clients: fp.Clients) -> None:
+    table = {"name": "fedclip", "train": {"lr": 0.01}}
+    callback = Interrupting("FedCLIP", 2)
+    run = fp.train(table, clip, data, clients, rounds=2, compare=["promptfl"], callbacks=callback, **QUIET)
+    assert list(run.rounds["trial"]) == ["fedclip"] and run.adapter().method == "fedclip"
+    with pytest.raises(fp.UserError, match="no trial 'promptfl'"):
+        run.adapter("promptfl")
+
+
 def test_runs_are_compared(run: fp.Run) -> None:
     table = fp.compare([run, fp.read_run(run.folder)])
     assert set(table["trial"]) == {"zeroshot", "promptfl"} and set(table["seed"]) == {1}
@@ -233,13 +295,13 @@ BAD = {
         lambda: fp.load_dataset(pandas.DataFrame({"picture": ["a.png"], "label": ["x"]})),
         "no column 'image'",
     ),
-    "lengths": (lambda: fp.load_dataset("pictogram"), "did you mean 'pictograms'"),
+    "lengths": (lambda: fp.load_dataset("image_folde"), "did you mean 'image_folder'"),
     "missing": (lambda: fp.load_dataset([("/nowhere/a.png", "cat"), ("/nowhere/b.png", "dog")]), "do not exist"),
     "mixed": (lambda: fp.load_dataset([("a.png", "cat"), (pixels(0), "dog")]), "give either all paths or all images"),
     "array": (lambda: fp.load_dataset([(np.zeros((4, 4)), "cat"), (np.zeros((4, 4)), "dog")]), "float64"),
     "numbers": (lambda: fp.load_dataset([(pixels(0), 0), (pixels(1), 1)]), "`classes`"),
     "pairs": (lambda: fp.load_dataset(7), "not this int"),
-    "option": (lambda: fp.load_dataset("pictograms", tain=3), "did you mean 'train'"),
+    "option": (lambda: fp.load_dataset(tain=3), "did you mean 'train'"),
     "rule": (lambda: fp.partition(tiny_dataset(), "dirichlets"), "did you mean 'dirichlet'"),
     "clients": (lambda: fp.partition(tiny_dataset(), "iid", clients=10_000), "10000 clients cannot share"),
     "no partition": (lambda: fp.partition(tiny_dataset(), lambda dataset: 7), "returned a int"),

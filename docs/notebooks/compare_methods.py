@@ -17,7 +17,7 @@
 import fedprompt as fp
 
 clip = fp.load_clip()
-data = fp.load_dataset("pictograms", train=4, test=1)
+data = fp.load_dataset(train=4, test=1)
 clients = fp.partition(data, "class_chunks", classes_per_client=8, shots=4)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import fedprompt as fp
 
-drawings = fp.load_dataset("pictograms", train=8, test=1)
+drawings = fp.load_dataset(train=8, test=1)
 folder = Path("drawings")
 for number, row in enumerate(drawings.rows(split="train", classes=range(12)).tolist()):
     name = drawings.space.names[drawings.targets[row]]

@@ -42,7 +42,7 @@ class TextShift(fp.Method):
 
 # %%
 clip = fp.load_clip()
-data = fp.load_dataset("pictograms", train=4, test=1)
+data = fp.load_dataset(train=4, test=1)
 clients = fp.partition(data, "iid", clients=3, seed=1)
 options = {"rounds": 5, "lr": 0.01, "optimizer": "adamw", "batch_size": 16}
 run = fp.train(TextShift, clip, data, clients, compare=["zeroshot", "promptfl"], progress=False, **options)

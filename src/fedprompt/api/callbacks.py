@@ -28,6 +28,14 @@ class Callback(RunCallbacks):
     """
 
 
+class _KeepsTheLastRound(RunCallbacks):
+    """In Python, Ctrl-C leaves the model of the last finished round with its scores."""
+
+    def on_interrupt(self, number: int) -> bool:
+        """Have it scored."""
+        return True
+
+
 @contextmanager
 def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
     """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
@@ -36,5 +44,6 @@ def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) 
         if not isinstance(one, RunCallbacks):
             raise UserError(f"A callback is an instance of a class derived from fedprompt.Callback, not {one!r}.")
     with ExitStack() as stack:
+        given = (*given, _KeepsTheLastRound())
         shown = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
         yield JoinedCallbacks([*shown, *given])

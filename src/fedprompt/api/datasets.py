@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
@@ -13,18 +13,16 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.in_memory import dataset_of_columns
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
+from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.clients import Clients
-
-if TYPE_CHECKING:
-    pass
 
 IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
 LABEL_COLUMNS = ("label", "labels", "class")
 Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
 
 
-def load_dataset(source: Any, /, **options: Any) -> Dataset:
+def load_dataset(source: Any = EMBEDDED[0], /, **options: Any) -> Dataset:
     """Load a data set.
 
     `source` is one of
@@ -38,13 +36,14 @@ def load_dataset(source: Any, /, **options: Any) -> Dataset:
     - a `datasets.Dataset` of Hugging Face, read in the same way; its class names are used;
     - a list of pairs (path or image, label).
 
+    Without `source` it is the embedded drawings with one label each, with so many images per class: `train`, `test`.
     Raises UserError for an unknown source or option and for everything in the data that cannot be understood.
 
     Examples:
         >>> import fedprompt as fp
-        >>> data = fp.load_dataset("pictograms", train=4, test=4)
-        >>> len(data.space), data.space.names[:2]
-        (60, ('airplane', 'anchor'))
+        >>> data = fp.load_dataset(train=4, test=4)
+        >>> data.space.kind, len(data.space) == len(data.base) + len(data.new)
+        ('single', True)
     """
     if isinstance(source, str | os.PathLike):
         return _named(os.fspath(source), options)
@@ -145,7 +144,7 @@ def partition(
 
     Examples:
         >>> import fedprompt as fp
-        >>> data = fp.load_dataset("pictograms", train=4, test=4)
+        >>> data = fp.load_dataset(train=4, test=4)
         >>> clients = fp.partition(data, "iid", clients=3)
         >>> len(clients), clients[0].name
         (3, 'client-0')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.clients import Clients
-from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
 from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Plan
 from fedprompt.methods.base import Method
+from fedprompt.report import render
 
 GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
 GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
@@ -51,13 +52,13 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
     `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
     of the run, which must not exist; without it the run lives as long as the result does. `track` names
-    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends training after
-    the last finished round; the model of that round is scored and kept. Raises UserError for anything that cannot be
-    trained, before the folder is made.
+    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of
+    the last finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
+    KeyboardInterrupt. Raises UserError for anything that cannot be trained, before the folder is made.
 
     Examples:
         >>> import fedprompt as fp
-        >>> data = fp.load_dataset("pictograms", train=2, test=2)
+        >>> data = fp.load_dataset(train=2, test=2)
         >>> clients = fp.partition(data, "iid", clients=2)
         >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
         >>> sorted(run.scores.columns)
@@ -166,8 +167,19 @@ def _start(
         else:
             folder = Path(out).expanduser()
         listener = stack.enter_context(joined(callbacks, progress=progress))
-        runs.start(plan, folder, callbacks=listener, given=given)
+        with _interruption_kept(folder, listener):
+            runs.start(plan, folder, callbacks=listener, given=given)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
+
+
+@contextmanager
+def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
+    """Let a run end by Ctrl-C as by itself if its last finished round was scored."""
+    try:
+        yield
+    except RoundKeptInterrupt as interrupt:
+        callbacks.on_message(str(interrupt))
+        render(folder)
 
 
 def resume(  # noqa: PLR0913  (what may have been given from Python)
@@ -191,12 +203,13 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     """
     kinds = (method,) if isinstance(method, type) else tuple(method)
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
-    with joined(callbacks, progress=progress) as listener:
+    place = Path(folder).expanduser()
+    with joined(callbacks, progress=progress) as listener, _interruption_kept(place, listener):
         runs.resume(
-            Path(folder).expanduser(),
+            place,
             callbacks=listener,
             accept_changes=accept_changes,
             trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
             given=given,
         )
-    return Run(Path(folder).expanduser(), clip=clip, given=given.methods)
+    return Run(place, clip=clip, given=given.methods)

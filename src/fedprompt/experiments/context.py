@@ -17,6 +17,10 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
 
 
+class RoundKeptInterrupt(KeyboardInterrupt):
+    """Ctrl-C ended a run; the last finished round of the trial in training is scored and its adapter saved."""
+
+
 class RunCallbacks:
     """Callbacks on the progress of a run. These do nothing; a subclass overrides what it wants to know."""
 
@@ -46,6 +50,10 @@ class RunCallbacks:
 
     def stops(self, number: int) -> bool:
         """Whether the training of the trial ends after this round."""
+        return False
+
+    def on_interrupt(self, number: int) -> bool:
+        """Ctrl-C ended the training of a trial after this round; whether it is scored before the run ends."""
         return False
 
 
@@ -98,6 +106,11 @@ class JoinedCallbacks(RunCallbacks):
     def stops(self, number: int) -> bool:
         """Whether one of them ends the training."""
         asked = [listener.stops(number) for listener in self._listeners]  # every listener, whatever others say
+        return any(asked)
+
+    def on_interrupt(self, number: int) -> bool:
+        """Ask all whether the last finished round is scored."""
+        asked = [listener.on_interrupt(number) for listener in self._listeners]
         return any(asked)
 
 

@@ -12,7 +12,7 @@ import torch
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.best_round import BestRound
 from fedprompt.experiments.budget import within_budget
-from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.context import RoundKeptInterrupt, RunContext, RunTransport
 from fedprompt.experiments.evaluate import (
     fit_decisions,
     record_held_out,
@@ -75,7 +75,8 @@ def run_trial(context: RunContext, trial: Trial) -> None:
         context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         best = BestRound(context, trial, rounds)
-        last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
+        with _interruption_scored(context, trial, rounds):
+            last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
         if last.round_number and _is_unchanged(start, last.shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
         kept = best.kept(last)
@@ -87,6 +88,27 @@ def run_trial(context: RunContext, trial: Trial) -> None:
         if is_search:
             record_held_out(context, transport, (last if kept is None else kept).shared, name=trial.name)
         _score(context, trial, transport, last, kept=kept)
+
+
+@contextmanager
+def _interruption_scored(context: RunContext, trial: Trial, rounds: int) -> Iterator[None]:
+    """If Ctrl-C ends the training, score the last finished round first, if a callback wants that."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        checkpoint = context.run.load_checkpoint(trial.name)
+        if checkpoint is None or not context.callbacks.on_interrupt(checkpoint.round_number):
+            raise
+        method = trial.make_method(context.experiment.clip)
+        context.run.rewind(trial.name, checkpoint.round_number)  # lines of a round that has no checkpoint
+        context.run.append(trial_event(trial, method, context.experiment.dataset.space, rounds=rounds))
+        last = Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory)
+        kept = BestRound(context, trial, rounds).kept(last)
+        transport = context.make_transport(context, trial, method, checkpoint if kept is None else kept)
+        _score(context, trial, transport, last, kept=kept)
+        raise RoundKeptInterrupt(
+            f"Interrupted; {trial.label} is scored after round {last.round_number}."
+        ) from interrupt
 
 
 def _score(context: RunContext, trial: Trial, transport: RunTransport, last: Start, *, kept: Checkpoint | None) -> None:
