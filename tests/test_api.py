@@ -80,7 +80,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["backbones", "callbacks", "datasets", "training"])
+@pytest.mark.parametrize("name", ["backbones", "callbacks", "datasets", "training", "tuning"])
 def test_examples_in_docstrings_run(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"fedprompt.api.{name}"))
     assert found.attempted and not found.failed
@@ -257,6 +257,25 @@ def test_runs_are_compared(run: fp.Run) -> None:
     assert set(table["trial"]) == {"zeroshot", "promptfl"} and set(table["seed"]) == {1}
     means = table.pivot_table(index="trial", columns="column", values="value")
     assert means.loc["promptfl", "hm"] == pytest.approx(run.table.loc["PromptFL", "HM"] / 100)
+
+
+def test_settings_are_searched_over_objects(
+    clip: fp.Clip, data: fp.Dataset, clients: fp.Clients, tmp_path: Path
+) -> None:
+    grid, out = {"lr": [0.001, 0.05]}, tmp_path / "tuned"
+    tuned = fp.tune(Small, clip, data, clients, rounds=1, grid=grid, compare=["zeroshot"], out=out, **QUIET)
+    table = tuned.table
+    assert list(table["lr"]) == [0.001, 0.05] and table["kept"].sum() == 1 and table["value"].between(0, 1).all()
+    assert tuned.settings["Small"]["lr"] == table.loc[table["kept"], "lr"].item()
+    assert tuned.run.finished and tuned.run.trials == ("zeroshot", "Small")
+    assert tuned.run.adapter().predict(data.source.open(0), classes=["cat"]).labels == ["cat"]
+    before = (out / "search" / "run.jsonl").read_bytes()
+    assert fp.tune(Small, clip, data, clients, rounds=1, grid=grid, compare=["zeroshot"], out=out, **QUIET).run.finished
+    assert (out / "search" / "run.jsonl").read_bytes() == before
+    with pytest.raises(fp.UserError, match="or a method with a backbone"):
+        fp.tune(Small, clip, data)
+    with pytest.raises(fp.UserError, match="no key 'lrr'"):
+        fp.tune(Small, clip, data, clients, grid={"lrr": [1]}, **QUIET)
 
 
 def pixels(number: int) -> Image.Image:

@@ -4,6 +4,7 @@ from .api.callbacks import Callback
 from .api.datasets import load_dataset, partition
 from .api.results import Run, compare, read_run
 from .api.training import resume, run, train
+from .api.tuning import Tuning, tune
 from .clip.model import Clip
 from .config.recipe import Recipe
 from .data.dataset import Dataset, Examples
@@ -45,6 +46,7 @@ __all__ = [
     "Simulator",
     "TrainSettings",
     "Transport",
+    "Tuning",
     "Update",
     "UserError",
     "compare",
@@ -58,4 +60,5 @@ __all__ = [
     "resume",
     "run",
     "train",
+    "tune",
 ]

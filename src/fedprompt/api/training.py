@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
 GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
+Temporary = tempfile.TemporaryDirectory[str]
 
 
 def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
@@ -64,14 +65,27 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         >>> sorted(run.scores.columns)
         ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
+    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
+    plan, given = plan_of_objects((method, *compare), (clip, data, clients), seed=seed, train=options, settings=changes)
+    return _start(plan, given, out, callbacks, progress=progress)
+
+
+def plan_of_objects(
+    kinds: Sequence[MethodLike],
+    objects: tuple[Clip, Dataset, Clients],
+    *,
+    seed: int,
+    train: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[Plan, Given]:
+    """The plan of methods, the first of which is the main one, on objects, and what it takes in place of names."""
+    clip, data, clients = objects
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
-    tables = [_method_table(one) for one in (method, *compare)]
+    tables = [_method_table(one) for one in kinds]
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
-    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
-    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=options, settings=changes)
-    plan = given.plan(recipe, origin="train")
-    return _start(plan, given, out, callbacks, progress=progress)
+    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings)
+    return given.plan(recipe, origin="train"), given
 
 
 def _recipe(
@@ -135,16 +149,19 @@ def run(
     backbone that is open already. Without `out` the run lives as long as the result does. Raises UserError as the
     command `fedprompt run` does.
     """
-    changes = list(_flat(settings))
-    given, found = Given(clip), recipe
-    if isinstance(found, Recipe):
-        tables = found.model_dump(mode="json", exclude_none=True, exclude_unset=True)
-        apply_settings(tables, changes, keys=recipe_keys())
-        plan = given.plan(checked(Recipe, tables, origin=found.name), origin=found.name)
-    else:
-        path = find_recipe(os.fspath(found))
-        plan = given.plan(load_recipe(path, changes), origin=path.name)
+    plan, given = plan_of_recipe(recipe, settings, clip=clip)
     return _start(plan, given, out, callbacks, progress=progress)
+
+
+def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, clip: Clip | None) -> tuple[Plan, Given]:
+    """The plan of a recipe, its file or its name, with changed keys, and what it takes in place of names."""
+    changes, given = list(_flat(settings)), Given(clip)
+    if isinstance(recipe, Recipe):
+        tables = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        apply_settings(tables, changes, keys=recipe_keys())
+        return given.plan(checked(Recipe, tables, origin=recipe.name), origin=recipe.name), given
+    path = find_recipe(os.fspath(recipe))
+    return given.plan(load_recipe(path, changes), origin=path.name), given
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
@@ -159,17 +176,18 @@ def _start(
     plan: Plan, given: Given, out: PathLike | None, callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool
 ) -> Run:
     """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
-    with ExitStack() as stack:
-        kept: tempfile.TemporaryDirectory[str] | None = None
-        if out is None:
-            kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
-            folder = Path(kept.name) / plan.recipe.name
-        else:
-            folder = Path(out).expanduser()
-        listener = stack.enter_context(joined(callbacks, progress=progress))
-        with _interruption_kept(folder, listener):
-            runs.start(plan, folder, callbacks=listener, given=given)
+    folder, kept = output_folder(out, plan.recipe.name)
+    with joined(callbacks, progress=progress) as listener, _interruption_kept(folder, listener):
+        runs.start(plan, folder, callbacks=listener, given=given)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
+
+
+def output_folder(out: PathLike | None, name: str) -> tuple[Path, Temporary | None]:
+    """The folder `out`, or one of that name in a temporary folder, which goes with the object that is returned."""
+    if out is not None:
+        return Path(out).expanduser(), None
+    kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
+    return Path(kept.name) / name, kept
 
 
 @contextmanager
