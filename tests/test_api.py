@@ -274,7 +274,7 @@ def test_settings_are_searched_over_objects(
     assert (out / "search" / "run.jsonl").read_bytes() == before
     with pytest.raises(fp.UserError, match="or a method with a backbone"):
         fp.tune(Small, clip, data)
-    with pytest.raises(fp.UserError, match="no key 'lrr'"):
+    with pytest.raises(fp.UserError, match=r"'lrr', which is no key of \[train\]; did you mean 'lr'\?$"):
         fp.tune(Small, clip, data, clients, grid={"lrr": [1]}, **QUIET)
 
 

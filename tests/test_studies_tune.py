@@ -25,7 +25,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Wanted, make_tuning
-from fedprompt.studies.tune_results import Result, ranked, trainable
+from fedprompt.studies.tune_results import Result, ranked, result_rows, trainable
 from fedprompt.studies.tune_rounds import Rounds, plan_rounds, rounds_in
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
@@ -292,6 +292,18 @@ def test_a_rate_that_diverges_does_not_end_the_search(folder: Path) -> None:
         runs.start(resolve(parse_recipe(RECIPE, ["train.lr=1e30", "compare=[]"])), folder / "alone")
 
 
+def test_methods_that_were_tried_at_different_points_are_shown_with_what_each_keeps() -> None:
+    table = SimpleNamespace(title="x")
+    one = Result(table, "a", (0.5, 0.7), ({"lr": 0.1}, {"lr": 0.2}), default=0)
+    two = Result(table, "b", (None, 0.9), ({"lr": 0.1}, {"lr": 0.3}), default=0)
+    head, rows = result_rows([one, two])
+    assert head == ["method", "tried", "default", "kept", "settings"]
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["b", "2", "diverged", "90.0", "lr 0.3"],
+        ["a", "2", "50.0", "70.0", "lr 0.2"],
+    ]
+
+
 def drawn(folder: Path, *words: object, out: str = "drawn", draws: int = 3, code: int = 0) -> str:
     return tune(folder, "--method", "promptfl", "--draws", str(draws), *words, out=out, code=code)
 
@@ -315,7 +327,7 @@ def test_optuna_draws_from_between_the_ends_of_the_grid_and_tries_the_default_fi
     values = [read_run(part).trials[0].validations[-1].value for part in sorted((folder / "drawn/search").iterdir())]
     final = read_run(folder / "drawn" / "final").main
     assert final is not None and final.about.settings["lr"] in rates(folder, "drawn")
-    assert "| method | tried | default | kept | settings |" in (folder / "drawn" / "tuning.md").read_text()
+    assert f"| method | lr {default} | lr " in (folder / "drawn" / "tuning.md").read_text()
     assert f"{100 * values[0]:.1f}" in draws
 
 

@@ -108,7 +108,7 @@ def _recipe(
         "method": main,
         "compare": [dict(table) for table in tables[1:]],
         "train": dict(train),
-        "evaluate": {"held_out": given.clients.share},
+        "evaluate": {"held_out": given.clients.share} if given.clients.share else {},  # else the recipe's default
     }
     apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())
     return checked(Recipe, found, origin="train")

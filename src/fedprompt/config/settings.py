@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,8 +54,21 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
 
 
 def setting(key: str, value: object) -> str:
-    """The setting `key=value` with the value as TOML on one line."""
-    return f"{key}={' '.join(tomli_w.dumps({'value': value}).partition('=')[2].split())}"
+    """The setting `key=value` with the value as TOML on one line; UserError for a value that TOML does not have."""
+    try:
+        return f"{key}={_inline(value)}"
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{key} = {value!r} is no value of a recipe; give text, a number, true or false, or a list or table."
+        ) from error
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_inline(str(key))} = {_inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 
 def suggestion(key: str, known: Collection[str], keys: Collection[str]) -> str:

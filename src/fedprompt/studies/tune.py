@@ -163,7 +163,7 @@ def _named(name: str, tables: Sequence[MethodTable]) -> MethodTable:
 def _check_grid(recipe: Recipe, origin: str) -> None:
     if unknown := next((key for key in recipe.tuning.grid if key not in type(recipe.train).model_fields), None):
         hint = did_you_mean(unknown, type(recipe.train).model_fields)
-        raise UserError(f"{origin}: [tuning] grid names {unknown!r}, which is no key of [train]{hint}.")
+        raise UserError(f"{origin}: [tuning] grid names {unknown!r}, which is no key of [train]{hint or '.'}")
 
 
 def _unseen(recipe: Recipe) -> Recipe:
