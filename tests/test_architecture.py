@@ -37,7 +37,7 @@ RANKS = {
     **dict.fromkeys(("runtimes", "demo", "descriptions"), 6),
     **dict.fromkeys(("report", "testing"), 7),
     "experiments": 8,
-    **dict.fromkeys(("studies", "deploy"), 9),
+    **dict.fromkeys(("studies", "deploy", "webapp"), 9),
     "api": 9.5,
     "cli": 10,
     "__main__": 11,

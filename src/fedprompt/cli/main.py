@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 import fedprompt
+from fedprompt.cli.app import app as serve_page
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.add_typer(backbone, name="backbone")
 app.add_typer(recipes, name="config")
+app.command("app")(serve_page)
 app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
