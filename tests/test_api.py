@@ -358,6 +358,17 @@ def test_mistakes_of_training_come_before_the_folder(
         assert not out.exists()
 
 
+def test_what_is_wrong_with_data_is_a_table(tmp_path: Path) -> None:
+    for number in range(8):
+        pixels(number // 2).save(tmp_path / f"{number}.png")  # each twice
+    (tmp_path / "8.png").write_bytes(b"no image")
+    files = [(tmp_path / f"{number}.png", "cat" if number % 2 else "dog") for number in range(9)]
+    found = fp.check(fp.load_dataset(files))
+    assert set(found["kind"]) >= {"unreadable", "labels", "warning"}
+    (broken,) = found.loc[found["kind"] == "unreadable", "message"]
+    assert "8.png" in broken
+
+
 def test_a_repeated_path_is_named(tmp_path: Path) -> None:
     pixels(0).save(tmp_path / "a.png")
     with pytest.raises(fp.UserError, match=r"row 1.*stands in row 0 too"):

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
+from typer.testing import CliRunner
 
 import fedprompt as fp
+from fedprompt.cli.main import app
 from fedprompt.testing import tiny_clip, tiny_dataset
 from hub_server import COMMIT, NAME, Hub, card_errors, hub_server
 
@@ -169,3 +171,16 @@ def test_without_a_network_an_upload_and_a_download_say_so(
         on(adapter, "somebody/clip").push_to_hub(NAME, token="secret")
     with pytest.raises(fp.UserError, match="cannot be reached"):
         fp.load_adapter(NAME)
+
+
+def test_the_command_uploads_an_adapter_and_says_how_to_load_it(
+    empty: Hub, adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    words = ["push", str(adapter), NAME, "--base-model", "somebody/clip"]
+    result = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    assert f"fedprompt.load_adapter('{NAME}', revision='{COMMIT}')" in result.output
+    assert empty.private is True and "adapter_model.safetensors" in empty.uploaded
+    refused = CliRunner().invoke(app, ["push", str(tmp_path / "none"), NAME])
+    assert refused.exit_code == 2 and "does not exist" in refused.output

@@ -1,7 +1,7 @@
 from .api.adapters import Adapter, Predictions, load_adapter
 from .api.backbones import load_clip
 from .api.callbacks import Callback
-from .api.datasets import load_dataset, partition
+from .api.datasets import check, load_dataset, partition
 from .api.results import Run, compare, read_run
 from .api.training import resume, run, train
 from .api.tuning import Tuning, tune
@@ -49,6 +49,7 @@ __all__ = [
     "Tuning",
     "Update",
     "UserError",
+    "check",
     "compare",
     "evaluate",
     "federate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
@@ -13,9 +13,14 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.in_memory import dataset_of_columns
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
+from fedprompt.data.problems import find_problems, scan_images
+from fedprompt.data.quality import quality_warnings
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.clients import Clients
+
+if TYPE_CHECKING:
+    import pandas
 
 IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
 LABEL_COLUMNS = ("label", "labels", "class")
@@ -130,6 +135,28 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
                 f"name it, as in load_dataset(table, {what}={known[0]!r})."
             )
     return chosen, {name: value for name, value in options.items() if name not in usual}
+
+
+def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: int = 224) -> pandas.DataFrame:
+    """Open every image and list what is wrong or worth a look, as the command `fedprompt check` does.
+
+    A row per finding: `kind` ("unreadable", "leak", "attributes", "labels", or "warning"), `rows` of the data set that
+    it is about, and `message`. `duplicates` looks for near-duplicates of training images, `workers` processes open
+    images, and `side` is that of the backbone's input in pixels.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> found = fp.check(fp.load_dataset(train=1, test=1), duplicates=False, side=32)
+        >>> list(found.columns)
+        ['kind', 'rows', 'message']
+    """
+    import pandas
+
+    scan = scan_images(data.source, range(len(data.source)), workers=workers, perceptual=duplicates)
+    rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
+    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=side))
+    rows += [{"kind": "warning", "rows": (), "message": sentence} for sentence in warnings]
+    return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
 
 
 def partition(

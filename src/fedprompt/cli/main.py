@@ -33,6 +33,7 @@ from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
+from fedprompt.cli.push import push
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
 from fedprompt.file_system import require_folder
@@ -52,6 +53,7 @@ app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
 app.command()(predict)
+app.command()(push)
 app.command()(reproduce)
 app.command()(tune)
 mount(app)
