@@ -330,6 +330,17 @@ BAD = {
     "recipe": (lambda: fp.run("demos"), "did you mean 'demo'"),
     "key": (lambda: fp.run("demo", rounds=3), "did you mean 'train.rounds'"),
     "adapter": (lambda: fp.load_adapter("/nowhere"), "does not exist"),
+    "lengths of columns": (lambda: fp.load_dataset([(pixels(0), "a"), (pixels(1), "b")], splits=["train"]), "1 splits"),
+    "type of data": (lambda: fp.partition("data", "iid"), "`data` is 'data', not a Dataset; make one with load_data"),
+    "type of rule": (lambda: fp.partition(tiny_dataset(), 3), "`rule` is 3; give the name of a rule"),
+    "type of clip": (lambda: fp.train("promptfl", "demo", None, None), "`clip` is 'demo', not a Clip"),
+    "type of clients": (lambda: fp.train("promptfl", tiny_clip(), tiny_dataset(), [1]), "`clients` is [1]"),
+    "type of backbone": (lambda: fp.load_clip(3), "`path` is 3; give a path"),
+    "type of run": (lambda: fp.read_run(5), "`folder` is 5; give a path"),
+    "type of runs": (lambda: fp.compare([5]), "`folder` is 5; give a path"),
+    "type of recipe": (lambda: fp.run(3), "`recipe` is 3; give a path"),
+    "type of adapter": (lambda: fp.load_adapter(None), "`place` is None; give a path"),
+    "type of setting": (lambda: fp.run("demo", seed=None), "is no value of a recipe"),
 }
 
 

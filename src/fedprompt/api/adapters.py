@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
+from fedprompt.api.arguments import as_path
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.in_memory import image_source
@@ -191,7 +192,7 @@ class Adapter:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the adapter to a folder, which must not exist."""
-        target = Path(folder).expanduser()
+        target = as_path(folder, "folder")
         if target.exists():
             raise UserError(f"{target} exists already; give a folder that does not.")
         fresh = target.with_name(f"{target.name}.new")
@@ -235,7 +236,7 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
     modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there
     is no adapter at `place` or it is damaged.
     """
-    folder, commit = Path(place).expanduser(), None
+    folder, commit = as_path(place, "place"), None
     if not folder.exists():
         from fedprompt.api.hub import download
 

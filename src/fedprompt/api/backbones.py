@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from fedprompt.api.arguments import as_path
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
@@ -33,11 +34,11 @@ def load_clip(
         torch.Size([2, 128])
     """
     table = {
-        "path": os.fspath(path),
+        "path": path if isinstance(path, str) else str(as_path(path, "path")),
         "device": device,
         "batch": batch,
         "workers": workers,
         "memory_gb": memory_gb,
-        "disk": None if disk is None else os.fspath(disk),
+        "disk": None if disk is None else str(as_path(disk, "disk")),
     }
     return load_backbone(checked(BackboneTable, table, origin="load_clip"))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+from fedprompt.api.arguments import require
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pandas
 
 IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
+DATA = "make one with load_dataset(...)"  # where an argument is no data set
 LABEL_COLUMNS = ("label", "labels", "class")
 Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
 
@@ -152,6 +154,7 @@ def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: 
     """
     import pandas
 
+    require(data, Dataset, "data", DATA)
     scan = scan_images(data.source, range(len(data.source)), workers=workers, perceptual=duplicates)
     rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
     warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=side))
@@ -176,6 +179,9 @@ def partition(
         >>> len(clients), clients[0].name
         (3, 'client-0')
     """
+    require(data, Dataset, "data", DATA)
+    if not (isinstance(rule, str) or callable(rule)):
+        raise UserError(f"`rule` is {rule!r}; give the name of a rule or a function that returns a Partition.")
     block = (
         _block(PARTITION_RULES, rule, options, place="partition")
         if isinstance(rule, str)

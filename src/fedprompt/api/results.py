@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter
+from fedprompt.api.arguments import as_path
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import is_file, require_folder
@@ -181,7 +182,7 @@ ROUND_COLUMNS = ("trial", "round", "clients", "loss", "bytes_up", "seconds", "fa
 
 def read_run(folder: str | os.PathLike[str], /) -> Run:
     """Open the folder of a run, finished or not; UserError if it is none."""
-    place = Path(folder).expanduser()
+    place = as_path(folder, "folder")
     require_folder(place, "give the folder of a run")
     run = Run(place)
     run.records  # noqa: B018  (reads the file, so that an error comes here)

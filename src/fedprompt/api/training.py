@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt import methods
+from fedprompt.api.arguments import as_path, require
 from fedprompt.api.callbacks import joined
+from fedprompt.api.datasets import DATA
 from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
@@ -80,6 +82,9 @@ def plan_of_objects(
 ) -> tuple[Plan, Given]:
     """The plan of methods, the first of which is the main one, on objects, and what it takes in place of names."""
     clip, data, clients = objects
+    require(clip, Clip, "clip", "open one with load_clip(...)")
+    require(data, Dataset, "data", DATA)
+    require(clients, Clients, "clients", "make them with partition(data, ...)")
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
     tables = [_method_table(one) for one in kinds]
@@ -160,7 +165,7 @@ def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, cl
         tables = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         apply_settings(tables, changes, keys=recipe_keys())
         return given.plan(checked(Recipe, tables, origin=recipe.name), origin=recipe.name), given
-    path = find_recipe(os.fspath(recipe))
+    path = find_recipe(str(as_path(recipe, "recipe")))
     return given.plan(load_recipe(path, changes), origin=path.name), given
 
 
@@ -185,7 +190,7 @@ def _start(
 def output_folder(out: PathLike | None, name: str) -> tuple[Path, Temporary | None]:
     """The folder `out`, or one of that name in a temporary folder, which goes with the object that is returned."""
     if out is not None:
-        return Path(out).expanduser(), None
+        return as_path(out, "out"), None
     kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
     return Path(kept.name) / name, kept
 
@@ -221,7 +226,7 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     """
     kinds = (method,) if isinstance(method, type) else tuple(method)
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
-    place = Path(folder).expanduser()
+    place = as_path(folder, "folder")
     with joined(callbacks, progress=progress) as listener, _interruption_kept(place, listener):
         runs.resume(
             place,
