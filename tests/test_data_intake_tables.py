@@ -170,7 +170,7 @@ def test_strict_json_has_no_key_twice_at_any_depth():
 
 def test_rows_of_one_image_are_told_with_what_differs():
     mistakes = Mistakes("a.csv")
-    repeated_images(["1", "2", "3", "1", "2", "3"], range(2, 8), [*"abcaxc"], [*"tttttv"], mistakes=mistakes)
+    repeated_images(["1", "2", "3", "1", "2", "3"], range(2, 8), "abcaxc".__getitem__, [*"tttttv"], mistakes=mistakes)
     with pytest.raises(UserError) as caught:
         mistakes.check()
     said = str(caught.value)
@@ -192,3 +192,13 @@ def test_whatever_the_csv_module_writes_is_read_back(tmp_path_factory, rows, del
         writer.writerows([("image", "label"), *rows])
     found = read_table(path, needed=("image", "label"))
     assert [tuple(row.cells.values()) for row in found.rows] == rows
+
+
+def test_rows_of_a_csv_table_share_the_names_of_their_columns(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_text("image,cat,dog\na.png,1,0\nb.png,0,1\n", encoding="utf-8")
+    table = read_table(path, needed=("image",))
+    first, second = (row.cells for row in table.rows)
+    assert dict(first) == {"image": "a.png", "cat": "1", "dog": "0"}
+    assert first.places is second.places, "a dictionary per row would take five times the memory"
+    assert table.without(()) is table

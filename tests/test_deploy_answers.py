@@ -21,7 +21,7 @@ import torch
 from fedprompt.deploy.checked_channel import CheckedChannel, MessageNumbers, Terms
 from fedprompt.deploy.disclosure import class_counts, releasable, releasable_score, releasable_total
 from fedprompt.deploy.preflight import clock_problem, read_report
-from fedprompt.deploy.settings import Deployment
+from fedprompt.deploy.settings import Deployment, Policy
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import federate, initial_state
@@ -52,7 +52,7 @@ def honest(name: str, request: Payload) -> Payload:
     marks = {"serial": request.fields["serial"], "facts": FACTS | {"data": name}}
     if request.kind == HELLO:
         about = {"site": name, "versions": {"torch": "2"}, "images": 5, "labels": [5, None], "unreadable": 0}
-        return Payload(DONE, {**about, **marks, "tests": True, "time": time.time()})
+        return Payload(DONE, {**about, **marks, "tests": True, "scores": "exact", "time": time.time()})
     if request.kind == EVALUATE:
         score = {"num_examples": 9, "figures": {"accuracy": 0.5, "macro_f1": None}, "per_class": [None, 1.0]}
         return Payload(DONE, {"score": score, **marks})
@@ -211,7 +211,7 @@ def worlds(leaves: tuple[Sequence[int | None], int], classes: int, smallest: int
     return [
         counts
         for counts in itertools.product(range(most + 1), repeat=classes)
-        if (releasable(counts, smallest), releasable_total(sum(counts), smallest)) == leaves
+        if (releasable(counts, smallest), releasable_total(sum(counts), Policy(smallest_count=smallest))) == leaves
     ]
 
 
@@ -222,27 +222,28 @@ def test_no_withheld_count_follows_from_what_leaves() -> None:
     for _ in range(TRIES):
         classes, smallest = int(draws.integers(1, 4)), int(draws.integers(2, 6))
         counts = [int(count) for count in draws.integers(0, 9, size=classes)]
-        leaves = (releasable(counts, smallest), releasable_total(sum(counts), smallest))
+        leaves = (releasable(counts, smallest), releasable_total(sum(counts), Policy(smallest_count=smallest)))
         possible = worlds(leaves, classes, smallest, sum(counts) + smallest)
         for place, count in enumerate(counts):
             if 0 < count < smallest:
                 assert {world[place] for world in possible} >= set(range(1, smallest)), (counts, smallest)
 
 
-def test_a_score_leaves_with_figures_per_class_only_if_every_class_has_enough_images() -> None:
+def test_an_exact_score_leaves_with_figures_per_class_only_if_every_class_has_enough_images() -> None:
     def examples(*targets: int) -> SimpleNamespace:
         return SimpleNamespace(targets=torch.tensor(targets), space=range(2))
 
     score = Score("local", 10, {"accuracy": 0.7, "macro_f1": math.nan}, (0.6, 0.8))
-    many, few = examples(*[0] * 5, *[1] * 5), examples(*[0] * 7, *[1] * 3)
+    policy, many, few = Policy(scores="exact"), examples(*[0] * 5, *[1] * 5), examples(*[0] * 7, *[1] * 3)
     assert class_counts(few) == [7, 3]
-    assert releasable_score(score, many, 5) == {
+    assert releasable_score(score, many, policy) == {
         "num_examples": 10,
         "figures": {"accuracy": 0.7, "macro_f1": None},
         "per_class": [0.6, 0.8],
     }
-    assert releasable_score(score, few, 5)["per_class"] == [None, None]
-    assert releasable_score(replace(score, num_examples=4), many, 5) is None is releasable_score(score, None, 5)
+    assert releasable_score(score, few, policy)["per_class"] == [None, None]
+    assert releasable_score(replace(score, num_examples=4), many, policy) is None
+    assert releasable_score(score, None, policy) is None
 
 
 def test_a_clock_that_is_off_is_named_with_its_site_and_the_seconds() -> None:
@@ -298,4 +299,4 @@ def test_flower_leaves_the_comparison_of_clocks_to_the_preflight() -> None:
 def test_a_report_has_no_more_than_the_known_fields(tmp_path: Path) -> None:
     request = Payload(HELLO, {"serial": [1, 1]})
     report = read_report({**honest("east", request).fields, "extra": "x" * 10**6})
-    assert set(report) == {"site", "versions", "images", "labels", "unreadable", "tests", "time", "facts"}
+    assert set(report) == {"site", "versions", "images", "labels", "unreadable", "tests", "scores", "time", "facts"}

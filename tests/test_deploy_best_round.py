@@ -16,7 +16,7 @@ from flwr.app import Message
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import Policy
+from fedprompt.deploy.settings import SITE, Policy, load_site, save
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import KeptEvent, ValidationEvent
@@ -40,7 +40,9 @@ def best(folder: Path, *, rounds: int = 6) -> str:
     text = text[: text.index("[method]")] + f'[method]\nname = "{PERSONAL}"\n' + text[text.index("[train]") :]
     text = text.replace("rounds = 2", f'rounds = {rounds}\nkeep = "best:hm"\nschedule = "constant"')
     text = text.replace("seed = 3", "seed = 4")
-    return text.replace("lr = 0.01", "lr = 0.3").replace("samples = 0", "samples = 0\nheld_out = 0.5")
+    text = text.replace('source = "sites"', 'source = "sites"\nvalidation_fraction = 0.5')
+    # Without a limit of norms no round is rolled back, which a resumed run would do as a whole.
+    return text.replace("lr = 0.01", "lr = 0.3") + "[train.server]\nnorm_limit = 0\n"
 
 
 def validations(folder: Path) -> list[ValidationEvent]:
@@ -69,7 +71,7 @@ def same_adapters(ours: Path, theirs: Path) -> bool:
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MemoryGrid]:
     """The run in the simulator, and the sites with the same images."""
     folder = tmp_path_factory.mktemp("best")
-    over = grid(folder)
+    over = grid(folder, seed=4)
     runs.start(resolve(parse_recipe(best(folder))), folder / "simulated")
     return folder / "simulated", over
 
@@ -114,7 +116,7 @@ def test_a_run_over_sites_that_stops_and_resumes_keeps_the_same_round(simulated:
 
 
 def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_itself(tmp_path: Path) -> None:
-    over = grid(tmp_path, policy=Policy(smallest_count=2))
+    over = grid(tmp_path, seed=4, policy=Policy(smallest_count=2))
     run_on_sites(best(tmp_path, rounds=1), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     assert [event.images for event in validations(tmp_path / "out")] == [{0: 2, 1: 2}] * 2, "one image stays there"
     asked = [message for message in over.sent if message.metadata.message_type == VALIDATE]
@@ -129,15 +131,18 @@ def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_i
 
 
 def test_a_site_without_test_images_scores_its_held_out_ones(tmp_path: Path) -> None:
-    over = grid(tmp_path, policy=Policy(smallest_count=2))
-    text = best(tmp_path, rounds=1).replace('source = "sites"', 'source = "sites"\ntest_fraction = 0.0')
-    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
-    assert [event.images for event in validations(tmp_path / "out")] == [{0: 3, 1: 3, 2: 3}] * 2
+    over = grid(tmp_path, seed=4, policy=Policy(smallest_count=2))
+    for site in SITES:
+        own = load_site(tmp_path / site)
+        images = own.images.model_copy(update={"test_fraction": 0.0})
+        save(tmp_path / site / SITE, own.model_copy(update={"images": images}))
+    run_on_sites(best(tmp_path, rounds=1), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
+    assert [event.images for event in validations(tmp_path / "out")] == [{0: 2, 1: 4, 2: 2}] * 2
     assert kept(tmp_path / "out").value is not None
 
 
 def test_without_scores_of_sites_the_last_round_is_kept(tmp_path: Path) -> None:
-    over = grid(tmp_path, policy=Policy(smallest_count=3))  # no site holds out three images
+    over = grid(tmp_path, seed=4, policy=Policy(smallest_count=3))  # no site holds out three images
     run_on_sites(best(tmp_path, rounds=2), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     assert [event.value for event in validations(tmp_path / "out")] == [None] * 3
     (trial,) = read_run(tmp_path / "out").trials

@@ -17,7 +17,8 @@ pytest.importorskip("dp_accounting")
 from dp_accounting.rdp import rdp_privacy_accountant
 from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS
 
-from fedprompt.deploy.ledger import IMAGES, LEDGER, Budget, ImageSet, SiteLedger, Training
+from fedprompt.deploy.audit import LEDGER
+from fedprompt.deploy.ledger import IMAGES, Budget, ImageSet, SiteLedger, Training
 from fedprompt.deploy.settings import Policy
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.federated.privacy.accounting import Mechanism

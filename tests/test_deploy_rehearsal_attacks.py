@@ -65,7 +65,7 @@ def test_sites_refuse_every_attack_of_a_lying_server_and_record_it(folders: Mapp
     pytest.importorskip("dp_accounting")
     server = LyingServer.of(Direct(folders), load_recipe(find_recipe("rehearsal")), folders)
     found = attack_sites(server)
-    assert len(found) == 23
+    assert len(found) == 28
     assert all(one.held for one in found), [one for one in found if not one.held]
 
 

@@ -14,12 +14,14 @@ pytest.importorskip("flwr")
 from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.deploy import certificates, daemons, roster
+from fedprompt.deploy.audit import AuditTrail, Verdict
 from fedprompt.deploy.certificates import authority_fingerprint, days_left, fingerprint
 from fedprompt.deploy.identity import IDENTITY, identities_of, load_identity, read_identities, rotate_site_keys
 from fedprompt.deploy.init import expiry_warnings, init_deployment, init_site, remove_site, renew_certificates
 from fedprompt.deploy.roster import ROSTER, accept, members, proposed, write_roster
 from fedprompt.deploy.settings import ADMITTED, SITE, Deployment, load_deployment, load_site, save
 from fedprompt.errors import UserError
+from fedprompt.runtimes.payload import Payload
 
 SITES = ("east", "north", "south")
 
@@ -183,6 +185,17 @@ def test_a_site_refuses_the_authority_of_another_server(server: Path, tmp_path: 
     (east / "ca.crt").write_bytes((other / "certificates" / "ca.crt").read_bytes())
     with pytest.raises(UserError, match="of another server"):
         daemons.site_up(east, data=None, say=print)
+
+
+def test_a_site_whose_ledger_is_gone_says_so_when_it_starts_and_to_the_doctor(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    east, said = server / "sites" / "east", []
+    monkeypatch.setattr(daemons, "_supervise", lambda *_: None)
+    AuditTrail(east).record(Payload("train"), Payload("done"), Verdict(ledger="0" * 64))
+    daemons.site_up(east, data=None, say=said.append)
+    assert "lacks the training of line 1" in said[-1] and said[-1].endswith("Until then the site answers nothing.")
+    assert [one.failed for one in run_checks(server, "demo", east) if one.what == "records of east"] == [True]
 
 
 def test_a_made_key_in_a_roster_is_refused_when_the_file_is_read(server: Path) -> None:

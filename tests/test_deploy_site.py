@@ -23,6 +23,7 @@ from fedprompt.deploy.site_policy import RefusedError, check_job, check_site
 from fedprompt.deploy.site_state import KEPT, SiteState
 from fedprompt.deploy.worker import serve
 from fedprompt.errors import UserError
+from fedprompt.experiments.keep import Keep
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.screening import RefusedUpdateError
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
@@ -101,12 +102,14 @@ def site(folder: Path, **settings: object) -> Site:
     return Site(folder)
 
 
-def test_a_failure_is_answered_without_paths_names_and_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_that_was_not_agreed_on_is_refused_without_paths_names_and_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "images" / "secret-clas").mkdir(parents=True)
     (tmp_path / "images" / "secret-clas" / "patient-7.png").write_bytes(b"no image")
     with caplog.at_level(logging.WARNING):
         answer = site(tmp_path, data=str(tmp_path / "images")).answer(Payload(TRAIN, fields()))
-    assert answer.kind == FAILED and not answer.tensors
+    assert answer.kind == REFUSED and "(rule classes)" in answer.fields["reason"] and not answer.tensors
     for secret in ("secret", "patient", str(tmp_path), "images"):
         assert secret not in str(answer.fields)
     assert "secret-clas" in caplog.text, "the site's own log has the details"
@@ -212,20 +215,27 @@ def test_errors_in_settings_are_sentences(tmp_path: Path) -> None:
     assert ordered.sites == ("a", "b") and ordered.remote_settings(("a",)).quorum == 1
 
 
-def test_a_personal_state_that_is_not_finite_is_refused_and_not_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("epsilon", [None, 4.0])
+def test_a_personal_state_that_is_not_finite_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epsilon: float | None
 ) -> None:
-    spoiled = Update(0, 5, {}, {"own": torch.tensor([torch.nan])}, 0.5, 0.0)
+    spoiled = Update(0, 5, {"all": torch.ones(1)}, {"own": torch.tensor([torch.nan])}, 0.5, 0.0)
     monkeypatch.setattr("fedprompt.deploy.site.train_client", lambda *objects, **keywords: spoiled)
     monkeypatch.setattr(Site, "_charge", lambda *objects: None)
     job = SimpleNamespace(
-        trial=SimpleNamespace(settings=TrainSettings()),
-        experiment=SimpleNamespace(clip=None),
+        trial=SimpleNamespace(settings=TrainSettings(), name="mine"),
+        experiment=SimpleNamespace(clip=None, plan=SimpleNamespace(keep=Keep())),
         client=None,
+        settings=SimpleNamespace(policy=Policy(epsilon=epsilon)),
         state=SiteState(tmp_path, RUN, "mine"),
         fields={"round": 1},
     )
-    task = SimpleNamespace(job=job, method=None, shared={}, personal={})
-    with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
-        Site(tmp_path)._train(task, [])
-    assert not list(tmp_path.rglob("*.safetensors"))
+    task = SimpleNamespace(job=job, method=None, shared={}, personal={"own": torch.zeros(1)})
+    if epsilon is None:
+        with pytest.raises(RefusedUpdateError, match="not finite: NaN or infinity in 'own'"):
+            Site(tmp_path)._train(task, [])
+        assert not list(tmp_path.rglob("*.safetensors"))
+        return
+    sent = Site(tmp_path)._train(task, [])
+    assert sent.shared == {}, "a refusal would tell the server something about the images"
+    assert job.state.load(1, {"own": torch.ones(1)})["own"].tolist() == [0]

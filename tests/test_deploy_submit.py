@@ -15,7 +15,9 @@ from fedprompt.deploy.settings import WAITING
 from fedprompt.deploy.submit import Waiting, follow, waiting_for
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.records.event_fields import PartitionCounts
-from fedprompt.records.events import EndEvent, Event, HeaderEvent, ResumeEvent, RoundEvent, TrialEvent
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, ResumeEvent, RoundEvent, SitesEvent, TrialEvent
+from fedprompt.records.reading import read_run
+from fedprompt.report.tables import scores_text
 
 HEADER = HeaderEvent(schema_version=1)
 BEGUN = TrialEvent(trial="fedmvp", status="running", rounds=2)
@@ -62,6 +64,20 @@ def test_a_site_whose_update_is_left_out_is_named(tmp_path: Path) -> None:
         "In round 2, site east did not answer within 5 s.",
         "In round 2, site north: rolled back: its change in round 1 was 9 times as long as usual.",
     ]
+
+
+def test_a_site_that_withholds_scores_is_named_once(tmp_path: Path) -> None:
+    told = [
+        SitesEvent(trial="fedmvp", sites={name: {"scores": scores}})
+        for name, scores in (("east", "withheld"), ("north", "rounded"), ("east", "withheld"))
+    ]
+    said = report_of(tmp_path, [HEADER, BEGUN, *told, round_event(1), END], [])
+    assert said == [("fedmvp", 2, 0), "east withholds the scores and losses of its images, as its policy says.", 1]
+    text = scores_text(read_run(tmp_path))
+    assert text == (
+        "By the policy of east, scores and losses of the images there do not leave; by the policy of north, scores of "
+        "the images there are rounded"
+    )
 
 
 def test_a_run_that_removed_its_failed_events_is_reported_completely(tmp_path: Path) -> None:

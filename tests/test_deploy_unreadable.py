@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedprompt.deploy.settings import SITE, SiteFile, save
+from fedprompt.deploy.settings import SITE, OwnImagesTable, SiteFile, save
 from fedprompt.deploy.site import Site
 from fedprompt.runtimes.payload import HELLO, Payload
 from trees import picture
@@ -12,7 +12,7 @@ name = "job"
 [data]
 source = "sites"
 classes = ["a", "b"]
-unreadable = 0.5
+unreadable = 0.05
 [partition]
 rule = "by_site"
 sites = ["east", "north"]
@@ -31,7 +31,11 @@ def test_a_site_reports_the_number_of_unreadable_images_without_their_names(tmp_
     for bad, reported, kept in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
         for number in range(bad):
             (tmp_path / f"images/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
-        save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu"))
+        own = OwnImagesTable(unreadable=0.5)  # whatever the job says
+        save(
+            tmp_path / SITE,
+            SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu", images=own),
+        )
         caplog.clear()
         answer = Site(tmp_path).answer(Payload(HELLO, {**fields, "run": f"{bad:032x}"}))
         if reported == "refused":

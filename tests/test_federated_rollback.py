@@ -208,3 +208,12 @@ def test_the_history_survives_in_a_checkpoint_and_stops_growing() -> None:
     assert history.loss == 0.25 and History.of({}) == History()
     assert not history.exploded([replace(update, client=AGGREGATE_CLIENT, loss=1e9)])
     assert history.exploded([replace(update, loss=0.76)]) and not history.exploded([replace(update, loss=math.nan)])
+
+
+def test_losses_that_few_clients_give_show_nothing() -> None:
+    """Sites may withhold their losses; then one that lies could have an honest round rolled back."""
+    history = History(loss=0.25)
+    told, withheld = (Update(client, 1, {}, {}, loss, 0.0) for client, loss in ((0, 9.0), (1, math.nan)))
+    assert history.exploded([told]) and history.exploded([told, told, withheld])
+    assert not history.exploded([told, withheld]) and not history.exploded([told, withheld, withheld])
+    assert History().after({0: 1.0}, [told, withheld]).loss == 0.0

@@ -71,6 +71,18 @@ def test_the_sum_is_the_mean_whoever_drops_out_and_when(clients: int, weighting:
         assert notes.failed.keys() == {update.client for update in sent[len(heard) :]} and notes.losses == {}
 
 
+def test_a_sum_of_private_updates_has_their_bits_and_no_loss() -> None:
+    sent = updates(3)
+    exact, silent = (Codec(1.0, 3, sends_loss=sends) for sends in (True, False))
+    one, two = (
+        codec.decode(sum(codec.encode(update, SHARED) for update in sent), SHARED, seconds=0.0)
+        for codec in (exact, silent)
+    )
+    assert all(torch.equal(one.shared[name], two.shared[name]) for name in SHARED)
+    assert abs(one.loss - 0.25) < 1e-6 and np.isnan(two.loss)
+    assert {int(silent.encode(update, SHARED)[1]) for update in sent} == {0}
+
+
 def test_sums_of_integers_are_exact() -> None:
     codec = Codec(clip=4.0, clients=10)
     sent = updates(10)

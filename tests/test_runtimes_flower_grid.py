@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,17 +12,29 @@ import torch
 
 pytest.importorskip("flwr")
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from typer.testing import CliRunner
 
 from fedprompt import methods
-from fedprompt.config.recipe import parse_recipe
+from fedprompt.cli.main import app
+from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.deploy import apps
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import identities_of, make_site_keys, public_line
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
-from fedprompt.deploy.settings import SITE, Deployment, Policy, Roster, SiteFile, load_site, save
+from fedprompt.deploy.settings import (
+    DEPLOYMENT,
+    SITE,
+    Deployment,
+    OwnImagesTable,
+    Policy,
+    Roster,
+    SiteFile,
+    load_site,
+    save,
+)
 from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -32,8 +45,21 @@ from fedprompt.records.run_folder import Checkpoint, RunFolder, load_tensors, re
 from fedprompt.runtimes.flower.apps import client_app
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import HELLO, MASKED_INPUT, REFUSED, SECURE, SHARE_KEYS, TRAIN, UNMASK, Payload
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    HELLO,
+    MALFORMED,
+    MASKED_INPUT,
+    REFUSED,
+    SECURE,
+    SHARE_KEYS,
+    TRAIN,
+    UNMASK,
+    Payload,
+)
 from fedprompt.testing import tiny_images
+from fedprompt.text_files import DEEPEST
 from fedprompt.updates import State
 from grids import Clock, MemoryGrid
 
@@ -83,8 +109,8 @@ def deployment(**changes: object) -> Deployment:
     return Deployment(name="test", address="localhost", sites=SITES, connect_timeout=0, **changes)
 
 
-def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> MemoryGrid:
-    """Sites with folders and pictures of their own, each with a worker's memory."""
+def grid(folder: Path, *, policy: Policy | None = None, seed: int = 3, **options: object) -> MemoryGrid:
+    """Sites with folders and pictures of their own, each with a worker's memory; they are split as the recipes say."""
     pictures(folder)
     folders = {name: folder / name for name in SITES}
     (folder / "keys").mkdir()
@@ -96,6 +122,7 @@ def grid(folder: Path, *, policy: Policy | None = None, **options: object) -> Me
             "superlink": "localhost:1",
             "device": "cpu",
             "data": str(own / "data"),
+            "images": OwnImagesTable(seed=seed, validation_fraction=0.5),
             "policy": policy or Policy(smallest_count=1),
             "roster": Roster(sites={peer: line for peer, line in keys.items() if peer != name}),
         }
@@ -186,7 +213,7 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(
         step = reply.metadata.message_type
         return None if (site == "north" and step == MASKED_INPUT) or (site == "south" and step == UNMASK) else reply
 
-    over = grid(tmp_path, fault=lost)
+    over = grid(tmp_path, fault=lost, policy=Policy(smallest_count=1, minimum=2))
     channel = GridChannel(over)
     monkeypatch.setattr("fedprompt.runtimes.flower.grid.time", Clock())  # only waiting takes time, no work does
     run_on_sites(one(tmp_path, SUMS), tmp_path / "out", channel, deployment(deadline=3), home=tmp_path)
@@ -205,6 +232,19 @@ def test_a_secure_sum_survives_a_site_that_goes_and_a_site_sums_a_round_once(
         assert answer.kind == ("done" if site.folder.name == "north" else REFUSED) and before.round_number == 2
 
 
+def test_no_site_helps_to_sum_fewer_survivors_than_its_minimum(tmp_path: Path) -> None:
+    """share = 0.51 lets two of three survive, and the sum of two tells each of them the other's update."""
+    over = grid(tmp_path)
+    over.fault = lambda site, reply: None if site == "north" and reply.metadata.message_type == MASKED_INPUT else reply
+    text = one(tmp_path, SUMS.replace("0.6", "0.51"))
+    run_on_sites(text, tmp_path / "out", GridChannel(over, poll=0), deployment(deadline=3), home=tmp_path)
+    for event in events_of(tmp_path / "out", NAMES[0], "round"):
+        assert event.kept == () and event.skipped and set(event.failed) == {0, 1, 2}
+        assert all("over 2 clients would be below its minimum of 3" in event.failed[client] for client in (0, 2))
+    steps = [message.metadata.message_type for message in over.sent]
+    assert UNMASK not in steps, "there is nobody left to ask for shares"
+
+
 def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_path: Path) -> None:
     over = grid(tmp_path)
     known = load_site(tmp_path / "east")
@@ -218,7 +258,7 @@ def test_a_site_with_strangers_in_the_job_stops_the_run_at_the_preflight(tmp_pat
 
 
 def test_a_site_whose_policy_gives_another_threshold_is_named_and_left_out(tmp_path: Path) -> None:
-    over = grid(tmp_path)
+    over = grid(tmp_path, policy=Policy(smallest_count=1, minimum=2))
     settings = load_site(tmp_path / "south")
     careful = settings.policy.model_copy(update={"colluders": 1})
     save(tmp_path / "south" / SITE, settings.model_copy(update={"policy": careful}))
@@ -377,18 +417,61 @@ def test_a_site_that_joins_late_is_asked_for_its_preflight_first(tmp_path: Path)
     assert {name for event in events_of(tmp_path / "out", NAMES[0], "sites") for name in event.sites} == set(SITES)
 
 
-def test_what_flowers_own_process_answers_is_recorded_too(tmp_path: Path) -> None:
+def test_the_hash_that_a_command_prints_before_a_run_is_the_one_that_sites_record(tmp_path: Path) -> None:
+    over, server = grid(tmp_path), deployment()
+    save(tmp_path / DEPLOYMENT, server)
+    others = '[[compare]]\nname = "fedlora"\nlabel = "low"\n[descriptions]\nconditions = ["at night"]\n'
+    text = one(tmp_path, others)
+    (tmp_path / "lungs.toml").write_text(text)
+    said = call("deploy", "recipe", tmp_path, tmp_path / "lungs.toml", "--set", "seed=4", "--out", tmp_path / "sent")
+    printed = {trial: found for found, trial in (line.split("  ") for line in said.splitlines())}
+    assert list(printed) == [NAMES[0], "low"]
+    for trial, found in printed.items():
+        file = tmp_path / "sent" / f"{trial}.toml"
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == found
+        assert call("site", "recipe", file) == f"{found}  {trial}, 2 rounds"
+    known = load_site(tmp_path / "east")
+    policy = known.policy.model_copy(update={"recipes": tuple(found[:16] for found in printed.values())})
+    save(tmp_path / "east" / SITE, known.model_copy(update={"policy": policy}))
+    submitted = load_recipe(tmp_path / "lungs.toml", ["seed=4"]).to_toml()  # as `fedprompt run` does
+    run_on_sites(submitted, tmp_path / "out", GridChannel(over, poll=0), server, home=tmp_path)
+    lines = [entry.fields for entry in read_audit(tmp_path / "east") if entry.fields["recipe"]]
+    assert {line["recipe"] for line in lines} == set(printed.values())
+    assert {line["rule"] for line in lines} == {"allowed"}
+
+
+def call(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output.strip()
+
+
+def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: Path) -> None:
+    """Also of types, and with contents, that no fedprompt sends."""
+    save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
     settings = {"site": "east", "home": str(tmp_path)}
-    app = client_app(apps.answer)
+    client = client_app(apps.answer)
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     context = Context(1, 1, settings, RecordDict(), {})
-    for kind, content in (
-        (HELLO, to_records(Payload(HELLO, {"only": "name"}))),
-        (TRAIN, RecordDict()),
-        (MASKED_INPUT, to_records(Payload(MASKED_INPUT))),
-    ):
+    deep = Payload(TRAIN, {"round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
+    assert Payload.from_bytes(from_records(to_records(deep)).to_bytes()) == deep, "the worker can read it too"
+    cases = (
+        (HELLO, to_records(Payload(HELLO, {"only": "name"})), HELLO, "allowed"),
+        (TRAIN, RecordDict(), MALFORMED, "request"),
+        (MASKED_INPUT, to_records(Payload(MASKED_INPUT)), MASKED_INPUT, "secure sums"),
+        ("train.evil", to_records(Payload("train.evil")), "train.evil", "request"),
+        ("query.evil", to_records(Payload(TRAIN)), MALFORMED, "request"),
+        (TRAIN, to_records(Payload(EVALUATE)), MALFORMED, "request"),
+        ("evaluate", RecordDict({"a": ConfigRecord({"fields": "{"})}), MALFORMED, "request"),
+        (TRAIN, to_records(deep), TRAIN, "request"),
+    )
+    for kind, content, _, rule in cases:
         message = Message(content, 7, kind)
         message.metadata.__dict__["_message_id"] = "message"
-        app(message, context)
+        reply = from_records(client(message, context).content)
+        assert reply.kind == (DONE if rule == "allowed" else REFUSED), reply
+    empty = Message(Error(1, "no content"), reply_to=message)
+    empty.metadata.__dict__["_message_id"] = "message"
+    assert from_records(client(empty, context).content).kind == REFUSED
     found = [(entry.fields["kind"], entry.fields["rule"]) for entry in read_audit(tmp_path)]
-    assert found == [(HELLO, "allowed"), ("malformed", "request"), (MASKED_INPUT, "secure sums")]
+    assert found == [*((kind, rule) for _, _, kind, rule in cases), (MALFORMED, "request")]

@@ -95,30 +95,30 @@ def json_text(value: object, *, indent: int | None = None, ascii_only: bool = Tr
     return json.dumps(value, indent=indent, ensure_ascii=ascii_only, sort_keys=sort_keys, allow_nan=False)
 
 
-def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS) -> object:
+def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS, deepest: int = DEEPEST) -> object:
     """Strict JSON of limited depth and numbers of limited size.
 
-    Raises ValueError for what is not JSON, more than `DEEPEST` levels or `most_keys` keys, a key that stands twice in
+    Raises ValueError for what is not JSON, more than `deepest` levels or `most_keys` keys, a key that stands twice in
     an object, NaN and infinity, and numbers that a float cannot hold.
     """
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if content.count(b":") > most_keys:  # one follows every key
         raise ValueError(f"it has more than {most_keys:,} keys")
-    if content.count(b"[") + content.count(b"{") > DEEPEST and _depth(content) > DEEPEST:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+    if content.count(b"[") + content.count(b"{") > deepest and _depth(content) > deepest:
+        raise ValueError(f"it is nested more than {deepest} levels deep")
     shape = content.translate(_SHAPE)
     checks: dict[str, Any] = {}
     if any(large in shape for large in _LARGE_NUMBERS):  # a call for every number would double the time
         checks = {"parse_float": _finite, "parse_int": _integer}
     try:
         return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_refuse_constant, **checks)
-    except RecursionError as error:  # of a caller that is deep in recursion itself
-        raise ValueError("it is nested too deep") from error
+    except RecursionError:  # of a caller that is deep in recursion itself; its traceback is as long
+        raise ValueError("it is nested too deep") from None
 
 
-def load_json_object(text: str | bytes) -> Tables:
+def load_json_object(text: str | bytes, *, deepest: int = DEEPEST) -> Tables:
     """A JSON object; ValueError for any other value too, as `load_json`."""
-    value = load_json(text)
+    value = load_json(text, deepest=deepest)
     if not isinstance(value, dict):
         raise ValueError("it is not a JSON object")
     return value
@@ -166,8 +166,8 @@ def load_toml(text: str) -> Tables:
         raise ValueError(f"it has a key of {DEEPEST} parts or more")
     try:
         tables = tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from error
+    except RecursionError:  # its traceback has thousands of lines
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep") from None
     level: list[object] = [tables]
     for _ in range(DEEPEST):
         level = [inner for value in level for inner in _values(value)]

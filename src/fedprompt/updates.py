@@ -18,7 +18,8 @@ AGGREGATE_CLIENT = -1  # client id of an update that is the mean of a whole roun
 class Update:
     """One client's result of one round.
 
-    `shared` holds the tensors that the client trained and sends; a tensor that is absent counts as unchanged.
+    `shared` holds the tensors that the client trained and sends; a tensor that is absent counts as unchanged. `loss` is
+    NaN where the client sends none.
     """
 
     client: int

@@ -1,43 +1,32 @@
-"""The commands `deploy`, `server`, `site` and `status` of federations over real sites."""
+"""The commands `deploy`, `server` and `status` of federations over real sites; `site` is in `cli.site`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings
-from fedprompt.errors import UserError
+from fedprompt.cli.config import RecipeName, Settings, TrustCode, load
+from fedprompt.cli.site import Folder, need_flower, site
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
     from fedprompt.experiments.context import RunCallbacks
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the deployment, or of the site.")]
 deploy = typer.Typer(no_args_is_help=True, help="Set up a federation over real sites, or rehearse one on this machine.")
 server = typer.Typer(no_args_is_help=True, help="Run the server of a deployment.")
-site = typer.Typer(no_args_is_help=True, help="Set up and run one site of a deployment.")
-roster = typer.Typer(no_args_is_help=True, help="The other sites that a site knows by their identity keys.")
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; the fingerprints were compared.")]
 
 
-@deploy.callback()
-@server.callback()
-@site.callback()
-def need_flower() -> None:
-    """Raise UserError if Flower is not installed."""
-    if find_spec("flwr") is None:
-        raise UserError("Federations over sites need Flower; install it with: pip install 'fedprompt[flower]'")
+deploy.callback()(need_flower)
+server.callback()(need_flower)
 
 
 def mount(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(deploy, name="deploy")
     app.add_typer(server, name="server")
-    site.add_typer(roster, name="roster")
     app.add_typer(site, name="site")
     app.command()(status)
 
@@ -101,6 +90,32 @@ def deploy_roster(folder: Folder) -> None:
     typer.echo(f"Hand {folder / ROSTER} to every site.")
 
 
+@deploy.command("recipe")
+def deploy_recipe(
+    folder: Folder,
+    recipe: RecipeName,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the recipes, a file per method.")] = None,
+    trust_code: TrustCode = None,
+) -> None:
+    """Show the SHA-256 of the recipes that sites would receive, for `recipes` in their policies; nobody is asked."""
+    plan = load(recipe, settings, trust_code)
+    from urllib.parse import quote
+
+    from fedprompt.deploy.audit import text_hash
+    from fedprompt.deploy.server_run import job_recipes
+    from fedprompt.deploy.settings import load_deployment
+    from fedprompt.records.output_folder import require_output_folder
+    from fedprompt.records.run_folder import write_atomic
+
+    if out is not None:
+        require_output_folder(out)
+    for trial, text in job_recipes(plan.recipe, load_deployment(folder)).items():
+        typer.echo(f"{text_hash(text)}  {trial}")
+        if out is not None:
+            write_atomic(out / f"{quote(trial, safe='')}.toml", text)
+
+
 @deploy.command("rehearse")
 def rehearse(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the rehearsal; must be empty.")] = Path(
@@ -152,112 +167,6 @@ def server_up(folder: Folder) -> None:
     from fedprompt.deploy import daemons
 
     daemons.server_up(folder, say=typer.echo)
-
-
-@site.command("init")
-def site_init(folder: Folder) -> None:
-    """Create a site's keys; the public keys go to the server's operator, the private keys stay at the site."""
-    from fedprompt.deploy.init import init_site
-
-    _say_keys(folder, init_site(folder))
-
-
-@site.command("rotate")
-def site_rotate(folder: Folder) -> None:
-    """Replace a site's keys; it connects again when the operator has the new public keys."""
-    from fedprompt.deploy.identity import rotate_site_keys
-    from fedprompt.deploy.settings import load_site
-
-    _say_keys(folder, rotate_site_keys(folder.resolve(), load_site(folder).name))
-    typer.echo("Tell the other sites to add the new key to their rosters, and restart `fedprompt site up` here.")
-
-
-def _say_keys(folder: Path, public: Path) -> None:
-    from fedprompt.deploy.certificates import fingerprint
-    from fedprompt.deploy.identity import load_identity
-    from fedprompt.deploy.settings import load_site
-
-    typer.echo(f"Send {public} to the server's operator.")
-    typer.echo(f"Fingerprint of this site:   {fingerprint(load_identity(folder).public)}")
-    if server := load_site(folder).roster.server:
-        typer.echo(f"Fingerprint of the server:  {server}")
-    typer.echo("Compare them by telephone with the other sites and the operator.")
-
-
-@roster.command("show")
-def roster_show(folder: Folder) -> None:
-    """Show the fingerprints of this site, its peers and the server."""
-    from fedprompt.api.progress import plain_console
-    from fedprompt.cli.console import rows_table
-    from fedprompt.deploy.roster import members
-    from fedprompt.deploy.settings import load_site
-
-    rows = [(one.name, one.fingerprint) for one in members(folder)]
-    if server_key := load_site(folder).roster.server:
-        rows.append(("(server)", server_key))
-    plain_console().print(rows_table(("site", "fingerprint"), rows))
-
-
-@roster.command("add")
-def roster_add(
-    folder: Folder,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="roster.pub, or files of single sites.")],
-    yes: Yes = False,
-) -> None:
-    """Add peers, or their new keys, from files of public keys, after their fingerprints were compared."""
-    from fedprompt.api.progress import plain_console
-    from fedprompt.cli.console import rows_table
-    from fedprompt.deploy.roster import accept, proposed
-
-    found = proposed(folder, files)
-    if not found:
-        typer.echo("The roster has all of these keys already.")
-        return
-    rows = [(one.name, one.fingerprint, one.replaces or "new") for one in found]
-    plain_console().print(rows_table(("site", "fingerprint", "replaces"), rows))
-    if not yes:
-        typer.confirm("Has each of these sites read out this fingerprint as its own?", abort=True)
-    accept(folder, found)
-    typer.echo(f"Added {', '.join(one.name for one in found)}.")
-
-
-@roster.command("remove")
-def roster_remove(folder: Folder, name: Annotated[str, typer.Argument(help="Name of the site.")]) -> None:
-    """Remove a peer; this site takes part in no secure sum with it any more."""
-    from fedprompt.deploy.roster import remove
-
-    remove(folder, name)
-    typer.echo(f"Removed {name}.")
-
-
-@site.command("up")
-def site_up(
-    folder: Folder,
-    data: Annotated[
-        Path | None, typer.Option(help="The site's images, one folder per class; remembered for the next start.")
-    ] = None,
-) -> None:
-    """Run a site until Ctrl-C: its worker and its connection to the server."""
-    from fedprompt.deploy import daemons
-
-    daemons.site_up(folder, data=data, say=typer.echo)
-
-
-@site.command("audit")
-def site_audit(
-    folder: Folder,
-    last: Annotated[int, typer.Option(min=0, help="Messages to print, the newest; 0 for all.")] = 50,
-) -> None:
-    """Verify a site's audit trail and privacy ledger, and print who asked what, which rule decided, and what left."""
-    from fedprompt.api.progress import plain_console
-    from fedprompt.cli.console import rows_table
-    from fedprompt.deploy.site_report import audit_rows, ledger_sentences
-
-    head, rows = audit_rows(folder)
-    plain_console().print(rows_table(head, rows[-last:] if last else rows))
-    typer.echo(f"{len(rows)} messages; every line of the audit trail and of the ledger is as it was written.")
-    for sentence in ledger_sentences(folder):
-        typer.echo(sentence)
 
 
 def status(folder: Folder) -> None:

@@ -12,6 +12,7 @@ import torch
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
 from fedprompt.demo.fonts import FAMILIES, glyphs
+from fedprompt.deploy.audit import damage
 from fedprompt.deploy.init import certificate_days, expiry_warnings
 from fedprompt.deploy.roster import check_authority, members
 from fedprompt.deploy.settings import SITE, load_site
@@ -61,6 +62,7 @@ def run_checks(
         checks.append((f"certificates of {place.name}", lambda: _certificates(place), ""))
         if (place / SITE).exists():
             checks.append((f"keys of {place.name}", lambda: _keys(place), ""))
+            checks.append((f"records of {place.name}", lambda: _records(place), ""))
     facts = [Finding(name, value) for name, value in versions().items()]
     facts.append(
         Finding("accelerator", torch.cuda.get_device_name() if torch.cuda.is_available() else "none, the CPU is used")
@@ -138,6 +140,12 @@ def _keys(folder: Path) -> str:
     check_authority(folder, load_site(folder))
     first, *peers = members(folder)
     return f"{first.name} {first.fingerprint}, {len(peers)} other sites in its roster"
+
+
+def _records(folder: Path) -> str:
+    if found := damage(folder):
+        raise UserError(found)
+    return "audit trail and ledger are whole"
 
 
 def _writable(folder: Path) -> str:

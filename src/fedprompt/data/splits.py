@@ -120,10 +120,10 @@ def drawn_origin(test_fraction: float, seed: int) -> str:
     return f"drawn with the seed {seed}, {100 * test_fraction:g}% for testing"
 
 
-def check_test_fraction(test_fraction: float) -> None:
-    """UserError unless 0 <= test_fraction < 1."""
-    if not 0 <= test_fraction < 1:
-        raise UserError(f"test_fraction must be at least 0 and less than 1, not {test_fraction}.")
+def check_test_fraction(fraction: float, *, name: str = "test_fraction") -> None:
+    """UserError unless 0 <= fraction < 1; `name` is that of the option."""
+    if not 0 <= fraction < 1:
+        raise UserError(f"{name} must be at least 0 and less than 1, not {fraction}.")
 
 
 def first_half(classes: int) -> tuple[int, ...]:

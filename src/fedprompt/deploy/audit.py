@@ -10,7 +10,7 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,48 @@ PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")
 
 
 @dataclass(frozen=True)
+class LedgerState:
+    """The hashes of the ledger's lines, and the number of lines that the trail had when the last was written."""
+
+    hashes: Collection[str]
+    trail: int
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """How a site decided on a message: the rule, and for a training its epsilon and line of the ledger."""
+    """How a site decided on a message: the rule, and for a training its epsilon and line of the ledger.
+
+    `newest` is the newest line of the ledger at that time, "" where it was not read. Lines are named by their hashes.
+    """
 
     rule: str = ALLOWED
     epsilon: float | None = None
     ledger: str = ""
+    newest: str = ""
+
+
+class ChargedLines:
+    """The lines of the ledger that lines of the trail name, until they are found in the ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._missing: dict[str, int] = {}  # hash -> the first line of the trail that names it
+
+    def add(self, entry: Entry) -> None:
+        """Remember what a line of the trail names."""
+        for name in filter(None, (entry.fields["ledger"], entry.fields["newest"])):
+            self._missing.setdefault(name, entry.number)
+
+    def check(self, found: Collection[str]) -> None:
+        """Raise DamagedError if the ledger, whose hashes were found, lacks a line that the trail names."""
+        for name, number in self._missing.items():
+            if name not in found:
+                raise DamagedError(
+                    f"{self._folder / LEDGER} lacks the training of line {number} of {AUDIT}, or it is gone: what was "
+                    "spent of the privacy budget is not known. Restore the newest copy; the page on deploying says "
+                    "what to do without one."
+                )
+        self._missing.clear()
 
 
 def server_key(folder: Path) -> str:
@@ -46,7 +82,12 @@ def server_key(folder: Path) -> str:
 def recipe_hash(request: Payload) -> str:
     """The SHA-256 hash of the recipe's text; "" for a request without one."""
     text = request.fields.get("recipe")
-    return _hash(text) if isinstance(text, str) else ""
+    return text_hash(text) if isinstance(text, str) else ""
+
+
+def text_hash(text: str) -> str:
+    """The SHA-256 hash of a text as UTF-8, as of a file with it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AuditTrail:
@@ -55,6 +96,23 @@ class AuditTrail:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._chain = HashChain(folder / AUDIT)
+        self._charged = ChargedLines(folder)
+
+    @property
+    def lines(self) -> int:
+        """The number of lines that were read or appended."""
+        return self._chain.last.number
+
+    def check(self, ledger: Callable[[], LedgerState]) -> None:
+        """Verify the trail, and that the ledger fits it; DamagedError naming what was changed or is missing.
+
+        Unless a file was touched, this costs the same however long it is.
+        """
+        self._read(self._chain.new())
+        state = ledger()  # read after the trail, which never names a line that is not yet there
+        self._charged.check(state.hashes)
+        self._read(self._chain.new())
+        _check_length(self.folder, self.lines, state.trail)
 
     def record(self, request: Payload, answer: Payload, verdict: Verdict) -> None:
         """Append the line of a message; DamagedError if a line before was changed."""
@@ -71,25 +129,48 @@ class AuditTrail:
             "left": _left(answer),
             "epsilon": verdict.epsilon,
             "ledger": verdict.ledger,
+            "newest": verdict.newest,
         }
         with self._chain.locked() as new:
-            for _ in new:
-                pass
+            self._read(new)
             self._chain.append(line)
+
+    def _read(self, new: Iterable[Entry]) -> None:
+        for entry in new:
+            self._charged.add(entry)
 
 
 def read_audit(folder: Path) -> Iterator[Entry]:
-    """Yield the lines of a site's trail and verify both chains; DamagedError naming what was changed.
-
-    A line of the ledger that the trail names but the ledger lacks was removed.
-    """
-    charged = {entry.hash for entry in read_chain(folder / LEDGER)}
+    """Yield the lines of a site's trail and verify both chains; DamagedError naming what was changed or is missing."""
+    charged, found, named, last = ChargedLines(folder), set(), 0, 0
+    for entry in read_chain(folder / LEDGER):
+        found.add(entry.hash)
+        named = max(named, entry.fields["trail"])
     for entry in read_chain(folder / AUDIT):
-        if entry.fields["ledger"] and entry.fields["ledger"] not in charged:
-            raise DamagedError(
-                f"{folder / LEDGER} lacks the training of line {entry.number} of {AUDIT}; restore the file from a copy."
-            )
+        charged.add(entry)
+        charged.check(found)
+        last = entry.number
         yield entry
+    _check_length(folder, last, named)
+
+
+def damage(folder: Path) -> str:
+    """What is damaged or missing in a site's trail and ledger, and how to mend it; "" if they are whole."""
+    try:
+        for _ in read_audit(folder):
+            pass
+    except DamagedError as error:
+        return f"{error} Until then the site answers nothing."
+    return ""
+
+
+def _check_length(folder: Path, lines: int, named: int) -> None:
+    """Raise DamagedError if the trail has fewer lines than the ledger says."""
+    if lines < named:
+        raise DamagedError(
+            f"{folder / AUDIT} has {lines} lines, and had {named} when {LEDGER} was last written; restore the newest "
+            "copy."
+        )
 
 
 def last_hashes(folder: Path) -> Mapping[str, str]:
@@ -117,13 +198,9 @@ def _shown(value: object) -> object:
     if isinstance(value, list):
         return value if len(value) <= 2 and all(map(_is_number, value)) else "a list"
     if isinstance(value, str):
-        return value if PLAIN.fullmatch(value) else "sha256:" + _hash(value)[:16]
+        return value if PLAIN.fullmatch(value) else "sha256:" + text_hash(value)[:16]
     return value if value is None or _is_number(value) else f"a {type(value).__name__}"
 
 
 def _is_number(value: object) -> bool:
     return type(value) is int and abs(value) < 2**53
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

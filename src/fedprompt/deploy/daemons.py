@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedprompt.child_processes import kill_with_parent
+from fedprompt.deploy.audit import damage
 from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import (
@@ -190,7 +191,7 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder), _metrics(folder, site):
         check_authority(folder, site)
-        for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
+        for warning in filter(None, (commands.newer(), *expiry_warnings(folder), damage(folder))):
             say(warning)
         _supervise(programs, folder, environment, say)
 

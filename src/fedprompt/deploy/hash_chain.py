@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import filelock
 
@@ -22,6 +22,8 @@ from fedprompt.text_files import load_json_object
 
 START = "0" * 64  # the hash before the first line
 LOCK_TIMEOUT = 60.0  # seconds to wait for another process of the site
+CHUNK = 1 << 20  # bytes that are read at once
+Stamp = tuple[int, int, int, int]  # inode, size, and the times of the last change of content and of the file itself
 _HEAD, _END = b',"hash":"', b'"}\n'
 _TAIL = len(_HEAD) + 64 + len(_END)  # bytes after a line's content
 
@@ -40,18 +42,68 @@ class Entry:
     end: int
 
 
-class HashChain:
-    """A chain that one process appends to at a time; every line is verified before anything is appended."""
+class ChainReader:
+    """Reads a chain, and from then on what is new in it; notices when a line that it has read is no longer the same.
+
+    An untouched file costs one `stat`. One that was touched is hashed up to the last line that was read.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT)
         self._last = Entry(0, {}, START, 0)
+        self._content = hashlib.sha256()  # of all lines up to the last
+        self._stamp: Stamp | None = None
 
     @property
     def last(self) -> Entry:
         """The newest line that was read or appended; number 0 if there is none."""
         return self._last
+
+    def new(self) -> Iterator[Entry]:
+        """Yield the lines that were appended since the last call; DamagedError naming what was changed.
+
+        A last line that was cut short while it was written is left out.
+        """
+        stamp = _stamp(self.path)
+        if stamp == self._stamp:
+            return
+        if stamp is None:
+            raise DamagedError(f"{self.path} is gone; restore it from a copy.")
+        with self.path.open("rb") as file:
+            self._check_known(file)
+            for line in file:
+                if not line.endswith(b"\n") and _is_cut_short(line):
+                    break
+                self._advance(_verified(self.path, line, self._last), line)
+                yield self._last
+        self._stamp = stamp
+
+    def _check_known(self, file: BinaryIO) -> None:
+        """Read the lines that are known and compare them with what they were."""
+        found, left = hashlib.sha256(), self._last.end
+        while left and (part := file.read(min(left, CHUNK))):
+            found.update(part)
+            left -= len(part)
+        if left:
+            raise DamagedError(
+                f"{self.path} has lost lines: line {self._last.number} was its last; restore the newest copy."
+            )
+        if found.digest() != self._content.digest():
+            for _ in read_chain(self.path):  # names the line, unless the whole file was written anew
+                pass
+            raise DamagedError(f"{self.path} is not the file that it was; restore it from a copy.")
+
+    def _advance(self, entry: Entry, line: bytes) -> None:
+        self._last = entry
+        self._content.update(line)
+
+
+class HashChain(ChainReader):
+    """A chain that one process appends to at a time; every line is verified before anything is appended."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_TIMEOUT)
 
     @contextmanager
     def locked(self) -> Iterator[Iterator[Entry]]:
@@ -67,7 +119,7 @@ class HashChain:
                 f"{self.path} cannot be locked ({error}); check that the disk is writable and no process hangs."
             ) from error
         try:
-            yield self._new_lines()
+            yield self.new()
         finally:
             self._lock.release()
 
@@ -84,35 +136,23 @@ class HashChain:
             raise UserError(
                 f"Cannot write to {self.path} ({error.strerror}); free some space. Nothing written before is lost."
             ) from error
-        self._last = Entry(last.number + 1, content, digest, last.end + len(line))
+        self._advance(Entry(last.number + 1, content, digest, last.end + len(line)), line)
+        self._stamp = _stamp(self.path)
         return self._last
 
-    def _new_lines(self) -> Iterator[Entry]:
-        for entry in read_chain(self.path, after=self._last):
-            self._last = entry
-            yield entry
+
+def read_chain(path: Path) -> Iterator[Entry]:
+    """Yield the verified lines of a chain, as `ChainReader.new`; none if there is no file."""
+    return ChainReader(path).new()
 
 
-def read_chain(path: Path, *, after: Entry | None = None) -> Iterator[Entry]:
-    """Yield the verified lines of a chain, those after a known one; DamagedError naming a line that was changed.
-
-    A last line that was cut short while it was written is left out.
-    """
-    last = after or Entry(0, {}, START, 0)
-    if not path.exists():
-        if last.end:
-            raise DamagedError(f"{path} is gone; restore it from a copy.")
-        return
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        if file.tell() < last.end:
-            raise DamagedError(f"{path} has lost lines after line {last.number}; restore it from a copy.")
-        file.seek(last.end)
-        for line in file:
-            if not line.endswith(b"\n") and _is_cut_short(line):
-                return
-            last = _verified(path, line, last)
-            yield last
+def _stamp(path: Path) -> Stamp | None:
+    """What changes with every change of a file; None if there is none."""
+    try:
+        about = path.stat()
+    except FileNotFoundError:
+        return None
+    return about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _verified(path: Path, line: bytes, last: Entry) -> Entry:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.data.sources.sites import NotAgreedError
 from fedprompt.deploy.audit import recipe_hash, server_key
+from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
-from fedprompt.deploy.settings import SiteFile
+from fedprompt.deploy.settings import SITE, Policy, SiteFile
 from fedprompt.deploy.site_policy import (
     RefusedError,
     check_backbone,
@@ -38,12 +41,14 @@ FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upl
 FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
 FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
+SCORES = (TRAIN, EVALUATE, VALIDATE)  # requests whose answers have a score
+LONGEST_REFUSAL = 450  # characters of a sentence about a job's text, so that the server shows its rule too
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request that the site has accepted, with what it needs to answer it."""
+    """A request that the site has accepted, with what it needs to answer it; `may_score` allows one more score."""
 
     request: Payload
     settings: SiteFile
@@ -52,6 +57,7 @@ class Job:
     client: Client
     images: OwnImages
     state: SiteState
+    may_score: bool
 
     @property
     def fields(self) -> Fields:
@@ -88,8 +94,9 @@ class Jobs:
         pinned = pinned.checked(name, facts, {"classes": class_list(experiment.dataset.space)})
         if request.kind in ROUNDS:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
-        pinned.save(state.folder)
-        return Job(request, settings, experiment, trial, client, images, state)
+        counted = _scored(pinned, trial, request.kind, settings.policy)
+        (counted or pinned).save(state.folder)
+        return Job(request, settings, experiment, trial, client, images, state, may_score=counted is not None)
 
     def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> tuple[str, Experiment]:
         """The experiment on this site's images, and a key that changes when their folder does."""
@@ -97,12 +104,7 @@ class Jobs:
         key = f"{state.folder.name} {own.model_dump_json()} {folder_signature(settings.data)}"
         if key not in self._experiments:
             known = state.left_out()
-            try:
-                experiment = assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
-            except UnreadableError as error:
-                _log.warning("%s", error)
-                sentence = "too many of the site's images cannot be read; its log lists them."
-                raise RefusedError(sentence, rule="unreadable") from error
+            experiment = self._assembled(own, known)
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 _log.info("%s", experiment.dataset.report.sentence())
@@ -113,6 +115,22 @@ class Jobs:
             self._experiments = {key: experiment}
         return key, self._experiments[key]
 
+    def _assembled(self, own: Recipe, known: Mapping[int, str] | None) -> Experiment:
+        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be."""
+        try:
+            return assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
+        except RefusedError:
+            raise
+        except UnreadableError as error:
+            _log.warning("%s At a site that share is unreadable below [images] in %s.", error, SITE)
+            sentence, rule = "too many of the site's images cannot be read; its log lists them.", "unreadable"
+            raise RefusedError(sentence, rule=rule) from error
+        except NotAgreedError as error:
+            sentence = "the site has classes that are not in the job's class list; its log names them."
+            raise RefusedError(sentence, rule="classes") from error
+        except UserError as error:
+            raise RefusedError("the site's images cannot be used; its log says why.", rule="images") from error
+
     def _own_images(self, key: str, client: Client) -> OwnImages:
         key = f"{client.id} {key}"
         if key not in self._images:
@@ -122,7 +140,11 @@ class Jobs:
     def _clip(self, table: BackboneTable) -> Clip:
         key = table.model_dump_json()
         if key not in self._clips:
-            self._clips = {key: load_backbone(table)}
+            try:
+                self._clips = {key: load_backbone(table)}
+            except UserError as error:
+                sentence = "the job's backbone cannot be loaded at this site; its log says why."
+                raise RefusedError(sentence, rule="backbone") from error
         return self._clips[key]
 
 
@@ -132,16 +154,37 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
         raise RefusedError("the request is of an unknown kind; update the server.", rule="request")
     if missing := [name for name in (*NEEDED, *FURTHER[request.kind]) if name not in request.fields]:
         raise RefusedError(f"the request lacks {', '.join(missing)}; update the server.", rule="request")
-    recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
+    with _of_the_job_alone():
+        recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
     check_recipe(settings.policy, recipe_hash(request))
-    check_job(settings.policy, recipe)  # before any name in it is looked up
+    with _of_the_job_alone():
+        check_job(settings.policy, recipe)  # before any name in it is looked up
     check_backbone(recipe.backbone.path, settings.backbone)
-    plan = resolve(recipe, origin="job")
+    bundled = {recipe.method.name, *(table.name for table in recipe.compare)} <= set(methods.names())
+    with _of_the_job_alone() if bundled else nullcontext():  # what a method of the site's own raises is the site's
+        plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
+    if settings.data and not plan.clients_are_sites:
+        raise RefusedError("the job's partition chooses among this site's images; use 'by_site'.", rule="partition")
     if not settings.data and _holds_path(plan.source.options):
         raise RefusedError("the job names a path of images; a site's own file says where they are.", rule="data")
+    check_keys(plan.recipe, own_images=bool(settings.data))
     return plan
+
+
+@contextmanager
+def _of_the_job_alone() -> Iterator[None]:
+    """Turn a mistake into a refusal in the same words, as they come from the job's text and fedprompt alone.
+
+    Nothing in such a block may read a file or setting of the site.
+    """
+    try:
+        yield
+    except RefusedError:
+        raise
+    except UserError as mistake:
+        raise RefusedError(" ".join(str(mistake).split())[:LONGEST_REFUSAL], rule="recipe") from None
 
 
 def _holds_path(options: object) -> bool:
@@ -162,29 +205,23 @@ def folder_signature(folder: str) -> str:
     return digest(found)
 
 
-def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
-    """The recipe with this site's own folders and device; a server never sets a path of a site."""
-    table = recipe.backbone
-    backbone = table.model_copy(
-        update={
-            "path": settings.backbone or table.path,
-            "memory_gb": settings.memory_gb,
-            "disk": None,
-            "device": settings.device,
-        }
-    )
-    options: dict[str, Any] = recipe.data.options
-    if settings.data:
-        options["folders"] = {settings.name: settings.data}
-    options.pop("test", None)  # images that only the server has
-    data = type(recipe.data)(source=recipe.data.source, unreadable=recipe.data.unreadable, **options)
-    return recipe.model_copy(update={"backbone": backbone, "data": data, "check": False})
+def _scored(pinned: Pinned, trial: Trial, kind: str, policy: Policy) -> Pinned | None:
+    """What is pinned after the score that the request asks for; None if no score leaves.
+
+    Raises RefusedError for one too many, unless the request is to train.
+    """
+    if kind not in SCORES or policy.released == "withheld":
+        return None
+    counted = pinned.scored(trial.name, most=policy.most_scores(trial.settings.rounds))
+    if counted is None and kind != TRAIN:
+        raise RefusedError("the run has had as many scores as this site gives.", rule="maximum_scores")
+    return counted
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:
     found = next((trial for trial in experiment.trials if trial.name == fields["trial"]), None)
     if found is None:
-        raise UserError("The job names a trial that is not in its recipe.")
+        raise RefusedError("the job names a trial that is not in its recipe.", rule="request")
     return found
 
 

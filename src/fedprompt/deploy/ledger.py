@@ -16,12 +16,13 @@ from typing import Any
 
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, JoinedSource
-from fedprompt.deploy.hash_chain import HashChain
+from fedprompt.deploy.audit import LEDGER, LedgerState
+from fedprompt.deploy.hash_chain import Entry, HashChain
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
 from fedprompt.records.run_folder import write_atomic
 
-LEDGER, IMAGES = "ledger.jsonl", "ledger_images"  # in a site's folder: the chain, and a file per set of images
+IMAGES = "ledger_images"  # in a site's folder: a file per set of images
 DIGEST_BYTES = 16
 _log = logging.getLogger(__name__)
 
@@ -104,27 +105,48 @@ class SiteLedger:
         self._sets = folder / IMAGES
         self._known: dict[str, ImageSet] = {"": ImageSet()}
         self._lines: list[Training] = []
+        self._hashes: set[str] = set()
+        self._trail = 0
 
-    def charge(self, training: Training, images: ImageSet, budget: Budget) -> Charged:
-        """Record a training before it begins; RefusedError if its epsilon would pass a budget."""
+    @property
+    def newest(self) -> str:
+        """The hash of the newest line that was read or written; "" if there is none."""
+        return self._chain.last.hash if self._lines else ""
+
+    def charge(self, training: Training, images: ImageSet, budget: Budget, *, trail: int = 0) -> Charged:
+        """Record a training before it begins; RefusedError if its epsilon would pass a budget.
+
+        `trail` is the number of lines of the audit trail, which the line of the ledger states.
+        """
         with self._chain.locked() as new:
-            self._lines += [Training.from_fields(entry.fields) for entry in new]
+            self._add(new)
             self._save(images)
             epsilon = None
             if training.mechanism:
                 epsilon = self._checked_epsilon(training, images, budget)
             elif budget.repeats is not None:
                 self._check_repeats(training, images, budget.repeats)
-            further = {"time": time.time(), "delta": budget.delta, "epsilon": epsilon}
+            further = {"time": time.time(), "delta": budget.delta, "epsilon": epsilon, "trail": trail}
             entry = self._chain.append({**asdict(training), **further})
-            self._lines.append(training)
+            self._add([entry])
             return Charged(epsilon, entry.hash)
 
     def lines(self) -> tuple[Training, ...]:
         """All trainings so far."""
-        with self._chain.locked() as new:
-            self._lines += [Training.from_fields(entry.fields) for entry in new]
+        self.state()
         return tuple(self._lines)
+
+    def state(self) -> LedgerState:
+        """What the audit trail is compared with, after reading what other processes have added."""
+        with self._chain.locked() as new:
+            self._add(new)
+        return LedgerState(self._hashes, self._trail)
+
+    def _add(self, new: Iterable[Entry]) -> None:
+        for entry in new:  # one by one, since a damaged line may follow
+            self._lines.append(Training.from_fields(entry.fields))
+            self._hashes.add(entry.hash)
+            self._trail = max(self._trail, entry.fields["trail"])
 
     def spent(self, delta_for: Callable[[int], float]) -> list[tuple[Training, float]]:
         """Per set of images the last training with noise, and the epsilon so far; `delta_for(images)` is the delta."""
@@ -133,7 +155,7 @@ class SiteLedger:
 
     def epsilon(self, images: ImageSet, *, delta: float, more: Iterable[Training] = ()) -> float:
         """Epsilon of all trainings so far, and `more`, on images that overlap these."""
-        self.lines()
+        self.state()
         found = [*self._overlapping(images), *more]
         return composed_epsilon([line.mechanism for line in found if line.mechanism], delta=delta)
 

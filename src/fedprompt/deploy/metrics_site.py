@@ -10,17 +10,17 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from fedprompt.deploy.audit import ALLOWED, AUDIT, LEDGER
-from fedprompt.deploy.hash_chain import DamagedError, Entry, read_chain
+from fedprompt.deploy.audit import ALLOWED, AUDIT, LEDGER, ChargedLines
+from fedprompt.deploy.hash_chain import ChainReader, DamagedError
 from fedprompt.deploy.ledger import Training
 from fedprompt.deploy.metrics import BOTH, Metric, Values, folder_values
 from fedprompt.deploy.settings import Policy, load_site
 from fedprompt.deploy.worker_socket import BUSY, worker_number
 from fedprompt.federated.privacy.accounting import Mechanism, composed_epsilon
-from fedprompt.runtimes.payload import EVALUATE, HELLO, MALFORMED, SECURE, TRAIN
+from fedprompt.runtimes.payload import EVALUATE, HELLO, MALFORMED, SECURE, TRAIN, VALIDATE
 
 MESSAGES = Metric(
     "fedprompt_messages_total", "counter", "Messages of the server, by what was answered", ("kind", "answer")
@@ -38,7 +38,7 @@ BUSY_SECONDS = Metric(
     "fedprompt_worker_busy_seconds", "gauge", "Time the worker has spent on the current message; 0: idle"
 )
 METRICS = (MESSAGES, REFUSALS, LAST, TRAININGS, EPSILON, BUDGET, INTACT, WORKER, BUSY_SECONDS, *BOTH)
-KINDS = (HELLO, TRAIN, EVALUATE, *SECURE, MALFORMED)
+KINDS = (HELLO, TRAIN, EVALUATE, VALIDATE, *SECURE, MALFORMED)
 OTHER = "other"  # a kind that the server made up
 
 
@@ -47,7 +47,8 @@ class SiteMetrics:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._last: dict[str, Entry] = {}
+        self._trail, self._ledger = ChainReader(folder / AUDIT), ChainReader(folder / LEDGER)
+        self._charged, self._hashes = ChargedLines(folder), set[str]()
         self._messages: Counter[tuple[str, ...]] = Counter()
         self._refusals: Counter[tuple[str, ...]] = Counter()
         self._trainings: Counter[tuple[str, ...]] = Counter()
@@ -60,11 +61,11 @@ class SiteMetrics:
             intact = 1.0
         except DamagedError:
             intact = 0.0
-        policy, last = load_site(self.folder).policy, self._last.get(AUDIT)
+        policy, last = load_site(self.folder).policy, self._trail.last
         return {
             MESSAGES: self._messages,
             REFUSALS: self._refusals,
-            LAST: {} if last is None else {(): float(last.fields["time"])},
+            LAST: {(): float(last.fields["time"])} if last.number else {},
             TRAININGS: self._trainings,
             EPSILON: {(): reported_epsilon(self._noised, policy)},
             BUDGET: {} if policy.epsilon is None else {(): policy.epsilon},
@@ -75,21 +76,19 @@ class SiteMetrics:
         }
 
     def _read_records(self) -> None:
-        for entry in self._new(AUDIT):
+        for entry in self._trail.new():
+            self._charged.add(entry)
             kind, rule = entry.fields["kind"], entry.fields["rule"]
             self._messages[kind if kind in KINDS else OTHER, entry.fields["answer"]] += 1
             if rule != ALLOWED:
                 self._refusals[(rule,)] += 1
-        for entry in self._new(LEDGER):
+        for entry in self._ledger.new():
+            self._hashes.add(entry.hash)
             training = Training.from_fields(entry.fields)
             self._trainings["none" if training.mechanism is None else "site",] += 1
             if training.mechanism is not None:
                 self._noised.append(training)
-
-    def _new(self, name: str) -> Iterator[Entry]:
-        for entry in read_chain(self.folder / name, after=self._last.get(name)):
-            self._last[name] = entry
-            yield entry
+        self._charged.check(self._hashes)
 
 
 def reported_epsilon(trainings: Sequence[Training], policy: Policy) -> float:

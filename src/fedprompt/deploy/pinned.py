@@ -31,13 +31,14 @@ class Pinned:
     """What a run's first message fixed, and how far its messages have come.
 
     `facts` hold for the run and `trials` for each trial: what -> fingerprint. `serial` is the largest number of a
-    message, and `rounds` the last round trained by trial.
+    message, `rounds` the last round trained by trial, and `scores` the number of scores by trial.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
     trials: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     serial: tuple[int, int] = (0, 0)
     rounds: Mapping[str, int] = field(default_factory=dict)
+    scores: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Pinned:
@@ -85,6 +86,11 @@ class Pinned:
         if number + KEPT <= last:
             raise RefusedError(f"round {number} is past: round {last} was trained before.", rule="order")
         return replace(self, rounds={**self.rounds, trial: max(last, number)})
+
+    def scored(self, trial: str, *, most: int) -> Pinned | None:
+        """The same after one more score of a trial; None if it has had `most`."""
+        had = self.scores.get(trial, 0)
+        return None if had >= most else replace(self, scores={**self.scores, trial: had + 1})
 
 
 @dataclass(frozen=True)

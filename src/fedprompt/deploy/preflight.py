@@ -12,7 +12,7 @@ import torch
 
 import fedprompt
 from fedprompt.data.labels import LabelSpace
-from fedprompt.deploy.disclosure import class_counts, releasable
+from fedprompt.deploy.disclosure import class_counts, in_steps, releasable_counts
 from fedprompt.deploy.settings import SiteFile
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
@@ -34,14 +34,15 @@ FIXES = {
 
 
 def hello_answer(experiment: Experiment, client: Client, settings: SiteFile) -> Fields:
-    """The fields of a site's answer to a hello message; counts below the policy's threshold are withheld."""
-    smallest = settings.policy.smallest_count
+    """The fields of a site's answer to a hello message; the policy says which counts leave, and which scores will."""
+    policy, smallest = settings.policy, settings.policy.smallest_count
     return {
         "site": settings.name,
         "versions": versions(),
-        "images": len(client.train) // smallest * smallest,
-        "labels": releasable(class_counts(client.train), smallest),
-        "unreadable": len(experiment.left_out) // smallest * smallest,
+        "images": in_steps(len(client.train), smallest),
+        "labels": releasable_counts(class_counts(client.train), policy),
+        "unreadable": in_steps(len(experiment.left_out), smallest),
+        "scores": policy.released,
         "tests": client.test is not None,
         "time": time.time(),
     }
@@ -86,6 +87,7 @@ def read_report(fields: Fields) -> Fields:
         "labels": counts(fields, "labels"),
         "unreadable": whole(fields, "unreadable", low=0, high=MOST_EXAMPLES),
         "tests": fields["tests"],
+        "scores": text(fields, "scores"),
         "time": number(fields, "time", low=0.0, high=LARGEST),
         "facts": texts(fields, "facts"),
     }

@@ -79,7 +79,8 @@ class SecureMember:
             if number <= state.unmasked():
                 raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
             session = secure.session(number, members, length=length(), nonce=nonce)
-            self._client = SecureClient(int(fields["client"]), session, load_identity(self.folder))
+            identity = load_identity(self.folder)
+            self._client = SecureClient(int(fields["client"]), session, identity, minimum=secure.minimum)
             return Payload.of_message(self._client.share_keys())
         client = self._client
         if client is None or not _same(client.session, secure, number, members, nonce):

@@ -18,7 +18,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import NONE
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
-from fedprompt.experiments.experiment import Experiment
+from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.file_system import read_bytes
@@ -199,6 +199,13 @@ def recipe_for_sites(experiment: Experiment, trial: Trial) -> str:
         "compare": (),
     }
     return recipe.model_copy(update=changed).to_toml()
+
+
+def job_recipes(recipe: Recipe, deployment: Deployment) -> dict[str, str]:
+    """The recipe that the sites of a deployment would receive for each trial, by its name; nobody is asked."""
+    require_rounds(recipe)
+    experiment = assemble(resolve(with_deployment_sites(recipe, deployment)))
+    return {trial.name: recipe_for_sites(experiment.of(trial), trial) for trial in experiment.trials}
 
 
 def recorded_events(folder: Path) -> list[Event]:

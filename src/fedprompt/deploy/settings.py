@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import tomli_w
 from pydantic import Field, field_validator
@@ -28,10 +28,12 @@ WAITING = "waiting.json"  # in a run's folder: the sites that have not answered 
 HOME = "FEDPROMPT_DEPLOYMENT"  # environment variable: the folder of the deployment that a SuperLink serves
 YEAR = 366 * 86_400.0  # seconds; a longer time could only be a slip
 MOST_DELTA = 1e-3
+MORE_SCORES = 20  # of a trial beyond two per round: at its end, and after a resume
 METRICS_PORT = Field(
     None, ge=1, le=65535, description="port of the metrics for Prometheus, on loopback only; if absent, there are none"
 )
 Model = TypeVar("Model", bound=Table)
+Scores = Literal["exact", "rounded", "withheld"]
 
 
 class Deployment(Table):
@@ -107,10 +109,49 @@ class Policy(Table):
         0, ge=0, description="number of sites that may work with the server against this one; raises the threshold"
     )
     smallest_count: int = Field(5, ge=1, description="counts below this are withheld from the server")
+    scores: Scores | None = Field(
+        None,
+        description='what leaves of scores, losses and counts per class: "exact", "rounded" (scores in steps of '
+        'smallest_count images) or "withheld"; if absent, rounded, and withheld with epsilon',
+    )
+    maximum_scores: int | None = Field(
+        None, ge=0, description="most scores that leave in a trial of a run; if absent, twice its rounds and 20"
+    )
+
+    @property
+    def released(self) -> Scores:
+        """What leaves of scores, losses and counts."""
+        return self.scores or ("rounded" if self.epsilon is None else "withheld")
+
+    def most_scores(self, rounds: int) -> int:
+        """The most scores of a trial with so many rounds."""
+        return 2 * rounds + MORE_SCORES if self.maximum_scores is None else self.maximum_scores
 
     def delta_for(self, images: int) -> float:
         """The site's delta for so many training images; no job sets it."""
         return self.delta or min(1 / max(images, 1), MOST_DELTA)
+
+
+class OwnImagesTable(Table):
+    """How a site reads and splits its images; no job changes any of it, so that an image keeps its part in all runs."""
+
+    test_fraction: float = Field(
+        0.25, ge=0, lt=1, description="share of the images drawn for testing, if the folder has no test part"
+    )
+    validation_fraction: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of the training images held out where a job asks for it, if the folder has no validation "
+        "part",
+    )
+    seed: int = Field(0, ge=0, description="seed of both draws; another one moves images between the parts")
+    window: tuple[float, float] | Literal["minmax"] | None = Field(
+        None, description="grey values of black and white, as in a recipe; jobs with another one are refused"
+    )
+    links: bool = Field(default=False, description="follow links that lead out of the folder")
+    unreadable: float = Field(0.05, ge=0, le=1, description="share of the images that may be unreadable and left out")
+    decoders: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the worker")
 
 
 class SiteFile(Table):
@@ -122,9 +163,13 @@ class SiteFile(Table):
     backbone: str = Field("", description="folder of the CLIP at this site; empty: the recipe's backbone")
     device: str = Field("auto", description='"cpu", "cuda" or "auto"')
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
+    batch: int = Field(
+        1, ge=1, le=65_536, description="images or texts per frozen forward pass; 32 is faster on a GPU, not exact"
+    )
     worker: bool = Field(default=True, description="keep the backbone in memory between rounds")
     port: int = Field(9094, ge=1, le=65535, description="port of the SuperNode, on loopback only")
     metrics_port: int | None = METRICS_PORT
+    images: OwnImagesTable = OwnImagesTable()
     roster: Roster = Roster()
     policy: Policy = Policy()
 

@@ -6,23 +6,39 @@ import hashlib
 import logging
 import secrets
 import time
+import traceback
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
-from fedprompt.deploy.disclosure import releasable_score, releasable_total
+from fedprompt.deploy.disclosure import (
+    hides_divergence,
+    releasable_loss,
+    releasable_score,
+    releasable_total,
+    releasable_weight,
+)
+from fedprompt.deploy.hash_chain import DamagedError
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
 from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
-from fedprompt.errors import NotFiniteError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.client import train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
 from fedprompt.federated.rounds import initial_state
-from fedprompt.federated.screening import Limits, RefusedUpdateError, check_personal, check_raw, check_update
+from fedprompt.federated.screening import (
+    Limits,
+    RefusedUpdateError,
+    check_personal,
+    check_raw,
+    check_update,
+    is_finite,
+)
 from fedprompt.federated.secure.masks import MaskedVector
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import state_digest
@@ -44,6 +60,7 @@ from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
+DEEPEST_TRACE = 20  # calls of a traceback in the site's log, the innermost
 _log = logging.getLogger(__name__)
 
 
@@ -71,21 +88,16 @@ class Site:
         """Answer a request, and record it. A failure is answered without any path, file name or label."""
         charges: list[Charged] = []  # at most one: what a training that failed was charged is recorded too
         try:
-            settings = load_site(self.folder)  # read for every request, so that changes take effect at once
-            answer, rule = self._answer(request, settings, charges), ALLOWED
-        except NotFiniteError as error:  # the received state may be poisoned; the server asks whether all sites say so
-            _log.warning("The losses are not finite: %s", error)
-            answer, rule = Payload(DIVERGED), DIVERGED
-        except (RefusedError, RefusedUpdateError) as refusal:
-            _log.warning("Refused a job: %s", refusal)
-            answer, rule = Payload(REFUSED, {"reason": str(refusal)}), refusal.rule
-        except Exception as error:  # its text may hold names, so it stays in the site's own log
-            answer, rule = _failure(error, "A job failed"), "failure"
+            self._audit.check(self._ledger.state)
+            # The settings are read for every request, so that changes take effect at once.
+            answer, rule = self._answer(request, _settings(self.folder), charges), ALLOWED
+        except Exception as error:
+            answer, rule = _refusal(error)
         charged = charges[0] if charges else Charged(None, "")
         try:
-            self._audit.record(request, answer, Verdict(rule, charged.epsilon, charged.hash))
+            self._audit.record(request, answer, Verdict(rule, charged.epsilon, charged.hash, self._ledger.newest))
         except Exception as error:  # what is not recorded does not leave
-            return _failure(error, "The audit trail could not be written")
+            return _refusal(error)[0]
         return answer
 
     def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
@@ -98,6 +110,7 @@ class Site:
             def train(codec: Codec) -> tuple[MaskedVector, bytes]:
                 task = _task(job)
                 update = self._train(task, charges)
+                update = replace(update, num_examples=releasable_weight(update.num_examples, settings.policy))
                 check_update(update, task.shared, Limits(most_examples=codec.most_examples))
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
@@ -107,8 +120,7 @@ class Site:
         if request.kind in (EVALUATE, VALIDATE):
             found = self._score(task) if request.kind == EVALUATE else self._validate(task)
             tested = job.client.test if request.kind == EVALUATE else next(iter(job.client.held_out.values()), None)
-            score = releasable_score(found, tested, settings.policy.smallest_count)
-            return _marked(job, Payload(DONE, {"score": score}))
+            return _marked(job, Payload(DONE, {"score": releasable_score(found, tested, settings.policy)}))
         if request.kind != TRAIN or secure is not None:  # with secure sums, a plain update never leaves the site
             raise RefusedError(f"the job does not allow a request {request.kind!r}.", rule="request")
         started, validation = time.perf_counter(), self._score(task)  # of the received model, which saves a request
@@ -117,7 +129,7 @@ class Site:
         return _marked(job, _train_answer(task, update, validation, seconds=seconds))
 
     def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
-        job = task.job
+        job, hidden = task.job, hides_divergence(task.job.settings.policy)
         charges.append(self._charge(job))
         number = int(job.fields["round"])
         update = train_client(
@@ -127,8 +139,11 @@ class Site:
             shared=task.shared,
             personal=task.personal,
             round_number=number,
-            settings=job.trial.settings,
+            settings=job.trial.settings.model_copy(update={"hides_loss": hidden}),
         )
+        if hidden and not is_finite(update):
+            _log.warning("Round %d of %s diverged; the server is sent no change.", number, job.trial.name)
+            update = replace(update, shared={}, personal=task.personal)
         check_personal(update)
         # The run may go back to any round if it keeps the best one.
         job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
@@ -155,25 +170,29 @@ class Site:
             clip=privacy.clip if privacy is not None and mechanism is not None else 0.0,
             mechanism=mechanism,
         )
-        return self._ledger.charge(training, job.images.train, budget)
+        return self._ledger.charge(training, job.images.train, budget, trail=self._audit.lines)
 
     def _score(self, task: SiteTask) -> Score | None:
         job, client = task.job, task.job.client
-        if client.test is None:
+        if client.test is None or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
-        return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
+            return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
+        return None
 
     def _validate(self, task: SiteTask) -> Score | None:
         """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
         job, client = task.job, task.job.client
-        if not client.held_out:
+        if not client.held_out or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
         columns = job.experiment.plan.keep.columns
-        return replace(found, figures={column: found.figures[column] for column in columns})
+        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
+            found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
+            return replace(found, figures={column: found.figures[column] for column in columns})
+        return None
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
@@ -183,10 +202,32 @@ def _marked(job: Job, answer: Payload) -> Payload:
     return replace(answer, fields={**answer.fields, "facts": facts, "serial": job.fields["serial"]})
 
 
-def _failure(error: Exception, what: str) -> Payload:
+def _settings(folder: Path) -> SiteFile:
+    """The site's settings; RefusedError, as their text stays at the site, if they have a mistake."""
+    try:
+        return load_site(folder)
+    except UserError as error:
+        raise RefusedError("the site's own settings have a mistake; its log says which.", rule="settings") from error
+
+
+def _refusal(error: Exception) -> tuple[Payload, str]:
+    """The answer that reports an error, and its rule. What was not written for the server stays in the site's log."""
+    if isinstance(error, NotFiniteError):  # the received state may be poisoned; the server asks whether all say so
+        _log.warning("The losses are not finite: %s", error)
+        return Payload(DIVERGED), DIVERGED
+    if isinstance(error, DamagedError):
+        cause, error = (
+            error,
+            RefusedError("the site's records are damaged or lost; its log says which.", rule="records"),
+        )
+        error.__cause__ = cause
+    if isinstance(error, RefusedError | RefusedUpdateError):
+        _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
+        return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)
-    _log.error("%s (reference %s)", what, reference, exc_info=error)
-    return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."})
+    lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error, limit=-DEEPEST_TRACE)
+    _log.error("A job failed (reference %s): %s", reference, "".join(lines))
+    return Payload(FAILED, {"reason": f"{type(error).__name__}, reference {reference} in the site's log."}), "failure"
 
 
 def _state_hash(request: Payload) -> str:
@@ -220,11 +261,11 @@ def _task(job: Job) -> SiteTask:
 
 
 def _train_answer(task: SiteTask, update: Update, validation: Score | None, *, seconds: float) -> Payload:
-    job, smallest = task.job, task.job.settings.policy.smallest_count
-    figures = (releasable_score(validation, job.client.test, smallest) or {}).get("figures", {})
+    job, policy = task.job, task.job.settings.policy
+    figures = (releasable_score(validation, job.client.test, policy) or {}).get("figures", {})
     fields = {
-        "num_examples": releasable_total(update.num_examples, smallest),
-        "loss": update.loss,
+        "num_examples": releasable_total(update.num_examples, policy),
+        "loss": releasable_loss(update.loss, policy),
         "seconds": seconds,
         "validation": figures.get(METRICS[job.client.train.space.kind]),
     }

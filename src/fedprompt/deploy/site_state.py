@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import UserError
 from fedprompt.file_system import read_bytes
 from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomic
@@ -23,7 +24,7 @@ class SiteState:
 
     def __init__(self, folder: Path, run: str, trial: str) -> None:
         if not re.fullmatch(r"[0-9a-f]{32}", run):
-            raise UserError("The job's run id is not one; update the server.")
+            raise RefusedError("the job's run id is not one; update the server.", rule="request")
         self.folder = folder / run
         self._prefix = quote(trial, safe="")
 

@@ -16,13 +16,14 @@ import tomli_w
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.demo import DEMO
+from fedprompt.deploy.job_keys import overruled
 from fedprompt.deploy.server_run import Federation, recorded_events, require_rounds
 from fedprompt.deploy.settings import ADMITTED, PROCESS, WAITING, load_deployment
 from fedprompt.deploy.stopped import STOPPED, guessed_reason, read_stopped
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.run import RECIPE
-from fedprompt.records.events import EndEvent, Event, HeaderEvent, RoundEvent, TrialEvent
+from fedprompt.records.events import EndEvent, Event, HeaderEvent, RoundEvent, SitesEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
 from fedprompt.text_files import load_json_object
@@ -44,6 +45,11 @@ def run_on_deployment(recipe: Recipe, folder: Path, out: Path, *, callbacks: Run
         callbacks.on_warning(
             "The recipe names no backbone, so the sites train the tiny CLIP that is embedded for demonstrations; for "
             "images of your own, name one as [backbone] path."
+        )
+    if ignored := overruled(recipe):
+        callbacks.on_warning(
+            f"{', '.join(ignored)}: every site splits and reads its images as its own file says, so these keys of the "
+            "recipe have no effect there."
         )
     return _submit(recipe.to_toml(), folder, out, callbacks)
 
@@ -103,6 +109,7 @@ class _Reporter:
 
     def __init__(self, callbacks: RunCallbacks, known: Sequence[Event]) -> None:
         self._callbacks, self._known, self._trial, self._waiting = callbacks, known, "", ""
+        self._withheld: set[str] = set()
 
     def report(self, events: Sequence[Event]) -> None:
         """Report the events after those that are known."""
@@ -115,7 +122,15 @@ class _Reporter:
                     self._callbacks.on_warning(f"In round {event.round}, {_site(client, events)}{_said(reason)}")
             elif isinstance(event, TrialEvent) and event.status == "running":
                 self._begin(event.trial, events[: number + 1])
+            elif isinstance(event, SitesEvent):
+                self._report_withheld(event)
         self._known = events
+
+    def _report_withheld(self, event: SitesEvent) -> None:
+        names = {name for name, said in event.sites.items() if said.get("scores") == "withheld"} - self._withheld
+        self._withheld |= names
+        for name in sorted(names):
+            self._callbacks.on_warning(f"{name} withholds the scores and losses of its images, as its policy says.")
 
     def report_waiting(self, waiting: Waiting | None) -> None:
         """Report the sites that the run has waited for longer than NOTICE_AFTER, whenever they change."""

@@ -217,7 +217,7 @@ def _span(numbers: Sequence[int]) -> str:
 
 def trial_event(trial: Trial, method: Method, space: LabelSpace, *, rounds: int) -> TrialEvent:
     """The start of a trial; `space` has its class descriptions."""
-    settings = trial.settings.model_dump(exclude={"seed"})
+    settings = trial.settings.model_dump(exclude={"seed", "hides_loss"})
     return TrialEvent(
         trial=trial.name,
         status="running",
@@ -248,6 +248,7 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
     seen = [update for update in record.updates if update.client != AGGREGATE_CLIENT]
     refused = {client: reason for client, reason in record.refused.items() if client != AGGREGATE_CLIENT}
     losses = {update.client: update.loss for update in seen}
+    known = [update.loss for update in record.updates if not math.isnan(update.loss)]  # sites may withhold theirs
     # With pooled sharing, training images travelled instead of updates.
     sizes = {update.client: update.bytes for update in seen if trial.sharing != "pooled"}
     optional = {
@@ -263,7 +264,9 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
         trial=trial.name,
         round=record.number,
         clients=record.clients,
-        loss=fmean(update.loss for update in record.updates) if record.updates else None,
+        loss=fmean(known)
+        if (known := [update.loss for update in record.updates if not math.isnan(update.loss)])
+        else None,
         losses=losses if notes.losses is None else notes.losses,
         bytes_up=sizes if notes.bytes_up is None else notes.bytes_up,
         bytes_down=sum(tensor.nbytes for tensor in record.shared.values()),

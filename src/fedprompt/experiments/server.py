@@ -157,6 +157,7 @@ def _secure_sum(table: ServerTable, privacy: Privacy | None, weighting: Weightin
         weighting=weighting,
         most_examples=table.secure.most_examples,
         privacy=distributed,
+        sends_loss=not isinstance(privacy, SamplePrivacy),  # no epsilon covers it
     )
 
 

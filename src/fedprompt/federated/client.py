@@ -38,10 +38,14 @@ class Client:
 
 
 class TrainSettings(ClientTraining):
-    """How every client trains: the keys of [train] that concern clients, with their defaults, and what is not in it."""
+    """How every client trains: the keys of [train] that concern clients, with their defaults, and what is not in it.
+
+    A client that `hides_loss` does not stop where its loss is not finite: that would tell something about its images.
+    """
 
     privacy: SamplePrivacy | None = None
     seed: int = 0
+    hides_loss: bool = False
 
     def learning_rate(self, round_number: int) -> float:
         """Learning rate of a global round 1..rounds: `lr` in the first one; by `cosine` it is near 0 in the last."""
@@ -175,7 +179,7 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
 
 
 def _finite(loss: float, local: LocalEpoch) -> float:
-    if not math.isfinite(loss):
+    if not (math.isfinite(loss) or local.settings.hides_loss):
         raise NotFiniteError(
             f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
             f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."

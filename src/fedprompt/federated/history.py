@@ -96,5 +96,9 @@ class History:
 
 
 def _losses(updates: Sequence[Update]) -> list[float]:
-    """The losses of single clients: in that of a secure sum, one client can say anything for all."""
-    return [update.loss for update in updates if update.client != AGGREGATE_CLIENT and math.isfinite(update.loss)]
+    """The losses of single clients, if most of them give one; else none, as a few clients could say anything for all.
+
+    A secure sum has one loss for all, which a single client can set.
+    """
+    known = [update.loss for update in updates if update.client != AGGREGATE_CLIENT and math.isfinite(update.loss)]
+    return known if 2 * len(known) > len(updates) else []

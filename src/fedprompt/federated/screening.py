@@ -103,8 +103,8 @@ def check_update(update: Update, shared: State, limits: Limits = Limits()) -> No
     count = update.num_examples
     if type(count) is not int or not 1 <= count <= limits.most_examples:
         raise RefusedUpdateError("weight", f"1 to {limits.most_examples} training examples are accepted.")
-    unknown = update.client == AGGREGATE_CLIENT and update.loss != update.loss  # a secure sum with noise has no loss
-    if type(update.loss) is not float or not (math.isfinite(update.loss) or unknown):
+    # NaN: a secure sum with noise has no loss, and a site may withhold its own
+    if type(update.loss) is not float or math.isinf(update.loss):
         raise NotFiniteUpdateError("loss", "the training loss is not a finite number.")
     for name, tensor in update.shared.items():
         own = _known(name, shared)
@@ -123,6 +123,11 @@ def check_personal(update: Update) -> None:
     """Raise a RefusedUpdateError if a personal tensor of an update is not finite: its client must not keep it."""
     for name, tensor in update.personal.items():
         _check_finite(name, tensor)
+
+
+def is_finite(update: Update) -> bool:
+    """Whether all numbers of an update's tensors are finite, shared and personal ones."""
+    return all(bool(tensor.isfinite().all()) for tensor in (*update.shared.values(), *update.personal.values()))
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

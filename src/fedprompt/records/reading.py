@@ -28,6 +28,7 @@ from fedprompt.records.events import (
     RoundEvent,
     SampleEvent,
     ScoreEvent,
+    SitesEvent,
     TrialEvent,
     ValidationEvent,
     parse_event,
@@ -142,7 +143,8 @@ class Run:
 
     `sessions` are the seconds from each start or resume of the run to its end; one that was killed is not among them.
     `budgets` say by trial how many rounds fit into its time, if it has a limit. `files` are the Parquet files with the
-    long fields of the last scores, by trial and split.
+    long fields of the last scores, by trial and split. `scores_of_sites` says by site whether its scores are "exact",
+    "rounded" or "withheld".
     """
 
     header: HeaderEvent
@@ -155,6 +157,7 @@ class Run:
     mistakes: tuple[MistakesEvent, ...] = ()
     budgets: Mapping[str, BudgetEvent] = field(default_factory=dict)
     files: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    scores_of_sites: Mapping[str, str] = field(default_factory=dict)
 
     def interval(self, trial: TrialRecord, column: str, against: TrialRecord | None = None) -> IntervalEvent | None:
         """The 95% interval of a figure, or of its difference to another trial; None if it was not recorded."""
@@ -254,6 +257,12 @@ def read_run(run_folder: Path) -> Run:
         mistakes=tuple(mistakes.values()),
         budgets={event.name: event for event in _all(BudgetEvent, events)},
         files={key: names for key, found in files.items() for names in found.values()},
+        scores_of_sites={
+            name: str(said.get("scores", ""))
+            for event in _all(SitesEvent, events)
+            for name, said in event.sites.items()
+            if isinstance(said, dict)
+        },
     )
 
 

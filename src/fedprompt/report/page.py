@@ -31,6 +31,7 @@ from fedprompt.report.tables import (
     interval_note,
     interval_rows,
     privacy_text,
+    scores_text,
     selected_clients,
     selection_rows,
 )
@@ -189,7 +190,7 @@ def title(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Clients, rounds, upload and privacy in one paragraph.
+    """Clients, rounds, upload, privacy and what sites withhold in one paragraph.
 
     Empty before the first round, and if the main method is not trained.
     """
@@ -206,6 +207,8 @@ def summary(run: Run) -> str:
         text += f". A client uploads {size_text(main.bytes_up)} per round on average"
     if spent := privacy_text(main):
         text += f". {spent}"
+    if said := scores_text(run):
+        text += f". {said}"
     return f"{text}."
 
 

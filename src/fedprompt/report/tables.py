@@ -255,3 +255,13 @@ def privacy_text(trial: TrialRecord) -> str:
         return ""
     whom = {"client": "client", "sample": "training image"}.get(last.protects, last.protects)
     return f"Differential privacy per {whom}: epsilon {last.epsilon:.2f} at delta {last.delta:g}"
+
+
+def scores_text(run: Run) -> str:
+    """Which sites withhold or round the scores of their images; empty in a simulation, and where all are exact."""
+    said = []
+    for kind, how in (("withheld", "do not leave"), ("rounded", "are rounded")):
+        if names := sorted(name for name, scores in run.scores_of_sites.items() if scores == kind):
+            what = "scores and losses" if kind == "withheld" else "scores"
+            said.append(f"by the policy of {', '.join(names)}, {what} of the images there {how}")
+    return "; ".join(said)[:1].upper() + "; ".join(said)[1:]

@@ -26,7 +26,7 @@ FIGURE = re.compile(r"[a-z0-9_]{1,40}")
 
 @dataclass(frozen=True)
 class TrainAnswer:
-    """An update with what a site reports beside it; `validation` is NaN where the site has no score."""
+    """An update with what a site reports beside it; `validation` is NaN where the site gives no score."""
 
     update: Update
     validation: float
@@ -42,14 +42,14 @@ def train_answer(client: int, answer: Payload, shared: State, upload: Upload) ->
         num_examples=whole(fields, "num_examples", low=1, high=MOST_EXAMPLES),
         shared=decode_change(answer.tensors, shared, upload),
         personal={},
-        loss=number(fields, "loss", low=-LARGEST, high=LARGEST),
+        loss=number_or_nan(fields, "loss", low=-LARGEST, high=LARGEST),
         seconds=number(fields, "seconds", low=0.0, high=LONGEST_TIME),
     )
     return TrainAnswer(update, number_or_nan(fields, "validation"), answer.size)
 
 
 def score_answer(name: str, answer: Payload) -> Score | None:
-    """The answer to a request to evaluate; None from a site without test images."""
+    """The answer to a request to evaluate; None from a site that has no test images, or withholds scores."""
     fields = answer.fields.get("score")
     if fields is None:
         return None
@@ -77,9 +77,9 @@ def number(fields: Fields, name: str, *, low: float, high: float) -> float:
     return float(value)
 
 
-def number_or_nan(fields: Fields, name: str, *, high: float = 1.0) -> float:
-    """A number in [0, high], NaN for one that is absent."""
-    return math.nan if fields.get(name) is None else number(fields, name, low=0.0, high=high)
+def number_or_nan(fields: Fields, name: str, *, low: float = 0.0, high: float = 1.0) -> float:
+    """A number in [low, high], NaN for one that is withheld."""
+    return math.nan if fields.get(name) is None else number(fields, name, low=low, high=high)
 
 
 def whole(fields: Fields, name: str, *, low: int, high: int) -> int:

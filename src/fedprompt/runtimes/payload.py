@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedprompt.errors import NotFiniteError, UserError
-from fedprompt.text_files import json_text, load_json_object
+from fedprompt.text_files import DEEPEST, json_text, load_json_object
 
 Fields = Mapping[str, Any]  # JSON values: numbers, strings, lists and tables
 
@@ -21,6 +21,7 @@ MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way 
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 DIVERGED = "diverged"  # an answer: with the state that was sent, the site's losses or scores are not finite
 MALFORMED = "malformed"  # a request that could not be read
+LONGEST_REASON = 500  # characters of a site's reason that are shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Payload:
         """Read what `to_bytes` wrote; raises UserError if it is anything else."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
-            header = load_json_object(content[8:end])
+            header = load_json_object(content[8:end], deepest=DEEPEST + 1)  # the fields may have DEEPEST levels
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
                 tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])
@@ -92,5 +93,5 @@ def done(answer: Payload | str) -> Payload:
 
 def reason(answer: Payload) -> str:
     """The reason that an answer gives, cut short, without control characters: a site wrote it."""
-    said = str(answer.fields.get("reason", ""))[:200]
+    said = str(answer.fields.get("reason", ""))[:LONGEST_REASON]
     return "".join(character if character.isprintable() else "?" for character in said)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -102,8 +102,10 @@ def _strange(table: Table, cells: Sequence[str], declared: Mapping[str, str], mi
 
 def _refuse_splits_elsewhere(table: Table) -> None:
     for name in table.columns:
-        cells = {_text(cell) for cell in table.column(name)} if name not in KNOWN else set()
-        if len({read_name(cell).word for cell in cells if is_split(cell)}) > 1 and all(map(is_split, cells)):
+        if name in KNOWN or not all(is_split(_text(row.cells.get(name))) for row in table.rows):
+            continue
+        cells = {_text(cell) for cell in table.column(name)}
+        if len({read_name(cell).word for cell in cells}) > 1:
             raise UserError(
                 f"The column {name!r} of {table.path} says {listed(cells)}, and there is no column 'split'; give "
                 f"{data_setting('columns.split', name)}, or drop that column."
@@ -114,13 +116,13 @@ def read_images(
     rows: SplitRows,
     place: ImagePlace,
     *,
-    contents: Sequence[Hashable],
+    content: Callable[[int], Hashable],
     mistakes: Mistakes,
     on_step: OnStep | None = None,
 ) -> ImageRows:
     """Understand the columns `image` and `domain`; what is wrong is noted in `mistakes`.
 
-    `contents` is what two rows of one image should agree in.
+    `content` of a row of the table is what two rows of one image should agree in.
     """
     table = rows.table
     cells = ["" if is_missing(cell) or not isinstance(cell, str) else cell.strip() for cell in table.column("image")]
@@ -141,7 +143,7 @@ def read_images(
     remarks = []
     if place.repeats == "refuse":
         splits = [rows.splits[row] if rows.splits else "" for row in named]
-        repeated_images(located.files, lines, [contents[row] for row in named], splits, mistakes=mistakes)
+        repeated_images(located.files, lines, lambda place: content(named[place]), splits, mistakes=mistakes)
     elif twice := len(located.files) - len(set(located.files)):
         remarks.append(f"{table.path}: {twice:,} rows of images that another row has too are kept, as `repeats` says.")
     domains = [_text(cell) for cell in table.column("domain")]

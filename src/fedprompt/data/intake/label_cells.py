@@ -7,6 +7,7 @@ in another cell. What may be read in two ways is refused, with the option that s
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import math
 import re
@@ -253,9 +254,12 @@ def truth(cell: object, *, threshold: float | None = None) -> int | None:
 
     With a `threshold`, any finite number counts, as 1 from there on.
     """
-    if is_missing(cell):
-        return UNKNOWN
-    text = str(cell).strip().lower()
+    return UNKNOWN if is_missing(cell) else _truth_of_text(str(cell), threshold)
+
+
+@functools.lru_cache(maxsize=1024)  # a table of many labels has millions of cells with few values
+def _truth_of_text(cell: str, threshold: float | None) -> int | None:
+    text = cell.strip().lower()
     if text in WORDS:
         return WORDS[text]
     if threshold is None:
@@ -288,7 +292,8 @@ def truth_columns(
                 fix = "" if threshold is not None else f"; give {data_setting('threshold', 0.5)} if these are scores"
                 mistakes.add(f"{row[name]!r} is neither 1, 0, -1 nor blank{fix}", line=line, column=name)
         table.append([UNKNOWN if mark is None else mark for mark in marks])
-    texts = {re.sub(r"\.0*$", "", str(row[name]).strip().lower()) for row in rows for name in names}
+    cells = {str(row[name]) for row in rows for name in names}
+    texts = {re.sub(r"\.0*$", "", cell.strip().lower()) for cell in cells}
     if threshold is None and {"1", "-1"} <= texts and not texts & {"0", "false"}:
         mistakes.add("values are 1 and -1 and never 0, and -1 says that a label is unknown; write 0 where it is absent")
     return table

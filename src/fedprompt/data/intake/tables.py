@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,23 @@ LINES_OF_JSON = (".jsonl", ".ndjson")
 LARGEST_TABLE = 1 << 30  # bytes
 MOST_COLUMNS = 100_000
 MOST_CELLS = 50_000_000  # of a table, or keys of all JSON lines; a table of ImageNet's 14 million images has 42 million
+
+
+@dataclass(frozen=True, eq=False)
+class CsvCells(Mapping[str, object]):
+    """The cells of one row by the names of their columns; all rows share `places`, the position of each column."""
+
+    places: Mapping[str, int]
+    cells: Sequence[str]
+
+    def __getitem__(self, name: str) -> object:
+        return self.cells[self.places[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,8 @@ class Table:
             if name not in self.columns:
                 mistakes.add(f"`ignore` names {name!r}, and there is no such column{did_you_mean(name, self.columns)}")
         mistakes.check(fix="name columns of the table")
+        if not names:
+            return self
         rows = (
             replace(row, cells={own: cell for own, cell in row.cells.items() if own not in names}) for row in self.rows
         )
@@ -154,7 +173,8 @@ def _csv_table(path: Path, text: str, about: tuple[str, tuple[str, ...]], mistak
         left_out.append(f"{path}: empty cells after the last column are left out, in line {wider[0]} for one.")
     names = tuple(normal_name(head[place]) for place in kept)
     _check_head(path, line, names)
-    rows = (Row(number, dict(zip(names, (cells[place] for place in kept), strict=True))) for number, cells in rest)
+    places = dict(zip(names, kept, strict=True))  # one for all rows: a dictionary per row takes five times the memory
+    rows = (Row(number, CsvCells(places, cells)) for number, cells in rest)
     form = f"a table with {DELIMITERS.get(delimiter, repr(delimiter))} in {about[0]}"
     return Table(path, names, tuple(rows), form, (*about[1], *left_out))
 
@@ -170,7 +190,7 @@ def _fitting(
             fix = "add or drop some, or put quotes around a cell with the delimiter in it"
             mistakes.add(f"there are {len(cells)} cells, not {width}, the last one {last!r}", line=line, fix=fix)
             continue
-        fitting.append((line, cells[:width]))
+        fitting.append((line, cells if len(cells) == width else cells[:width]))
         wider += [line] * (len(cells) > width)
     return fitting, wider
 
@@ -216,7 +236,7 @@ def _check_cells(path: Path, count: int) -> None:
 
 def _columns(path: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[int], list[str]]:
     """Places of the columns that count, and remarks on those that do not."""
-    own = [list(cells) for cells in rows if len(cells) == len(head)]
+    own = [cells for cells in rows if len(cells) == len(head)]
     kept = list(range(len(head)))
     remarks = []
     while kept and not head[kept[-1]] and not any(cells[kept[-1]] for cells in own):
@@ -265,9 +285,11 @@ def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> 
         if count > 1:
             mistakes.add(f"it has two columns for {name!r}", fix="rename one of them")
     mistakes.check()
-    rows = (Row(row.line, {ours.get(name, name): cell for name, cell in row.cells.items()}) for row in table.rows)
     remarks = (f"{table.path}: the images are those of the column {taken!r}.",) if taken else ()
-    return replace(table, columns=names, rows=tuple(rows), remarks=(*table.remarks, *remarks))
+    rows = table.rows
+    if names != table.columns:
+        rows = tuple(Row(row.line, {ours.get(name, name): row.cells[name] for name in row.cells}) for row in rows)
+    return replace(table, columns=names, rows=rows, remarks=(*table.remarks, *remarks))
 
 
 def _image_column(table: Table) -> str:
@@ -306,12 +328,15 @@ def left_out_columns(names: Sequence[str], *, place: Path) -> tuple[str, ...]:
 def repeated_images(
     images: Sequence[str],
     lines: Sequence[int],
-    contents: Sequence[Hashable],
+    content: Callable[[int], Hashable],
     splits: Sequence[str],
     *,
     mistakes: Mistakes,
 ) -> None:
-    """Note every row of an image that has another one: the same again, other labels, or another split."""
+    """Note every row of an image that has another one: the same again, other labels, or another split.
+
+    `content` of a row is what two rows of one image should agree in.
+    """
     first: dict[str, int] = {}
     for row, image in enumerate(images):
         before = first.setdefault(image, row)
@@ -320,7 +345,7 @@ def repeated_images(
         where = f"{image!r} already stands in line {lines[before]}"
         if splits[row] != splits[before]:
             where += f", in {splits[before]} and not in {splits[row]}"
-        elif contents[row] != contents[before]:
-            where += f", with {contents[before]!r} and not {contents[row]!r}"
+        elif content(row) != content(before):
+            where += f", with {content(before)!r} and not {content(row)!r}"
         fix = f"keep one of the rows, or allow them with {data_setting('repeats', 'allow')}"
         mistakes.add(where, line=lines[row], column="image", fix=fix)

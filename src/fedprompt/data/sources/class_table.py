@@ -82,7 +82,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         cells = rows.table.column("label")
         contents = [normal_name(str(cell)) for cell in cells]
         place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        found = read_images(rows, place, content=contents.__getitem__, mistakes=mistakes, on_step=on_step)
         listed = _class_list(path, classes)
         targets = _targets(rows.table, listed, mistakes, separator=separator)
     mistakes.check(fix=FIX)

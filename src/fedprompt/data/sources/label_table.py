@@ -105,9 +105,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
         rows = read_splits(table, splits, mistakes=mistakes)
-        contents = [_content(row) for row in rows.table.rows]
         place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
-        found = read_images(rows, place, contents=contents, mistakes=mistakes, on_step=on_step)
+        own = rows.table.rows
+        found = read_images(rows, place, content=lambda row: _content(own[row]), mistakes=mistakes, on_step=on_step)
         listed = _class_list(path, classes)
         labels = _read_labels(rows.table, listed, mistakes, separator=separator, threshold=threshold)
     mistakes.check(fix=FIX)
@@ -115,7 +115,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         raise UserError(f"The table {path} has no labels; add some.")
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
-    group = [""] * len(contents)
+    group = [""] * len(own)
     drawn = draw_independent_splits(found.files, group, test_fraction=test_fraction, seed=seed, contents=copies)
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)

@@ -30,6 +30,7 @@ from fedprompt.deploy.rehearsal.site_changes import (
     other_image,
     policy,
     training_images,
+    undivided_images,
 )
 from fedprompt.deploy.secure_member import secure_sum_of_job
 from fedprompt.federated.secure.envelope import SERVER, Envelope
@@ -37,7 +38,7 @@ from fedprompt.federated.secure.secure_client import SecureClient
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.session import Identity
 from fedprompt.federated.secure.vector import vector_length
-from fedprompt.runtimes.payload import DONE, HELLO, MASKED_INPUT, MESSAGE, SHARE_KEYS, TRAIN
+from fedprompt.runtimes.payload import DONE, EVALUATE, HELLO, MASKED_INPUT, MESSAGE, SHARE_KEYS, TRAIN, Payload
 from fedprompt.runtimes.tensor_codec import decode
 
 BUDGET, NOISE = 6.0, 1.0  # epsilon of the site's policy, which a few trainings with this noise reach
@@ -101,6 +102,7 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
     sample = privacy("sample", noise=NOISE)
     with policy(folder, epsilon=BUDGET):
         trained = [server.ask(site, TRAIN, run, change=sample)]
+        silent = _without_figures(trained[0], server.ask(site, EVALUATE, run, change=sample))
         cases: Sequence[tuple[str, str, str, Change]] = (
             ("4: the same run with noise 1000", run, "pinned recipe", privacy("sample", noise=1000.0)),
             ("5: delta = 0.9999", new_run(), "delta", privacy("sample", noise=NOISE, delta=0.9999)),
@@ -117,7 +119,17 @@ def budgets(server: LyingServer, site: str) -> list[Outcome]:
         # Plain trainings have no epsilon; their images are counted from when there is a budget.
         spent = max((epsilon for entry in read_audit(folder) if (epsilon := entry.fields["epsilon"])), default=0.0)
     happened = f"{last.happened} after {len(trained) - 1} trainings; epsilon {spent:.2f} of {BUDGET:g}"
-    return [*found, Outcome(last.attack, T2, happened, held=last.held and len(trained) > 1 and 0 < spent <= BUDGET)]
+    held = last.held and len(trained) > 1 and 0 < spent <= BUDGET
+    return [*found, silent, Outcome(last.attack, T2, happened, held)]
+
+
+def _without_figures(trained: Payload, tested: Payload) -> Outcome:
+    """Whether a training and a score beside a privacy budget are answered without any figure of the images."""
+    given = [name for name in ("loss", "validation") if trained.fields.get(name) is not None]
+    given += ["score"] * (tested.fields.get("score") is not None)
+    happened = f"it sends {', '.join(given) or 'no score and no loss'}, and an update with noise"
+    held = not given and (tested.kind, trained.kind) == (DONE, DONE)
+    return Outcome("exact losses and scores beside a privacy budget", T2, happened, held)
 
 
 def secure_sums(server: LyingServer, site: str) -> list[Outcome]:
@@ -127,6 +139,9 @@ def secure_sums(server: LyingServer, site: str) -> list[Outcome]:
     fields = {"members": pair, "nonce": secrets.token_hex(8)}
     short = server.ask(site, SHARE_KEYS, new_run(), change=SECURE_SUM, **fields)
     found = [server.judge("1: the site is told that there are two members", site, short, ("secure",))]
+    twice = {"members": [*pair, pair[-1]], "nonce": secrets.token_hex(8)}
+    repeated = server.ask(site, SHARE_KEYS, new_run(), change=SECURE_SUM, **twice)
+    found.append(server.judge("1: a list of members with a site twice", site, repeated, ("secure",)))
     plain = server.ask(site, TRAIN, new_run(), change=SECURE_SUM)
     found.append(server.judge("1: a plain update in a job of secure sums", site, plain, ("request",)))
     return [*found, _made_up_members(server, site, clients, own)]
@@ -174,12 +189,53 @@ def images_that_leave_no_trace(server: LyingServer, site: str) -> list[Outcome]:
     return [*found, Outcome("9, 10: a pipe and 2^60 pixels among its images", T4, happened, answered)]
 
 
+def splits_and_scores(server: LyingServer, site: str) -> list[Outcome]:
+    """Jobs that choose which images are tested, and what scores tell: which images a model gets right, and counts."""
+    folder, found = server.folders[site], []
+    sites, others = list(server.folders), [f"{name}-other" for name in server.folders]
+    splits: Sequence[Change] = (
+        {},
+        {"data.test_fraction": 0.9, "data.seed": 7},
+        {"data.test_fraction": 0.0, "seed": 9, "data.validation_fraction": 0.9},
+        {"evaluate.held_out": 0.5, "partition.sites": sorted([*sites, *others])},
+    )
+    with undivided_images(folder):
+        said = [
+            server.ask(site, EVALUATE, new_run(), change=split, client=_client(split, sites, site)) for split in splits
+        ]
+        scores = [answer.fields.get("score") for answer in said]
+        rule = {"partition": {"rule": "by_domain", "shots": 1}}
+        chosen = server.ask(site, TRAIN, new_run(), change=rule)
+        found.append(server.judge("a job that chooses training images by a partition", site, chosen, ("partition",)))
+    same = all(answer.kind == DONE for answer in said) and scores.count(scores[0]) == len(scores)
+    happened = f"{'one score' if same else 'several scores'} of one model under {len(splits)} splits"
+    found.append(Outcome("scores under splits that the job names", T2, happened, same))
+    return [*found, _rounded_score(server, site)]
+
+
+def _client(split: Change, sites: Sequence[str], site: str) -> int:
+    named = split.get("partition.sites", sites)
+    assert isinstance(named, Sequence)
+    return sorted(named).index(site)
+
+
+def _rounded_score(server: LyingServer, site: str) -> Outcome:
+    score = server.ask(site, EVALUATE, new_run()).fields.get("score") or {}
+    total, figures = score.get("num_examples", 1), score.get("figures", {})
+    right = figures.get("accuracy", 0.5) * total
+    whole = total % SMALLEST == 0 and abs(right - round(right / SMALLEST) * SMALLEST) < 1e-6
+    alone = not any(one is not None for one in (figures.get("macro_f1"), *score.get("per_class", ())))
+    happened = f"{right:g} of {total} images right, {'no other figure' if alone else 'and further figures'}"
+    return Outcome("14: a score that counts the images of a class", T1, happened, whole and alone)
+
+
 ATTACKS: Sequence[Callable[[LyingServer, str], list[Outcome]]] = (
     order_and_facts,
     jobs_beyond_the_policy,
     secure_sums,
     budgets,
     images_that_leave_no_trace,
+    splits_and_scores,
 )
 
 

@@ -30,6 +30,21 @@ def policy(folder: Path, **changes: object) -> Iterator[None]:
 
 
 @contextmanager
+def undivided_images(folder: Path) -> Iterator[None]:
+    """A site whose folder does not say for a while which images are for testing."""
+    site, whole = load_site(folder), folder / "undivided"
+    for image in Path(site.data).rglob("*.png"):
+        (whole / image.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image, whole / image.parent.name / image.name)
+    save(folder / SITE, site.model_copy(update={"data": str(whole)}))
+    try:
+        yield
+    finally:
+        save(folder / SITE, site)
+        shutil.rmtree(whole)
+
+
+@contextmanager
 def other_image(folder: Path) -> Iterator[None]:
     """A site one of whose training images is another for a while."""
     first, second = training_images(folder)[:2]

@@ -42,12 +42,14 @@ CHANNEL, MASKING, SEED = (slice(place * KEY_BYTES, (place + 1) * KEY_BYTES) for 
 class SecureClient:
     """One client in one round; `number` is its client id and `identity` its key in `session.members`.
 
-    Raises RefusedUpdateError if the session does not have it as a member, or could not protect it.
+    It helps to unmask no sum of fewer than `minimum` clients. Raises RefusedUpdateError if the session does not have it
+    as a member, or could not protect it.
     """
 
-    def __init__(self, number: int, session: Session, identity: Identity) -> None:
+    def __init__(self, number: int, session: Session, identity: Identity, *, minimum: int = 2) -> None:
         self.number = number
         self.session = session
+        self.minimum = minimum
         self._identity = identity
         self._exchange = exchange_private(identity.private)
         self._next: Step | None = "share_keys"
@@ -164,6 +166,8 @@ class SecureClient:
     def _check_threshold(self, count: int) -> None:
         if count < self.session.threshold:
             self._refuse(f"{count} clients are fewer than the threshold of {self.session.threshold}")
+        if count < self.minimum:
+            self._refuse(f"a sum over {count} clients would be below its minimum of {self.minimum}")
 
     def _take_step(self, step: Step, *, following: Step | None) -> None:
         """Every step happens once and in order; after a refusal this client takes no further step."""

@@ -23,7 +23,8 @@ class SecureSum:
     a `SecureServer`; `simulation.simulate` runs both in one process. `identities` are the clients' public identity
     keys, and `job` is what else all must agree on. A site sets `minimum`, the least number of clients in a round, and
     `colluders`, the number of them that may work with the server; both only raise the threshold or refuse a round.
-    With `privacy` every client adds its share of noise before masking.
+    With `privacy` every client adds its share of noise before masking. Where not `sends_loss`, losses stay at the
+    clients.
     """
 
     share: float = 2 / 3
@@ -36,6 +37,7 @@ class SecureSum:
     minimum: int = 2
     colluders: int = 0
     privacy: DistributedPrivacy | None = None
+    sends_loss: bool = True
 
     def __post_init__(self) -> None:
         if not 0.5 < self.share <= 1:
@@ -45,7 +47,7 @@ class SecureSum:
 
     def codec(self, clients: int) -> Codec:
         """How this many clients encode their changes."""
-        return Codec(self.clip, max(clients, 1), self.weighting, self.most_examples, self.privacy)
+        return Codec(self.clip, max(clients, 1), self.weighting, self.most_examples, self.privacy, self.sends_loss)
 
     def session(self, round_number: int, clients: Sequence[int], *, length: int, nonce: str = "") -> Session:
         """What these clients and the server agree on before a round.
@@ -57,7 +59,9 @@ class SecureSum:
             if client not in self.identities:
                 raise RefusedUpdateError("secure", f"the identity key of client {client} is unknown.")
         threshold = threshold_of(self.share, count, colluders=self.colluders)
-        if count < self.minimum or len(set(clients)) < count:
+        if len(set(clients)) < count:
+            raise RefusedUpdateError("secure", "the list of members names a site twice.")
+        if count < self.minimum:
             raise RefusedUpdateError(
                 "secure", f"{count} clients are fewer than the minimum of {self.minimum} in a secure sum."
             )

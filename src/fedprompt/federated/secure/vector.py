@@ -31,7 +31,7 @@ class Codec:
     Every client first clips its change to the L2 norm `clip`, since nobody can do that later. No sum of `clients`
     vectors of weight `heaviest` wraps around, and the quantisation `step` is as small as that allows. With `privacy`
     the step is that of its noise, numbers are rounded towards zero, so that no norm grows, and the loss stays at the
-    client.
+    client. So it does where not `sends_loss`.
     """
 
     clip: float
@@ -39,6 +39,7 @@ class Codec:
     weighting: Weighting = "uniform"
     most_examples: int = 10_000
     privacy: DistributedPrivacy | None = None
+    sends_loss: bool = True
 
     def __post_init__(self) -> None:
         if not self.clip > 0 or self.digits < 20:
@@ -71,7 +72,8 @@ class Codec:
         """Weight, weighted loss and weighted changes, [2 + N]; the update must have passed `screen`."""
         weight = 1 if self.weighting == "uniform" else update.num_examples
         factor = clip_factor(change_norm(update, shared), self.clip)
-        numbers = [torch.tensor([min(max(update.loss, -self.clip), self.clip)], dtype=torch.float64)]
+        loss = min(max(update.loss, -self.clip), self.clip) if self.sends_loss else 0.0
+        numbers = [torch.tensor([loss], dtype=torch.float64)]
         for name in sorted(shared):
             before = shared[name]
             after = update.shared.get(name, before)
@@ -93,7 +95,7 @@ class Codec:
     def decode(self, total: MaskedVector, shared: State, *, seconds: float) -> Update:
         """The mean update of the clients in a sum; its `num_examples` is their total weight.
 
-        Its loss is NaN with `privacy`.
+        Its loss is NaN where clients send none.
         """
         signed = torch.from_numpy(total.view(np.int64).copy())
         weight = int(signed[0])
@@ -112,7 +114,7 @@ class Codec:
             before = shared[name]
             state[name] = _moved(before, mean[place : place + before.numel()])
             place += before.numel()
-        loss = float(mean[0]) if self.privacy is None else math.nan
+        loss = float(mean[0]) if self.sends_loss and self.privacy is None else math.nan
         return Update(AGGREGATE_CLIENT, weight, state, {}, loss, seconds)
 
 
