@@ -108,7 +108,7 @@ run = fp.read_run("runs/hospitals")
 run.rounds[["round", "clients", "loss", "bytes_up"]]
 
 # %% [markdown]
-# The server never saw an image: the accuracy is what the sites measured on their own test images.
+# The server never saw an image: the accuracy is what the sites measured on their own test images, rounded as their policy says.
 
 # %%
 run.scores[["round", "client", "metric", "images", "value"]].round(3)
