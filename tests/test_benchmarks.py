@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
+from benchmarks.coverage import coverage
 from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
 from benchmarks.predicting import predicting
@@ -73,3 +74,11 @@ def test_predicting_is_measured_beside_the_tower_alone():
 def test_a_section_replaces_only_itself():
     page = put(put("# Title\n", "one", "old"), "two", "kept")
     assert put(page, "one", "new \\1") == page.replace("old", "new \\1")
+
+
+def test_coverage_is_a_share_of_the_simulated_test_sets(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("benchmarks.coverage.KNOWN", 40)
+    found = coverage(sets=4)
+    assert len(found) == 16
+    assert all(value in (0, 25, 50, 75, 100) for value in found.values())
+    assert sum(found.values()) / len(found) > 70

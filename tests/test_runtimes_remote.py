@@ -72,7 +72,7 @@ BAD: dict[str, Callable[[Payload], Payload | str]] = {
     "fields": reworded(num_examples="4"),
     "true": reworded(num_examples=True),
     "loss": reworded(loss=float("nan")),
-    "none": reworded(loss=None),
+    "none": reworded(seconds=None),
     "score": reworded(validation={"a": 1}),
     "kind": lambda payload: replace(payload, kind="x" * 10_000),
 }

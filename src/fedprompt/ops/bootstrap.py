@@ -51,8 +51,8 @@ def replicate_mean_average_precision(
     if not len(known) or not len(some):
         return drawn
     spread = np.sqrt(np.mean(some / np.maximum(some - 1, 1)))
-    moved: Floats = np.clip(figure + spread * (drawn - known.mean()), 0.0, 1.0)
-    return moved
+    centred: Floats = figure + spread * (drawn - known.mean())
+    return centred.clip(0.0, 1.0)
 
 
 def _draws(images: int, replicates: int, generator: Generator) -> Iterator[NDArray[np.int64]]:
