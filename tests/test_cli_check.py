@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fedprompt.cli.console import ProgressLines, plain_console
+from fedprompt.api.progress import ProgressLines, plain_console
 from fedprompt.config.registry import SOURCES
 from fedprompt.records.reading import read_run
 from test_cli import call

@@ -21,6 +21,7 @@ from fedprompt.config.registry import (
     SERVER_OPTIMIZERS,
     SOURCES,
 )
+from fedprompt.config.settings import apply_settings, setting
 from fedprompt.config.values import LARGEST, LARGEST_INTEGER, Infinity, table_in
 from fedprompt.deploy.settings import Deployment, SiteFile
 from fedprompt.errors import UserError
@@ -187,3 +188,24 @@ def test_one_value_that_fits_no_type_of_its_key_is_one_mistake() -> None:
         parse_recipe(RECIPE, ["descriptions.conditions={a=1}"])
     assert "[descriptions] conditions = {'a': 1} is not accepted" in str(caught.value)
     assert "more mistake" not in str(caught.value)
+
+
+def test_a_setting_made_of_a_value_is_read_as_that_value() -> None:
+    for value in (
+        3,
+        0.001,
+        True,
+        "a = 'b' \"c\"",
+        "two\nlines",
+        [1, "b"],
+        {"lr": [0.1, 0.2], "a key": {"b": 1}},
+        (),
+        {},
+    ):
+        tables: dict[str, object] = {}
+        apply_settings(tables, [setting("place.key", value)], keys=())
+        assert tables == {"place": {"key": list(value) if isinstance(value, tuple) else value}}
+    with pytest.raises(UserError, match="is no value of a recipe"):
+        setting("train.lr", None)
+    with pytest.raises(UserError, match="is no value of a recipe"):
+        setting("tuning.grid", {"lr": [object()]})

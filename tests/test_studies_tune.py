@@ -24,7 +24,9 @@ from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
-from fedprompt.studies.tune import GRID, Result, Rounds, make_tuning, plan_rounds, ranked, rounds_in, trainable
+from fedprompt.studies.tune import GRID, Wanted, make_tuning
+from fedprompt.studies.tune_results import Result, ranked, result_rows, trainable
+from fedprompt.studies.tune_rounds import Rounds, plan_rounds, rounds_in
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
@@ -128,13 +130,14 @@ def test_the_first_of_equal_rates_is_kept_and_methods_are_ranked_by_their_best()
 
 def test_a_rate_is_taken_only_if_the_held_out_images_can_tell_it_from_the_default() -> None:
     table = SimpleNamespace(title="x")
-    noise = Result(table, "FedVPT", (0.165, 0.147, 0.126), default=1, sure=False, images=45)
+    points = ({"lr": 0.001}, {"lr": 0.01}, {"lr": 0.03})
+    noise = Result(table, "FedVPT", (0.165, 0.147, 0.126), points, default=1, sure=False, images=45)
     assert (noise.best, noise.highest, noise.value) == (1, 0, 0.147)
-    assert noise.sentence(["lr 0.001", "lr 0.01", "lr 0.03"], 2) == (
+    assert noise.sentence(2) == (
         "FedVPT keeps its default lr 0.01 (14.7): lr 0.001 has 16.5, but with 2 rounds per rate and 45 held-out images "
         "the two cannot be told apart."
     )
-    assert replace(noise, sure=True).best == 0 and not replace(noise, sure=True).sentence(["a", "b", "c"], 2)
+    assert replace(noise, sure=True).best == 0 and not replace(noise, sure=True).sentence(2)
     assert Result(table, "x", (0.126, 0.126, 0.126), default=2).best == 2, "a tie goes to the default"
     assert Result(table, "x", (0.126, 0.2, None), default=2, sure=False).best == 1, "a default that diverged is none"
     assert Result(table, "x", (0.3, 0.2), default=None, sure=False).best == 0
@@ -269,12 +272,14 @@ def test_another_time_than_the_search_began_with_is_refused(folder: Path, said: 
 
 def test_the_numbers_of_rounds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = resolve(parse_recipe(RECIPE)).recipe
-    tuning, experiment = make_tuning(recipe, ["promptfl"], tmp_path, origin="small.toml", callbacks=RunCallbacks())
-    monkeypatch.setattr("fedprompt.studies.tune.measure", lambda *_, **__: replace(COSTS, first_round=2.0))
+    tuning, experiment = make_tuning(
+        recipe, Wanted(["promptfl"]), tmp_path, origin="small.toml", callbacks=RunCallbacks()
+    )
+    monkeypatch.setattr("fedprompt.studies.tune_rounds.measure", lambda *_, **__: replace(COSTS, first_round=2.0))
     first = plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks())
     assert (first.minutes, first.search, first.final) == (10.0, 2, 2), "the recipe has two rounds"
     assert Rounds(**json.loads((tmp_path / "rounds.json").read_text())) == first
-    monkeypatch.setattr("fedprompt.studies.tune.measure", lambda *_, **__: pytest.fail("measured twice"))
+    monkeypatch.setattr("fedprompt.studies.tune_rounds.measure", lambda *_, **__: pytest.fail("measured twice"))
     assert plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks()) == first
     assert re.fullmatch(r"Of 10 minutes the search takes about [\d.]+ \(2 rounds at each rate\) .*", first.sentence)
 
@@ -287,3 +292,76 @@ def test_a_rate_that_diverges_does_not_end_the_search(folder: Path) -> None:
     assert trial.about.settings["lr"] == 0.01
     with pytest.raises(NotFiniteError):
         runs.start(resolve(parse_recipe(RECIPE, ["train.lr=1e30", "compare=[]"])), folder / "alone")
+
+
+def test_methods_that_were_tried_at_different_points_are_shown_with_what_each_keeps() -> None:
+    table = SimpleNamespace(title="x")
+    one = Result(table, "a", (0.5, 0.7), ({"lr": 0.1}, {"lr": 0.2}), default=0)
+    two = Result(table, "b", (None, 0.9), ({"lr": 0.1}, {"lr": 0.3}), default=0)
+    head, rows = result_rows([one, two])
+    assert head == ["method", "tried", "default", "kept", "settings"]
+    assert [[cell.text for cell in row] for row in rows] == [
+        ["b", "2", "diverged", "90.0", "lr 0.3"],
+        ["a", "2", "50.0", "70.0", "lr 0.2"],
+    ]
+
+
+def drawn(folder: Path, *words: object, out: str = "drawn", draws: int = 3, code: int = 0) -> str:
+    return tune(folder, "--method", "promptfl", "--draws", str(draws), *words, out=out, code=code)
+
+
+@pytest.fixture(scope="module")
+def draws(folder: Path) -> str:
+    pytest.importorskip("optuna", reason="drawing needs the extra `tune`")
+    return drawn(folder)
+
+
+def rates(folder: Path, out: str) -> list[float]:
+    parts = sorted((folder / out / "search").iterdir())
+    return [trial.about.settings["lr"] for part in parts for trial in read_run(part).trials]
+
+
+def test_optuna_draws_from_between_the_ends_of_the_grid_and_tries_the_default_first(folder: Path, draws: str) -> None:
+    default = load_recipe(folder / "small.toml").train.lr
+    first, *others = rates(folder, "drawn")
+    assert first == default and len(others) == 2
+    assert all(0.0001 <= rate <= max(0.03, default) for rate in others) and len({first, *others}) == 3
+    values = [read_run(part).trials[0].validations[-1].value for part in sorted((folder / "drawn/search").iterdir())]
+    final = read_run(folder / "drawn" / "final").main
+    assert final is not None and final.about.settings["lr"] in rates(folder, "drawn")
+    assert f"| method | lr {default} | lr " in (folder / "drawn" / "tuning.md").read_text()
+    assert f"{100 * values[0]:.1f}" in draws
+
+
+def test_a_stopped_search_by_optuna_draws_the_same_points_and_a_longer_one_keeps_them(
+    folder: Path, draws: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, trained = runs.run_trial, []
+
+    def stop_at_second(context: object, trial: SimpleNamespace) -> None:
+        if trained:
+            raise KeyboardInterrupt
+        trained.append(trial.name)
+        train(context, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_trial", stop_at_second)
+        drawn(folder, out="halted", code=130)
+    drawn(folder, out="halted")
+    assert rates(folder, "halted") == rates(folder, "drawn")
+    before = (folder / "halted" / "search" / "000" / "run.jsonl").read_bytes()
+    drawn(folder, out="halted")
+    assert (folder / "halted" / "search" / "000" / "run.jsonl").read_bytes() == before
+
+
+def test_a_damaged_storage_of_optuna_is_a_sentence(folder: Path, draws: str) -> None:
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "optuna.db").write_bytes(b"no database" * 100)
+    said = " ".join(drawn(folder, out="damaged", code=2).split())
+    assert "optuna.db cannot be read by Optuna" in said and "delete it" in said
+
+
+def test_without_optuna_the_fix_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedprompt.studies.tune_optuna.find_spec", lambda _: None)
+    assert "pip install 'fedprompt[tune]'" in drawn(folder, out="none", code=2)
+    assert not (folder / "none").exists()

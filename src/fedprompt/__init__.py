@@ -1,3 +1,11 @@
-"""fedprompt: federated prompt tuning of CLIP-like vision-language models."""
+"""fedprompt: federated prompt tuning of CLIP-like vision-language models.
+
+`import fedprompt as fp` offers the Python API; a name is loaded when it is used first.
+"""
+
+import lazy_loader
 
 __version__ = "0.1.0"
+
+# torch must load only when a name is used: the command line and pytest's plugin import this package.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

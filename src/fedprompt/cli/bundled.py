@@ -14,7 +14,8 @@ ClassName = Annotated[list[str], typer.Argument(metavar="CLASS...", help="Class 
 
 def list_bundled() -> None:
     """List the bundled descriptions with the number of classes and phrases, and how many phrases are shared."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.descriptions.bundled import names, read
     from fedprompt.descriptions.bundled.quality import share_used_twice
 
@@ -66,7 +67,8 @@ def find(names: ClassName) -> None:
 
 def review_bundled(names: tuple[str, ...], pages: Path | None) -> None:
     """Print the quality of bundled files as a table, and write their review pages; exit code 2 if a rule is broken."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.descriptions.bundled import names as known
     from fedprompt.descriptions.bundled import read
     from fedprompt.descriptions.bundled.quality import measure_bundled

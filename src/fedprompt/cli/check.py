@@ -97,7 +97,7 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
         source = plan.source.name
         from rich.console import Console
 
-        from fedprompt.cli.console import counting, plain_console
+        from fedprompt.api.progress import counting, plain_console
         from fedprompt.data.problems import find_problems, scan_images
         from fedprompt.data.quality import quality_warnings
 
@@ -161,7 +161,8 @@ def _print(found: Checked) -> None:
     if found.dataset is None:
         typer.echo(f"{found.what} is refused.\n{found.error}", err=True)
         return
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
 
     report = found.dataset.report
     head, *rows = report.table()

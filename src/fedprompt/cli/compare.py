@@ -92,7 +92,7 @@ def _write(tables: Mapping[str, Mapping[str, Sequence[Run]]], folder: Path) -> N
 
 def _run_jobs(todo: Sequence[Job], processes: int) -> None:
     """Run the jobs that are not done, and resume those that have begun."""
-    from fedprompt.cli.console import console_callbacks, plain_console
+    from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.studies.sweep import check, run_in_parallel, run_job
 
     for job in todo:

@@ -28,7 +28,8 @@ def list_(
     root: Annotated[Path | None, typer.Option("--root", help="Also show which of them are in this folder.")] = None,
 ) -> None:
     """List the published data sets with their sizes and licences."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.data.published.catalog import catalog, folder_of
 
     head = ["name", "title", "classes", "size", "licence"] + ["where"] * (root is not None)
@@ -73,7 +74,7 @@ def check(
 
 
 def _is_right(name: str, root: Path) -> bool:
-    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.api.progress import counting, plain_console
     from fedprompt.data.published.verify import verify
 
     try:
@@ -115,7 +116,8 @@ def reproduce(
     if every or name is None:
         _list_experiments(rate)
         return
-    from fedprompt.cli.console import plain_console, published_tables
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import published_tables
     from fedprompt.studies import reproduce as published
     from fedprompt.studies.published import experiment
 
@@ -140,7 +142,7 @@ def reproduce(
 
 
 def _run_with_estimate(todo: list[Job], *, quiet: bool) -> None:
-    from fedprompt.cli.console import console_callbacks, plain_console
+    from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.studies.sweep import run_all
 
     try:

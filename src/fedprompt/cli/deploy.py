@@ -81,7 +81,8 @@ def remove_site(folder: Folder, name: Annotated[str, typer.Argument(help="Name o
 @deploy.command("roster")
 def deploy_roster(folder: Folder) -> None:
     """Write the sites' identity keys to roster.pub, to hand to every site, and show their fingerprints."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import ROSTER, write_roster
 
     found = write_roster(folder)
@@ -149,7 +150,8 @@ def rehearse(
 
 
 def _play_attacks(out: Path, settings: Sequence[str]) -> None:
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.rehearsal.attacks import play_attacks
 
     found = play_attacks(out, say=typer.echo, settings=settings)
@@ -170,7 +172,8 @@ def server_up(folder: Folder) -> None:
 def status(folder: Folder) -> None:
     """Show the sites of a deployment and the status of its runs."""
     need_flower()
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.init import expiry_warnings
     from fedprompt.deploy.submit import runs_of, sites_of
 

@@ -239,7 +239,7 @@ def _agree(endpoint: Endpoint, price_in: float, price_out: float, *, dry_run: bo
 @contextmanager
 def _progress(out: Path, text: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress: a bar on a terminal, a line per tenth elsewhere; Ctrl-C prints how to continue."""
-    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.api.progress import counting, plain_console
 
     console = plain_console()
 

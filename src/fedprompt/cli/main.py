@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 import fedprompt
+from fedprompt.cli.app import app as serve_page
 from fedprompt.cli.backbone import backbone
 from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
@@ -32,9 +33,11 @@ from fedprompt.cli.deploy import mount, resume_over_sites, run_over_sites
 from fedprompt.cli.describe import describe
 from fedprompt.cli.predict import predict
 from fedprompt.cli.program import Program
+from fedprompt.cli.push import push
 from fedprompt.cli.tune import tune
 from fedprompt.errors import UserError, plural
 from fedprompt.file_system import require_folder
+from fedprompt.text_files import json_text
 
 app = typer.Typer(
     cls=Program,
@@ -44,11 +47,13 @@ app = typer.Typer(
 )
 app.add_typer(backbone, name="backbone")
 app.add_typer(recipes, name="config")
+app.command("app")(serve_page)
 app.command()(check)
 app.command()(compare)
 app.add_typer(data, name="data")
 app.add_typer(describe, name="describe")
 app.command()(predict)
+app.command()(push)
 app.command()(reproduce)
 app.command()(tune)
 mount(app)
@@ -61,6 +66,10 @@ Minutes = Annotated[
     typer.Option(
         "--minutes", min=0.01, callback=finite, help="Train as many rounds as fit into this time, train.rounds at most."
     ),
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option("--track", metavar="TRACKER", help="Send losses and scores to tensorboard, wandb, mlflow or another."),
 ]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on although recipe, versions or data have changed.")
@@ -125,6 +134,7 @@ def run(
     out: Out = None,
     quiet: Quiet = False,
     on: On = None,
+    track: Track = None,
     trust_code: TrustCode = None,
 ) -> None:
     """Train and evaluate the methods of a recipe; write records, adapters and a report to a folder."""
@@ -132,7 +142,8 @@ def run(
 
     if out is not None:
         require_output_folder(out)
-    changes = [*(settings or ()), *([] if minutes is None else [f"minutes={minutes}"])]
+    limits = [] if minutes is None else [f"minutes={minutes}"]
+    changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else [])]
     plan = load(recipe, changes, trust_code, opens_backbone=on is None)
     from fedprompt.experiments import run as runs
 
@@ -166,7 +177,7 @@ def resume(
 
 @contextmanager
 def _with_callbacks(folder: Path, *, quiet: bool) -> Iterator[Any]:
-    from fedprompt.cli.console import console_callbacks, plain_console
+    from fedprompt.api.progress import console_callbacks, plain_console
 
     try:
         with console_callbacks(plain_console(), quiet=quiet) as callbacks:
@@ -207,9 +218,10 @@ def partition(
     trust_code: TrustCode = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
-    from fedprompt.cli.console import counting, plain_console, rows_table
+    from fedprompt.api.progress import counting, plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.data.partition.base import partition_table
-    from fedprompt.experiments.events import partition_counts
+    from fedprompt.experiments.clients import partition_counts
     from fedprompt.report import save_partition
 
     if plot and plot.suffix.lower() not in (".svg", ".png"):
@@ -233,7 +245,8 @@ def partition(
 def methods(backbone: Annotated[str, typer.Option(help="The CLIP on which parameters are counted.")] = "demo") -> None:
     """List the methods: description, number of trained parameters and options."""
     from fedprompt import methods as catalog
-    from fedprompt.cli.console import option_rows, plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import option_rows, rows_table
     from fedprompt.config.recipe_tables import BackboneTable
     from fedprompt.experiments.events import parameters
     from fedprompt.experiments.experiment import load_backbone
@@ -263,7 +276,8 @@ def doctor(
     ] = None,
 ) -> None:
     """Check that everything a run needs is available, of a recipe if one is named; exit code 2 if not."""
-    from fedprompt.cli.console import findings_table, plain_console
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import findings_table
     from fedprompt.cli.doctor import run_checks
 
     read = None if recipe is None else partial(load, recipe, settings)

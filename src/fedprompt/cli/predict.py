@@ -58,7 +58,7 @@ def predict(
     files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
     _check_outputs(files, page)
     _check_inputs(adapter, images, labels)
-    from fedprompt.cli.console import counting, plain_console
+    from fedprompt.api.progress import counting, plain_console
     from fedprompt.experiments.predict import Request, introduction, open_adapter, predict_files
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
@@ -154,7 +154,8 @@ def _line(found: Prediction) -> str:
 
 def _print_evaluation(found: Evaluation, total: int) -> None:
     """Print the figures, a table of the classes, and what was confused most often."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
 
     mistakes = found.mistakes
     rows = [

@@ -58,7 +58,8 @@ def _say_keys(folder: Path, public: Path) -> None:
 @roster.command("show")
 def roster_show(folder: Folder) -> None:
     """Show the fingerprints of this site, its peers and the server."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import members
     from fedprompt.deploy.settings import load_site
 
@@ -75,7 +76,8 @@ def roster_add(
     yes: Yes = False,
 ) -> None:
     """Add peers, or their new keys, from files of public keys, after their fingerprints were compared."""
-    from fedprompt.cli.console import plain_console, rows_table
+    from fedprompt.api.progress import plain_console
+    from fedprompt.cli.console import rows_table
     from fedprompt.deploy.roster import accept, proposed
 
     found = proposed(folder, files)
@@ -119,7 +121,7 @@ def site_audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON: every field, with whole hashes.")] = False,
 ) -> None:
     """Verify a site's audit trail and privacy ledger, and print who asked what, which rule decided, and what left."""
-    from fedprompt.cli.console import plain_console
+    from fedprompt.api.progress import plain_console
     from fedprompt.deploy import site_report
 
     audit = site_report.site_audit(folder)

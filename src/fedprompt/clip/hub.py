@@ -45,6 +45,11 @@ def is_hub_id(name: str) -> bool:
     return not name.startswith((".", "/", "~")) and name.count("/") == 1 and all(name.split("/"))
 
 
+def published_id(path: str) -> str | None:
+    """The Hub id of a backbone, by which everybody can have it; None for a folder and for the embedded one."""
+    return path if is_hub_id(path) and not Path(path).expanduser().is_dir() else None
+
+
 @functools.cache
 def hub_answers() -> bool:
     """Whether the Hugging Face Hub can be reached, asked once per process and for at most `HUB_SECONDS`."""

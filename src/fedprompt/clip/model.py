@@ -47,6 +47,7 @@ class Clip(Encoders):
         workers: int = 0,
     ) -> None:
         super().__init__(model, tokenizer)
+        self.origin = ""  # where it was loaded from, as an adapter's configuration names it
         self.processor = processor
         self.cache = FeatureCache() if cache is None else cache
         self.batch = batch
@@ -64,9 +65,15 @@ class Clip(Encoders):
         device: str | torch.device = "cpu",
         batch: int = 1,
         workers: int = 0,
+        origin: str = "",
     ) -> Clip:
-        """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP."""
-        return cls(*open_parts(path), cache=cache, batch=batch, workers=workers).to(device)
+        """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP.
+
+        `origin` is what configurations call it, by default its path.
+        """
+        loaded = cls(*open_parts(path), cache=cache, batch=batch, workers=workers).to(device)
+        loaded.origin = origin or str(path)
+        return loaded
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -55,6 +55,9 @@ class Recipe(Table):
         description="time for training and scoring, in equal parts for all methods that train; as many rounds as fit, "
         "and train.rounds at most; 0 is no limit",
     )
+    track: tuple[str, ...] = Field(
+        (), description="experiment trackers that follow the run: tensorboard, wandb, mlflow and others of accelerate"
+    )
     backbone: BackboneTable = BackboneTable()
     data: DataTable
     partition: PartitionTable

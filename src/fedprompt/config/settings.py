@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import tomli_w
 
 from fedprompt.config.recipe_tables import DataTable, MethodTable, PartitionTable, ServerBlock, Toml
 from fedprompt.errors import UserError, did_you_mean, plural
@@ -49,6 +51,24 @@ def apply_settings(tables: Toml, settings: Sequence[str], *, keys: Collection[st
             tables.pop("about", None)  # it is about the earlier method
         for note in _fitted(before, tables, given, fit):
             fit.note(note)
+
+
+def setting(key: str, value: object) -> str:
+    """The setting `key=value` with the value as TOML on one line; UserError for a value that TOML does not have."""
+    try:
+        return f"{key}={_inline(value)}"
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{key} = {value!r} is no value of a recipe; give text, a number, true or false, or a list or table."
+        ) from error
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_inline(str(key))} = {_inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 
 def suggestion(key: str, known: Collection[str], keys: Collection[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        return f"Examples: {len(self):,} images over {len(self.space):,} candidate classes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,7 @@ class Dataset:
     test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     intake: Intake = Intake()  # noqa: RUF009  (frozen)
     excluded: frozenset[int] = frozenset()
+    table: Mapping[str, Any] = field(default_factory=dict)  # a recipe's [data] that reads it, if it is known
 
     def __post_init__(self) -> None:
         lengths = {"targets": len(self.targets), "splits": len(self.splits), "domains": len(self.domains)}
@@ -71,6 +75,9 @@ class Dataset:
                 known = ", ".join(map(repr, self._domains[0]))
                 hint = did_you_mean(domain, self._domains[0])
                 raise UserError(f"The data set {self.name!r} has no domain {domain!r}{hint} (domains: {known}).")
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.report.sentence()}"
 
     @property
     def report(self) -> IntakeReport:

@@ -94,6 +94,9 @@ class Images:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"{len(self):,} images of {len(self.source):,}"
+
     def __iter__(self) -> Iterator[Image.Image]:
         return (self.decode(position) for position in range(len(self)))
 

@@ -19,7 +19,7 @@ from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.errors import UserError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JoinedDataset(Dataset):
     """Several data sets as one: row numbers and class ids run on from part to part; examples are those of one part.
 

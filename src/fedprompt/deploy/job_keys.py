@@ -43,7 +43,7 @@ data.folders data.links data.window data.unreadable data.test_fraction data.vali
 evaluate.held_out
 """
 # Without any effect at a site.
-_SERVER = "minutes data.test evaluate.samples tuning.seed tuning.grid"
+_SERVER = "minutes track data.test evaluate.samples tuning.seed tuning.grid"
 
 OWNERS: Mapping[str, Owner] = {
     **dict.fromkeys(_JOB.split(), "job"),

@@ -7,16 +7,25 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.joined import JoinedDataset
-from fedprompt.data.partition.base import Partition, Shard
+from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.federated.client import Client
+from fedprompt.records.event_fields import PartitionCounts
+from fedprompt.report import partition_figure
+from fedprompt.report.inline import Figure
 from fedprompt.seeding import stream
+
+if TYPE_CHECKING:
+    import pandas
+
+
+MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 
 
 class Clients(Sequence[Client]):
@@ -67,6 +76,22 @@ class Clients(Sequence[Client]):
             domain=shard.domain,
             held_out=self._held_out_by_candidates(number),
         )
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Training images per client (rows) and class (columns)."""
+        import pandas
+
+        counts = class_counts(self.partition, self.dataset)
+        names = [shard.name for shard in self.partition.shards]
+        classes = [self.dataset.space.names[label] for label in self.dataset.base]
+        return pandas.DataFrame(counts.numpy(), index=names, columns=classes)
+
+    def plot(self) -> Figure:
+        """Training images per client (rows) and class (columns), as a figure."""
+        return Figure(partition_figure(partition_counts(self.partition, self.dataset)))
+
+    def __repr__(self) -> str:
+        return f"{len(self)} clients of {self.dataset.name} by {self.partition.rule}"
 
     def part(self, number: int) -> str:
         """The name of the data set that a client's images are from, if several were joined; else ""."""
@@ -155,3 +180,19 @@ class Clients(Sequence[Client]):
 
     def _find_test_rows(self, domain: str) -> Tensor:
         return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
+
+
+def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
+    """Training images per client, and per base class of the first 200 clients at most."""
+    shards = partition.shards
+    labels = list(dataset.base)
+    several = dataset.space.kind == "multi" or len(shards) > MOST_CLIENTS  # counts of classes do not sum to images then
+    optional = {"sizes": [len(shard.rows) for shard in shards]} if several else {}
+    return PartitionCounts(
+        rule=partition.rule,
+        clients=[shard.name for shard in shards],
+        classes=[dataset.space.names[label] for label in labels],
+        counts=class_counts(replace(partition, shards=shards[:MOST_CLIENTS]), dataset).tolist(),
+        domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
+        **optional,
+    )

@@ -12,8 +12,13 @@ from fedprompt.experiments.test_sets import TestSet
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rounds import RoundNotes, Transport
 from fedprompt.methods.base import Method
+from fedprompt.records.events import ScoreEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
+
+
+class RoundKeptInterrupt(KeyboardInterrupt):
+    """Ctrl-C ended a run; the last finished round of the trial in training is scored and its adapter saved."""
 
 
 class RunCallbacks:
@@ -39,6 +44,74 @@ class RunCallbacks:
 
     def on_round(self, number: int, loss: float | None) -> None:
         """A round is finished and its checkpoint saved; `loss` is the mean training loss, None without an update."""
+
+    def on_score(self, score: ScoreEvent) -> None:
+        """A model was scored on a test set."""
+
+    def stops(self, number: int) -> bool:
+        """Whether the training of the trial ends after this round."""
+        return False
+
+    def on_interrupt(self, number: int) -> bool:
+        """Ctrl-C ended the training of a trial after this round; whether it is scored before the run ends."""
+        return False
+
+
+class JoinedCallbacks(RunCallbacks):
+    """Calls several callbacks, in their order."""
+
+    def __init__(self, listeners: Sequence[RunCallbacks]) -> None:
+        self._listeners = tuple(listeners)
+
+    def on_step(self, text: str) -> None:
+        """Tell all of the step."""
+        for listener in self._listeners:
+            listener.on_step(text)
+
+    def on_message(self, text: str) -> None:
+        """Tell all of the message."""
+        for listener in self._listeners:
+            listener.on_message(text)
+
+    def on_warning(self, text: str) -> None:
+        """Tell all of the warning."""
+        for listener in self._listeners:
+            listener.on_warning(text)
+
+    def on_progress(self, done: int, total: int) -> None:
+        """Tell all of the progress."""
+        for listener in self._listeners:
+            listener.on_progress(done, total)
+
+    def on_trial(self, name: str, rounds: int, done: int) -> None:
+        """Tell all of the trial."""
+        for listener in self._listeners:
+            listener.on_trial(name, rounds, done)
+
+    def on_client(self, done: int, total: int) -> None:
+        """Tell all of the client."""
+        for listener in self._listeners:
+            listener.on_client(done, total)
+
+    def on_round(self, number: int, loss: float | None) -> None:
+        """Tell all of the round."""
+        for listener in self._listeners:
+            listener.on_round(number, loss)
+
+    def on_score(self, score: ScoreEvent) -> None:
+        """Tell all of the score."""
+        for listener in self._listeners:
+            listener.on_score(score)
+
+    def stops(self, number: int) -> bool:
+        """Whether one of them ends the training."""
+        asked = [listener.stops(number) for listener in self._listeners]  # every listener, whatever others say
+        return any(asked)
+
+    def on_interrupt(self, number: int) -> bool:
+        """Ask all whether the last finished round is scored."""
+        asked = [listener.on_interrupt(number) for listener in self._listeners]
+        return any(asked)
 
 
 NO_CALLBACKS = RunCallbacks()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -20,6 +20,7 @@ from fedprompt.federated.evaluate import Decision, Score, predict, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.client_scores import append_scores
+from fedprompt.records.events import ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -39,7 +40,7 @@ def score_clients(
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
         events.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
-    append_scores(context.run, events)
+    _record(context, events)
 
 
 def score_held_out(
@@ -125,13 +126,19 @@ def score_test_sets(
                 _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":
                 present.setdefault(test_set.split, []).append(top_k(logits, examples.targets))
-    append_scores(context.run, events)
+    _record(context, events)
     if tables:
         write_predictions(context.run.path, trial.name, tables)
     for test_set in context.test_sets:
         if test_set.split in present:
             shown = torch.cat(present[test_set.split])
             context.run.append(cooccurrence_event(test_set, shown, trial=trial.name))
+
+
+def _record(context: RunContext, scores: Sequence[ScoreEvent]) -> None:
+    append_scores(context.run, scores)
+    for event in scores:
+        context.callbacks.on_score(event)
 
 
 def _record_mistakes(

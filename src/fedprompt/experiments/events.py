@@ -6,7 +6,6 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
 
@@ -17,11 +16,11 @@ from torch import Tensor
 import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe
-from fedprompt.data.dataset import Dataset
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
+from fedprompt.experiments.clients import partition_counts
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
@@ -36,7 +35,6 @@ from fedprompt.records.event_fields import (
     DataRecord,
     ExpectedFigure,
     LeftOutImage,
-    PartitionCounts,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
 from fedprompt.records.reading import TITLES, TUNED
@@ -46,7 +44,6 @@ from fedprompt.updates import AGGREGATE_CLIENT
 NAMED = 4  # methods that a title names, at most
 MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
-MOST_CLIENTS = 200  # clients whose counts per class are recorded; the report shows no more
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 MEASURED = "HM is the harmonic mean of Local, Base and New."
 DECIDED = (
@@ -216,22 +213,6 @@ def _named(shards: Sequence[Shard]) -> str:
 def _span(numbers: Sequence[int]) -> str:
     low, high = min(numbers), max(numbers)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:
-    """Training images per client, and per base class of the first 200 clients at most."""
-    shards = partition.shards
-    labels = list(dataset.base)
-    several = dataset.space.kind == "multi" or len(shards) > MOST_CLIENTS  # counts of classes do not sum to images then
-    optional = {"sizes": [len(shard.rows) for shard in shards]} if several else {}
-    return PartitionCounts(
-        rule=partition.rule,
-        clients=[shard.name for shard in shards],
-        classes=[dataset.space.names[label] for label in labels],
-        counts=class_counts(replace(partition, shards=shards[:MOST_CLIENTS]), dataset).tolist(),
-        domains=[shard.domain for shard in shards] if any(shard.domain for shard in shards) else [],
-        **optional,
-    )
 
 
 def trial_event(trial: Trial, method: Method, space: LabelSpace, *, rounds: int) -> TrialEvent:

@@ -29,6 +29,8 @@ from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 
+Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -82,7 +84,7 @@ def assemble(
     plan: Plan,
     *,
     on_step: OnStep | None = None,
-    backbone: Callable[[BackboneTable], Clip] | None = None,
+    backbone: Backbone | None = None,
     unreadable: Mapping[int, str] | None = None,
 ) -> Experiment:
     """Open data and backbone and build the experiment; UserError if anything is wrong, before anything is written.
@@ -176,13 +178,19 @@ def _describe(
     return described, origins
 
 
+def backbone_elsewhere(path: str) -> str:
+    """The backbone of a recipe as other libraries open it: a Hub id, or an absolute folder."""
+    folder = weights_folder() if path == DEMO else Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path
+
+
 def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on its device, with its feature cache."""
     device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device
     folder = Path(table.disk).expanduser() if table.disk else None
     cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers)
+    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers, origin=table.path)
 
 
 def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | None]:

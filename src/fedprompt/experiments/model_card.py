@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from fedprompt.clip.hub import published_id
 from fedprompt.errors import plural
 from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
@@ -23,6 +24,7 @@ from fedprompt.updates import State
 ADAPTERS = "adapters"
 LAST = "@last"  # ends the name of the last round's adapter, where another round is kept; no trial's name has an @
 MOST_CLIENTS = 50  # rows of the card's table of clients
+TASK = "zero-shot-image-classification"  # the Hub's name
 UNTESTED = "Not tested."
 MOST_SCORES = 1000  # in metrics.json
 CARD = """# {title}
@@ -144,7 +146,8 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
     data = ModelCardData(
         license="unknown",  # the owner of the images decides, not this library
         library_name="fedprompt",
-        base_model=recipe.backbone.path,
+        base_model=published_id(recipe.backbone.path),
+        pipeline_tag=TASK,
         tags=["federated-learning", "clip", "prompt-tuning"],
         model_name=f"{recipe.name}-{trial.name}",
         eval_results=[_result(dataset.name, run, column, value) for column, value in record.figures.items()],
@@ -175,7 +178,7 @@ def _privacy(record: TrialRecord) -> str:
 
 def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
     return EvalResult(
-        task_type="zero-shot-image-classification",
+        task_type=TASK,
         dataset_type=dataset,
         dataset_name=dataset,
         metric_type=column.partition(":")[2] or run.header.metric,

@@ -5,7 +5,7 @@ Everything that comes after calls the bound blocks; it looks up no name and chec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -113,10 +113,13 @@ class Plan:
         return dataset.partition_parts(self.rule) if isinstance(dataset, JoinedDataset) else self.rule(dataset)
 
 
-def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
+FindMethod = Callable[[str], type[Method]]  # the method of a name; UserError for an unknown one
+
+
+def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod = methods.load) -> Plan:
     """Check everything that a recipe names before any data is opened; UserError for an unknown name or option.
 
-    Resolving a plan's recipe again gives the same plan.
+    Resolving a plan's recipe again gives the same plan. `find_method` looks methods up.
     """
     source = _bind_seeded(SOURCES, recipe.data, "source", place=f"{origin}: [data]", seed=recipe.seed)
     rule = _bind_seeded(PARTITION_RULES, recipe.partition, "rule", place=f"{origin}: [partition]", seed=recipe.seed)
@@ -128,7 +131,10 @@ def resolve(recipe: Recipe, *, origin: str = "recipe") -> Plan:
     server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
     named = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}
     tables = {key: _with_defaults(recipe, table) for key, table in named.items()}
-    blocks = {key: bind_method(table.name, table.options, place=f"{origin}: [{key}]") for key, table in tables.items()}
+    blocks = {
+        key: bind_method(table.name, table.options, place=f"{origin}: [{key}]", find_method=find_method)
+        for key, table in tables.items()
+    }
     main, *others = (_write_out_method(tables[key], blocks[key], f"{origin}: [{key}]") for key in tables)
     recipe = recipe.model_copy(
         update={
@@ -168,9 +174,11 @@ def check_adversaries(trials: Sequence[Trial], clients: int) -> None:
         trial.setup.adversaries(clients=clients, seed=trial.settings.seed)
 
 
-def bind_method(name: str, options: Mapping[str, Any], *, place: str) -> Block[Method]:
+def bind_method(
+    name: str, options: Mapping[str, Any], *, place: str, find_method: FindMethod = methods.load
+) -> Block[Method]:
     """A method with checked options; UserError for an unknown method or option."""
-    return bind(name, methods.load(name), options, place=place, hint=recipe_key_hint)
+    return bind(name, find_method(name), options, place=place, hint=recipe_key_hint)
 
 
 def block_options(table: str, name: str, values: Toml) -> Collection[str] | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.config.blocks import Block
 from fedprompt.config.outside_code import is_outside, require_trusted
@@ -23,7 +25,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
-from fedprompt.experiments.plan import bind_method
+from fedprompt.experiments.plan import FindMethod, bind_method
 from fedprompt.experiments.predictions import Predictions, decide, evaluate
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
@@ -82,17 +84,20 @@ def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
     return () if trial is None else tuple(introduced(run, trial))
 
 
-def restore(adapter: Adapter, *, backbone: str | None = None) -> tuple[Method, Clip]:
+def restore(
+    adapter: Adapter, *, backbone: str | None = None, clip: Clip | None = None, find_method: FindMethod = methods.load
+) -> tuple[Method, Clip]:
     """Open the adapter's backbone, or the copy of it at `backbone`, and load the trained tensors into a method.
 
-    Raises UserError if the method is code outside fedprompt that is not trusted, if the backbone is another one, or if
-    a tensor does not fit.
+    `clip` is a backbone that is open already, and `find_method` looks the method up. Raises UserError if the method is
+    code outside fedprompt that is not trusted, if the backbone is another one, or if a tensor does not fit.
     """
     if is_outside(adapter.card.method):
         require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
     path = backbone or adapter.card.base_model_name_or_path
-    clip = load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
-    block = bind_method(adapter.card.method, adapter.card.params, place=str(adapter.folder))
+    clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
+    place = str(adapter.folder)
+    block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)
     if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
         check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
@@ -114,11 +119,15 @@ def _without_memory(block: Block[Method], clip: Clip, adapter: Adapter) -> State
     return {name: tensor for name, tensor in method.named_parameters() if not name.startswith(method.personal)}
 
 
-def candidates(adapter: Adapter, classes: Sequence[str]) -> LabelSpace:
-    """The adapter's own classes, or those named, each with the attributes the adapter knows for it."""
-    if not classes:
+def candidates(
+    adapter: Adapter, classes: Sequence[str], *, attributes: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> LabelSpace:
+    """The adapter's own classes, or those named, each with the attributes given or else known to the adapter."""
+    if not classes and not attributes:
         return adapter.space
-    known = {name: adapter.space.attributes[name] for name in classes if name in adapter.space.attributes}
+    classes = classes or adapter.space.names
+    every = {**adapter.space.attributes, **{name: tuple(own) for name, own in attributes.items()}}
+    known = {name: every[name] for name in classes if name in every}
     return replace(adapter.space, names=tuple(classes), attributes=known)
 
 

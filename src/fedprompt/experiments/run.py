@@ -19,9 +19,11 @@ from fedprompt.experiments.events import (
     training_images,
 )
 from fedprompt.experiments.experiment import Experiment, assemble
+from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events
-from fedprompt.experiments.plan import Plan, Trial, resolve
+from fedprompt.experiments.plan import Plan, Trial
 from fedprompt.experiments.test_sets import TestSet, make_test_sets
+from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
@@ -51,23 +53,26 @@ def simulate(context: RunContext, trial: Trial, method: Method, checkpoint: Chec
     )
 
 
-def start(
+def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python adds to it)
     plan: Plan,
     folder: Path,
     *,
     callbacks: RunCallbacks = NO_CALLBACKS,
     expected: Sequence[ExpectedFigure] = (),
     make_transport: TransportFactory = simulate,
+    given: Given = NOTHING,
     command: CommandRecord | None = None,
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
-    `expected` are published figures that the report compares with, and `command` is what the user typed. An
-    interruption or an error is recorded in the folder, and `resume` continues after the last finished round.
+    `expected` are published figures that the report compares with, `given` may hold the backbone, and `command` is what
+    the user typed. An interruption or an error is recorded in the folder, and `resume` continues after the last
+    finished round.
     """
+    require_trackers(plan.recipe.track)
     require_no_run(folder)  # a run over sites has files of its server there already
     callbacks.on_step("Opening backbone and data")
-    experiment = assemble(plan, on_step=callbacks.on_progress)
+    experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
     callbacks.on_message(experiment.dataset.report.sentence())
     for name, origin in experiment.origins.items():
         callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
@@ -96,13 +101,14 @@ def resume(
     make_transport: TransportFactory = simulate,
     accept_changes: bool = False,
     trusted: Sequence[str] | None = (),
+    given: Given = NOTHING,
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
     Of a finished run only the report is written again. `trusted` are the modules outside fedprompt that the run's
-    recipe may name; None for a folder of one's own, which may name any. Raises UserError when recipe, versions,
-    backbone, data or descriptions are no longer those that the run began with; with `accept_changes` they are recorded,
-    and the run goes on.
+    recipe may name; None for a folder of one's own, which may name any. `given` stands for what the recipe names.
+    Raises UserError when recipe, versions, backbone, data or descriptions are no longer those that the run began with;
+    with `accept_changes` they are recorded, and the run goes on.
     """
     with RunFolder.open(folder) as run:
         if _is_finished(run):
@@ -113,8 +119,8 @@ def resume(
         unreadable = {image.row: image.reason for image in header.left_out}
         if trusted is not None:
             require_trusted_recipe(folder, trusted)
-        plan = resolve(load_recipe(folder / RECIPE), origin=RECIPE)
-        experiment = assemble(plan, on_step=callbacks.on_progress, unreadable=unreadable)
+        plan = given.plan(load_recipe(folder / RECIPE), origin=RECIPE)
+        experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone, unreadable=unreadable)
         changes = changes_since(header, experiment)
         if changes and not accept_changes:
             raise UserError(
@@ -149,6 +155,13 @@ def _is_finished(run: RunFolder) -> bool:
 
 
 def _run_trials(context: RunContext) -> Path:
+    with tracked(context) as followed:
+        _train_and_compare(followed)
+        followed.callbacks.on_step("Drawing the report")
+        return render(context.run.path)
+
+
+def _train_and_compare(context: RunContext) -> None:
     finished = {
         event.trial for event in context.run.events() if isinstance(event, TrialEvent) and event.status == "done"
     }
@@ -162,8 +175,6 @@ def _run_trials(context: RunContext) -> Path:
         context.callbacks.on_step("Comparing the methods")
         for event in interval_events(context.run.path, read_run(context.run.path)):
             context.run.append(event)
-        context.callbacks.on_step("Drawing the report")
-    return render(context.run.path)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments.best_round import BestRound
 from fedprompt.experiments.budget import within_budget
-from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.context import RoundKeptInterrupt, RunContext, RunTransport
 from fedprompt.experiments.evaluate import (
     fit_decisions,
     record_held_out,
@@ -25,6 +25,7 @@ from fedprompt.experiments.events import (
     round_event,
     trial_event,
 )
+from fedprompt.experiments.experiment import backbone_elsewhere
 from fedprompt.experiments.model_card import LAST, save_trial_adapter
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import open_ledger, spent
@@ -74,7 +75,8 @@ def run_trial(context: RunContext, trial: Trial) -> None:
         context.callbacks.on_trial(trial.label, rounds, checkpoint.round_number)
         transport = context.make_transport(context, trial, method, checkpoint)
         best = BestRound(context, trial, rounds)
-        last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
+        with _interruption_scored(context, trial, rounds):
+            last = _train(context, trial, transport, checkpoint=checkpoint, best=best)
         if last.round_number and _is_unchanged(start, last.shared, transport.personal):
             run.append(TrialEvent(trial=trial.name, unchanged=True))
         kept = best.kept(last)
@@ -86,6 +88,27 @@ def run_trial(context: RunContext, trial: Trial) -> None:
         if is_search:
             record_held_out(context, transport, (last if kept is None else kept).shared, name=trial.name)
         _score(context, trial, transport, last, kept=kept)
+
+
+@contextmanager
+def _interruption_scored(context: RunContext, trial: Trial, rounds: int) -> Iterator[None]:
+    """If Ctrl-C ends the training, score the last finished round first, if a callback wants that."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        checkpoint = context.run.load_checkpoint(trial.name)
+        if checkpoint is None or not context.callbacks.on_interrupt(checkpoint.round_number):
+            raise
+        method = trial.make_method(context.experiment.clip)
+        context.run.rewind(trial.name, checkpoint.round_number)  # lines of a round that has no checkpoint
+        context.run.append(trial_event(trial, method, context.experiment.dataset.space, rounds=rounds))
+        last = Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory)
+        kept = BestRound(context, trial, rounds).kept(last)
+        transport = context.make_transport(context, trial, method, checkpoint if kept is None else kept)
+        _score(context, trial, transport, last, kept=kept)
+        raise RoundKeptInterrupt(
+            f"Interrupted; {trial.label} is scored after round {last.round_number}."
+        ) from interrupt
 
 
 def _score(context: RunContext, trial: Trial, transport: RunTransport, last: Start, *, kept: Checkpoint | None) -> None:
@@ -100,10 +123,11 @@ def _score(context: RunContext, trial: Trial, transport: RunTransport, last: Sta
     if trial.sharing == "local":  # local training leaves no model that all clients share
         return
     save = partial(save_trial_adapter, context.run, context.experiment, trial, threshold=decisions[None].tuned)
-    save(shared, exports=method.exports(context.experiment.recipe.backbone.path))
+    backbone = backbone_elsewhere(context.experiment.recipe.backbone.path)
+    save(shared, exports=method.exports(backbone))
     if kept is not None:
         method = transport.restore(last.shared)
-        save(last.shared, exports=method.exports(context.experiment.recipe.backbone.path), suffix=LAST)
+        save(last.shared, exports=method.exports(backbone), suffix=LAST)
 
 
 def _is_unchanged(start: tuple[State, State], shared: State, personal: Mapping[int, State]) -> bool:
@@ -151,9 +175,9 @@ def _train(
             trial.name, Checkpoint(last.round_number, last.shared, transport.personal, last.memory)
         )
         context.callbacks.on_round(record.number, event.loss)
-        if best.is_exhausted:
+        if best.is_exhausted or context.callbacks.stops(record.number):
             best.say_if_exhausted(record.number)
-            break
+            return last
     if ledger is not None and last.round_number < rounds and not best.is_exhausted:
         _report_budget(context, trial, ledger, last.round_number)
     return last

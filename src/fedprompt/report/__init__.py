@@ -3,16 +3,18 @@
 from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.report.client_figures import partition_figure, save_partition
 from fedprompt.report.figures import headline_figure, save_headline
-from fedprompt.report.page import predictions_page, render
+from fedprompt.report.page import app_page, prediction_cards, predictions_page, render
 from fedprompt.report.published import comparable_figure
 from fedprompt.report.style import size_text
 
 __all__ = [
     "Run",
     "TrialRecord",
+    "app_page",
     "comparable_figure",
     "headline_figure",
     "partition_figure",
+    "prediction_cards",
     "predictions_page",
     "read_run",
     "render",

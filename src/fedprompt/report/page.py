@@ -70,6 +70,25 @@ def predictions_page(
     )
 
 
+def prediction_cards(recognised: Sequence[tuple[TrialEvent, SampleEvent]]) -> str:
+    """What methods, side by side, recognise in one image, as a fragment of HTML with the maps of each."""
+    trials = tuple(TrialRecord(about, (), (), (sample,)) for about, sample in recognised)
+    run = Run(HeaderEvent(main=trials[-1].name), trials, None)
+    alone = [(trial.label, Run(HeaderEvent(main=trial.name), (trial,), None)) for trial in trials]
+    return _template("recognised.html.j2").render(
+        run=run,
+        marks=_marks(run),
+        samples=sample_images(run),
+        attention=[(label, sample) for label, one in alone for sample in attention_maps(one)],
+        explanations=[(label, sample) for label, one in alone for sample in label_explanations(one)],
+    )
+
+
+def app_page(names: Sequence[str], classes: Sequence[str], *, nonce: str) -> str:
+    """The page of the web app: images are dropped, and what the server answers is shown; `nonce` allows its script."""
+    return _template("app.html.j2").render(names=names, classes=classes, nonce=nonce)
+
+
 def _template(name: str) -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

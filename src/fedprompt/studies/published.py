@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import Toml
+from fedprompt.config.settings import setting
 from fedprompt.data.published.catalog import CatalogEntry, entry
 from fedprompt.data.splits import first_half
 from fedprompt.errors import UserError, did_you_mean
@@ -109,13 +110,8 @@ def recipe(about: PublishedExperiment, label: str, *, root: Path, seed: int, set
         "train": dict(block["train"]),
         "evaluate": dict(protocol.get("evaluate", {})),
     }
-    own = [f"{key}={_toml(value)}" for key, value in {**about.set, **about.variants[label]}.items()]
+    own = [setting(key, value) for key, value in {**about.set, **about.variants[label]}.items()]
     return parse_recipe(tomli_w.dumps(tables), [*own, *settings], origin=about.name)
-
-
-def _toml(value: JsonValue) -> str:
-    # The value as TOML on one line.
-    return " ".join(tomli_w.dumps({"value": value}).partition("=")[2].split())
 
 
 def source(about: PublishedExperiment) -> str:

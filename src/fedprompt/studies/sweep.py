@@ -17,7 +17,8 @@ from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
-from fedprompt.experiments.plan import Plan, resolve
+from fedprompt.experiments.given import NOTHING, Given
+from fedprompt.experiments.plan import Plan
 from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.report import Run, read_run
 
@@ -26,7 +27,8 @@ from fedprompt.report import Run, read_run
 class Job:
     """A run of a sweep: its recipe with a seed, and its folder; `label` names how it differs from the others.
 
-    `expected` are published figures of this run alone, and `command` is what the user typed.
+    `expected` are published figures of this run alone, `command` is what the user typed, and `given` is what a caller
+    has opened.
     """
 
     recipe: Recipe
@@ -34,6 +36,7 @@ class Job:
     label: str = ""
     expected: tuple[ExpectedFigure, ...] = ()
     command: CommandRecord | None = None
+    given: Given = NOTHING
 
     @property
     def run(self) -> Run | None:
@@ -49,7 +52,7 @@ class Job:
 
 def check(job: Job) -> Plan:
     """The plan of a job. Raises UserError for a mistake in its recipe, or if its folder holds another run."""
-    plan = resolve(job.recipe, origin=job.recipe.name)
+    plan = job.given.plan(job.recipe, origin=job.recipe.name)
     begun = job.folder / runs.RECIPE
     if begun.is_file() and load_recipe(begun).to_toml() != plan.recipe.to_toml():
         raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
@@ -60,9 +63,9 @@ def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     """Start or resume a run. Raises UserError like `check`."""
     plan = check(job)
     if (job.folder / "run.jsonl").is_file():
-        runs.resume(job.folder, callbacks=callbacks, trusted=None)  # its recipe is the job's
+        runs.resume(job.folder, callbacks=callbacks, trusted=None, given=job.given)  # its recipe is the job's
     else:
-        runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected, command=job.command)
+        runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected, given=job.given, command=job.command)
 
 
 def run_all(todo: Sequence[Job], *, callbacks: RunCallbacks = NO_CALLBACKS) -> Iterator[tuple[int, float | None]]:

@@ -36,6 +36,9 @@ class Shard:
     domain: str = ""
     test: tuple[int, ...] | None = None
 
+    def __repr__(self) -> str:
+        return f"Shard {self.name}: {len(self.rows):,} images, {len(self.classes):,} classes"
+
 
 @dataclass(frozen=True)
 class Partition:
@@ -45,6 +48,7 @@ class Partition:
     seed: int
     shards: tuple[Shard, ...]
     warnings: tuple[str, ...] = field(default=(), compare=False)
+    table: Mapping[str, Any] = field(default_factory=dict, compare=False)  # a recipe's [partition], if it is known
 
     def without(self, rows: Collection[int]) -> Partition:
         """The same clients without these rows; nothing is drawn or assigned anew."""

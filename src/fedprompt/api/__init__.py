@@ -1,0 +1,1 @@
+"""The Python API: what `import fedprompt as fp` offers, on the same functions as the command line."""

@@ -1,0 +1,246 @@
+"""Trained adapters: prediction on images of any kind, saving, and the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedprompt import methods
+from fedprompt.api.arguments import as_path
+from fedprompt.clip.model import Clip
+from fedprompt.data.images import Images
+from fedprompt.data.in_memory import image_source
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError
+from fedprompt.experiments.class_descriptions import check_distinct_texts
+from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
+from fedprompt.experiments.sample_images import png
+from fedprompt.experiments.test_sets import class_probabilities
+from fedprompt.methods.base import Method
+from fedprompt.ops.metrics import require_finite
+from fedprompt.records import adapter as adapter_files
+
+if TYPE_CHECKING:
+    import pandas
+
+BATCH = 128  # images that are classified together
+SHOWN = 24  # images that a notebook shows
+TOP = 5  # classes of `top`
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions for B images over C classes.
+
+    `probabilities` [B, C] sum to one per image (single-label) or are one per label; `present` [B, C] says which labels
+    are at or above the adapter's decision threshold (multi-label only).
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    probabilities: Tensor
+    present: Tensor | None = None
+    images: Images | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def labels(self) -> list[str] | list[list[str]]:
+        """The most probable class per image or, with many labels, the present ones."""
+        if self.present is None:
+            return [self.classes[label] for label in self.probabilities.argmax(dim=1).tolist()]
+        return [[self.classes[label] for label in row.nonzero().flatten().tolist()] for row in self.present]
+
+    def top(self, count: int = TOP) -> list[list[tuple[str, float]]]:
+        """Per image the `count` most probable classes with their probabilities, best first."""
+        found = self.probabilities.topk(min(count, len(self.classes)))
+        return [
+            [(self.classes[label], value) for label, value in zip(labels, values, strict=True)]
+            for labels, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        ]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row per image, its label or labels first, then a column of probabilities per class."""
+        import pandas
+
+        table = pandas.DataFrame(self.probabilities.numpy(), columns=list(self.classes))
+        table.insert(0, "label" if self.present is None else "labels", self.labels)
+        table.insert(0, "image", self.names)
+        return table
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{best[0][0]} {100 * best[0][1]:.0f}%" for best in self.top(1)[:SHOWN])
+        return f"Predictions of {len(self):,} images: {shown}{', ...' if len(self) > SHOWN else ''}"
+
+    def _repr_html_(self) -> str:
+        cells = []
+        for row, best in enumerate(self.top(3)[:SHOWN]):
+            lines = "<br>".join(f"{escape(name)} {100 * value:.0f}%" for name, value in best)
+            shown = "" if self.images is None else f'<img src="data:image/png;base64,{png(self.images.decode(row))}">'
+            cells.append(
+                f'<figure style="display:inline-block;margin:6px;font:12px sans-serif">{shown}<br>{lines}</figure>'
+            )
+        more = f"<p>and {len(self) - SHOWN:,} more</p>" if len(self) > SHOWN else ""
+        return "".join(cells) + more
+
+
+class Adapter:
+    """A trained adapter with the backbone that it belongs to, which is opened on the first prediction."""
+
+    def __init__(
+        self,
+        files: adapter_files.Adapter,
+        *,
+        clip: Clip | None = None,
+        given: Mapping[str, type[Method]] | None = None,
+        keep: object = None,
+        revision: str | None = None,
+    ) -> None:
+        self._files = files
+        self.revision = revision  # the commit on the Hub that it was downloaded at
+        self._clip = clip
+        self._given = dict(given or {})
+        self._keep = keep  # what owns a temporary folder that the files lie in
+
+    @classmethod
+    def of_run(
+        cls,
+        folder: Path,
+        *,
+        trial: str | None,
+        clip: Clip | None = None,
+        given: Mapping[str, type[Method]] | None = None,
+        keep: object = None,
+    ) -> Adapter:
+        """The adapter of a run's trial."""
+        return cls(open_adapter(folder, trial=trial), clip=clip, given=given, keep=keep)
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter lies."""
+        return self._files.folder
+
+    @property
+    def method(self) -> str:
+        """The name of the method."""
+        return self._files.card.method
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes that it was trained and tested with."""
+        return self._files.space.names
+
+    def _find_method(self, name: str) -> type[Method]:
+        return self._given[name] if name in self._given else methods.load(name)
+
+    @cached_property
+    def _restored(self) -> tuple[Method, Clip]:
+        return restore(self._files, clip=self._clip, find_method=self._find_method)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: Any,
+        /,
+        *,
+        classes: Sequence[str] = (),
+        attributes: Mapping[str, Sequence[str]] | None = None,
+    ) -> Predictions:
+        """Classify images among the adapter's classes, or among any others that `classes` names.
+
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. `attributes` are
+        visual phrases per class, for methods that read them; the adapter knows those of its own classes. Raises
+        UserError for an image that cannot be read, and for class names that cannot be told apart.
+        """
+        given = [images] if isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "ndim") else images
+        source = image_source(list(given))
+        space = self._space(classes, attributes or {})
+        method, clip = self._restored
+        check_distinct_texts(clip, space)
+        method.eval()
+        classify = method.classifier(clip, space)
+        parts = [
+            Images(source, tuple(range(start, min(start + BATCH, len(source)))))
+            for start in range(0, len(source), BATCH)
+        ]
+        logits = torch.cat([classify(part).float().cpu() for part in parts]) if parts else torch.empty(0, len(space))
+        require_finite(logits, type(method).__name__)
+        probabilities = class_probabilities(logits, space.kind)
+        return Predictions(
+            space.names,
+            tuple(source.describe(row) for row in range(len(source))),
+            probabilities,
+            None if space.kind == "single" else probabilities >= thresholds(self._files, space),
+            Images(source, tuple(range(len(source)))),
+        )
+
+    def _space(self, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> LabelSpace:
+        if isinstance(classes, str):
+            raise UserError(f"`classes` is the text {classes!r}; give a list of names.")
+        return candidates(self._files, classes, attributes=attributes)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the adapter to a folder, which must not exist."""
+        target = as_path(folder, "folder")
+        if target.exists():
+            raise UserError(f"{target} exists already; give a folder that does not.")
+        fresh = target.with_name(f"{target.name}.new")
+        shutil.copytree(self.folder, fresh)
+        fresh.rename(target)
+        return target
+
+    def push_to_hub(
+        self, name: str, *, private: bool = True, token: str | None = None, base_model: str | None = None
+    ) -> str:
+        """Upload the adapter with its model card to the Hub as `owner/name`; returns the commit, to be pinned.
+
+        The repository is private unless told otherwise. `base_model` is the Hub id of the backbone, where the adapter
+        was trained with a copy in a folder. Absolute paths of this machine are not uploaded. Raises UserError if the
+        Hub refuses, or others could not have the backbone.
+        """
+        from fedprompt.api.hub import upload
+
+        return upload(self.folder, name, private=private, token=token, base_model=base_model)
+
+    def __repr__(self) -> str:
+        return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
+
+
+def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given from Python)
+    place: str | os.PathLike[str],
+    /,
+    *,
+    trial: str | None = None,
+    revision: str | None = None,
+    clip: Clip | None = None,
+    method: type[Method] | None = None,
+    token: str | None = None,
+    trust_code: Sequence[str] = (),
+) -> Adapter:
+    """Load an adapter from its folder, from the folder of a run (of `trial` or the main one), or from the Hub.
+
+    On the Hub, `place` is `owner/name` and `revision` pins a commit, a tag or a branch; the attribute `revision` of the
+    result is the commit. `clip` is a backbone that is
+    open already, else the adapter names it. `method` is the class of a method of one's own, and `trust_code` are the
+    modules outside fedprompt that the adapter may name. Nothing in a repository is executed. Raises UserError if there
+    is no adapter at `place` or it is damaged.
+    """
+    folder, commit = as_path(place, "place"), None
+    if not folder.exists():
+        from fedprompt.api.hub import download
+
+        folder, commit = download(os.fspath(place), revision=revision, token=token)
+    given = {} if method is None else {method.__name__: method, method.__module__: method}
+    files = open_adapter(folder, trial=trial, trusted=(*given, *trust_code))
+    return Adapter(files, clip=clip, given=given, revision=commit)

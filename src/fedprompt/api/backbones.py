@@ -1,0 +1,44 @@
+"""Loading a CLIP backbone: the embedded one, a folder, or one of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import os
+
+from fedprompt.api.arguments import as_path
+from fedprompt.clip.model import Clip
+from fedprompt.config.recipe import checked
+from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.experiments.experiment import load_backbone
+
+
+def load_clip(
+    path: str | os.PathLike[str] = "demo",
+    *,
+    device: str = "auto",
+    batch: int = 1,
+    workers: int = 0,
+    memory_gb: float = 2.0,
+    disk: str | os.PathLike[str] | None = None,
+) -> Clip:
+    """Load a frozen CLIP with its feature cache.
+
+    `path` is "demo" (the embedded CLIP), a Hugging Face folder, or a Hub id. `device` is "cpu", "cuda", or "auto": a
+    GPU if there is one. Frozen features are computed `batch` rows at a time (only 1 is exact to the last bit) and are
+    kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk. `workers` processes decode images.
+    Raises UserError if there is no CLIP at `path`, or an option is out of range.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> clip = fp.load_clip()
+        >>> clip.text_features(["a photo of a cat.", "a photo of a dog."]).shape
+        torch.Size([2, 128])
+    """
+    table = {
+        "path": path if isinstance(path, str) else str(as_path(path, "path")),
+        "device": device,
+        "batch": batch,
+        "workers": workers,
+        "memory_gb": memory_gb,
+        "disk": None if disk is None else str(as_path(disk, "disk")),
+    }
+    return load_backbone(checked(BackboneTable, table, origin="load_clip"))

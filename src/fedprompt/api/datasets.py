@@ -1,0 +1,210 @@
+"""Data sets and clients: any source by name, function or object, and any partition rule by name or function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from fedprompt.api.arguments import require
+from fedprompt.config.blocks import Block, bind
+from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.in_memory import dataset_of_columns
+from fedprompt.data.joined import JoinedDataset
+from fedprompt.data.partition.base import Partition
+from fedprompt.data.problems import find_problems, scan_images
+from fedprompt.data.quality import quality_warnings
+from fedprompt.demo import SOURCES as EMBEDDED
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.experiments.clients import Clients
+
+if TYPE_CHECKING:
+    import pandas
+
+IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
+DATA = "make one with load_dataset(...)"  # where an argument is no data set
+LABEL_COLUMNS = ("label", "labels", "class")
+Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
+
+
+def load_dataset(source: Any = EMBEDDED[0], /, **options: Any) -> Dataset:
+    """Load a data set.
+
+    `source` is one of
+
+    - the name of a source (`"image_folder"`, `"label_table"`, `"coco"`, `"published"`, ...) with its options as
+      keywords, as a recipe's table [data] has them;
+    - a function that returns a `Dataset`, with its keywords;
+    - a pandas DataFrame with a column of images (`image` or `path`: paths, PIL images or arrays) and one of labels
+      (`label` or `labels`: names, numbers with `classes=`, or lists for several per image), and `split` and `domain`
+      if there are any; the keywords `image`, `label`, `split` and `domain` name other columns;
+    - a `datasets.Dataset` of Hugging Face, read in the same way; its class names are used;
+    - a list of pairs (path or image, label).
+
+    Without `source` it is the embedded drawings with one label each, with so many images per class: `train`, `test`.
+    Raises UserError for an unknown source or option and for everything in the data that cannot be understood.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=4, test=4)
+        >>> data.space.kind, len(data.space) == len(data.base) + len(data.new)
+        ('single', True)
+    """
+    if isinstance(source, str | os.PathLike):
+        return _named(os.fspath(source), options)
+    if callable(source):
+        return cast("Dataset", bind(_name_of(source), source, options, place="load_dataset")())
+    if hasattr(source, "column_names") and hasattr(source, "features"):
+        return _of_hub_table(source, options)
+    if hasattr(source, "columns") and hasattr(source, "to_dict"):
+        return _of_frame(source, options)
+    return _of_pairs(source, options)
+
+
+def _named(name: str, options: Mapping[str, Any]) -> Dataset:
+    if name not in SOURCES.names() and ":" not in name and os.path.exists(name):
+        raise UserError(
+            f"{name!r} is a path; name its form too, as in load_dataset('image_folder', path={name!r}). "
+            f"`fedprompt check {name}` finds out which form it is."
+        )
+    block = _block(SOURCES, name, options, place="load_dataset")
+    dataset = cast("Dataset", block())
+    return replace(dataset, table={"source": name, **block.written})
+
+
+def _block(registry: Registry, name: str, options: Mapping[str, Any], *, place: str) -> Block[Any]:
+    return bind(name, registry.find(name, place=place), options, place=place)
+
+
+def _name_of(builder: Callable[..., object]) -> str:
+    return getattr(builder, "__name__", type(builder).__name__)
+
+
+def _of_pairs(pairs: Any, options: Mapping[str, Any]) -> Dataset:
+    try:
+        rows = [(image, label) for image, label in pairs]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
+            f"(image, label), not this {type(pairs).__name__}."
+        ) from error
+    return _of_columns([image for image, _ in rows], [label for _, label in rows], options)
+
+
+def _of_columns(images: Sequence[object], labels: Sequence[object], options: Mapping[str, Any]) -> Dataset:
+    columns = {name: options[name] for name in ("splits", "domains") if name in options}
+    rest = {name: value for name, value in options.items() if name not in columns}
+    block = bind("load_dataset", dataset_of_columns, {**rest, **columns}, place="load_dataset")
+    return cast("Dataset", block(images, labels))
+
+
+def _of_frame(frame: Any, options: Mapping[str, Any]) -> Dataset:
+    known = [str(name) for name in frame.columns]
+    chosen, rest = _chosen_columns(known, options)
+    columns = {name: list(frame[column]) for name, column in chosen.items()}
+    images, labels = columns.pop("image"), columns.pop("label")
+    return _of_columns(images, labels, {**rest, **{f"{name}s": values for name, values in columns.items()}})
+
+
+def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
+    chosen, rest = _chosen_columns(table.column_names, options)
+    columns = {name: list(table[column]) for name, column in chosen.items()}
+    feature = table.features[chosen["label"]]
+    names = getattr(getattr(feature, "feature", feature), "names", None)
+    if names and "classes" not in rest:
+        rest = {**rest, "classes": tuple(names)}
+    images, labels = columns.pop("image"), columns.pop("label")
+    return _of_columns(images, labels, {**rest, **{f"{name}s": values for name, values in columns.items()}})
+
+
+def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+    """The columns that hold images, labels, splits and domains, and the options that name none of them."""
+    usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "domain": ("domain",)}
+    chosen: dict[str, str] = {}
+    for what, names in usual.items():
+        column = options.get(what) or next((name for name in names if name in known), "")
+        if column and column not in known:
+            hint = did_you_mean(str(column), known)
+            raise UserError(f"The table has no column {column!r}{hint} (columns: {', '.join(known)}).")
+        if column:
+            chosen[what] = column
+    for what in ("image", "label"):
+        if what not in chosen:
+            raise UserError(
+                f"The table has no column {' or '.join(map(repr, usual[what][:2]))} (columns: {', '.join(known)}); "
+                f"name it, as in load_dataset(table, {what}={known[0]!r})."
+            )
+    return chosen, {name: value for name, value in options.items() if name not in usual}
+
+
+def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: int = 224) -> pandas.DataFrame:
+    """Open every image and list what is wrong or worth a look, as the command `fedprompt check` does.
+
+    A row per finding: `kind` ("unreadable", "leak", "attributes", "labels", or "warning"), `rows` of the data set that
+    it is about, and `message`. `duplicates` looks for near-duplicates of training images, `workers` processes open
+    images, and `side` is that of the backbone's input in pixels.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> found = fp.check(fp.load_dataset(train=1, test=1), duplicates=False, side=32)
+        >>> list(found.columns)
+        ['kind', 'rows', 'message']
+    """
+    import pandas
+
+    require(data, Dataset, "data", DATA)
+    scan = scan_images(data.source, range(len(data.source)), workers=workers, perceptual=duplicates)
+    rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
+    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=side))
+    rows += [{"kind": "warning", "rows": (), "message": sentence} for sentence in warnings]
+    return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
+
+
+def partition(
+    data: Dataset, rule: str | Callable[..., Partition] = "dirichlet", /, *, held_out: float = 0.0, **options: Any
+) -> Clients:
+    """Distribute the training images over clients by a partition rule.
+
+    `rule` is the name of a rule (`"iid"`, `"dirichlet"`, `"class_chunks"`, `"by_domain"`, ...) or a function
+    `(dataset, *, options) -> Partition`; `options` are its keywords. A share `held_out` of each client's images is not
+    trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
+    `clients.to_pandas()`. Raises UserError for an unknown rule or option, or more clients than images.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=4, test=4)
+        >>> clients = fp.partition(data, "iid", clients=3)
+        >>> len(clients), clients[0].name
+        (3, 'client-0')
+    """
+    require(data, Dataset, "data", DATA)
+    if not (isinstance(rule, str) or callable(rule)):
+        raise UserError(f"`rule` is {rule!r}; give the name of a rule or a function that returns a Partition.")
+    block = (
+        _block(PARTITION_RULES, rule, options, place="partition")
+        if isinstance(rule, str)
+        else bind(_name_of(rule), rule, options, place="partition")
+    )
+    found = data.partition_parts(block) if isinstance(data, JoinedDataset) else block(data)
+    if not isinstance(found, Partition):
+        raise UserError(f"The rule {block.name!r} returned a {type(found).__name__}; a rule returns a Partition.")
+    table = {"rule": rule, **block.written} if isinstance(rule, str) else {}
+    return Clients(data, replace(found, table=table), test=True, held_out=held_out)
+
+
+def given_in_python(*, name: str = "") -> Dataset:
+    """Stands in a recipe for a data set that was given from Python, which no recipe can read; raises UserError."""
+    raise UserError(
+        f"The data set{f' {name!r}' if name else ''} of this run was given from Python; continue with "
+        "fedprompt.resume(folder, data=..., clients=...)."
+    )
+
+
+def partition_in_python(dataset: Dataset, *, by: str = "") -> Partition:
+    """Stands in a run's recipe for a partition by a function of one's own; raises UserError."""
+    raise UserError(
+        f"The partition{f' by {by!r}' if by else ''} of this run was given from Python; continue with "
+        "fedprompt.resume(folder, data=..., clients=...)."
+    )

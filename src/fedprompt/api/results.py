@@ -1,0 +1,213 @@
+"""Finished and unfinished runs as tables, figures, reports and adapters."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedprompt.api.adapters import Adapter
+from fedprompt.api.arguments import as_path
+from fedprompt.clip.model import Clip
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, require_folder
+from fedprompt.methods.base import Method
+from fedprompt.records import reading
+from fedprompt.records.predictions import predictions_path
+from fedprompt.report import headline_figure, render
+from fedprompt.report.figures import loss_figure, score_figure
+from fedprompt.report.inline import Figure, Page
+from fedprompt.report.verdict import verdict
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Run:
+    """A run: tables of what it recorded, its figures and report, and the adapters that it trained."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        clip: Clip | None = None,
+        given: Mapping[str, type[Method]] | None = None,
+        kept: tempfile.TemporaryDirectory[str] | None = None,
+    ) -> None:
+        self.folder = folder
+        self._clip = clip
+        self._given = dict(given or {})
+        self._kept = kept  # a temporary folder, which goes with this object
+
+    @cached_property
+    def records(self) -> reading.Run:
+        """Everything that the run recorded, as typed values."""
+        return reading.read_run(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended without an error."""
+        return self.records.end is not None and self.records.end.status == "done"
+
+    @property
+    def trials(self) -> tuple[str, ...]:
+        """The names of the trials, in the order of the tables: those without training first, the main one last."""
+        return tuple(trial.name for trial in self.records.trials)
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """The table of the report: a row per trial, a column per headline metric, in percent."""
+        import pandas
+
+        run = self.records
+        rows = [
+            {run.title(column): 100 * trial.figures[column] for column in run.columns if column in trial.figures}
+            for trial in run.trials
+        ]
+        names = pandas.Index([trial.label for trial in run.trials], name="method")
+        return pandas.DataFrame(rows, index=names, columns=[run.title(column) for column in run.columns])
+
+    @property
+    def scores(self) -> pandas.DataFrame:
+        """All scores, tidy: trial, round, test_set, name, part, client, metric, images and value in [0, 1]."""
+        import pandas
+
+        return pandas.DataFrame(list(self._scores()), columns=list(SCORE_COLUMNS)).astype({"client": "Int64"})
+
+    def _scores(self) -> Iterator[Mapping[str, Any]]:
+        for trial in self.records.trials:
+            for score in trial.scores:
+                yield {
+                    "trial": trial.name,
+                    "round": score.round,
+                    "test_set": score.split,
+                    "name": score.name,
+                    "part": score.part,
+                    "client": score.client,
+                    "metric": score.measure or self.records.header.metric,
+                    "images": score.num_examples,
+                    "value": score.value,
+                }
+
+    @property
+    def rounds(self) -> pandas.DataFrame:
+        """A row per trial and round: trial, round, clients, loss, bytes_up, seconds, failed and epsilon."""
+        import pandas
+
+        rows = [
+            {
+                "trial": trial.name,
+                "round": event.round,
+                "clients": len(event.clients),
+                "loss": event.loss,
+                "bytes_up": sum(event.bytes_up.values()),
+                "seconds": event.seconds,
+                "failed": len(event.failed),
+                "epsilon": event.epsilon,
+            }
+            for trial in self.records.trials
+            for event in trial.rounds
+        ]
+        return pandas.DataFrame(rows, columns=list(ROUND_COLUMNS))
+
+    @property
+    def intervals(self) -> pandas.DataFrame:
+        """95% intervals of figures, or of differences to the trial `against`, by bootstrap over the test images."""
+        import pandas
+
+        columns = ["trial", "column", "against", "value", "low", "high", "images"]
+        rows = [{name: getattr(one, name) for name in columns} for one in self.records.intervals]
+        return pandas.DataFrame(rows, columns=columns)
+
+    def predictions(self, trial: str | None = None) -> pandas.DataFrame:
+        """The predictions of a trial, by default the main one, for every test image; UserError if none are recorded."""
+        import pandas
+
+        path = predictions_path(self.folder, self._trial(trial).name)
+        if not is_file(path):
+            raise UserError(f"The trial {self._trial(trial).name!r} has no predictions yet; finish the run.")
+        return pandas.read_parquet(path)
+
+    @property
+    def verdict(self) -> str:
+        """What the figures show and what they do not, and what to try next, in sentences."""
+        found = verdict(self.records)
+        return " ".join((*found.sentences, *(f"Next: {step}" for step in found.steps)))
+
+    def plot(self, column: str | None = None) -> Figure:
+        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds."""
+        if column is None:
+            return Figure(headline_figure(self.records))
+        if column != "loss" and column not in self.records.columns:
+            known = ("loss", *self.records.columns)
+            hint = did_you_mean(column, known)
+            raise UserError(f"The run has no column {column!r}{hint} (columns: {', '.join(known)}).")
+        drawn = loss_figure(self.records) if column == "loss" else score_figure(self.records, column)
+        if drawn is None:
+            raise UserError(f"{column!r} was recorded less than twice; set evaluate.every to score between rounds.")
+        return Figure(drawn)
+
+    def report(self) -> Page:
+        """Write the HTML report again; the result shows it in a notebook, and its `path` is the file."""
+        return Page(render(self.folder))
+
+    def adapter(self, trial: str | None = None) -> Adapter:
+        """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared."""
+        return Adapter.of_run(self.folder, trial=trial, clip=self._clip, given=self._given, keep=self)
+
+    def _trial(self, name: str | None) -> reading.TrialRecord:
+        known = {trial.name: trial for trial in self.records.trials}
+        main = self.records.main
+        if name is None and main is not None:
+            return main
+        if name not in known:
+            raise UserError(f"The run has no trial {name!r}{did_you_mean(str(name), known)} ({', '.join(known)}).")
+        return known[name]
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        return f"Run of {', '.join(self.trials)} in {self.folder}, {state}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table.style.format('{:.1f}', na_rep='').to_html()}<p>{escape(self.verdict)}</p>"
+
+
+SCORE_COLUMNS = ("trial", "round", "test_set", "name", "part", "client", "metric", "images", "value")
+ROUND_COLUMNS = ("trial", "round", "clients", "loss", "bytes_up", "seconds", "failed", "epsilon")
+
+
+def read_run(folder: str | os.PathLike[str], /) -> Run:
+    """Open the folder of a run, finished or not; UserError if it is none."""
+    place = as_path(folder, "folder")
+    require_folder(place, "give the folder of a run")
+    run = Run(place)
+    run.records  # noqa: B018  (reads the file, so that an error comes here)
+    return run
+
+
+def compare(runs: Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
+    """Figures of several runs of the same methods, tidy: run, seed, trial, column and value in [0, 1].
+
+    `table.pivot_table(index="trial", columns="column", values="value", aggfunc=["mean", "std"])` gives means and
+    standard deviations over seeds.
+    """
+    import pandas
+
+    opened = [run if isinstance(run, Run) else read_run(run) for run in runs]
+    rows = [
+        {
+            "run": str(run.folder),
+            "seed": run.records.header.seed,
+            "trial": trial.name,
+            "column": column,
+            "value": value,
+        }
+        for run in opened
+        for trial in run.records.trials
+        for column, value in trial.figures.items()
+    ]
+    return pandas.DataFrame(rows, columns=["run", "seed", "trial", "column", "value"])

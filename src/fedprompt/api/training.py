@@ -1,0 +1,238 @@
+"""Training from Python: methods, clients and recipes in, runs out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fedprompt import methods
+from fedprompt.api.arguments import as_path, require
+from fedprompt.api.callbacks import joined
+from fedprompt.api.datasets import DATA
+from fedprompt.api.results import Run
+from fedprompt.clip.model import Clip
+from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
+from fedprompt.config.settings import apply_settings, setting
+from fedprompt.data.dataset import Dataset
+from fedprompt.errors import UserError
+from fedprompt.experiments import run as runs
+from fedprompt.experiments.clients import Clients
+from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
+from fedprompt.experiments.given import Given
+from fedprompt.experiments.plan import Plan
+from fedprompt.methods.base import Method
+from fedprompt.report import render
+
+GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
+GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
+MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
+PathLike = str | os.PathLike[str]
+Temporary = tempfile.TemporaryDirectory[str]
+
+
+def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
+    method: MethodLike,
+    clip: Clip,
+    data: Dataset,
+    clients: Clients,
+    *,
+    compare: Sequence[MethodLike] = (),
+    out: PathLike | None = None,
+    seed: int = 1,
+    track: Sequence[str] = (),
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """Train a method over the clients, beside others if `compare` names some, and score all of them.
+
+    `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
+    `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
+    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
+    of the run, which must not exist; without it the run lives as long as the result does. `track` names
+    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of
+    the last finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
+    KeyboardInterrupt. Raises UserError for anything that cannot be trained, before the folder is made.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=2, test=2)
+        >>> clients = fp.partition(data, "iid", clients=2)
+        >>> run = fp.train("promptfl", fp.load_clip(), data, clients, rounds=1, progress=False)
+        >>> sorted(run.scores.columns)
+        ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
+    """
+    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
+    plan, given = plan_of_objects((method, *compare), (clip, data, clients), seed=seed, train=options, settings=changes)
+    return _start(plan, given, out, callbacks, progress=progress)
+
+
+def plan_of_objects(
+    kinds: Sequence[MethodLike],
+    objects: tuple[Clip, Dataset, Clients],
+    *,
+    seed: int,
+    train: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> tuple[Plan, Given]:
+    """The plan of methods, the first of which is the main one, on objects, and what it takes in place of names."""
+    clip, data, clients = objects
+    require(clip, Clip, "clip", "open one with load_clip(...)")
+    require(data, Dataset, "data", DATA)
+    require(clients, Clients, "clients", "make them with partition(data, ...)")
+    if clients.dataset is not data:
+        raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
+    tables = [_method_table(one) for one in kinds]
+    given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
+    recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings)
+    return given.plan(recipe, origin="train"), given
+
+
+def _recipe(
+    given: Given,
+    tables: Sequence[Mapping[str, Any]],
+    *,
+    seed: int,
+    train: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> Recipe:
+    assert given.data is not None and given.clients is not None and given.clip is not None
+    partition, main = given.clients.partition, dict(tables[0])
+    found: dict[str, Any] = {
+        "name": _folder_name(f"{main.get('label') or main['name']}-{given.data.name}"),
+        "about": f"{main['name']} on {given.data.name}",
+        "seed": seed,
+        "backbone": {"path": given.clip.origin},
+        "data": dict(given.data.table) or {"source": GIVEN_DATA, "name": given.data.name},
+        "partition": dict(partition.table) or {"rule": GIVEN_PARTITION, "by": partition.rule},
+        "method": main,
+        "compare": [dict(table) for table in tables[1:]],
+        "train": dict(train),
+        "evaluate": {"held_out": given.clients.share} if given.clients.share else {},  # else the recipe's default
+    }
+    apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())
+    return checked(Recipe, found, origin="train")
+
+
+def _folder_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in text)
+
+
+def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] | None]:
+    """A recipe's table of a method, and the class if it is one that the package does not know by name."""
+    if isinstance(method, Mapping):
+        table, kind = _method_table(method["name"])
+        return {**method, **table}, kind
+    if isinstance(method, str):
+        return {"name": method}, None
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(f"A method is a name, a class derived from fedprompt.Method, or a table, not {method!r}.")
+    own = method.__module__.removeprefix(f"{methods.__name__}.")
+    if own in methods.names():
+        return {"name": own}, None
+    return {"name": method.__name__}, method
+
+
+def run(
+    recipe: Recipe | PathLike,
+    /,
+    *,
+    out: PathLike | None = None,
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+    clip: Clip | None = None,
+    **settings: Any,
+) -> Run:
+    """Run a recipe: a `Recipe`, a TOML file, or the name of one that the package contains.
+
+    `settings` are keys of the recipe; tables are given as mappings or with dots, `**{"train.rounds": 3}`. `clip` is a
+    backbone that is open already. Without `out` the run lives as long as the result does. Raises UserError as the
+    command `fedprompt run` does.
+    """
+    plan, given = plan_of_recipe(recipe, settings, clip=clip)
+    return _start(plan, given, out, callbacks, progress=progress)
+
+
+def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, clip: Clip | None) -> tuple[Plan, Given]:
+    """The plan of a recipe, its file or its name, with changed keys, and what it takes in place of names."""
+    changes, given = list(_flat(settings)), Given(clip)
+    if isinstance(recipe, Recipe):
+        tables = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+        apply_settings(tables, changes, keys=recipe_keys())
+        return given.plan(checked(Recipe, tables, origin=recipe.name), origin=recipe.name), given
+    path = find_recipe(str(as_path(recipe, "recipe")))
+    return given.plan(load_recipe(path, changes), origin=path.name), given
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield setting(f"{before}{key}", value)
+
+
+def _start(
+    plan: Plan, given: Given, out: PathLike | None, callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool
+) -> Run:
+    """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
+    folder, kept = output_folder(out, plan.recipe.name)
+    with joined(callbacks, progress=progress) as listener, _interruption_kept(folder, listener):
+        runs.start(plan, folder, callbacks=listener, given=given)
+    return Run(folder, clip=given.clip, given=given.methods, kept=kept)
+
+
+def output_folder(out: PathLike | None, name: str) -> tuple[Path, Temporary | None]:
+    """The folder `out`, or one of that name in a temporary folder, which goes with the object that is returned."""
+    if out is not None:
+        return as_path(out, "out"), None
+    kept = tempfile.TemporaryDirectory(prefix="fedprompt-", ignore_cleanup_errors=True)
+    return Path(kept.name) / name, kept
+
+
+@contextmanager
+def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
+    """Let a run end by Ctrl-C as by itself if its last finished round was scored."""
+    try:
+        yield
+    except RoundKeptInterrupt as interrupt:
+        callbacks.on_message(str(interrupt))
+        render(folder)
+
+
+def resume(  # noqa: PLR0913  (what may have been given from Python)
+    folder: PathLike,
+    /,
+    *,
+    clip: Clip | None = None,
+    data: Dataset | None = None,
+    clients: Clients | None = None,
+    method: type[Method] | Sequence[type[Method]] = (),
+    accept_changes: bool = False,
+    trust_code: Sequence[str] = (),
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+) -> Run:
+    """Continue a run that stopped; the result is bitwise that of a run that never stopped.
+
+    What was given from Python when the run began is given again: `clip`, `data`, `clients` and the class of a `method`
+    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. Raises UserError where
+    one of them is missing or has changed, unless `accept_changes`.
+    """
+    kinds = (method,) if isinstance(method, type) else tuple(method)
+    given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
+    place = as_path(folder, "folder")
+    with joined(callbacks, progress=progress) as listener, _interruption_kept(place, listener):
+        runs.resume(
+            place,
+            callbacks=listener,
+            accept_changes=accept_changes,
+            trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
+            given=given,
+        )
+    return Run(place, clip=clip, given=given.methods)

@@ -1,0 +1,125 @@
+"""Search for settings from Python, over a grid or by Optuna, and the run with the best ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedprompt.api.callbacks import joined
+from fedprompt.api.results import Run
+from fedprompt.api.training import MethodLike, PathLike, output_folder, plan_of_objects, plan_of_recipe
+from fedprompt.clip.model import Clip
+from fedprompt.config.recipe import Recipe
+from fedprompt.data.dataset import Dataset
+from fedprompt.errors import UserError
+from fedprompt.experiments.clients import Clients
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.studies.tune import Wanted
+from fedprompt.studies.tune_run import Tuned, search_and_train
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Tuning:
+    """A search for settings: what it tried and found, and the run with the best settings of every method."""
+
+    def __init__(self, found: Tuned, run: Run) -> None:
+        self._found = found
+        self.run = run
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the search; the same call with it goes on where it stopped."""
+        return self._found.tuning.out
+
+    @property
+    def table(self) -> pandas.DataFrame:
+        """All points: method, settings, value on held-out images in [0, 1], and which are the default and kept."""
+        import pandas
+
+        return pandas.DataFrame(
+            [
+                {
+                    "method": one.label,
+                    **point,
+                    "value": value,
+                    "default": place == one.default,
+                    "kept": place == one.best,
+                }
+                for one in self._found.results
+                for place, (point, value) in enumerate(zip(one.points, one.values, strict=True))
+            ]
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, Any]]:
+        """The settings that are kept, by method; none for a method that diverged everywhere."""
+        return {one.table.title: dict(one.points[one.best]) for one in self._found.results if one.best is not None}
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that trains the best method with its settings."""
+        return self._found.recipe
+
+    def __repr__(self) -> str:
+        kept = ", ".join(f"{name} {dict(point)}" for name, point in self.settings.items())
+        return f"Tuning of {kept} in {self.folder}"
+
+
+def tune(  # noqa: PLR0913  (as train and run, and what is searched)
+    what: Recipe | PathLike | MethodLike,
+    clip: Clip | None = None,
+    data: Dataset | None = None,
+    clients: Clients | None = None,
+    *,
+    methods: Sequence[str] = (),
+    compare: Sequence[MethodLike] = (),
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    draws: int = 0,
+    minutes: float | None = None,
+    out: PathLike | None = None,
+    seed: int = 1,
+    callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Tuning:
+    """Search training settings on held-out images, then train with the best and score the test images once.
+
+    With `data` and `clients`, `what` is a method as in `train`, and so are `compare`, `seed`, `settings` and `options`.
+    Without, it is a recipe as in `run`: `methods` names those to tune (default: all of the recipe), and `options` are
+    keys of the recipe.
+
+    `grid` gives values to try for keys of [train], by default six learning rates. `draws` has Optuna draw so many
+    points for each method from between the ends of the grid, the method's default first (extra `tune`); without it
+    every point of the grid is tried, which is the fair comparison. `minutes` limits search and training together. With
+    `out` the same call goes on after a stop. Raises UserError as `train` and `run` do.
+
+    Examples:
+        >>> import fedprompt as fp
+        >>> data = fp.load_dataset(train=2, test=1)
+        >>> clients = fp.partition(data, "iid", clients=2)
+        >>> tuned = fp.tune(
+        ...     "promptfl", fp.load_clip(), data, clients, rounds=1, grid={"lr": [0.001, 0.01]}, progress=False
+        ... )
+        >>> list(tuned.table.columns), sorted(tuned.settings["promptfl"])
+        (['method', 'lr', 'value', 'default', 'kept'], ['lr'])
+    """
+    changes = {**(settings or {}), **({"tuning.grid": {key: list(grid[key]) for key in grid}} if grid else {})}
+    if clip is not None and data is not None and clients is not None:
+        if not isinstance(what, str | type | Mapping):
+            raise UserError(f"With data and clients, tune takes a method, not {what!r}; leave them out for a recipe.")
+        plan, given = plan_of_objects(
+            (what, *compare), (clip, data, clients), seed=seed, train=options, settings=changes
+        )
+    elif data is not None or clients is not None or isinstance(what, Mapping | type):
+        raise UserError("tune takes a recipe, or a method with a backbone, a data set and its clients.")
+    else:
+        plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
+    folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
+    wanted = Wanted(tuple(methods), minutes, draws)
+    with joined(callbacks, progress=progress) as listener:
+        found = search_and_train(plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, given=given)
+    return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))

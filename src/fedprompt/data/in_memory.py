@@ -1,0 +1,184 @@
+"""Data sets from columns in memory: image files or images, labels, and splits and domains where they are known."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fedprompt.data.dataset import Dataset
+from fedprompt.data.file_source import FileSource
+from fedprompt.data.image_formats import to_rgb
+from fedprompt.data.images import ImageSource
+from fedprompt.data.intake.class_names import normal_name
+from fedprompt.data.intake.label_cells import is_missing
+from fedprompt.data.intake.report import Intake, Mistakes
+from fedprompt.data.intake.splits import understand_splits
+from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
+from fedprompt.data.labels import LabelSpace
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class MemorySource:
+    """Decoded RGB images as an image source."""
+
+    images: tuple[Image.Image, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of sizes and pixels."""
+        digest = hashlib.sha256()
+        for image in self.images:
+            digest.update(repr(image.size).encode() + image.tobytes())
+        return digest.hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def open(self, row: int) -> Image.Image:
+        """The image of a row."""
+        return self.images[row]
+
+    def take(self, rows: Sequence[int]) -> MemorySource:
+        """A source of these images alone."""
+        return MemorySource(tuple(self.images[row] for row in rows))
+
+    def describe(self, row: int) -> str:
+        """The row, since an image in memory has no path."""
+        return f"image {row}"
+
+
+def image_source(images: Sequence[object]) -> ImageSource:
+    """The source of image files (paths), PIL images or arrays [H, W], [H, W, 3] or [H, W, 4] of 8 or 16 bits.
+
+    Raises UserError for anything else, for a mixture of paths and images, and for files that do not exist.
+    """
+    paths = [isinstance(image, str | os.PathLike) for image in images]
+    if all(paths):
+        files = tuple(str(Path(os.fspath(image)).expanduser().absolute()) for image in images)  # type: ignore[call-overload]
+        if missing := [file for file in files if not Path(file).is_file()]:
+            raise UserError(f"{len(missing):,} of {len(files):,} images do not exist, for example {missing[0]}.")
+        return FileSource(Path("/"), tuple(file.removeprefix("/") for file in files))
+    if any(paths):
+        raise UserError("Some images are paths and others are images in memory; give either all paths or all images.")
+    return MemorySource(tuple(as_image(image, name=f"image {row}") for row, image in enumerate(images)))
+
+
+def as_image(value: object, *, name: str) -> Image.Image:
+    """A PIL image, or an array [H, W], [H, W, 3] or [H, W, 4], as 8-bit RGB; UserError, with `name`, for others."""
+    if isinstance(value, Image.Image):
+        return to_rgb(value.copy(), name=name)
+    array = value.numpy() if isinstance(value, torch.Tensor) else value
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{name} is a {type(value).__name__}; give a path, a PIL image or an array [H, W, 3].")
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise UserError(
+            f"{name} is an array {list(array.shape)} of {array.dtype}; give [H, W], [H, W, 3] or [H, W, 4] of uint8 "
+            "(or grey uint16)."
+        )
+    if array.dtype == np.uint16 and array.ndim == 3:
+        raise UserError(f"{name} is a colour array of uint16; scale it to uint8.")
+    return to_rgb(Image.fromarray(array), name=name)
+
+
+def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but two with a default)
+    images: Sequence[object],
+    labels: Sequence[object],
+    *,
+    name: str = "in memory",
+    classes: Sequence[str] = (),
+    splits: Sequence[object] | None = None,
+    domains: Sequence[object] | None = None,
+    base: Literal["half", "all"] = "all",
+    unseen_domains: tuple[str, ...] = (),
+    test_fraction: float = 0.25,
+    template: str = "a photo of a {}.",
+    seed: int = 0,
+) -> Dataset:
+    """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
+
+    `classes` are the names in label order, needed only if labels are numbers. `splits` says train, val or test per
+    image in any usual spelling; without it, each image is drawn for testing with probability `test_fraction`. `domains`
+    names a domain per image. Raises UserError for columns of different lengths, unreadable labels, missing files and
+    paths that stand twice.
+    """
+    check_test_fraction(test_fraction)
+    columns = {"labels": labels, "splits": splits, "domains": domains}
+    for column, values in columns.items():
+        if values is not None and len(values) != len(images):
+            raise UserError(f"There are {len(images)} images and {len(values)} {column}; every image needs one.")
+    if not len(images):
+        raise UserError("There are no images; give at least two.")
+    source = image_source(images)
+    mistakes = Mistakes(name, place="row {}".format)
+    found = read_typed_labels([_plain(label) for label in labels], classes, dialect=Dialect(), mistakes=mistakes)
+    _refuse_repeats(source, mistakes)
+    mistakes.check(fix="correct that row")
+    outer = ["" if is_missing(value) else normal_name(str(value)) for value in domains or [""] * len(images)]
+    own, origin = _splits(source, found, outer, splits, test_fraction=test_fraction, seed=seed, name=name)
+    known, new = base_and_new(len(found.names), "all" if found.multi else base)
+    return Dataset(
+        name=name,
+        source=source,
+        space=LabelSpace(found.names, "multi" if found.multi else "single", template),
+        targets=torch.tensor(found.targets, dtype=torch.int8 if found.multi else torch.int64),
+        splits=own,
+        domains=tuple(outer),
+        base=known,
+        new=new,
+        unseen_domains=unseen_domains,
+        intake=Intake(
+            labels=found.form,
+            origins={"images": "given in memory", "classes": "`classes`" if classes else "labels", "splits": origin},
+            warnings=found.remarks,
+        ),
+    )
+
+
+def _plain(label: object) -> object:
+    """Numpy's and torch's numbers and vectors as Python's."""
+    convert: Any = getattr(label, "tolist", None)
+    return convert() if callable(convert) else label
+
+
+def _refuse_repeats(source: ImageSource, mistakes: Mistakes) -> None:
+    if not isinstance(source, FileSource):
+        return
+    first: dict[str, int] = {}
+    for row, file in enumerate(source.files):
+        if first.setdefault(file, row) != row:
+            mistakes.add(f"the image /{file} stands in row {first[file]} too", line=row, fix="keep one of the two rows")
+
+
+def _splits(  # noqa: PLR0913  (what a draw depends on)
+    source: ImageSource,
+    found: TypedLabels,
+    domains: Sequence[str],
+    given: Sequence[object] | None,
+    *,
+    test_fraction: float,
+    seed: int,
+    name: str,
+) -> tuple[tuple[str, ...], str]:
+    """The splits of all rows, and where they come from in words."""
+    if given is not None:
+        names = [str(value) for value in given]
+        understood = understand_splits(names, place=name, kind="splits")
+        if understood is None:
+            raise UserError(f"The splits of {name} say {names[0]!r} and the like; write train, val or test.")
+        return tuple(understood.parts[own] for own in names), understood.origin
+    groups = [(domain, () if found.multi else label) for domain, label in zip(domains, found.targets, strict=True)]
+    files = [source.describe(row) for row in range(len(source))]
+    return tuple(draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed)), drawn_origin(
+        test_fraction, seed
+    )

@@ -1,0 +1,101 @@
+"""Tuning as one step: the search, over the grid or by Optuna, then the run with the best settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedprompt.config.recipe import Recipe
+from fedprompt.experiments.context import RunCallbacks
+from fedprompt.experiments.given import NOTHING, Given
+from fedprompt.records.event_fields import CommandRecord
+from fedprompt.records.reading import read_run
+from fedprompt.records.run_folder import write_atomic
+from fedprompt.studies.sweep import check, run_job
+from fedprompt.studies.tune import Tuning, Wanted, grid_results, make_tuning
+from fedprompt.studies.tune_optuna import require_optuna, search_by_draws
+from fedprompt.studies.tune_results import Result, kept_defaults, markdown, metric_of, result_rows
+from fedprompt.studies.tune_rounds import Rounds, plan_rounds
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished search with what it found for each method, and the run with the best settings of all."""
+
+    tuning: Tuning
+    results: tuple[Result, ...]
+    rounds: Rounds
+
+    @property
+    def final(self) -> Path:
+        """The folder of the run with the best settings."""
+        return self.tuning.final_job(self.results, self.rounds.final).folder
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that trains the best method alone, beside methods that train nothing."""
+        return self.tuning.best_recipe(self.results, self.rounds.final)
+
+    @property
+    def caption(self) -> str:
+        """What the table of the search shows."""
+        return f"{metric_of(self.tuning.recipe)} in percent; no test image was scored."
+
+    @property
+    def kept_defaults(self) -> Sequence[str]:
+        """A sentence for each method that keeps its default although another point has a better value."""
+        return kept_defaults(self.results, self.rounds.search)
+
+    @property
+    def command(self) -> str:
+        """The command that trains the best method alone; empty if objects were given in place of a recipe's names."""
+        return "" if self.tuning.given.data is not None else f"fedprompt run {self.tuning.out / 'best.toml'}"
+
+    def write(self) -> None:
+        """Write the table of the search and the recipe of the best method."""
+        notes = {"Held-out images": self.caption, "Rounds": self.rounds.sentence}
+        if self.command:
+            write_atomic(self.tuning.out / "best.toml", self.recipe.to_toml(defaults=False))
+            notes["The best"] = f"`{self.command}`"
+        if self.kept_defaults:
+            notes["Defaults"] = " ".join(self.kept_defaults)
+        write_atomic(self.tuning.out / "tuning.md", markdown(*result_rows(self.results), notes))
+
+
+def search_and_train(  # noqa: PLR0913  (what is tuned and where, and what a command or Python adds to it)
+    recipe: Recipe,
+    wanted: Wanted,
+    out: Path,
+    *,
+    origin: str,
+    callbacks: RunCallbacks,
+    command: CommandRecord | None = None,
+    given: Given = NOTHING,
+) -> Tuned:
+    """Search settings on held-out images and train with the best of each method; goes on after a stop.
+
+    Raises UserError for anything wrong, before the output folder is made.
+    """
+    if wanted.draws:
+        require_optuna()
+    tuning, experiment = make_tuning(recipe, wanted, out, origin=origin, callbacks=callbacks, given=given)
+    tuning = replace(tuning, command=command)
+    rounds = plan_rounds(tuning, experiment, wanted.minutes or recipe.minutes or None, callbacks=callbacks)
+    callbacks.on_message(rounds.sentence)
+    labels = {trial.name: trial.label for trial in experiment.trials}
+    if wanted.draws:
+        results = search_by_draws(tuning, rounds.search, labels, callbacks=callbacks)
+    else:
+        job = tuning.search_job(rounds.search)
+        check(job)
+        if not job.done:
+            run_job(job, callbacks=callbacks)
+        results = grid_results(tuning, read_run(job.folder), labels)
+    tuned = Tuned(tuning, tuple(results), rounds)
+    final = tuning.final_job(tuned.results, rounds.final)
+    check(final)
+    tuned.write()
+    if not final.done:
+        run_job(final, callbacks=callbacks)
+    return tuned

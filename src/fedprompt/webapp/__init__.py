@@ -1,0 +1,1 @@
+"""A web page that classifies images with trained adapters, for people who do not use a shell."""

@@ -1,0 +1,136 @@
+"""The adapters of a web page, opened side by side with zero-shot CLIP, and what each recognises in an image."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.image_formats import decode
+from fedprompt.data.images import Images
+from fedprompt.data.in_memory import MemorySource
+from fedprompt.data.labels import LabelSpace
+from fedprompt.errors import UserError
+from fedprompt.experiments.class_descriptions import check_distinct_texts
+from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
+from fedprompt.experiments.sample_images import png, recognise
+from fedprompt.experiments.test_sets import class_probabilities
+from fedprompt.federated.evaluate import predict
+from fedprompt.methods import method_summary
+from fedprompt.methods.base import Method
+from fedprompt.methods.zeroshot import ZeroShot
+from fedprompt.records.adapter import Adapter
+from fedprompt.records.events import SampleEvent, TrialEvent
+from fedprompt.records.reading import trial_label
+from fedprompt.report import prediction_cards
+
+MOST_PIXELS = 50_000_000  # of an image
+MOST_CLASSES = 1_000
+LONGEST_NAME = 200  # letters of a class name
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A method on its backbone; `files` is the adapter that it was read from, which zero-shot CLIP does not have."""
+
+    name: str
+    method: Method
+    clip: Clip
+    files: Adapter
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Adapters that classify the same images, one image at a time."""
+
+    opened: tuple[Opened, ...]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(
+        cls, places: Sequence[Path], *, trials: Sequence[str] = (), trusted: Sequence[str] = (), backbone: str | None
+    ) -> Self:
+        """Open the adapters of folders, or those of runs (their main trials, or `trials`), and zero-shot CLIP.
+
+        Adapters of the same backbone share it. Raises UserError as `open_adapter` and `restore` do.
+        """
+        files = [open_adapter(place, trial=trial, trusted=trusted) for place in places for trial in trials or (None,)]
+        clips: dict[str, Clip] = {}
+        found: list[Opened] = []
+        for one in files:
+            path = backbone or one.card.base_model_name_or_path
+            method, clip = restore(one, backbone=backbone, clip=clips.get(path))
+            clips[path] = clip
+            found.append(Opened(_label(one, method, found), method.eval(), clip, one))
+        first = found[0]
+        reference = ZeroShot(first.clip).eval()
+        return cls((Opened(_title(reference), reference, first.clip, first.files), *found))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the first adapter, which the page proposes."""
+        return self.opened[0].files.space.names
+
+    def cards(self, content: bytes, name: str, classes: Sequence[str]) -> str:
+        """What every adapter recognises in an image file, as HTML; `classes` are the candidates, or else its own.
+
+        Raises UserError for what is no image, one of too many pixels, and class names that cannot be told apart.
+        """
+        check_classes(classes)
+        image = decode(name, content=content)
+        if image.width * image.height > MOST_PIXELS:
+            raise UserError(f"{name} has {image.width} x {image.height} pixels; scale it down to {MOST_PIXELS:,}.")
+        with self.lock:  # one image at a time: more would take memory and be no quicker
+            return prediction_cards(list(self._recognised(MemorySource((image,)), png(image), name, classes)))
+
+    def _recognised(
+        self, source: MemorySource, picture: str, name: str, classes: Sequence[str]
+    ) -> Iterator[tuple[TrialEvent, SampleEvent]]:
+        images = Images(source, (0,))
+        for one in self.opened:
+            space = candidates(one.files, classes)
+            check_distinct_texts(one.clip, space)
+            summary = method_summary(type(one.method))
+            event = SampleEvent(
+                trial=one.name,
+                sample="0",
+                picture=picture,
+                decided=_decided(one, images, space),
+                **{**recognise(one.method, one.clip, images, space), "name": name},
+            )
+            yield TrialEvent(trial=one.name, method=one.name, idea=summary), event
+
+
+@torch.no_grad()
+def _decided(one: Opened, images: Images, space: LabelSpace) -> tuple[str, ...] | None:
+    """The labels from the decision thresholds on; None with one label per image."""
+    if space.kind == "single":
+        return None
+    probabilities = class_probabilities(predict(one.method, one.clip, images, space)[0], space.kind)  # [C]
+    present = probabilities >= thresholds(one.files, space)
+    return tuple(space.names[label] for label in present.nonzero().flatten().tolist())
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise UserError for too many class names, for one that is too long, and for one that stands twice."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(f"These are {len(classes):,} classes; give {MOST_CLASSES:,} at most.")
+    if long := next((name for name in classes if len(name) > LONGEST_NAME), None):
+        raise UserError(f"The class {long[:20]!r}... has more than {LONGEST_NAME} letters; shorten it.")
+    if twice := next((name for name in classes if classes.count(name) > 1), None):
+        raise UserError(f"The class {twice!r} is named twice; name every class once.")
+
+
+def _title(method: Method) -> str:
+    return trial_label("", "", method_summary(type(method)))
+
+
+def _label(files: Adapter, method: Method, others: Sequence[Opened]) -> str:
+    """The method's name, with the name of the adapter's folder if another adapter has the same."""
+    title = _title(method)
+    return f"{title} ({files.folder.name})" if any(one.name == title for one in others) else title

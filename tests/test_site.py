@@ -1,0 +1,93 @@
+"""The documentation site: it builds without a warning, every public name is in it, and a browser reads it offline."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import fedprompt as fp
+from pages import ROOT
+from test_report_browser import CHROMIUM, FLAGS, open_page
+
+pytest.importorskip("mkdocs", reason="the documentation site needs the extra `docs`")
+site = pytest.importorskip("tools.site")
+pytestmark = pytest.mark.slow
+FETCHED = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src")}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page links to and fetches, and the names by which others reach its parts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.targets: list[tuple[str, str, str]] = []
+        self.names: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for key, value in attrs:
+            if key in ("id", "name") and value:
+                self.names.add(value)
+            elif key in ("href", "src") and value:
+                self.targets.append((tag, key, value))
+
+
+def problems(folder: Path) -> Iterator[str]:
+    pages = {path: Page(path) for path in sorted(folder.rglob("*.html")) if path.name != "404.html"}
+    for path, page in pages.items():
+        for tag, key, target in page.targets:
+            parts = urlsplit(target)
+            file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if parts.scheme == "data" or (parts.scheme and (tag, key) not in FETCHED):
+                continue
+            if parts.scheme or parts.netloc:
+                yield f"{path.name} fetches {target}"
+            elif not file.exists():
+                yield f"{path.name} names {target}, which is not there"
+            elif parts.fragment and file in pages and parts.fragment not in pages[file].names | {"__tabbed"}:
+                yield f"{path.name} names {target}, which has no such heading"
+
+
+def test_no_link_is_broken_no_picture_is_missing_and_no_host_is_asked(built: Path) -> None:
+    assert list(problems(built)) == []
+
+
+def test_a_broken_link_would_be_noticed(tmp_path: Path) -> None:
+    text = '<a href="b.html">b</a><a href="#x">x</a><img src="c.png"><img src="https://pictures.invalid/c.png">'
+    (tmp_path / "a.html").write_text(text)
+    assert len(list(problems(tmp_path))) == 4
+
+
+def test_every_public_name_is_in_the_reference(built: Path) -> None:
+    assert set(site.public_names()) == set(fp.__all__)
+    names = Page(built / "api_reference.html").names
+    assert [path for path in site.public_names().values() if path not in names] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_a_browser_shows_the_site_and_searches_it_without_a_network(built: Path, tmp_path: Path) -> None:
+    assert CHROMIUM is not None
+    image, asked = open_page(built / "demo.html", tmp_path)
+    assert len(image.getcolors(maxcolors=1 << 24) or ()) > 50
+    assert [address for address in asked if not address.startswith("file:")] == []
+    shutil.rmtree(tmp_path / "profile")
+    address = f"{(built / 'index.html').as_uri()}?q=dirichlet"
+    command = [CHROMIUM, *FLAGS, "--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]
+    found = subprocess.run([*command, address], capture_output=True, text=True, check=True, timeout=120).stdout
+    assert "md-search-result__article" in found
