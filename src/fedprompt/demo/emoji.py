@@ -30,7 +30,7 @@ from fedprompt.demo.rendered import Address, RenderedImages, check_counts
 from fedprompt.demo.sprites import ARTISTS, SEEN, UNSEEN, class_sprites, distractor_sprites
 
 DESCRIPTIONS = Path(str(files("fedprompt.demo") / "descriptions" / "emoji.json"))
-NOISE = (0.0, 0.14)  # deviation of the grain; pretraining has half of that at most
+NOISE = (0.0, 0.17)  # deviation of the grain; pretraining has about a third of that at most
 BASE = 60  # the first classes in the order of the descriptions file; the other 60 are new
 
 
@@ -76,9 +76,9 @@ def _render(seed: int, address: Address) -> Tensor:
 
 
 def render_single(draws: Draws, sprites: Sprites, row: int) -> Tensor:
-    """One image [1, 3, 64, 64] of the data set: a drawing, up to three distractors, ground, light and noise."""
+    """One image [1, 3, 64, 64] of the data set: a drawing, up to four distractors, ground, light and noise."""
     ground, light = draw_ground(draws), draw_light(draws)
-    canvas = with_distractors(draws, ground, 3)
+    canvas = with_distractors(draws, ground, 4)
     placed = draw_placement(draws, (0.3, 0.6))
     canvas, _ = paint(canvas, object_layer(draws, sprites, row, placed), ground.dark)
     return finish(draws, canvas, light, NOISE)
@@ -89,7 +89,7 @@ def with_distractors(draws: Draws, ground: Ground, count: int) -> Tensor:
     sprites, canvas = distractor_sprites(), ground.pixels
     for _ in range(count):
         rows = draws.integer(len(sprites.pixels))
-        placed, opacity = at_border(draws, (0.2, 0.38)), draws.uniform(0.6, 1) * draws.happens(0.7)
+        placed, opacity = at_border(draws, (0.22, 0.42)), draws.uniform(0.6, 1) * draws.happens(0.8)
         canvas, _ = paint(canvas, Layer(sprites.premultiplied(rows), sprites.mono[rows], placed, opacity), ground.dark)
     return canvas
 
