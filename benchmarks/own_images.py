@@ -19,6 +19,7 @@ from fedprompt.seeding import numpy_stream
 
 SIZE = 160  # pixels of the images in the files
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+PATTERNS = ("stripes", "checks", "dots", "waves")
 COLOURS = {"red": (200, 40, 40), "green": (40, 150, 60), "blue": (40, 70, 200), "yellow": (220, 200, 50)}
 
 
@@ -58,6 +59,17 @@ def shapes(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
     return folder
 
 
+def textures(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
+    """Surfaces as of cloth, one class per colour and pattern: images without an object."""
+    for colour, rgb in COLOURS.items():
+        for pattern in PATTERNS:
+            name = f"{colour} {pattern}"
+            for number in range(each):
+                image = _texture(pattern, rgb, seed, number)
+                _save(image, folder / name / f"{number:03d}.jpg", clutter=clutter, seed=seed, address=(name, number))
+    return folder
+
+
 def scene_table(folder: Path, seed: int, *, images: int, clutter: float = 0.0) -> Path:
     """Scenes of several objects with a table of their labels."""
     data = scenes(seed=seed, train=1, test=math.ceil(images / len(set(scenes(seed=seed).domains))))
@@ -94,6 +106,24 @@ def _background(seed: int, name: str, number: int) -> Image.Image:
     draws = numpy_stream(seed, "background", name, number)
     coarse = draws.uniform(90, 235, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def _texture(pattern: str, colour: tuple[int, int, int], seed: int, number: int) -> Image.Image:
+    draws = numpy_stream(seed, "texture", pattern, *colour, number)
+    period, turn, phase = draws.uniform(14, 40), draws.uniform(0, 2 * math.pi), draws.uniform(0, 2 * math.pi, 2)
+    ground = draws.uniform(90, 235, 3)
+    rows, columns = np.mgrid[:SIZE, :SIZE] * 2 * math.pi / period
+    along, across = (
+        columns * math.cos(turn + angle) + rows * math.sin(turn + angle) + shift
+        for angle, shift in zip((0, math.pi / 2), phase, strict=True)
+    )
+    marked = {
+        "stripes": np.sin(along) > 0,
+        "checks": (np.sin(along) > 0) ^ (np.sin(across) > 0),
+        "dots": np.sin(along) + np.sin(across) > 1.1,
+        "waves": np.sin(along + 1.6 * np.sin(across / 2)) > 0,
+    }[pattern]
+    return Image.fromarray(np.where(marked[:, :, None], colour, ground).astype(np.uint8))
 
 
 def _draw_shape(
@@ -173,6 +203,9 @@ CHECKED: Mapping[str, OwnImages] = {  # what they are checked on: other classes,
         partial(drawings, classes=slice(3, 60, 4), each=10, domains=(SHADED, PLAIN, "twemoji"), clutter=0.2),
     ),
     "label table": OwnImages("own_table", partial(scene_table, images=400, clutter=0.3)),
+    "textures": OwnImages(
+        "own_folder", partial(textures, each=24, clutter=0.4), ('data.template="a photo of a surface with {}."',)
+    ),
 }
 
 
