@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
 
 import pytest
+from benchmarks import check_defaults
 from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.coverage import coverage
 from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
+from benchmarks.own_images import textures
 from benchmarks.predicting import predicting
 
 from fedprompt import methods
@@ -82,3 +86,15 @@ def test_coverage_is_a_share_of_the_simulated_test_sets(monkeypatch: pytest.Monk
     assert len(found) == 16
     assert all(value in (0, 25, 50, 75, 100) for value in found.values())
     assert sum(found.values()) / len(found) > 70
+
+
+def test_the_defaults_are_checked_with_an_interval_per_method(tmp_path: Path):
+    images = textures(tmp_path / "images", 1, each=4)
+    asked = ("train.rounds=1", "minutes=0", "compare=[{name='zeroshot'}]", "method.name=fedclip", "evaluate.samples=0")
+    run = check_defaults.train("own_folder", (f"data.path={images}", *asked), tmp_path / "run")
+    found = check_defaults.table({"textures": run})
+    head, _, row = found.strip().splitlines()
+    assert head.startswith("| images | method | figure | zero-shot | gain, 95% interval |")
+    assert re.fullmatch(
+        r"\| textures \| FedCLIP \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \(.+ to .+\) \| (yes|no) \| [\d.]+ \|", row
+    )
