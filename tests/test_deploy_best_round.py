@@ -41,8 +41,7 @@ def best(folder: Path, *, rounds: int = 6) -> str:
     text = text.replace("rounds = 2", f'rounds = {rounds}\nkeep = "best:hm"\nschedule = "constant"')
     text = text.replace("seed = 3", "seed = 4")
     text = text.replace('source = "sites"', 'source = "sites"\nvalidation_fraction = 0.5')
-    # Without a limit of norms no round is rolled back, which a resumed run would do as a whole.
-    return text.replace("lr = 0.01", "lr = 0.3") + "[train.server]\nnorm_limit = 0\n"
+    return text.replace("lr = 0.01", "lr = 0.3")
 
 
 def validations(folder: Path) -> list[ValidationEvent]:

@@ -145,9 +145,9 @@ def _train(
 
     A privacy budget may end it early, and so may `best`, which scores held-out images.
     """
-    rounds, last = best.rounds, Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory)
-    if not last.round_number:
-        _score_round(context, trial, transport, last, best)
+    rounds, suspected = best.rounds, Finished.of(checkpoint.suspected)
+    last = Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory, suspected)
+    _score_round(context, trial, transport, last, best)  # a run may have stopped before it had scored the round
     if best.is_exhausted:
         return last
     ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
@@ -160,20 +160,18 @@ def _train(
         seed=trial.settings.seed,
         server=trial.setup.server,
         start=last,
-        undo_to=_undo_to(context, trial, last.round_number),
         admit=ledger.admit if ledger else None,
     ):
-        last = Start(record.number, record.shared, record.memory)
+        last = Start(record.number, record.shared, record.memory, record.suspected)
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
         if record.rolled_back:
             best.forget(record.rolled_back)
             context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
+        # After the round's line, as a line without a checkpoint is rewound; before its scores, which take time, as sites
+        # charge a round again that they train again, or refuse it.
+        context.run.save_checkpoint(trial.name, _checkpoint(last, transport.personal))
         _score_round(context, trial, transport, last, best)
-        # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        context.run.save_checkpoint(
-            trial.name, Checkpoint(last.round_number, last.shared, transport.personal, last.memory)
-        )
         context.callbacks.on_round(record.number, event.loss)
         if best.is_exhausted or context.callbacks.stops(record.number):
             best.say_if_exhausted(record.number)
@@ -195,12 +193,9 @@ def _score_round(context: RunContext, trial: Trial, transport: RunTransport, rea
         context.callbacks.on_warning(f"No score after round {number}: {error}")
 
 
-def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
-    """The state before the last round, should that turn out to be poisoned; None if there is no checkpoint of it."""
-    if round_number == 1:
-        return Finished(1, initial_state(trial.make_method(context.experiment.clip))[0], {})
-    older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
-    return None if older is None else Finished(round_number, older.shared, older.memory)
+def _checkpoint(last: Start, personal: dict[int, State]) -> Checkpoint:
+    suspected = {} if last.suspected is None else last.suspected.tensors()
+    return Checkpoint(last.round_number, last.shared, personal, last.memory, suspected)
 
 
 def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:
