@@ -168,7 +168,7 @@ def _train(
         if record.rolled_back:
             best.forget(record.rolled_back)
             context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
-        # After the round's line, as a line without a checkpoint is rewound; before its scores, which take time, as sites
+        # After the round's line, as a line without a checkpoint is rewound; before its scores, which take time: sites
         # charge a round again that they train again, or refuse it.
         context.run.save_checkpoint(trial.name, _checkpoint(last, transport.personal))
         _score_round(context, trial, transport, last, best)
