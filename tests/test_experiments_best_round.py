@@ -374,15 +374,18 @@ def test_a_resumed_run_keeps_the_round_of_one_that_never_stopped_bitwise(
         assert same(tensors(tmp_path / "run" / "adapters" / name), tensors(whole / "adapters" / name))
 
 
-def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("state", "saved"), [("fedclip", False), ("fedclip", True), ("fedclip@best", True)])
+def test_a_stop_right_before_or_after_a_state_is_saved_changes_nothing(
+    state: str, saved: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = runs.RunFolder.save_checkpoint
 
-    def cut(self: runs.RunFolder, trial: str, checkpoint: object, **options: int) -> None:
-        if trial == "fedclip" and getattr(checkpoint, "round_number", 0) == 2:
+    def cut(self: runs.RunFolder, name: str, checkpoint: object, **options: int) -> None:
+        stops = name == state and getattr(checkpoint, "round_number", 0) == 2
+        if saved or not stops:
+            save(self, name, checkpoint, **options)
+        if stops:
             raise KeyboardInterrupt
-        save(self, trial, checkpoint, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runs.RunFolder, "save_checkpoint", cut)

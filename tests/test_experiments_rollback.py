@@ -87,11 +87,7 @@ def test_the_round_is_rolled_back_and_the_client_named(tmp_path: Path) -> None:
 def outcome(folder: Path, method: str) -> tuple[object, ...]:
     """All that a run decides: its rounds, the scores after them, and the last checkpoint's tensors."""
     rounds = [event.model_copy(update={"seconds": 0.0}) for event in rounds_of(folder)]
-    scores = {
-        (event.round, event.split, event.client): event
-        for event in read_events(folder)
-        if isinstance(event, ScoreEvent)
-    }
+    scores = [event for event in read_events(folder) if isinstance(event, ScoreEvent)]
     (last,) = (folder / "checkpoints").glob(f"{method}@{len(rounds):08d}.safetensors")
     return rounds, scores, {name: tensor.tolist() for name, tensor in load_tensors(last)[0].items()}
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -32,7 +33,8 @@ from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rollback import Finished
 from fedprompt.federated.rounds import Start, federate, initial_state
-from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.client_scores import unpacked
+from fedprompt.records.events import EndEvent, ResumeEvent, ScoreEvent, Status, TrialEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
 
@@ -147,7 +149,8 @@ def _train(
     """
     rounds, suspected = best.rounds, Finished.of(checkpoint.suspected)
     last = Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory, suspected)
-    _score_round(context, trial, transport, last, best)  # a run may have stopped before it had scored the round
+    # The run may have stopped between the checkpoint of a round and its scores.
+    _score_round(context, trial, transport, last, best, is_tested=_is_tested(context, trial, transport, last))
     if best.is_exhausted:
         return last
     ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
@@ -181,16 +184,37 @@ def _train(
     return last
 
 
-def _score_round(context: RunContext, trial: Trial, transport: RunTransport, reached: Start, best: BestRound) -> None:
-    """Score the state after a round on test images and on held-out ones, each if it is due."""
+def _score_round(
+    context: RunContext,
+    trial: Trial,
+    transport: RunTransport,
+    reached: Start,
+    best: BestRound,
+    *,
+    is_tested: bool = False,
+) -> None:
+    """Score the state after a round on test images and on held-out ones, each if it is due and not on record."""
     every, number = context.experiment.recipe.evaluate.every, reached.round_number
     try:
         # The last round is scored at the end, unless another one may be kept.
-        if every and number % every == 0 and (number < best.rounds or best.keep.metric):
+        is_due = every and number % every == 0 and (number < best.rounds or best.keep.metric)
+        if is_due and not is_tested:
             score_test_sets(context, trial, transport, reached.shared, round_number=number)
         best.score(number, transport, reached.shared)
     except NotFiniteError as error:  # the next round shows whether it is to be rolled back
         context.callbacks.on_warning(f"No score after round {number}: {error}")
+
+
+def _is_tested(context: RunContext, trial: Trial, transport: RunTransport, reached: Start) -> bool:
+    """Whether the scores of all models on all test sets after a round are on record."""
+    events = chain.from_iterable(map(unpacked, context.run.events()))
+    known = {
+        (event.split, event.part, event.name, event.client)
+        for event in events
+        if isinstance(event, ScoreEvent) and (event.trial, event.round) == (trial.name, reached.round_number)
+    }
+    sets = [(one.split, one.part, one.name) for one in context.test_sets]
+    return all((*one, owner) in known for one in sets for owner in transport.owners)
 
 
 def _checkpoint(last: Start, personal: dict[int, State]) -> Checkpoint:
