@@ -77,7 +77,7 @@ class SecureMember:
         number, members, nonce = int(fields["round"]), _members(fields["members"]), str(fields["nonce"])
         if request.kind == SHARE_KEYS:
             if number <= state.unmasked():
-                raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
+                raise RefusedError("this round was summed before, so it does not count again.", rule=RULE)
             session = secure.session(number, members, length=length(), nonce=nonce)
             identity = load_identity(self.folder)
             self._client = SecureClient(int(fields["client"]), session, identity, minimum=secure.minimum)
