@@ -181,6 +181,11 @@ def test_the_site_state_keeps_a_few_rounds_to_go_back_to(tmp_path: Path) -> None
     assert state.load(7, start)["own"].tolist() == [7, 7]
     assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT and not list(tmp_path.parent.glob("*.safetensors"))
     assert state.load(1, start) is start, "a deleted state starts anew"
+    for number in range(9, 16):
+        state.save(number, {"own": torch.full((2,), float(number))}, since=8)
+    assert state.load(8, start)["own"].tolist() == [8, 8], "however many rounds after it did not count"
+    state.save(16, start, since=15)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT
     with pytest.raises(UserError):
         SiteState(tmp_path, "../" * 10 + "a", "t")
 
@@ -228,7 +233,7 @@ def test_a_personal_state_that_is_not_finite_is_not_saved(
         client=None,
         settings=SimpleNamespace(policy=Policy(epsilon=epsilon)),
         state=SiteState(tmp_path, RUN, "mine"),
-        fields={"round": 1},
+        fields={"round": 1, "since": 0},
     )
     task = SimpleNamespace(job=job, method=None, shared={}, personal={"own": torch.zeros(1)})
     if epsilon is None:

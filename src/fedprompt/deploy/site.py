@@ -146,7 +146,8 @@ class Site:
             update = replace(update, shared={}, personal=task.personal)
         check_personal(update)
         # The run may go back to any round if it keeps the best one.
-        job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
+        keep_all = bool(job.experiment.plan.keep.metric)
+        job.state.save(number, update.personal, since=int(job.fields["since"]), keep_all=keep_all)
         return update
 
     def _charge(self, job: Job) -> Charged:
