@@ -28,7 +28,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.evaluate import Score, score, validate
 from fedprompt.federated.rounds import Start
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, ValidationEvent
+from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, TrialEvent, ValidationEvent
 from fedprompt.records.outcome import missing_results
 from fedprompt.records.run_folder import Checkpoint, load_tensors, read_events
 from fedprompt.report import read_run, render
@@ -488,3 +488,24 @@ def test_scorings_of_rounds_that_were_rolled_back_do_not_count(monkeypatch: pyte
         assert one.best is not None and one.best.number == 1 and not one.is_exhausted
     best.score(4, transport, {})
     assert best.is_exhausted, "two scorings in vain after round 1"
+
+
+def test_the_best_state_outlives_better_ones_that_were_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score_held_out(*_: object, round_number: int) -> dict[int, Score]:
+        return {0: Score("", 10, {"base": round_number / 10}, ())}
+
+    monkeypatch.setattr(best_round, "score_held_out", score_held_out)
+    plan = SimpleNamespace(keep=Keep("base"))
+    trial, transport = SimpleNamespace(name="toy", label="Toy"), SimpleNamespace(personal={})
+    with runs.RunFolder(tmp_path) as run:
+        run.append(TrialEvent(trial="toy", status="running"))
+        context = SimpleNamespace(run=run, experiment=SimpleNamespace(plan=plan), callbacks=RunCallbacks())
+        best = BestRound(context, trial, 9)
+        best.score(1, transport, {"w": torch.ones(1)})
+        for number in range(2, 7):
+            best.score(number, transport, {"w": torch.zeros(1)})
+            best.forget(number)
+        found = best.kept(Start(7, {}))
+    assert found is not None and found.round_number == 1 and found.shared["w"].item() == 1
