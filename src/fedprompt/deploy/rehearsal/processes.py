@@ -88,7 +88,6 @@ class LocalFederation:
     def wait_until_offline(self, name: str, seconds: float = 300.0) -> float:
         """Wait until the server knows that a killed site is gone; before that it lists it as online and refuses it.
 
-
         Returns the seconds.
         """
         return self._wait(seconds, f"{name} is not seen to be gone", {name})
