@@ -468,7 +468,7 @@ class Sites:
         self.asked: list[tuple[str, str]] = []
         self.spoil: Callable[[Payload], Payload] = lambda answer: answer
 
-    def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
+    def sites(self) -> Mapping[str, int]:
         return self.present
 
     def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:

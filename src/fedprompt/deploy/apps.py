@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict
+from fedprompt.deploy.audit import AuditTrail, Verdict
 from fedprompt.deploy.worker_socket import NoWorkerError, request_worker
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.apps import Settings, client_app, server_app
 from fedprompt.runtimes.flower.grid import GridChannel
-from fedprompt.runtimes.payload import DONE, FAILED, MALFORMED, REFUSED, SECURE, Payload
+from fedprompt.runtimes.payload import FAILED, MALFORMED, REFUSED, SECURE, Payload
 
 POLL = 1.0  # seconds between checks of the SuperLink
 
@@ -26,26 +26,31 @@ POLL = 1.0  # seconds between checks of the SuperLink
 def answer(request: Payload, settings: Settings) -> Payload:
     """Answer a request at the site whose folder the node's configuration names, in its worker if there is one."""
     folder = Path(str(settings["home"]))
-    if request.fields.get("only") == "name":
-        return _recorded(folder, request, Payload(DONE, {"site": str(settings.get("site", ""))}))
     if request.kind == MALFORMED:
-        return _recorded(folder, request, Payload(REFUSED, {"reason": "the message is malformed."}), rule="request")
+        return _recorded(folder, request, REFUSED, "the message is malformed", rule="request")
     try:
         return request_worker(folder, request)
     except UserError:  # it has recorded nothing, as it records a message when it answers it
-        reason = "the worker stopped before it answered; see the site's log."
-        return _recorded(folder, request, Payload(FAILED, {"reason": reason}), rule="failure")
+        return _recorded(
+            folder, request, FAILED, "the worker stopped before it answered; see the site's log", rule="failure"
+        )
     except NoWorkerError:
         if request.kind in SECURE:
-            reason = "secure sums need the site's worker, which remembers a round's secrets."
-            return _recorded(folder, request, Payload(REFUSED, {"reason": reason}), rule="secure sums")
+            return _recorded(
+                folder,
+                request,
+                REFUSED,
+                "secure sums need the site's worker, which remembers a round's secrets",
+                rule="secure sums",
+            )
         from fedprompt.deploy.site import Site  # imports torch and transformers, which takes seconds
 
         return Site(folder).answer(request)
 
 
-def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str = ALLOWED) -> Payload:
-    """The answer, after it was recorded; what cannot be recorded does not leave."""
+def _recorded(folder: Path, request: Payload, kind: str, sentence: str, *, rule: str) -> Payload:
+    """An answer that only says why there is no other, after it was recorded; what cannot be recorded does not leave."""
+    answer = Payload(kind, {"reason": f"{sentence} (rule {rule})."})
     AuditTrail(folder).record(request, answer, Verdict(rule))
     return answer
 
