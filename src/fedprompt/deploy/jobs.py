@@ -221,10 +221,11 @@ def _scored(pinned: Pinned, trial: Trial, kind: str, policy: Policy) -> Pinned |
     """
     if kind not in SCORES or policy.released == "withheld":
         return None
-    counted = pinned.scored(trial.name, most=policy.most_scores(trial.settings.rounds))
-    if counted is None and kind != TRAIN:
+    if policy.allows_score(pinned.scores, trial.name, rounds=trial.settings.rounds):
+        return pinned.scored(trial.name)
+    if kind != TRAIN:
         raise RefusedError("the run has had as many scores as this site gives.", rule="maximum_scores")
-    return counted
+    return None
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:
