@@ -453,7 +453,7 @@ def test_the_command_prints_the_trail_and_what_was_spent(tmp_path: Path, start: 
     said = " ".join(result.output.split())
     assert result.exit_code == 0, said
     assert "allowed" in said and "order" in said and "3 messages" in said and "epsilon" in said
-    assert "1 trainings added no noise" in said
+    assert "1 training added no noise at the site; no epsilon covers it." in said
 
 
 FACTS = {"fedprompt": "1", "method": "m", "backbone": "b", "classes": "c"}
