@@ -450,7 +450,7 @@ def call(*arguments: object) -> str:
 def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: Path) -> None:
     """Also of types, and with contents, that no fedprompt sends."""
     save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
-    settings = {"site": "east", "home": str(tmp_path)}
+    settings = {"home": str(tmp_path)}
     client = client_app(apps.answer)
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     context = Context(1, 1, settings, RecordDict(), {})
@@ -482,7 +482,7 @@ def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: 
 def test_no_message_is_answered_while_the_records_are_damaged(tmp_path: Path) -> None:
     """Whatever it asks: a former probe for the site's name was answered without a look at trail and ledger."""
     save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
-    settings = {"site": "east", "home": str(tmp_path)}
+    settings = {"home": str(tmp_path)}
     AuditTrail(tmp_path).record(Payload(TRAIN), Payload(DONE), Verdict(ledger="0" * 64))
     for kind in (HELLO, "query.zzz", TRAIN, EVALUATE):
         answer = apps.answer(Payload(kind, {"only": "name"}), settings)

@@ -27,30 +27,27 @@ def answer(request: Payload, settings: Settings) -> Payload:
     """Answer a request at the site whose folder the node's configuration names, in its worker if there is one."""
     folder = Path(str(settings["home"]))
     if request.kind == MALFORMED:
-        return _recorded(folder, request, REFUSED, "the message is malformed", rule="request")
+        return _refused(folder, request, "the message is malformed", rule="request")
     try:
         return request_worker(folder, request)
     except UserError:  # it has recorded nothing, as it records a message when it answers it
-        return _recorded(
-            folder, request, FAILED, "the worker stopped before it answered; see the site's log", rule="failure"
-        )
+        failed = Payload(FAILED, {"reason": "the worker stopped before it answered; see the site's log."})
+        return _recorded(folder, request, failed, rule="failure")
     except NoWorkerError:
         if request.kind in SECURE:
-            return _recorded(
-                folder,
-                request,
-                REFUSED,
-                "secure sums need the site's worker, which remembers a round's secrets",
-                rule="secure sums",
-            )
+            sentence = "secure sums need the site's worker, which remembers a round's secrets"
+            return _refused(folder, request, sentence, rule="secure sums")
         from fedprompt.deploy.site import Site  # imports torch and transformers, which takes seconds
 
         return Site(folder).answer(request)
 
 
-def _recorded(folder: Path, request: Payload, kind: str, sentence: str, *, rule: str) -> Payload:
-    """An answer that only says why there is no other, after it was recorded; what cannot be recorded does not leave."""
-    answer = Payload(kind, {"reason": f"{sentence} (rule {rule})."})
+def _refused(folder: Path, request: Payload, sentence: str, *, rule: str) -> Payload:
+    return _recorded(folder, request, Payload(REFUSED, {"reason": f"{sentence} (rule {rule})."}), rule=rule)
+
+
+def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str) -> Payload:
+    """The answer, after it was recorded; what cannot be recorded does not leave."""
     AuditTrail(folder).record(request, answer, Verdict(rule))
     return answer
 

@@ -202,7 +202,6 @@ def _node(folder: Path, site: SiteFile) -> list[str]:
     return commands.supernode(
         address=site.superlink,
         port=site.port,
-        site=site.name,
         folder=folder,
         authority=folder / "ca.crt",
         key=site_key(folder),

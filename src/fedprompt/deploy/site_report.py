@@ -131,7 +131,7 @@ def _sentences(audit: SiteAudit) -> Iterator[str]:
         count = plural(len(audit.messages), "message")
         yield f"{count}; every line of the audit trail and of the ledger is as it was written."
     else:
-        yield f"There is no audit trail: {AUDIT} begins with the first message that the site answers."
+        yield f"There is no audit trail: no message has come yet, or {AUDIT} was moved away."
     budget = "no budget is set" if audit.budget is None else f"the budget is {audit.budget:g}"
     for one in audit.spent:
         yield (
