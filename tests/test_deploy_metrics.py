@@ -158,7 +158,7 @@ def test_counters_never_fall_when_a_resumed_run_writes_its_record_anew(server: P
     ("why", "reason"),
     [
         ("refused: the job has no differential privacy (rule epsilon).", "epsilon"),
-        ("refused: secure: client 2 refuses: too few.", "secure"),
+        ("refused: client 2 refuses: too few (rule secure).", "secure"),
         ("not finite: NaN or infinity in 'a'.", "not finite"),
         ("failed: ValueError, reference 12 in the site's log.", "failed"),
         ("did not answer within 120 s.", "no answer"),

@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedprompt import methods
+from fedprompt.clip.hub import cached_folder
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.sources.sites import NotAgreedError
+from fedprompt.demo import DEMO
 from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
@@ -29,7 +32,7 @@ from fedprompt.deploy.site_policy import (
 )
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
+from fedprompt.experiments.experiment import Backbone, Experiment, assemble, load_backbone
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
@@ -104,7 +107,7 @@ class Jobs:
         key = f"{state.folder.name} {own.model_dump_json()} {folder_signature(settings.data)}"
         if key not in self._experiments:
             known = state.left_out()
-            experiment = self._assembled(own, known)
+            experiment = self._assembled(own, known, backbone=partial(self._clip, own=bool(settings.backbone)))
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 _log.info("%s", experiment.dataset.report.sentence())
@@ -115,10 +118,10 @@ class Jobs:
             self._experiments = {key: experiment}
         return key, self._experiments[key]
 
-    def _assembled(self, own: Recipe, known: Mapping[int, str] | None) -> Experiment:
+    def _assembled(self, own: Recipe, known: Mapping[int, str] | None, *, backbone: Backbone) -> Experiment:
         """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be."""
         try:
-            return assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
+            return assemble(resolve(own, origin="job"), backbone=backbone, unreadable=known)
         except RefusedError:
             raise
         except UnreadableError as error:
@@ -137,10 +140,16 @@ class Jobs:
             self._images = {key: OwnImages.of(client)}
         return self._images[key]
 
-    def _clip(self, table: BackboneTable) -> Clip:
-        key = table.model_dump_json()
+    def _clip(self, table: BackboneTable, *, own: bool) -> Clip:
+        """The CLIP; one that the job names is opened from the Hub's cache by its id, whatever folders there are.
+
+        `own` says that the table names the site's own. RefusedError with one sentence for all that cannot be opened.
+        """
+        key = f"{own} {table.model_dump_json()}"
         if key not in self._clips:
             try:
+                if not own and table.path != DEMO:
+                    table = table.model_copy(update={"path": str(cached_folder(table.path))})
                 self._clips = {key: load_backbone(table)}
             except UserError as error:
                 sentence = "the job's backbone cannot be loaded at this site; its log says why."
@@ -212,10 +221,11 @@ def _scored(pinned: Pinned, trial: Trial, kind: str, policy: Policy) -> Pinned |
     """
     if kind not in SCORES or policy.released == "withheld":
         return None
-    counted = pinned.scored(trial.name, most=policy.most_scores(trial.settings.rounds))
-    if counted is None and kind != TRAIN:
+    if policy.allows_score(pinned.scores, trial.name, rounds=trial.settings.rounds):
+        return pinned.scored(trial.name)
+    if kind != TRAIN:
         raise RefusedError("the run has had as many scores as this site gives.", rule="maximum_scores")
-    return counted
+    return None
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:

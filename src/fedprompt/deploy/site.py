@@ -222,7 +222,9 @@ def _refusal(error: Exception) -> tuple[Payload, str]:
             RefusedError("the site's records are damaged or lost; its log says which.", rule="records"),
         )
         error.__cause__ = cause
-    if isinstance(error, RefusedError | RefusedUpdateError):
+    if isinstance(error, RefusedUpdateError):  # by the checks that the server makes of an update, too
+        error = RefusedError(error.sentence, rule=error.rule)
+    if isinstance(error, RefusedError):
         _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
         return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
@@ -46,10 +45,13 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
 
 
 def check_backbone(path: str, own: str) -> None:
-    """Check that a job's backbone is not a path, unless the site names its own, which is taken in its place."""
+    """Check that a job's backbone has the form of a Hub id, unless the site names its own, which is taken in its place.
+
+    The answer must not depend on what files the site has, so nothing is looked up here.
+    """
     if own or path == DEMO:
         return
-    if not HUB_ID.fullmatch(path) or Path(path).exists():
+    if not HUB_ID.fullmatch(path):
         raise RefusedError(
             "the job names a path as backbone; name a Hub id in the recipe, or the folder in the site's own site.toml.",
             rule="backbone",

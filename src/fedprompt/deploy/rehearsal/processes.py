@@ -238,7 +238,6 @@ def intruder_is_refused(federation: LocalFederation, *, authority: bool, seconds
     command = commands.supernode(
         address=f"localhost:{federation.deployment.port}",
         port=free_ports(1)[0],
-        site="intruder",
         folder=place,
         authority=own / "ca.crt" if authority else None,
         key=place / "site.key" if authority else None,
