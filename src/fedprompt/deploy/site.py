@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 import traceback
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,7 @@ from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.client import train_client
-from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
+from fedprompt.federated.evaluate import METRICS, Score, evaluate_any, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import (
     Limits,
@@ -179,9 +178,7 @@ class Site:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
-        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
-            return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
-        return None
+        return evaluate_any(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
 
     def _validate(self, task: SiteTask) -> Score | None:
         """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
@@ -189,11 +186,9 @@ class Site:
         if not client.held_out or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        columns = job.experiment.plan.keep.columns
-        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
-            found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
-            return replace(found, figures={column: found.figures[column] for column in columns})
-        return None
+        columns, batch_size = job.experiment.plan.keep.columns, job.trial.settings.batch_size
+        found = validate(task.method, job.experiment.clip, client, batch_size=batch_size, evaluator=evaluate_any)
+        return replace(found, figures={column: found.figures[column] for column in columns})
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
