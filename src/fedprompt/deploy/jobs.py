@@ -32,7 +32,7 @@ from fedprompt.deploy.site_policy import (
 )
 from fedprompt.deploy.site_state import SiteState
 from fedprompt.errors import UserError
-from fedprompt.experiments.experiment import Backbone, Experiment, assemble, load_backbone
+from fedprompt.experiments.experiment import Experiment, assemble, load_backbone
 from fedprompt.experiments.plan import Plan, Trial, resolve
 from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
@@ -107,7 +107,7 @@ class Jobs:
         key = f"{state.folder.name} {own.model_dump_json()} {folder_signature(settings.data)}"
         if key not in self._experiments:
             known = state.left_out()
-            experiment = self._assembled(own, known, backbone=partial(self._clip, own=bool(settings.backbone)))
+            experiment = self._assembled(own, known, settings)
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 _log.info("%s", experiment.dataset.report.sentence())
@@ -118,10 +118,15 @@ class Jobs:
             self._experiments = {key: experiment}
         return key, self._experiments[key]
 
-    def _assembled(self, own: Recipe, known: Mapping[int, str] | None, *, backbone: Backbone) -> Experiment:
-        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be."""
+    def _assembled(self, own: Recipe, known: Mapping[int, str] | None, settings: SiteFile) -> Experiment:
+        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be.
+
+        Of a site's own images the same are left out, and so the same are counted, whether or not a job holds out some.
+        """
+        backbone = partial(self._clip, own=bool(settings.backbone))
         try:
-            return assemble(resolve(own, origin="job"), backbone=backbone, unreadable=known)
+            plan = resolve(own, origin="job")
+            return assemble(plan, backbone=backbone, unreadable=known, validates=bool(settings.data))
         except RefusedError:
             raise
         except UnreadableError as error:
