@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
+from fedprompt.deploy.audit import read_audit
+from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import DONE, EVALUATE, HELLO, TRAIN, VALIDATE, RawTensor
+from fedprompt.runtimes.payload import DONE, EVALUATE, EXPIRES, HELLO, MALFORMED, TRAIN, VALIDATE, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
-from test_deploy_disclosure import CAT, DOG, Watched, make_site
-from test_deploy_trust import start
+from test_deploy_disclosure import CAT, DOG, Watched, make_site, recipe
+from test_deploy_trust import LyingServer, reason, start
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 __all__ = ["start"]
@@ -84,3 +90,41 @@ def test_counts_per_class_do_not_depend_on_what_a_job_holds_out(
     assert len({answer.fields["unreadable"] for answer in answers}) == 1
     train, _, held = server.parts()
     assert len(train) + len(held) == sum(counts[0]) and held
+
+
+def test_a_training_without_an_end_is_refused(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    for changes in ({"train.local_epochs": 101}, {"method.train": {"local_epochs": 10**7}}):
+        assert "more than 100 local epochs (rule maximum_epochs)" in reason(server.ask(recipe=recipe(changes)))
+    assert not SiteLedger(tmp_path).lines()
+    make_site(tmp_path, maximum_epochs=1)
+    assert "(rule maximum_epochs)" in reason(server.ask(recipe=recipe({"train.local_epochs": 2})))
+    assert server.ask(recipe=recipe(), run="1" * 32).kind == DONE
+
+
+def test_a_training_stops_when_its_message_expires(
+    tmp_path: Path, start: Mapping[str, RawTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    clock, steps = itertools.count(1000.0), recipe({"train.local_epochs": 50})
+    assert server.ask(recipe=steps, **{EXPIRES: time.time() + 1e6}).kind == DONE
+    monkeypatch.setattr("fedprompt.federated.client.time.time", lambda: next(clock))
+    said = server.ask(recipe=steps, round=2, **{EXPIRES: 1015.0})
+    assert "nobody waits for its answer (rule deadline)" in reason(said)
+    assert next(clock) < 1030, "it stopped between two steps"
+    monkeypatch.undo()
+    assert "(rule deadline)" in reason(server.ask(HELLO, recipe=steps, **{EXPIRES: time.time() - 1}))
+    rules = [entry.fields["rule"] for entry in read_audit(tmp_path)]
+    assert rules == ["allowed", "deadline", "deadline"] and len(SiteLedger(tmp_path).lines()) == 2
+
+
+@pytest.mark.parametrize("lifetime", [30.0, math.inf])
+def test_a_message_carries_the_time_at_which_it_expires(lifetime: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the server says of it in the message's own fields."""
+    flower = pytest.importorskip("fedprompt.runtimes.flower.apps")
+    records = pytest.importorskip("fedprompt.runtimes.flower.records")
+    content = records.to_records(Payload(TRAIN, {EXPIRES: 1e15}))
+    message = SimpleNamespace(content=content, metadata=SimpleNamespace(message_type=TRAIN, ttl=lifetime))
+    monkeypatch.setattr(flower.time, "time", lambda: 1000.0)
+    found = flower._request(message)
+    assert (found.kind, found.fields) == ((TRAIN, {EXPIRES: 1030.0}) if lifetime == 30 else (MALFORMED, {}))

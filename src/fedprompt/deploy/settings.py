@@ -93,6 +93,7 @@ class Policy(Table):
     recipes: tuple[str, ...] = Field((), description="SHA-256 of allowed recipes, or first digits; empty: any recipe")
     minimum_images: int = Field(1, ge=1, description="least number of training images with which the site takes part")
     maximum_rounds: int = Field(1000, ge=1, description="most rounds of a job")
+    maximum_epochs: int = Field(100, ge=1, description="most local epochs of a job, each over all training images")
     backbones: tuple[str, ...] = Field((), description="fingerprints of allowed backbones, or their first digits")
     secure_aggregation: bool = Field(default=False, description="refuse jobs without secure aggregation")
     epsilon: float | None = Field(

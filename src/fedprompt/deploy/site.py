@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import time
 import traceback
@@ -27,7 +28,7 @@ from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import NotFiniteError, UserError
-from fedprompt.federated.client import train_client
+from fedprompt.federated.client import TooLateError, train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate_any, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import (
@@ -47,6 +48,7 @@ from fedprompt.runtimes.payload import (
     DIVERGED,
     DONE,
     EVALUATE,
+    EXPIRES,
     FAILED,
     HELLO,
     REFUSED,
@@ -100,6 +102,8 @@ class Site:
         return answer
 
     def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
+        if time.time() > request.fields.get(EXPIRES, math.inf):
+            raise _expired()  # it has waited while the site was busy
         job = self._jobs.accept(request, settings)
         secure = _secure_sum(job, self.folder)
         if request.kind == HELLO:
@@ -130,16 +134,19 @@ class Site:
     def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
         job, hidden = task.job, hides_divergence(task.job.settings.policy)
         charges.append(self._charge(job))
-        number = int(job.fields["round"])
-        update = train_client(
-            task.method,
-            job.experiment.clip,
-            job.client,
-            shared=task.shared,
-            personal=task.personal,
-            round_number=number,
-            settings=job.trial.settings.model_copy(update={"hides_loss": hidden}),
-        )
+        number, settings = int(job.fields["round"]), job.trial.settings
+        try:
+            update = train_client(
+                task.method,
+                job.experiment.clip,
+                job.client,
+                shared=task.shared,
+                personal=task.personal,
+                round_number=number,
+                settings=settings.model_copy(update={"hides_loss": hidden, "until": job.fields.get(EXPIRES)}),
+            )
+        except TooLateError as error:
+            raise _expired() from error
         if hidden and not is_finite(update):
             _log.warning("Round %d of %s diverged; the server is sent no change.", number, job.trial.name)
             update = replace(update, shared={}, personal=task.personal)
@@ -189,6 +196,10 @@ class Site:
         columns, batch_size = job.experiment.plan.keep.columns, job.trial.settings.batch_size
         found = validate(task.method, job.experiment.clip, client, batch_size=batch_size, evaluator=evaluate_any)
         return replace(found, figures={column: found.figures[column] for column in columns})
+
+
+def _expired() -> RefusedError:
+    return RefusedError("the message has expired, and nobody waits for its answer.", rule="deadline")
 
 
 def _marked(job: Job, answer: Payload) -> Payload:

@@ -34,6 +34,10 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
         train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
         if train.rounds > policy.maximum_rounds:
             raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
+        if train.local_epochs > policy.maximum_epochs:
+            raise RefusedError(
+                f"the job trains for more than {policy.maximum_epochs} local epochs.", rule="maximum_epochs"
+            )
         if policy.secure_aggregation and train.server.secure is None:
             raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
         _check_descriptions(
