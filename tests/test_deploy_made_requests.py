@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.deploy.audit import read_audit
+from fedprompt.deploy.identity import make_site_keys, public_line
 from fedprompt.deploy.ledger import SiteLedger
+from fedprompt.deploy.settings import SITE, Roster, load_site, save
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import DONE, EVALUATE, EXPIRES, HELLO, MALFORMED, TRAIN, VALIDATE, Payload, RawTensor
+from fedprompt.federated.secure.session import Identity
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    EXPIRES,
+    HELLO,
+    MALFORMED,
+    MASKED_INPUT,
+    SHARE_KEYS,
+    TRAIN,
+    VALIDATE,
+    VERSION,
+    Payload,
+    RawTensor,
+)
 from fedprompt.runtimes.tensor_codec import encode
 from test_deploy_disclosure import CAT, DOG, Watched, make_site, recipe
 from test_deploy_trust import LyingServer, reason, start
@@ -128,3 +146,81 @@ def test_a_message_carries_the_time_at_which_it_expires(lifetime: float, monkeyp
     monkeypatch.setattr(flower.time, "time", lambda: 1000.0)
     found = flower._request(message)
     assert (found.kind, found.fields) == ((TRAIN, {EXPIRES: 1030.0}) if lifetime == 30 else (MALFORMED, {}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"upload": "load"}, "upload is none of float32, bfloat16, float16"),
+        ({"upload": "bool"}, "upload is none of"),
+        ({"upload": ["float32"]}, "upload is none of"),
+        ({"since": -1}, "since is not a round from 0 to 40"),
+        ({"since": 41}, "since is not a round"),
+        ({"since": "../x"}, "since is not a round"),
+        ({"since": True}, "since is not a round"),
+        ({"recipe": 5}, "recipe is not a text"),
+        ({"run": 5}, "run is not a text"),
+        ({"trial": ["promptfl"]}, "trial is not a text"),
+        ({"trial": "x" * 201}, "trial has too long a name"),
+    ],
+)
+def test_fields_of_a_request_are_checked_before_anything_is_charged(
+    tmp_path: Path, start: Mapping[str, RawTensor], fields: dict, said: str
+) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    refused = reason(server.ask(**{"recipe": recipe(), **fields}))
+    assert said in refused and "(rule request)" in refused
+    assert not SiteLedger(tmp_path).lines() and read_audit(tmp_path)
+    assert server.ask(recipe=recipe(), since=40).kind == DONE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train.server.attack": {"name": "sign_flip", "adversaries": 1}},
+        {"train.sharing": "pooled"},
+        {"train.sharing": "local"},
+        {"method.train": {"sharing": "local"}},
+    ],
+)
+def test_what_only_a_simulation_does_is_refused(
+    tmp_path: Path, start: Mapping[str, RawTensor], changes: dict[str, object]
+) -> None:
+    server = LyingServer(make_site(tmp_path), start)
+    for kind in (HELLO, TRAIN):
+        assert "(rule simulation)" in reason(server.ask(kind, recipe=recipe(changes)))
+    assert not SiteLedger(tmp_path).lines()
+
+
+def test_a_server_of_another_version_is_named_before_its_recipe_is_read(
+    tmp_path: Path, start: Mapping[str, RawTensor]
+) -> None:
+    """A new key of a newer recipe would be said to be a mistake."""
+    server, newer = LyingServer(make_site(tmp_path), start), "novel = 1\n" + recipe()
+    ours = fedprompt.__version__
+    for version, shown in (("9.1.0", "9.1.0"), (None, "an unknown version"), ("</script>\n", "an unknown version")):
+        for kind in (HELLO, TRAIN, "train.of_next_year"):
+            said = reason(server.ask(kind, recipe=newer, **{VERSION: version}))
+            assert said == (
+                f"the server has fedprompt {shown}, and this site has {ours}; install the same version at both "
+                "(rule version)."
+            )
+    said = reason(server.ask(recipe=newer.replace("novel", "sed")))
+    assert said == "job: has no key 'sed'; did you mean 'seed'? (rule recipe)."
+
+
+def test_a_secure_sum_charges_no_training_for_keys_that_are_not_those_of_the_peers(
+    tmp_path: Path, start: Mapping[str, RawTensor]
+) -> None:
+    site = make_site(tmp_path, minimum=2)
+    make_site_keys(tmp_path, "east")
+    settings = load_site(tmp_path)
+    roster = Roster(sites={"north": public_line(Identity.generate().public, "north")})
+    save(tmp_path / SITE, settings.model_copy(update={"roster": roster}))
+    server = LyingServer(site, start)
+    job = {"recipe": recipe({"train.server.secure": {"share": 0.6}}), "members": [0, 1], "nonce": "x"}
+    for message in (5, "###", b64encode(b"x").decode()):
+        assert server.ask(SHARE_KEYS, **job).kind == DONE
+        assert "message" in reason(server.ask(MASKED_INPUT, message=message, **job))
+    assert "out of order" in reason(server.ask(MASKED_INPUT, message=b64encode(b"x").decode(), **job))
+    assert not SiteLedger(tmp_path).lines(), "nothing was trained"

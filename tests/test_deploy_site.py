@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fedprompt
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.data.labels import LabelSpace
 from fedprompt.deploy import preflight
@@ -26,7 +27,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.keep import Keep
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.screening import RefusedUpdateError
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, VERSION, Payload
 from fedprompt.updates import Update
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")
@@ -52,6 +53,7 @@ rounds = 20
 def fields(method: str = "promptfl", source: str = "sites", server: str = "", **more: object) -> dict[str, object]:
     recipe = RECIPE.format(method=method, source=source, server=server)
     return {
+        VERSION: fedprompt.__version__,
         "recipe": recipe,
         "run": RUN,
         "trial": method,

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.config.recipe_tables import BackboneTable
@@ -28,7 +29,18 @@ from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Fields, Payload, RawTensor
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    FAILED,
+    HELLO,
+    REFUSED,
+    TRAIN,
+    VERSION,
+    Fields,
+    Payload,
+    RawTensor,
+)
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.testing import tiny_images
@@ -84,7 +96,7 @@ class LyingServer:
     def ask(self, kind: str = TRAIN, *, lr: float = 0.01, server: str = "", **fields: object) -> Payload:
         known = {"run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0, "upload": "float32"}
         recipe = RECIPE.format(lr=lr, server=server)
-        said = {"recipe": recipe, **known, "serial": [1, next(self.numbers)], **fields}
+        said = {VERSION: fedprompt.__version__, "recipe": recipe, **known, "serial": [1, next(self.numbers)], **fields}
         return self.send(Payload(kind, said, {} if kind == HELLO else self.start))
 
     def send(self, message: Payload) -> Payload:

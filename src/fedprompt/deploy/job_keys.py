@@ -29,10 +29,9 @@ annotation.missing annotation.form
 descriptions.attributes descriptions.conditions descriptions.missing descriptions.shuffled
 method.name method.label method.train method.descriptions method.* compare
 train.rounds train.local_epochs train.batch_size train.lr train.optimizer train.momentum train.weight_decay
-train.schedule train.proximal train.fraction train.weighting train.sharing train.keep train.patience
+train.schedule train.proximal train.fraction train.weighting train.keep train.patience
 train.server.aggregate.name train.server.aggregate.* train.server.optimizer.name train.server.optimizer.*
-train.server.privacy.name train.server.privacy.* train.server.attack.name train.server.attack.*
-train.server.attack.adversaries train.server.most_examples train.server.norm_limit
+train.server.privacy.name train.server.privacy.* train.server.most_examples train.server.norm_limit
 train.server.secure.share train.server.secure.clip train.server.secure.most_examples
 evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.oracle
 """
@@ -42,8 +41,11 @@ backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
 """
-# Without any effect at a site.
-_SERVER = "minutes track data.test evaluate.samples tuning.seed tuning.grid"
+# Without any effect at a site, or for simulations only: the policy refuses any but "federated" sharing, and attacks.
+_SERVER = """
+minutes track data.test evaluate.samples tuning.seed tuning.grid
+train.sharing train.server.attack.name train.server.attack.* train.server.attack.adversaries
+"""
 
 OWNERS: Mapping[str, Owner] = {
     **dict.fromkeys(_JOB.split(), "job"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
+from fedprompt.deploy.request_fields import check_fields, check_since
 from fedprompt.deploy.settings import SITE, Policy, SiteFile
 from fedprompt.deploy.site_policy import (
     RefusedError,
@@ -38,13 +40,9 @@ from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
 from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, VALIDATE, Fields, Payload
 
-# The fields of every request, and the further ones by kind of request.
-NEEDED = ("recipe", "run", "trial", "client", "serial")
-FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
 SCORES = (TRAIN, EVALUATE, VALIDATE)  # requests whose answers have a score
+KNOWN = re.compile(r" \(known: [^()]*\)")  # of a sentence about an unknown key: the server knows the keys too
 LONGEST_REFUSAL = 450  # characters of a sentence about a job's text, so that the server shows its rule too
 _log = logging.getLogger(__name__)
 
@@ -95,6 +93,7 @@ class Jobs:
         images = self._own_images(key, client)
         facts = {"backbone": experiment.clip.fingerprint, "data": images.fingerprint}
         pinned = pinned.checked(name, facts, {"classes": class_list(experiment.dataset.space)})
+        check_since(request.fields, rounds=trial.settings.rounds)
         if request.kind in ROUNDS:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
         counted = _scored(pinned, trial, request.kind, settings.policy)
@@ -164,12 +163,9 @@ class Jobs:
 
 def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     """The plan of a job whose recipe the policy allows."""
-    if request.kind not in FURTHER:
-        raise RefusedError("the request is of an unknown kind; update the server.", rule="request")
-    if missing := [name for name in (*NEEDED, *FURTHER[request.kind]) if name not in request.fields]:
-        raise RefusedError(f"the request lacks {', '.join(missing)}; update the server.", rule="request")
+    check_fields(request)
     with _of_the_job_alone():
-        recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
+        recipe = parse_recipe(request.fields["recipe"], origin="job")
     check_recipe(settings.policy, recipe_hash(request))
     with _of_the_job_alone():
         check_job(settings.policy, recipe)  # before any name in it is looked up
@@ -198,7 +194,8 @@ def _of_the_job_alone() -> Iterator[None]:
     except RefusedError:
         raise
     except UserError as mistake:
-        raise RefusedError(" ".join(str(mistake).split())[:LONGEST_REFUSAL], rule="recipe") from None
+        sentence = KNOWN.sub("", " ".join(str(mistake).split()))
+        raise RefusedError(sentence[:LONGEST_REFUSAL], rule="recipe") from None
 
 
 def _holds_path(options: object) -> bool:

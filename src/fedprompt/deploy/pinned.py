@@ -71,7 +71,7 @@ class Pinned:
     def numbered(self, serial: object) -> Pinned:
         """The same after a message with this number; RefusedError if it is not above that of every message before."""
         if not _is_serial(serial):
-            raise RefusedError("the message has no number; update the server.", rule="order")
+            raise RefusedError("the message has no number.", rule="order")
         assert isinstance(serial, list)
         pair = (serial[0], serial[1])
         if pair <= self.serial:

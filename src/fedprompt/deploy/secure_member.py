@@ -85,16 +85,24 @@ class SecureMember:
         client = self._client
         if client is None or not _same(client.session, secure, number, members, nonce):
             raise RefusedError("the site's worker was restarted in this round.", rule=RULE)
-        message = b64decode(fields[MESSAGE], validate=True)
+        message = _message(fields[MESSAGE])
         if request.kind == MASKED_INPUT:
+            client.receive_keys(message)  # before a training is charged
             vector, received = train(secure.codec(len(members)))
             vector = secure.add_noise(vector, client.session)
-            return Payload.of_message(client.masked_input(message, vector, received=received))
+            return Payload.of_message(client.mask_vector(vector, received=received))
         if request.kind == CONSISTENCY_CHECK:
             return Payload.of_message(client.consistency_check(message))
         answer = client.unmask(message)
         state.mark_unmasked(number)  # before the answer leaves, so that a crash now cannot lead to a second sum
         return Payload.of_message(answer)
+
+
+def _message(value: str) -> bytes:
+    try:
+        return b64decode(value, validate=True)
+    except ValueError as error:
+        raise RefusedError("the request's message is not base64.", rule="request") from error
 
 
 def _members(value: object) -> tuple[int, ...]:

@@ -38,6 +38,8 @@ def check_job(policy: Policy, recipe: Recipe) -> None:
             raise RefusedError(
                 f"the job trains for more than {policy.maximum_epochs} local epochs.", rule="maximum_epochs"
             )
+        if train.server.attack is not None or train.sharing != "federated":
+            raise RefusedError("the job has an attack or a sharing that only simulations have.", rule="simulation")
         if policy.secure_aggregation and train.server.secure is None:
             raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
         _check_descriptions(

@@ -24,7 +24,7 @@ class SiteState:
 
     def __init__(self, folder: Path, run: str, trial: str) -> None:
         if not re.fullmatch(r"[0-9a-f]{32}", run):
-            raise RefusedError("the job's run id is not one; update the server.", rule="request")
+            raise RefusedError("the job's run id is not one.", rule="request")
         self.folder = folder / run
         self._prefix = quote(trial, safe="")
 

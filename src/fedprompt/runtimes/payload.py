@@ -20,6 +20,7 @@ SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 DIVERGED = "diverged"  # an answer: with the state that was sent, the site's training losses are not finite
+VERSION = "fedprompt"  # field of a request: the server's version of fedprompt
 EXPIRES = "expires"  # field of a request, set where it arrives: time in seconds since 1970 when nobody waits any more
 MALFORMED = "malformed"  # a request that could not be read
 LONGEST_REASON = 500  # characters of a site's reason that are shown
