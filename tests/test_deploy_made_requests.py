@@ -174,6 +174,13 @@ def test_fields_of_a_request_are_checked_before_anything_is_charged(
     assert server.ask(recipe=recipe(), since=40).kind == DONE
 
 
+def test_a_job_has_one_method(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    """A list of thousands would keep the site busy before it trains, and each would have scores of its own."""
+    server = LyingServer(make_site(tmp_path), start)
+    several = recipe({"compare": [{"name": "promptfl", "label": f"again-{number}"} for number in range(9)]})
+    assert "(rule methods)" in reason(server.ask(recipe=several, trial="again-7"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -27,7 +27,7 @@ name about seed defaults backbone.path
 data.source data.classes data.template data.attributes partition.rule partition.sites
 annotation.missing annotation.form
 descriptions.attributes descriptions.conditions descriptions.missing descriptions.shuffled
-method.name method.label method.train method.descriptions method.* compare
+method.name method.label method.train method.descriptions method.*
 train.rounds train.local_epochs train.batch_size train.lr train.optimizer train.momentum train.weight_decay
 train.schedule train.proximal train.fraction train.weighting train.keep train.patience
 train.server.aggregate.name train.server.aggregate.* train.server.optimizer.name train.server.optimizer.*
@@ -41,9 +41,9 @@ backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
 """
-# Without any effect at a site, or for simulations only: the policy refuses any but "federated" sharing, and attacks.
+# Without any effect at a site, or refused there: further methods, attacks, and any but "federated" sharing.
 _SERVER = """
-minutes track data.test evaluate.samples tuning.seed tuning.grid
+compare minutes track data.test evaluate.samples tuning.seed tuning.grid
 train.sharing train.server.attack.name train.server.attack.* train.server.attack.adversaries
 """
 

@@ -27,27 +27,24 @@ class RefusedError(UserError):
 
 def check_job(policy: Policy, recipe: Recipe) -> None:
     """Check a job's recipe against the policy, before anything in it is imported or opened."""
-    allowed = policy.methods or methods.names()
-    for table in (recipe.method, *recipe.compare):
-        if table.name not in allowed:
-            raise RefusedError("the job trains a method that this site does not allow.", rule="methods")
-        train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
-        if train.rounds > policy.maximum_rounds:
-            raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
-        if train.local_epochs > policy.maximum_epochs:
-            raise RefusedError(
-                f"the job trains for more than {policy.maximum_epochs} local epochs.", rule="maximum_epochs"
-            )
-        if train.server.attack is not None or train.sharing != "federated":
-            raise RefusedError("the job has an attack or a sharing that only simulations have.", rule="simulation")
-        if policy.secure_aggregation and train.server.secure is None:
-            raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
-        _check_descriptions(
-            checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job")
-        )
-        if any(":" in address for address in _addresses(recipe, train.server)):
-            # package.module:function would import code that the server chooses
-            raise RefusedError("the job names code outside fedprompt.", rule="own code")
+    table, allowed = recipe.method, policy.methods or methods.names()
+    if recipe.compare:
+        raise RefusedError("the job has several methods; a site is sent one at a time.", rule="methods")
+    if table.name not in allowed:
+        raise RefusedError("the job trains a method that this site does not allow.", rule="methods")
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
+    if train.rounds > policy.maximum_rounds:
+        raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
+    if train.local_epochs > policy.maximum_epochs:
+        raise RefusedError(f"the job has more than {policy.maximum_epochs} local epochs.", rule="maximum_epochs")
+    if train.server.attack is not None or train.sharing != "federated":
+        raise RefusedError("the job has an attack or a sharing that only simulations have.", rule="simulation")
+    if policy.secure_aggregation and train.server.secure is None:
+        raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
+    _check_descriptions(checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job"))
+    if any(":" in address for address in _addresses(recipe, train.server)):
+        # package.module:function would import code that the server chooses
+        raise RefusedError("the job names code outside fedprompt.", rule="own code")
 
 
 def check_backbone(path: str, own: str) -> None:
