@@ -461,11 +461,11 @@ def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: 
         ("query.zzz", to_records(Payload("query.zzz", {"only": "name"})), "query.zzz", "request"),
         (TRAIN, RecordDict(), MALFORMED, "request"),
         (MASKED_INPUT, to_records(Payload(MASKED_INPUT)), MASKED_INPUT, "secure sums"),
-        ("train.evil", to_records(Payload("train.evil")), "train.evil", "request"),
+        ("train.evil", to_records(Payload("train.evil")), "train.evil", "version"),
         ("query.evil", to_records(Payload(TRAIN)), MALFORMED, "request"),
         (TRAIN, to_records(Payload(EVALUATE)), MALFORMED, "request"),
         ("evaluate", RecordDict({"a": ConfigRecord({"fields": "{"})}), MALFORMED, "request"),
-        (TRAIN, to_records(deep), TRAIN, "request"),
+        (TRAIN, to_records(deep), TRAIN, "version"),
     )
     for kind, content, _, rule in cases:
         message = Message(content, 7, kind)
