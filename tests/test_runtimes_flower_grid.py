@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from typer.testing import CliRunner
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
@@ -57,6 +58,7 @@ from fedprompt.runtimes.payload import (
     SHARE_KEYS,
     TRAIN,
     UNMASK,
+    VERSION,
     Payload,
 )
 from fedprompt.testing import tiny_images
@@ -454,18 +456,20 @@ def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: 
     client = client_app(apps.answer)
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     context = Context(1, 1, settings, RecordDict(), {})
-    deep = Payload(TRAIN, {"round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
+    own = {VERSION: fedprompt.__version__}
+    deep = Payload(TRAIN, {**own, "round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
     assert Payload.from_bytes(from_records(to_records(deep)).to_bytes()) == deep, "the worker can read it too"
     cases = (
-        (HELLO, to_records(Payload(HELLO, {"only": "name"})), HELLO, "request"),
-        ("query.zzz", to_records(Payload("query.zzz", {"only": "name"})), "query.zzz", "request"),
+        (HELLO, to_records(Payload(HELLO, {**own, "only": "name"})), HELLO, "request"),
+        ("query.zzz", to_records(Payload("query.zzz", {**own, "only": "name"})), "query.zzz", "request"),
         (TRAIN, RecordDict(), MALFORMED, "request"),
         (MASKED_INPUT, to_records(Payload(MASKED_INPUT)), MASKED_INPUT, "secure sums"),
-        ("train.evil", to_records(Payload("train.evil")), "train.evil", "version"),
+        ("train.evil", to_records(Payload("train.evil", own)), "train.evil", "request"),
+        ("train.older", to_records(Payload("train.older")), "train.older", "version"),
         ("query.evil", to_records(Payload(TRAIN)), MALFORMED, "request"),
         (TRAIN, to_records(Payload(EVALUATE)), MALFORMED, "request"),
         ("evaluate", RecordDict({"a": ConfigRecord({"fields": "{"})}), MALFORMED, "request"),
-        (TRAIN, to_records(deep), TRAIN, "version"),
+        (TRAIN, to_records(deep), TRAIN, "request"),
     )
     for kind, content, _, rule in cases:
         message = Message(content, 7, kind)
