@@ -286,7 +286,7 @@ def test_every_refusal_names_its_rule(tmp_path: Path, start: Mapping[str, RawTen
     secure = {"server": "[train.server.secure]\n", "run": "1" * 32, "nonce": "x"}
     for members in ([0, 1], [0, 0], [1, 5], "x"):
         server.ask("train.share_keys", members=members, **secure)
-    server.ask("train.unmask", members=[0, 1], **secure)
+    server.ask("train.unmask", members=[0, 1], message="", **secure)
     server.ask("evaluate.zzz")
     server.send(Payload("malformed"))
     rules = [entry.fields["rule"] for entry in read_audit(tmp_path)]

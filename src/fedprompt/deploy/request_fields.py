@@ -12,6 +12,7 @@ from fedprompt.runtimes.payload import (
     CONSISTENCY_CHECK,
     EVALUATE,
     HELLO,
+    MALFORMED,
     MASKED_INPUT,
     MESSAGE,
     SECURE,
@@ -41,6 +42,8 @@ def check_fields(request: Payload) -> None:
     Numbers of messages, rounds and clients have rules of their own, which check their types too.
     """
     fields = request.fields
+    if request.kind == MALFORMED:  # it could not be read, so its version is not known
+        raise RefusedError("the message is malformed.", rule="request")
     _check_version(fields)
     if request.kind not in FURTHER:
         raise RefusedError("the request is of an unknown kind.", rule="request")
