@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import fedprompt
 from benchmarks.acceptance.images import write_images
 from fedprompt import methods
 from fedprompt.config.recipe_tables import BackboneTable
@@ -32,7 +33,18 @@ from fedprompt.federated.secure.secure_server import SecureServer
 from fedprompt.federated.secure.simulation import Exchange, local_session
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Classifier, Method
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, SECURE, TRAIN, Payload, RawTensor
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    FAILED,
+    HELLO,
+    REFUSED,
+    SECURE,
+    TRAIN,
+    VERSION,
+    Payload,
+    RawTensor,
+)
 from fedprompt.runtimes.remote import Remote, RemoteSettings
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
@@ -195,7 +207,8 @@ class Requests:
         save(folder / SITE, site.model_copy(update={"policy": Policy(maximum_rounds=3)}))
         self.site = Site(folder)
         method = methods.load("promptfl")(load_backbone(BackboneTable()), generator=None)
-        fields = {"recipe": RECIPE, "run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0}
+        about = {VERSION: fedprompt.__version__, "recipe": RECIPE, "trial": "promptfl"}
+        fields = {**about, "run": "0" * 32, "round": 1, "client": 0, "since": 0}
         self._request = Payload(TRAIN, {**fields, "upload": "float32"}, encode(initial_state(method)[0]))
         self._numbers = itertools.count(1)
         assert self.site.answer(self.honest()).kind == DONE, "the unmutated request is accepted"

@@ -63,7 +63,7 @@ class MemoryGrid(Grid):
             ids.append(f"message {len(self.sent)}")
             message.metadata.__dict__["_message_id"] = ids[-1]
             self.sent.append(message)
-            context = Context(1, 1, {"site": name, "home": str(self.folders[name])}, RecordDict(), {})
+            context = Context(1, 1, {"home": str(self.folders[name])}, RecordDict(), {})
             reply = self.fault(name, self.app(message, context))
             if reply is not None:
                 self.replies[ids[-1]] = reply

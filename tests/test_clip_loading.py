@@ -146,3 +146,16 @@ def test_the_centre_crop_rounds_half_pixels_down(excess: int) -> None:
     first = round(float(made[0] * processor.image_std[0] + processor.image_mean[0]) * 255)
     assert first == excess // 2
     assert (round(excess / 2) - first == 1) == (excess % 4 == 3)
+
+
+def test_an_id_that_is_not_in_the_hubs_cache_is_not_looked_up_as_a_path(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    name = f"{tmp_path.name}/{copy.name}"
+    assert Path(name).is_dir()
+    for wrong in (name, "nobody/nothing", "a..b/c", "a--b/c"):
+        with pytest.raises(UserError, match="is not in the cache of the Hugging Face Hub"):
+            hub.cached_folder(wrong)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda name, file: str(copy / file))
+    assert hub.cached_folder("somebody/clip") == copy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,7 @@ def best(folder: Path, *, rounds: int = 6) -> str:
     text = text.replace("rounds = 2", f'rounds = {rounds}\nkeep = "best:hm"\nschedule = "constant"')
     text = text.replace("seed = 3", "seed = 4")
     text = text.replace('source = "sites"', 'source = "sites"\nvalidation_fraction = 0.5')
-    # Without a limit of norms no round is rolled back, which a resumed run would do as a whole.
-    return text.replace("lr = 0.01", "lr = 0.3") + "[train.server]\nnorm_limit = 0\n"
+    return text.replace("lr = 0.01", "lr = 0.3")
 
 
 def validations(folder: Path) -> list[ValidationEvent]:
@@ -98,21 +98,40 @@ def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_s
         assert event.images == IMAGES and set(event.scores[0]) == {"base", "local"}
 
 
-def test_a_run_over_sites_that_stops_and_resumes_keeps_the_same_round(simulated: tuple[Path, MemoryGrid]) -> None:
+def test_a_run_over_sites_that_stops_in_every_step_ends_as_one_that_never_stopped(
+    simulated: tuple[Path, MemoryGrid],
+) -> None:
+    """It stops while each round is trained and while it is scored; rounds are rolled back, and one is refused."""
     here, over = simulated
+    stopped: set[tuple[str, int]] = set()
 
     def stops(site: str, reply: Message) -> Message:
-        if sum(message.metadata.message_type == VALIDATE for message in over.sent[before:]) > 3 * len(SITES):
+        step = reply.metadata.message_type, int(str(from_records(over.sent[-1].content).fields.get("round", 0)))
+        if step[0] in (TRAIN, VALIDATE) and step not in stopped:
+            stopped.add(step)
             raise KeyboardInterrupt
         return reply
 
     before, channel, out = len(over.sent), GridChannel(over, poll=0), here.parent / "stopped"
     over.fault = stops
-    with pytest.raises(KeyboardInterrupt):
-        run_on_sites(best(here.parent), out, channel, deployment(), home=here.parent)
-    over.fault = lambda site, reply: reply
+    while len(stopped) < 6 + 7:
+        with pytest.raises(KeyboardInterrupt):
+            run_on_sites(best(here.parent), out, channel, deployment(), home=here.parent)
     run_on_sites(best(here.parent), out, channel, deployment(), home=here.parent)
     assert outcome(out) == outcome(here) and same_adapters(out, here)
+    rounds, others = (events_of(folder, PERSONAL, "round") for folder in (out, here))
+    assert [event.rolled_back for event in rounds] == [None, None, 2, None, 4, None]
+    for ours, theirs in zip(rounds, others, strict=True):
+        assert (ours.losses, ours.failed, ours.skipped) == (theirs.losses, theirs.failed, theirs.skipped)
+    checkpoints = [
+        load_tensors(folder / "checkpoints" / f"{PERSONAL}@00000006.safetensors")[0] for folder in (out, here)
+    ]
+    kinds = ("shared/", "memory/", "suspected/")
+    ours, theirs = ({name: one[name].tolist() for name in one if name.startswith(kinds)} for one in checkpoints)
+    assert ours == theirs
+    asked = [from_records(message.content).fields for message in over.sent[before:]
+             if message.metadata.message_type == TRAIN]  # fmt: skip
+    assert max(Counter((fields["round"], fields["client"]) for fields in asked).values()) == 2, "in a stop alone"
 
 
 def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_itself(tmp_path: Path) -> None:

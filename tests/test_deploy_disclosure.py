@@ -281,8 +281,19 @@ def test_scores_that_leave_are_limited_per_run(tmp_path: Path, start: Mapping[st
     assert "(rule maximum_scores)" in reason(server.ask(EVALUATE, recipe=recipe()))
     trained = server.ask(recipe=recipe(), round=2)
     assert trained.kind == DONE and trained.fields["validation"] is None, "it trains on, without a score"
+    other = recipe({"method.label": "other"})
+    assert "(rule maximum_scores)" in reason(server.ask(EVALUATE, recipe=other, trial="other")), "of all trials"
     make_site(tmp_path, smallest_count=1)
-    assert Policy().most_scores(40) == 100 and server.ask(EVALUATE, recipe=recipe()).kind == DONE
+    assert server.ask(EVALUATE, recipe=recipe()).kind == DONE
+    assert server.ask(EVALUATE, recipe=other, trial="other").kind == DONE
+
+
+def test_without_a_limit_of_its_own_a_site_gives_each_trial_as_many_scores_as_an_honest_run_needs() -> None:
+    before = {"a": 99, "b": 3}
+    assert Policy().allows_score(before, "a", rounds=40) and not Policy().allows_score(before, "a", rounds=39)
+    assert Policy().allows_score(before, "c", rounds=1) and not Policy(maximum_scores=102).allows_score(
+        before, "c", rounds=40
+    )
 
 
 def broken(start: Mapping[str, RawTensor]) -> Mapping[str, RawTensor]:

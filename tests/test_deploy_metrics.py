@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("flwr")
 pytest.importorskip("prometheus_client")
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.deploy import daemons, metrics, metrics_server, metrics_site
@@ -35,7 +36,7 @@ from fedprompt.federated.rounds import initial_state
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import BaseEvent, HeaderEvent, PrivacyEvent, RoundEvent, TrialEvent
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.runtimes.payload import DONE, HELLO, REFUSED, TRAIN, Payload, RawTensor
+from fedprompt.runtimes.payload import DONE, HELLO, REFUSED, TRAIN, VERSION, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.testing import tiny_images
 from pages import ROOT
@@ -158,7 +159,7 @@ def test_counters_never_fall_when_a_resumed_run_writes_its_record_anew(server: P
     ("why", "reason"),
     [
         ("refused: the job has no differential privacy (rule epsilon).", "epsilon"),
-        ("refused: secure: client 2 refuses: too few.", "secure"),
+        ("refused: client 2 refuses: too few (rule secure).", "secure"),
         ("not finite: NaN or infinity in 'a'.", "not finite"),
         ("failed: ValueError, reference 12 in the site's log.", "failed"),
         ("did not answer within 120 s.", "no answer"),
@@ -277,7 +278,15 @@ def exposition(like: Path, recipe: str, start: Mapping[str, RawTensor], *, dogs:
     about = {"data": str(folder / "images"), "device": "cpu"}
     save(folder / SITE, load_site(like).model_copy(update=about))
     answerer = Site(folder)
-    job = {"recipe": recipe, "run": "0" * 32, "trial": "promptfl", "client": 0, "round": 1, "since": 0}
+    job = {
+        VERSION: fedprompt.__version__,
+        "recipe": recipe,
+        "run": "0" * 32,
+        "trial": "promptfl",
+        "client": 0,
+        "round": 1,
+        "since": 0,
+    }
     hello = answerer.answer(Payload(HELLO, {**job, "serial": [1, 1]}))
     assert hello.fields["labels"] == [None, None]  # the larger count would tell the smaller one
     trained = answerer.answer(Payload(TRAIN, {**job, "upload": "float32", "serial": [1, 2]}, start))

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from typer.testing import CliRunner
 from fedprompt.cli.main import app
 from fedprompt.deploy.audit import AUDIT, LEDGER, read_audit
 from fedprompt.deploy.hash_chain import DamagedError
+from fedprompt.deploy.identity import load_identity, make_site_keys, public_line
 from fedprompt.deploy.metrics_site import INTACT, SiteMetrics
-from fedprompt.deploy.settings import SITE
+from fedprompt.deploy.settings import SITE, Roster, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload, RawTensor
 from test_deploy_trust import RECIPE, LyingServer, make_site, noisy, reason
@@ -253,10 +255,47 @@ def test_the_printed_trail_has_a_line_per_message_that_fits_the_terminal(
     head, *rows = result.output.splitlines()
     assert [row.split()[0] for row in rows[:6]] == list("123456")
     assert rows[6].startswith("6 messages" if "server" in head else "(left out for width: ")
-    assert all(len(line) <= width for line in (head, *rows[:6]))
+    assert all(len(line) <= width for line in (head, *rows[:-2]))
+    said = " ".join(rows[6:-2])
+    assert ("server" in head) != ("; --json has all)" in said) and said.endswith("show later that no line was removed.")
     assert ("recipe" in head) == (width >= 120) and ("refused: order" in rows[3]) == (width >= 80)
     hashes = [row.split() for row in rows[-2:]]
     assert [(len(found), name) for found, name in hashes] == [(64, AUDIT), (64, LEDGER)]
+
+
+def test_without_a_trail_nothing_is_said_to_be_as_it_was_written(tmp_path: Path) -> None:
+    pytest.importorskip("flwr")
+    make_site(tmp_path)
+    result = CliRunner().invoke(app, ["site", "audit", str(tmp_path)], env={"COLUMNS": "60"})
+    assert result.exit_code == 0
+    said = " ".join(result.output.split())
+    assert said == "There is no audit trail: no message has come yet, or audit.jsonl was moved away."
+
+
+def test_every_refusal_names_its_rule(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    """Those of a state with other tensors, and of secure sums, too."""
+    server = LyingServer(make_site(tmp_path), start)
+    server.start = {name: replace(raw, data=raw.data * 2) for name, raw in start.items()}
+    server.ask()
+    server.start = start
+    make_site_keys(tmp_path, "east")
+    (tmp_path / "north").mkdir()
+    make_site_keys(tmp_path / "north", "north")
+    peer = Roster(sites={"north": public_line(load_identity(tmp_path / "north").public, "north")})
+    save(tmp_path / SITE, load_site(tmp_path).model_copy(update={"roster": peer}))
+    secure = {"server": "[train.server.secure]\n", "run": "1" * 32, "nonce": "x"}
+    for members in ([0, 1], [0, 0], [1, 5], "x"):
+        server.ask("train.share_keys", members=members, **secure)
+    server.ask("train.unmask", members=[0, 1], message="", **secure)
+    server.ask("evaluate.zzz")
+    server.send(Payload("malformed"))
+    rules = [entry.fields["rule"] for entry in read_audit(tmp_path)]
+    assert rules == ["size", "secure", "secure", "secure", "request", "secure sums", "request", "request"]
+    for message, rule in zip(server.messages, rules, strict=True):
+        said = reason(
+            server.site.answer(replace(message, fields={**message.fields, "serial": [2, next(server.numbers)]}))
+        )
+        assert said.endswith(f"(rule {rule}).") and not said.startswith(f"{rule}:"), said
 
 
 def test_the_trail_is_printed_as_json_with_whole_hashes(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:

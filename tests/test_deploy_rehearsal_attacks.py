@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,10 +24,12 @@ from flwr.supernode.runtime import run_clientapp
 
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.deploy import apps
+from fedprompt.deploy.rehearsal import records_attacks
 from fedprompt.deploy.rehearsal.attacks import play_attacks
 from fedprompt.deploy.rehearsal.lying_server import LyingServer, new_run
 from fedprompt.deploy.rehearsal.lying_worker import CLOCK, lied
 from fedprompt.deploy.rehearsal.processes import SITES, prepare_containers
+from fedprompt.deploy.rehearsal.records_attacks import damaged_records
 from fedprompt.deploy.rehearsal.relay import END, RelayChannel, serve
 from fedprompt.deploy.rehearsal.server_attacks import attack_sites
 from fedprompt.deploy.rehearsal.site_attacks import LIES, judge_course, judge_lie
@@ -65,7 +68,7 @@ def test_sites_refuse_every_attack_of_a_lying_server_and_record_it(folders: Mapp
     pytest.importorskip("dp_accounting")
     server = LyingServer.of(Direct(folders), load_recipe(find_recipe("rehearsal")), folders)
     found = attack_sites(server)
-    assert len(found) == 28
+    assert len(found) == 32
     assert all(one.held for one in found), [one for one in found if not one.held]
 
 
@@ -78,6 +81,18 @@ def test_an_attack_that_is_answered_or_refused_by_another_rule_has_not_held(fold
         assert not outcome.held and ("not refused" in outcome.happened) == (kind == HELLO)
     assert server.judge("an attack", site, answer, ("order",)).held
     assert not server.judge("an attack", site, Payload("", {"reason": "is not connected."}), ("order",)).held
+
+
+def test_records_that_are_damaged_unnoticed_or_stay_damaged_have_not_held(
+    folders: Mapping[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = LyingServer.of(Direct(folders), load_recipe(find_recipe("rehearsal")), folders)
+    monkeypatch.setattr(records_attacks, "lost_ledger", lambda folder: nullcontext())
+    (lost, edited), sent = damaged_records(server, SITES[2]), server.sent[SITES[2]]
+    assert not lost.held and lost.happened.startswith("not refused: done") and edited.held
+    monkeypatch.setattr(records_attacks, "UNKNOWN", (HELLO,))
+    (known,) = records_attacks.unknown_types(server, SITES[2])
+    assert not known.held and "not refused" in known.happened and sent == 5
 
 
 def round_of(number: int, losses: Mapping[int, float], failed: Mapping[int, str]) -> RoundEvent:

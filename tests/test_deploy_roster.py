@@ -14,7 +14,7 @@ pytest.importorskip("flwr")
 from fedprompt.cli import main as cli
 from fedprompt.cli.doctor import run_checks
 from fedprompt.deploy import certificates, daemons, roster
-from fedprompt.deploy.audit import AuditTrail, Verdict
+from fedprompt.deploy.audit import AUDIT, AuditTrail, Verdict
 from fedprompt.deploy.certificates import authority_fingerprint, days_left, fingerprint
 from fedprompt.deploy.identity import IDENTITY, identities_of, load_identity, read_identities, rotate_site_keys
 from fedprompt.deploy.init import expiry_warnings, init_deployment, init_site, remove_site, renew_certificates
@@ -196,6 +196,40 @@ def test_a_site_whose_ledger_is_gone_says_so_when_it_starts_and_to_the_doctor(
     daemons.site_up(east, data=None, say=said.append)
     assert "lacks the training of line 1" in said[-1] and said[-1].endswith("Until then the site answers nothing.")
     assert [one.failed for one in run_checks(server, "demo", east) if one.what == "records of east"] == [True]
+
+
+def test_a_running_site_says_once_that_its_records_are_damaged_and_once_that_they_are_whole(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    east, said = server / "sites" / "east", []
+    trail, record = east / AUDIT, AuditTrail(east).record
+    record(Payload("train"), Payload("done"), Verdict())
+
+    def supervise(*given: object) -> None:
+        on_poll = given[-1]
+        assert callable(on_poll)
+        before = len(said)
+        on_poll()
+        record(Payload("train"), Payload("done"), Verdict())
+        on_poll()
+        assert len(said) == before, "whole, and longer"
+        whole = trail.read_bytes()
+        for damaged in (whole.replace(b"train", b"taken"), whole[: whole.index(b"\n") + 1]):
+            trail.write_bytes(damaged)
+            for _ in range(3):
+                on_poll()
+            trail.write_bytes(whole)
+            for _ in range(3):
+                on_poll()
+        trail.unlink()
+        on_poll()
+        del said[:before]
+
+    monkeypatch.setattr(daemons, "_supervise", supervise)
+    daemons.site_up(east, data=None, say=said.append)
+    changed, again, cut, once_more, gone = said
+    assert "Line 1 of" in changed and "has lost lines: line 2 was its last" in cut and f"{trail} is gone" in gone
+    assert again == once_more == "The site's records are whole again: it answers."
 
 
 def test_a_made_key_in_a_roster_is_refused_when_the_file_is_read(server: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fedprompt
 from fedprompt.config.recipe import parse_recipe
 from fedprompt.data.labels import LabelSpace
 from fedprompt.deploy import preflight
@@ -26,7 +27,7 @@ from fedprompt.errors import UserError
 from fedprompt.experiments.keep import Keep
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.screening import RefusedUpdateError
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Payload
+from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, VERSION, Payload
 from fedprompt.updates import Update
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")
@@ -52,6 +53,7 @@ rounds = 20
 def fields(method: str = "promptfl", source: str = "sites", server: str = "", **more: object) -> dict[str, object]:
     recipe = RECIPE.format(method=method, source=source, server=server)
     return {
+        VERSION: fedprompt.__version__,
         "recipe": recipe,
         "run": RUN,
         "trial": method,
@@ -181,6 +183,11 @@ def test_the_site_state_keeps_a_few_rounds_to_go_back_to(tmp_path: Path) -> None
     assert state.load(7, start)["own"].tolist() == [7, 7]
     assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT and not list(tmp_path.parent.glob("*.safetensors"))
     assert state.load(1, start) is start, "a deleted state starts anew"
+    for number in range(9, 16):
+        state.save(number, {"own": torch.full((2,), float(number))}, since=8)
+    assert state.load(8, start)["own"].tolist() == [8, 8], "however many rounds after it did not count"
+    state.save(16, start, since=15)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == KEPT
     with pytest.raises(UserError):
         SiteState(tmp_path, "../" * 10 + "a", "t")
 
@@ -228,7 +235,7 @@ def test_a_personal_state_that_is_not_finite_is_not_saved(
         client=None,
         settings=SimpleNamespace(policy=Policy(epsilon=epsilon)),
         state=SiteState(tmp_path, RUN, "mine"),
-        fields={"round": 1},
+        fields={"round": 1, "since": 0},
     )
     task = SimpleNamespace(job=job, method=None, shared={}, personal={"own": torch.zeros(1)})
     if epsilon is None:

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.config.recipe_tables import BackboneTable
@@ -22,13 +23,24 @@ from fedprompt.demo import weights_folder
 from fedprompt.deploy.audit import AUDIT, LEDGER, read_audit
 from fedprompt.deploy.checked_channel import CheckedChannel, MessageNumbers, Terms
 from fedprompt.deploy.hash_chain import DamagedError
-from fedprompt.deploy.ledger import SiteLedger
+from fedprompt.deploy.ledger import IMAGES, SiteLedger
 from fedprompt.deploy.settings import SITE, Deployment, Policy, SiteFile, load_site, save
 from fedprompt.deploy.site import Site
 from fedprompt.errors import UserError
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import DONE, EVALUATE, FAILED, HELLO, REFUSED, TRAIN, Fields, Payload, RawTensor
+from fedprompt.runtimes.payload import (
+    DONE,
+    EVALUATE,
+    FAILED,
+    HELLO,
+    REFUSED,
+    TRAIN,
+    VERSION,
+    Fields,
+    Payload,
+    RawTensor,
+)
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.seeding import numpy_stream
 from fedprompt.testing import tiny_images
@@ -84,7 +96,7 @@ class LyingServer:
     def ask(self, kind: str = TRAIN, *, lr: float = 0.01, server: str = "", **fields: object) -> Payload:
         known = {"run": "0" * 32, "trial": "promptfl", "round": 1, "client": 0, "since": 0, "upload": "float32"}
         recipe = RECIPE.format(lr=lr, server=server)
-        said = {"recipe": recipe, **known, "serial": [1, next(self.numbers)], **fields}
+        said = {VERSION: fedprompt.__version__, "recipe": recipe, **known, "serial": [1, next(self.numbers)], **fields}
         return self.send(Payload(kind, said, {} if kind == HELLO else self.start))
 
     def send(self, message: Payload) -> Payload:
@@ -99,6 +111,46 @@ def reason(answer: Payload) -> str:
 
 def noisy(*, noise: float = 2.0, epsilon: float = 5.0, delta: float = 1e-3, text: str = SAMPLE) -> str:
     return text.format(noise=noise, epsilon=epsilon, delta=delta)
+
+
+def cached(cache: Path, name: str, content: Path) -> None:
+    """Put a folder into a cache of the Hub as its client does: files by hash, and links to them per snapshot."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    snapshot, blobs = place / "snapshots" / ("0" * 40), place / "blobs"
+    for folder in (snapshot, blobs, place / "refs"):
+        folder.mkdir(parents=True)
+    (place / "refs" / "main").write_text(snapshot.name)
+    for number, file in enumerate(sorted(content.iterdir())):
+        if file.is_file():
+            shutil.copyfile(file, blobs / str(number))
+            (snapshot / file.name).symlink_to(Path("..", "..", "blobs", str(number)))
+
+
+def test_the_answer_to_a_backbone_does_not_depend_on_the_files_of_the_site(
+    tmp_path: Path, start: Mapping[str, RawTensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that names logs/worker.log, or the file of a set of training images, learns nothing about them."""
+    server = LyingServer(make_site(tmp_path), start)
+    assert server.ask().kind == DONE
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(weights_folder(), tmp_path / "models" / "clip")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "worker.log").write_text("a line")
+    images = next((tmp_path / IMAGES).iterdir()).name
+    cached(tmp_path / "cache", "nobody/bert", tmp_path / "images" / "train" / "cat")
+
+    def asked(path: str) -> Payload:
+        recipe = f'{RECIPE.format(lr=0.01, server="")}[backbone]\npath = "{path}"\n'
+        return server.ask(HELLO, run=f"{len(server.messages):032x}", recipe=recipe)
+
+    there = ("logs/worker.log", "models/clip", f"{IMAGES}/{images}", "images/train", "nobody/bert")
+    said = {reason(asked(path)) for path in (*there, "logs/nothing.log", f"{IMAGES}/{'0' * 32}", "a--b/c", "a..b/c")}
+    assert said == {"the job's backbone cannot be loaded at this site; its log says why (rule backbone)."}
+    cached(tmp_path / "cache", "models/clip", weights_folder())
+    (tmp_path / "models" / "clip" / "config.json").write_text("{}")
+    answer = asked("models/clip")
+    assert answer.kind == DONE and answer.fields["facts"]["backbone"], "the id is opened from the Hub's cache"
 
 
 @pytest.fixture
@@ -413,7 +465,7 @@ def test_the_command_prints_the_trail_and_what_was_spent(tmp_path: Path, start: 
     said = " ".join(result.output.split())
     assert result.exit_code == 0, said
     assert "allowed" in said and "order" in said and "3 messages" in said and "epsilon" in said
-    assert "1 trainings added no noise" in said
+    assert "1 training added no noise at the site; no epsilon covers it." in said
 
 
 FACTS = {"fedprompt": "1", "method": "m", "backbone": "b", "classes": "c"}
@@ -428,7 +480,7 @@ class Sites:
         self.asked: list[tuple[str, str]] = []
         self.spoil: Callable[[Payload], Payload] = lambda answer: answer
 
-    def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
+    def sites(self) -> Mapping[str, int]:
         return self.present
 
     def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fedprompt
 from fedprompt.deploy.settings import SITE, OwnImagesTable, SiteFile, save
 from fedprompt.deploy.site import Site
-from fedprompt.runtimes.payload import HELLO, Payload
+from fedprompt.runtimes.payload import HELLO, VERSION, Payload
 from trees import picture
 
+SAME = {VERSION: fedprompt.__version__}  # a server with the site's version
 RECIPE = """
 name = "job"
 [data]
@@ -27,7 +29,7 @@ def test_a_site_reports_the_number_of_unreadable_images_without_their_names(tmp_
         for number in range(20):
             picture(tmp_path / f"images/train/{name}/{number}.png")
         picture(tmp_path / f"images/test/{name}/0.png")
-    fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0, "serial": [1, 1]}
+    fields = {"recipe": RECIPE, "run": "", "trial": "promptfl", "client": 0, "serial": [1, 1], **SAME}
     for bad, reported, kept in ((0, 0, 40), (3, 0, 35), (8, 5, 30), (25, "refused", 0)):
         for number in range(bad):
             (tmp_path / f"images/train/{'ab'[number % 2]}/{number // 2}.png").write_bytes(b"")
@@ -57,7 +59,7 @@ def test_a_run_leaves_out_the_same_images_whatever_happens_to_their_files(tmp_pa
     save(tmp_path / SITE, SiteFile(name="east", superlink="h:1", data=str(tmp_path / "images"), device="cpu"))
 
     def images(run: str, *serial: int) -> int:  # a worker that was started again
-        fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0, "serial": [*serial]}
+        fields = {"recipe": RECIPE, "run": run * 32, "trial": "promptfl", "client": 0, "serial": [*serial], **SAME}
         return Site(tmp_path).answer(Payload(HELLO, fields)).fields["images"]
 
     assert images("1", 1, 1) == 35

@@ -28,7 +28,7 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.federated.evaluate import Score, score, validate
 from fedprompt.federated.rounds import Start
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, ValidationEvent
+from fedprompt.records.events import BaseEvent, KeptEvent, RoundEvent, TrialEvent, ValidationEvent
 from fedprompt.records.outcome import missing_results
 from fedprompt.records.run_folder import Checkpoint, load_tensors, read_events
 from fedprompt.report import read_run, render
@@ -374,15 +374,18 @@ def test_a_resumed_run_keeps_the_round_of_one_that_never_stopped_bitwise(
         assert same(tensors(tmp_path / "run" / "adapters" / name), tensors(whole / "adapters" / name))
 
 
-def test_a_stop_within_a_round_after_the_best_state_was_saved_changes_nothing(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("state", "saved"), [("fedclip", False), ("fedclip", True), ("fedclip@best", True)])
+def test_a_stop_right_before_or_after_a_state_is_saved_changes_nothing(
+    state: str, saved: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save = runs.RunFolder.save_checkpoint
 
-    def cut(self: runs.RunFolder, trial: str, checkpoint: object, **options: int) -> None:
-        if trial == "fedclip" and getattr(checkpoint, "round_number", 0) == 2:
+    def cut(self: runs.RunFolder, name: str, checkpoint: object, **options: int) -> None:
+        stops = name == state and getattr(checkpoint, "round_number", 0) == 2
+        if saved or not stops:
+            save(self, name, checkpoint, **options)
+        if stops:
             raise KeyboardInterrupt
-        save(self, trial, checkpoint, **options)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(runs.RunFolder, "save_checkpoint", cut)
@@ -485,3 +488,24 @@ def test_scorings_of_rounds_that_were_rolled_back_do_not_count(monkeypatch: pyte
         assert one.best is not None and one.best.number == 1 and not one.is_exhausted
     best.score(4, transport, {})
     assert best.is_exhausted, "two scorings in vain after round 1"
+
+
+def test_the_best_state_outlives_better_ones_that_were_rolled_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def score_held_out(*_: object, round_number: int) -> dict[int, Score]:
+        return {0: Score("", 10, {"base": round_number / 10}, ())}
+
+    monkeypatch.setattr(best_round, "score_held_out", score_held_out)
+    plan = SimpleNamespace(keep=Keep("base"))
+    trial, transport = SimpleNamespace(name="toy", label="Toy"), SimpleNamespace(personal={})
+    with runs.RunFolder(tmp_path) as run:
+        run.append(TrialEvent(trial="toy", status="running"))
+        context = SimpleNamespace(run=run, experiment=SimpleNamespace(plan=plan), callbacks=RunCallbacks())
+        best = BestRound(context, trial, 9)
+        best.score(1, transport, {"w": torch.ones(1)})
+        for number in range(2, 7):
+            best.score(number, transport, {"w": torch.zeros(1)})
+            best.forget(number)
+        found = best.kept(Start(7, {}))
+    assert found is not None and found.round_number == 1 and found.shared["w"].item() == 1

@@ -11,7 +11,7 @@ from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import RoundEvent, ScoreEvent
-from fedprompt.records.run_folder import read_events
+from fedprompt.records.run_folder import load_tensors, read_events
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
@@ -44,15 +44,25 @@ local = false
 
 
 class Said(RunCallbacks):
-    def __init__(self, *, stop_after: int = 0) -> None:
+    def __init__(self) -> None:
         self.warnings: list[str] = []
-        self.stop_after = stop_after
 
     def on_warning(self, text: str) -> None:
         self.warnings.append(text)
 
+
+class Stops(RunCallbacks):
+    """Stop the run `clients` trained clients after the end of a round."""
+
+    def __init__(self, after: int, clients: int) -> None:
+        self.after, self.clients, self.reached = after, clients, False
+
     def on_round(self, number: int, loss: float | None) -> None:
-        if number == self.stop_after:
+        self.reached = number >= self.after
+        self.on_client(0, 0)
+
+    def on_client(self, done: int, total: int) -> None:
+        if self.reached and done == self.clients:
             raise KeyboardInterrupt
 
 
@@ -74,15 +84,25 @@ def test_the_round_is_rolled_back_and_the_client_named(tmp_path: Path) -> None:
     assert last.round == 4 and last.figures["accuracy"] is not None
 
 
-def test_a_run_that_stopped_on_a_poisoned_checkpoint_goes_back_to_the_one_before(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        runs.start(
-            resolve(parse_recipe(RECIPE.format(method="fedclip", factor=1e25))),
-            tmp_path / "run",
-            callbacks=Said(stop_after=1),
-        )
-    said = Said()
-    runs.resume(tmp_path / "run", callbacks=said)
-    second = next(event for event in rounds_of(tmp_path / "run") if event.round == 2)
-    assert second.rolled_back == 1 and not second.failed
-    assert any("as it was before, because no single update is to blame" in text for text in said.warnings)
+def outcome(folder: Path, method: str) -> tuple[object, ...]:
+    """All that a run decides: its rounds, the scores after them, and the last checkpoint's tensors."""
+    rounds = [event.model_copy(update={"seconds": 0.0}) for event in rounds_of(folder)]
+    scores = [event for event in read_events(folder) if isinstance(event, ScoreEvent)]
+    (last,) = (folder / "checkpoints").glob(f"{method}@{len(rounds):08d}.safetensors")
+    return rounds, scores, {name: tensor.tolist() for name, tensor in load_tensors(last)[0].items()}
+
+
+@pytest.mark.parametrize(("method", "factor"), [("promptfl", 1e30), ("fedpgp", 1e30)])
+def test_a_run_that_stops_after_any_round_or_within_the_next_ends_as_one_that_never_stopped(
+    method: str, factor: float, tmp_path: Path
+) -> None:
+    plan = resolve(parse_recipe(RECIPE.format(method=method, factor=factor)))
+    runs.start(plan, tmp_path / "whole")
+    whole = outcome(tmp_path / "whole", method)
+    assert [event.rolled_back for event in rounds_of(tmp_path / "whole")] == [None, 1, None, None]
+    for after, clients in ((1, 0), (1, 1), (2, 0), (3, 1)):
+        folder = tmp_path / f"{after} {clients}"
+        with pytest.raises(KeyboardInterrupt):
+            runs.start(plan, folder, callbacks=Stops(after, clients))
+        runs.resume(folder)
+        assert outcome(folder, method) == whole, (after, clients)

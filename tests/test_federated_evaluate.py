@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.federated import evaluate as evaluate_module
-from fedprompt.federated.evaluate import evaluate, predict, score
+from fedprompt.federated.evaluate import evaluate, evaluate_any, predict, score
+from fedprompt.ops.metrics import one_hot
 from toys import SPACE, Toy, fake_clip, toy_client
 
 
@@ -88,6 +90,27 @@ class Diverged(Toy):
             return logits
 
         return broken
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_a_site_counts_images_without_finite_logits_as_wrong_answers(kind: Kind) -> None:
+    """An error would tell a lying server whether an image is there for which its state overflows."""
+    one = toy_client(0, examples=7).train
+    targets = one.targets if kind == "single" else one_hot(one.targets, len(one.space))
+    examples = replace(one, targets=targets, space=LabelSpace(one.space.names, kind=kind))
+    usual = evaluate(Toy(), fake_clip(), examples, name="site", batch_size=7)
+    same = evaluate_any(Toy(), fake_clip(), examples, name="site", batch_size=7)
+    assert str(same) == str(usual), "NaN included, where all logits are finite"
+    found = evaluate_any(Diverged(), fake_clip(), examples, name="site", batch_size=7)
+    logits = predict(Toy(), fake_clip(), examples.images, examples.space, batch_size=7)
+    if kind == "single":
+        right = logits.argmax(dim=1) == targets
+        assert found.figures["accuracy"] == float(right[1:].sum()) / 7
+    else:
+        logits[0] = -1e30
+        assert str(found) == str(score(logits, targets, examples.space, name="site"))
+    everywhere = evaluate_any(Diverged(), fake_clip(), examples, name="site", batch_size=1)
+    assert everywhere.figures["accuracy"] == (0 if kind == "single" else 0.75)
 
 
 def test_logits_that_are_not_finite_give_no_prediction_and_no_score() -> None:

@@ -22,7 +22,7 @@ from fedprompt.federated.screening import Limits
 from fedprompt.federated.server import Server
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import numpy_stream
-from fedprompt.updates import AGGREGATE_CLIENT, State, Update
+from fedprompt.updates import AGGREGATE_CLIENT, State, Update, weighted_mean
 from toys import Toy, fake_clip, toy_client
 
 TRIES = int(os.environ.get("FEDPROMPT_ATTACK_TRIES", "30"))
@@ -134,28 +134,55 @@ def test_without_a_suspect_the_loss_that_is_not_finite_ends_the_run_as_before() 
         run(Quadratic(2, one_huge(1)), rounds=5, server=Server())
 
 
-def test_a_run_that_resumes_from_a_poisoned_checkpoint_goes_back_by_one() -> None:
-    whole = run(Quadratic(2, one_huge(1, rounds=[2])), rounds=6)
-    first, poisoned = whole[0], whole[1]
-    undo_to = Finished(2, first.shared, first.memory)
-    start = Start(2, poisoned.shared, poisoned.memory)
-    transport = Quadratic(2, {})
-    rest = list(
-        federate(Toy(), transport, clients=range(2), rounds=6, seed=1, server=SERVER, start=start, undo_to=undo_to)
-    )
-    assert rest[0].rolled_back == 2 and torch.equal(rest[0].shared["bias"], first.shared["bias"])
-    assert float(rest[-1].shared["bias"].norm()) < 10
+class Momentum(Toy):
+    """A method whose rule has a memory, and weighs the clients' numbers of images."""
+
+    @staticmethod
+    def aggregate(
+        shared: State, updates: Sequence[Update], weights: Sequence[float], memory: State
+    ) -> tuple[State, State]:
+        mean = weighted_mean(shared, updates, weights)["bias"] - shared["bias"]
+        velocity = 0.5 * memory.get("velocity", torch.zeros(4)) + mean
+        return {**shared, "bias": shared["bias"] + velocity}, {"velocity": velocity}
 
 
-def test_a_resumed_run_decides_as_one_that_never_stopped() -> None:
-    whole = run(Quadratic(5, one_huge(4, rounds=[3, 5])), rounds=7)
-    for last in (1, 2, 4, 6):
-        start = Start(last, whole[last - 1].shared, whole[last - 1].memory)
-        transport = Quadratic(5, one_huge(4, rounds=[3, 5]))
-        rest = list(federate(Toy(), transport, clients=range(5), rounds=7, seed=1, server=SERVER, start=start))
-        assert [one.refused for one in rest] == [one.refused for one in whole[last:]]
-        assert torch.equal(rest[-1].shared["bias"], whole[-1].shared["bias"])
-        assert all(torch.equal(tensor, whole[-1].memory[name]) for name, tensor in rest[-1].memory.items())
+class Absent(Quadratic):
+    """Nobody answers in round 3."""
+
+    def train(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Update]:
+        return [] if round_number == 3 else super().train(round_number, shared, asked)
+
+
+CASES: dict[str, tuple[type[Toy], Callable[[], Quadratic], list[int]]] = {
+    "refused": (Toy, lambda: Quadratic(5, one_huge(4, rounds=[3, 5])), []),
+    "of two": (Momentum, lambda: Quadratic(2, one_huge(1, rounds=[2])), [2]),
+    "before round 1": (Toy, lambda: Quadratic(2, one_huge(1)), [1]),
+    "without answers between": (Momentum, lambda: Absent(2, one_huge(1, rounds=[2])), [2]),
+    "losses that explode": (Toy, lambda: Quadratic(5, {4: sends(4, torch.full((4,), 15.0), rounds=[1])}), [1]),
+    "no suspect": (Toy, lambda: Quadratic(4, {3: sends(3, torch.ones(4), loss=9.0)}), []),
+    "twice": (Toy, lambda: Quadratic(3, one_huge(1, 1e16, rounds=[1]) | one_huge(2, 2e17, rounds=[1])), [1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_resumed_after_any_round_decides_as_one_that_never_stopped(name: str) -> None:
+    method, transport, undone = CASES[name]
+    options = {"clients": range(len(transport().points)), "rounds": 7, "seed": 1}
+    server = Server(limits=Limits(norm=NORM_LIMIT), weighting="examples")
+    whole = list(federate(method(), transport(), **options, server=server))
+    assert [one.rolled_back for one in whole if one.rolled_back] == undone
+    for last in whole:
+        kept = {} if last.suspected is None else last.suspected.tensors()
+        start = Start(last.number, last.shared, last.memory, Finished.of(kept))
+        rest = list(federate(method(), transport(), **options, server=server, start=start))
+        for ours, theirs in zip(rest, whole[last.number :], strict=True):
+            decisions = [(one.rolled_back, one.refused, one.skipped, len(one.updates)) for one in (ours, theirs)]
+            assert decisions[0] == decisions[1]
+            assert same(ours.shared, theirs.shared) and same(ours.memory, theirs.memory)
+
+
+def same(ours: State, theirs: State) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_any_minority_of_adversaries_loses_its_rounds_and_nobody_else_is_named() -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
-from fedprompt.records.events import BaseEvent, EndEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
+from fedprompt.records.events import BaseEvent, EndEvent, HeaderEvent, RoundEvent, ScoreEvent, SitesEvent, TrialEvent
 from fedprompt.records.outcome import missing_results, shown_name
 from fedprompt.records.reading import Run, read_run
 from fedprompt.report.page import status, summary
@@ -93,6 +93,17 @@ def test_a_trial_that_changed_nothing_is_not_trained(tmp_path: Path) -> None:
 def test_a_run_without_test_images_is_untested(scores: tuple[ScoreEvent, ...], tmp_path: Path) -> None:
     (sentence,) = missing_results(recorded(tmp_path, done(1), done(2), *scores))
     assert sentence.startswith("Nothing is tested: there was no test image")
+
+
+@pytest.mark.parametrize(
+    ("others", "said"), [("exact", "north withholds the"), ("withheld", "east, north withhold the")]
+)
+def test_a_run_over_sites_that_withhold_their_scores_says_so(others: str, said: str, tmp_path: Path) -> None:
+    sites = SitesEvent(trial="ours", sites={"north": {"scores": "withheld"}, "east": {"scores": others}})
+    (sentence,) = missing_results(recorded(tmp_path, sites, done(1), done(2), score(None, 0)))
+    assert sentence.startswith(f"Nothing is tested: {said} scores of test images") and "data.test" in sentence
+    (tmp_path / "run.jsonl").unlink()
+    assert missing_results(recorded(tmp_path, sites, done(1), done(2), score())) == ()
 
 
 def test_a_run_whose_figures_are_all_undefined_measured_nothing(tmp_path: Path) -> None:

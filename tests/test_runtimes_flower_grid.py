@@ -16,11 +16,13 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from typer.testing import CliRunner
 
+import fedprompt
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import load_recipe, parse_recipe
 from fedprompt.deploy import apps
-from fedprompt.deploy.audit import read_audit
+from fedprompt.deploy.audit import AUDIT, AuditTrail, Verdict, read_audit
+from fedprompt.deploy.hash_chain import HashChain
 from fedprompt.deploy.identity import identities_of, make_site_keys, public_line
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.server_run import run_on_sites
@@ -56,6 +58,7 @@ from fedprompt.runtimes.payload import (
     SHARE_KEYS,
     TRAIN,
     UNMASK,
+    VERSION,
     Payload,
 )
 from fedprompt.testing import tiny_images
@@ -449,17 +452,20 @@ def call(*arguments: object) -> str:
 def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: Path) -> None:
     """Also of types, and with contents, that no fedprompt sends."""
     save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
-    settings = {"site": "east", "home": str(tmp_path)}
+    settings = {"home": str(tmp_path)}
     client = client_app(apps.answer)
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, 1
     context = Context(1, 1, settings, RecordDict(), {})
-    deep = Payload(TRAIN, {"round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
+    own = {VERSION: fedprompt.__version__}
+    deep = Payload(TRAIN, {**own, "round": json.loads("[" * (DEEPEST - 1) + "]" * (DEEPEST - 1))})
     assert Payload.from_bytes(from_records(to_records(deep)).to_bytes()) == deep, "the worker can read it too"
     cases = (
-        (HELLO, to_records(Payload(HELLO, {"only": "name"})), HELLO, "allowed"),
+        (HELLO, to_records(Payload(HELLO, {**own, "only": "name"})), HELLO, "request"),
+        ("query.zzz", to_records(Payload("query.zzz", {**own, "only": "name"})), "query.zzz", "request"),
         (TRAIN, RecordDict(), MALFORMED, "request"),
         (MASKED_INPUT, to_records(Payload(MASKED_INPUT)), MASKED_INPUT, "secure sums"),
-        ("train.evil", to_records(Payload("train.evil")), "train.evil", "request"),
+        ("train.evil", to_records(Payload("train.evil", own)), "train.evil", "request"),
+        ("train.older", to_records(Payload("train.older")), "train.older", "version"),
         ("query.evil", to_records(Payload(TRAIN)), MALFORMED, "request"),
         (TRAIN, to_records(Payload(EVALUATE)), MALFORMED, "request"),
         ("evaluate", RecordDict({"a": ConfigRecord({"fields": "{"})}), MALFORMED, "request"),
@@ -469,9 +475,27 @@ def test_every_message_that_flower_delivers_has_one_line_in_the_trail(tmp_path: 
         message = Message(content, 7, kind)
         message.metadata.__dict__["_message_id"] = "message"
         reply = from_records(client(message, context).content)
-        assert reply.kind == (DONE if rule == "allowed" else REFUSED), reply
+        assert reply.kind == REFUSED and str(reply.fields["reason"]).endswith(f"(rule {rule})."), reply
     empty = Message(Error(1, "no content"), reply_to=message)
     empty.metadata.__dict__["_message_id"] = "message"
     assert from_records(client(empty, context).content).kind == REFUSED
     found = [(entry.fields["kind"], entry.fields["rule"]) for entry in read_audit(tmp_path)]
     assert found == [*((kind, rule) for _, _, kind, rule in cases), (MALFORMED, "request")]
+
+
+def test_no_message_is_answered_while_the_records_are_damaged(tmp_path: Path) -> None:
+    """Whatever it asks: a former probe for the site's name was answered without a look at trail and ledger."""
+    save(tmp_path / SITE, SiteFile(name="east", superlink="localhost:1"))
+    settings = {"home": str(tmp_path)}
+    AuditTrail(tmp_path).record(Payload(TRAIN), Payload(DONE), Verdict(ledger="0" * 64))
+    for kind in (HELLO, "query.zzz", TRAIN, EVALUATE):
+        answer = apps.answer(Payload(kind, {"only": "name"}), settings)
+        assert answer.kind == REFUSED and "(rule records)" in answer.fields["reason"]
+    trail = HashChain(tmp_path / AUDIT)
+    assert [entry.fields["rule"] for entry in trail.new()] == ["allowed", *["records"] * 4]
+
+
+def test_a_node_without_a_registered_name_is_not_asked(tmp_path: Path) -> None:
+    nodes = MemoryGrid(client_app(apps.answer), {"": tmp_path, "east": tmp_path})
+    channel = GridChannel(nodes)
+    assert list(channel.sites()) == ["east"] and not nodes.sent

@@ -249,7 +249,7 @@ def test_a_browser_shows_what_every_adapter_recognises_and_asks_no_other_host(pl
     (tmp_path / "letter.png").write_text("no image")
     browser = Browser(place, tmp_path)
     try:
-        browser.wait(lambda: browser.value("document.readyState") == "complete")
+        browser.wait(lambda: browser.value("document.readyState == 'complete' && !!document.getElementById('files')"))
         browser.value("document.getElementById('classes').value = 'cat, dog'")
         browser.choose([tmp_path / "sun.png", tmp_path / "letter.png"])
         browser.wait(lambda: "is none of" in (browser.value("document.getElementById('results').textContent") or ""))

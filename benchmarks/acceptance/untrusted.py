@@ -35,7 +35,7 @@ def criteria(folder: Path) -> Iterator[Criterion]:
     yield proof(
         "errors that leave a site",
         "hold no path, file name or label",
-        "test_deploy_site.py::test_a_failure_is_answered_without_paths_names_and_labels",
+        "test_deploy_site.py::test_a_class_that_was_not_agreed_on_is_refused_without_paths_names_and_labels",
     )
     yield proof(
         "counts and scores of less than 5 images",

@@ -12,7 +12,7 @@ import torch
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
 from fedprompt.demo.sprites import ARTISTS, class_sprites
-from fedprompt.deploy.audit import damage
+from fedprompt.deploy.audit import RecordsCheck
 from fedprompt.deploy.init import certificate_days, expiry_warnings
 from fedprompt.deploy.roster import check_authority, members
 from fedprompt.deploy.settings import SITE, load_site
@@ -143,7 +143,7 @@ def _keys(folder: Path) -> str:
 
 
 def _records(folder: Path) -> str:
-    if found := damage(folder):
+    if found := RecordsCheck(folder).damage():
         raise UserError(found)
     return "audit trail and ledger are whole"
 

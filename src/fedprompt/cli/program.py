@@ -15,7 +15,7 @@ from fedprompt.errors import UserError
 
 # Panels of `fedprompt --help` with their commands, in the order in which they are shown.
 PANELS: Mapping[str, tuple[str, ...]] = {
-    "Train": ("demo", "run", "resume", "report", "predict", "config", "methods", "backbone", "doctor"),
+    "Train": ("demo", "run", "resume", "report", "predict", "app", "push", "config", "methods", "backbone", "doctor"),
     "Data": ("check", "partition", "data", "describe"),
     "Studies": ("tune", "compare", "reproduce"),
     "Deployment": ("deploy", "server", "site", "status"),

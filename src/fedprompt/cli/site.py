@@ -128,12 +128,10 @@ def site_audit(
     if as_json:
         typer.echo(json_text(site_report.audit_json(audit, last=last), indent=2))
         return
-    for line in site_report.audit_lines(audit.messages[-last:], width=plain_console().width):
+    width = plain_console().width
+    table = site_report.audit_lines(audit.messages[-last:], width=width) if audit.messages else ()
+    for line in (*table, *site_report.audit_summary(audit, width=width)):
         typer.echo(line)
-    count = plural(len(audit.messages), "message")
-    typer.echo(f"{count}; every line of the audit trail and of the ledger is as it was written.")
-    for sentence in site_report.audit_sentences(audit):
-        typer.echo(sentence)
 
 
 @site.command("recipe")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 
 from fedprompt.errors import UserError
 from fedprompt.file_system import entries, obstacle, read_bytes
@@ -48,6 +49,22 @@ def is_hub_id(name: str) -> bool:
 def published_id(path: str) -> str | None:
     """The Hub id of a backbone, by which everybody can have it; None for a folder and for the embedded one."""
     return path if is_hub_id(path) and not Path(path).expanduser().is_dir() else None
+
+
+def cached_folder(name: str) -> Path:
+    """The folder of the Hub's cache that holds the model with this id; the id is never looked up as a path.
+
+    Raises UserError if the model is not in the cache. Nothing is fetched.
+    """
+    found = None
+    with suppress(HFValidationError):
+        found = try_to_load_from_cache(name, "config.json")
+    if not isinstance(found, str):
+        raise UserError(
+            f"The backbone {name!r} is not in the cache of the Hugging Face Hub ({constants.HF_HUB_CACHE}); fetch it "
+            "into the cache, or name the folder of a copy."
+        )
+    return Path(found).parent
 
 
 @functools.cache

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict
+from fedprompt.deploy.audit import AuditTrail, Verdict
 from fedprompt.deploy.worker_socket import NoWorkerError, request_worker
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.apps import Settings, client_app, server_app
 from fedprompt.runtimes.flower.grid import GridChannel
-from fedprompt.runtimes.payload import DONE, FAILED, MALFORMED, REFUSED, SECURE, Payload
+from fedprompt.runtimes.payload import FAILED, MALFORMED, REFUSED, SECURE, Payload
 
 POLL = 1.0  # seconds between checks of the SuperLink
 
@@ -26,25 +26,27 @@ POLL = 1.0  # seconds between checks of the SuperLink
 def answer(request: Payload, settings: Settings) -> Payload:
     """Answer a request at the site whose folder the node's configuration names, in its worker if there is one."""
     folder = Path(str(settings["home"]))
-    if request.fields.get("only") == "name":
-        return _recorded(folder, request, Payload(DONE, {"site": str(settings.get("site", ""))}))
     if request.kind == MALFORMED:
-        return _recorded(folder, request, Payload(REFUSED, {"reason": "the message is malformed."}), rule="request")
+        return _refused(folder, request, "the message is malformed", rule="request")
     try:
         return request_worker(folder, request)
     except UserError:  # it has recorded nothing, as it records a message when it answers it
-        reason = "the worker stopped before it answered; see the site's log."
-        return _recorded(folder, request, Payload(FAILED, {"reason": reason}), rule="failure")
+        failed = Payload(FAILED, {"reason": "the worker stopped before it answered; see the site's log."})
+        return _recorded(folder, request, failed, rule="failure")
     except NoWorkerError:
         if request.kind in SECURE:
-            reason = "secure sums need the site's worker, which remembers a round's secrets."
-            return _recorded(folder, request, Payload(REFUSED, {"reason": reason}), rule="secure sums")
+            sentence = "secure sums need the site's worker, which remembers a round's secrets"
+            return _refused(folder, request, sentence, rule="secure sums")
         from fedprompt.deploy.site import Site  # imports torch and transformers, which takes seconds
 
         return Site(folder).answer(request)
 
 
-def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str = ALLOWED) -> Payload:
+def _refused(folder: Path, request: Payload, sentence: str, *, rule: str) -> Payload:
+    return _recorded(folder, request, Payload(REFUSED, {"reason": f"{sentence} (rule {rule})."}), rule=rule)
+
+
+def _recorded(folder: Path, request: Payload, answer: Payload, *, rule: str) -> Payload:
     """The answer, after it was recorded; what cannot be recorded does not leave."""
     AuditTrail(folder).record(request, answer, Verdict(rule))
     return answer

@@ -26,7 +26,7 @@ PASSED = "has now passed the preflight and takes part from the next round on."
 class SiteChannel(Channel, Protocol):
     """A channel that lists the connected sites."""
 
-    def sites(self, *, deadline: float = 60.0) -> Mapping[str, int]:
+    def sites(self) -> Mapping[str, int]:
         """The connected sites by name."""
         ...
 

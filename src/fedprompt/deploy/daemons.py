@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fedprompt.child_processes import kill_with_parent
-from fedprompt.deploy.audit import damage
+from fedprompt.deploy.audit import RecordsCheck
 from fedprompt.deploy.init import expiry_warnings, site_key, tls_of
 from fedprompt.deploy.roster import check_authority, write_roster
 from fedprompt.deploy.settings import (
@@ -191,25 +191,46 @@ def site_up(folder: Path, *, data: Path | None, say: Callable[[str], None]) -> N
     say(f"The site {site.name} connects to {site.superlink} with the images of {site.data or 'the recipe'}.")
     with _exclusive(folder), _metrics(folder, site):
         check_authority(folder, site)
-        for warning in filter(None, (commands.newer(), *expiry_warnings(folder), damage(folder))):
+        for warning in filter(None, (commands.newer(), *expiry_warnings(folder))):
             say(warning)
-        _supervise(programs, folder, environment, say)
+        records = _RecordsReport(folder, say)
+        records.report()
+        _supervise(programs, folder, environment, say, records.report)
 
 
 def _node(folder: Path, site: SiteFile) -> list[str]:
     return commands.supernode(
         address=site.superlink,
         port=site.port,
-        site=site.name,
         folder=folder,
         authority=folder / "ca.crt",
         key=site_key(folder),
     )
 
 
+class _RecordsReport:
+    """Says once when a site's records are found damaged, and once when they are whole again."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._records, self._say, self._said = RecordsCheck(folder), say, ""
+
+    def report(self) -> None:
+        """Say what has changed since the last call."""
+        found = self._records.damage()
+        if found != self._said:
+            self._say(found or "The site's records are whole again: it answers.")
+        self._said = found
+
+
 def _supervise(
-    programs: Mapping[str, Sequence[str]], folder: Path, environment: Mapping[str, str], say: Callable[[str], None]
+    programs: Mapping[str, Sequence[str]],
+    folder: Path,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    on_poll: Callable[[], None],
 ) -> None:
+    """Keep the programs running until stopped; `on_poll` is called about every second."""
+
     def start(name: str) -> Process:
         return Process(programs[name], folder=folder, log=f"{name}.log", environment=environment)
 
@@ -220,6 +241,7 @@ def _supervise(
         _write_children(folder, running.values())
         while True:
             time.sleep(POLL)
+            on_poll()
             for name in [name for name, process in running.items() if process.must_be_replaced]:
                 say(f"The {name} ended with code {running[name].ended} (see logs/{name}.log) and is restarted.")
                 running[name].stop()  # kill children that it may have left

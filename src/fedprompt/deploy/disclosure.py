@@ -36,7 +36,7 @@ def releasable(counts: Sequence[int], smallest: int) -> list[int | None]:
 
 
 def releasable_counts(counts: Sequence[int], policy: Policy) -> list[int | None]:
-    """Training images per class, as the policy releases them."""
+    """Images per class, as the policy releases them."""
     withheld = policy.released == "withheld"
     return [None] * len(counts) if withheld else releasable(counts, policy.smallest_count)
 

@@ -27,12 +27,11 @@ name about seed defaults backbone.path
 data.source data.classes data.template data.attributes partition.rule partition.sites
 annotation.missing annotation.form
 descriptions.attributes descriptions.conditions descriptions.missing descriptions.shuffled
-method.name method.label method.train method.descriptions method.* compare
+method.name method.label method.train method.descriptions method.*
 train.rounds train.local_epochs train.batch_size train.lr train.optimizer train.momentum train.weight_decay
-train.schedule train.proximal train.fraction train.weighting train.sharing train.keep train.patience
+train.schedule train.proximal train.fraction train.weighting train.keep train.patience
 train.server.aggregate.name train.server.aggregate.* train.server.optimizer.name train.server.optimizer.*
-train.server.privacy.name train.server.privacy.* train.server.attack.name train.server.attack.*
-train.server.attack.adversaries train.server.most_examples train.server.norm_limit
+train.server.privacy.name train.server.privacy.* train.server.most_examples train.server.norm_limit
 train.server.secure.share train.server.secure.clip train.server.secure.most_examples
 evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.oracle
 """
@@ -42,8 +41,11 @@ backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
 """
-# Without any effect at a site.
-_SERVER = "minutes track data.test evaluate.samples tuning.seed tuning.grid"
+# Without any effect at a site, or refused there: further methods, attacks, and any but "federated" sharing.
+_SERVER = """
+compare minutes track data.test evaluate.samples tuning.seed tuning.grid
+train.sharing train.server.attack.name train.server.attack.* train.server.attack.adversaries
+"""
 
 OWNERS: Mapping[str, Owner] = {
     **dict.fromkeys(_JOB.split(), "job"),

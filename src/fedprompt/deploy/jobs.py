@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fedprompt import methods
+from fedprompt.clip.hub import cached_folder
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.sources.sites import NotAgreedError
+from fedprompt.demo import DEMO
 from fedprompt.deploy.audit import recipe_hash, server_key
 from fedprompt.deploy.job_keys import check_keys, local_recipe
 from fedprompt.deploy.pinned import OwnImages, Pinned
 from fedprompt.deploy.preflight import class_list, digest
+from fedprompt.deploy.request_fields import check_fields, check_since
 from fedprompt.deploy.settings import SITE, Policy, SiteFile
 from fedprompt.deploy.site_policy import (
     RefusedError,
@@ -35,13 +40,9 @@ from fedprompt.experiments.unreadable import UnreadableError
 from fedprompt.federated.client import Client
 from fedprompt.runtimes.payload import EVALUATE, HELLO, SECURE, TRAIN, VALIDATE, Fields, Payload
 
-# The fields of every request, and the further ones by kind of request.
-NEEDED = ("recipe", "run", "trial", "client", "serial")
-FURTHER: dict[str, tuple[str, ...]] = {HELLO: (), TRAIN: ("round", "since", "upload")}
-FURTHER |= dict.fromkeys((EVALUATE, VALIDATE), ("since",))
-FURTHER |= dict.fromkeys(SECURE, ("round", "since", "members", "nonce"))
 ROUNDS = (TRAIN, *SECURE)
 SCORES = (TRAIN, EVALUATE, VALIDATE)  # requests whose answers have a score
+KNOWN = re.compile(r" \(known: [^()]*\)")  # of a sentence about an unknown key: the server knows the keys too
 LONGEST_REFUSAL = 450  # characters of a sentence about a job's text, so that the server shows its rule too
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Jobs:
         images = self._own_images(key, client)
         facts = {"backbone": experiment.clip.fingerprint, "data": images.fingerprint}
         pinned = pinned.checked(name, facts, {"classes": class_list(experiment.dataset.space)})
+        check_since(request.fields, rounds=trial.settings.rounds)
         if request.kind in ROUNDS:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
         counted = _scored(pinned, trial, request.kind, settings.policy)
@@ -104,7 +106,7 @@ class Jobs:
         key = f"{state.folder.name} {own.model_dump_json()} {folder_signature(settings.data)}"
         if key not in self._experiments:
             known = state.left_out()
-            experiment = self._assembled(own, known)
+            experiment = self._assembled(own, known, settings)
             if known is None:
                 state.leave_out({lost.row: lost.reason for lost in experiment.left_out})
                 _log.info("%s", experiment.dataset.report.sentence())
@@ -115,10 +117,15 @@ class Jobs:
             self._experiments = {key: experiment}
         return key, self._experiments[key]
 
-    def _assembled(self, own: Recipe, known: Mapping[int, str] | None) -> Experiment:
-        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be."""
+    def _assembled(self, own: Recipe, known: Mapping[int, str] | None, settings: SiteFile) -> Experiment:
+        """The experiment; RefusedError, whose sentence leaves out what the site's log says, if it cannot be.
+
+        Of a site's own images the same are left out, and so the same are counted, whether or not a job holds out some.
+        """
+        backbone = partial(self._clip, own=bool(settings.backbone))
         try:
-            return assemble(resolve(own, origin="job"), backbone=self._clip, unreadable=known)
+            plan = resolve(own, origin="job")
+            return assemble(plan, backbone=backbone, unreadable=known, validates=bool(settings.data))
         except RefusedError:
             raise
         except UnreadableError as error:
@@ -137,10 +144,16 @@ class Jobs:
             self._images = {key: OwnImages.of(client)}
         return self._images[key]
 
-    def _clip(self, table: BackboneTable) -> Clip:
-        key = table.model_dump_json()
+    def _clip(self, table: BackboneTable, *, own: bool) -> Clip:
+        """The CLIP; one that the job names is opened from the Hub's cache by its id, whatever folders there are.
+
+        `own` says that the table names the site's own. RefusedError with one sentence for all that cannot be opened.
+        """
+        key = f"{own} {table.model_dump_json()}"
         if key not in self._clips:
             try:
+                if not own and table.path != DEMO:
+                    table = table.model_copy(update={"path": str(cached_folder(table.path))})
                 self._clips = {key: load_backbone(table)}
             except UserError as error:
                 sentence = "the job's backbone cannot be loaded at this site; its log says why."
@@ -150,18 +163,16 @@ class Jobs:
 
 def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     """The plan of a job whose recipe the policy allows."""
-    if request.kind not in FURTHER:
-        raise RefusedError("the request is of an unknown kind; update the server.", rule="request")
-    if missing := [name for name in (*NEEDED, *FURTHER[request.kind]) if name not in request.fields]:
-        raise RefusedError(f"the request lacks {', '.join(missing)}; update the server.", rule="request")
+    check_fields(request)
     with _of_the_job_alone():
-        recipe = parse_recipe(str(request.fields["recipe"]), origin="job")
+        recipe = parse_recipe(request.fields["recipe"], origin="job")
     check_recipe(settings.policy, recipe_hash(request))
     with _of_the_job_alone():
         check_job(settings.policy, recipe)  # before any name in it is looked up
     check_backbone(recipe.backbone.path, settings.backbone)
-    bundled = {recipe.method.name, *(table.name for table in recipe.compare)} <= set(methods.names())
-    with _of_the_job_alone() if bundled else nullcontext():  # what a method of the site's own raises is the site's
+    with (
+        _of_the_job_alone() if recipe.method.name in methods.names() else nullcontext()
+    ):  # what a method of the site's own raises is the site's
         plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
@@ -184,7 +195,8 @@ def _of_the_job_alone() -> Iterator[None]:
     except RefusedError:
         raise
     except UserError as mistake:
-        raise RefusedError(" ".join(str(mistake).split())[:LONGEST_REFUSAL], rule="recipe") from None
+        sentence = KNOWN.sub("", " ".join(str(mistake).split()))
+        raise RefusedError(sentence[:LONGEST_REFUSAL], rule="recipe") from None
 
 
 def _holds_path(options: object) -> bool:
@@ -212,10 +224,11 @@ def _scored(pinned: Pinned, trial: Trial, kind: str, policy: Policy) -> Pinned |
     """
     if kind not in SCORES or policy.released == "withheld":
         return None
-    counted = pinned.scored(trial.name, most=policy.most_scores(trial.settings.rounds))
-    if counted is None and kind != TRAIN:
+    if policy.allows_score(pinned.scores, trial.name, rounds=trial.settings.rounds):
+        return pinned.scored(trial.name)
+    if kind != TRAIN:
         raise RefusedError("the run has had as many scores as this site gives.", rule="maximum_scores")
-    return counted
+    return None
 
 
 def _trial(experiment: Experiment, fields: Fields) -> Trial:

@@ -71,7 +71,7 @@ class Pinned:
     def numbered(self, serial: object) -> Pinned:
         """The same after a message with this number; RefusedError if it is not above that of every message before."""
         if not _is_serial(serial):
-            raise RefusedError("the message has no number; update the server.", rule="order")
+            raise RefusedError("the message has no number.", rule="order")
         assert isinstance(serial, list)
         pair = (serial[0], serial[1])
         if pair <= self.serial:
@@ -87,10 +87,9 @@ class Pinned:
             raise RefusedError(f"round {number} is past: round {last} was trained before.", rule="order")
         return replace(self, rounds={**self.rounds, trial: max(last, number)})
 
-    def scored(self, trial: str, *, most: int) -> Pinned | None:
-        """The same after one more score of a trial; None if it has had `most`."""
-        had = self.scores.get(trial, 0)
-        return None if had >= most else replace(self, scores={**self.scores, trial: had + 1})
+    def scored(self, trial: str) -> Pinned:
+        """The same after one more score of a trial."""
+        return replace(self, scores={**self.scores, trial: self.scores.get(trial, 0) + 1})
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from importlib.metadata import version
 import torch
 
 import fedprompt
+from fedprompt.data.dataset import Examples
 from fedprompt.data.labels import LabelSpace
 from fedprompt.deploy.disclosure import class_counts, in_steps, releasable_counts
 from fedprompt.deploy.settings import SiteFile
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
+from fedprompt.experiments.unreadable import VALIDATION
 from fedprompt.federated.client import Client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import MOST_EXAMPLES, RefusedUpdateError
@@ -40,12 +42,24 @@ def hello_answer(experiment: Experiment, client: Client, settings: SiteFile) -> 
         "site": settings.name,
         "versions": versions(),
         "images": in_steps(len(client.train), smallest),
-        "labels": releasable_counts(class_counts(client.train), policy),
+        "labels": releasable_counts(class_counts(_counted(experiment, client, settings)), policy),
         "unreadable": in_steps(len(experiment.left_out), smallest),
         "scores": policy.released,
         "tests": client.test is not None,
         "time": time.time(),
     }
+
+
+def _counted(experiment: Experiment, client: Client, settings: SiteFile) -> Examples:
+    """The images that are counted per class: of a site's own images all but its test images.
+
+    Two jobs, of which one holds out images, would otherwise tell by a subtraction how many of each class are held out.
+    """
+    if not settings.data:
+        return client.train
+    dataset = experiment.dataset
+    rows = torch.cat([dataset.rows(split=split) for split in ("train", VALIDATION)])
+    return dataset.examples(rows, experiment.partition.shards[client.id].classes)
 
 
 def fingerprints(experiment: Experiment, trial: Trial) -> dict[str, str]:

@@ -77,7 +77,7 @@ class SecureMember:
         number, members, nonce = int(fields["round"]), _members(fields["members"]), str(fields["nonce"])
         if request.kind == SHARE_KEYS:
             if number <= state.unmasked():
-                raise RefusedError("this round was summed before; begin a new run.", rule=RULE)
+                raise RefusedError("this round was summed before, so it does not count again.", rule=RULE)
             session = secure.session(number, members, length=length(), nonce=nonce)
             identity = load_identity(self.folder)
             self._client = SecureClient(int(fields["client"]), session, identity, minimum=secure.minimum)
@@ -85,16 +85,24 @@ class SecureMember:
         client = self._client
         if client is None or not _same(client.session, secure, number, members, nonce):
             raise RefusedError("the site's worker was restarted in this round.", rule=RULE)
-        message = b64decode(fields[MESSAGE], validate=True)
+        message = _message(fields[MESSAGE])
         if request.kind == MASKED_INPUT:
+            client.receive_keys(message)  # before a training is charged
             vector, received = train(secure.codec(len(members)))
             vector = secure.add_noise(vector, client.session)
-            return Payload.of_message(client.masked_input(message, vector, received=received))
+            return Payload.of_message(client.mask_vector(vector, received=received))
         if request.kind == CONSISTENCY_CHECK:
             return Payload.of_message(client.consistency_check(message))
         answer = client.unmask(message)
         state.mark_unmasked(number)  # before the answer leaves, so that a crash now cannot lead to a second sum
         return Payload.of_message(answer)
+
+
+def _message(value: str) -> bytes:
+    try:
+        return b64decode(value, validate=True)
+    except ValueError as error:
+        raise RefusedError("the request's message is not base64.", rule="request") from error
 
 
 def _members(value: object) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import fedprompt
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import DescriptionsTable
 from fedprompt.deploy.checked_channel import CheckedChannel, MessageNumbers, SiteChannel, Terms
@@ -25,7 +26,7 @@ from fedprompt.file_system import read_bytes
 from fedprompt.methods.base import Method
 from fedprompt.records.events import Event, RoundEvent, SitesEvent
 from fedprompt.records.run_folder import Checkpoint, read_events, write_atomic
-from fedprompt.runtimes.payload import Fields
+from fedprompt.runtimes.payload import VERSION, Fields
 from fedprompt.runtimes.remote import Remote
 from fedprompt.text_files import json_text, load_json_object
 
@@ -130,7 +131,8 @@ def site_transport(
                     f"The recipe has a client {name!r}, which is not a site of the deployment "
                     f"({', '.join(deployment.sites)}); use the partition rule 'by_site'."
                 )
-        job = {"recipe": recipe_for_sites(context.experiment, trial), "run": run, "trial": trial.name}
+        recipe = recipe_for_sites(context.experiment, trial)
+        job = {VERSION: fedprompt.__version__, "recipe": recipe, "run": run, "trial": trial.name}
         secure = _secure_sum(trial, job, names, identities)
         num_examples: dict[int, int] = {}
 

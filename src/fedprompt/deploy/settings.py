@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -92,6 +93,7 @@ class Policy(Table):
     recipes: tuple[str, ...] = Field((), description="SHA-256 of allowed recipes, or first digits; empty: any recipe")
     minimum_images: int = Field(1, ge=1, description="least number of training images with which the site takes part")
     maximum_rounds: int = Field(1000, ge=1, description="most rounds of a job")
+    maximum_epochs: int = Field(100, ge=1, description="most local epochs of a job, each over all training images")
     backbones: tuple[str, ...] = Field((), description="fingerprints of allowed backbones, or their first digits")
     secure_aggregation: bool = Field(default=False, description="refuse jobs without secure aggregation")
     epsilon: float | None = Field(
@@ -115,7 +117,10 @@ class Policy(Table):
         'smallest_count images) or "withheld"; if absent, rounded, and withheld with epsilon',
     )
     maximum_scores: int | None = Field(
-        None, ge=0, description="most scores that leave in a trial of a run; if absent, twice its rounds and 20"
+        None,
+        ge=0,
+        description="most scores that leave in a run, of all trials together; if absent, each has twice its rounds "
+        "and 20",
     )
 
     @property
@@ -123,9 +128,11 @@ class Policy(Table):
         """What leaves of scores, losses and counts."""
         return self.scores or ("rounded" if self.epsilon is None else "withheld")
 
-    def most_scores(self, rounds: int) -> int:
-        """The most scores of a trial with so many rounds."""
-        return 2 * rounds + MORE_SCORES if self.maximum_scores is None else self.maximum_scores
+    def allows_score(self, before: Mapping[str, int], trial: str, *, rounds: int) -> bool:
+        """Whether one more score of a trial with so many rounds may leave; `before` counts a run's scores by trial."""
+        if self.maximum_scores is not None:
+            return sum(before.values()) < self.maximum_scores
+        return before.get(trial, 0) < 2 * rounds + MORE_SCORES
 
     def delta_for(self, images: int) -> float:
         """The site's delta for so many training images; no job sets it."""

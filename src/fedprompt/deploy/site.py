@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import time
 import traceback
-from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,8 @@ from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
 from fedprompt.errors import NotFiniteError, UserError
-from fedprompt.federated.client import train_client
-from fedprompt.federated.evaluate import METRICS, Score, evaluate, validate
+from fedprompt.federated.client import TooLateError, train_client
+from fedprompt.federated.evaluate import METRICS, Score, evaluate_any, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import (
     Limits,
@@ -48,6 +48,7 @@ from fedprompt.runtimes.payload import (
     DIVERGED,
     DONE,
     EVALUATE,
+    EXPIRES,
     FAILED,
     HELLO,
     REFUSED,
@@ -101,6 +102,8 @@ class Site:
         return answer
 
     def _answer(self, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
+        if time.time() > request.fields.get(EXPIRES, math.inf):
+            raise _expired()  # it has waited while the site was busy
         job = self._jobs.accept(request, settings)
         secure = _secure_sum(job, self.folder)
         if request.kind == HELLO:
@@ -131,22 +134,26 @@ class Site:
     def _train(self, task: SiteTask, charges: list[Charged]) -> Update:
         job, hidden = task.job, hides_divergence(task.job.settings.policy)
         charges.append(self._charge(job))
-        number = int(job.fields["round"])
-        update = train_client(
-            task.method,
-            job.experiment.clip,
-            job.client,
-            shared=task.shared,
-            personal=task.personal,
-            round_number=number,
-            settings=job.trial.settings.model_copy(update={"hides_loss": hidden}),
-        )
+        number, settings = int(job.fields["round"]), job.trial.settings
+        try:
+            update = train_client(
+                task.method,
+                job.experiment.clip,
+                job.client,
+                shared=task.shared,
+                personal=task.personal,
+                round_number=number,
+                settings=settings.model_copy(update={"hides_loss": hidden, "until": job.fields.get(EXPIRES)}),
+            )
+        except TooLateError as error:
+            raise _expired() from error
         if hidden and not is_finite(update):
             _log.warning("Round %d of %s diverged; the server is sent no change.", number, job.trial.name)
             update = replace(update, shared={}, personal=task.personal)
         check_personal(update)
         # The run may go back to any round if it keeps the best one.
-        job.state.save(number, update.personal, keep_all=bool(job.experiment.plan.keep.metric))
+        keep_all = bool(job.experiment.plan.keep.metric)
+        job.state.save(number, update.personal, since=int(job.fields["since"]), keep_all=keep_all)
         return update
 
     def _charge(self, job: Job) -> Charged:
@@ -178,9 +185,7 @@ class Site:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         batch_size = job.trial.settings.batch_size
-        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
-            return evaluate(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
-        return None
+        return evaluate_any(task.method, job.experiment.clip, client.test, name=client.name, batch_size=batch_size)
 
     def _validate(self, task: SiteTask) -> Score | None:
         """The figures of held-out images that the run chooses a round by, and no others; None without such images."""
@@ -188,11 +193,13 @@ class Site:
         if not client.held_out or not job.may_score:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
-        columns = job.experiment.plan.keep.columns
-        with suppress(NotFiniteError) if hides_divergence(job.settings.policy) else nullcontext():
-            found = validate(task.method, job.experiment.clip, client, batch_size=job.trial.settings.batch_size)
-            return replace(found, figures={column: found.figures[column] for column in columns})
-        return None
+        columns, batch_size = job.experiment.plan.keep.columns, job.trial.settings.batch_size
+        found = validate(task.method, job.experiment.clip, client, batch_size=batch_size, evaluator=evaluate_any)
+        return replace(found, figures={column: found.figures[column] for column in columns})
+
+
+def _expired() -> RefusedError:
+    return RefusedError("the message has expired, and nobody waits for its answer.", rule="deadline")
 
 
 def _marked(job: Job, answer: Payload) -> Payload:
@@ -221,7 +228,9 @@ def _refusal(error: Exception) -> tuple[Payload, str]:
             RefusedError("the site's records are damaged or lost; its log says which.", rule="records"),
         )
         error.__cause__ = cause
-    if isinstance(error, RefusedError | RefusedUpdateError):
+    if isinstance(error, RefusedUpdateError):  # by the checks that the server makes of an update, too
+        error = RefusedError(error.sentence, rule=error.rule)
+    if isinstance(error, RefusedError):
         _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
         return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)

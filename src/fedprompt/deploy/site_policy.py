@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from fedprompt import methods
 from fedprompt.config.recipe import Recipe, checked
@@ -28,28 +27,34 @@ class RefusedError(UserError):
 
 def check_job(policy: Policy, recipe: Recipe) -> None:
     """Check a job's recipe against the policy, before anything in it is imported or opened."""
-    allowed = policy.methods or methods.names()
-    for table in (recipe.method, *recipe.compare):
-        if table.name not in allowed:
-            raise RefusedError("the job trains a method that this site does not allow.", rule="methods")
-        train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
-        if train.rounds > policy.maximum_rounds:
-            raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
-        if policy.secure_aggregation and train.server.secure is None:
-            raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
-        _check_descriptions(
-            checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job")
-        )
-        if any(":" in address for address in _addresses(recipe, train.server)):
-            # package.module:function would import code that the server chooses
-            raise RefusedError("the job names code outside fedprompt.", rule="own code")
+    table, allowed = recipe.method, policy.methods or methods.names()
+    if recipe.compare:
+        raise RefusedError("the job has several methods; a site is sent one at a time.", rule="methods")
+    if table.name not in allowed:
+        raise RefusedError("the job trains a method that this site does not allow.", rule="methods")
+    train = checked(TrainTable, recipe.train.model_dump() | table.train, origin="job")
+    if train.rounds > policy.maximum_rounds:
+        raise RefusedError(f"the job has more than {policy.maximum_rounds} rounds.", rule="maximum_rounds")
+    if train.local_epochs > policy.maximum_epochs:
+        raise RefusedError(f"the job has more than {policy.maximum_epochs} local epochs.", rule="maximum_epochs")
+    if train.server.attack is not None or train.sharing != "federated":
+        raise RefusedError("the job has an attack or a sharing that only simulations have.", rule="simulation")
+    if policy.secure_aggregation and train.server.secure is None:
+        raise RefusedError("the job does not use secure aggregation.", rule="secure_aggregation")
+    _check_descriptions(checked(DescriptionsTable, recipe.descriptions.model_dump() | table.descriptions, origin="job"))
+    if any(":" in address for address in _addresses(recipe, train.server)):
+        # package.module:function would import code that the server chooses
+        raise RefusedError("the job names code outside fedprompt.", rule="own code")
 
 
 def check_backbone(path: str, own: str) -> None:
-    """Check that a job's backbone is not a path, unless the site names its own, which is taken in its place."""
+    """Check that a job's backbone has the form of a Hub id, unless the site names its own, which is taken in its place.
+
+    The answer must not depend on what files the site has, so nothing is looked up here.
+    """
     if own or path == DEMO:
         return
-    if not HUB_ID.fullmatch(path) or Path(path).exists():
+    if not HUB_ID.fullmatch(path):
         raise RefusedError(
             "the job names a path as backbone; name a Hub id in the recipe, or the folder in the site's own site.toml.",
             rule="backbone",

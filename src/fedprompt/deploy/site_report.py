@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedprompt.deploy.audit import ALLOWED, last_hashes, read_audit
-from fedprompt.deploy.hash_chain import Entry
+from fedprompt.deploy.audit import ALLOWED, AUDIT, last_hashes, read_audit
+from fedprompt.deploy.hash_chain import START, Entry
 from fedprompt.deploy.ledger import SiteLedger
 from fedprompt.deploy.settings import load_site
+from fedprompt.errors import plural
 from fedprompt.runtimes.payload import REFUSED
 
 # Columns in the order in which they stand, and those that are left out, one by one, where the line is too short.
@@ -75,7 +77,7 @@ def audit_lines(messages: Sequence[Entry], *, width: int) -> Iterator[str]:
         cells = [row[COLUMNS.index(name)].ljust(wide) for name, wide in widths.items()]
         yield (" " * GAP).join(cells).rstrip()[:width]
     if left_out := [name for name in COLUMNS if name not in widths]:
-        yield f"(left out for width: {', '.join(left_out)}; --json has all)"[:width]
+        yield from _wrapped(f"(left out for width: {', '.join(left_out)}; --json has all)", width)
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -113,8 +115,23 @@ def _size(count: int) -> str:
     return f"{value:.3g} {UNITS[unit]}"
 
 
-def audit_sentences(audit: SiteAudit) -> Iterator[str]:
-    """What was spent of the privacy budget, and the newest hashes, each on a line of its own."""
+def audit_summary(audit: SiteAudit, *, width: int) -> Iterator[str]:
+    """What a verified trail and ledger say in all, in lines of at most `width` characters, but for whole hashes."""
+    for sentence in _sentences(audit):
+        yield from _wrapped(sentence, width)
+    yield from (f"  {found}  {name}" for name, found in audit.newest.items() if found != START)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _sentences(audit: SiteAudit) -> Iterator[str]:
+    if audit.messages:
+        count = plural(len(audit.messages), "message")
+        yield f"{count}; every line of the audit trail and of the ledger is as it was written."
+    else:
+        yield f"There is no audit trail: no message has come yet, or {AUDIT} was moved away."
     budget = "no budget is set" if audit.budget is None else f"the budget is {audit.budget:g}"
     for one in audit.spent:
         yield (
@@ -122,6 +139,7 @@ def audit_sentences(audit: SiteAudit) -> Iterator[str]:
             f"over all runs on any of them; {budget}."
         )
     if audit.plain:
-        yield f"{audit.plain} trainings added no noise at the site; no epsilon covers them."
-    yield "Keep the newest hashes elsewhere: they show later that no line was removed."
-    yield from (f"  {found}  {name}" for name, found in audit.newest.items())
+        them = "it" if audit.plain == 1 else "them"
+        yield f"{plural(audit.plain, 'training')} added no noise at the site; no epsilon covers {them}."
+    if any(found != START for found in audit.newest.values()):
+        yield "Keep the newest hashes elsewhere: they show later that no line was removed."

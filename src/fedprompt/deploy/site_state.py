@@ -15,7 +15,7 @@ from fedprompt.records.run_folder import load_tensors, save_tensors, write_atomi
 from fedprompt.text_files import json_text, load_json_object
 from fedprompt.updates import State
 
-KEPT = 4  # rounds: a server goes back by one checkpoint at most, and one round may be running
+KEPT = 4  # newest rounds: a server goes back by one checkpoint at most, and one round may be running
 _log = logging.getLogger(__name__)
 
 
@@ -24,7 +24,7 @@ class SiteState:
 
     def __init__(self, folder: Path, run: str, trial: str) -> None:
         if not re.fullmatch(r"[0-9a-f]{32}", run):
-            raise RefusedError("the job's run id is not one; update the server.", rule="request")
+            raise RefusedError("the job's run id is not one.", rule="request")
         self.folder = folder / run
         self._prefix = quote(trial, safe="")
 
@@ -39,14 +39,18 @@ class SiteState:
             return start
         return state
 
-    def save(self, round_number: int, state: State, *, keep_all: bool = False) -> None:
-        """Save the personal state after a round and, unless all are kept, delete those too old to be needed."""
+    def save(self, round_number: int, state: State, *, since: int = 0, keep_all: bool = False) -> None:
+        """Save the personal state after a round and, unless all are kept, delete those too old to be needed.
+
+        That of the round `since`, from which this one was trained, is kept: this one may never count.
+        """
         if not state:
             return
         save_tensors(self._path(round_number), state)
         known = sorted(self.folder.glob(f"{self._prefix}@*.safetensors"))
         for old in () if keep_all else known[:-KEPT]:
-            old.unlink()
+            if old != self._path(since):
+                old.unlink()
 
     def left_out(self) -> dict[int, str] | None:
         """The unreadable images that the run leaves out at this site, with reasons; None before the first check."""

@@ -41,6 +41,7 @@ class BestRound:
         self.best: ScoredRound | None = None
         self._scored: list[ScoredRound] = []
         self._in_vain = 0  # scorings since the best one
+        self._forgotten = 0  # scorings taken back, whose states may lie between the best one's and the next
         for event in context.run.events() if self.keep.metric else ():
             if isinstance(event, ValidationEvent) and event.trial == trial.name:
                 self._judge(ScoredRound(event.round, _scores_of(event)))
@@ -55,6 +56,7 @@ class BestRound:
     def forget(self, number: int) -> None:
         """Take back the scorings after a round that was rolled back, and after those that followed it."""
         valid = [one for one in self._scored if one.number < number]
+        self._forgotten += len(self._scored) - len(valid)
         self.best, self._scored, self._in_vain = None, [], 0
         for one in valid:
             self._judge(one)
@@ -67,7 +69,8 @@ class BestRound:
         found = ScoredRound(number, score_held_out(self.context, self.trial, transport, shared, round_number=number))
         better, run = self._judge(found), self.context.run
         if better:  # before the line that says so: a line of round 0 outlives a stop before the first checkpoint
-            run.save_checkpoint(self._name, Checkpoint(number, shared, transport.personal), before=OLDER)
+            before = OLDER + self._forgotten
+            run.save_checkpoint(self._name, Checkpoint(number, shared, transport.personal), before=before)
         run.append(
             ValidationEvent(
                 trial=self.trial.name,

@@ -86,15 +86,16 @@ def assemble(
     on_step: OnStep | None = None,
     backbone: Backbone | None = None,
     unreadable: Mapping[int, str] | None = None,
+    validates: bool = False,
 ) -> Experiment:
     """Open data and backbone and build the experiment; UserError if anything is wrong, before anything is written.
 
     `on_step(done, total)` is called with the progress of listing and then of opening images. `backbone` opens the CLIP,
     for a process that keeps one over many experiments. `unreadable` are rows known to be unreadable, with reasons; no
-    image is opened then.
+    image is opened then. With `validates` images of the validation part are opened even if the plan chooses no round.
     """
     recipe = plan.recipe
-    dataset, validates = plan.source(on_step=on_step), bool(plan.keep.metric)
+    dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
     trials = trials_on(plan, dataset)

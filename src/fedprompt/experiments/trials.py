@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 
 import torch
 
@@ -32,7 +33,8 @@ from fedprompt.experiments.server import open_ledger, spent
 from fedprompt.federated.privacy.accounting import Ledger
 from fedprompt.federated.rollback import Finished
 from fedprompt.federated.rounds import Start, federate, initial_state
-from fedprompt.records.events import EndEvent, ResumeEvent, Status, TrialEvent
+from fedprompt.records.client_scores import unpacked
+from fedprompt.records.events import EndEvent, ResumeEvent, ScoreEvent, Status, TrialEvent
 from fedprompt.records.run_folder import Checkpoint, RunFolder
 from fedprompt.updates import State
 
@@ -145,9 +147,10 @@ def _train(
 
     A privacy budget may end it early, and so may `best`, which scores held-out images.
     """
-    rounds, last = best.rounds, Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory)
-    if not last.round_number:
-        _score_round(context, trial, transport, last, best)
+    rounds, suspected = best.rounds, Finished.of(checkpoint.suspected)
+    last = Start(checkpoint.round_number, checkpoint.shared, checkpoint.memory, suspected)
+    # The run may have stopped between the checkpoint of a round and its scores.
+    _score_round(context, trial, transport, last, best, is_tested=_is_tested(context, trial, transport, last))
     if best.is_exhausted:
         return last
     ledger = open_ledger(context.run, trial.name, trial.setup.privacy, trial.settings, transport.num_examples)
@@ -160,20 +163,18 @@ def _train(
         seed=trial.settings.seed,
         server=trial.setup.server,
         start=last,
-        undo_to=_undo_to(context, trial, last.round_number),
         admit=ledger.admit if ledger else None,
     ):
-        last = Start(record.number, record.shared, record.memory)
+        last = Start(record.number, record.shared, record.memory, record.suspected)
         event = round_event(trial, record, transport.notes, spent(ledger, trial.setup.table))
         context.run.append(event)
         if record.rolled_back:
             best.forget(record.rolled_back)
             context.callbacks.on_warning(rollback_warning(record, context.experiment.partition))
+        # After the round's line, as a line without a checkpoint is rewound; before its scores, which take time: sites
+        # charge a round again that they train again, or refuse it.
+        context.run.save_checkpoint(trial.name, _checkpoint(last, transport.personal))
         _score_round(context, trial, transport, last, best)
-        # The checkpoint comes last: a round that has one has its lines, and lines without one are rewound.
-        context.run.save_checkpoint(
-            trial.name, Checkpoint(last.round_number, last.shared, transport.personal, last.memory)
-        )
         context.callbacks.on_round(record.number, event.loss)
         if best.is_exhausted or context.callbacks.stops(record.number):
             best.say_if_exhausted(record.number)
@@ -183,24 +184,42 @@ def _train(
     return last
 
 
-def _score_round(context: RunContext, trial: Trial, transport: RunTransport, reached: Start, best: BestRound) -> None:
-    """Score the state after a round on test images and on held-out ones, each if it is due."""
+def _score_round(
+    context: RunContext,
+    trial: Trial,
+    transport: RunTransport,
+    reached: Start,
+    best: BestRound,
+    *,
+    is_tested: bool = False,
+) -> None:
+    """Score the state after a round on test images and on held-out ones, each if it is due and not on record."""
     every, number = context.experiment.recipe.evaluate.every, reached.round_number
     try:
         # The last round is scored at the end, unless another one may be kept.
-        if every and number % every == 0 and (number < best.rounds or best.keep.metric):
+        is_due = every and number % every == 0 and (number < best.rounds or best.keep.metric)
+        if is_due and not is_tested:
             score_test_sets(context, trial, transport, reached.shared, round_number=number)
         best.score(number, transport, reached.shared)
     except NotFiniteError as error:  # the next round shows whether it is to be rolled back
         context.callbacks.on_warning(f"No score after round {number}: {error}")
 
 
-def _undo_to(context: RunContext, trial: Trial, round_number: int) -> Finished | None:
-    """The state before the last round, should that turn out to be poisoned; None if there is no checkpoint of it."""
-    if round_number == 1:
-        return Finished(1, initial_state(trial.make_method(context.experiment.clip))[0], {})
-    older = context.run.load_checkpoint(trial.name, before=round_number) if round_number else None
-    return None if older is None else Finished(round_number, older.shared, older.memory)
+def _is_tested(context: RunContext, trial: Trial, transport: RunTransport, reached: Start) -> bool:
+    """Whether the scores of all models on all test sets after a round are on record."""
+    events = chain.from_iterable(map(unpacked, context.run.events()))
+    known = {
+        (event.split, event.part, event.name, event.client)
+        for event in events
+        if isinstance(event, ScoreEvent) and (event.trial, event.round) == (trial.name, reached.round_number)
+    }
+    sets = [(one.split, one.part, one.name) for one in context.test_sets]
+    return all((*one, owner) in known for one in sets for owner in transport.owners)
+
+
+def _checkpoint(last: Start, personal: dict[int, State]) -> Checkpoint:
+    suspected = {} if last.suspected is None else last.suspected.tensors()
+    return Checkpoint(last.round_number, last.shared, personal, last.memory, suspected)
 
 
 def _report_budget(context: RunContext, trial: Trial, ledger: Ledger, rounds: int) -> None:

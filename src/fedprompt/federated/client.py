@@ -21,6 +21,10 @@ from fedprompt.seeding import stream
 from fedprompt.updates import State, Update
 
 
+class TooLateError(UserError):
+    """A training that was stopped, because nobody waits for it any more."""
+
+
 @dataclass(frozen=True)
 class Client:
     """A client (a site): its images (often few-shot), over its own candidate classes, and their domain if any.
@@ -41,11 +45,13 @@ class TrainSettings(ClientTraining):
     """How every client trains: the keys of [train] that concern clients, with their defaults, and what is not in it.
 
     A client that `hides_loss` does not stop where its loss is not finite: that would tell something about its images.
+    Training stops at the time `until`, in seconds since 1970.
     """
 
     privacy: SamplePrivacy | None = None
     seed: int = 0
     hides_loss: bool = False
+    until: float | None = None
 
     def learning_rate(self, round_number: int) -> float:
         """Learning rate of a global round 1..rounds: `lr` in the first one; by `cosine` it is near 0 in the last."""
@@ -68,7 +74,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     """Load the states into `method`, train it for the local epochs and return the client's update, as copies.
 
     The update holds the shared tensors that were trainable at any time in this round. Raises UserError if the client
-    has no images, and NotFiniteError if its loss is no longer finite.
+    has no images, NotFiniteError if its loss is no longer finite, and TooLateError after the time `settings.until`.
     """
     if not len(client.train):
         raise UserError(f"Client {client.id} ({client.name}) has no training images; leave it out or give it some.")
@@ -154,6 +160,8 @@ def _train_epoch(local: LocalEpoch, optimizer: torch.optim.Optimizer | None) -> 
     losses = []
     # differs: the FedMVP release back-propagates the last batch only; every batch is a step here
     for positions in batches:
+        if settings.until is not None and time.time() > settings.until:
+            raise TooLateError("The training was stopped, as nobody waits for it any more.")
         loss = _backward(local, positions, draws, trains=optimizer is not None)
         if loss is not None:
             losses.append(_finite(loss, local))

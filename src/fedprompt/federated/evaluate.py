@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,20 +49,33 @@ class Decision:
     thresholds: Tensor | None = None
 
 
-@torch.no_grad()
+class Evaluator(Protocol):
+    """A function that scores a method on examples."""
+
+    def __call__(self, method: Method, clip: Clip, examples: Examples, *, name: str, batch_size: int) -> Score:
+        """The score of the method in its current state."""
+        ...
+
+
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
     """Logits [B, C] on the CPU, one column per class of `space`; UserError if one is not finite.
 
     Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
     """
+    logits = _logits(method, clip, images, space, batch_size=batch_size)
+    metrics.require_finite(logits, type(method).__name__)
+    return logits
+
+
+@torch.no_grad()
+def _logits(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int) -> Tensor:
+    """Logits [B, C] on the CPU, finite or not."""
     method.eval()
     batch_size = max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
-    logits = torch.cat([classify(images.take(positions)).float().cpu() for positions in batches])  # [B, C]
-    metrics.require_finite(logits, type(method).__name__)
-    return logits
+    return torch.cat([classify(images.take(positions)).float().cpu() for positions in batches])
 
 
 def evaluate(
@@ -78,7 +92,28 @@ def evaluate(
     return score(logits, examples.targets, examples.space, name=name, decision=decision)
 
 
-def validate(method: Method, clip: Clip, client: Client, *, batch_size: int = 128) -> Score:
+def evaluate_any(method: Method, clip: Clip, examples: Examples, *, name: str, batch_size: int = 128) -> Score:
+    """As `evaluate`, but an image whose logits are not all finite counts as a wrong answer.
+
+    A method may be made so that its logits overflow for one certain image; an error would tell that it is there.
+    """
+    logits = _logits(method, clip, examples.images, examples.space, batch_size=batch_size)
+    return score(_wrong_unless_finite(logits, examples.targets), examples.targets, examples.space, name=name)
+
+
+def _wrong_unless_finite(logits: Tensor, targets: Tensor) -> Tensor:
+    """The logits [N, C] with other rows for those that are not finite: no label is present, or any but the target."""
+    finite = logits.isfinite().all(dim=1, keepdim=True)
+    if targets.ndim > 1:
+        wrong = torch.full_like(logits, torch.finfo(logits.dtype).min)
+    else:
+        wrong = -metrics.one_hot(targets, logits.shape[1]).to(logits.dtype)
+    return torch.where(finite, logits, wrong)
+
+
+def validate(
+    method: Method, clip: Clip, client: Client, *, batch_size: int = 128, evaluator: Evaluator = evaluate
+) -> Score:
     """Score the method on a client's held-out images: figures over the base classes, and `base` and `local` headlines.
 
     `client.held_out` says over which candidates.
@@ -87,7 +122,7 @@ def validate(method: Method, clip: Clip, client: Client, *, batch_size: int = 12
     known: dict[int, Mapping[str, float]] = {}  # a client with all base classes has the same examples twice
     for column, examples in client.held_out.items():
         if id(examples) not in known:
-            scored = evaluate(method, clip, examples, name=client.name, batch_size=batch_size)
+            scored = evaluator(method, clip, examples, name=client.name, batch_size=batch_size)
             known[id(examples)] = scored.figures
         found = known[id(examples)]
         figures |= {**(found if column == "base" else {}), column: found[METRICS[examples.space.kind]]}

@@ -7,7 +7,9 @@ from then on. Over a minority of adversaries these are theirs: honest clients' o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+
+import torch
 
 from fedprompt.federated.history import History
 from fedprompt.federated.server import Outcome, Server
@@ -18,15 +20,53 @@ from fedprompt.updates import AGGREGATE_CLIENT, AggregationRule, State, Update
 class Finished:
     """A round that can be computed again: the state and memory before it, the clients asked, and the updates used.
 
-    `updates` is None where a resumed run has only the checkpoint before; such a round is undone as a whole.
+    It is part of a checkpoint, so that a resumed run rolls back what one that never stopped does. `lengths` are the L2
+    norms of the updates' changes. The updates have no personal tensors.
     """
 
     number: int
     shared: State
     memory: State
-    asked: Sequence[int] = ()
-    updates: Sequence[Update] | None = None
-    lengths: Mapping[int, float] = field(default_factory=dict)
+    asked: Sequence[int]
+    updates: Sequence[Update]
+    lengths: Mapping[int, float]
+
+    @classmethod
+    def of(cls, tensors: State) -> Finished | None:
+        """The round that `tensors` made these of; None if there are none."""
+        if not tensors:
+            return None
+        parts: dict[str, State] = {}
+        for address, tensor in tensors.items():
+            part, _, name = address.partition("/")
+            parts.setdefault(part, {})[name] = tensor
+        plain = {name: tensor.tolist() for name, tensor in parts["round"].items()}
+        updates = [
+            Update(client, num_examples, parts.get(f"update {client}", {}), {}, loss, 0.0)
+            for client, num_examples, loss in zip(plain["clients"], plain["examples"], plain["losses"], strict=True)
+        ]
+        lengths = dict(zip(plain["clients"], plain["lengths"], strict=True))
+        (number,) = plain["number"]
+        return cls(number, parts["shared"], parts.get("memory", {}), plain["asked"], updates, lengths)
+
+    def tensors(self) -> State:
+        """The round as tensors of their own, for a checkpoint."""
+        clients = [update.client for update in self.updates]
+        integers = {
+            "number": [self.number],
+            "asked": self.asked,
+            "clients": clients,
+            "examples": [update.num_examples for update in self.updates],
+        }
+        floats = {
+            "losses": [update.loss for update in self.updates],
+            "lengths": [self.lengths[client] for client in clients],
+        }
+        plain = {name: torch.tensor(list(values), dtype=torch.int64) for name, values in integers.items()}
+        plain |= {name: torch.tensor(values, dtype=torch.float64) for name, values in floats.items()}
+        parts = {"round": plain, "shared": self.shared, "memory": self.memory}
+        parts |= {f"update {update.client}": update.shared for update in self.updates}
+        return {f"{part}/{name}": tensor.clone() for part, state in parts.items() for name, tensor in state.items()}
 
 
 @dataclass(frozen=True)
@@ -38,6 +78,16 @@ class Repaired:
     suspects: Mapping[int, str]
 
 
+def repairable(
+    server: Server, number: int, shared: State, memory: State, outcome: Outcome, *, asked: Sequence[int]
+) -> Finished | None:
+    """A round as `repair` takes it, with the state and memory before it; None if no change stands out."""
+    if not server.history(memory).suspects(outcome.lengths):
+        return None
+    updates = [replace(update, personal={}) for update in outcome.used]
+    return Finished(number, shared, memory, asked, updates, outcome.lengths)
+
+
 def repair(server: Server, aggregate: AggregationRule, last: Finished | None, why: str) -> Repaired | None:
     """Compute a round again without its suspects; None if there are none, so that nobody is accused.
 
@@ -45,8 +95,6 @@ def repair(server: Server, aggregate: AggregationRule, last: Finished | None, wh
     """
     if last is None or not server.limits.norm:
         return None
-    if last.updates is None:
-        return Repaired(last, Outcome(last.shared, last.memory, ()), {})
     history = server.history(last.memory)
     suspects = history.suspects(last.lengths)
     if not suspects:

@@ -12,7 +12,7 @@ import torch
 
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score
-from fedprompt.federated.rollback import Finished, repair
+from fedprompt.federated.rollback import Finished, repair, repairable
 from fedprompt.federated.server import Server
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
@@ -26,9 +26,10 @@ class Round:
     """One finished round: the clients asked, the updates used, and the shared state after it.
 
     `refused` gives the reason for each client whose update was not used; `skipped`, why the whole round changed
-    nothing. `memory` is that of the server; with the shared and personal states it makes a checkpoint. A round whose
-    clients show that round `rolled_back` was poisoned changes nothing itself: its `shared` state is that round's,
-    computed again without the updates of the clients in `refused`.
+    nothing. `memory` is that of the server; with `suspected`, the shared and the personal states it makes a checkpoint.
+    A round whose clients show that round `rolled_back` was poisoned changes nothing itself: its `shared` state is that
+    round's, computed again without the updates of the clients in `refused`. `suspected` is the round that the next one
+    may roll back, if there is one.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Round:
     refused: Mapping[int, str] = field(default_factory=dict)
     skipped: str = ""
     rolled_back: int = 0
+    suspected: Finished | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,15 @@ class RoundNotes:
 
 @dataclass(frozen=True)
 class Start:
-    """Where to resume: the number of the last finished round, and the shared state and server memory after it."""
+    """Where to resume: the number of the last finished round, and the shared state and server memory after it.
+
+    `suspected` is the round that the next one may roll back, if there is one.
+    """
 
     round_number: int
     shared: State
     memory: State = field(default_factory=dict)
+    suspected: Finished | None = None
 
 
 class Transport(Protocol):
@@ -120,7 +126,6 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     seed: int,
     server: Server | None = None,
     start: Start | None = None,
-    undo_to: Finished | None = None,
     admit: Callable[[int, Sequence[int]], bool] | None = None,
 ) -> Iterator[Round]:
     """Yield rounds 1..rounds, or those after `start`, each with the new shared state.
@@ -128,37 +133,37 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     Random draws depend on (seed, round) only and sums run in client order, so resuming from a yielded round gives the
     same bits as never having stopped, provided the transport's personal states are those of that round. `method` gives
     the initial shared state and the aggregation rule. `admit(round, clients)` is called before each round; False ends
-    the run. A round is rolled back if the next one shows that it was poisoned; `undo_to` is the one before `start`, if
-    it is known. Raises UserError with the reasons when no update could be used in three consecutive rounds.
+    the run. A round is rolled back if the next one shows that it was poisoned. Raises UserError with the reasons when
+    no update could be used in three consecutive rounds.
     """
     server, bad, aggregate = server or Server(), 0, type(method).aggregate
-    last, before = start or Start(0, initial_state(method)[0]), undo_to
+    last = start or Start(0, initial_state(method)[0])
     for number in range(last.round_number + 1, rounds + 1):
-        started, undone = time.perf_counter(), 0
+        started, undone, suspected = time.perf_counter(), 0, last.suspected
         chosen = sample(clients, fraction, seed=seed, round_number=number)
         if admit is not None and not admit(number, chosen):
             return
         answers = _train(transport, server, number, last, chosen)
-        if answers.poisoned and (fixed := repair(server, aggregate, before, answers.poisoned)) is not None:
+        if answers.poisoned and (fixed := repair(server, aggregate, suspected, answers.poisoned)) is not None:
             transport.undo()
-            out, before = replace(fixed.outcome, used=(), refused=fixed.suspects), fixed.finished
-            out = replace(out, skipped=f"round {before.number} was rolled back, because after it {answers.poisoned}")
-            undone = before.number
+            suspected, undone = fixed.finished, fixed.finished.number
+            why = f"round {undone} was rolled back, because after it {answers.poisoned}"
+            out = replace(fixed.outcome, used=(), refused=fixed.suspects, skipped=why)
         elif answers.error is not None:
             raise answers.error
         else:
             out = server.combine(aggregate, last.shared, answers.updates, last.memory, asked=chosen)
             if out.used:
-                suspects = server.history(last.memory).suspects(out.lengths)
-                kept = out.used if suspects else ()  # nobody else's update would be left out, so none needs to be kept
-                before = Finished(number, last.shared, last.memory, chosen, kept, out.lengths)
+                suspected = repairable(server, number, last.shared, last.memory, out, asked=chosen)
             bad = bad + 1 if out.refused and not out.used else 0
         if bad == BAD_ROUNDS:
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in out.refused.items())
             raise UserError(f"No update could be used in {bad} rounds in a row ({reasons}) Correct that, then resume.")
-        last = Start(number, out.shared, out.memory)
+        last = Start(number, out.shared, out.memory, suspected)
         seconds = time.perf_counter() - started
-        yield Round(number, chosen, out.used, out.shared, seconds, out.memory, out.refused, out.skipped, undone)
+        yield Round(
+            number, chosen, out.used, out.shared, seconds, out.memory, out.refused, out.skipped, undone, suspected
+        )
 
 
 @dataclass(frozen=True)

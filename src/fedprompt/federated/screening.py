@@ -25,11 +25,11 @@ LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
 
 
 class RefusedUpdateError(UserError):
-    """A site's update is not used; `code` is a short word for statistics, such as "shape"."""
+    """A site's update is not used; `code` is a short word for statistics, such as "shape", and `sentence` the rest."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(f"{code}: {sentence}")
-        self.code = code
+        self.code, self.sentence = code, sentence
 
     @property
     def rule(self) -> str:

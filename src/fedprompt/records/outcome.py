@@ -61,7 +61,14 @@ def _untested(run: Run) -> Iterator[str]:
     scores = [score for trial in run.trials for score in trial.scores]
     if any(trial.validations for trial in run.trials) and not scores:
         return  # a search for settings, which leaves the test images unseen
-    if not any(score.num_examples for score in scores):
+    withheld = sorted(name for name, said in run.scores_of_sites.items() if said == "withheld")
+    if not any(score.num_examples for score in scores) and withheld:
+        yield (
+            f"Nothing is tested: {', '.join(withheld)} withhold{'s' * (len(withheld) == 1)} the scores of test images, "
+            "as the policy there says, so this run has no figure. Test it with images that the server has: name their "
+            "folder as data.test."
+        )
+    elif not any(score.num_examples for score in scores):
         yield (
             "Nothing is tested: there was no test image, so this run has no figure. Give the data set a test part, or "
             "a share of its images to test with."

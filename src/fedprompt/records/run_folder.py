@@ -33,8 +33,8 @@ from fedprompt.updates import State
 LARGEST_LINE = 256 << 20  # bytes of an event
 LARGEST_TENSORS = 16 << 30  # bytes of a checkpoint, with the personal states of all clients
 ROUND = re.compile("[0-9]{8}")  # in the name of a checkpoint
-# The name of a tensor in a checkpoint: shared/NAME, memory/NAME or personal/CLIENT/NAME.
-ADDRESS = re.compile("(?P<kind>shared|memory|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
+# The name of a tensor in a checkpoint: shared/NAME, memory/NAME, suspected/NAME or personal/CLIENT/NAME.
+ADDRESS = re.compile("(?P<kind>shared|memory|suspected|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
 _log = logging.getLogger(__name__)
 _FIXES = {
     errno.ENOSPC: "the disk is full; free some space and resume the run",
@@ -184,12 +184,16 @@ def read_events(folder: Path) -> Iterator[Event]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State of a trial after its last finished round: shared and personal states, and the server's memory."""
+    """State of a trial after its last finished round: shared and personal states, and the server's memory.
+
+    `suspected` are the tensors of the round that the next one may roll back.
+    """
 
     round_number: int
     shared: State
     personal: dict[int, State]
     memory: State = field(default_factory=dict)
+    suspected: State = field(default_factory=dict)
 
 
 class RunFolder:
@@ -268,6 +272,7 @@ class RunFolder:
         """Write a trial's checkpoint and keep the newest `before` of those before it."""
         tensors = {f"shared/{name}": tensor for name, tensor in checkpoint.shared.items()}
         tensors |= {f"memory/{name}": tensor for name, tensor in checkpoint.memory.items()}
+        tensors |= {f"suspected/{name}": tensor for name, tensor in checkpoint.suspected.items()}
         for client, state in checkpoint.personal.items():
             tensors |= {f"personal/{client}/{name}": tensor for name, tensor in state.items()}
         path = self.path / "checkpoints" / f"{quote(trial, safe='')}@{checkpoint.round_number:08d}.safetensors"
@@ -276,17 +281,12 @@ class RunFolder:
         for stale in set(self._checkpoints(trial)) - {path, *older[:before]}:
             stale.unlink()
 
-    def load_checkpoint(
-        self, trial: str, *, round_number: int | None = None, before: int | None = None
-    ) -> Checkpoint | None:
-        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning.
-
-        With `before`, only those of earlier rounds count.
-        """
+    def load_checkpoint(self, trial: str, *, round_number: int | None = None) -> Checkpoint | None:
+        """The newest undamaged checkpoint of a trial, or that of a round, or None; damage is logged as a warning."""
         for path in self._checkpoints(trial):
             number = path.stem.rpartition("@")[2]
             found = int(number) if ROUND.fullmatch(number) else -1  # of an odd name, which cannot be read either
-            if (round_number is not None and found != round_number) or (before is not None and found >= before):
+            if round_number not in (None, found):
                 continue
             try:
                 return _read_checkpoint(path)

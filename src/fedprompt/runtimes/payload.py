@@ -19,7 +19,9 @@ CONSISTENCY_CHECK, UNMASK = "train.consistency_check", "train.unmask"
 SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
-DIVERGED = "diverged"  # an answer: with the state that was sent, the site's losses or scores are not finite
+DIVERGED = "diverged"  # an answer: with the state that was sent, the site's training losses are not finite
+VERSION = "fedprompt"  # field of a request: the server's version of fedprompt
+EXPIRES = "expires"  # field of a request, set where it arrives: time in seconds since 1970 when nobody waits any more
 MALFORMED = "malformed"  # a request that could not be read
 LONGEST_REASON = 500  # characters of a site's reason that are shown
 
@@ -78,12 +80,12 @@ class Payload:
 def done(answer: Payload | str) -> Payload:
     """The answer if the request was carried out; UserError with the reason otherwise.
 
-    NotFiniteError where the state that was sent makes the site's losses or scores not finite.
+    NotFiniteError where the state that was sent makes the site's training losses not finite.
     """
     if isinstance(answer, str):
         raise UserError(answer)
     if answer.kind == DIVERGED:
-        raise NotFiniteError("diverged: its losses or scores are not finite with the state that it received.")
+        raise NotFiniteError("diverged: its losses are not finite with the state that it received.")
     if answer.kind in (REFUSED, FAILED):
         raise UserError(f"{answer.kind}: {reason(answer)}")
     if answer.kind != DONE:

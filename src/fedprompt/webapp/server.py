@@ -1,6 +1,7 @@
 """The server of the page: Starlette on uvicorn, for this machine alone unless a token protects it.
 
-Gradio was looked at first: its page loads a script from another host, and it brings some forty packages.
+Gradio 6.31 was looked at first: its scripts load fonts and libraries from other hosts, it asks for its newest version,
+and it requires 28 packages.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def killed_command(federation: LocalFederation) -> list[Outcome]:
         left = [number for number in left if _runs(number)]
         time.sleep(0.1)
     federation.stop(DISTURBED)
+    federation.wait_until_offline(DISTURBED)
     federation.start_site(DISTURBED)
     federation.wait_for_sites()
     happened = f"{len(started) - len(left)} of its {len(started)} processes ended"

@@ -12,8 +12,9 @@ from fedprompt.deploy.rehearsal.accidents import killed_command, silent_connecti
 from fedprompt.deploy.rehearsal.checks import DISTURBED, BackgroundRun, refused_access, write_results
 from fedprompt.deploy.rehearsal.lying_server import NETWORK, T2, LyingServer, Outcome, changed, new_run
 from fedprompt.deploy.rehearsal.processes import SITES, LocalFederation, Say, local_federation
+from fedprompt.deploy.rehearsal.records_attacks import lines
 from fedprompt.deploy.rehearsal.relay import MARK, relay
-from fedprompt.deploy.rehearsal.server_attacks import SECURE_SUM, attack_sites, lines, privacy
+from fedprompt.deploy.rehearsal.server_attacks import SECURE_SUM, attack_sites, privacy
 from fedprompt.deploy.rehearsal.site_attacks import late_site, lying_site, wrong_clock
 from fedprompt.deploy.rehearsal.site_changes import policy
 from fedprompt.errors import UserError

@@ -12,12 +12,13 @@ from typing import Protocol
 
 import tomli_w
 
+import fedprompt
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.deploy.audit import read_audit
 from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.plan import resolve
 from fedprompt.federated.rounds import initial_state
-from fedprompt.runtimes.payload import HELLO, REFUSED, SHARE_KEYS, Payload, RawTensor
+from fedprompt.runtimes.payload import HELLO, REFUSED, SHARE_KEYS, VERSION, Payload, RawTensor
 from fedprompt.runtimes.tensor_codec import encode
 from fedprompt.text_files import load_toml
 
@@ -91,7 +92,12 @@ class LyingServer:
 
     def message(self, site: str, kind: str, run: str, *, change: Change, **fields: object) -> Payload:
         """A request with the next number."""
-        known: dict[str, object] = {"recipe": changed(self.recipe, change), "run": run, "trial": TRIAL}
+        known: dict[str, object] = {
+            VERSION: fedprompt.__version__,
+            "recipe": changed(self.recipe, change),
+            "run": run,
+            "trial": TRIAL,
+        }
         known |= {"client": list(self.folders).index(site), "round": 1, "since": 0, "upload": "float32"}
         tensors = {} if kind in (HELLO, SHARE_KEYS) else self.start
         return Payload(kind, {**known, "serial": [1, next(self._numbers)], **fields}, tensors)

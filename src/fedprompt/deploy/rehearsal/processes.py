@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,13 +83,24 @@ class LocalFederation:
 
     def wait_for_sites(self, seconds: float = 300.0) -> float:
         """Wait until all sites are online; returns the seconds. UserError if one does not connect in time."""
+        return self._wait(seconds, "Not all sites are online", set())
+
+    def wait_until_offline(self, name: str, seconds: float = 300.0) -> float:
+        """Wait until the server knows that a killed site is gone; before that it lists it as online and refuses it.
+
+        Returns the seconds.
+        """
+        return self._wait(seconds, f"{name} is not seen to be gone", {name})
+
+    def _wait(self, seconds: float, otherwise: str, offline: Set[str]) -> float:
+        """Wait until all sites but these are online, and these are not."""
         begun = time.monotonic()
         while time.monotonic() - begun < seconds:
             with contextlib.suppress(UserError):
-                if all(site.status == "online" for site in sites_of(self.server)):
+                if all((site.status == "online") != (site.name in offline) for site in sites_of(self.server)):
                     return time.monotonic() - begun
             time.sleep(1)
-        raise UserError(f"Not all sites are online within {seconds:.0f} s; see the logs in {self.folder}/machines.")
+        raise UserError(f"{otherwise} within {seconds:.0f} s; see the logs in {self.folder}/machines.")
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop one process and all it started."""
@@ -227,7 +238,6 @@ def intruder_is_refused(federation: LocalFederation, *, authority: bool, seconds
     command = commands.supernode(
         address=f"localhost:{federation.deployment.port}",
         port=free_ports(1)[0],
-        site="intruder",
         folder=place,
         authority=own / "ca.crt" if authority else None,
         key=place / "site.key" if authority else None,

@@ -7,7 +7,6 @@ import secrets
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.identity import load_identity
@@ -23,6 +22,7 @@ from fedprompt.deploy.rehearsal.lying_server import (
     changed,
     new_run,
 )
+from fedprompt.deploy.rehearsal.records_attacks import damaged_records, lines, unknown_types
 from fedprompt.deploy.rehearsal.site_changes import (
     few_images,
     made_images,
@@ -236,6 +236,8 @@ ATTACKS: Sequence[Callable[[LyingServer, str], list[Outcome]]] = (
     budgets,
     images_that_leave_no_trace,
     splits_and_scores,
+    unknown_types,
+    damaged_records,
 )
 
 
@@ -250,8 +252,3 @@ def attack_sites(server: LyingServer) -> list[Outcome]:
         happened = f"{sent} messages, {new} lines; both hash chains are whole"
         found.append(Outcome(f"the audit trail of {name}", T2, happened, new == sent))
     return found
-
-
-def lines(folder: Path) -> int:
-    """The lines of a site's audit trail, which is verified; DamagedError for one that was changed."""
-    return sum(1 for _ in read_audit(folder))

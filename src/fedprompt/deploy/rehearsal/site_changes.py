@@ -1,4 +1,4 @@
-"""Changes of a site's folder for a while: its policy, its images and its backbone."""
+"""Changes of a site's folder for a while: its policy, its images, its backbone and its records."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from fedprompt.demo import weights_folder
+from fedprompt.deploy.audit import AUDIT, LEDGER
 from fedprompt.deploy.settings import SITE, load_site, save
 
 WIDTH = 2**30  # of an image that would not fit into any memory
@@ -102,6 +103,29 @@ def made_images(folder: Path) -> Iterator[None]:
     finally:
         pipe.unlink()
         image.unlink()
+
+
+@contextmanager
+def lost_ledger(folder: Path) -> Iterator[None]:
+    """A site whose ledger is gone for a while."""
+    aside = (folder / LEDGER).rename(folder / "ledger-aside")
+    try:
+        yield
+    finally:
+        aside.rename(folder / LEDGER)
+
+
+@contextmanager
+def edited_trail(folder: Path) -> Iterator[None]:
+    """A site whose audit trail has another first line for a while."""
+    trail = folder / AUDIT
+    before = trail.read_bytes()
+    first, _, rest = before.partition(b"\n")
+    trail.write_bytes(first.replace(b'"rule":"', b'"rule":"x', 1) + b"\n" + rest)
+    try:
+        yield
+    finally:
+        trail.write_bytes(before)
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -56,6 +56,7 @@ class SecureClient:
         self._channel, self._masking, self._seed = (secrets.token_bytes(SECRET_BYTES) for _ in range(3))
         self._peers: dict[int, bytes] = {}  # the public masking key of every other client
         self._shares: dict[int, bytes] = {}  # shares of every client's two secrets, this one's included
+        self._awaits_vector = False  # after the first half of step 2
         self._received = b""  # hash of the shared state from which the vector was trained
         self._survivors: tuple[int, ...] = ()
         if session.members.get(number) != identity.public:
@@ -86,9 +87,12 @@ class SecureClient:
 
         `received` is the hash of the shared state from which the vector was trained.
         """
-        self._take_step("masked_input", following="consistency_check")
-        if len(vector) != self.session.length:
-            self._refuse("the vector has another length than the members signed")
+        self.receive_keys(message)
+        return self.mask_vector(vector, received=received)
+
+    def receive_keys(self, message: bytes) -> None:
+        """The first half of step 2, before the vector is computed: check the keys and shares of the peers."""
+        self._take_step("masked_input", following=None)
         for peer, part in self._read("share_keys", message).items():
             advertised, signature = part[:ADVERTISED_BYTES], part[ADVERTISED_BYTES:SIGNED_BYTES]
             if peer == self.number or peer not in self.session.members:
@@ -98,6 +102,15 @@ class SecureClient:
             self._peers[peer] = advertised[MASKING]
             self._shares[peer] = self._decrypt(peer, advertised[CHANNEL], part[SIGNED_BYTES:])
         self._check_threshold(len(self._shares))
+        self._awaits_vector = True
+
+    def mask_vector(self, vector: MaskedVector, *, received: bytes = b"") -> bytes:
+        """The second half of step 2: send the masked vector."""
+        if not self._awaits_vector:
+            self._refuse("masked_input is out of order")
+        self._awaits_vector, self._next = False, "consistency_check"
+        if len(vector) != self.session.length:
+            self._refuse("the vector has another length than the members signed")
         self._received = received
         total = vector + mask(derive(self._seed, "own mask"), len(vector))
         for peer, masking in self._peers.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -11,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedprompt.errors import UserError
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import FAILED, MALFORMED, Payload
+from fedprompt.runtimes.payload import EXPIRES, FAILED, MALFORMED, Payload
 
 LOG = "flwr"  # Flower's logger, whose lines of a run `flwr log` shows
 Settings = Mapping[str, str | int | float | bool]  # Flower's run or node configuration
@@ -50,12 +53,18 @@ def client_app(answer: Answer) -> ClientApp:
 
 
 def _request(message: Message) -> Payload:
-    """The request in a message; one of the kind `MALFORMED`, which the site records, if it cannot be read."""
+    """The request in a message, with the time at which it expires here.
+
+    One of the kind `MALFORMED`, which the site records, if it cannot be read, or has no such time.
+    """
     try:
         request = from_records(message.content)
     except Exception:  # whatever the server sent, it is recorded
         return Payload(MALFORMED)
-    return request if request.kind == message.metadata.message_type else Payload(MALFORMED)
+    expires = time.time() + message.metadata.ttl
+    if request.kind != message.metadata.message_type or not math.isfinite(expires):
+        return Payload(MALFORMED)
+    return replace(request, fields={**request.fields, EXPIRES: expires})
 
 
 def server_app(serve: Serve) -> ServerApp:

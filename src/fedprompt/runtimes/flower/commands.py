@@ -96,14 +96,12 @@ def superlink(*, port: int, database: Path, tls: Tls | None) -> list[str]:
     return [*program, *safety, *place, "--disable-runtime-dependency-installation"]
 
 
-def supernode(
-    *, address: str, port: int, site: str, folder: Path, authority: Path | None, key: Path | None
-) -> list[str]:
+def supernode(*, address: str, port: int, folder: Path, authority: Path | None, key: Path | None) -> list[str]:
     """The command that starts a site's SuperNode, its own port on loopback; it starts no process for its tasks."""
     safety = ["--insecure"]
     if authority is not None and key is not None:
         safety = ["--root-certificates", str(authority), "--auth-supernode-private-key", str(key)]
-    settings = f"site={json_text(site)} home={json_text(str(folder))}"
+    settings = f"home={json_text(str(folder))}"
     place = ["--superlink", address, "--host", "127.0.0.1", "--port", str(port)]
     return [_script("flower-supernode"), *safety, *place, "--isolation", "process", "--node-config", settings]
 

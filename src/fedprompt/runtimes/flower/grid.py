@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedprompt.errors import refusing
 from fedprompt.runtimes.flower.records import from_records, to_records
-from fedprompt.runtimes.payload import HELLO, Payload
+from fedprompt.runtimes.payload import Payload
 
 POLL = 0.2  # seconds between looks for replies; Flower's own loop waits 3
 # Flower's error text is a stack trace, which may hold paths and labels of a site; only its code is passed on.
@@ -28,40 +28,32 @@ _log = logging.getLogger(__name__)
 
 
 class GridChannel:
-    """Addresses sites by their registered names, or, where there are none, by the names they report themselves."""
+    """Addresses sites by the names under which the server registered their keys; other nodes are not asked."""
 
     def __init__(self, grid: Grid, *, poll: float = POLL) -> None:
         self.grid = grid
         self.poll = poll
         # Called when the set of missing answers changes, with site names and the request's time in seconds since 1970.
         self.on_wait: Callable[[Sequence[str], float], None] = lambda names, since: None
-        self._claimed: dict[int, str] = {}
 
     @property
     def simulated(self) -> bool:
         """Whether the nodes are the virtual ones of Flower's simulation."""
         return type(self.grid).__name__ == "InMemoryGrid"  # its module differs between Flower's versions
 
-    def sites(self, *, deadline: float = 60.0) -> dict[str, int]:
+    def sites(self) -> dict[str, int]:
         """The node id of every connected site, by name; a name that two nodes have is left out with a warning."""
-        nodes = {node.node_id: node.name for node in self.grid.get_nodes()}
-        unknown = [node for node, name in nodes.items() if not name and node not in self._claimed]
-        replies = self._exchange({node: Payload(HELLO, {"only": "name"}) for node in unknown}, deadline=deadline)
-        for node, reply in replies.items():
-            if isinstance(reply, Payload):
-                self._claimed[node] = str(reply.fields.get("site", ""))
         found: dict[str, int] = {}
-        for node, registered in nodes.items():
-            name = registered or self._claimed.get(node, "")
-            if name in found:
-                _log.warning("Two nodes have the name of the site %r; neither is asked.", name)
-            found[name] = -1 if name in found else node
+        for node in self.grid.get_nodes():
+            if node.name in found:
+                _log.warning("Two nodes have the name of the site %r; neither is asked.", node.name)
+            found[node.name] = -1 if node.name in found else node.node_id
         return {name: node for name, node in found.items() if name and node != -1}
 
     def ask(self, payloads: Mapping[str, Payload], *, deadline: float) -> dict[str, Payload | str]:
         """One exchange; after `deadline` seconds the messages expire, so no site works on an outdated one."""
         end, asked = time.monotonic() + deadline, time.time()
-        nodes = self.sites(deadline=deadline)
+        nodes = self.sites()
         names = {nodes[name]: name for name in payloads if name in nodes}
         replies = self._exchange(
             {node: payloads[name] for node, name in names.items()},
