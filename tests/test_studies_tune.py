@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +55,22 @@ samples = 0
 [tuning]
 grid = { lr = [0.0001, 0.03] }
 """
+
+
+@contextmanager
+def stopped_after(trials: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ctrl-C before the trial after so many."""
+    train, trained = runs.run_trial, []
+
+    def stop(context: object, trial: SimpleNamespace) -> None:
+        if len(trained) == trials:
+            raise KeyboardInterrupt
+        trained.append(trial.name)
+        train(context, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "run_trial", stop)
+        yield
 
 
 def call(*words: object, code: int = 0) -> str:
@@ -211,16 +229,7 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
     before = {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in ("search", "final")}
     tune(folder)
     assert before == {name: (folder / "out" / name / "run.jsonl").read_bytes() for name in before}
-    train, trained = runs.run_trial, []
-
-    def stop_at_third(context: object, trial: SimpleNamespace) -> None:
-        if len(trained) == 2:
-            raise KeyboardInterrupt
-        trained.append(trial.name)
-        train(context, trial)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "run_trial", stop_at_third)
+    with stopped_after(2, monkeypatch):
         tune(folder, out="stopped", code=130)
     tune(folder, out="stopped")
     for name in ("search", "final"):
@@ -336,16 +345,7 @@ def test_optuna_draws_from_between_the_ends_of_the_grid_and_tries_the_default_fi
 def test_a_stopped_search_by_optuna_draws_the_same_points_and_a_longer_one_keeps_them(
     folder: Path, draws: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train, trained = runs.run_trial, []
-
-    def stop_at_second(context: object, trial: SimpleNamespace) -> None:
-        if trained:
-            raise KeyboardInterrupt
-        trained.append(trial.name)
-        train(context, trial)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "run_trial", stop_at_second)
+    with stopped_after(1, monkeypatch):
         drawn(folder, out="halted", code=130)
     drawn(folder, out="halted")
     assert rates(folder, "halted") == rates(folder, "drawn")

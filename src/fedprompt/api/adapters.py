@@ -26,14 +26,13 @@ from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
+from fedprompt.federated.evaluate import predict
 from fedprompt.methods.base import Method
-from fedprompt.ops.metrics import require_finite
 from fedprompt.records import adapter as adapter_files
 
 if TYPE_CHECKING:
     import pandas
 
-BATCH = 128  # images that are classified together
 SHOWN = 24  # images that a notebook shows
 TOP = 5  # classes of `top`
 
@@ -148,7 +147,6 @@ class Adapter:
     def _restored(self) -> tuple[Method, Clip]:
         return restore(self._files, clip=self._clip, find_method=self._find_method)
 
-    @torch.no_grad()
     def predict(
         self,
         images: Any,
@@ -168,21 +166,15 @@ class Adapter:
         space = self._space(classes, attributes or {})
         method, clip = self._restored
         check_distinct_texts(clip, space)
-        method.eval()
-        classify = method.classifier(clip, space)
-        parts = [
-            Images(source, tuple(range(start, min(start + BATCH, len(source)))))
-            for start in range(0, len(source), BATCH)
-        ]
-        logits = torch.cat([classify(part).float().cpu() for part in parts]) if parts else torch.empty(0, len(space))
-        require_finite(logits, type(method).__name__)
+        found = Images(source, tuple(range(len(source))))
+        logits = predict(method, clip, found, space) if len(found) else torch.empty(0, len(space))
         probabilities = class_probabilities(logits, space.kind)
         return Predictions(
             space.names,
             tuple(source.describe(row) for row in range(len(source))),
             probabilities,
             None if space.kind == "single" else probabilities >= thresholds(self._files, space),
-            Images(source, tuple(range(len(source)))),
+            found,
         )
 
     def _space(self, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> LabelSpace:

@@ -104,8 +104,7 @@ def _of_frame(frame: Any, options: Mapping[str, Any]) -> Dataset:
     known = [str(name) for name in frame.columns]
     chosen, rest = _chosen_columns(known, options)
     columns = {name: list(frame[column]) for name, column in chosen.items()}
-    images, labels = columns.pop("image"), columns.pop("label")
-    return _of_columns(images, labels, {**rest, **{f"{name}s": values for name, values in columns.items()}})
+    return _of_named_columns(columns, rest)
 
 
 def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
@@ -115,8 +114,12 @@ def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names and "classes" not in rest:
         rest = {**rest, "classes": tuple(names)}
-    images, labels = columns.pop("image"), columns.pop("label")
-    return _of_columns(images, labels, {**rest, **{f"{name}s": values for name, values in columns.items()}})
+    return _of_named_columns(columns, rest)
+
+
+def _of_named_columns(columns: Mapping[str, Sequence[object]], options: Mapping[str, Any]) -> Dataset:
+    further = {f"{name}s": values for name, values in columns.items() if name not in ("image", "label")}
+    return _of_columns(columns["image"], columns["label"], {**options, **further})
 
 
 def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from fedprompt.api.datasets import DATA
 from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
-from fedprompt.config.settings import apply_settings, setting
+from fedprompt.config.settings import apply_settings, dotted, setting
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -160,21 +160,13 @@ def run(
 
 def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, clip: Clip | None) -> tuple[Plan, Given]:
     """The plan of a recipe, its file or its name, with changed keys, and what it takes in place of names."""
-    changes, given = list(_flat(settings)), Given(clip)
+    changes, given = [setting(key, value) for key, value in dotted(settings)], Given(clip)
     if isinstance(recipe, Recipe):
         tables = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
         apply_settings(tables, changes, keys=recipe_keys())
         return given.plan(checked(Recipe, tables, origin=recipe.name), origin=recipe.name), given
     path = find_recipe(str(as_path(recipe, "recipe")))
     return given.plan(load_recipe(path, changes), origin=path.name), given
-
-
-def _flat(settings: Mapping[str, Any], before: str = "") -> Iterator[str]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield setting(f"{before}{key}", value)
 
 
 def _start(

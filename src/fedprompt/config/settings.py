@@ -71,6 +71,15 @@ def _inline(value: object) -> str:
     return tomli_w.dumps({"value": value}).partition("=")[2].strip()
 
 
+def dotted(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a table and of the tables in it, with their values."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
 def suggestion(key: str, known: Collection[str], keys: Collection[str]) -> str:
     """`"; did you mean 'train.lr'?"`: a close one of the table's known keys, or a key of the same name elsewhere."""
     same = [one for one in keys if one.rpartition(".")[2] == key]

@@ -11,7 +11,7 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedprompt.deploy.hash_chain import START, ChainReader, DamagedError, Entry, HashChain, read_chain
@@ -23,12 +23,17 @@ ALLOWED = "allowed"  # the rule of a message that was answered
 PLAIN = re.compile(r"[A-Za-z0-9._+=-]{1,64}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class LedgerState:
     """The hashes of the ledger's lines, and the number of lines that the trail had when the last was written."""
 
-    hashes: Collection[str]
-    trail: int
+    hashes: set[str] = field(default_factory=set)
+    trail: int = 0
+
+    def add(self, entry: Entry) -> None:
+        """Take in a line of the ledger."""
+        self.hashes.add(entry.hash)
+        self.trail = max(self.trail, entry.fields["trail"])
 
 
 @dataclass(frozen=True)
@@ -142,16 +147,15 @@ class AuditTrail:
 
 def read_audit(folder: Path) -> Iterator[Entry]:
     """Yield the lines of a site's trail and verify both chains; DamagedError naming what was changed or is missing."""
-    charged, found, named, last = ChargedLines(folder), set(), 0, 0
+    charged, ledger, last = ChargedLines(folder), LedgerState(), 0
     for entry in read_chain(folder / LEDGER):
-        found.add(entry.hash)
-        named = max(named, entry.fields["trail"])
+        ledger.add(entry)
     for entry in read_chain(folder / AUDIT):
         charged.add(entry)
-        charged.check(found)
+        charged.check(ledger.hashes)
         last = entry.number
         yield entry
-    _check_length(folder, last, named)
+    _check_length(folder, last, ledger.trail)
 
 
 class RecordsCheck:
@@ -161,29 +165,23 @@ class RecordsCheck:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._trail, self._ledger = ChainReader(folder / AUDIT), ChainReader(folder / LEDGER)
-        self._charged, self._hashes, self._named = ChargedLines(folder), set[str](), 0
+        self._trail, self._ledger = AuditTrail(folder), ChainReader(folder / LEDGER)
+        self._state = LedgerState()
 
     def damage(self) -> str:
         """What is damaged or missing, and how to mend it; "" if they are whole."""
         try:
-            self._read_trail()
-            for entry in self._ledger.new():  # after the trail, which never names a line that is not yet there
-                self._hashes.add(entry.hash)
-                self._named = max(self._named, entry.fields["trail"])
-            self._charged.check(self._hashes)
-            self._read_trail()
-            _check_length(self._folder, self._trail.last.number, self._named)
+            self._trail.check(self._read_ledger)
         except DamagedError as error:
             return f"{error} Until then the site answers nothing."
         except OSError as error:
             return f"{error.filename} cannot be read ({error.strerror}). Until then the site answers nothing."
         return ""
 
-    def _read_trail(self) -> None:
-        for entry in self._trail.new():
-            self._charged.add(entry)
+    def _read_ledger(self) -> LedgerState:
+        for entry in self._ledger.new():
+            self._state.add(entry)
+        return self._state
 
 
 def _check_length(folder: Path, lines: int, named: int) -> None:

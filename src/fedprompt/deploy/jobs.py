@@ -170,9 +170,9 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     with _of_the_job_alone():
         check_job(settings.policy, recipe)  # before any name in it is looked up
     check_backbone(recipe.backbone.path, settings.backbone)
-    with (
-        _of_the_job_alone() if recipe.method.name in methods.names() else nullcontext()
-    ):  # what a method of the site's own raises is the site's
+    # What a method of the site's own raises is the site's.
+    bundled = recipe.method.name in methods.names()
+    with _of_the_job_alone() if bundled else nullcontext():
         plan = resolve(recipe, origin="job")
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")

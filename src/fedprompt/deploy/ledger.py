@@ -105,8 +105,7 @@ class SiteLedger:
         self._sets = folder / IMAGES
         self._known: dict[str, ImageSet] = {"": ImageSet()}
         self._lines: list[Training] = []
-        self._hashes: set[str] = set()
-        self._trail = 0
+        self._state = LedgerState()
 
     @property
     def newest(self) -> str:
@@ -140,13 +139,12 @@ class SiteLedger:
         """What the audit trail is compared with, after reading what other processes have added."""
         with self._chain.locked() as new:
             self._add(new)
-        return LedgerState(self._hashes, self._trail)
+        return self._state
 
     def _add(self, new: Iterable[Entry]) -> None:
         for entry in new:  # one by one, since a damaged line may follow
             self._lines.append(Training.from_fields(entry.fields))
-            self._hashes.add(entry.hash)
-            self._trail = max(self._trail, entry.fields["trail"])
+            self._state.add(entry)
 
     def spent(self, delta_for: Callable[[int], float]) -> list[tuple[Training, float]]:
         """Per set of images the last training with noise, and the epsilon so far; `delta_for(images)` is the delta."""

@@ -223,11 +223,9 @@ def _refusal(error: Exception) -> tuple[Payload, str]:
         _log.warning("The losses are not finite: %s", error)
         return Payload(DIVERGED), DIVERGED
     if isinstance(error, DamagedError):
-        cause, error = (
-            error,
-            RefusedError("the site's records are damaged or lost; its log says which.", rule="records"),
-        )
-        error.__cause__ = cause
+        refused = RefusedError("the site's records are damaged or lost; its log says which.", rule="records")
+        refused.__cause__ = error
+        error = refused
     if isinstance(error, RefusedUpdateError):  # by the checks that the server makes of an update, too
         error = RefusedError(error.sentence, rule=error.rule)
     if isinstance(error, RefusedError):

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.config.recipe import Recipe
+from fedprompt.config.settings import dotted
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks, RunContext
 from fedprompt.records.events import ScoreEvent
@@ -130,7 +131,7 @@ class Tracking(RunCallbacks):
         tracker = kind(**(usual if special is None else special(self._recipe.name, trial, folder)))
         tracker.start()
         self._open[name] = tracker
-        tracker.store_init_configuration(dict(_flat(self._recipe.model_dump(mode="json", exclude_none=True))))
+        tracker.store_init_configuration(_parameters(self._recipe))
 
     def _place(self, name: str) -> Path:
         return (self._folder / FOLDER / name).resolve()
@@ -153,13 +154,10 @@ def _keep_path(tracker: GeneralTracker, path: Path) -> None:
     tracker.log({"report": str(path)})
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str | int | float | bool]]:
+def _parameters(recipe: Recipe) -> dict[str, str | int | float | bool]:
     """The dotted keys of a recipe with values that trackers take; lists are text."""
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value if isinstance(value, str | int | float) else str(value)
+    found = dotted(recipe.model_dump(mode="json", exclude_none=True))
+    return {key: value if isinstance(value, str | int | float) else str(value) for key, value in found}
 
 
 @contextmanager
