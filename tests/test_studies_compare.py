@@ -195,6 +195,8 @@ def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) ->
         "-s", "compare=[]", "-s", "evaluate.local=false",
     )  # fmt: skip
     written = load_recipe(folder / "tuned" / "grid.toml")
+    columns = [read_run(folder / "tuned" / name).columns for name in ("grid-tuning", "grid-1")]
+    assert ["unseen" in own for own in columns] == [False, True], "the search needs no test set under shift"
     found = {trial.name: trial.figures["base"] for trial in read_run(folder / "tuned" / "grid-tuning").trials}
     assert set(found) == {"promptfl-lr-0.03", "promptfl-lr-0.01"}
     assert found[f"promptfl-lr-{written.method.train['lr']}"] == max(found.values())

@@ -217,6 +217,11 @@ class EvaluateTable(Table):
         "no validation part, and with many labels to fit a decision threshold; 0.2 if a round is chosen",
     )
     test: bool = Field(default=True, description="evaluate on test images; a search for settings leaves them unseen")
+    shifted: bool = Field(
+        default=True,
+        description="also evaluate under distribution shift: unseen domains and data sets, test sets with other "
+        "co-occurrence; no search needs it",
+    )
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )

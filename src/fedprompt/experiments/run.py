@@ -22,7 +22,7 @@ from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.plan import Plan, Trial
-from fedprompt.experiments.test_sets import TestSet, make_test_sets
+from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
 from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
@@ -136,8 +136,11 @@ def resume(
 
 
 def _test_sets(experiment: Experiment) -> tuple[TestSet, ...]:
-    """The test sets of an experiment; none if it leaves the test images unseen."""
-    return make_test_sets(experiment.dataset) if experiment.recipe.evaluate.test else ()
+    """The test sets that an experiment evaluates; none if it leaves the test images unseen."""
+    evaluate = experiment.recipe.evaluate
+    if not evaluate.test:
+        return ()
+    return tuple(one for one in make_test_sets(experiment.dataset) if evaluate.shifted or one.split in UNSHIFTED)
 
 
 def require_trusted_recipe(folder: Path, trusted: Sequence[str]) -> None:
