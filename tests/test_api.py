@@ -369,6 +369,13 @@ def test_mistakes_of_training_come_before_the_folder(
         assert not out.exists()
 
 
+@pytest.mark.parametrize("column", ["image", "Filename", "img_path", "picture"])
+def test_a_frame_has_its_images_in_a_column_of_a_usual_name(column: str) -> None:
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frame = pandas.DataFrame({"Label": ["cat", "dog"], column: images})
+    assert fp.load_dataset(frame).space.names == ("cat", "dog")
+
+
 def test_what_is_wrong_with_data_is_a_table(tmp_path: Path) -> None:
     for number in range(8):
         pixels(number // 2).save(tmp_path / f"{number}.png")  # each twice

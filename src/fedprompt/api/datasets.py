@@ -12,6 +12,7 @@ from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.in_memory import dataset_of_columns
+from fedprompt.data.intake.tables import IMAGE_COLUMNS
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
@@ -23,7 +24,6 @@ from fedprompt.experiments.clients import Clients
 if TYPE_CHECKING:
     import pandas
 
-IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
 DATA = "make one with load_dataset(...)"  # where an argument is no data set
 LABEL_COLUMNS = ("label", "labels", "class")
 Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
@@ -127,7 +127,8 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
     usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "domain": ("domain",)}
     chosen: dict[str, str] = {}
     for what, names in usual.items():
-        column = options.get(what) or next((name for name in names if name in known), "")
+        alike = (column for name in names for column in known if column.casefold() == name)
+        column = options.get(what) or next(alike, "")
         if column and column not in known:
             hint = did_you_mean(str(column), known)
             raise UserError(f"The table has no column {column!r}{hint} (columns: {', '.join(known)}).")
