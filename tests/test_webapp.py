@@ -138,7 +138,7 @@ def test_what_cannot_be_classified_is_a_sentence(place: str, content: bytes, cla
 
 def test_an_image_of_too_many_pixels_is_refused(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_formats, "BUDGET", 100)
-    with pytest.raises(UserError, match="has 40 x 40 pixels, more than .*; scale it down"):
+    with pytest.raises(UserError, match="has 40 x 40 pixels, more than"):
         adapters.cards(png(), "a.png", ["cat"])
 
 
