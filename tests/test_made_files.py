@@ -153,11 +153,13 @@ def test_json_beyond_the_limits_is_a_value_error() -> None:
         else:
             with pytest.raises(ValueError, match="nested more than 64 levels"):
                 load_json(text)
-        with pytest.raises(ValueError, match=r"larger than any number|has more than \d|stands twice|is not a number"):
+        with pytest.raises(
+            ValueError, match=r"larger than any number may be|has more than \d|stands twice|is not a number"
+        ):
             load_json(
                 draw.choice(
                     (
-                        f"[1e{draw.randint(309, 10**6)}]",
+                        f"[1e{draw.randint(301, 10**6)}]",
                         f"[{'9' * draw.randint(309, 4000)}]",
                         f"[{'9' * draw.randint(309, 4000)}.5]",
                         "[NaN]",

@@ -88,10 +88,12 @@ def test_events_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory,
 def test_what_json_lacks_becomes_null(tmp_path: Path) -> None:
     nan, inf = float("nan"), float("inf")
     with RunFolder.create(tmp_path) as folder:
-        folder.append(ScoreEvent(trial="a", round=1, split="base", per_class=(0.5, nan), figures={"accuracy": inf}))
+        folder.append(
+            ScoreEvent(trial="a", round=1, split="base", per_class=(0.5, nan), figures={"accuracy": inf, "f1": 1e305})
+        )
         folder.append(TrialEvent(trial="a", options={"deep": [{"rate": nan}]}))
         score, trial = map(json.loads, folder.log.read_text().splitlines())
-        assert score["per_class"] == [0.5, None] and score["figures"] == {"accuracy": None}
+        assert score["per_class"] == [0.5, None] and score["figures"] == {"accuracy": None, "f1": None}
         assert trial["options"] == {"deep": [{"rate": None}]}
 
 

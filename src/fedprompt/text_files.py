@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import tomllib
@@ -17,12 +16,13 @@ from fedprompt.file_system import LARGEST_FILE, read_bytes
 
 DEEPEST = 64  # levels of lists and objects; code that recurses over values must not reach Python's own limit
 MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
-MOST_DIGITS = 300  # of an integer; a float holds no more
+MOST_DIGITS = 300  # of an integer
+LARGEST_NUMBER = 1e300  # the sum of larger ones, or a margin beside them in a figure, is more than a float holds
 LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
 # A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number. It is
 # looked for at the beginning of words only, so that one long word is read once.
 _LONG_KEY = re.compile(rf"""(?<![\w-])(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
-# Shapes of numbers that a float may not hold, after `_SHAPE` has made every digit a 0.
+# Shapes of numbers that may be too large, after `_SHAPE` has made every digit a 0.
 _LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _STEPS = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
@@ -99,7 +99,7 @@ def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS, deepest: int = D
     """Strict JSON of limited depth and numbers of limited size.
 
     Raises ValueError for what is not JSON, more than `deepest` levels or `most_keys` keys, a key that stands twice in
-    an object, NaN and infinity, and numbers that a float cannot hold.
+    an object, NaN and infinity, and numbers beyond `LARGEST_NUMBER`.
     """
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if content.count(b":") > most_keys:  # one follows every key
@@ -147,14 +147,14 @@ def _refuse_constant(word: str) -> NoReturn:
 
 def _finite(word: str) -> float:
     number = float(word)
-    if math.isinf(number):
-        raise ValueError(f"{word[:40]} is larger than any number; write null")
+    if abs(number) > LARGEST_NUMBER:
+        raise ValueError(f"{word[:40]} is larger than any number may be; write null")
     return number
 
 
 def _integer(word: str) -> int:
     if len(word) > MOST_DIGITS:
-        raise ValueError(f"{word[:40]} is larger than any number; write null")
+        raise ValueError(f"{word[:40]} is larger than any number may be; write null")
     return int(word)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.errors import UserError
+from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
@@ -97,20 +98,20 @@ def _refuse_data(name: str) -> None:
     from fedprompt.config.recipe import bundled_recipes
 
     path = Path(name).expanduser()
-    if name in bundled_recipes() or path.suffix.lower() == ".toml" or not path.exists():
+    if name in bundled_recipes() or path.suffix.lower() == ".toml" or not (is_file(path) or is_folder(path)):
         return
     from fedprompt.data.intake.tables import column_names, is_table
 
-    is_folder = path.is_dir()
-    if is_folder and (path / "run.jsonl").is_file():
+    folder = is_folder(path)
+    if folder and (path / "run.jsonl").is_file():
         raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
-    if not is_folder and not is_table(path):
+    if not folder and not is_table(path):
         return  # which is no recipe either, and refused as such
-    single = not is_folder and "label" in column_names(path)
-    recipe = "own_folder" if is_folder or single else "own_table"
+    single = not folder and "label" in column_names(path)
+    recipe = "own_folder" if folder or single else "own_table"
     source = "--set data.source=class_table " if single else ""
     raise UserError(
-        f"{name} is a {'folder' if is_folder else 'table'}, not a recipe. To train on its images: fedprompt run "
+        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: fedprompt run "
         f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
         "understood of it)."
     )

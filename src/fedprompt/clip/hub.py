@@ -14,7 +14,7 @@ from huggingface_hub import constants, get_session, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, obstacle, read_bytes
+from fedprompt.file_system import entries, is_folder, obstacle, read_bytes
 from fedprompt.text_files import load_json_object
 
 HUB_SECONDS = 1.5
@@ -24,7 +24,7 @@ INPUT_SIDE = 224
 def require_available(path: str | Path) -> None:
     """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
     name, folder = str(path), Path(path).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
             if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
                 raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
@@ -48,7 +48,7 @@ def is_hub_id(name: str) -> bool:
 
 def published_id(path: str) -> str | None:
     """The Hub id of a backbone, by which everybody can have it; None for a folder and for the embedded one."""
-    return path if is_hub_id(path) and not Path(path).expanduser().is_dir() else None
+    return path if is_hub_id(path) and not is_folder(Path(path).expanduser()) else None
 
 
 def cached_folder(name: str) -> Path:
@@ -87,7 +87,7 @@ def hub_answers() -> bool:
 def input_side(path: str | Path) -> int:
     """The side in pixels of the images that a CLIP reads; 224, as of most CLIPs, where its folder is not at hand."""
     folder = Path(path).expanduser()
-    found = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(str(path), "config.json")
+    found = folder / "config.json" if is_folder(folder) else try_to_load_from_cache(str(path), "config.json")
     try:
         config = load_json_object(read_bytes(Path(found))) if isinstance(found, str | Path) else {}
         return int(config.get("vision_config", {}).get("image_size", INPUT_SIDE))

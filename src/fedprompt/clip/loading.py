@@ -23,6 +23,7 @@ from transformers.utils import logging
 from fedprompt.clip.hub import hub_answers, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError
+from fedprompt.file_system import is_folder
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -36,15 +37,15 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
     """
     name, folder = str(path), Path(path).expanduser()
     require_available(path)
-    origin = str(folder) if folder.is_dir() else name
+    origin = str(folder) if is_folder(folder) else name
     # Without a network the library would try for half a minute before it looks into its cache.
-    local = folder.is_dir() or not hub_answers()
+    local = is_folder(folder) or not hub_answers()
     try:
         about, _ = CLIPConfig.get_config_dict(origin, local_files_only=local)
         kind = about.get("model_type", "model of no stated type")
         if kind != "clip":
             raise ValueError(f"it is a {kind}, not a CLIP.")
-        with _quiet() if folder.is_dir() else nullcontext():
+        with _quiet() if is_folder(folder) else nullcontext():
             model, report = CLIPModel.from_pretrained(
                 origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
             )

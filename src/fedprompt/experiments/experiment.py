@@ -28,6 +28,7 @@ from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
+from fedprompt.file_system import is_folder
 
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
@@ -182,7 +183,7 @@ def _describe(
 def backbone_elsewhere(path: str) -> str:
     """The backbone of a recipe as other libraries open it: a Hub id, or an absolute folder."""
     folder = weights_folder() if path == DEMO else Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
+    return str(folder.resolve()) if is_folder(folder) else path
 
 
 def load_backbone(table: BackboneTable) -> Clip:

@@ -30,7 +30,7 @@ from fedprompt.experiments.predictions import Predictions, decide, evaluate
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
-from fedprompt.file_system import is_file, read_bytes, require_folder
+from fedprompt.file_system import is_file, is_folder, read_bytes, require_folder
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
@@ -187,7 +187,7 @@ def may_be_trained_on(adapter: Adapter, found: Predictions) -> bool:
     match load_json_object(read_bytes(path)):
         case {"recipe": {"data": {"path": str(given)}}}:
             data = Path(given).expanduser().absolute()
-            folder = data if data.is_dir() else data.parent
+            folder = data if is_folder(data) else data.parent
             return any(Path(one.picture).absolute().is_relative_to(folder) for one in found.images if one.truth)
     return False
 

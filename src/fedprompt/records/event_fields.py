@@ -8,6 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from fedprompt.text_files import LARGEST_NUMBER
+
 
 class Record(BaseModel):
     """A JSON object with known fields.
@@ -19,7 +21,7 @@ class Record(BaseModel):
 
 
 def json_value(value: object) -> object:
-    """The value with lists for tuples and None for NaN and infinity, which JSON does not have."""
+    """The value with lists for tuples, and None for NaN, infinity and larger numbers than readers take."""
     return _finite(value, infinity=None)
 
 
@@ -33,7 +35,7 @@ def _finite(value: object, *, infinity: str | None) -> object:
         return {key: _finite(item, infinity=infinity) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item, infinity=infinity) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST_NUMBER:
         return infinity if value == math.inf else None
     return value
 
