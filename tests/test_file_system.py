@@ -85,7 +85,7 @@ def test_what_a_path_leads_to_is_known_without_opening_it(tmp_path, monkeypatch)
     assert obstacle(tmp_path / "file/inside", "file") == "does not exist, since a part of this path is a file"
     assert obstacle(tmp_path / "gone", "folder") == "does not exist"
     assert obstacle(tmp_path, "file") == "is a folder" and obstacle(tmp_path / "file", "folder") == "is a file"
-    assert obstacle(Path("x" * 300), "file") == "cannot be read (File name too long)"
+    assert obstacle(Path("x" * 300), "file") == "is not a path (File name too long)"
     assert obstacle(Path("a\0b"), "file").startswith("is not a path")
 
 
