@@ -18,9 +18,11 @@ DEEPEST = 64  # levels of lists and objects; code that recurses over values must
 MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
 MOST_DIGITS = 300  # of an integer
 LARGEST_NUMBER = 1e300  # the sum of larger ones, or a margin beside them in a figure, is more than a float holds
+MOST_TABLES = 10_000  # of a TOML file; the library takes a second for so many
 LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
 # A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number. It is
 # looked for at the beginning of words only, so that one long word is read once.
+_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)  # of a table, or a list on a line of its own
 _LONG_KEY = re.compile(rf"""(?<![\w-])(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
 # Shapes of numbers that may be too large, after `_SHAPE` has made every digit a 0.
 _LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
@@ -162,6 +164,8 @@ def load_toml(text: str) -> Tables:
     """TOML of limited size and depth; ValueError for what is not TOML or beyond the limits."""
     if len(text) > LARGEST_TOML:
         raise ValueError(f"it has more than {LARGEST_TOML:,} characters")
+    if len(_HEADER.findall(text)) > MOST_TABLES:
+        raise ValueError(f"it has more than {MOST_TABLES:,} tables")
     if _LONG_KEY.search(text):
         raise ValueError(f"it has a key of {DEEPEST} parts or more")
     try:

@@ -26,6 +26,7 @@ LIGATURES, WIDE = range(0xFB00, 0xFB07), (0x3000, *range(0xFF01, 0xFFF0))  # fi,
 PLAIN = {ord(quote): "'" for quote in SINGLE_QUOTES} | {ord(quote): '"' for quote in DOUBLE_QUOTES}
 PLAIN |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *WIDE)}
 TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
+LONGEST_TEXT = 10_000  # characters; tokenisers take memory by the length of a text before it is cut
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,11 @@ class PromptTokenizer:
             )
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text without start and end."""
+        """Token ids of each text without start and end; UserError for a text that is far longer than any sentence."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self._pieces]
         if fresh:
+            if len(longest := max(fresh, key=len)) > LONGEST_TEXT:
+                raise UserError(f"The text {longest[:40]!r}... has {len(longest):,} characters; shorten it.")
             plain = [plain_text(text) for text in fresh]
             rows = self.tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"

@@ -49,7 +49,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A request that the site has accepted, with what it needs to answer it; `may_score` allows one more score."""
+    """A request that the site has accepted, with what it needs to answer it.
+
+    `may_score` allows one more score.
+    """
 
     request: Payload
     settings: SiteFile
@@ -59,6 +62,7 @@ class Job:
     images: OwnImages
     state: SiteState
     may_score: bool
+    images_hash: str  # of the images, with a key that stays at the site
 
     @property
     def fields(self) -> Fields:
@@ -98,7 +102,18 @@ class Jobs:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
         counted = _scored(pinned, trial, request.kind, settings.policy)
         (counted or pinned).save(state.folder)
-        return Job(request, settings, experiment, trial, client, images, state, may_score=counted is not None)
+        hashed = pinned.secret_hash(images.fingerprint)
+        return Job(
+            request,
+            settings,
+            experiment,
+            trial,
+            client,
+            images,
+            state,
+            may_score=counted is not None,
+            images_hash=hashed,
+        )
 
     def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> tuple[str, Experiment]:
         """The experiment on this site's images, and a key that changes when their folder does."""

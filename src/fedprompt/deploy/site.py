@@ -23,7 +23,7 @@ from fedprompt.deploy.disclosure import (
 from fedprompt.deploy.hash_chain import DamagedError
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
-from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
+from fedprompt.deploy.preflight import fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
@@ -32,7 +32,6 @@ from fedprompt.federated.client import TooLateError, train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate_any, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import (
-    Limits,
     RefusedUpdateError,
     check_personal,
     check_raw,
@@ -114,7 +113,7 @@ class Site:
                 task = _task(job)
                 update = self._train(task, charges)
                 update = replace(update, num_examples=releasable_weight(update.num_examples, settings.policy))
-                check_update(update, task.shared, Limits(most_examples=codec.most_examples))
+                check_update(update, task.shared)
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
             length = partial(_vector_length, job)
@@ -204,8 +203,7 @@ def _expired() -> RefusedError:
 
 def _marked(job: Job, answer: Payload) -> Payload:
     """The answer with the number of its request, and the facts that the server compares with its own."""
-    run = f"{job.state.folder.name} {job.images.fingerprint}"  # two runs on the same images have different hashes
-    facts = {**fingerprints(job.experiment, job.trial), "data": digest(run)}
+    facts = {**fingerprints(job.experiment, job.trial), "data": job.images_hash}
     return replace(answer, fields={**answer.fields, "facts": facts, "serial": job.fields["serial"]})
 
 
