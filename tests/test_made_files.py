@@ -32,7 +32,7 @@ from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import open_file, read_bytes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors, read_lines
-from fedprompt.text_files import DEEPEST, load_json, load_toml
+from fedprompt.text_files import DEEPEST, MOST_TABLES, load_json, load_toml
 from made_files import RECIPE, damaged, hostile, refused_or_harmless, special, tries
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other systems have other special files")
@@ -307,6 +307,14 @@ def long_name() -> bytes:
 def test_one_long_word_in_toml_is_read_once() -> None:
     with pytest.raises(ValueError, match="4300"):  # Python's own limit of digits
         load_toml("a = " + "9" * 900_000)
+
+
+@pytest.mark.parametrize("form", ["[a{}]", "[[a]]", "  [a.b{}]", "[[a{}.b]]"])
+def test_toml_of_many_tables_is_refused_before_it_is_parsed(form: str) -> None:
+    content = [form.format(number) for number in range(MOST_TABLES + 1)]
+    with pytest.raises(ValueError, match="more than 10,000 tables"):
+        load_toml("\n".join(content))
+    assert load_toml("\n".join(content[:100]))
 
 
 def test_toml_of_usual_depth_is_read() -> None:

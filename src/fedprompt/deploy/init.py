@@ -104,13 +104,13 @@ def init_site(folder: Path) -> Path:
     site = load_site(folder)
     if more := sorted(entry.name for entry in entries(folder) if entry.name not in SENT):
         raise UserError(
-            f"{folder} holds more than {' and '.join(SENT)}: {', '.join(more[:8])}. If these keys were made here, the site "
-            "has them already (new ones: fedprompt site rotate). Delete all that was sent to you."
+            f"{folder} holds more than {' and '.join(SENT)}: {', '.join(more[:8])}. If keys were made here before, the "
+            "site has them (new ones: fedprompt site rotate). Delete all that was sent to you."
         )
-    if site.roster.sites:
+    if peers := ", ".join(sorted(site.roster.sites)):
         raise UserError(
-            f"{folder / SITE} was sent with peers in [roster.sites] ({', '.join(sorted(site.roster.sites))}); delete that "
-            "table. Peers are added with `fedprompt site roster add` when their fingerprints were compared."
+            f"{folder / SITE} was sent with peers in [roster.sites] ({peers}); delete that table. "
+            "Peers are added with `fedprompt site roster add` when their fingerprints were compared."
         )
     public = make_site_keys(folder, site.name)
     write_atomic(folder / "fedprompt-site.service", service(f"fedprompt site {site.name}", "site up", folder))

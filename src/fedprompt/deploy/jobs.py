@@ -16,6 +16,7 @@ from fedprompt.clip.hub import cached_folder
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.sites import NotAgreedError
 from fedprompt.demo import DEMO
 from fedprompt.deploy.audit import recipe_hash, server_key
@@ -189,6 +190,8 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     bundled = recipe.method.name in methods.names()
     with _of_the_job_alone() if bundled else nullcontext():
         plan = resolve(recipe, origin="job")
+    with _of_the_job_alone():
+        _check_texts(plan.source.options)
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
     if settings.data and not plan.clients_are_sites:
@@ -212,6 +215,13 @@ def _of_the_job_alone() -> Iterator[None]:
     except UserError as mistake:
         sentence = KNOWN.sub("", " ".join(str(mistake).split()))
         raise RefusedError(sentence[:LONGEST_REFUSAL], rule="recipe") from None
+
+
+def _check_texts(options: Mapping[str, object]) -> None:
+    """UserError for class names and a template that make no label space, or texts that fill the memory."""
+    names, template = options.get("classes"), options.get("template")
+    if isinstance(names, list | tuple) and names:
+        LabelSpace(tuple(map(str, names)), **({"template": template} if isinstance(template, str) else {}))
 
 
 def _holds_path(options: object) -> bool:

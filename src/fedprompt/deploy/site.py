@@ -60,6 +60,7 @@ from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
+LONGEST_CAUSE = 2000  # characters of why a job was refused, in the site's log
 DEEPEST_TRACE = 20  # calls of a traceback in the site's log, the innermost
 _log = logging.getLogger(__name__)
 
@@ -227,7 +228,8 @@ def _refusal(error: Exception) -> tuple[Payload, str]:
     if isinstance(error, RefusedUpdateError):  # by the checks that the server makes of an update, too
         error = RefusedError(error.sentence, rule=error.rule)
     if isinstance(error, RefusedError):
-        _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        _log.warning("Refused a job: %s%s", error, cause[:LONGEST_CAUSE])  # which may list what the job lists
         return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)
     lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error, limit=-DEEPEST_TRACE)
