@@ -117,7 +117,7 @@ class SecureTable(Table):
     """Secure aggregation: the server sees only sums of updates, so it can only take the mean."""
 
     share: float = Field(2 / 3, gt=0.5, le=1, description="share of a round's clients that must stay until its end")
-    clip: float = Field(100.0, ge=1e-6, le=1e6, description="L2 norm to which clients clip their updates")
+    clip: float = Field(100.0, ge=1e-9, le=1e9, description="L2 norm to which clients clip their updates")
     most_examples: int = Field(
         10_000,
         ge=1,

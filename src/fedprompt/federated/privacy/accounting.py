@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from fedprompt.errors import UserError
 
-SMALLEST = 1e-6  # clip and noise multiplier; the largest are 1 / SMALLEST
+SMALLEST, LARGEST = 1e-9, 1e9  # clip and noise multiplier
 
 
 @dataclass(frozen=True, order=True)
@@ -96,10 +96,9 @@ class GaussianPrivacy:
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"The privacy option {name} = {getattr(self, name)} must be a number above 0.")
         for name in ("clip", "noise"):
-            if not SMALLEST <= getattr(self, name) <= 1 / SMALLEST:  # beyond, products and steps lose their digits
+            if not SMALLEST <= getattr(self, name) <= LARGEST:  # beyond, products and steps lose their digits
                 raise UserError(
-                    f"The privacy option {name} = {getattr(self, name)} must lie between {SMALLEST:g} and "
-                    f"{1 / SMALLEST:g}."
+                    f"The privacy option {name} = {getattr(self, name)} must lie between {SMALLEST:g} and {LARGEST:g}."
                 )
         if self.delta >= 1:
             raise UserError(
