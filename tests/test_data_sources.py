@@ -82,7 +82,7 @@ PARTS = st.sampled_from(
 
 
 @given(parts=st.lists(PARTS | st.text(max_size=5), min_size=1, max_size=6))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_no_path_of_a_table_leaves_its_folder(parts):
     root, path = Path("/data/pictures"), "/".join(parts)
     own, wrong = below(root, path)

@@ -35,7 +35,7 @@ def pixels(dataset: Dataset, row: int) -> np.ndarray:
 
 
 @given(st.integers(0, 900))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_an_image_depends_on_its_address_alone(row):
     small, large = pictograms(train=2, test=1), pictograms(train=3, test=2)
     address = small.source.addresses[row]

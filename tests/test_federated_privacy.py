@@ -96,7 +96,7 @@ def test_discrete_noise_of_the_largest_scale_is_gaussian() -> None:
     assert discrete_gaussian(5, 0).shape == (0,)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1e-6, 1e6), st.floats(1e-3, 1e3), st.floats(0, 1e6), st.integers(1, 2000), st.integers(0, 99))
 def test_what_clients_mask_with_distributed_noise_is_no_longer_than_the_clip(
     clip: float, noise: float, length: float, count: int, seed: int

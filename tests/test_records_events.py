@@ -122,7 +122,7 @@ def models(kind: type[BaseModel]) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_event_is_read_as_it_was_written(name: str, data: st.DataObject) -> None:
     kind = EVENTS[name]

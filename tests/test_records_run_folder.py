@@ -76,7 +76,7 @@ def test_any_damage_to_a_tensor_file_is_a_sentence(tmp_path: Path) -> None:
         load_tensors(tmp_path / "missing")
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.dictionaries(st.text(), st.recursive(st.none() | st.text(st.characters()) | st.integers(), st.lists)))
 def test_events_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, recipe: dict) -> None:
     with RunFolder.create(tmp_path_factory.mktemp("run") / "here") as folder:
