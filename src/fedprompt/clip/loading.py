@@ -102,7 +102,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
 
 
-def copy_weights_aligned(model: CLIPModel) -> None:
+def copy_weights_aligned(model: torch.nn.Module) -> None:
     """Give every weight aligned memory of its own: products round differently on a file's unaligned tensors."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
