@@ -179,5 +179,5 @@ def square_side(size: Any, what: str) -> int:
     """The side of a square that a configuration gives as a number or as two; UserError for another shape."""
     sides = {int(side) for side in size} if isinstance(size, (list, tuple)) else {int(size)}
     if len(sides) != 1:
-        raise UserError(f"The image tower's {what} is {size}, but only square ones are supported; use another backbone.")
+        raise UserError(f"The image tower's {what} is {size}, but only square ones are read; use another backbone.")
     return sides.pop()

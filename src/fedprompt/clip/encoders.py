@@ -58,7 +58,8 @@ class Encoders(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the towers."""
-        return self.model.device
+        device: torch.device = self.model.device
+        return device
 
     def token_embeddings(self, phrase: str) -> Tensor:
         """[n, W] embeddings of a phrase's tokens, to initialise a context with."""

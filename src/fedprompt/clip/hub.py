@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from fedprompt.errors import UserError
@@ -18,6 +18,9 @@ from fedprompt.file_system import entries, obstacle, read_bytes
 from fedprompt.text_files import load_json_object
 
 HUB_SECONDS = 1.5
+CONFIGS = ("config.json", "open_clip_config.json")  # of transformers, and of open_clip
+WEIGHTS = "open_clip_model.safetensors"
+OPEN_CLIP_FILES = ("open_clip_*", "tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json")
 INPUT_SIDE = 224
 
 
@@ -29,11 +32,13 @@ def require_available(path: str | Path) -> None:
             if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
                 raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
         return
+    if not obstacle(folder, "file"):
+        return
     if isinstance(path, Path) or not is_hub_id(name):
         raise UserError(
             f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
         )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
+    if not any(isinstance(try_to_load_from_cache(name, one), str) for one in CONFIGS) and not hub_answers():
         raise UserError(
             f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
             "not answer. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
@@ -65,6 +70,23 @@ def cached_folder(name: str) -> Path:
             "into the cache, or name the folder of a copy."
         )
     return Path(found).parent
+
+
+def hub_checkpoint(name: str) -> Path | None:
+    """The folder of the Hub's cache with an open_clip checkpoint, fetched if need be; None for a model of transformers.
+
+    Of a repository that holds both, transformers' model is taken.
+    """
+    cached = [try_to_load_from_cache(name, one) for one in CONFIGS]
+    if isinstance(cached[0], str):
+        return None
+    if isinstance(cached[1], str) and not hub_answers():
+        return Path(cached[1]).parent
+    files = HfApi(endpoint=constants.ENDPOINT).list_repo_files(name) if hub_answers() else []
+    if CONFIGS[0] in files or CONFIGS[1] not in files:
+        return None
+    patterns = [*OPEN_CLIP_FILES] if WEIGHTS not in files else [*OPEN_CLIP_FILES[1:], CONFIGS[1], WEIGHTS]
+    return Path(snapshot_download(name, allow_patterns=patterns, endpoint=constants.ENDPOINT))
 
 
 @functools.cache

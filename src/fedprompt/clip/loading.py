@@ -1,13 +1,9 @@
-"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline.
-
-Another dual encoder, such as SigLIP or EVA-CLIP, would be opened in `open_parts`, which refuses every model that is not
-a `CLIPModel`; its blocks would be run in `towers`.
-"""
+"""Loading a backbone from a folder, a checkpoint or the Hub: model, tokenizer and preprocessing; works offline."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,50 +11,103 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
-from fedprompt.clip.hub import hub_answers, require_available
+from fedprompt.clip import families
+from fedprompt.clip.backbone import Family
+from fedprompt.clip.checkpoints.opening import find_checkpoint, open_checkpoint
+from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+POSITIONS = ".position_ids"  # the end of the names of constants, which older files hold
+REFUSALS = (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
-    """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
+    """Return (model in float32, tokenizer, PIL image processor) of a folder, a checkpoint or a Hub id.
 
-    Raises UserError if there is none, it is not a CLIP, or a part is missing, damaged or not safetensors.
+    Raises UserError if there is none, it is no contrastive pair of a supported family, or a part is missing or damaged.
     """
     name, folder = str(path), Path(path).expanduser()
     require_available(path)
+    if not folder.exists() and (fetched := hub_checkpoint(name)):
+        folder = fetched
+    if found := find_checkpoint(folder):
+        opened = open_checkpoint(found)
+        return opened.model, opened.tokenizer, opened.processor
     origin = str(folder) if folder.is_dir() else name
     # Without a network the library would try for half a minute before it looks into its cache.
     local = folder.is_dir() or not hub_answers()
     try:
-        about, _ = CLIPConfig.get_config_dict(origin, local_files_only=local)
-        kind = about.get("model_type", "model of no stated type")
-        if kind != "clip":
-            raise ValueError(f"it is a {kind}, not a CLIP.")
+        family = families.find(_model_type(origin, local=local))
         with _quiet() if folder.is_dir() else nullcontext():
-            model, report = CLIPModel.from_pretrained(
-                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
-            )
+            model, report = _open_model(family, origin, local=local)
             tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
-            processor = CLIPImageProcessorPil.from_pretrained(origin, local_files_only=local)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            processor = family.processor.from_pretrained(origin, local_files_only=local)
+    except REFUSALS as error:
         raise UserError(
-            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds "
-            "config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."
+            f"The backbone {name!r} cannot be opened: {_reason(error)} A backbone's folder holds config.json, "
+            "model.safetensors, preprocessor_config.json and the tokenizer's files."
         ) from error
+    _check_report(report, name)
+    return model, tokenizer, processor
+
+
+def _model_type(origin: str, *, local: bool) -> str:
+    about, _ = PreTrainedConfig.get_config_dict(origin, local_files_only=local)
+    return str(about.get("model_type", "model of no stated type"))
+
+
+def _open_model(family: Family, origin: str, *, local: bool) -> tuple[Any, Mapping[str, Any]]:
+    """A model in float32, and what transformers reports of its weights; those of other shapes are in the report."""
+    model, report = family.model.from_pretrained(
+        origin,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=local,
+        ignore_mismatched_sizes=True,
+    )
+    return model, report
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error as a sentence, with the way out where a package or a form of weights is the reason."""
+    reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__).strip()
+    reason = reason if reason.endswith((".", "!")) else f"{reason}."
+    if isinstance(error, ImportError):
+        reason += " Install the package that its tokenizer needs, e.g. pip install sentencepiece protobuf."
+    if "pytorch_model.bin" in reason or "no file named model.safetensors" in reason:
+        reason += " Weights in another form are converted once: fedprompt backbone convert FOLDER OUT."
+    return reason
+
+
+def _check_report(report: Mapping[str, Any], name: str) -> None:
+    """Raise UserError unless the weights are those of the configuration: all, no others, in their shapes."""
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
-    return model, tokenizer, processor
+        raise UserError(
+            f"The backbone {name!r} lacks {plural(len(missing), 'weight')}, {missing[0]!r} first; give a whole one."
+        )
+    extra = sorted(key for key in report["unexpected_keys"] if not key.endswith(POSITIONS))
+    if extra:
+        raise UserError(
+            f"The backbone {name!r} has {plural(len(extra), 'weight')} that its config.json does not speak of, "
+            f"{extra[0]!r} first; correct config.json, or give the image and text towers alone."
+        )
+    for key, found, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"The weight {key!r} of the backbone {name!r} is {list(found)}, but by its config.json {list(wanted)}; give "
+            "the configuration that belongs to the weights."
+        )
 
 
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:

@@ -25,6 +25,7 @@ SINGLE_QUOTES, DOUBLE_QUOTES = "\u02bc\u2018\u2019\u201a\u201b", "\u201c\u201d\u
 LIGATURES, WIDE = range(0xFB00, 0xFB07), (0x3000, *range(0xFF01, 0xFFF0))  # fi, fl, ...; forms for East Asian type
 PLAIN = {ord(quote): "'" for quote in SINGLE_QUOTES} | {ord(quote): '"' for quote in DOUBLE_QUOTES}
 PLAIN |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *WIDE)}
+SPARE = 1024  # ids that a tower may embed beyond those of its tokenizer, since tables are rounded up
 TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
 
 
@@ -87,6 +88,24 @@ class SpecialTokens:
     pad: int
     length: int | None = None
     pad_left: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, vocabulary: int, length: int | None = None) -> SpecialTokens:
+        """What a tokenizer itself puts around a sentence and pads with.
+
+        Raises UserError if it has another vocabulary than the tower, which embeds `vocabulary` ids, or no padding.
+        """
+        known, pad = len(tokenizer), tokenizer.pad_token_id
+        if not vocabulary - SPARE <= known <= vocabulary or pad is None:
+            raise UserError(
+                f"The text tower knows {vocabulary} token ids, but the tokenizer has {known} and pads with id {pad}; use "
+                "the tokenizer that this backbone was trained with."
+            )
+        words = tokenizer("a", add_special_tokens=False)["input_ids"]
+        row = tokenizer("a")["input_ids"]
+        start = next((place for place in range(len(row)) if row[place : place + len(words)] == words), 0)
+        before, after = tuple(row[:start]), tuple(row[start + len(words) :])
+        return cls(before, after, pad, length, pad_left=tokenizer.padding_side == "left")
 
     def padded(self, row: Sequence[int], length: int) -> list[int]:
         """A row of `length` tokens."""
@@ -167,9 +186,9 @@ class PromptTokenizer:
             + torch.arange(count)  # [N, n]
             for name, count in lengths.items()
         }
-        ids = torch.tensor([self.special.padded(row, length) for row in rows], dtype=torch.int64)
+        padded = torch.tensor([self.special.padded(row, length) for row in rows], dtype=torch.int64)
         end = torch.tensor([length - 1 if self.special.length else len(row) - 1 for row in rows])
-        return Layout(ids.reshape(len(rows), length), end, slots)
+        return Layout(padded.reshape(len(rows), length), end, slots)
 
 
 def plain_text(text: str) -> str:

@@ -56,7 +56,8 @@ class CausalTextTower:
 
     def _placed(self, embeddings: Tensor) -> Tensor:
         """[N, T, W] embeddings with those of their positions."""
-        return embeddings + self.model.text_model.embeddings.position_embedding.weight[: embeddings.shape[1]]
+        positions: Tensor = self.model.text_model.embeddings.position_embedding.weight
+        return embeddings + positions[: embeddings.shape[1]]
 
     def _project(self, state: Tensor) -> Tensor:
         features: Tensor = self.model.text_projection(self.model.text_model.final_layer_norm(state))

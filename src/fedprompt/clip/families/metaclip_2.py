@@ -1,4 +1,4 @@
-"""MetaCLIP 2 (Chuang et al., 2025): the towers of CLIP with a multilingual tokenizer, read at the end token's own id."""
+"""MetaCLIP 2 (Chuang et al., 2025): CLIP's towers with a multilingual tokenizer, read at the end token's id."""
 
 from __future__ import annotations
 
