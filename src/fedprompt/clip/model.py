@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fedprompt.clip.backbone import Edit, Encoded
+from fedprompt.clip.backbone import Capability, Edit, Encoded, Tower, layers_pattern
 from fedprompt.clip.encoders import Encoders
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import check_size, fingerprint, numerics_id, open_parts, preprocess
@@ -23,7 +23,7 @@ from fedprompt.data.decode_workers import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
 
-__all__ = ["Clip", "Edit", "Encoded", "Prompts"]
+__all__ = ["Capability", "Clip", "Edit", "Encoded", "Prompts", "Tower", "layers_pattern"]
 
 
 class Clip(Encoders):

@@ -50,7 +50,7 @@ def metaclip_2(sizes: Sizes) -> Parts:
     """MetaCLIP 2 with a Unigram tokenizer as XLM-R's."""
     special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     tokenizer = XLMRobertaTokenizer(vocab=[*special, *_unigrams(), ("<mask>", 0.0)])
-    text = TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "eos_token_id": 2}
+    text = TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "bos_token_id": 0, "eos_token_id": 2}
     config = MetaClip2Config(
         text_config=text | sizes.get("text", {}),
         vision_config=VISION | IMAGE | sizes.get("vision", {}),
@@ -117,6 +117,7 @@ FAMILIES: Mapping[str, Callable[[Sizes], Parts]] = {
 
 def _siglip(tokenizer: Any, sizes: Sizes) -> Parts:
     text = TEXT | {"vocab_size": len(tokenizer), "max_position_embeddings": 40, "projection_size": 48}
+    text |= {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = SiglipConfig(
         text_config=text | sizes.get("text", {}), vision_config=VISION | IMAGE | sizes.get("vision", {})
     )

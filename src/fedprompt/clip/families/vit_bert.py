@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     BertConfig,
     BertModel,
     CLIPImageProcessorPil,
@@ -38,6 +39,9 @@ class ViTBertConfig(PreTrainedConfig):  # type: ignore[misc]
     vision_config: dict | PreTrainedConfig | None = None  # type: ignore[type-arg]
     projection_dim: int = 512
     context_length: int = 256
+
+
+AutoConfig.register("vit_bert", ViTBertConfig)  # for the tokenizer's loader, which asks for the configuration
 
 
 class ViTBertModel(PreTrainedModel):
