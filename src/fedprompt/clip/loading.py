@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from transformers.utils import logging
 
 from fedprompt.clip import families
 from fedprompt.clip.backbone import Family
-from fedprompt.clip.checkpoints.opening import find_checkpoint, open_checkpoint
+from fedprompt.clip.checkpoints.config import read_config
+from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open_checkpoint
 from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError, plural
@@ -36,44 +38,76 @@ def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
 
     Raises UserError if there is none, it is no contrastive pair of a supported family, or a part is missing or damaged.
     """
+    place = _locate(path)
+    if isinstance(place, Checkpoint):
+        opened = open_checkpoint(place)
+        return opened.model, opened.tokenizer, opened.processor
+    local, name = place.local, str(path)
+    with _refusing(name):
+        family = families.find(_model_type(place))
+        with _quiet(progress=place.hub):
+            model, report = _open_model(family, place)
+            tokenizer = AutoTokenizer.from_pretrained(place.origin, local_files_only=local, trust_remote_code=False)
+            processor = family.processor.from_pretrained(place.origin, local_files_only=local)
+    _check_report(report, name)
+    return model, tokenizer, processor
+
+
+def family_of(path: str | Path) -> Family:
+    """The family of a folder, a checkpoint or a Hub id, from its configuration alone; UserError as `open_parts`."""
+    place = _locate(path)
+    if isinstance(place, Checkpoint):
+        return families.find("vit_bert" if place.config and read_config(place.config).bert else "clip")
+    with _refusing(str(path)):
+        return families.find(_model_type(place))
+
+
+@dataclass(frozen=True)
+class HuggingFacePlace:
+    """Where transformers finds a model: a folder, or an id of the Hub; `local` if it must not ask the network."""
+
+    origin: str
+    hub: bool
+    local: bool
+
+
+def _locate(path: str | Path) -> Checkpoint | HuggingFacePlace:
     name, folder = str(path), Path(path).expanduser()
     require_available(path)
-    if not folder.exists() and (fetched := hub_checkpoint(name)):
+    hub = not folder.exists()
+    if hub and (fetched := hub_checkpoint(name)):
         folder = fetched
     if found := find_checkpoint(folder):
-        opened = open_checkpoint(found)
-        return opened.model, opened.tokenizer, opened.processor
-    origin = str(folder) if folder.is_dir() else name
+        return found
     # Without a network the library would try for half a minute before it looks into its cache.
-    local = folder.is_dir() or not hub_answers()
+    return HuggingFacePlace(name if hub else str(folder), hub, local=not hub or not hub_answers())
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn what transformers raises into a UserError."""
     try:
-        family = families.find(_model_type(origin, local=local))
-        with _quiet() if folder.is_dir() else nullcontext():
-            model, report = _open_model(family, origin, local=local)
-            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
-            processor = family.processor.from_pretrained(origin, local_files_only=local)
+        yield
     except REFUSALS as error:
         raise UserError(
             f"The backbone {name!r} cannot be opened: {_reason(error)} A backbone's folder holds config.json, "
             "model.safetensors, preprocessor_config.json and the tokenizer's files."
         ) from error
-    _check_report(report, name)
-    return model, tokenizer, processor
 
 
-def _model_type(origin: str, *, local: bool) -> str:
-    about, _ = PreTrainedConfig.get_config_dict(origin, local_files_only=local)
+def _model_type(place: HuggingFacePlace) -> str:
+    about, _ = PreTrainedConfig.get_config_dict(place.origin, local_files_only=place.local)
     return str(about.get("model_type", "model of no stated type"))
 
 
-def _open_model(family: Family, origin: str, *, local: bool) -> tuple[Any, Mapping[str, Any]]:
+def _open_model(family: Family, place: HuggingFacePlace) -> tuple[Any, Mapping[str, Any]]:
     """A model in float32, and what transformers reports of its weights; those of other shapes are in the report."""
     model, report = family.model.from_pretrained(
-        origin,
+        place.origin,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
-        local_files_only=local,
+        local_files_only=place.local,
         ignore_mismatched_sizes=True,
     )
     return model, report
@@ -129,13 +163,16 @@ def numerics_id(device: torch.device) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the progress bar of loading from a folder; downloads keep theirs."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _quiet(*, progress: bool) -> Iterator[None]:
+    """Hide transformers' warnings, in place of which there are sentences, and unless `progress` its progress bar."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.set_verbosity_error()
+    if not progress:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 

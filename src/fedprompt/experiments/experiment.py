@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.hub import require_available
+from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -95,6 +95,10 @@ def assemble(
     image is opened then. With `validates` images of the validation part are opened even if the plan chooses no round.
     """
     recipe = plan.recipe
+    if backbone is None and recipe.backbone.path != DEMO:
+        family = family_of(recipe.backbone.path)  # before data are read, which may take long
+        for trial in plan.trials:
+            trial.require_carried(family)
     dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
@@ -102,8 +106,6 @@ def assemble(
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
-    if backbone is None and recipe.backbone.path != DEMO:
-        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
