@@ -123,7 +123,10 @@ def _siglip(tokenizer: Any, sizes: Sizes) -> Parts:
     )
     side = config.vision_config.image_size
     processor = SiglipImageProcessorPil(size={"height": side, "width": side})
-    return _drawn(SiglipModel, config), tokenizer, processor
+    model = _drawn(SiglipModel, config)
+    for block in model.text_model.encoder.layers:  # sharp attention: a mean over the padding would hide the words
+        block.self_attn.q_proj.weight.data *= 4
+    return model, tokenizer, processor
 
 
 def _unigrams() -> list[tuple[str, float]]:
