@@ -78,7 +78,7 @@ def test_what_does_not_open_as_a_clip_leaves_nothing(
 ) -> None:
     with hub_server({**files, "config.json": b'{"model_type": "bert"}'}) as running:
         use(running.url, monkeypatch)
-        with pytest.raises(UserError, match="it is a bert, not a CLIP"):
+        with pytest.raises(UserError, match="it is a bert, not a contrastive pair"):
             fetch(NAME, tmp_path / "clip")
     assert list(tmp_path.iterdir()) == []
 

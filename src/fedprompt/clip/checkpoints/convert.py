@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ from torch.nn.functional import normalize
 from fedprompt.clip.checkpoints import published
 from fedprompt.clip.checkpoints.config import Activation
 from fedprompt.clip.checkpoints.opening import OpenedCheckpoint, find_checkpoint, open_checkpoint
+from fedprompt.clip.checkpoints.reading import read_tensors
+from fedprompt.clip.checkpoints.weights import check_whole
+from fedprompt.clip.loading import POSITIONS, family_of
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
-from fedprompt.file_system import new_folder
+from fedprompt.file_system import entries, is_file, new_folder
 
+PICKLED = "pytorch_model.bin"
 TEXTS = ("a photo of a dog.", "two cats", "x")
 TOLERANCE = 1e-4  # of a component of a unit feature, in float32
 
@@ -45,12 +50,10 @@ def convert(
     formulas; the folder appears when they agree, or not at all. Raises UserError for what `open_checkpoint` refuses, if
     features differ, or if the folder is not new.
     """
-    found = find_checkpoint(path.expanduser())
+    path = path.expanduser()
+    found = find_checkpoint(path)
     if found is None:
-        raise UserError(
-            f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's CLIP, "
-            "or a folder with open_clip_config.json; a Hugging Face folder is used as it is."
-        )
+        return _convert_folder(path, folder, load=load)
     opened = open_checkpoint(found, activation=activation, tokenizer=tokenizer)
     with new_folder(folder) as part:
         for one in (opened.model, opened.tokenizer, opened.processor):
@@ -63,6 +66,32 @@ def convert(
                 "written. Please report this with the checkpoint's name."
             )
     return Converted(folder, clip.family.title, clip.fingerprint, difference)
+
+
+def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -> Converted:
+    """Write a Hugging Face folder whose weights are not safetensors as one whose are; their names stay."""
+    if not is_file(path / PICKLED):
+        raise UserError(
+            f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's CLIP, "
+            f"a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as they are."
+        )
+    family, name = family_of(path), str(path / PICKLED)
+    tensors = {key: one for key, one in read_tensors(path / PICKLED).items() if not key.endswith(POSITIONS)}
+    with torch.random.fork_rng(devices=()):  # a new module draws initial weights
+        model = family.model(family.model.config_class.from_pretrained(path))
+    check_whole(tensors, dict(model.state_dict()), name)
+    model.load_state_dict(tensors)
+    with new_folder(folder) as part:
+        for one in entries(path):
+            if one.is_file() and one.name.endswith((".json", ".txt", ".model", ".md")) and "index" not in one.name:
+                shutil.copyfile(one.path, part / one.name)
+        model.save_pretrained(part)
+        clip = load(part)
+        written = dict(clip.model.state_dict())
+        pairs = [(written[key].cpu(), one.to(written[key].dtype)) for key, one in tensors.items()]
+        if not all(torch.equal(ours, theirs) for ours, theirs in pairs):
+            raise UserError(f"The weights of {path} are not the same after conversion; nothing was written.")
+    return Converted(folder, family.title, clip.fingerprint, 0.0)
 
 
 @torch.no_grad()

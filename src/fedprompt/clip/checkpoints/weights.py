@@ -63,7 +63,7 @@ def build_model(tensors: Tensors, config: OpenClipConfig, name: str) -> PreTrain
     except KeyError as error:
         raise UserError(f"{name} lacks the tensor {error}; give a whole checkpoint.") from error
     _check_sizes(model, config, name)
-    _check_whole(renamed, dict(model.state_dict()), name)
+    check_whole(renamed, dict(model.state_dict()), name)
     model.load_state_dict(renamed)
     return model
 
@@ -214,8 +214,8 @@ def _check_sizes(model: PreTrainedModel, config: OpenClipConfig, name: str) -> N
             )
 
 
-def _check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
-    """Raise UserError for tensors that are missing, too many, or of another shape."""
+def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
+    """Raise UserError for tensors that are missing, too many, of another shape, or not finite."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing:
         raise UserError(f"{name} lacks {plural(len(missing), 'tensor')}, {missing[0]!r} first; give a whole checkpoint.")
