@@ -302,7 +302,7 @@ def test_a_tokenizer_from_elsewhere_is_used(tmp_path: Path) -> None:
     tiny_tokenizer().save_pretrained(tmp_path / "words")
     for one in path.parent.glob("*token*"):
         one.unlink()
-    with pytest.raises(UserError, match="has no tokenizer beside it .*--tokenizer openai/clip-vit-base-patch16"):
+    with pytest.raises(UserError, match=r"has no tokenizer beside it .*--tokenizer openai/clip-vit-base-patch16"):
         Clip.load(path.parent)
     convert(path, tmp_path / "out", tokenizer=str(tmp_path / "words"))
     assert_same(Clip.load(tmp_path / "out"), GELU)
@@ -350,17 +350,26 @@ def test_a_torchscript_archive_is_not_opened(tmp_path: Path) -> None:
 def test_a_file_that_is_no_whole_checkpoint_is_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
     path = write(tmp_path / "ckpt", state=GELU.state_dict(), config=CONFIG, name=name)
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(UserError, match="is no whole|is a pickle that holds more"):
+    with pytest.raises(UserError, match=r"is no whole|is a pickle that holds more"):
         Clip.load(path)
 
 
 STATES: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "missing": (lambda s: {k: v for k, v in s.items() if k != "visual.proj"}, "lacks 1 tensor, 'visual_projection"),
     "no embedding": (lambda s: {k: v for k, v in s.items() if k != "token_embedding.weight"}, "lacks the tensor"),
-    "extra": (lambda s: s | {"visual.head.weight": torch.ones(2)}, "has 1 tensor that a CLIP with a vision transformer"),
-    "misshapen": (lambda s: s | {"ln_final.weight": torch.ones(3)}, r"'text_model.final_layer_norm.weight' .* is \[3\]"),
+    "extra": (
+        lambda s: s | {"visual.head.weight": torch.ones(2)},
+        "has 1 tensor that a CLIP with a vision transformer",
+    ),
+    "misshapen": (
+        lambda s: s | {"ln_final.weight": torch.ones(3)},
+        r"'text_model.final_layer_norm.weight' .* is \[3\]",
+    ),
     "a ResNet": (lambda s: {"visual.layer1.0.conv1.weight": torch.ones(2)}, "is a ResNet; only vision transformers"),
-    "sigmoid": (lambda s: s | {"logit_bias": torch.ones(())}, "trained with a sigmoid loss .* Hugging Face folder of siglip"),
+    "sigmoid": (
+        lambda s: s | {"logit_bias": torch.ones(())},
+        "trained with a sigmoid loss .* Hugging Face folder of siglip",
+    ),
     "another": (lambda s: {"cls_token": torch.ones(2)}, "no visual.class_embedding, but cls_token"),
     "not finite": (lambda s: s | {"ln_final.weight": torch.full((64,), torch.nan)}, "values that are not finite"),
 }
@@ -394,7 +403,10 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "registers": (changed(BIOMED, "vision_cfg", timm_model_name="vit_base_patch16_reg4_gap_256"), "only a plain ViT"),
     "pooler": (changed(BIOMED, "text_cfg", hf_pooler_type="mean_pooler"), "sets text_cfg.hf_pooler_type"),
     "nothing": ({"model_cfg": {}}, "is no configuration of an open_clip model"),
-    "a list": ({"model_cfg": {"embed_dim": 2, "vision_cfg": [], "text_cfg": {}}}, "is no configuration of an open_clip"),
+    "a list": (
+        {"model_cfg": {"embed_dim": 2, "vision_cfg": [], "text_cfg": {}}},
+        "is no configuration of an open_clip",
+    ),
 }
 
 
@@ -434,6 +446,6 @@ def test_a_conversion_whose_features_differ_leaves_nothing(tmp_path: Path) -> No
         clip.model.visual_projection.weight[0] += 0.1
         return clip
 
-    with pytest.raises(UserError, match="differ by .* after conversion, more than 0.0001; nothing was written"):
+    with pytest.raises(UserError, match=r"differ by .* after conversion, more than 0.0001; nothing was written"):
         convert(path, tmp_path / "out", load=spoiled)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["ckpt"]

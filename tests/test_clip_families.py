@@ -198,7 +198,9 @@ def test_padding_on_the_left_moves_the_slots() -> None:
 @pytest.mark.parametrize("family", ["siglip", "vit_bert"])
 def test_edits_that_a_family_does_not_offer_are_refused_where_they_are_asked_for(family: str) -> None:
     clip = tiny_backbone(family)
-    with pytest.raises(UserError, match="changes tokens between the blocks of the text tower, which a .* does not offer"):
+    with pytest.raises(
+        UserError, match=r"changes tokens between the blocks of the text tower, which a .* does not offer"
+    ):
         clip.encode_text(clip.fill(TEXTS), edit=lambda _, tokens: tokens)
 
 

@@ -98,7 +98,9 @@ def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeyp
     hub.require_available("somebody/clip")
     wanted = []
     monkeypatch.setattr(
-        loading.PreTrainedConfig, "get_config_dict", lambda origin, **settings: wanted.append((origin, settings)) or ({}, {})
+        loading.PreTrainedConfig,
+        "get_config_dict",
+        lambda origin, **settings: wanted.append((origin, settings)) or ({}, {}),
     )
     with pytest.raises(UserError, match="model of no stated type"):
         Clip.load("somebody/clip")

@@ -19,7 +19,13 @@ from fedprompt.testing.federation import build, examples, shared_clip, train
 from fedprompt.testing.tiny_families import tiny_family_parts
 from test_cli import sentence
 
-CHOSEN = ("fedmvp", "fedmpt", "promptfl", "fedvpt", "fedlora")  # a method of every kind: text, image, both, deep, weights
+CHOSEN = (
+    "fedmvp",
+    "fedmpt",
+    "promptfl",
+    "fedvpt",
+    "fedlora",
+)  # a method of every kind: text, image, both, deep, weights
 OTHERS = tuple(name for name in FAMILIES if name != "clip")  # on which all methods are tested elsewhere
 INSTALLED = tuple(name for name in CHOSEN if not methods.missing(methods.load(name)))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
 backbone = typer.Typer(
     no_args_is_help=True, help="Get a backbone for machines without a network, inspect one, or convert a checkpoint."
 )
-
-
-class Activation(StrEnum):
-    """The activation of a checkpoint without a configuration."""
-
-    gelu = "gelu"
-    quick_gelu = "quick_gelu"
 
 
 @backbone.callback()
@@ -63,11 +55,13 @@ def inspect(
 @backbone.command()
 def convert(
     path: Annotated[
-        Path, typer.Argument(metavar="CKPT", help="A .pt, .bin or .safetensors file of OpenAI or open_clip, or its folder.")
+        Path,
+        typer.Argument(metavar="CKPT", help="A .pt, .bin or .safetensors file of OpenAI or open_clip, or its folder."),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, which backbone.path can name.")],
     activation: Annotated[
-        Activation | None, typer.Option(help="Of a checkpoint without open_clip_config.json: gelu for most.")
+        Literal["gelu", "quick_gelu"] | None,
+        typer.Option(help="Of a checkpoint without open_clip_config.json: gelu for most."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or Hub id of the tokenizer, where none is beside the checkpoint.")
@@ -76,8 +70,7 @@ def convert(
     """Write a checkpoint as a Hugging Face folder, once: tensors are read, nothing in it is executed."""
     from fedprompt.clip.checkpoints.convert import convert as convert_checkpoint
 
-    chosen = None if activation is None else activation.value
-    found = convert_checkpoint(path, out, activation=chosen, tokenizer=tokenizer)
+    found = convert_checkpoint(path, out, activation=activation, tokenizer=tokenizer)
     typer.echo(
         f"{path} is in {found.folder} as a {found.title} backbone, fingerprint {found.fingerprint[:12]}; its features "
         f"are the checkpoint's up to {found.difference:.1g}."

@@ -139,8 +139,8 @@ def _check_report(report: Mapping[str, Any], name: str) -> None:
         )
     for key, found, wanted in sorted(report["mismatched_keys"]):
         raise UserError(
-            f"The weight {key!r} of the backbone {name!r} is {list(found)}, but by its config.json {list(wanted)}; give "
-            "the configuration that belongs to the weights."
+            f"The weight {key!r} of the backbone {name!r} is {list(found)}, but by its config.json {list(wanted)}; "
+            "give the configuration that belongs to the weights."
         )
 
 

@@ -98,8 +98,8 @@ class SpecialTokens:
         known, pad = len(tokenizer), tokenizer.pad_token_id
         if not vocabulary - SPARE <= known <= vocabulary or pad is None:
             raise UserError(
-                f"The text tower knows {vocabulary} token ids, but the tokenizer has {known} and pads with id {pad}; use "
-                "the tokenizer that this backbone was trained with."
+                f"The text tower knows {vocabulary} token ids, but the tokenizer has {known} and pads with id {pad}; "
+                "use the tokenizer that this backbone was trained with."
             )
         words = tokenizer("a", add_special_tokens=False)["input_ids"]
         row = tokenizer("a")["input_ids"]

@@ -28,11 +28,11 @@ from fedprompt.clip.model import Clip
 from fedprompt.testing.tiny import WORDS, draw_weights, tiny_parts, tiny_processor
 
 Parts = tuple[PreTrainedModel, Any, Any]  # model, tokenizer, image processor
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-VISION = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3}
-IMAGE = {"image_size": 32, "patch_size": 8}
+TEXT: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+VISION: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3}
+IMAGE: dict[str, Any] = {"image_size": 32, "patch_size": 8}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,_<>'{}"
-Sizes = Mapping[str, Mapping[str, Any]]  # overridden keys of "text" and "vision"
+Sizes = Mapping[str, dict[str, Any]]  # overridden keys of "text" and "vision"
 
 
 def tiny_backbone(family: str, *, cache: FeatureCache | None = None, batch: int = 1) -> Clip:
@@ -65,9 +65,7 @@ def siglip(sizes: Sizes) -> Parts:
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="</s>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", unk_token="<unk>", pad_token="</s>")
     return _siglip(tokenizer, sizes)
 
 

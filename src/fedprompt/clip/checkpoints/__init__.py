@@ -1,1 +1,1 @@
-"""Checkpoints of other libraries (OpenAI's, open_clip's) as models of a family: tensors are read, nothing is executed."""
+"""Checkpoints of OpenAI and open_clip as models of a family: tensors are read, nothing is executed."""

@@ -77,8 +77,8 @@ def _check_keys(path: Path, place: str, table: Mapping[str, Any]) -> None:
         fixed = fixed.get(place) if isinstance(fixed, Mapping) else fixed
         if key not in PLAIN[place] and value and value != fixed:
             raise UserError(
-                f"{path} sets {place}.{key} = {value!r}, which is not supported for open_clip checkpoints; use the same "
-                "model as a Hugging Face folder (of clip, siglip or metaclip_2), if there is one."
+                f"{path} sets {place}.{key} = {value!r}, which is not supported for open_clip checkpoints; use the "
+                "same model as a Hugging Face folder (of clip, siglip or metaclip_2), if there is one."
             )
 
 
@@ -86,7 +86,7 @@ def _config(path: Path, model: Mapping[str, Any], preprocessing: Mapping[str, An
     vision, text = model["vision_cfg"], model["text_cfg"]
     timm, hugging_face = vision.get("timm_model_name"), text.get("hf_model_name")
     if bool(timm) != bool(hugging_face):
-        raise UserError(f"{path} has a tower of timm or of the Hub beside another; only a ViT with a BERT is supported.")
+        raise UserError(f"{path} has a tower of timm or of the Hub beside another; only a ViT with a BERT is read.")
     if timm and not (TIMM.fullmatch(timm) and BERT.fullmatch(hugging_face.rpartition("/")[2])):
         raise UserError(
             f"{path} names the towers {timm} and {hugging_face}; of those of timm and the Hub, only a plain ViT with a "

@@ -62,8 +62,8 @@ def convert(
         difference = largest_difference(clip, opened)
         if not difference <= TOLERANCE:
             raise UserError(
-                f"The features of {path} differ by {difference:.2g} after conversion, more than {TOLERANCE:g}; nothing was "
-                "written. Please report this with the checkpoint's name."
+                f"The features of {path} differ by {difference:.2g} after conversion, more than {TOLERANCE:g}; nothing "
+                "was written. Please report this with the checkpoint's name."
             )
     return Converted(folder, clip.family.title, clip.fingerprint, difference)
 
@@ -72,8 +72,9 @@ def _convert_folder(path: Path, folder: Path, *, load: Callable[[Path], Clip]) -
     """Write a Hugging Face folder whose weights are not safetensors as one whose are; their names stay."""
     if not is_file(path / PICKLED):
         raise UserError(
-            f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's CLIP, "
-            f"a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as they are."
+            f"{path} is no checkpoint to convert: give a .pt, .bin or .safetensors file of OpenAI's or open_clip's "
+            f"CLIP, a folder with open_clip_config.json, or one with {PICKLED}; other Hugging Face folders are used as "
+            "they are."
         )
     family, name = family_of(path), str(path / PICKLED)
     tensors = {key: one for key, one in read_tensors(path / PICKLED).items() if not key.endswith(POSITIONS)}

@@ -96,8 +96,8 @@ def _openai_config(tensors: Tensors, activation: Activation | None, name: str) -
         activation = activation or "quick_gelu"
     if activation is None:
         raise UserError(
-            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; convert it "
-            "once: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or quick_gelu "
+            f"{name} has no {NAME} beside it, and its weights do not say which activation it was trained with; convert "
+            "it once: fedprompt backbone convert CKPT OUT --activation gelu (most models of open_clip) or quick_gelu "
             "(OpenAI's and those trained from them)."
         )
     try:
@@ -122,9 +122,9 @@ def _tokenizer(place: Path | str, name: str) -> Any:
         raise UserError(f"The tokenizer {place} cannot be opened ({reason}); give a folder or a Hub id.") from error
 
 
-def _processor(config: OpenClipConfig, name: str) -> CLIPImageProcessorPil:
+def _processor(about: OpenClipConfig, name: str) -> CLIPImageProcessorPil:
     """open_clip's preprocessing: OpenAI's, unless the configuration says otherwise."""
-    given, side = config.preprocessing, config.image_size
+    given, side = about.preprocessing, about.image_size
     mode, resample = given.get("resize_mode") or "shortest", given.get("interpolation") or "bicubic"
     if mode not in ("shortest", "squash") or resample not in RESAMPLE:
         raise UserError(

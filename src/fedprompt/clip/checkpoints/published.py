@@ -14,40 +14,40 @@ from fedprompt.clip.checkpoints.config import HEAD_WIDTH, OpenClipConfig
 from fedprompt.clip.checkpoints.reading import Tensors
 
 
-def image_features(tensors: Tensors, config: OpenClipConfig, pixels: Tensor) -> Tensor:
+def image_features(tensors: Tensors, about: OpenClipConfig, pixels: Tensor) -> Tensor:
     """[B, D] features of images [B, 3, H, W], not normalised."""
     found = {key: tensor.float() for key, tensor in tensors.items() if key.startswith("visual.")}
-    if config.bert:
+    if about.bert:
         return _timm_features(found, pixels)
     patches = F.conv2d(pixels, found["visual.conv1.weight"], stride=found["visual.conv1.weight"].shape[-1])
     tokens = _with_class(found["visual.class_embedding"], patches) + found["visual.positional_embedding"]
     tokens = _norm(tokens, found, "visual.ln_pre")
     blocks, number = "visual.transformer.resblocks", 0
     while f"{blocks}.{number}.ln_1.weight" in found:
-        tokens = _block(tokens, found, f"{blocks}.{number}", config, head_width=config.vision_head_width)
+        tokens = _block(tokens, found, f"{blocks}.{number}", about, head_width=about.vision_head_width)
         number += 1
     return _norm(tokens[:, 0], found, "visual.ln_post") @ found["visual.proj"]
 
 
-def text_features(tensors: Tensors, config: OpenClipConfig, ids: Tensor) -> Tensor:
+def text_features(tensors: Tensors, about: OpenClipConfig, ids: Tensor) -> Tensor:
     """[N, D] features of token ids [N, T] of one length without padding, not normalised."""
-    if config.bert:
+    if about.bert:
         return _bert_features({key: one.float() for key, one in tensors.items() if key.startswith("text.")}, ids)
     found = {key.removeprefix("text."): one.float() for key, one in tensors.items() if not key.startswith("visual.")}
     tokens = found["token_embedding.weight"][ids] + found["positional_embedding"][: ids.shape[1]]
-    heads = config.text_heads or tokens.shape[-1] // HEAD_WIDTH
+    heads = about.text_heads or tokens.shape[-1] // HEAD_WIDTH
     mask = torch.full((ids.shape[1], ids.shape[1]), float("-inf")).triu(1)
     blocks, number = "transformer.resblocks", 0
     while f"{blocks}.{number}.ln_1.weight" in found:
         width = tokens.shape[-1] // heads
-        tokens = _block(tokens, found, f"{blocks}.{number}", config, head_width=width, mask=mask)
+        tokens = _block(tokens, found, f"{blocks}.{number}", about, head_width=width, mask=mask)
         number += 1
     end = ids.argmax(dim=-1)
     return _norm(tokens, found, "ln_final")[torch.arange(len(ids)), end] @ found["text_projection"]
 
 
 def _block(
-    tokens: Tensor, found: Tensors, name: str, config: OpenClipConfig, *, head_width: int, mask: Tensor | None = None
+    tokens: Tensor, found: Tensors, name: str, about: OpenClipConfig, *, head_width: int, mask: Tensor | None = None
 ) -> Tensor:
     """x + attention(norm(x)), then x + MLP(norm(x)), of Radford et al. (2021)."""
     joined = F.linear(
@@ -56,7 +56,7 @@ def _block(
     attended = _attention(*joined.chunk(3, dim=-1), head_width=head_width, mask=mask)
     tokens = tokens + _linear(attended, found, f"{name}.attn.out_proj")
     hidden = _linear(_norm(tokens, found, f"{name}.ln_2"), found, f"{name}.mlp.c_fc")
-    hidden = F.gelu(hidden) if config.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
+    hidden = F.gelu(hidden) if about.activation == "gelu" else hidden * torch.sigmoid(1.702 * hidden)
     return tokens + _linear(hidden, found, f"{name}.mlp.c_proj")
 
 
@@ -100,11 +100,12 @@ def _bert_features(found: Tensors, ids: Tensor) -> Tensor:
 def _attention(query: Tensor, key: Tensor, value: Tensor, *, head_width: int, mask: Tensor | None = None) -> Tensor:
     """softmax(q k / sqrt(width)) v per head, [B, T, W]."""
     query, key, value = (
-        one.unflatten(-1, (-1, head_width)).transpose(1, 2) for one in (query, key, value)
+        one.view(*one.shape[:2], -1, head_width).transpose(1, 2) for one in (query, key, value)
     )  # [B, heads, T, width]
     scores = query @ key.mT / head_width**0.5
     weights = (scores if mask is None else scores + mask).softmax(dim=-1)
-    return (weights @ value).transpose(1, 2).flatten(2)
+    found: Tensor = weights @ value
+    return found.transpose(1, 2).flatten(2)
 
 
 def _with_class(token: Tensor, patches: Tensor) -> Tensor:

@@ -51,37 +51,37 @@ IN_BLOCKS = {
 JOINED = re.compile(r"(.+layers\.\d+)\.attn\.(?:in_proj_|qkv\.)(weight|bias)")
 
 
-def build_model(tensors: Tensors, config: OpenClipConfig, name: str) -> PreTrainedModel:
+def build_model(tensors: Tensors, about: OpenClipConfig, name: str) -> PreTrainedModel:
     """A model of transformers with these weights; UserError if they are not whole or not what the config says."""
-    tensors = {key.removeprefix("text.") if not config.bert else key: one for key, one in tensors.items()}
-    _check_kind(tensors, config, name)
-    table = BERT_NAMES if config.bert else CLIP_NAMES
+    tensors = {key.removeprefix("text.") if not about.bert else key: one for key, one in tensors.items()}
+    _check_kind(tensors, about, name)
+    table = BERT_NAMES if about.bert else CLIP_NAMES
     renamed = dict(_renamed(tensors, table, name))
     try:
         with torch.random.fork_rng(devices=()):  # a new module draws initial weights
-            model = _bert_model(tensors, config) if config.bert else _clip_model(tensors, config)
+            model = _bert_model(tensors, about) if about.bert else _clip_model(tensors, about)
     except KeyError as error:
         raise UserError(f"{name} lacks the tensor {error}; give a whole checkpoint.") from error
-    _check_sizes(model, config, name)
+    _check_sizes(model, about, name)
     check_whole(renamed, dict(model.state_dict()), name)
     model.load_state_dict(renamed)
     return model
 
 
-def _check_kind(tensors: Tensors, config: OpenClipConfig, name: str) -> None:
+def _check_kind(tensors: Tensors, about: OpenClipConfig, name: str) -> None:
     if any(key.startswith(("visual.layer1.", "visual.attnpool.")) for key in tensors):
         raise UserError(f"The image tower of {name} is a ResNet; only vision transformers can be prompted.")
     if "logit_bias" in tensors:
         raise UserError(
-            f"{name} was trained with a sigmoid loss (it has a logit_bias); use the same model as a Hugging Face folder of "
-            "siglip."
+            f"{name} was trained with a sigmoid loss (it has a logit_bias); use the same model as a Hugging Face folder "
+            "of siglip."
         )
-    first = "visual.trunk.cls_token" if config.bert else "visual.class_embedding"
+    first = "visual.trunk.cls_token" if about.bert else "visual.class_embedding"
     if first not in tensors:
         shown = ", ".join(sorted(tensors)[:3])
         raise UserError(
-            f"{name} is no CLIP of OpenAI or open_clip with a vision transformer: it has no {first}, but {shown} ...; give "
-            "such a checkpoint, or a Hugging Face folder."
+            f"{name} is no CLIP of OpenAI or open_clip with a vision transformer: it has no {first}, but {shown} ...; "
+            "give such a checkpoint, or a Hugging Face folder."
         )
 
 
@@ -131,16 +131,16 @@ def _depth(tensors: Tensors, stem: str) -> int:
     return max(numbers, default=-1) + 1
 
 
-def _clip_model(tensors: Tensors, config: OpenClipConfig) -> PreTrainedModel:
+def _clip_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
     vocabulary, width = tensors["token_embedding.weight"].shape
     text = {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": len(tensors["transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "transformer.resblocks"),
-        "num_attention_heads": config.text_heads or width // HEAD_WIDTH,
+        "num_attention_heads": about.text_heads or width // HEAD_WIDTH,
         "max_position_embeddings": len(tensors["positional_embedding"]),
-        "hidden_act": config.activation,
+        "hidden_act": about.activation,
         "bos_token_id": vocabulary - 2,
         "eos_token_id": vocabulary - 1,  # the tower is read at the largest id of a row
         "pad_token_id": vocabulary - 1,
@@ -150,16 +150,16 @@ def _clip_model(tensors: Tensors, config: OpenClipConfig) -> PreTrainedModel:
         "hidden_size": image,
         "intermediate_size": len(tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.transformer.resblocks"),
-        "num_attention_heads": image // config.vision_head_width,
-        "image_size": config.image_size,
+        "num_attention_heads": image // about.vision_head_width,
+        "image_size": about.image_size,
         "patch_size": patch,
-        "hidden_act": config.activation,
+        "hidden_act": about.activation,
     }
     dim = tensors["text_projection"].shape[1]
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim))
 
 
-def _bert_model(tensors: Tensors, config: OpenClipConfig) -> PreTrainedModel:
+def _bert_model(tensors: Tensors, about: OpenClipConfig) -> PreTrainedModel:
     bert = "text.transformer."
     vocabulary, width = tensors[f"{bert}embeddings.word_embeddings.weight"].shape
     positions = len(tensors[f"{bert}embeddings.position_embeddings.weight"])
@@ -178,7 +178,7 @@ def _bert_model(tensors: Tensors, config: OpenClipConfig) -> PreTrainedModel:
         "intermediate_size": len(tensors["visual.trunk.blocks.0.mlp.fc1.weight"]),
         "num_hidden_layers": _depth(tensors, "visual.trunk.blocks"),
         "num_attention_heads": image // HEAD_WIDTH,
-        "image_size": config.image_size,
+        "image_size": about.image_size,
         "patch_size": patch,
         "hidden_act": "gelu",
         "layer_norm_eps": 1e-6,  # timm's
@@ -188,12 +188,12 @@ def _bert_model(tensors: Tensors, config: OpenClipConfig) -> PreTrainedModel:
             text_config=text,
             vision_config=vision,
             projection_dim=len(tensors["visual.head.proj.weight"]),
-            context_length=config.context_length or positions,
+            context_length=about.context_length or positions,
         )
     )
 
 
-def _check_sizes(model: PreTrainedModel, config: OpenClipConfig, name: str) -> None:
+def _check_sizes(model: PreTrainedModel, about: OpenClipConfig, name: str) -> None:
     """Raise UserError if the configuration gives another size than the weights have."""
     text, vision = model.config.text_config, model.config.vision_config
     found = {
@@ -206,7 +206,7 @@ def _check_sizes(model: PreTrainedModel, config: OpenClipConfig, name: str) -> N
         "image width": vision.hidden_size,
         "patch size": vision.patch_size,
     }
-    for what, said in config.sizes.items():
+    for what, said in about.sizes.items():
         if said != found[what]:
             raise UserError(
                 f"The configuration of {name} says {what} {said}, but its weights have {found[what]}; give the "
@@ -218,7 +218,9 @@ def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
     """Raise UserError for tensors that are missing, too many, of another shape, or not finite."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     if missing:
-        raise UserError(f"{name} lacks {plural(len(missing), 'tensor')}, {missing[0]!r} first; give a whole checkpoint.")
+        raise UserError(
+            f"{name} lacks {plural(len(missing), 'tensor')}, {missing[0]!r} first; give a whole checkpoint."
+        )
     if extra:
         raise UserError(_extra(name, extra))
     for key, tensor in wanted.items():
@@ -233,6 +235,6 @@ def check_whole(found: Tensors, wanted: Tensors, name: str) -> None:
 
 def _extra(name: str, keys: list[str]) -> str:
     return (
-        f"{name} has {plural(len(keys), 'tensor')} that a CLIP with a vision transformer does not have, {keys[0]!r} first; "
-        "give a checkpoint of the image and text towers alone."
+        f"{name} has {plural(len(keys), 'tensor')} that a CLIP with a vision transformer does not have, {keys[0]!r} "
+        "first; give a checkpoint of the image and text towers alone."
     )

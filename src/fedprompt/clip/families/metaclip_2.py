@@ -15,9 +15,7 @@ from fedprompt.clip.prompts import PromptTokenizer
 def _build(model: Any, tokenizer: Any) -> Backbone:
     text = model.config.text_config
     special = clip.end_token_rows(tokenizer, vocabulary=text.vocab_size, read=text.eos_token_id)
-    return clip.causal_pair(
-        model, PromptTokenizer(tokenizer, special, context_length=text.max_position_embeddings)
-    )
+    return clip.causal_pair(model, PromptTokenizer(tokenizer, special, context_length=text.max_position_embeddings))
 
 
 FAMILY = replace(clip.FAMILY, title="MetaCLIP 2", model=MetaClip2Model, build=_build)

@@ -6,6 +6,7 @@ Legend: B images, P patches, N texts, T tokens, W width of a tower, D joint widt
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import SiglipImageProcessorPil, SiglipModel
 
-from fedprompt.clip.backbone import AttentionLayers, Backbone, Edit, Encoded, Family, square_side
+from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Encoded, Family, square_side
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.clip.towers import block_output_at, run_blocks
 from fedprompt.errors import UserError
 
-LACKS = {
+LACKS: Mapping[Capability, str] = {
     "text_edits": "its text tower is bidirectional and has no start token, so no place is the same in every text",
     "value_attention": "an attention pooling head reads its patches, not a projection of each",
 }

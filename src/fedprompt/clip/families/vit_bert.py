@@ -5,6 +5,7 @@ Legend: B images, N texts, T tokens, W width of a tower, D joint width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,22 +22,22 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fedprompt.clip.backbone import AttentionLayers, Backbone, Edit, Family
+from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Family
 from fedprompt.clip.families.clip import LAYERS, ClassTokenImageTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.errors import UserError
 
-LACKS = {"text_edits": "BERT's text tower is bidirectional and normalises after each block"}
+LACKS: Mapping[Capability, str] = {"text_edits": "BERT's text tower is bidirectional and normalises after each block"}
 
 
-class ViTBertConfig(PreTrainedConfig):  # type: ignore[misc]
+class ViTBertConfig(PreTrainedConfig):
     """Sizes of the two towers; the text projection has one hidden layer, half as wide as both its ends together."""
 
     model_type = "vit_bert"
     sub_configs_defaults = {"vision_config": CLIPVisionConfig, "text_config": BertConfig}  # noqa: RUF012  (as elsewhere)
 
-    text_config: dict | PreTrainedConfig | None = None  # type: ignore[type-arg]
-    vision_config: dict | PreTrainedConfig | None = None  # type: ignore[type-arg]
+    text_config: Any = None
+    vision_config: Any = None
     projection_dim: int = 512
     context_length: int = 256
 
@@ -54,9 +55,9 @@ class ViTBertModel(PreTrainedModel):
     base_model_prefix = "vit_bert"
     _supports_sdpa = True
 
-    def __init__(self, config: ViTBertConfig) -> None:
-        super().__init__(config)
-        text, vision, dim = config.text_config, config.vision_config, config.projection_dim
+    def __init__(self, sizes: ViTBertConfig) -> None:
+        super().__init__(sizes)
+        text, vision, dim = sizes.text_config, sizes.vision_config, sizes.projection_dim
         self.vision_model = CLIPVisionModel._from_config(vision)
         self.vision_model.pre_layrnorm = nn.Identity()
         self.vision_model.embeddings.patch_embedding = nn.Conv2d(
