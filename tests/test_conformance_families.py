@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import fedprompt as fp
 from fedprompt import methods
-from fedprompt.config.recipe import Recipe, checked
 from fedprompt.errors import UserError
-from fedprompt.experiments.plan import resolve
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
-from fedprompt.testing import FAMILIES, MethodTests, tiny_backbone
+from fedprompt.testing import FAMILIES, MethodTests, tiny_backbone, tiny_dataset
 from fedprompt.testing.federation import build, examples, shared_clip, train
 from fedprompt.testing.tiny_families import tiny_family_parts
 from test_cli import sentence
@@ -77,6 +76,7 @@ def test_a_run_refuses_a_method_before_it_reads_data(family: str, tmp_path: Path
 
 
 def test_an_open_backbone_that_lacks_something_is_refused_when_the_method_is_made() -> None:
-    plan = resolve(checked(Recipe, {"method": {"name": "fedmaple"}}, origin="test"))
+    data = tiny_dataset()
+    clients = fp.partition(data, "iid", clients=2, seed=1)
     with pytest.raises(UserError, match="FedMaPLe changes tokens between the blocks"):
-        plan.trials[0].make_method(tiny_backbone("siglip"))
+        fp.train("fedmaple", tiny_backbone("siglip"), data, clients, rounds=1, progress=False)

@@ -58,8 +58,8 @@ def _refusal(path: Path, error: str) -> str:
     if "TorchScript" in error:
         return (
             f"{path} is a TorchScript archive, which holds code, so it is not opened. On a machine where you trust "
-            "it, save the tensors alone: torch.save(torch.jit.load(FILE).state_dict(), OUT); OpenAI's own models are on "
-            "the Hub as openai/clip-vit-base-patch16 and others."
+            "it, save the tensors alone: torch.save(torch.jit.load(FILE).state_dict(), OUT); OpenAI's own models are "
+            "on the Hub as openai/clip-vit-base-patch16 and others."
         )
     named = re.search(r"(?:Unsupported (?:global|class)\W+|GLOBAL )(?:GLOBAL )?([\w.]+)", error)
     if named or "Weights only load failed" in error:

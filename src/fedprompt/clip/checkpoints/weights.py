@@ -73,8 +73,8 @@ def _check_kind(tensors: Tensors, about: OpenClipConfig, name: str) -> None:
         raise UserError(f"The image tower of {name} is a ResNet; only vision transformers can be prompted.")
     if "logit_bias" in tensors:
         raise UserError(
-            f"{name} was trained with a sigmoid loss (it has a logit_bias); use the same model as a Hugging Face folder "
-            "of siglip."
+            f"{name} was trained with a sigmoid loss (it has a logit_bias); use the same model as a Hugging Face "
+            "folder of siglip."
         )
     first = "visual.trunk.cls_token" if about.bert else "visual.class_embedding"
     if first not in tensors:

@@ -20,7 +20,7 @@ from fedprompt.clip.towers import block_output_at, run_blocks
 from fedprompt.errors import UserError
 
 LACKS: Mapping[Capability, str] = {
-    "text_edits": "its text tower is bidirectional and has no start token, so no place is the same in every text",
+    "text_edits": "its text tower is bidirectional and has no start token, and such edits are made for causal towers",
     "value_attention": "an attention pooling head reads its patches, not a projection of each",
 }
 

@@ -27,7 +27,7 @@ from fedprompt.clip.families.clip import LAYERS, ClassTokenImageTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.errors import UserError
 
-LACKS: Mapping[Capability, str] = {"text_edits": "BERT's text tower is bidirectional and normalises after each block"}
+LACKS: Mapping[Capability, str] = {"text_edits": "its text tower is bidirectional, and such edits are made for causal towers"}
 
 
 class ViTBertConfig(PreTrainedConfig):
