@@ -34,7 +34,7 @@ Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs; `trials` are those of the plan, and know the classes of the data set.
+    """Everything that a run needs; `trials` are those of the plan that the backbone carries, and know the classes.
 
     `described` is the data set with the class descriptions of each trial, by its name; `of` is the experiment as a
     trial sees it. `origins` says which bundled descriptions a trial uses, if any. `hidden` [N, C] are the labels that
@@ -68,6 +68,12 @@ class Experiment:
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
 
+    @property
+    def not_carried(self) -> tuple[str, ...]:
+        """Why methods that the main one was to be compared with are left out: the backbone cannot carry them."""
+        reasons = (trial.refusal(self.clip.family) for trial in self.plan.trials)
+        return tuple(reason for reason in reasons if reason)
+
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one client that holds all their images."""
         if trial.sharing != "pooled":
@@ -96,9 +102,8 @@ def assemble(
     """
     recipe = plan.recipe
     if backbone is None and recipe.backbone.path != DEMO:
-        family = family_of(recipe.backbone.path)  # before data are read, which may take long
-        for trial in plan.trials:
-            trial.require_carried(family)
+        # before data are read, which may take long
+        plan.trials[0].require_carried(family_of(recipe.backbone.path))
     dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
@@ -118,6 +123,8 @@ def assemble(
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    trials[0].require_carried(clip.family)
+    trials = tuple(trial for trial in trials if not trial.refusal(clip.family))
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
             check_distinct_texts(clip, replace(part.space, template=template))

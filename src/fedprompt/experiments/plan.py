@@ -73,9 +73,14 @@ class Trial:
         self.require_carried(clip.family)
         return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
 
+    def refusal(self, family: Family) -> str:
+        """Why a backbone of this family cannot carry the method, in a sentence; "" if it can."""
+        return methods.refusal(_class_of(self.builder), family)
+
     def require_carried(self, family: Family) -> None:
         """Raise UserError if a backbone of this family cannot carry the method."""
-        methods.require_carried(_class_of(self.builder), family)
+        if reason := self.refusal(family):
+            raise UserError(reason)
 
     def with_data(self, dataset: Dataset) -> Trial:
         """The trial with the options that depend on the data: classes that clients train on, and the template."""

@@ -52,12 +52,6 @@ def refusal(method: type[Method], family: Family) -> str:
     return family.refusal(method.requires, method.__name__)
 
 
-def require_carried(method: type[Method], family: Family) -> None:
-    """Raise UserError if a method does not run on a family of backbones."""
-    if reason := refusal(method, family):
-        raise UserError(reason)
-
-
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
     """What a recipe's [method] table may set: the constructor's keywords, without the generator of initial draws."""
     return option_parameters(method)
