@@ -27,7 +27,9 @@ from fedprompt.clip.families.clip import LAYERS, ClassTokenImageTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.errors import UserError
 
-LACKS: Mapping[Capability, str] = {"text_edits": "its text tower is bidirectional, and such edits are made for causal towers"}
+LACKS: Mapping[Capability, str] = {
+    "text_edits": "its text tower is bidirectional, and such edits are made for causal towers"
+}
 
 
 class ViTBertConfig(PreTrainedConfig):
