@@ -1,4 +1,4 @@
-"""Other backbones as a user meets them: `own_folder` runs, adapters reload and refuse others, `inspect` says what is what."""
+"""Other backbones as a user meets them: `own_folder` runs, adapters reload and refuse others."""
 
 from __future__ import annotations
 

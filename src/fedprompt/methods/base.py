@@ -133,7 +133,7 @@ def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
 def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
     """The classifier that compares frozen image features with class texts [C, D], or [B, C, D] per image."""
     if kind == "single":
-        return lambda images: similarity_logits(clip, cosines(clip.image_features(images), text))  # [B, C]
+        return lambda images: with_bias(clip, clip.scale * cosines(clip.image_features(images), text))  # [B, C]
     text, neutral = unit(text), clip.text_features((NEUTRAL_TEXT,))
     return lambda images: pair_logits(frozen_tokens(clip, images), text, neutral)
 
@@ -141,14 +141,13 @@ def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
 def cosine_logits(clip: Clip, encoded: Encoded, text: Tensor, kind: Kind) -> Tensor:
     """Logits [B, C] of encoded images against class texts [C, D]; multi-label scores include appended tokens."""
     if kind == "single":
-        return similarity_logits(clip, cosines(unit(encoded.image), text))
+        return with_bias(clip, clip.scale * cosines(unit(encoded.image), text))
     tokens = torch.cat([unit(encoded.image)[:, None], unit(encoded.patches)], dim=1)  # [B, 1+P, D]
     return pair_logits(tokens, unit(text), clip.text_features((NEUTRAL_TEXT,)))
 
 
-def similarity_logits(clip: Clip, cosines: Tensor) -> Tensor:
-    """The backbone's own logits of cosines; a bias, which SigLIP has, is the same for all classes of a softmax."""
-    logits = clip.scale * cosines
+def with_bias(clip: Clip, logits: Tensor) -> Tensor:
+    """Scaled cosines with the bias of a backbone that has one, as SigLIP; a softmax over classes does not change."""
     return logits + clip.bias if clip.bias else logits
 
 

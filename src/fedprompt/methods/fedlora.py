@@ -23,6 +23,7 @@ from fedprompt.methods.base import (
     one_of,
     pair_logits,
     require_packages,
+    with_bias,
 )
 from fedprompt.ops.layers import unit
 
@@ -84,7 +85,7 @@ class FedLoRA(Method):
                 encoded = clip.encode_image(embeddings)
                 image = unit(encoded.image)
                 if space.kind == "single":
-                    return clip.scale * image @ text.T  # [B, C]
+                    return with_bias(clip, clip.scale * image @ text.T)  # [B, C]
                 tokens = torch.cat([image[:, None], unit(encoded.patches)], dim=1)  # [B, 1 + P, D]
             return pair_logits(tokens, text, neutral)
 
