@@ -132,8 +132,8 @@ def _unigrams() -> list[tuple[str, float]]:
     return [*((f"▁{word}", -2.0) for word in WORDS), ("▁", -9.0), *((letter, -10.0) for letter in LETTERS)]
 
 
-def _drawn(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+def _drawn(kind: type[PreTrainedModel], sizes: Any) -> PreTrainedModel:
     with torch.random.fork_rng(devices=()):
-        model = kind(config)
+        model = kind(sizes)
     draw_weights(model)
     return model
