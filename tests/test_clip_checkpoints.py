@@ -397,6 +397,7 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "pooling": (changed(CONFIG, "vision_cfg", pool_type="avg"), "sets vision_cfg.pool_type = 'avg', which is not"),
     "no mask": (changed(CONFIG, "text_cfg", no_causal_mask=True), "sets text_cfg.no_causal_mask = True"),
     "layer scale": (changed(CONFIG, "vision_cfg", ls_init_value=1e-5), "sets vision_cfg.ls_init_value"),
+    "words": (changed(CONFIG, "text_cfg", tokenizer_kwargs={"clean": "lower"}), "sets text_cfg.tokenizer_kwargs"),
     "multimodal": (changed(CONFIG, "model_cfg", multimodal_cfg={"width": 8}), "sets model_cfg.multimodal_cfg"),
     "timm": (changed(CONFIG, "vision_cfg", timm_model_name="convnext_base"), "a tower of timm or of the Hub beside"),
     "RoBERTa": (changed(BIOMED, "text_cfg", hf_model_name="roberta-base"), "and roberta-base; of those of timm"),

@@ -196,6 +196,14 @@ def test_a_folder_of_any_family_is_the_same_backbone(
     assert torch.equal(loaded.text_features(["a photo of a dog."]), made.text_features(["a photo of a dog."]))
 
 
+def test_a_file_of_a_folder_and_a_file_that_is_none_are_refused(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"is a part of the Hugging Face folder .*; give the folder"):
+        Clip.load(copy / "model.safetensors")
+    (copy / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="cannot be opened: "):
+        Clip.load(copy / "notes.txt")
+
+
 def test_a_naflex_siglip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "siglip2"}')
     for open_ in (Clip.load, family_of):

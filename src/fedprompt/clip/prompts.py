@@ -95,17 +95,17 @@ class SpecialTokens:
 
         Raises UserError if it has another vocabulary than the tower, which embeds `vocabulary` ids, or no padding.
         """
-        known, pad = len(tokenizer), tokenizer.pad_token_id
-        if not vocabulary - SPARE <= known <= vocabulary or pad is None:
-            raise UserError(
-                f"The text tower knows {vocabulary} token ids, but the tokenizer has {known} and pads with id {pad}; "
-                "use the tokenizer that this backbone was trained with."
-            )
+        require_vocabulary(tokenizer, vocabulary)
         words = tokenizer("a", add_special_tokens=False)["input_ids"]
         row = tokenizer("a")["input_ids"]
-        start = next((place for place in range(len(row)) if row[place : place + len(words)] == words), 0)
+        start = next((place for place in range(len(row)) if row[place : place + len(words)] == words), None)
+        if start is None or tokenizer.pad_token_id is None:
+            raise UserError(
+                f"The tokenizer reads 'a' as {words}, but a sentence of it as {row}, and pads with id "
+                f"{tokenizer.pad_token_id}; use the tokenizer that this backbone was trained with."
+            )
         before, after = tuple(row[:start]), tuple(row[start + len(words) :])
-        return cls(before, after, pad, length, pad_left=tokenizer.padding_side == "left")
+        return cls(before, after, tokenizer.pad_token_id, length, pad_left=tokenizer.padding_side == "left")
 
     def padded(self, row: Sequence[int], length: int) -> list[int]:
         """A row of `length` tokens."""
@@ -189,6 +189,16 @@ class PromptTokenizer:
         padded = torch.tensor([self.special.padded(row, length) for row in rows], dtype=torch.int64)
         end = torch.tensor([length - 1 if self.special.length else len(row) - 1 for row in rows])
         return Layout(padded.reshape(len(rows), length), end, slots)
+
+
+def require_vocabulary(tokenizer: Any, vocabulary: int) -> None:
+    """Raise UserError if a tokenizer has another vocabulary than a tower, which embeds `vocabulary` ids."""
+    known = len(tokenizer)
+    if not vocabulary - SPARE <= known <= vocabulary:
+        raise UserError(
+            f"The text tower knows {vocabulary} token ids, but the tokenizer has {known}; use the tokenizer that this "
+            "backbone was trained with."
+        )
 
 
 def plain_text(text: str) -> str:

@@ -24,7 +24,7 @@ PLAIN = {
         *("timm_model_name", "timm_model_pretrained", "timm_drop", "timm_drop_path"),
     },
     "text_cfg": {
-        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "output_tokens", "tokenizer_kwargs"),
+        *("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "output_tokens"),
         *("hf_model_name", "hf_tokenizer_name", "hf_model_pretrained"),
     },
 }

@@ -51,6 +51,8 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
     if not is_file(path) or path.suffix not in SUFFIXES:
         return None
     config = next((one for one in (path.with_suffix(".json"), path.parent / NAME) if is_file(one)), None)
+    if config is None and _model_type(path.parent) in names():
+        raise UserError(f"{path} is a part of the Hugging Face folder {path.parent}; give the folder.")
     return Checkpoint(path, config, path.parent)
 
 
@@ -72,12 +74,15 @@ def open_checkpoint(
 
 def _is_hugging_face(folder: Path) -> bool:
     """Whether a folder's config.json names a supported family, or there is nothing of open_clip in it."""
-    if not is_file(folder / NAME):
-        return True
+    return not is_file(folder / NAME) or _model_type(folder) in names()
+
+
+def _model_type(folder: Path) -> object:
+    """What a folder's config.json names; None if it is missing or damaged."""
     try:
-        return load_json_object(read_bytes(folder / "config.json")).get("model_type") in names()
-    except ValueError:  # missing or damaged, and another library's
-        return False
+        return load_json_object(read_bytes(folder / "config.json")).get("model_type")
+    except ValueError:
+        return None
 
 
 def _in_folder(folder: Path) -> Checkpoint:
