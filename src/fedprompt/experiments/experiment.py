@@ -101,7 +101,7 @@ def assemble(
     image is opened then. With `validates` images of the validation part are opened even if the plan chooses no round.
     """
     recipe = plan.recipe
-    if backbone is None and recipe.backbone.path != DEMO:
+    if backbone is None and recipe.backbone.path not in (DEMO, ""):  # "": one that was opened in Python
         # before data are read, which may take long
         plan.trials[0].require_carried(family_of(recipe.backbone.path))
     dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
