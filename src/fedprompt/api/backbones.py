@@ -22,9 +22,10 @@ def load_clip(
 ) -> Clip:
     """Load a frozen CLIP with its feature cache.
 
-    `path` is "demo" (the embedded CLIP), a Hugging Face folder, or a Hub id. `device` is "cpu", "cuda", or "auto": a
-    GPU if there is one. Frozen features are computed `batch` rows at a time (only 1 is exact to the last bit) and are
-    kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk. `workers` processes decode images.
+    `path` is "demo" (the embedded CLIP), a Hugging Face folder, a checkpoint of OpenAI or open_clip, or a Hub id.
+    `device` is "cpu", "cuda", or "auto": a GPU if there is one. Frozen features are computed `batch` rows at a time
+    (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk.
+    `workers` processes decode images.
     Raises UserError if there is no CLIP at `path`, or an option is out of range.
 
     Examples:

@@ -36,7 +36,7 @@ class ServerBlock(NamedBlock):
 class BackboneTable(Table):
     """The frozen CLIP backbone, and the cache of its features."""
 
-    path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, or a Hub id')
+    path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, a checkpoint, or a Hub id')
     batch: int = Field(
         1,
         ge=1,

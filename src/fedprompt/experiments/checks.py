@@ -21,7 +21,9 @@ LONGEST = 60  # characters of a value in a sentence
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of what the reader of the data set found, of images that are left out, and of other problems of images."""
+    """Warn of methods and images that are left out, of what the reader of the data found, and of other problems."""
+    for reason in experiment.not_carried:
+        callbacks.on_warning(f"Left out of the comparison: {reason}")
     for warning in experiment.dataset.report.all_warnings():
         callbacks.on_warning(warning)
     if lost := experiment.left_out:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.hub import require_available
+from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -35,7 +35,7 @@ Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs; `trials` are those of the plan, and know the classes of the data set.
+    """Everything that a run needs; `trials` are those of the plan that the backbone carries, and know the classes.
 
     `described` is the data set with the class descriptions of each trial, by its name; `of` is the experiment as a
     trial sees it. `origins` says which bundled descriptions a trial uses, if any. `hidden` [N, C] are the labels that
@@ -69,6 +69,12 @@ class Experiment:
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
 
+    @property
+    def not_carried(self) -> tuple[str, ...]:
+        """Why methods that the main one was to be compared with are left out: the backbone cannot carry them."""
+        reasons = (trial.refusal(self.clip.family) for trial in self.plan.trials)
+        return tuple(reason for reason in reasons if reason)
+
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one client that holds all their images."""
         if trial.sharing != "pooled":
@@ -96,6 +102,9 @@ def assemble(
     image is opened then. With `validates` images of the validation part are opened even if the plan chooses no round.
     """
     recipe = plan.recipe
+    if backbone is None and recipe.backbone.path not in (DEMO, ""):  # "": one that was opened in Python
+        # before data are read, which may take long
+        plan.trials[0].require_carried(family_of(recipe.backbone.path))
     dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
@@ -103,8 +112,6 @@ def assemble(
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
-    if backbone is None and recipe.backbone.path != DEMO:
-        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
@@ -117,6 +124,8 @@ def assemble(
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    trials[0].require_carried(clip.family)
+    trials = tuple(trial for trial in trials if not trial.refusal(clip.family))
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
             check_distinct_texts(clip, replace(part.space, template=template))

@@ -113,7 +113,8 @@ class FedMVP(Method):
         """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
-        context, patches = self._context(clip, space), clip.image_embeddings(images)[:, 1:]  # [N, W], [B, P, W]
+        context = self._context(clip, space)  # [N, W]
+        patches = clip.image_embeddings(images)[:, clip.leading :]  # [B, P, W]
         return Attention(self.promptformer.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
@@ -133,11 +134,12 @@ class FedMVP(Method):
         context = self._context(clip, space)
 
         def encode(images: Images) -> Encoded:
-            embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
-            queries = self.queries if self.conditioning == "text" else embeddings[:, 1:]  # [m, W] or [B, P, W]
+            embeddings = clip.image_embeddings(images)  # [B, L + P, W]
+            patches = embeddings[:, clip.leading :]  # [B, P, W]
+            queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
             attended = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
             pool = F.adaptive_avg_pool1d(torch.eye(attended.shape[-2]), self.n_tokens).T.to(attended)  # [m, P]
             prompts = (pool @ attended).expand(len(embeddings), -1, -1)  # [B, m, W]
-            return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, 1 + P + m, W]
+            return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]
 
         return encode

@@ -142,6 +142,8 @@ def make_tuning(
     plan = given.plan(with_features(_unseen(whole), out, given), origin=origin)
     experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
     opening = time.perf_counter() - started
+    for trial in plan.trials[: len(names)]:  # those that are named come first
+        trial.require_carried(experiment.clip.family)
     made = {trial.name: trial.make_method(experiment.clip) for trial in experiment.trials}
     trained = {name for name, method in made.items() if any(True for _ in method.parameters())}
     tuned = tuple(table for table in chosen if table.title in trained)
@@ -149,7 +151,7 @@ def make_tuning(
         raise UserError(f"{idle[0]} trains nothing, so it has nothing to tune; leave it out of --method.")
     if not tuned:
         raise UserError(f"{origin} has no method that trains; name some with --method.")
-    references = tuple(table for table in (*chosen, *others) if table.title not in trained)
+    references = tuple(table for table in (*chosen, *others) if table.title in made.keys() - trained)
     kept = whole.model_copy(update={"method": tuned[0], "compare": tuned[1:]})
     tuning = Tuning(kept, references, out, draws=wanted.draws, opening=opening, given=given)
     return tuning, experiment
