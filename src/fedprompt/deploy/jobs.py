@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -221,7 +221,9 @@ def _check_texts(options: Mapping[str, object]) -> None:
     """UserError for class names and a template that make no label space, or texts that fill the memory."""
     names, template = options.get("classes"), options.get("template")
     if isinstance(names, list | tuple) and names:
-        LabelSpace(tuple(map(str, names)), **({"template": template} if isinstance(template, str) else {}))
+        space = LabelSpace(tuple(map(str, names)))
+        if isinstance(template, str):
+            replace(space, template=template)
 
 
 def _holds_path(options: object) -> bool:
