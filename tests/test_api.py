@@ -311,7 +311,7 @@ def test_hugging_face_tables_are_read() -> None:
 
 BAD = {
     "images has": (
-        lambda: fp.load_dataset(pandas.DataFrame({"picture": ["a.png"], "label": ["x"]})),
+        lambda: fp.load_dataset(pandas.DataFrame({"photo": ["a.png"], "label": ["x"]})),
         "no column 'image'",
     ),
     "lengths": (lambda: fp.load_dataset("image_folde"), "did you mean 'image_folder'"),
