@@ -128,6 +128,7 @@ OPTIONAL = {
     "httpx": ("descriptions/endpoint.py",),
     "llm": ("descriptions/plugins.py",),
     "prometheus_client": ("deploy/metrics.py",),
+    "ray": ("runtimes/ray",),
 }
 
 
@@ -247,15 +248,16 @@ def test_a_round_is_built_in_one_place() -> None:
 
 @pytest.mark.parametrize("module", ["fedprompt", "fedprompt.cli.main"])
 def test_importing_is_cheap(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'matplotlib', 'flwr'}"
+    heavy = "{'torch', 'transformers', 'matplotlib', 'flwr', 'ray'}"
     run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
 
 
 def test_everything_but_deployments_works_without_their_packages() -> None:
     names = [".".join(("fedprompt", *path.with_suffix("").parts)).removesuffix(".__init__") for path in TREES]
-    names = [name for name in names if not name.startswith(("fedprompt.runtimes.flower", "fedprompt.deploy"))]
+    theirs = ("fedprompt.runtimes.flower", "fedprompt.runtimes.ray", "fedprompt.experiments.on_ray", "fedprompt.deploy")
+    names = [name for name in names if not name.startswith(theirs)]
     names = [name for name in names if not name.endswith("__main__")]
-    without = "for name in ('flwr', 'dp_accounting'): sys.modules[name] = None"
+    without = "for name in ('flwr', 'ray', 'dp_accounting'): sys.modules[name] = None"
     run(f"import importlib, sys\n{without}\nfor name in {names}: importlib.import_module(name)")
 
 

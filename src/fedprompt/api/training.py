@@ -31,6 +31,7 @@ GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
 GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
+RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
 Temporary = tempfile.TemporaryDirectory[str]
 
 
@@ -46,6 +47,7 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     track: Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run:
@@ -54,9 +56,11 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
     `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
     `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
-    of the run, which must not exist; without it the run lives as long as the result does. `track` names
-    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of
-    the last finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
+    of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
+    clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and
+    `on={"name": "ray", "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers
+    (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last
+    finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
     KeyboardInterrupt. Raises UserError for anything that cannot be trained, before the folder is made.
 
     Examples:
@@ -67,7 +71,7 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         >>> sorted(run.scores.columns)
         ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
-    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
+    changes = {**({"track": list(track)} if track else {}), **runtime_settings(on), **(settings or {})}
     plan, given = plan_of_objects((method, *compare), (clip, data, clients), seed=seed, train=options, settings=changes)
     return _start(plan, given, out, callbacks, progress=progress)
 
@@ -146,15 +150,16 @@ def run(
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
     clip: Clip | None = None,
+    on: RuntimeLike = None,
     **settings: Any,
 ) -> Run:
     """Run a recipe: a `Recipe`, a TOML file, or the name of one that the package contains.
 
     `settings` are keys of the recipe; tables are given as mappings or with dots, `**{"train.rounds": 3}`. `clip` is a
-    backbone that is open already. Without `out` the run lives as long as the result does. Raises UserError as the
-    command `fedprompt run` does.
+    backbone that is open already, and `on` the runtime as in `train`. Without `out` the run lives as long as the result
+    does. Raises UserError as the command `fedprompt run` does.
     """
-    plan, given = plan_of_recipe(recipe, settings, clip=clip)
+    plan, given = plan_of_recipe(recipe, {**runtime_settings(on), **settings}, clip=clip)
     return _start(plan, given, out, callbacks, progress=progress)
 
 
@@ -167,6 +172,12 @@ def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, cl
         return given.plan(checked(Recipe, tables, origin=recipe.name), origin=recipe.name), given
     path = find_recipe(str(as_path(recipe, "recipe")))
     return given.plan(load_recipe(path, changes), origin=path.name), given
+
+
+def runtime_settings(on: RuntimeLike) -> Mapping[str, Any]:
+    """The keys of a recipe's [runtime] that an argument `on` stands for."""
+    table = {"name": on} if isinstance(on, str) else dict(on or {})
+    return {f"runtime.{key}": value for key, value in table.items()}
 
 
 def _start(
@@ -209,12 +220,14 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     trust_code: Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
 ) -> Run:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped.
 
     What was given from Python when the run began is given again: `clip`, `data`, `clients` and the class of a `method`
-    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. Raises UserError where
-    one of them is missing or has changed, unless `accept_changes`.
+    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. `on` may be another
+    runtime than the one that it began with. Raises UserError where one of them is missing or has changed, unless
+    `accept_changes`.
     """
     kinds = (method,) if isinstance(method, type) else tuple(method)
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
@@ -226,5 +239,6 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             accept_changes=accept_changes,
             trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
             given=given,
+            runtime=None if on is None else runs.changed_runtime(place, {"name": on} if isinstance(on, str) else on),
         )
     return Run(place, clip=clip, given=given.methods)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
-from fedprompt.api.training import MethodLike, PathLike, output_folder, plan_of_objects, plan_of_recipe
+from fedprompt.api.training import (
+    MethodLike,
+    PathLike,
+    RuntimeLike,
+    output_folder,
+    plan_of_objects,
+    plan_of_recipe,
+    runtime_settings,
+)
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
@@ -83,6 +91,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     seed: int = 1,
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Tuning:
@@ -95,7 +104,8 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     `grid` gives values to try for keys of [train], by default six learning rates. `draws` has Optuna draw so many
     points for each method from between the ends of the grid, the method's default first (extra `tune`); without it
     every point of the grid is tried, which is the fair comparison. `minutes` limits search and training together. With
-    `out` the same call goes on after a stop. Raises UserError as `train` and `run` do.
+    `out` the same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run`
+    do.
 
     Examples:
         >>> import fedprompt as fp
@@ -107,7 +117,11 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         >>> list(tuned.table.columns), sorted(tuned.settings["promptfl"])
         (['method', 'lr', 'value', 'default', 'kept'], ['lr'])
     """
-    changes = {**(settings or {}), **({"tuning.grid": {key: list(grid[key]) for key in grid}} if grid else {})}
+    changes = {
+        **runtime_settings(on),
+        **(settings or {}),
+        **({"tuning.grid": {key: list(grid[key]) for key in grid}} if grid else {}),
+    }
     if clip is not None and data is not None and clients is not None:
         if not isinstance(what, str | type | Mapping):
             raise UserError(f"With data and clients, tune takes a method, not {what!r}; leave them out for a recipe.")

@@ -20,6 +20,7 @@ from fedprompt.config.recipe_tables import (
     EvaluateTable,
     MethodTable,
     PartitionTable,
+    RuntimeTable,
     Table,
     TrainTable,
     TuningTable,
@@ -66,6 +67,7 @@ class Recipe(Table):
     compare: tuple[MethodTable, ...] = Field((), description="methods to train beside the main one")
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
+    runtime: RuntimeTable = RuntimeTable()
     tuning: TuningTable = TuningTable()
 
     def to_toml(self, *, defaults: bool = True) -> str:

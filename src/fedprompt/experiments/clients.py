@@ -53,7 +53,7 @@ class Clients(Sequence[Client]):
         self.test = test
         self.share = held_out
         self.candidates = candidates
-        self._test_rows = functools.cache(self._find_test_rows)
+        self._test_rows: dict[str, Tensor] = {}  # by domain, those found so far
 
     def __len__(self) -> int:
         return len(self.partition.shards)
@@ -173,13 +173,16 @@ class Clients(Sequence[Client]):
     def _rows_of(self, shard: Shard) -> Tensor:
         if shard.test is not None:
             return torch.tensor(shard.test, dtype=torch.int64)
-        rows = self._test_rows(shard.domain)
+        rows = self._test_rows_of(shard.domain)
         if self.dataset.space.kind == "multi":
             return rows
         return rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
 
-    def _find_test_rows(self, domain: str) -> Tensor:
-        return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
+    def _test_rows_of(self, domain: str) -> Tensor:
+        if domain not in self._test_rows:
+            domains = (domain,) if domain else self.dataset.seen_domains
+            self._test_rows[domain] = self.dataset.rows(split="test", domains=domains)
+        return self._test_rows[domain]
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:

@@ -15,7 +15,7 @@ from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import draw_samples, sample_events
 from fedprompt.experiments.test_sets import TestSet, top_k
-from fedprompt.federated.evaluate import Decision, Score, predict, score
+from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.client_scores import append_scores
@@ -56,10 +56,9 @@ def record_held_out(context: RunContext, transport: RunTransport, shared: State,
     tables = []
     for number, client in enumerate(context.experiment.clients):
         owner = number if number in transport.owners else transport.owners[0]
-        method = transport.restore(shared, owner)
         for column, held in client.held_out.items():
             if len(held):
-                logits = predict(method, clip, held.images, held.space, batch_size=batch_size)
+                logits = transport.predict(clip, shared, owner, held, batch_size=batch_size)
                 key = (column, client.name, "", number)
                 tables.append(prediction_table(key, held.images.rows, logits, held.targets, held.space))
     if tables:
@@ -86,8 +85,7 @@ def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
         if held is not None:
-            method = transport.restore(shared, owner)
-            logits = predict(method, context.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+            logits = transport.predict(context.experiment.clip, shared, owner, held, batch_size=recipe.batch_size)
             tuned = best_threshold(logits.sigmoid(), held.targets)
             decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
     return decisions
@@ -110,10 +108,9 @@ def score_test_sets(
     present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
     events, tables = [], []
     for owner in transport.owners:
-        method = transport.restore(shared, owner)
         for test_set in context.test_sets:
             examples, space = test_set.examples, test_set.examples.space
-            logits = predict(method, clip, examples.images, space, batch_size=batch_size)
+            logits = transport.predict(clip, shared, owner, examples, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
             events.append(
                 score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)

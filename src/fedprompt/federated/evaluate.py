@@ -62,16 +62,21 @@ def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, ba
 
     Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
     """
-    logits = _logits(method, clip, images, space, batch_size=batch_size)
+    logits = compute_logits(method, clip, images, space, batch_size=batch_size)
     metrics.require_finite(logits, type(method).__name__)
     return logits
 
 
+def images_per_batch(batch_size: int, space: LabelSpace) -> int:
+    """The size of the batches in which `predict` takes images."""
+    return max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
+
+
 @torch.no_grad()
-def _logits(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int) -> Tensor:
+def compute_logits(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int) -> Tensor:
     """Logits [B, C] on the CPU, finite or not."""
     method.eval()
-    batch_size = max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
+    batch_size = images_per_batch(batch_size, space)
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
@@ -97,7 +102,7 @@ def evaluate_any(method: Method, clip: Clip, examples: Examples, *, name: str, b
 
     A method may be made so that its logits overflow for one certain image; an error would tell that it is there.
     """
-    logits = _logits(method, clip, examples.images, examples.space, batch_size=batch_size)
+    logits = compute_logits(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(_wrong_unless_finite(logits, examples.targets), examples.targets, examples.space, name=name)
 
 
