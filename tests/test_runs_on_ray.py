@@ -204,14 +204,17 @@ def test_a_driver_that_is_stopped_leaves_no_process_and_a_run_to_resume(tmp_path
     (tmp_path / "recipe.toml").write_text(RECIPE)
     mark = f"{os.getpid()}-{number}"
     out = tmp_path / "run"
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | {"OMP_NUM_THREADS": "1"}
+    # Without the variables of a Ray that other tests of this process use.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment["OMP_NUM_THREADS"] = "1"
     driver = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe.toml"), str(out), mark],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "errors").open("wb"),
         env=environment,
     )
-    assert driver.stdout is not None and driver.stdout.readline() == b"round 1\n"
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == b"round 1\n", (tmp_path / "errors").read_text()
     assert list(marked(f"mark-{mark}"))
     driver.send_signal(number)
     driver.wait()
