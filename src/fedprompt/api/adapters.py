@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path
+from fedprompt.api.arguments import as_path, shown
 from fedprompt.clip.model import Clip
-from fedprompt.data.images import Images
+from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.in_memory import image_source
+from fedprompt.data.intake.given_images import find_given
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import check_distinct_texts
@@ -94,6 +95,25 @@ class Predictions:
         return "".join(cells) + more
 
 
+def _listed(images: Any) -> list[object]:
+    """The images of a sequence, of one image, or of a folder, a pattern or a table of paths."""
+    if isinstance(images, str | os.PathLike):
+        found = find_given([Path(os.fsdecode(images))])
+        if not found.files:
+            raise UserError("\n".join(found.unusable))
+        return list(found.files)
+    if isinstance(images, Image.Image) or hasattr(images, "ndim"):
+        return [images]
+    if isinstance(images, Iterable):
+        return list(images)
+    raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
+
+
+def _name(image: object, source: ImageSource, row: int) -> str:
+    """A path as it was given, or what the source calls an image in memory."""
+    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else source.describe(row)
+
+
 class Adapter:
     """A trained adapter with the backbone that it belongs to, which is opened on the first prediction."""
 
@@ -157,12 +177,13 @@ class Adapter:
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
-        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. `attributes` are
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. One path may also
+        be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
         visual phrases per class, for methods that read them; the adapter knows those of its own classes. Raises
         UserError for an image that cannot be read, and for class names that cannot be told apart.
         """
-        given = [images] if isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "ndim") else images
-        source = image_source(list(given))
+        given = _listed(images)
+        source = image_source(given)
         space = self._space(classes, attributes or {})
         method, clip = self._restored
         check_distinct_texts(clip, space)
@@ -171,7 +192,7 @@ class Adapter:
         probabilities = class_probabilities(logits, space.kind)
         return Predictions(
             space.names,
-            tuple(source.describe(row) for row in range(len(source))),
+            tuple(_name(image, source, row) for row, image in enumerate(given)),
             probabilities,
             None if space.kind == "single" else probabilities >= thresholds(self._files, space),
             found,

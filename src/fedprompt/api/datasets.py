@@ -11,12 +11,15 @@ from fedprompt.api.arguments import require
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.in_memory import dataset_of_columns
+from fedprompt.data.images import ImageSource
+from fedprompt.data.in_memory import dataset_of_columns, image_source
 from fedprompt.data.intake.tables import IMAGE_COLUMNS
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
 from fedprompt.data.quality import quality_warnings
+from fedprompt.data.sources.huggingface import undecoded
+from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.clients import Clients
@@ -90,36 +93,43 @@ def _of_pairs(pairs: Any, options: Mapping[str, Any]) -> Dataset:
             f"load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
             f"(image, label), not this {type(pairs).__name__}."
         ) from error
-    return _of_columns([image for image, _ in rows], [label for _, label in rows], options)
+    source = image_source([image for image, _ in rows])
+    return _of_columns(source, {**_taken(options), "label": [label for _, label in rows]}, options)
 
 
-def _of_columns(images: Sequence[object], labels: Sequence[object], options: Mapping[str, Any]) -> Dataset:
-    columns = {name: options[name] for name in ("splits", "domains") if name in options}
-    rest = {name: value for name, value in options.items() if name not in columns}
-    block = bind("load_dataset", dataset_of_columns, {**rest, **columns}, place="load_dataset")
-    return cast("Dataset", block(images, labels))
+def _taken(options: Mapping[str, Any]) -> dict[str, Sequence[object]]:
+    """The columns beside a list of pairs, which are given as options."""
+    return {name: options[f"{name}s"] for name in ("split", "domain") if options.get(f"{name}s") is not None}
+
+
+def _of_columns(source: ImageSource, columns: Mapping[str, Sequence[object]], options: Mapping[str, Any]) -> Dataset:
+    rest = {name: value for name, value in options.items() if name not in ("splits", "domains")}
+    block = bind("load_dataset", dataset_of_columns, rest, place="load_dataset")
+    return cast("Dataset", block(source, columns["label"], columns.get("split"), columns.get("domain")))
 
 
 def _of_frame(frame: Any, options: Mapping[str, Any]) -> Dataset:
     known = [str(name) for name in frame.columns]
     chosen, rest = _chosen_columns(known, options)
+    if twice := next((name for name in chosen.values() if known.count(name) > 1), None):
+        raise UserError(f"The table has {known.count(twice)} columns {twice!r}; rename or drop all but one of them.")
     columns = {name: list(frame[column]) for name, column in chosen.items()}
-    return _of_named_columns(columns, rest)
+    return _of_columns(image_source(columns["image"]), columns, rest)
 
 
 def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
+    from datasets import Image
+
     chosen, rest = _chosen_columns(table.column_names, options)
+    image = chosen.pop("image")
     columns = {name: list(table[column]) for name, column in chosen.items()}
     feature = table.features[chosen["label"]]
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names and "classes" not in rest:
         rest = {**rest, "classes": tuple(names)}
-    return _of_named_columns(columns, rest)
-
-
-def _of_named_columns(columns: Mapping[str, Sequence[object]], options: Mapping[str, Any]) -> Dataset:
-    further = {f"{name}s": values for name, values in columns.items() if name not in ("image", "label")}
-    return _of_columns(columns["image"], columns["label"], {**options, **further})
+    if isinstance(table.features[image], Image):  # decoded one by one: an image that cannot be is left out of a run
+        return _of_columns(TableSource(undecoded(table, image, "the table"), image), columns, rest)
+    return _of_columns(image_source(list(table[image])), columns, rest)
 
 
 def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
