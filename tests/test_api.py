@@ -234,6 +234,10 @@ def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
     tensors = [one.adapter().folder.joinpath("adapter_model.safetensors").read_bytes() for one in (run, resumed)]
     assert tensors[0] == tensors[1]
     assert resumed.table.equals(run.table)
+    assert set(resumed.scores.query("test_set == 'local' and trial == 'promptfl'")["round"]) == {2}
+    assert set(map(tuple, resumed.scores.query("trial == 'promptfl'")[["round", "test_set"]].values)) == {
+        (2, name) for name in ("local", "base", "new", "unseen")
+    }
 
 
 def test_ctrl_c_before_a_round_has_finished_is_an_interruption(

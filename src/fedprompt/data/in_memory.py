@@ -217,7 +217,7 @@ def _refuse_missing(column: str, values: Sequence[object], *, fix: str) -> None:
     raise UserError(f"The {column} of row {empty[0]}{others} missing; {fix}.")
 
 
-def _drawn_splits(  # noqa: PLR0913  (what a draw depends on)
+def _drawn_splits(
     source: ImageSource, found: TypedLabels, domains: Sequence[str], *, test_fraction: float, seed: int, name: str
 ) -> _Splits:
     groups = [(domain, () if found.multi else label) for domain, label in zip(domains, found.targets, strict=True)]

@@ -23,6 +23,7 @@ from fedprompt.records.events import (
     HeaderEvent,
     IntervalEvent,
     KeptEvent,
+    LocalImagesEvent,
     MistakesEvent,
     ResumeEvent,
     RoundEvent,
@@ -75,6 +76,7 @@ class TrialRecord:
     """One method of a run with everything recorded about it, in round order.
 
     `validations` are the scorings of held-out images by which a round was chosen, and `kept` says which was.
+    `local_images` have the clients' test images, where one process has scored them.
     """
 
     about: TrialEvent
@@ -83,6 +85,7 @@ class TrialRecord:
     samples: tuple[SampleEvent, ...]
     validations: tuple[ValidationEvent, ...] = ()
     kept: KeptEvent | None = None
+    local_images: tuple[LocalImagesEvent, ...] = ()
 
     @property
     def name(self) -> str:
@@ -126,6 +129,11 @@ class TrialRecord:
         final = self.final(column)
         parts = dict.fromkeys(score.part for score in final)
         return {part: mean_of(score.value for score in final if score.part == part) for part in parts}
+
+    def local_images_of(self, part: str) -> LocalImagesEvent | None:
+        """The clients' test images behind the figure `local` on a data set; None where sites have scored them."""
+        number = next((score.round for score in self.final("local")), None)
+        return next((one for one in self.local_images if (one.round, one.part) == (number, part)), None)
 
     def figure(self, column: str, part: str = "") -> float | None:
         """One figure, on the data set `part` if it is given; None if it was not recorded."""
@@ -320,6 +328,7 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
     samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
     validations = {(event.trial, event.round): event for event in _all(ValidationEvent, events)}
     kept = {event.trial: event for event in _all(KeptEvent, events)}
+    local = {(event.trial, event.round, event.part): event for event in _all(LocalImagesEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
         TrialRecord(
@@ -329,6 +338,7 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
             tuple(one for key, one in samples.items() if key[0] == name),
             tuple(sorted((one for key, one in validations.items() if key[0] == name), key=lambda one: one.round)),
             kept.get(name),
+            tuple(one for key, one in local.items() if key[0] == name),
         )
         for name in names
     ]
