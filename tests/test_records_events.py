@@ -25,6 +25,7 @@ from fedprompt.records.events import (
     EVENTS,
     ClientScoresEvent,
     CooccurrenceEvent,
+    LocalImagesEvent,
     MistakesEvent,
     RoundEvent,
     parse_event,
@@ -63,6 +64,11 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
             per_class=[[value, None]] * len(names),
         ),
         NAMES,
+        NUMBERS,
+    ),
+    LocalImagesEvent: st.builds(
+        lambda rows, value: LocalImagesEvent(trial="a", round=1, rows=rows, influence=[value] * len(rows)),
+        st.lists(st.integers(0, 9), max_size=3),
         NUMBERS,
     ),
     MistakesEvent: st.builds(
