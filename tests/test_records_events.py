@@ -159,7 +159,15 @@ def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str
         "first_round": 1.0,
         "scoring": 1.0,
     }
-    lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": [], "rows": [], "influence": []}
+    lists: dict[str, Any] = {
+        "classes": [],
+        "counts": [],
+        "clients": [],
+        "sites": {},
+        "changes": [],
+        "rows": [],
+        "influence": [],
+    }
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":
         fields |= {"classes": ["x"], "counts": [[1]]}

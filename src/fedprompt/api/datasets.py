@@ -177,12 +177,18 @@ def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: 
 
 
 def partition(
-    data: Dataset, rule: str | Callable[..., Partition] = "dirichlet", /, *, held_out: float = 0.0, **options: Any
+    data: Dataset,
+    rule: str | Callable[..., Partition] = "domains_or_dirichlet",
+    /,
+    *,
+    held_out: float = 0.0,
+    **options: Any,
 ) -> Clients:
     """Distribute the training images over clients by a partition rule.
 
     `rule` is the name of a rule (`"iid"`, `"dirichlet"`, `"class_chunks"`, `"by_domain"`, ...) or a function
-    `(dataset, *, options) -> Partition`; `options` are its keywords. A share `held_out` of each client's images is not
+    `(dataset, *, options) -> Partition`; `options` are its keywords. Without a rule there is a client per domain or,
+    where there are no domains, label skew by Dirichlet(0.5). A share `held_out` of each client's images is not
     trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
     `clients.to_pandas()`. Raises UserError for an unknown rule or option, or more clients than images.
 

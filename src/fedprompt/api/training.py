@@ -17,6 +17,7 @@ from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
 from fedprompt.config.settings import apply_settings, dotted, setting
+from fedprompt.config.tuned import PAPER, own_defaults
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
@@ -55,8 +56,10 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
 
     `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
     `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
-    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
-    of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
+    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What they leave
+    open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
+    that start from the template; `settings={"defaults": "paper"}` takes the defaults of papers instead. `out` is the
+    folder of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
     clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and
     `on={"name": "ray", "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers
     (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last
@@ -107,16 +110,19 @@ def _recipe(
 ) -> Recipe:
     assert given.data is not None and given.clients is not None and given.clip is not None
     partition, main = given.clients.partition, dict(tables[0])
+    defaults, own = own_defaults(given.data.space.kind)
+    is_paper = settings.get("defaults") == PAPER
     found: dict[str, Any] = {
         "name": _folder_name(f"{main.get('label') or main['name']}-{given.data.name}"),
         "about": f"{main['name']} on {given.data.name}",
         "seed": seed,
+        "defaults": PAPER if is_paper else defaults,
         "backbone": {"path": given.clip.origin},
         "data": dict(given.data.table) or {"source": GIVEN_DATA, "name": given.data.name},
         "partition": dict(partition.table) or {"rule": GIVEN_PARTITION, "by": partition.rule},
         "method": main,
         "compare": [dict(table) for table in tables[1:]],
-        "train": dict(train),
+        "train": dict(train) if is_paper else {**own, **train},
         "evaluate": {"held_out": given.clients.share} if given.clients.share else {},  # else the recipe's default
     }
     apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())

@@ -67,6 +67,11 @@ class Tuning:
         return {one.table.title: dict(one.points[one.best]) for one in self._found.results if one.best is not None}
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """A sentence for each method that keeps its default although another point is better, or has equal points."""
+        return self._found.kept_defaults
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that trains the best method with its settings."""
         return self._found.recipe
@@ -136,4 +141,6 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     wanted = Wanted(tuple(methods), minutes, draws)
     with joined(callbacks, progress=progress) as listener:
         found = search_and_train(plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, given=given)
+        for sentence in found.kept_defaults:
+            listener.on_message(sentence)
     return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))

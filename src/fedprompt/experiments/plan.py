@@ -172,9 +172,10 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:
     """The method's table with what `defaults` of the recipe says, if it names tuned ones."""
-    table = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set)
+    table = with_tuned(table, recipe.defaults, recipe.train)
     options = block_options("method", table.name) or ()
-    if recipe.defaults != PAPER and "init" in options and "init" not in table.options:
+    stated = {"init", "n_ctx"} & set(table.options)  # a template has as many vectors as its words take
+    if recipe.defaults != PAPER and "init" in options and not stated:
         return MethodTable.model_validate(table.model_dump(exclude_unset=True) | {"init": TEMPLATE})
     return table
 

@@ -51,7 +51,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     splits: Mapping[str, str] | None = None,
     separator: Literal["", "none"] = "",
     repeats: Repeats = "refuse",
-    base: Literal["half", "all"] = "half",
+    base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
     template: str = "a photo of a {}.",

@@ -44,7 +44,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     domain_column: str = "",
     classes: tuple[str, ...] = (),
     like: str = "",
-    base: Literal["half", "all"] = "half",
+    base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     template: str = "",
     revision: str = "",
