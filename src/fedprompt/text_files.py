@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 from fedprompt.file_system import LARGEST_FILE, read_bytes
 
 DEEPEST = 64  # levels of lists and objects; code that recurses over values must not reach Python's own limit
@@ -188,11 +188,20 @@ def _values(value: object) -> Iterable[object]:
 
 
 def data_setting(key: str, value: str | float | Sequence[str]) -> str:
-    """How a shell is told an option of the data: "--set data.columns.image=path"."""
+    """How an option of the data is given: "--set data.columns.image=path", in Python `columns={'image': 'path'}`."""
     *tables, last = key.split(".", 1)
+    if wording() != "shell":
+        if wording() == "settings":
+            return f'`{{"data.{key}": {value!r}}}`'
+        return f"`{tables[0]}={ {last: value}!r}`" if tables else f"`{key}={value!r}`"
     text = json_text(value, ascii_only=False)
     if tables and not re.fullmatch(r"[^\s.=\"']+", last):  # a dot or a blank in a name is no part of a dotted key
         return f"--set {shlex.quote(f'data.{tables[0]}={{{json_text(last, ascii_only=False)} = {text}}}')}"
     # A text without quotes is taken as it is, unless it reads as a TOML value.
     bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)[^\W\d][\w./,:-]*", value)
     return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"
+
+
+def source_setting(name: str) -> str:
+    """How another source is named: "--set data.source=class_table", in Python "the source 'class_table'"."""
+    return data_setting("source", name) if wording() == "shell" else f"the source {name!r}"

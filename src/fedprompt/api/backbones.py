@@ -8,9 +8,11 @@ from fedprompt.api.arguments import as_path
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.errors import worded
 from fedprompt.experiments.experiment import load_backbone
 
 
+@worded("keywords")
 def load_clip(
     path: str | os.PathLike[str] = "demo",
     *,

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter
-from fedprompt.api.arguments import as_path
+from fedprompt.api.arguments import as_path, listed
 from fedprompt.clip.model import Clip
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, worded
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
@@ -180,6 +180,7 @@ SCORE_COLUMNS = ("trial", "round", "test_set", "name", "part", "client", "metric
 ROUND_COLUMNS = ("trial", "round", "clients", "loss", "bytes_up", "seconds", "failed", "epsilon")
 
 
+@worded("keywords")
 def read_run(folder: str | os.PathLike[str], /) -> Run:
     """Open the folder of a run, finished or not; UserError if it is none."""
     place = as_path(folder, "folder")
@@ -189,7 +190,8 @@ def read_run(folder: str | os.PathLike[str], /) -> Run:
     return run
 
 
-def compare(runs: Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
+@worded("keywords")
+def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
     """Figures of several runs of the same methods, tidy: run, seed, trial, column and value in [0, 1].
 
     `table.pivot_table(index="trial", columns="column", values="value", aggfunc=["mean", "std"])` gives means and
@@ -197,7 +199,13 @@ def compare(runs: Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame
     """
     import pandas
 
-    opened = [run if isinstance(run, Run) else read_run(run) for run in runs]
+    given = (runs,) if isinstance(runs, Run) else listed(runs, "runs")
+    opened = [run if isinstance(run, Run) else read_run(run) for run in given]
+    folders = [run.folder.resolve() for run in opened]
+    if not folders:
+        raise UserError("There is no run to compare; give runs or their folders.")
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"The run {twice} is given twice; means over it would count it twice.")
     rows = [
         {
             "run": str(run.folder),

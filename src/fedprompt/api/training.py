@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path, require
+from fedprompt.api.arguments import as_path, listed, require, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.datasets import DATA
 from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
+from fedprompt.config.outside_code import GIVEN_DATA, GIVEN_PARTITION
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
+from fedprompt.config.recipe_tables import TrainTable
 from fedprompt.config.settings import apply_settings, dotted, setting
 from fedprompt.config.tuned import PAPER, own_defaults
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
@@ -28,24 +30,23 @@ from fedprompt.experiments.plan import Plan
 from fedprompt.methods.base import Method
 from fedprompt.report import render
 
-GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
-GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
 RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
 Temporary = tempfile.TemporaryDirectory[str]
 
 
+@worded("settings")
 def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     method: MethodLike,
     clip: Clip,
     data: Dataset,
     clients: Clients,
     *,
-    compare: Sequence[MethodLike] = (),
+    compare: MethodLike | Sequence[MethodLike] = (),
     out: PathLike | None = None,
     seed: int = 1,
-    track: Sequence[str] = (),
+    track: str | Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
     on: RuntimeLike = None,
@@ -74,8 +75,10 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         >>> sorted(run.scores.columns)
         ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
-    changes = {**({"track": list(track)} if track else {}), **runtime_settings(on), **(settings or {})}
-    plan, given = plan_of_objects((method, *compare), (clip, data, clients), seed=seed, train=options, settings=changes)
+    tracked = {"track": list(listed(track, "track"))} if track else {}
+    changes = {**tracked, **runtime_settings(on), **(settings or {})}
+    kinds = (method, *listed(compare, "compare"))
+    plan, given = plan_of_objects(kinds, (clip, data, clients), seed=seed, train=options, settings=changes)
     return _start(plan, given, out, callbacks, progress=progress)
 
 
@@ -95,9 +98,24 @@ def plan_of_objects(
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
     tables = [_method_table(one) for one in kinds]
+    _check_options(tables[0], train)
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
     recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings)
     return given.plan(recipe, origin="train"), given
+
+
+def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: Mapping[str, Any]) -> None:
+    """UserError for an option of the method among those of training, with the table to write."""
+    table, kind = main
+    if kind is None and table["name"] not in methods.names():
+        return  # which is said as such
+    own = methods.options(kind or methods.load(table["name"]))
+    for name in train:
+        if name in own and name not in TrainTable.model_fields:
+            raise UserError(
+                f"{name!r} is an option of the method, not of the training; write "
+                f"train({ {**table, name: train[name]}!r}, ...)."
+            )
 
 
 def _recipe(
@@ -148,6 +166,7 @@ def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] |
     return {"name": method.__name__}, method
 
 
+@worded("settings")
 def run(
     recipe: Recipe | PathLike,
     /,
@@ -214,6 +233,7 @@ def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
         render(folder)
 
 
+@worded("settings")
 def resume(  # noqa: PLR0913  (what may have been given from Python)
     folder: PathLike,
     /,
@@ -223,7 +243,7 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     clients: Clients | None = None,
     method: type[Method] | Sequence[type[Method]] = (),
     accept_changes: bool = False,
-    trust_code: Sequence[str] = (),
+    trust_code: str | Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
     on: RuntimeLike = None,
@@ -235,7 +255,9 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     runtime than the one that it began with. Raises UserError where one of them is missing or has changed, unless
     `accept_changes`.
     """
-    kinds = (method,) if isinstance(method, type) else tuple(method)
+    kinds = listed(method, "method")
+    if wrong := [kind for kind in kinds if not (isinstance(kind, type) and issubclass(kind, Method))]:
+        raise UserError(f"`method` is {shown(wrong[0])}; give the class of the method, derived from fedprompt.Method.")
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
     place = as_path(folder, "folder")
     with joined(callbacks, progress=progress) as listener, _interruption_kept(place, listener):
@@ -243,7 +265,7 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             place,
             callbacks=listener,
             accept_changes=accept_changes,
-            trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
+            trusted=(*(kind.__module__ for kind in kinds), *listed(trust_code, "trust_code")),
             given=given,
             runtime=None if on is None else runs.changed_runtime(place, {"name": on} if isinstance(on, str) else on),
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedprompt.api.arguments import listed, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
 from fedprompt.api.training import (
@@ -20,7 +21,7 @@ from fedprompt.api.training import (
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.studies.tune import Wanted
@@ -81,14 +82,15 @@ class Tuning:
         return f"Tuning of {kept} in {self.folder}"
 
 
+@worded("settings")
 def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     what: Recipe | PathLike | MethodLike,
     clip: Clip | None = None,
     data: Dataset | None = None,
     clients: Clients | None = None,
     *,
-    methods: Sequence[str] = (),
-    compare: Sequence[MethodLike] = (),
+    methods: str | Sequence[str] = (),
+    compare: MethodLike | Sequence[MethodLike] = (),
     grid: Mapping[str, Sequence[Any]] | None = None,
     draws: int = 0,
     minutes: float | None = None,
@@ -125,22 +127,34 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     changes = {
         **runtime_settings(on),
         **(settings or {}),
-        **({"tuning.grid": {key: list(grid[key]) for key in grid}} if grid else {}),
+        **({"tuning.grid": _checked_grid(grid)} if grid else {}),
     }
     if clip is not None and data is not None and clients is not None:
         if not isinstance(what, str | type | Mapping):
             raise UserError(f"With data and clients, tune takes a method, not {what!r}; leave them out for a recipe.")
+        if methods:
+            raise UserError("`methods` names methods of a recipe; with data and clients, further ones are `compare`.")
         plan, given = plan_of_objects(
-            (what, *compare), (clip, data, clients), seed=seed, train=options, settings=changes
+            (what, *listed(compare, "compare")), (clip, data, clients), seed=seed, train=options, settings=changes
         )
     elif data is not None or clients is not None or isinstance(what, Mapping | type):
         raise UserError("tune takes a recipe, or a method with a backbone, a data set and its clients.")
     else:
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
-    wanted = Wanted(tuple(methods), minutes, draws)
+    wanted = Wanted(listed(methods, "methods"), minutes, draws)
     with joined(callbacks, progress=progress) as listener:
         found = search_and_train(plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, given=given)
         for sentence in found.kept_defaults:
             listener.on_message(sentence)
     return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))
+
+
+def _checked_grid(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The values to try by key; UserError for a key without a list of them."""
+    if not isinstance(grid, Mapping):
+        raise UserError(f'`grid` is {shown(grid)}; give the values to try by key, such as {{"lr": [0.001, 0.01]}}.')
+    for key, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UserError(f"The grid of {key!r} is {shown(values)}; give a list of values to try.")
+    return {key: list(values) for key, values in grid.items()}

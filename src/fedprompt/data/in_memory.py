@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +111,7 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     labels: Sequence[object],
     splits: Sequence[object] | None = None,
     domains: Sequence[object] | None = None,
+    declared: Mapping[str, str] | None = None,
     *,
     name: str = "in memory",
     classes: Sequence[str] = (),
@@ -123,9 +124,10 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
 
     `classes` are the names in label order, needed only if labels are numbers. `splits` says train, val or test per
-    image in any usual spelling; without it, each image is drawn for testing with probability `test_fraction`, from
-    `seed` and its path below the folder that all files share or, of images in memory, its content. `domains` names a
-    domain per image. Raises UserError for columns of different lengths, unreadable labels and paths that stand twice.
+    image in any usual spelling, and `declared` what other values of it are; without it, each image is drawn for testing
+    with probability `test_fraction`, from `seed` and its path below the folder that all files share or, of images in
+    memory, its content. `domains` names a domain per image. Raises UserError for columns of different lengths,
+    unreadable labels and paths that stand twice.
     """
     check_test_fraction(test_fraction)
     columns = {"labels": labels, "splits": splits, "domains": domains}
@@ -143,7 +145,7 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     if splits is None or all(map(_is_empty, splits)):
         drawn = _drawn_splits(source, found, outer, test_fraction=test_fraction, seed=seed, name=name)
     else:
-        drawn = _given_splits(splits, name)
+        drawn = _given_splits(splits, declared, name)
     known, new = base_and_new(len(found.names), "all" if found.multi else base)
     return Dataset(
         name=name,
@@ -195,10 +197,10 @@ class _Splits:
     remarks: tuple[str, ...] = ()
 
 
-def _given_splits(given: Sequence[object], name: str) -> _Splits:
+def _given_splits(given: Sequence[object], declared: Mapping[str, str] | None, name: str) -> _Splits:
     _refuse_missing("split", given, fix="write train, val or test there, remove these rows, or leave the column out")
     names = [str(value) for value in given]
-    understood = understand_splits(names, place=name, kind="splits")
+    understood = understand_splits(names, place=name, kind="cells", declared=declared)
     if understood is None:
         raise UserError(f"The splits of {name} say {names[0]!r} and the like; write train, val or test.")
     return _Splits(tuple(understood.parts[own] for own in names), understood.origin)

@@ -36,6 +36,7 @@ from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
+from fedprompt.records.output_folder import resuming
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.report.verdict import introduced
@@ -66,9 +67,7 @@ def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str
         raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
     folder = adapter_folder(place, name)
     if not is_file(folder / "adapter_config.json"):
-        raise UserError(
-            f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
-        )
+        raise UserError(f"The run {place} has no finished adapter of {name!r} yet; finish it with {resuming(place)}.")
     return replace(load_adapter(folder), trusted=tuple(trusted))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fedprompt.config.outside_code import named_code, require_trusted
 from fedprompt.config.recipe import Recipe, checked, load_recipe
 from fedprompt.config.recipe_tables import RuntimeTable
-from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.errors import NotFiniteError, UserError, option
 from fedprompt.experiments.budget import divide_time
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
@@ -117,7 +117,7 @@ def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
         if changes and not accept_changes:
             raise UserError(
                 f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or resume it "
-                "with --accept-changes."
+                f"with {option('accept-changes', 'accept_changes=True')}."
             )
         for change in changes:
             callbacks.on_warning(f"The run goes on although it has changed: {change}.")

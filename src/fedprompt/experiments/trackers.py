@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -149,8 +149,11 @@ class Tracking(RunCallbacks):
         tracker = kind(**(usual if special is None else special(self._recipe.name, trial, folder)))
         tracker.start()
         self._open[name] = tracker
-        configure = CONFIGURATIONS.get(name, lambda tracker, values: tracker.store_init_configuration(values))
-        configure(tracker, _parameters(self._recipe))
+        configure = CONFIGURATIONS.get(name)
+        if configure is None:
+            tracker.store_init_configuration(_parameters(self._recipe))
+        else:
+            configure(tracker, _parameters(self._recipe))
 
     def _place(self, name: str) -> Path:
         return (self._folder / FOLDER / name).resolve()
@@ -177,8 +180,9 @@ def _mlflow_client() -> Any:
 
 def _add_to_writer(writer: Any, values: Mapping[str, Any]) -> None:
     """Write hyper-parameters into the run of a `SummaryWriter`; its own method makes another run for them."""
-    from torch.utils.tensorboard.summary import hparams
+    from torch.utils.tensorboard import summary as summaries
 
+    hparams: Callable[..., Iterable[Any]] = summaries.hparams
     for summary in hparams(dict(values), {}):
         writer.file_writer.add_summary(summary)
 

@@ -15,7 +15,7 @@ import torch
 from fedprompt.child_processes import start_worker
 from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.config.recipe_tables import RuntimeTable
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, option
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
 from fedprompt.experiments.given import NOTHING, Given
@@ -56,7 +56,9 @@ def check(job: Job) -> Plan:
     plan = job.given.plan(job.recipe, origin=job.recipe.name)
     begun = job.folder / runs.RECIPE
     if begun.is_file() and _that_counts(load_recipe(begun)) != _that_counts(plan.recipe):
-        raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
+        raise UserError(
+            f"{job.folder} holds a run with other settings; give another folder with {option('out')}, or delete it."
+        )
     return plan
 
 

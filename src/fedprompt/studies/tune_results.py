@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import MethodTable, Toml
 from fedprompt.config.tuned import with_tuned
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, wording
 from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
@@ -144,7 +144,8 @@ def trainable(results: Sequence[Result]) -> list[Result]:
     found = [result for result in ranked(results) if result.best is not None]
     if not found:
         raise UserError(
-            "Every method diverged at every point; give smaller learning rates (--set tuning.grid.lr=[...])."
+            "Every method diverged at every point; give smaller learning rates ("
+            + ("--set tuning.grid.lr=[...])." if wording() == "shell" else '`grid={"lr": [...]}`).')
         )
     return found
 
