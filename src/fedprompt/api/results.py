@@ -134,9 +134,9 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """What the figures show and what they do not, and what to try next, in sentences."""
+        """What the figures show and what they do not, in sentences, and what to try next, a line each."""
         found = verdict(self.records)
-        return " ".join((*found.sentences, *(f"Next: {step}" for step in found.steps)))
+        return "\n".join((" ".join(found.sentences), *(f"Next: {step}" for step in found.steps)))
 
     def plot(self, column: str | None = None) -> Figure:
         """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds."""
@@ -173,7 +173,8 @@ class Run:
         return f"Run of {', '.join(self.trials)} in {self.folder}, {state}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table.style.format('{:.1f}', na_rep='').to_html()}<p>{escape(self.verdict)}</p>"
+        sentences = "<br>".join(escape(self.verdict).splitlines())
+        return f"{self.table.style.format('{:.1f}', na_rep='').to_html()}<p>{sentences}</p>"
 
 
 SCORE_COLUMNS = ("trial", "round", "test_set", "name", "part", "client", "metric", "images", "value")

@@ -28,6 +28,7 @@ from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
 from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Plan
 from fedprompt.methods.base import Method
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.report import render
 
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
@@ -210,8 +211,9 @@ def _start(
 ) -> Run:
     """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
     folder, kept = output_folder(out, plan.recipe.name)
+    command = CommandRecord(name="run", folder=str(folder) if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener, _interruption_kept(folder, listener):
-        runs.start(plan, folder, callbacks=listener, given=given)
+        runs.start(plan, folder, callbacks=listener, given=given, command=command)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
 

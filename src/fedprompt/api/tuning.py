@@ -24,6 +24,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.studies.tune import Wanted
 from fedprompt.studies.tune_run import Tuned, search_and_train
 
@@ -143,8 +144,11 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
     wanted = Wanted(listed(methods, "methods"), minutes, draws)
+    command = CommandRecord(name="tune", folder=str(folder / "final") if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener:
-        found = search_and_train(plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, given=given)
+        found = search_and_train(
+            plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, command=command, given=given
+        )
         for sentence in found.kept_defaults:
             listener.on_message(sentence)
     return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))

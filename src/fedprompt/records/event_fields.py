@@ -88,12 +88,13 @@ class ExpectedFigure(Record):
 
 
 class CommandRecord(Record):
-    """The command that began a run, for the commands that a verdict proposes."""
+    """The command or the call in Python that began a run, for what a verdict proposes."""
 
     name: str = Field(description="`run` or `tune`")
-    recipe: str = Field(description="the recipe as the user named it")
+    recipe: str = Field("", description="the recipe as the user named it; empty for a call in Python")
     settings: tuple[str, ...] = Field((), description="settings of the recipe, key=value")
-    folder: str = Field("", description="folder of the run, seen from where the command was given")
+    folder: str = Field("", description="folder of the run, seen from where the command was given; empty if temporary")
+    python: bool = Field(default=False, description="whether it was a call in Python")
 
 
 class LeftOutImage(Record):

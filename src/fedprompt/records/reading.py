@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
@@ -172,6 +172,20 @@ class Run:
         other = against.name if against else ""
         wanted = (trial.name, column, other)
         return next((one for one in self.intervals if (one.trial, one.column, one.against) == wanted), None)
+
+    @property
+    def stopped(self) -> Literal["", "interrupted", "failed"]:
+        """How the run ended before its time; empty for one that is done or goes on."""
+        status = self.end.status if self.end is not None else None
+        return status if status in ("interrupted", "failed") else ""
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The names of all trials that the recipe has, the main one first."""
+        recipe = self.header.recipe
+        compared = recipe.get("compare")
+        tables = (recipe.get("method"), *(compared if isinstance(compared, list | tuple) else ()))
+        return tuple(str(table.get("label") or table.get("name")) for table in tables if isinstance(table, dict))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
