@@ -106,6 +106,14 @@ def test_a_run_is_shown_in_a_notebook(run: fp.Run) -> None:
     assert "PromptFL" in run._repr_html_()
 
 
+def test_figures_are_written_as_their_suffix_says(run: fp.Run, clients: fp.Clients, tmp_path: Path) -> None:
+    for figure in (run.plot(), run.plot("loss"), clients.plot()):
+        assert figure.save(tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+        assert figure.save(tmp_path / "figure.svg").read_text().startswith("<?xml")
+        with pytest.raises(fp.UserError, match=r"written as \.png or \.svg, not as \.pdf"):
+            figure.save(tmp_path / "figure.pdf")
+
+
 def test_the_same_call_gives_the_same_bits(run: fp.Run, clip: fp.Clip, data: fp.Dataset, clients: fp.Clients) -> None:
     again = fp.train({"name": "promptfl", "n_ctx": 2, "init": ""}, clip, data, clients, rounds=2, **QUIET)
     tensors = [one.adapter().folder.joinpath("adapter_model.safetensors").read_bytes() for one in (run, again)]

@@ -18,8 +18,8 @@ from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
 from fedprompt.records.predictions import predictions_path
-from fedprompt.report import headline_figure, render
-from fedprompt.report.figures import loss_figure, score_figure
+from fedprompt.report import render
+from fedprompt.report.figures import headline_drawing, loss_figure, score_figure
 from fedprompt.report.inline import Figure, Page
 from fedprompt.report.verdict import verdict
 
@@ -139,9 +139,12 @@ class Run:
         return "\n".join((" ".join(found.sentences), *(f"Next: {step}" for step in found.steps)))
 
     def plot(self, column: str | None = None) -> Figure:
-        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds."""
+        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds.
+
+        A notebook shows it, and `plot().save("figure.png")` writes PNG or, with the suffix `.svg`, SVG.
+        """
         if column is None:
-            return Figure(headline_figure(self.records))
+            return Figure(headline_drawing(self.records))
         if column != "loss" and column not in self.records.columns:
             known = ("loss", *self.records.columns)
             hint = did_you_mean(column, known)

@@ -17,7 +17,7 @@ from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.federated.client import Client
 from fedprompt.records.event_fields import PartitionCounts
-from fedprompt.report import partition_figure
+from fedprompt.report.client_figures import partition_drawing
 from fedprompt.report.inline import Figure
 from fedprompt.seeding import stream
 
@@ -78,7 +78,10 @@ class Clients(Sequence[Client]):
         )
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Training images per client (rows) and class (columns)."""
+        """Training images per client (rows) and class (columns); with several labels, an image counts for each of them.
+
+        The number of a client's images is `len(client.train)`.
+        """
         import pandas
 
         counts = class_counts(self.partition, self.dataset)
@@ -87,8 +90,8 @@ class Clients(Sequence[Client]):
         return pandas.DataFrame(counts.numpy(), index=names, columns=classes)
 
     def plot(self) -> Figure:
-        """Training images per client (rows) and class (columns), as a figure."""
-        return Figure(partition_figure(partition_counts(self.partition, self.dataset)))
+        """Training images per client (rows) and class (columns), as a figure; `.save("figure.png")` writes it."""
+        return Figure(partition_drawing(partition_counts(self.partition, self.dataset)))
 
     def __repr__(self) -> str:
         return f"{len(self)} clients of {self.dataset.name} by {self.partition.rule}"
