@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,8 +265,8 @@ def test_ctrl_c_leaves_out_methods_that_have_not_begun(clip: fp.Clip, data: fp.D
         run.adapter("promptfl")
 
 
-def test_runs_are_compared(run: fp.Run) -> None:
-    table = fp.compare([run, fp.read_run(run.folder)])
+def test_runs_are_compared(run: fp.Run, tmp_path: Path) -> None:
+    table = fp.compare([run, shutil.copytree(run.folder, tmp_path / "copy")])
     assert set(table["trial"]) == {"zeroshot", "promptfl"} and set(table["seed"]) == {1}
     means = table.pivot_table(index="trial", columns="column", values="value")
     assert means.loc["promptfl", "hm"] == pytest.approx(run.table.loc["PromptFL", "HM"] / 100)
@@ -335,7 +336,7 @@ BAD = {
     "option": (lambda: fp.load_dataset(tain=3), "did you mean 'train'"),
     "rule": (lambda: fp.partition(tiny_dataset(), "dirichlets"), "did you mean 'dirichlet'"),
     "clients": (lambda: fp.partition(tiny_dataset(), "iid", clients=10_000), "10000 clients cannot share"),
-    "no partition": (lambda: fp.partition(tiny_dataset(), lambda dataset: 7), "returned a int"),
+    "no partition": (lambda: fp.partition(tiny_dataset(), lambda dataset: 7), "returned an int"),
     "clip": (lambda: fp.load_clip("/nowhere"), "/nowhere"),
     "batch": (lambda: fp.load_clip(batch=0), "batch"),
     "run": (lambda: fp.read_run("/nowhere"), "/nowhere"),

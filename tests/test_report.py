@@ -385,7 +385,8 @@ def test_participation_shows_planned_rounds_and_failures(tmp_path: Path) -> None
     events = [header(), *trial_events("ours")[:3]]
     events[-1]["failed"] = {"1": "no answer for 30 s"}
     run = read_run(write(tmp_path, events))
-    assert {"north", "south", "1", "2", "3", "Ours"} <= set(svg_words(participation_figure(run, run.trials[0]) or ""))
+    drawn = participation_figure(run, run.trials[0])
+    assert drawn is not None and {"north", "south", "1", "2", "3", "Ours"} <= set(svg_words(drawn.svg))
     assert "no answer for 30 s" in page(run)
 
 
