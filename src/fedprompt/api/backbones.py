@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING
 
 from fedprompt.api.arguments import as_path
-from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.errors import worded
-from fedprompt.experiments.experiment import load_backbone
+
+if TYPE_CHECKING:  # importing it takes seconds, which `load_clip` says
+    from fedprompt.clip.model import Clip
+
+PATIENCE = 2.0  # seconds without a word
+
+
+@contextmanager
+def _said_if_slow(text: str) -> Iterator[None]:
+    """Write a line to the standard error if the block takes long."""
+    timer = Timer(PATIENCE, lambda: sys.stderr.write(f"{text} ...\n"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @worded("keywords")
@@ -44,4 +64,8 @@ def load_clip(
         "memory_gb": memory_gb,
         "disk": None if disk is None else str(as_path(disk, "disk")),
     }
-    return load_backbone(checked(BackboneTable, table, origin="load_clip"))
+    wanted = checked(BackboneTable, table, origin="load_clip")
+    with _said_if_slow(f"Opening the backbone {wanted.path}"):
+        from fedprompt.experiments.experiment import load_backbone
+
+        return load_backbone(wanted)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from fedprompt.api.arguments import require, shown
+from fedprompt.api.progress import counting, plain_console
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
@@ -33,6 +34,7 @@ TAKES = (
 )
 GIVE_SPLIT = 'as in load_dataset(splits["train"]), or join them in one table with a column `split`'
 DATA = "make one with load_dataset(...)"  # where an argument is no data set
+PATIENCE = 2.0  # seconds before a bar shows how far reading is
 LABEL_COLUMNS = ("label", "labels", "class")
 Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
 
@@ -81,7 +83,8 @@ def _named(name: str, options: Mapping[str, Any]) -> Dataset:
             f"`fedprompt check {name}` finds out which form it is."
         )
     block = _block(SOURCES, name, options, place="load_dataset")
-    dataset = cast("Dataset", block())
+    with counting(plain_console(stderr=True), "Reading the data set", after=PATIENCE) as on_step:
+        dataset = cast("Dataset", block(on_step=on_step))
     return replace(dataset, table={"source": name, **block.written})
 
 
