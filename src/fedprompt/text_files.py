@@ -202,6 +202,6 @@ def data_setting(key: str, value: str | float | Sequence[str]) -> str:
     return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"
 
 
-def source_setting(name: str) -> str:
+def source_setting(choice: str) -> str:
     """How another source is named: "--set data.source=class_table", in Python "the source 'class_table'"."""
-    return data_setting("source", name) if wording() == "shell" else f"the source {name!r}"
+    return f"--set data.{choice}" if wording() == "shell" else f"the source {choice.partition('=')[2]!r}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from fedprompt.experiments.keep import Keep
@@ -129,7 +130,7 @@ def _replicates_of(found: Predictions, *address: str) -> Floats:
     return replicate_accuracy(found.correct, generator=generator)
 
 
-def _generator(address: Iterable[object], rows: NDArray[np.int64]) -> np.random.Generator:
+def _generator(address: Iterable[object], rows: NDArray[np.int64]) -> Generator:
     """What the images of a test set are drawn by."""
     return numpy_stream(0, "bootstrap", *map(str, address), hashlib.sha256(rows.tobytes()).hexdigest())
 

@@ -153,7 +153,7 @@ def _targets(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, sep
             texts += [cell] if isinstance(cell, str) else []
     if several := "" if separator == "none" else looks_like_several(texts, known):
         mistakes.add(
-            f"{several!r} may be several labels: use {source_setting('label_table')} for many per image, or "
+            f"{several!r} may be several labels: use {source_setting('source=label_table')} for many per image, or "
             f"give {data_setting('separator', 'none')} if it is one",
             column="label",
         )

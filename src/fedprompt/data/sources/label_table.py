@@ -220,7 +220,7 @@ def _class_columns(
         mistakes.refuse(
             f"there are no labels, neither a column 'labels' nor one per class (found {columns}); if a column of "
             f"another name holds them, say so with {data_setting('columns.labels', one)}, or, with one label per "
-            f"image, with {source_setting('class_table')} {data_setting('columns.label', one)}"
+            f"image, with {source_setting('source=class_table')} {data_setting('columns.label', one)}"
         )
     names = _without_odd(table, names, known, mistakes, threshold)
     if listed:
