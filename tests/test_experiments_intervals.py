@@ -95,7 +95,7 @@ def test_an_image_of_several_clients_is_drawn_for_all_of_them_together() -> None
     local, base = found["local"], found["base"]
     assert (local.low, local.high) == pytest.approx((base.low, base.high))
     assert local.images == base.images == len(data.rows(split="test", classes=data.base, domains=data.seen_domains))
-    assert "all base classes as candidates" in dict(legend(run.records))["Local"]
+    assert "among all base classes, which every client has" in dict(legend(run.records))["Local"]
 
 
 def test_clients_with_test_images_of_their_own_are_intervals_over_all_of_them() -> None:
