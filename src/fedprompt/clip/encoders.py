@@ -77,7 +77,7 @@ class Encoders(nn.Module):
         places = {name: positions.to(self.device) for name, positions in layout.slots.items()}
         for name, vectors in slots.items():
             values = vectors.to(embeddings).expand(len(rows), -1, -1)  # [N, n, W]
-            embeddings = embeddings.index_put((rows, places[name]), values)
+            embeddings.index_put_((rows, places[name]), values)  # a copy would be the largest tensor of a step
         return Prompts(embeddings, layout.end.to(self.device), places)
 
     def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:
