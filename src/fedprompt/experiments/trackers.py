@@ -80,7 +80,7 @@ class Tracking(RunCallbacks):
         self._names = list(recipe.track)
         self._open: dict[str, GeneralTracker] = {}
         self._main = main
-        self._is_main = False
+        self._is_main, self._had_main = False, False
         self._awaiting: dict[str, GeneralTracker] = {}  # trackers of the main trial, which take the report at the end
         self._scores: dict[str, list[float]] = {}
         self._step = 0
@@ -89,6 +89,7 @@ class Tracking(RunCallbacks):
         """End the runs of the last trial and begin those of this one."""
         self._end()
         self._step, self._is_main = done, name == self._main
+        self._had_main = self._had_main or self._is_main
         for tracker in tuple(self._names):
             self._call(tracker, partial(self._start, tracker, name))
 
@@ -111,7 +112,7 @@ class Tracking(RunCallbacks):
     def finish(self) -> None:
         """Send the last scores and the report, and end the runs."""
         report = self._folder / "report.html"
-        self._is_main = self._is_main or not self._awaiting
+        self._is_main = self._is_main or not self._had_main
         self._end()
         for name, tracker in self._awaiting.items():
             if report.is_file():
