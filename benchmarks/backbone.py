@@ -45,14 +45,14 @@ class AsReleased(WholeTexts):
     """Encodes like published code: no cache, and every text at the full context length."""
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        filler = [self.tokenizer.end] * self.context_length
+        filler = [self.tokenizer.special.pad] * self.context_length
         return super()._text_rows([[*row, *filler][: self.context_length] for row in rows])
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         layout = super()._compute_layout(texts, lengths)
         room = self.context_length - layout.ids.shape[1]
         return Layout(
-            torch.nn.functional.pad(layout.ids, (0, room), value=self.tokenizer.end), layout.end, layout.slots
+            torch.nn.functional.pad(layout.ids, (0, room), value=self.tokenizer.special.pad), layout.end, layout.slots
         )
 
 

@@ -10,12 +10,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.testing import tiny
 from fedprompt.testing.pytest_plugin import forgetful_cache, tiny_clip, tiny_images  # noqa: F401  (fixtures)
+
+settings.register_profile("fedprompt", deadline=None)  # how long a case takes depends on the machine
+settings.load_profile("fedprompt")
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt import methods
+from fedprompt.clip import families
 from fedprompt.config.registry import AGGREGATION_RULES, ATTACKS, PARTITION_RULES, SERVER_OPTIMIZERS, SOURCES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +129,7 @@ OPTIONAL = {
     "httpx": ("descriptions/endpoint.py",),
     "llm": ("descriptions/plugins.py",),
     "prometheus_client": ("deploy/metrics.py",),
+    "ray": ("runtimes/ray",),
 }
 
 
@@ -200,7 +202,10 @@ BANNED = {
         "seeding.py",
         "testing/properties.py",  # which checks that nobody else uses the global generators
     ),
-    r"\bpickle\b|torch\.load\b|torch\.save\b|allow_pickle": ("api/hub.py",),  # which refuses them
+    r"\bpickle\b|torch\.load\b|torch\.save\b|allow_pickle": (
+        "api/hub.py",  # which refuses them
+        "clip/checkpoints/reading.py",  # which reads tensors alone
+    ),
     r"yaml\.load\b|(?<![\w.])(?:eval|exec)\(|shell=True|os\.system\b": (),
     r"\bdm\b|\bn_cls\b|\bmeta_net\b|\bw_glob\b|\bcfg\b": (),
     r"class \w*(Utils?|Helper|Manager|Handler|Common)\b": (),
@@ -244,15 +249,16 @@ def test_a_round_is_built_in_one_place() -> None:
 
 @pytest.mark.parametrize("module", ["fedprompt", "fedprompt.cli.main"])
 def test_importing_is_cheap(module: str) -> None:
-    heavy = "{'torch', 'transformers', 'matplotlib', 'flwr'}"
+    heavy = "{'torch', 'transformers', 'matplotlib', 'flwr', 'ray'}"
     run(f"import sys, {module}; loaded = {heavy} & set(sys.modules); sys.exit(f'loads {{loaded}}' if loaded else 0)")
 
 
 def test_everything_but_deployments_works_without_their_packages() -> None:
     names = [".".join(("fedprompt", *path.with_suffix("").parts)).removesuffix(".__init__") for path in TREES]
-    names = [name for name in names if not name.startswith(("fedprompt.runtimes.flower", "fedprompt.deploy"))]
+    theirs = ("fedprompt.runtimes.flower", "fedprompt.runtimes.ray", "fedprompt.experiments.on_ray", "fedprompt.deploy")
+    names = [name for name in names if not name.startswith(theirs)]
     names = [name for name in names if not name.endswith("__main__")]
-    without = "for name in ('flwr', 'dp_accounting'): sys.modules[name] = None"
+    without = "for name in ('flwr', 'ray', 'dp_accounting'): sys.modules[name] = None"
     run(f"import importlib, sys\n{without}\nfor name in {names}: importlib.import_module(name)")
 
 
@@ -334,3 +340,20 @@ BUILDING_BLOCKS = {
     for registry in (SOURCES, PARTITION_RULES, AGGREGATION_RULES, SERVER_OPTIMIZERS, ATTACKS)
     for builder in registry.builders.values()
 }
+
+
+def test_torchs_reader_is_only_called_for_tensors() -> None:
+    calls = [node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    found = [call for call in calls if ast.unparse(call.func) == "torch.load"]
+    assert [{one.arg: ast.unparse(one.value) for one in call.keywords}["weights_only"] for call in found] == ["True"]
+
+
+def test_no_family_of_backbones_is_told_apart_by_name_outside_the_backbone() -> None:
+    names = {*families.names(), "siglip2"}
+    for path, tree in TREES.items():
+        if package(path) in {"methods", "federated", "experiments", "runtimes", "deploy", "studies", "report"}:
+            used = {
+                node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            }
+            assert not used & (names - {"clip"}), f"{path} names {used & names}"
+            assert "model_type" not in (SOURCE / path).read_text(encoding="utf-8"), f"{path} asks for the model_type"

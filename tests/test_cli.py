@@ -509,7 +509,7 @@ def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_p
         "loop.jpg": "is a link that leads back to itself",
         "gone.jpg": "does not exist",
         "*.tif": "matches no images",
-        f"{'x' * 300}.jpg": "cannot be read .File name too long",
+        f"{'x' * 300}.jpg": "is not a path .File name too long",
     }.items():
         assert re.search(what, sentence("predict", finished, tmp_path / name))
 

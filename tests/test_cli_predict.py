@@ -143,6 +143,14 @@ def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_
         assert float(row["probability"]) == other["probability"] == line["probability"] == max(values.values())
 
 
+def test_a_spreadsheet_computes_nothing_in_the_csv_file(run: Path, images: Path, tmp_path: Path) -> None:
+    words = ["predict", run, images, "--csv", tmp_path / "a.csv", "--jsonl", tmp_path / "a.jsonl"]
+    said = call(*words, "--classes", "=1+cmd,@sum")
+    cells = [row["predicted"] for row in csv.DictReader((tmp_path / "a.csv").read_text().splitlines())]
+    assert set(cells) <= {"'=1+cmd", "'@sum"} and "an apostrophe stands before texts that begin with =" in said
+    assert "'" not in (tmp_path / "a.jsonl").read_text()
+
+
 def test_predictions_are_compared_with_given_labels(run: Path, dataset: Dataset, images: Path, tmp_path: Path) -> None:
     page, out = tmp_path / "page.html", tmp_path / "out.csv"
     base = ("--classes", ",".join(dataset.space.names[label] for label in dataset.base))  # few enough for a matrix

@@ -15,6 +15,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
 from hub_server import COMMIT, NAME, Hub, hub_server
 from test_cli import call, sentence
+from test_clip_checkpoints import CONFIG, GELU, assert_same, write
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_what_does_not_open_as_a_clip_leaves_nothing(
 ) -> None:
     with hub_server({**files, "config.json": b'{"model_type": "bert"}'}) as running:
         use(running.url, monkeypatch)
-        with pytest.raises(UserError, match="it is a bert, not a CLIP"):
+        with pytest.raises(UserError, match="it is a bert, not a contrastive pair"):
             fetch(NAME, tmp_path / "clip")
     assert list(tmp_path.iterdir()) == []
 
@@ -116,3 +117,42 @@ def test_without_a_network_nothing_is_fetched(tmp_path: Path, monkeypatch: pytes
     use("http://127.0.0.1:9", monkeypatch)
     said = sentence("backbone", "fetch", NAME, tmp_path / "clip")
     assert "cannot be fetched from http://127.0.0.1:9" in said and "machine with a network" in said
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a repository of open_clip, with the weights in both forms."""
+    place = tmp_path_factory.mktemp("open_clip")
+    write(place, state=GELU.state_dict(), config=CONFIG)
+    write(place, state=GELU.state_dict(), config=CONFIG, name="open_clip_pytorch_model.bin")
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+def test_an_open_clip_repository_is_opened_by_its_id_and_then_without_a_network(
+    checkpoint: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub_server(checkpoint) as running:
+        use(running.url, monkeypatch)
+        hub.hub_answers.cache_clear()
+        first = Clip.load(NAME)
+    assert_same(first, GELU)
+    assert not any(path.endswith(".bin") for path in running.asked)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    hub.hub_answers.cache_clear()
+    assert Clip.load(NAME).fingerprint == first.fingerprint
+    assert hub.input_side(NAME) == 32
+    assert (hub.cached_folder(NAME) / "open_clip_config.json").is_file()
+    hub.hub_answers.cache_clear()
+
+
+def test_an_open_clip_repository_is_fetched_with_its_safetensors(
+    checkpoint: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub_server(checkpoint) as running:
+        use(running.url, monkeypatch)
+        found = fetch(NAME, tmp_path / "clip")
+    assert {path.name for path in found.folder.iterdir()} == set(checkpoint) - {"open_clip_pytorch_model.bin"} | {
+        "revision.txt"
+    }
+    assert_same(Clip.load(found.folder), GELU)

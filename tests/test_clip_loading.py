@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,10 +15,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fedprompt.clip import hub, loading
-from fedprompt.clip.loading import preprocess
+from fedprompt.clip.checkpoints.convert import convert
+from fedprompt.clip.loading import family_of, preprocess
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError
-from fedprompt.testing import tiny_model, tiny_processor, tiny_tokenizer
+from fedprompt.testing import FAMILIES, tiny_backbone, tiny_model, tiny_processor, tiny_tokenizer
+from fedprompt.testing.tiny_families import tiny_family_parts
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +98,9 @@ def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeyp
     hub.require_available("somebody/clip")
     wanted = []
     monkeypatch.setattr(
-        loading.CLIPConfig, "get_config_dict", lambda origin, **settings: wanted.append((origin, settings)) or ({}, {})
+        loading.PreTrainedConfig,
+        "get_config_dict",
+        lambda origin, **settings: wanted.append((origin, settings)) or ({}, {}),
     )
     with pytest.raises(UserError, match="model of no stated type"):
         Clip.load("somebody/clip")
@@ -105,7 +110,7 @@ def test_a_hub_id_in_the_cache_is_opened_without_a_network(folder: Path, monkeyp
 def test_another_kind_of_model_is_refused(copy: Path) -> None:
     settings = json.loads((copy / "config.json").read_text()) | {"model_type": "bert"}
     (copy / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="it is a bert, not a CLIP"):
+    with pytest.raises(UserError, match="it is a bert, not a contrastive pair of an image and a text tower"):
         Clip.load(copy)
 
 
@@ -127,11 +132,91 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
         Clip.load(copy)
 
 
-def test_missing_weights_are_not_made_up(copy: Path) -> None:
-    weights = load_file(copy / "model.safetensors")
-    del weights["visual_projection.weight"]
+Weights = dict[str, Any]
+SPOILED: dict[str, tuple[Callable[[Weights], Weights], str]] = {
+    "missing": (
+        lambda found: {name: one for name, one in found.items() if name != "visual_projection.weight"},
+        r"lacks 1 weight, 'visual_projection\.weight' first",
+    ),
+    "extra": (
+        lambda found: found | {"text_model.encoder.layers.3.mlp.fc1.bias": torch.ones(64)},
+        r"has 1 weight that its config\.json does not speak of, 'text_model\.encoder\.layers\.3",
+    ),
+    "misshapen": (
+        lambda found: found | {"visual_projection.weight": torch.ones(24, 47)},
+        r"'visual_projection\.weight' of the backbone .* is \[24, 47\], but by its config\.json \[24, 48\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_weights_that_are_not_those_of_the_configuration_are_refused(copy: Path, what: str) -> None:
+    spoil, said = SPOILED[what]
+    save_file(spoil(load_file(copy / "model.safetensors")), copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=said):
+        Clip.load(copy)
+
+
+def test_constants_that_older_files_hold_are_left_out(copy: Path, tiny_clip: Clip) -> None:
+    weights = load_file(copy / "model.safetensors") | {"text_model.embeddings.position_ids": torch.arange(40)[None]}
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lacks 1 weights, 'visual_projection\.weight' first"):
+    assert Clip.load(copy).fingerprint == tiny_clip.fingerprint
+
+
+def test_a_configuration_of_impossible_values_is_refused(copy: Path) -> None:
+    settings = json.loads((copy / "config.json").read_text())
+    settings["text_config"]["hidden_size"] = "wide"
+    (copy / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="cannot be opened: "):
+        Clip.load(copy)
+
+
+def test_weights_of_another_form_are_converted_once(copy: Path, tmp_path: Path, tiny_clip: Clip) -> None:
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="converted once: fedprompt backbone convert FOLDER OUT"):
+        Clip.load(copy)
+    assert convert(copy, tmp_path / "out").fingerprint == tiny_clip.fingerprint
+    assert not (tmp_path / "out" / "pytorch_model.bin").exists()
+    with pytest.raises(UserError, match="is no checkpoint to convert"):
+        convert(tmp_path / "out", tmp_path / "again")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_folder_of_any_family_is_the_same_backbone(
+    family: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for part in tiny_family_parts(family):
+        part.save_pretrained(tmp_path)
+    capfd.readouterr()
+    loaded, made = Clip.load(tmp_path), tiny_backbone(family)
+    assert capfd.readouterr() == ("", "")
+    assert loaded.fingerprint == made.fingerprint
+    assert loaded.family is made.family is family_of(tmp_path)
+    assert torch.equal(loaded.text_features(["a photo of a dog."]), made.text_features(["a photo of a dog."]))
+
+
+def test_a_file_of_a_folder_and_a_file_that_is_none_are_refused(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"is a part of the Hugging Face folder .*; give the folder"):
+        Clip.load(copy / "model.safetensors")
+    (copy / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="cannot be opened: "):
+        Clip.load(copy / "notes.txt")
+
+
+def test_a_naflex_siglip_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "siglip2"}')
+    for open_ in (Clip.load, family_of):
+        with pytest.raises(UserError, match="SigLIP 2 of the NaFlex kind, whose number of patches varies"):
+            open_(tmp_path)
+
+
+def test_a_tokenizer_that_needs_another_package_says_which(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise ImportError("SiglipTokenizer requires the SentencePiece library but it was not found.")
+
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(UserError, match=r"requires the SentencePiece library .* pip install sentencepiece protobuf"):
         Clip.load(copy)
 
 

@@ -56,7 +56,7 @@ def test_a_changed_copy_is_near_and_another_image_is_far(
     assert min(distance(drawings[0], other) for other in drawings[1:]) > DISTANCE
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20),
     st.lists(st.tuples(st.integers(0, 19), st.lists(st.integers(0, 63), max_size=8)), max_size=20),

@@ -125,7 +125,7 @@ LARGE = (emoji(train=2, test=1), class_chunks(emoji(train=2, test=1), classes_pe
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_run_goes_on_without_one_or_a_share_and_never_without_all(data: st.DataObject) -> None:
     drawn, dealt = LARGE
     rows = [row for shard in dealt.shards for row in shard.rows]

@@ -18,7 +18,8 @@ from fedprompt.methods.fedlora import FedLoRA
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.ops.layers import unit
 from fedprompt.seeding import stream
-from fedprompt.testing import TinyImages
+from fedprompt.testing import FAMILIES, TinyImages, tiny_backbone
+from fedprompt.testing.tiny_families import tiny_family_parts
 from vit import VIT, size
 
 SPACE = LabelSpace(("dog", "cat", "four_legs"))
@@ -63,6 +64,20 @@ def test_peft_opens_what_it_writes(tiny_clip: Clip, tmp_path: Path, towers: str,
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-3)
     zero = ZeroShot(tiny_clip).classifier(tiny_clip, LabelSpace(("dog",)))(IMAGES)
     assert not torch.allclose(logits, zero, atol=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_peft_merges_what_it_writes_into_a_backbone_of_any_family(family: str, tmp_path: Path) -> None:
+    clip = tiny_backbone(family)
+    method = trained(clip, rank=2)
+    for name, content in method.exports("somebody/clip").items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    merged = peft.PeftModel.from_pretrained(copy.deepcopy(clip.model), tmp_path / "peft").merge_and_unload()
+    theirs = ZeroShot(clip).classifier(Clip(merged, *tiny_family_parts(family)[1:]), SPACE)(IMAGES)
+    torch.testing.assert_close(method.classifier(clip, SPACE)(IMAGES), theirs, rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(theirs, ZeroShot(clip).classifier(clip, SPACE)(IMAGES), atol=0.1)
 
 
 def test_the_backbone_is_itself_again(tiny_clip: Clip) -> None:

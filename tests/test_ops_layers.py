@@ -47,7 +47,7 @@ def test_published_parameter_counts() -> None:
     assert (fedtpg, prompt_former) == (4_206_080, 9_845_760)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 7), st.sampled_from([1, 2, 4]))
 def test_attention_equals_pytorchs(batch: int, queries: int, entries: int, heads: int) -> None:
     ours, theirs = CrossAttention(8, heads, generator=stream(0, "w")), nn.MultiheadAttention(8, heads, batch_first=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprompt.cli.data import IMAGES_PER_SECOND
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
-from tools import bundled_page, choosing_page, event_pages, method_pages, recipe_reference
+from tools import backbone_page, bundled_page, choosing_page, event_pages, method_pages, recipe_reference
 from tools.markdown import ROOT, SOURCE, bullet, first_sentence, wrapped
 
 DEVIATIONS = """# Where we differ, and why
@@ -151,6 +151,7 @@ def experiments() -> str:
 
 
 PARTS = {
+    ("docs/backbones.md", "conformance"): backbone_page.conformance,
     ("docs/bundled_descriptions.md", "quality"): bundled_page.rules_and_quality,
     ("docs/datasets.md", "overview"): overview,
     ("docs/datasets.md", "data sets"): datasets,

@@ -21,7 +21,7 @@ def criteria(folder: Path) -> Iterator[Criterion]:
     yield from adapters(folder)
     yield proof(
         "code that could execute a file (pickle, torch.load, NumPy pickles, yaml.load, eval, exec, shells)",
-        "does not occur in the package",
+        "does not occur in the package, except one call that reads tensors alone",
         "test_architecture.py::test_banned_words",
     )
     yield from mutations(MESSAGES)

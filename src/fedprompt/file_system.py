@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -39,8 +42,8 @@ def obstacle(path: Path, wanted: Wanted) -> str:
 
 
 def _unreadable(error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return f"is not a path ({error})"
+    if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+        return f"is not a path ({getattr(error, 'strerror', '') or error})"
     if error.errno == errno.ELOOP:
         return "is a link that leads back to itself"
     return f"cannot be read ({error.strerror})"
@@ -53,6 +56,11 @@ def _refuse(place: str, what: str, fix: str) -> NoReturn:
 def is_file(path: Path) -> bool:
     """Whether a path is a regular file; False also where `Path.is_file` raises, in a folder that cannot be read."""
     return not obstacle(path, "file")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False also where `Path.is_dir` raises, for a name that is too long."""
+    return not obstacle(path, "folder")
 
 
 def require_file(path: Path, fix: str = "give the path of a file") -> None:
@@ -111,6 +119,30 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted(found, key=lambda entry: entry.name)
     except OSError as error:
         _refuse(f"The folder {folder}", _unreadable(error), "move it away")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `folder` when the block ends, or vanishes if it raises.
+
+    UserError if there is something already, or it cannot be made.
+    """
+    if not obstacle(folder, "folder"):
+        if entries(folder):
+            raise UserError(f"The folder {folder} is not empty; give a new one.")
+    elif os.path.lexists(folder):
+        raise UserError(f"{folder} {obstacle(folder, 'folder')}; give a new folder.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be made ({error.strerror}); give another.") from error
+    try:
+        yield part
+        part.chmod(0o755)  # a temporary folder is for its owner alone
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def files_below(root: Path, *, depth: int) -> Iterator[Path]:

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING
 
 from fedprompt.api.arguments import as_path
-from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
-from fedprompt.experiments.experiment import load_backbone
+from fedprompt.errors import worded
+
+if TYPE_CHECKING:  # importing it takes seconds, which `load_clip` says
+    from fedprompt.clip.model import Clip
+
+PATIENCE = 2.0  # seconds without a word
 
 
+@contextmanager
+def _said_if_slow(text: str) -> Iterator[None]:
+    """Write a line to the standard error if the block takes long."""
+    timer = Timer(PATIENCE, lambda: sys.stderr.write(f"{text} ...\n"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@worded("keywords")
 def load_clip(
     path: str | os.PathLike[str] = "demo",
     *,
@@ -22,9 +44,10 @@ def load_clip(
 ) -> Clip:
     """Load a frozen CLIP with its feature cache.
 
-    `path` is "demo" (the embedded CLIP), a Hugging Face folder, or a Hub id. `device` is "cpu", "cuda", or "auto": a
-    GPU if there is one. Frozen features are computed `batch` rows at a time (only 1 is exact to the last bit) and are
-    kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk. `workers` processes decode images.
+    `path` is "demo" (the embedded CLIP), a Hugging Face folder, a checkpoint of OpenAI or open_clip, or a Hub id.
+    `device` is "cpu", "cuda", or "auto": a GPU if there is one. Frozen features are computed `batch` rows at a time
+    (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk.
+    `workers` processes decode images.
     Raises UserError if there is no CLIP at `path`, or an option is out of range.
 
     Examples:
@@ -41,4 +64,8 @@ def load_clip(
         "memory_gb": memory_gb,
         "disk": None if disk is None else str(as_path(disk, "disk")),
     }
-    return load_backbone(checked(BackboneTable, table, origin="load_clip"))
+    wanted = checked(BackboneTable, table, origin="load_clip")
+    with _said_if_slow(f"Opening the backbone {wanted.path}"):
+        from fedprompt.experiments.experiment import load_backbone
+
+        return load_backbone(wanted)

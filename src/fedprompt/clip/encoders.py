@@ -1,4 +1,4 @@
-"""The differentiable encoders of a frozen CLIP: text and image towers that gradients flow through to their inputs.
+"""The differentiable encoders of a frozen backbone: text and image towers that gradients flow through to their inputs.
 
 Legend: B images, N texts, T tokens, W width of a tower, D joint width.
 """
@@ -12,20 +12,13 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel
+from transformers import PreTrainedModel
 
+from fedprompt.clip import families
+from fedprompt.clip.backbone import AttentionLayers, Edit, Encoded, Tower
 from fedprompt.clip.loading import copy_weights_aligned
-from fedprompt.clip.prompts import Layout, Prompts, PromptTokenizer
-from fedprompt.clip.towers import (
-    Edit,
-    Encoded,
-    block_output_at,
-    run_blocks,
-    run_shared_prefixes,
-    use_lean_gelu,
-    value_value_attention,
-    with_layer_offsets,
-)
+from fedprompt.clip.prompts import Layout, Prompts
+from fedprompt.clip.towers import use_lean_gelu, with_layer_offsets
 from fedprompt.ops.layers import recomputed
 
 MOST_TEXTS = 1024  # that are encoded together, with all activations kept for the gradient
@@ -33,30 +26,28 @@ TEXTS = 256  # of more texts, encoded at a time
 
 
 class Encoders(nn.Module):
-    """The two towers of a CLIP (Radford et al., 2021), frozen and always in evaluation mode.
+    """The two towers of a contrastive pair such as CLIP (Radford et al., 2021), frozen and always in evaluation mode.
 
-    The encoders run at the shape of what they are given; gradients flow to their inputs, never to the weights.
+    The encoders run at the shape of what they are given; gradients flow to their inputs, never to the weights. What
+    differs between families is behind `text_tower` and `image_tower`.
     """
 
-    def __init__(self, model: CLIPModel, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
-        use_lean_gelu((*model.text_model.encoder.layers, *model.vision_model.encoder.layers))
+        use_lean_gelu(model)
         copy_weights_aligned(model)
-        text, vision = model.config.text_config, model.config.vision_config
-        self.image_width: int = vision.hidden_size
-        self.text_width: int = text.hidden_size
-        self.dim: int = model.config.projection_dim
-        self.scale = float(model.logit_scale.exp())
-        self.patches: int = model.vision_model.embeddings.num_patches
-        self.image_blocks: int = vision.num_hidden_layers
-        self.text_blocks: int = text.num_hidden_layers
-        self.context_length: int = text.max_position_embeddings
-        self.tokenizer = PromptTokenizer(
-            tokenizer, context_length=self.context_length, vocabulary=text.vocab_size, end=text.eos_token_id
-        )
+        self.family = families.find(model.config.model_type)
+        backbone = self.family.build(model, tokenizer)
+        self.text_tower, self.image_tower = backbone.text, backbone.image
+        self.image_width, self.image_blocks = self.image_tower.width, self.image_tower.blocks
+        self.text_width, self.text_blocks = self.text_tower.width, self.text_tower.blocks
+        self.patches, self.leading = self.image_tower.patches, self.image_tower.leading
+        self.dim, self.scale, self.bias = backbone.dim, backbone.scale, backbone.bias
+        self.tokenizer = backbone.tokenizer
+        self.context_length = self.tokenizer.context_length
         self._changed = False  # whether `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
 
@@ -67,7 +58,7 @@ class Encoders(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device of the towers."""
-        device: torch.device = self.model.logit_scale.device
+        device: torch.device = self.model.device
         return device
 
     def token_embeddings(self, phrase: str) -> Tensor:
@@ -86,7 +77,7 @@ class Encoders(nn.Module):
         places = {name: positions.to(self.device) for name, positions in layout.slots.items()}
         for name, vectors in slots.items():
             values = vectors.to(embeddings).expand(len(rows), -1, -1)  # [N, n, W]
-            embeddings = embeddings.index_put((rows, places[name]), values)
+            embeddings.index_put_((rows, places[name]), values)  # a copy would be the largest tensor of a step
         return Prompts(embeddings, layout.end.to(self.device), places)
 
     def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:
@@ -97,46 +88,28 @@ class Encoders(nn.Module):
         """
         if edit is None and not self._changed and len(prompts.embeddings) > MOST_TEXTS:
             pieces = zip(torch.split(prompts.embeddings, TEXTS), torch.split(prompts.end, TEXTS), strict=True)
-            return torch.cat([recomputed(functools.partial(self._encode_text, end=end), x) for x, end in pieces])
-        return self._encode_text(prompts.embeddings, end=prompts.end, edit=edit)
-
-    def _encode_text(self, embeddings: Tensor, *, end: Tensor, edit: Edit | None = None) -> Tensor:
-        """[N, D] text features of embeddings [N, T, W], whose end tokens are at `end` [N]."""
-        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
-        length = embeddings.shape[1]
-        tokens = embeddings + tower.embeddings.position_embedding.weight[:length]
-        tokens = run_blocks(blocks[:-1], tokens, edit=edit, causal=True)
-        last = len(blocks) - 1
-        tokens = edit(last, tokens) if edit else tokens
-        end = end + (tokens.shape[1] - length)  # tokens that an edit inserted come before the end token
-        state = block_output_at(blocks[last], tokens, end)
-        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
-        return features
+            encode = self.text_tower.encode
+            return torch.cat([recomputed(functools.partial(encode, end=end), x) for x, end in pieces])
+        return self.text_tower.encode(prompts.embeddings, prompts.end, edit=edit)
 
     def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:
-        """`encode_text` where every `size` consecutive texts share a prefix, which runs through the tower only once.
+        """`encode_text` where every `size` consecutive texts share a prefix, which a causal tower reads only once.
 
-        This is possible because the tower is causal; the result equals that of `encode_text` up to rounding.
+        The result equals that of `encode_text` up to rounding.
         """
-        tower, blocks = self.model.text_model, self.model.text_model.encoder.layers
-        tokens = prompts.embeddings + tower.embeddings.position_embedding.weight[: prompts.embeddings.shape[1]]
-        state = run_shared_prefixes(blocks, tokens, prompts.end, size)  # [N, W]
-        features: Tensor = self.model.text_projection(tower.final_layer_norm(state))
-        return features
+        return self.text_tower.encode_shared_prefixes(prompts.embeddings, prompts.end, size)
 
     def encode_image(self, tokens: Tensor, *, start: int = 0, edit: Edit | None = None) -> Encoded:
         """Run tokens [B, T, W] through the image tower; the result gives image and patch features.
 
         Tokens are embeddings before the first norm or, for start > 0, those entering block `start`. `edit(k, tokens)`
-        may change, add or drop tokens entering block k; the class token stays first.
+        may change, add or drop tokens entering block k; the leading tokens stay first.
         """
-        vision, blocks = self.model.vision_model, self.model.vision_model.encoder.layers
-        tokens = tokens if start else vision.pre_layrnorm(tokens)
-        last = len(blocks) - 1
+        tower, last = self.image_tower, self.image_blocks - 1
+        tokens = tokens if start else tower.enter(tokens)
         assert 0 <= start <= last, f"the image tower has no block {start}"
-        tokens = run_blocks(blocks[start:last], tokens, start=start, edit=edit)
-        tokens = edit(last, tokens) if edit else tokens
-        return Encoded(tokens, blocks[last], nn.Sequential(vision.post_layernorm, self.model.visual_projection))
+        tokens = tower.run(tokens, start=start, stop=last, edit=edit)
+        return tower.read(edit(last, tokens) if edit else tokens)
 
     @contextmanager
     def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
@@ -150,16 +123,18 @@ class Encoders(nn.Module):
 
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """[B, T, W] output of value-value attention in image block `block` for tokens [B, T, W]."""
-        return value_value_attention(self.model.vision_model.encoder.layers[block], tokens)
+        return self.image_tower.value_attention(block, tokens)
 
     def project_image(self, tokens: Tensor) -> Tensor:
-        """[B, T, D] tokens [B, T, W] through the image tower's last norm and projection, not normalised."""
-        features: Tensor = self.model.visual_projection(self.model.vision_model.post_layernorm(tokens))
-        return features
+        """[B, T, D] the readings of single tokens [B, T, W] that left the last block, not normalised."""
+        return self.image_tower.project(tokens)
+
+    def attention_layers(self, tower: Tower) -> AttentionLayers:
+        """The names of the layers in `model` that low-rank adapters of a tower change."""
+        return self.family.attention[tower]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings
+        return self.text_tower.embed(ids)
 
     def _compute_layout(self, texts: tuple[str, ...], lengths: tuple[tuple[str, int], ...]) -> Layout:
         return self.tokenizer.layout(texts, dict(lengths))

@@ -1,13 +1,11 @@
-"""Copies of CLIPs from the Hugging Face Hub as folders, to carry to machines without a network.
+"""Copies of backbones from the Hugging Face Hub as folders, to carry to machines without a network.
 
 Only safetensors, configuration and tokenizer files are taken, at one commit.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +21,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from fedprompt.clip.hub import is_hub_id
+from fedprompt.clip.hub import CONFIGS, is_hub_id
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.file_system import entries, obstacle
+from fedprompt.file_system import entries, new_folder
 
 WEIGHTS = "model.safetensors"
 SHARDS = ("model-*-of-*.safetensors", "model.safetensors.index.json")  # of weights in several files
+OPEN_CLIP = ("open_clip_model.safetensors",)
 OTHERS = ("*.json", "*.txt", "README.md", "LICENSE*")  # configuration, preprocessing, tokenizer, model card
 PROVENANCE = "revision.txt"  # the Hub id and the commit, written into the folder
 
@@ -52,44 +51,32 @@ def fetch(name: str, folder: Path, *, revision: str = "main", load: Callable[[Pa
     """
     if not is_hub_id(name):
         raise UserError(f"{name!r} is no id of the Hub; write owner/name, e.g. openai/clip-vit-base-patch16.")
-    _require_new(folder)
-    with _sentences(name, revision):
-        about = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision)
-        commit, files = str(about.sha), [one.rfilename for one in about.siblings or ()]
-        wanted = _wanted(name, revision, files)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
-    except OSError as error:
-        raise UserError(f"The folder {folder} cannot be made ({error.strerror}); give another.") from error
-    try:
+    with new_folder(folder) as part:
         with _sentences(name, revision):
+            about = HfApi(endpoint=constants.ENDPOINT).model_info(name, revision=revision)
+            commit, files = str(about.sha), [one.rfilename for one in about.siblings or ()]
+            wanted = _wanted(name, revision, files)
             snapshot_download(name, revision=commit, local_dir=part, allow_patterns=wanted, endpoint=constants.ENDPOINT)
         shutil.rmtree(part / ".cache", ignore_errors=True)  # what the client keeps to continue downloads
         clip = load(part)
         (part / PROVENANCE).write_text(f"{name} {commit}\n", encoding="utf-8")
-        part.chmod(0o755)  # a temporary folder is for its owner alone
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     size = sum(entry.stat().st_size for entry in entries(folder))
     return Fetched(folder, commit, clip.fingerprint, size)
 
 
-def _require_new(folder: Path) -> None:
-    if not obstacle(folder, "folder"):
-        if entries(folder):
-            raise UserError(f"The folder {folder} is not empty; give a new one.")
-    elif os.path.lexists(folder):
-        raise UserError(f"{folder} {obstacle(folder, 'folder')}; give a new folder.")
-
-
 def _wanted(name: str, revision: str, files: Sequence[str]) -> list[str]:
-    """The files of a repository that make a CLIP folder; UserError if it has no configuration or no safetensors."""
+    """The files of a repository that make a folder; UserError if it has no configuration or no safetensors.
+
+    Of a repository with a model of transformers and a checkpoint of open_clip, the model is taken.
+    """
     top = [file for file in files if "/" not in file]
-    if "config.json" not in top:
-        raise UserError(f"{name} has no config.json at revision {revision!r}, so it is no CLIP; give another id.")
-    weights = [WEIGHTS] if WEIGHTS in top else [file for file in top if any(fnmatch(file, one) for one in SHARDS)]
+    if not any(config in top for config in CONFIGS):
+        raise UserError(
+            f"{name} has no {' or '.join(CONFIGS)} at revision {revision!r}, so it is no CLIP; give another id."
+        )
+    own = CONFIGS[0] in top
+    weights = [file for file in top if any(fnmatch(file, one) for one in ((WEIGHTS, *SHARDS) if own else OPEN_CLIP))]
+    weights = [WEIGHTS] if WEIGHTS in weights else weights
     if not any(file.endswith(".safetensors") for file in weights):
         raise UserError(
             f"{name} has no weights as safetensors at revision {revision!r}, and other forms may run code when they "

@@ -10,30 +10,35 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, get_session, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_session, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, obstacle, read_bytes
+from fedprompt.file_system import entries, is_file, is_folder, obstacle, read_bytes
 from fedprompt.text_files import load_json_object
 
 HUB_SECONDS = 1.5
+CONFIGS = ("config.json", "open_clip_config.json")  # of transformers, and of open_clip
+WEIGHTS, PICKLED = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+OPEN_CLIP_FILES = (CONFIGS[1], WEIGHTS, PICKLED, "tokenizer*.json", "vocab.*", "merges.txt", "special_tokens_map.json")
 INPUT_SIDE = 224
 
 
 def require_available(path: str | Path) -> None:
     """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
     name, folder = str(path), Path(path).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
             if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
                 raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
+        return
+    if not obstacle(folder, "file"):
         return
     if isinstance(path, Path) or not is_hub_id(name):
         raise UserError(
             f"There is no backbone folder {name!r}; give a folder with a CLIP in it or a Hub id such as 'owner/name'."
         )
-    if not isinstance(try_to_load_from_cache(name, "config.json"), str) and not hub_answers():
+    if not any(_cached_configs(name)) and not hub_answers():
         raise UserError(
             f"The backbone {name!r} cannot be opened: it is not in the cache of the Hugging Face Hub, and the Hub does "
             "not answer. Set backbone.path=demo for the small embedded CLIP (trained on drawings), or to the folder of "
@@ -48,7 +53,7 @@ def is_hub_id(name: str) -> bool:
 
 def published_id(path: str) -> str | None:
     """The Hub id of a backbone, by which everybody can have it; None for a folder and for the embedded one."""
-    return path if is_hub_id(path) and not Path(path).expanduser().is_dir() else None
+    return path if is_hub_id(path) and not is_folder(Path(path).expanduser()) else None
 
 
 def cached_folder(name: str) -> Path:
@@ -56,15 +61,41 @@ def cached_folder(name: str) -> Path:
 
     Raises UserError if the model is not in the cache. Nothing is fetched.
     """
-    found = None
-    with suppress(HFValidationError):
-        found = try_to_load_from_cache(name, "config.json")
-    if not isinstance(found, str):
+    found = next((path for path in _cached_configs(name) if path is not None), None)
+    if found is None:
         raise UserError(
             f"The backbone {name!r} is not in the cache of the Hugging Face Hub ({constants.HF_HUB_CACHE}); fetch it "
             "into the cache, or name the folder of a copy."
         )
-    return Path(found).parent
+    return found.parent
+
+
+def _cached_configs(name: str) -> list[Path | None]:
+    """Where the Hub's cache has the configurations `CONFIGS` of a model."""
+    found: list[object] = [None] * len(CONFIGS)
+    with suppress(HFValidationError):
+        found = [try_to_load_from_cache(name, one) for one in CONFIGS]
+    return [Path(one) if isinstance(one, str) else None for one in found]
+
+
+def hub_checkpoint(name: str) -> Path | None:
+    """The folder of the Hub's cache with an open_clip checkpoint, fetched if need be; None for a model of transformers.
+
+    Of a repository that holds both, transformers' model is taken.
+    """
+    model, checkpoint = _cached_configs(name)
+    if model is not None or not is_hub_id(name):
+        return None
+    if not hub_answers():
+        return checkpoint.parent if checkpoint else None
+    with suppress(Exception):  # of any kind; what is wrong with the id is said by the reader of models
+        about = HfApi(endpoint=constants.ENDPOINT).model_info(name)
+        files = [one.rfilename for one in about.siblings or ()]
+        if CONFIGS[0] not in files and CONFIGS[1] in files:
+            whole = [one for one in OPEN_CLIP_FILES if one != PICKLED or WEIGHTS not in files]
+            folder = snapshot_download(name, allow_patterns=whole, endpoint=constants.ENDPOINT)
+            return Path(folder)
+    return None
 
 
 @functools.cache
@@ -87,9 +118,14 @@ def hub_answers() -> bool:
 def input_side(path: str | Path) -> int:
     """The side in pixels of the images that a CLIP reads; 224, as of most CLIPs, where its folder is not at hand."""
     folder = Path(path).expanduser()
-    found = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(str(path), "config.json")
-    try:
-        config = load_json_object(read_bytes(Path(found))) if isinstance(found, str | Path) else {}
-        return int(config.get("vision_config", {}).get("image_size", INPUT_SIDE))
-    except (OSError, ValueError, TypeError, AttributeError):  # what is wrong with it is said when it is opened
-        return INPUT_SIDE
+    places = [folder / one for one in CONFIGS] if is_folder(folder) else _cached_configs(str(path))
+    for place in places:
+        try:
+            config = load_json_object(read_bytes(place)) if place is not None and is_file(place) else {}
+            config = config.get("model_cfg", config)
+            found = config.get("vision_config", config.get("vision_cfg", {})).get("image_size")
+            if found is not None:
+                return int(found)
+        except (OSError, ValueError, TypeError, AttributeError):  # what is wrong is said when it is opened
+            return INPUT_SIDE
+    return INPUT_SIDE

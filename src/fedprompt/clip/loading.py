@@ -1,64 +1,148 @@
-"""Loading a CLIP from a folder or the Hub: model, tokenizer and preprocessing; safetensors only, works offline.
-
-Another dual encoder, such as SigLIP or EVA-CLIP, would be opened in `open_parts`, which refuses every model that is not
-a `CLIPModel`; its blocks would be run in `towers`.
-"""
+"""Loading a backbone from a folder, a checkpoint or the Hub: model, tokenizer and preprocessing; works offline."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.utils import logging
 
-from fedprompt.clip.hub import hub_answers, require_available
+from fedprompt.clip import families
+from fedprompt.clip.backbone import Family
+from fedprompt.clip.checkpoints.config import read_config
+from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open_checkpoint
+from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
+from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
 SCALING = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+POSITIONS = ".position_ids"  # the end of the names of constants, which older files hold
+REFUSALS = (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError, StrictDataclassError)
 
 
 def open_parts(path: str | Path) -> tuple[Any, Any, Any]:
-    """Return (CLIPModel in float32, tokenizer, PIL image processor) of a folder or Hub id.
+    """Return (model in float32, tokenizer, PIL image processor) of a folder, a checkpoint or a Hub id.
 
-    Raises UserError if there is none, it is not a CLIP, or a part is missing, damaged or not safetensors.
+    Raises UserError if there is none, it is no contrastive pair of a supported family, or a part is missing or damaged.
     """
+    place = _locate(path)
+    if isinstance(place, Checkpoint):
+        opened = open_checkpoint(place)
+        return opened.model, opened.tokenizer, opened.processor
+    local, name = place.local, str(path)
+    with _refusing(name):
+        family = families.find(_model_type(place))
+        with _quiet(progress=place.hub):
+            model, report = _open_model(family, place)
+            tokenizer = AutoTokenizer.from_pretrained(place.origin, local_files_only=local, trust_remote_code=False)
+            processor = family.processor.from_pretrained(place.origin, local_files_only=local)
+    _check_report(report, name)
+    return model, tokenizer, processor
+
+
+def family_of(path: str | Path) -> Family:
+    """The family of a folder, a checkpoint or a Hub id, from its configuration alone; UserError as `open_parts`."""
+    place = _locate(path)
+    if isinstance(place, Checkpoint):
+        return families.find("vit_bert" if place.config and read_config(place.config).bert else "clip")
+    with _refusing(str(path)):
+        return families.find(_model_type(place))
+
+
+@dataclass(frozen=True)
+class HuggingFacePlace:
+    """Where transformers finds a model: a folder, or an id of the Hub; `local` if it must not ask the network."""
+
+    origin: str
+    hub: bool
+    local: bool
+
+
+def _locate(path: str | Path) -> Checkpoint | HuggingFacePlace:
     name, folder = str(path), Path(path).expanduser()
     require_available(path)
-    origin = str(folder) if folder.is_dir() else name
+    hub = not (is_folder(folder) or is_file(folder))
+    if hub and (fetched := hub_checkpoint(name)):
+        folder = fetched
+    if found := find_checkpoint(folder):
+        return found
     # Without a network the library would try for half a minute before it looks into its cache.
-    local = folder.is_dir() or not hub_answers()
+    return HuggingFacePlace(name if hub else str(folder), hub, local=not hub or not hub_answers())
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn what transformers raises into a UserError."""
     try:
-        about, _ = CLIPConfig.get_config_dict(origin, local_files_only=local)
-        kind = about.get("model_type", "model of no stated type")
-        if kind != "clip":
-            raise ValueError(f"it is a {kind}, not a CLIP.")
-        with _quiet() if folder.is_dir() else nullcontext():
-            model, report = CLIPModel.from_pretrained(
-                origin, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local
-            )
-            tokenizer = AutoTokenizer.from_pretrained(origin, local_files_only=local, trust_remote_code=False)
-            processor = CLIPImageProcessorPil.from_pretrained(origin, local_files_only=local)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        yield
+    except REFUSALS as error:
         raise UserError(
-            f"The backbone {name!r} cannot be opened: {str(error).strip().splitlines()[0]} A CLIP folder holds "
-            "config.json, model.safetensors, preprocessor_config.json and the tokenizer's files."
+            f"The backbone {name!r} cannot be opened: {_reason(error)} A backbone's folder holds config.json, "
+            "model.safetensors, preprocessor_config.json and the tokenizer's files."
         ) from error
+
+
+def _model_type(place: HuggingFacePlace) -> str:
+    about, _ = PreTrainedConfig.get_config_dict(place.origin, local_files_only=place.local)
+    return str(about.get("model_type", "model of no stated type"))
+
+
+def _open_model(family: Family, place: HuggingFacePlace) -> tuple[Any, Mapping[str, Any]]:
+    """A model in float32, and what transformers reports of its weights; those of other shapes are in the report."""
+    model, report = family.model.from_pretrained(
+        place.origin,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=place.local,
+        ignore_mismatched_sizes=True,
+    )
+    return model, report
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error as a sentence, with the way out where a package or a form of weights is the reason."""
+    reason = next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__).strip()
+    reason = reason if reason.endswith((".", "!")) else f"{reason}."
+    if isinstance(error, ImportError):
+        reason += " Install the package that its tokenizer needs, e.g. pip install sentencepiece protobuf."
+    if "pytorch_model.bin" in reason or "no file named model.safetensors" in reason:
+        reason += " Weights in another form are converted once: fedprompt backbone convert FOLDER OUT."
+    return reason
+
+
+def _check_report(report: Mapping[str, Any], name: str) -> None:
+    """Raise UserError unless the weights are those of the configuration: all, no others, in their shapes."""
     missing = sorted(report["missing_keys"])
     if missing:
-        raise UserError(f"The backbone {name!r} lacks {len(missing)} weights, {missing[0]!r} first; give a whole CLIP.")
-    return model, tokenizer, processor
+        raise UserError(
+            f"The backbone {name!r} lacks {plural(len(missing), 'weight')}, {missing[0]!r} first; give a whole one."
+        )
+    extra = sorted(key for key in report["unexpected_keys"] if not key.endswith(POSITIONS))
+    if extra:
+        raise UserError(
+            f"The backbone {name!r} has {plural(len(extra), 'weight')} that its config.json does not speak of, "
+            f"{extra[0]!r} first; correct config.json, or give the image and text towers alone."
+        )
+    for key, found, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(
+            f"The weight {key!r} of the backbone {name!r} is {list(found)}, but by its config.json {list(wanted)}; "
+            "give the configuration that belongs to the weights."
+        )
 
 
 def fingerprint(model: torch.nn.Module, processor: Any) -> str:
@@ -80,13 +164,16 @@ def numerics_id(device: torch.device) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the progress bar of loading from a folder; downloads keep theirs."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+def _quiet(*, progress: bool) -> Iterator[None]:
+    """Hide transformers' warnings, in place of which there are sentences, and unless `progress` its progress bar."""
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.set_verbosity_error()
+    if not progress:
+        logging.disable_progress_bar()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -102,7 +189,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in sorted(dict(value).items()) if item is not None}
 
 
-def copy_weights_aligned(model: CLIPModel) -> None:
+def copy_weights_aligned(model: torch.nn.Module) -> None:
     """Give every weight aligned memory of its own: products round differently on a file's unaligned tensors."""
     for weight in model.parameters():
         weight.data = weight.data.clone()

@@ -1,6 +1,6 @@
 """The frozen backbone (CLIP, Radford et al., 2021): cached frozen features on top of the differentiable encoders.
 
-Legend: B images, P patches, N texts, W width of a tower, D joint width.
+Legend: B images, P patches, L leading tokens (class token), N texts, W width of a tower, D joint width.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel
+from transformers import PreTrainedModel
 
+from fedprompt.clip.backbone import Capability, Edit, Encoded, Tower, layers_pattern
 from fedprompt.clip.encoders import Encoders
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import check_size, fingerprint, numerics_id, open_parts, preprocess
 from fedprompt.clip.prompts import Prompts
-from fedprompt.clip.towers import Edit, Encoded, run_blocks, value_value_attention
 from fedprompt.data.decode_workers import Decoder
 from fedprompt.data.images import Images
 from fedprompt.ops.layers import unit
 
-__all__ = ["Clip", "Edit", "Encoded", "Prompts"]
+__all__ = ["Capability", "Clip", "Edit", "Encoded", "Prompts", "Tower", "layers_pattern"]
 
 
 class Clip(Encoders):
@@ -38,7 +38,7 @@ class Clip(Encoders):
 
     def __init__(
         self,
-        model: CLIPModel,
+        model: PreTrainedModel,
         tokenizer: Any,
         processor: Any,
         *,
@@ -51,10 +51,13 @@ class Clip(Encoders):
         self.processor = processor
         self.cache = FeatureCache() if cache is None else cache
         self.batch = batch
-        size = model.config.vision_config.image_size
+        size = self.image_tower.side
         self._decoder = Decoder(functools.partial(preprocess, processor, size), workers=workers)
         self._sentences = functools.lru_cache(maxsize=64)(self.tokenizer.keyed_sentences)
         check_size(processor, size)
+
+    def __repr__(self) -> str:
+        return f"CLIP {self.origin or 'without a path'}: images of {self.image_tower.side} pixels, {self.dim} features"
 
     @classmethod
     def load(
@@ -67,7 +70,7 @@ class Clip(Encoders):
         workers: int = 0,
         origin: str = "",
     ) -> Clip:
-        """Open a CLIP folder or Hub id; raises UserError when it is not there, incomplete, or not a CLIP.
+        """Open a folder, checkpoint or Hub id; UserError when it is not there, incomplete, or no contrastive pair.
 
         `origin` is what configurations call it, by default its path.
         """
@@ -91,7 +94,7 @@ class Clip(Encoders):
         return self._frozen_image_rows("image_projections", images, lambda _, tokens: self.encode_image(tokens).image)
 
     def patch_features(self, images: Images) -> Tensor:
-        """[B, P, D] unit features of every patch: the last block's tokens through CLIP's own norm and projection."""
+        """[B, P, D] unit features of every patch: the last block's tokens, each read as the family reads one."""
 
         def read(part: Images, tokens: Tensor) -> Tensor:
             encoded = self.encode_image(tokens)
@@ -103,35 +106,34 @@ class Clip(Encoders):
         return self._frozen_image_rows("patch_features", images, read)
 
     def image_embeddings(self, images: Images) -> Tensor:
-        """[B, 1 + P, W] class and patch embeddings with positions, before the first norm: what `encode_image` takes."""
+        """[B, L + P, W] leading and patch embeddings with positions, before any norm: what `encode_image` takes."""
         return self._embeddings(images).to(self.device)
 
     def image_tokens(self, images: Images, depth: int = 0) -> Tensor:
-        """[B, 1 + P, W] tokens entering block `depth`, after the first norm; `encode_image` takes them if depth > 0."""
-        vision = self.model.vision_model
-        assert 0 <= depth < len(vision.encoder.layers), f"the image tower has no block {depth}"
-        blocks = vision.encoder.layers[:depth]
+        """[B, L + P, W] tokens entering block `depth`, after the first norm; `encode_image` takes them if depth > 0."""
+        tower = self.image_tower
+        assert 0 <= depth < tower.blocks, f"the image tower has no block {depth}"
         return self._frozen_image_rows(
-            f"image_tokens.{depth}", images, lambda _, tokens: run_blocks(blocks, vision.pre_layrnorm(tokens))
+            f"image_tokens.{depth}", images, lambda _, tokens: tower.run(tower.enter(tokens), start=0, stop=depth)
         )
 
     def value_tokens(self, images: Images, depth: int) -> Tensor:
-        """[B, 1 + P, W] the first norm's tokens plus the value-value attention outputs of the first `depth` blocks.
+        """[B, L + P, W] the first norm's tokens plus the value-value attention outputs of the first `depth` blocks.
 
         Value-value attention keeps patches local where the tower's own attention mixes them (CLIP Surgery; Li et al.,
-        2023). `project_image` turns the result into features.
+        2023). `project_image` turns the result into features. UserError if the family has no such attention.
         """
-        vision = self.model.vision_model
+        tower = self.image_tower
 
         def read(part: Images, tokens: Tensor) -> Tensor:
-            tokens = values = vision.pre_layrnorm(tokens)
-            for block in vision.encoder.layers[:depth]:
-                values, tokens = values + value_value_attention(block, tokens), run_blocks((block,), tokens)
+            tokens = values = tower.enter(tokens)
+            for block in range(depth):
+                values = values + tower.value_attention(block, tokens)
+                tokens = tower.run(tokens, start=block, stop=block + 1)
             if depth < self.image_blocks:  # methods that go on from here usually need the tower's own tokens too
                 origin = self._origin(part.source.fingerprint)
                 self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
-            found: Tensor = values
-            return found
+            return values
 
         return self._frozen_image_rows(f"value_tokens.{depth}", images, read)
 
@@ -159,7 +161,7 @@ class Clip(Encoders):
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
-            embed = self.model.vision_model.embeddings
+            embed = self.image_tower.embed
             return self._padded(images.take(positions), self._decoder.map, lambda _, pixels: embed(pixels))
 
         origin = self._origin(images.source.fingerprint)

@@ -11,7 +11,7 @@ import hashlib
 import html
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ SINGLE_QUOTES, DOUBLE_QUOTES = "\u02bc\u2018\u2019\u201a\u201b", "\u201c\u201d\u
 LIGATURES, WIDE = range(0xFB00, 0xFB07), (0x3000, *range(0xFF01, 0xFFF0))  # fi, fl, ...; forms for East Asian type
 PLAIN = {ord(quote): "'" for quote in SINGLE_QUOTES} | {ord(quote): '"' for quote in DOUBLE_QUOTES}
 PLAIN |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *WIDE)}
+SPARE = 1024  # ids that a tower may embed beyond those of its tokenizer, since tables are rounded up
 TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
+LONGEST_TEXT = 10_000  # characters; tokenisers take memory by the length of a text before it is cut
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class ContextSlot:
 
 @dataclass(frozen=True)
 class Layout:
-    """Token rows with their placeholders, padded with the end token; the causal tower never sees the padding."""
+    """Token rows with their placeholders, padded to one length."""
 
     ids: Tensor  # [N, T] int64
-    end: Tensor  # [N] position of each row's end token, whose output is the text feature
+    end: Tensor  # [N] position of the last token that the tower sees
     slots: Mapping[str, Tensor]  # name -> [N, n] positions of its vectors
 
 
@@ -70,37 +72,75 @@ class Prompts:
     """The input of the text tower: token embeddings without position embeddings, and the positions of end and slots."""
 
     embeddings: Tensor  # [N, T, W]
-    end: Tensor  # [N]
+    end: Tensor  # [N] position of the last token that the tower sees; causal towers are read there
     slots: Mapping[str, Tensor]  # name -> [N, n] positions, for edits of deeper blocks
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """What a text tower reads around a sentence.
+
+    With a `length` the tower sees padding, as in training, so every row is padded to it and read at its last token;
+    otherwise rows are padded as far as the longest, and no tower sees it.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    pad: int
+    length: int | None = None
+    pad_left: bool = False
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, vocabulary: int, length: int | None = None) -> SpecialTokens:
+        """What a tokenizer itself puts around a sentence and pads with.
+
+        Raises UserError if it has another vocabulary than the tower, which embeds `vocabulary` ids, or no padding.
+        """
+        require_vocabulary(tokenizer, vocabulary)
+        words = tokenizer("a", add_special_tokens=False)["input_ids"]
+        row = tokenizer("a")["input_ids"]
+        start = next((place for place in range(len(row)) if row[place : place + len(words)] == words), None)
+        if start is None or tokenizer.pad_token_id is None:
+            raise UserError(
+                f"The tokenizer reads 'a' as {words}, but a sentence of it as {row}, and pads with id "
+                f"{tokenizer.pad_token_id}; use the tokenizer that this backbone was trained with."
+            )
+        before, after = tuple(row[:start]), tuple(row[start + len(words) :])
+        return cls(before, after, tokenizer.pad_token_id, length, pad_left=tokenizer.padding_side == "left")
+
+    def padded(self, row: Sequence[int], length: int) -> list[int]:
+        """A row of `length` tokens."""
+        padding = [self.pad] * (length - len(row))
+        return [*padding, *row] if self.pad_left else [*row, *padding]
 
 
 class PromptTokenizer:
     """A tokenizer with the special tokens and the context length of the text tower that it feeds.
 
-    `end` is the end token's id in the tower's configuration, `vocabulary` the number of ids that the tower embeds.
-    Raises UserError when the tokenizer does not belong to the tower.
+    `clean` is what the tower's own preprocessing does to a text before it is split.
     """
 
-    def __init__(self, tokenizer: Any, *, context_length: int, vocabulary: int, end: int) -> None:
+    def __init__(
+        self, tokenizer: Any, special: SpecialTokens, *, context_length: int, clean: Callable[[str], str] = str
+    ) -> None:
         self.tokenizer = tokenizer
+        self.special = special
         self.context_length = context_length
-        self.start = tokenizer.bos_token_id
-        self.end = tokenizer.eos_token_id
+        self.clean = clean
         self._pieces: dict[str, list[int]] = {}
-        # OpenAI's configurations say 2 for historical reasons; those towers are read at the largest id of the row.
-        read = tokenizer.vocab_size - 1 if end == 2 else end
-        if self.start is None or self.end != read or self.end >= vocabulary:
-            raise UserError(
-                f"The text tower knows {vocabulary} token ids and is read at id {read}, but the tokenizer starts a "
-                f"sentence with id {self.start} and ends it with {self.end}; use the tokenizer that this backbone was "
-                "trained with, or correct text_config.eos_token_id in config.json."
-            )
+
+    @property
+    def room(self) -> int:
+        """The number of tokens that a sentence may have."""
+        return self.context_length - len(self.special.before) - len(self.special.after)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text without start and end."""
+        """Token ids of each text without special tokens; UserError for a text that is far longer than any sentence."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self._pieces]
         if fresh:
-            plain = [plain_text(text) for text in fresh]
+            if len(longest := max(fresh, key=len)) > LONGEST_TEXT:
+                raise UserError(f"The text {longest[:40]!r}... has {len(longest):,} characters; shorten it.")
+            plain = [self.clean(text) for text in fresh]
             rows = self.tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"
             ]
@@ -108,9 +148,10 @@ class PromptTokenizer:
         return [self._pieces[text] for text in texts]
 
     def sentences(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text with start and end, truncated to the context length."""
-        room = self.context_length - 2
-        return [[self.start, *ids[:room], self.end] for ids in self.pieces(texts)]
+        """Token ids of each text as the tower reads it, truncated to the context length."""
+        special = self.special
+        rows = [[*special.before, *ids[: self.room], *special.after] for ids in self.pieces(texts)]
+        return [special.padded(row, special.length) for row in rows] if special.length else rows
 
     def keyed_sentences(self, texts: Sequence[str]) -> tuple[list[list[int]], Tensor]:
         """`sentences` and a key [N] int64 of each."""
@@ -127,13 +168,13 @@ class PromptTokenizer:
         parts = [_split(text, pattern, lengths) for text in texts]
         self.pieces([piece for pieces, _ in parts for piece in pieces])  # tokenises all new pieces at once
         for text, (pieces, names) in zip(texts, parts, strict=True):
-            row, place = [self.start], {}
+            row, place = list(self.special.before), {}
             for ids, name in zip(self.pieces(pieces), [*names, None], strict=True):
                 row += ids
                 if name is not None:
                     place[name] = len(row)
-                    row += [self.end] * lengths[name]
-            row.append(self.end)
+                    row += [self.special.pad] * lengths[name]
+            row += self.special.after
             if len(row) > self.context_length:
                 raise UserError(
                     f"The text {text!r} takes {len(row)} tokens, {sum(lengths.values())} of them learned vectors, but "
@@ -141,17 +182,26 @@ class PromptTokenizer:
                 )
             rows.append(row)
             places.append(place)
+        length = self.special.length or max(map(len, rows), default=0)
+        shifts = [length - len(row) if self.special.pad_left else 0 for row in rows]
         slots = {
-            name: torch.tensor([place[name] for place in places])[:, None] + torch.arange(length)  # [N, n]
-            for name, length in lengths.items()
+            name: torch.tensor([place[name] + shift for place, shift in zip(places, shifts, strict=True)])[:, None]
+            + torch.arange(count)  # [N, n]
+            for name, count in lengths.items()
         }
-        return Layout(self.padded(rows), torch.tensor([len(row) - 1 for row in rows]), slots)
+        padded = torch.tensor([self.special.padded(row, length) for row in rows], dtype=torch.int64)
+        end = torch.tensor([length - 1 if self.special.length else len(row) - 1 for row in rows])
+        return Layout(padded.reshape(len(rows), length), end, slots)
 
-    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Stack token rows as [N, T], T the longest, padded with the end token."""
-        length = max((len(row) for row in rows), default=0)
-        full = [[*row, *[self.end] * (length - len(row))] for row in rows]
-        return torch.tensor(full, dtype=torch.int64).reshape(len(rows), length)  # [N, T]
+
+def require_vocabulary(tokenizer: Any, vocabulary: int) -> None:
+    """Raise UserError if a tokenizer has another vocabulary than a tower, which embeds `vocabulary` ids."""
+    known = len(tokenizer)
+    if not vocabulary - SPARE <= known <= vocabulary:
+        raise UserError(
+            f"The text tower knows {vocabulary} token ids, but the tokenizer has {known}; use the tokenizer that this "
+            "backbone was trained with."
+        )
 
 
 def plain_text(text: str) -> str:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedprompt.clip.backbone import AttentionLayers, Tower
+from fedprompt.clip.families.clip import FAMILY
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -19,6 +22,12 @@ class Sizes:
     text_blocks: int
     patches: int
     scale: float = 100.0
+    bias: float = 0.0
+    leading: int = 1
+
+    def attention_layers(self, tower: Tower) -> AttentionLayers:
+        """The names of the layers that low-rank adapters change, as in a CLIP."""
+        return FAMILY.attention[tower]
 
     def token_embeddings(self, phrase: str) -> Tensor:
         """Zeros in the shape of a phrase's token embeddings, one token per word."""

@@ -1,26 +1,26 @@
-"""Forward passes through transformers' CLIP blocks: edited tokens, a last block at one token, shared prefixes.
+"""Forward passes through pre-norm blocks as transformers' CLIP and SigLIP have them: edits, one token, shared prefixes.
 
-Legend: B images or texts, T tokens, W tower width, H heads, D joint width.
+Legend: B images or texts, T tokens, W tower width, H heads.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
 from transformers.activations import QuickGELUActivation
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-Edit = Callable[[int, Tensor], Tensor]  # (block index, tokens entering it) -> tokens
+from fedprompt.clip.backbone import Edit
+
+Block = Any  # with layer_norm1, self_attn (q_proj, k_proj, v_proj, out_proj), layer_norm2 and mlp
 
 
 def run_blocks(
-    blocks: Iterable[CLIPEncoderLayer],
+    blocks: Iterable[Block],
     tokens: Tensor,
     *,
     start: int = 0,
@@ -33,7 +33,7 @@ def run_blocks(
     return tokens
 
 
-def block_output_at(block: CLIPEncoderLayer, tokens: Tensor, position: Tensor | None = None) -> Tensor:
+def block_output_at(block: Block, tokens: Tensor, position: Tensor | None = None) -> Tensor:
     """A block's output at one token of each row, [B, W]: causally at `position` [B], or at the first token if None.
 
     The other outputs of a last block are unused, so their queries and feed-forward are left out.
@@ -71,7 +71,7 @@ def with_layer_offsets(model: nn.Module, changes: Mapping[str, Callable[[Tensor]
             hook.remove()
 
 
-def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
+def value_value_attention(block: Block, tokens: Tensor) -> Tensor:
     """[B, T, W] a block's attention output with values in place of queries and keys (CLIP Surgery; Li et al., 2023)."""
     attention = block.self_attn
     value = attention.v_proj(block.layer_norm1(tokens)).unflatten(-1, (attention.num_heads, -1))  # [B, T, H, W / H]
@@ -81,7 +81,7 @@ def value_value_attention(block: CLIPEncoderLayer, tokens: Tensor) -> Tensor:
     return result
 
 
-def run_shared_prefixes(blocks: Iterable[CLIPEncoderLayer], tokens: Tensor, end: Tensor, size: int) -> Tensor:
+def run_shared_prefixes(blocks: Iterable[Block], tokens: Tensor, end: Tensor, size: int) -> Tensor:
     """[N, W] output of causal blocks for tokens [N, T, W] at `end` [N]; every `size` consecutive rows share a prefix.
 
     Each group of `size` rows is packed into one: the prefix once, then the rest of each row. The attention mask keeps
@@ -112,35 +112,8 @@ class LeanQuickGELU(nn.Module):
         return silu(1.702 * x) / 1.702
 
 
-def use_lean_gelu(blocks: Iterable[CLIPEncoderLayer]) -> None:
+def use_lean_gelu(model: nn.Module) -> None:
     """Replace transformers' QuickGELU by `LeanQuickGELU`."""
-    for block in blocks:
-        if isinstance(block.mlp.activation_fn, QuickGELUActivation):
-            block.mlp.activation_fn = LeanQuickGELU()
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Image and patch features of the image tower, not normalised; each is computed on first use."""
-
-    tokens: Tensor  # [B, T, W] entering the last block
-    block: CLIPEncoderLayer
-    head: nn.Module  # the last norm and the projection W -> D
-
-    @functools.cached_property
-    def image(self) -> Tensor:
-        """[B, D] from the class token."""
-        features: Tensor = self.head(block_output_at(self.block, self.tokens))
-        return features
-
-    @functools.cached_property
-    def output(self) -> Tensor:
-        """[B, T, W] all tokens that leave the last block."""
-        states: Tensor = self.block(self.tokens, None)
-        return states
-
-    @functools.cached_property
-    def patches(self) -> Tensor:
-        """[B, T - 1, D] from all other tokens, including added ones."""
-        features: Tensor = self.head(self.output[:, 1:])
-        return features
+    for module in model.modules():
+        if isinstance(getattr(module, "activation_fn", None), QuickGELUActivation):
+            module.activation_fn = LeanQuickGELU()

@@ -20,6 +20,7 @@ from fedprompt.config.recipe_tables import (
     EvaluateTable,
     MethodTable,
     PartitionTable,
+    RuntimeTable,
     Table,
     Toml,
     TrainTable,
@@ -67,6 +68,7 @@ class Recipe(Table):
     compare: tuple[MethodTable, ...] = Field((), description="methods to train beside the main one")
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
+    runtime: RuntimeTable = RuntimeTable()
     tuning: TuningTable = TuningTable()
     vary: dict[str, tuple[Toml, ...]] = Field(
         {},

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
+RuntimeName = Literal["simulator", "ray"]
+RUNTIME_NAMES: tuple[str, ...] = get_args(RuntimeName)
 NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
@@ -36,7 +38,7 @@ class ServerBlock(NamedBlock):
 class BackboneTable(Table):
     """The frozen CLIP backbone, and the cache of its features."""
 
-    path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, or a Hub id')
+    path: str = Field("demo", description='"demo" (embedded), a Hugging Face folder, a checkpoint, or a Hub id')
     batch: int = Field(
         1,
         ge=1,
@@ -122,8 +124,12 @@ class SecureTable(Table):
     """Secure aggregation: the server sees only sums of updates, so it can only take the mean."""
 
     share: float = Field(2 / 3, gt=0.5, le=1, description="share of a round's clients that must stay until its end")
-    clip: float = Field(100.0, gt=0, description="L2 norm to which clients clip their updates")
-    most_examples: int = Field(10_000, ge=1, description="largest weight of a client, if weighting is by examples")
+    clip: float = Field(100.0, ge=1e-9, le=1e9, description="L2 norm to which clients clip their updates")
+    most_examples: int = Field(
+        10_000,
+        ge=1,
+        description="largest weight of a client, if weighting is by examples; one with more counts as much",
+    )
 
 
 class AttackTable(ServerBlock):
@@ -226,6 +232,33 @@ class EvaluateTable(Table):
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )
     samples: int = Field(8, ge=0, le=1000, description="test images recorded with their top predictions")
+
+
+class RuntimeTable(Table):
+    """Where simulated clients are trained; no result depends on it, but for the bits of another number of threads."""
+
+    name: RuntimeName = Field(
+        "simulator", description='"simulator" trains them one after another in one process, "ray" in several'
+    )
+    actors: int = Field(0, ge=0, le=4096, description="processes that train clients; 0 is as many as have room")
+    cpus: float = Field(
+        1.0, gt=0, le=1024, description="cores of an actor, or of a run of a study; also its threads, one at least"
+    )
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="share of a GPU of an actor, or of a run; by default one whole GPU if there are any and "
+        "backbone.device lets it be used",
+    )
+    gpu_memory_gb: float = Field(
+        0.0, ge=0, description="memory of a GPU that an actor, or a run, needs, in place of gpus; 0 leaves it to that"
+    )
+
+    @property
+    def threads(self) -> int:
+        """The threads of an actor."""
+        return max(1, int(self.cpus))
 
 
 class TuningTable(Table):

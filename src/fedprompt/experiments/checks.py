@@ -21,7 +21,9 @@ LONGEST = 60  # characters of a value in a sentence
 
 
 def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
-    """Warn of what the reader of the data set found, of images that are left out, and of other problems of images."""
+    """Warn of methods and images that are left out, of what the reader of the data found, and of other problems."""
+    for reason in experiment.not_carried:
+        callbacks.on_warning(f"Left out of the comparison: {reason}")
     for warning in experiment.dataset.report.all_warnings():
         callbacks.on_warning(warning)
     if lost := experiment.left_out:
@@ -56,10 +58,15 @@ def header_of(run: RunFolder) -> HeaderEvent:
 def changes_since(header: HeaderEvent, experiment: Experiment) -> list[str]:
     """What is no longer as the run's header says: the recipe, versions of packages, backbone, data or descriptions."""
     return [
-        *_recipe_changes("", header.recipe, experiment.recipe.model_dump(mode="json")),
+        *_recipe_changes("", _that_count(header.recipe), _that_count(experiment.recipe.model_dump(mode="json"))),
         *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
         *_fingerprint_changes(header, experiment),
     ]
+
+
+def _that_count(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The tables of a recipe without that of the runtime, which no result depends on."""
+    return {key: value for key, value in recipe.items() if key != "runtime"}
 
 
 def _recipe_changes(place: str, before: JsonValue, now: JsonValue) -> Iterator[str]:

@@ -87,7 +87,7 @@ def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
 
 def _absolute(name: str, words: Sequence[str]) -> str:
     path = find_descriptions(name, words)
-    return str(path.resolve()) if Path(name).is_file() else name
+    return str(path.resolve()) if is_file(Path(name)) else name
 
 
 def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int, reads: Reads = ()) -> LabelSpace:
@@ -123,7 +123,7 @@ def _choose_attributes(space: LabelSpace, table: DescriptionsTable, *, wanted: b
     if name == BUNDLED:
         others = (file for file in bundled.names() if file not in space.descriptions)
         return _bundled_attributes(space, (*space.descriptions, *others), missing=table.missing)
-    if name in bundled.names() and not Path(name).is_file():
+    if name in bundled.names() and not is_file(Path(name)):
         return _bundled_attributes(space, (name,), missing=table.missing)
     found = read_descriptions(find_descriptions(name)).attributes
     missing = [one for one in space.names if one not in found]
@@ -161,7 +161,7 @@ def _choose_conditions(space: LabelSpace, named: str | tuple[str, ...], *, wante
     if isinstance(named, tuple) and named:
         return named, ""
     if named and isinstance(named, str):
-        included = named in bundled.names() and not Path(named).is_file()
+        included = named in bundled.names() and not is_file(Path(named))
         return read_conditions(find_descriptions(named)), named if included else ""
     if not space.conditions and wanted:
         for file in bundled.ranked(space.names, space.descriptions):

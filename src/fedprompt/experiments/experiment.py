@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.feature_cache import FeatureCache
-from fedprompt.clip.hub import require_available
+from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import BackboneTable
@@ -22,19 +22,22 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.demo import DEMO, weights_folder
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, did_you_mean, wording
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
+from fedprompt.file_system import is_folder
 
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
+
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a run needs; `trials` are those of the plan, and know the classes of the data set.
+    """Everything that a run needs; `trials` are those of the plan that the backbone carries, and know the classes.
 
     `described` is the data set with the class descriptions of each trial, by its name; `of` is the experiment as a
     trial sees it. `origins` says which bundled descriptions a trial uses, if any. `hidden` [N, C] are the labels that
@@ -68,6 +71,12 @@ class Experiment:
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
 
+    @property
+    def not_carried(self) -> tuple[str, ...]:
+        """Why methods that the main one was to be compared with are left out: the backbone cannot carry them."""
+        reasons = (trial.refusal(self.clip.family) for trial in self.plan.trials)
+        return tuple(reason for reason in reasons if reason)
+
     def trainers(self, trial: Trial) -> Sequence[Client]:
         """Who trains in a trial: the clients, or one client that holds all their images."""
         if trial.sharing != "pooled":
@@ -95,6 +104,9 @@ def assemble(
     image is opened then. With `validates` images of the validation part are opened even if the plan chooses no round.
     """
     recipe = plan.recipe
+    if backbone is None and recipe.backbone.path not in (DEMO, ""):  # "": one that was opened in Python
+        # before data are read, which may take long
+        plan.trials[0].require_carried(family_of(recipe.backbone.path))
     dataset, validates = plan.source(on_step=on_step), validates or bool(plan.keep.metric)
     plan.keep.check_kind(dataset.space.kind)
     _check_defaults(plan, dataset)
@@ -102,8 +114,6 @@ def assemble(
     # differs: the release partitions images after labels are hidden; here all rates train the same clients
     partition = plan.partition(dataset)
     check_adversaries(trials, len(partition.shards))
-    if backbone is None and recipe.backbone.path != DEMO:
-        require_available(recipe.backbone.path)  # before images are opened, which may take long
     looked = ImageScan({}, unreadable or {})
     if unreadable is None:
         workers = recipe.backbone.workers
@@ -116,6 +126,8 @@ def assemble(
     dataset, hidden = hide_labels(recipe, dataset)
     described, origins = _describe(dataset, trials, seed=recipe.seed)
     clip = (backbone or load_backbone)(recipe.backbone)
+    trials[0].require_carried(clip.family)
+    trials = tuple(trial for trial in trials if not trial.refusal(clip.family))
     for part in dataset.parts:
         for template in dict.fromkeys((part.space.template, *part.templates.values())):
             check_distinct_texts(clip, replace(part.space, template=template))
@@ -136,7 +148,8 @@ def _check_defaults(plan: Plan, dataset: Dataset) -> None:
     if plan.recipe.defaults not in (PAPER, fitting):
         raise UserError(
             f'{plan.origin}: defaults = "{plan.recipe.defaults}", but images of {dataset.name!r} are {fitting}; write '
-            f'defaults = "{fitting}" (--set defaults={fitting}).'
+            f'defaults = "{fitting}"'
+            + (f" (--set defaults={fitting})." if wording() == "shell" else " among the settings.")
         )
 
 
@@ -182,12 +195,28 @@ def _describe(
 def backbone_elsewhere(path: str) -> str:
     """The backbone of a recipe as other libraries open it: a Hub id, or an absolute folder."""
     folder = weights_folder() if path == DEMO else Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
+    return str(folder.resolve()) if is_folder(folder) else path
+
+
+def _device(name: str) -> str:
+    """The device of a name; UserError for one that PyTorch does not know or this machine does not have."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        hint = did_you_mean(name, DEVICES)
+        raise UserError(f"There is no device {name!r}{hint} (devices: {', '.join(DEVICES)}).") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f'The device {name!r} needs a GPU that PyTorch can use, and there is none; give "auto" or "cpu".'
+        )
+    return name
 
 
 def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on its device, with its feature cache."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device
+    device = _device(table.device)
     folder = Path(table.disk).expanduser() if table.disk else None
     cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from fedprompt import methods
+from fedprompt.clip.backbone import Family
 from fedprompt.clip.model import Clip
 from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import Block, bind, has_keyword, options_that_fit, with_defaults
@@ -68,8 +69,18 @@ class Trial:
         return _class_of(self.builder).reads
 
     def make_method(self, clip: Clip) -> Method:
-        """A fresh method; its initial state depends on the seed alone."""
+        """A fresh method; its initial state depends on the seed alone. UserError if the backbone cannot carry it."""
+        self.require_carried(clip.family)
         return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
+
+    def refusal(self, family: Family) -> str:
+        """Why a backbone of this family cannot carry the method, in a sentence; "" if it can."""
+        return methods.refusal(_class_of(self.builder), family)
+
+    def require_carried(self, family: Family) -> None:
+        """Raise UserError if a backbone of this family cannot carry the method."""
+        if reason := self.refusal(family):
+            raise UserError(reason)
 
     def with_data(self, dataset: Dataset) -> Trial:
         """The trial with the options that depend on the data: classes that clients train on, and the template."""
@@ -161,9 +172,10 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:
     """The method's table with what `defaults` of the recipe says, if it names tuned ones."""
-    table = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set)
+    table = with_tuned(table, recipe.defaults, recipe.train)
     options = block_options("method", table.name, {}) or ()
-    if recipe.defaults != PAPER and "init" in options and "init" not in table.options:
+    stated = {"init", "n_ctx"} & set(table.options)  # a template has as many vectors as its words take
+    if recipe.defaults != PAPER and "init" in options and not stated:
         return MethodTable.model_validate(table.model_dump(exclude_unset=True) | {"init": TEMPLATE})
     return table
 

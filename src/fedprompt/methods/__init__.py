@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
+from fedprompt.clip.backbone import Family
 from fedprompt.clip.prompts import TEMPLATE
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.method_files import method_files, unknown_method
@@ -44,6 +45,11 @@ def method_summary(method: type[Method]) -> str:
 def missing(method: type[Method]) -> tuple[str, ...]:
     """The optional packages that a method needs and that are not installed."""
     return tuple(package for package in method.needs if find_spec(package) is None)
+
+
+def refusal(method: type[Method], family: Family) -> str:
+    """Why a method does not run on a family of backbones, in a sentence; "" if it does."""
+    return family.refusal(method.requires, method.__name__)
 
 
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:

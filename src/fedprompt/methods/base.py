@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from fedprompt.clip.model import Clip, Encoded
+from fedprompt.clip.model import Capability, Clip, Encoded
 from fedprompt.clip.prompts import TEMPLATE, ContextSlot
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
@@ -65,6 +65,7 @@ class Method(nn.Module, ABC):
     reads: ClassVar[Reads] = ()  # what of a label space it depends on besides the class names
     init: str | None = None  # the option of methods with a learned context: what the context starts from
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
+    requires: ClassVar[tuple[Capability, ...]] = ()  # what it needs of a backbone that not every family offers
 
     @classmethod
     def takes_mean(cls) -> bool:
@@ -141,7 +142,7 @@ def class_texts(clip: Clip, space: LabelSpace) -> Tensor:
 def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
     """The classifier that compares frozen image features with class texts [C, D], or [B, C, D] per image."""
     if kind == "single":
-        return lambda images: clip.scale * cosines(clip.image_features(images), text)  # [B, C]
+        return lambda images: with_bias(clip, clip.scale * cosines(clip.image_features(images), text))  # [B, C]
     text, neutral = unit(text), clip.text_features((NEUTRAL_TEXT,))
     return lambda images: pair_logits(frozen_tokens(clip, images), text, neutral)
 
@@ -149,9 +150,14 @@ def cosine_classifier(clip: Clip, text: Tensor, kind: Kind) -> Classifier:
 def cosine_logits(clip: Clip, encoded: Encoded, text: Tensor, kind: Kind) -> Tensor:
     """Logits [B, C] of encoded images against class texts [C, D]; multi-label scores include appended tokens."""
     if kind == "single":
-        return clip.scale * cosines(unit(encoded.image), text)
+        return with_bias(clip, clip.scale * cosines(unit(encoded.image), text))
     tokens = torch.cat([unit(encoded.image)[:, None], unit(encoded.patches)], dim=1)  # [B, 1+P, D]
     return pair_logits(tokens, unit(text), clip.text_features((NEUTRAL_TEXT,)))
+
+
+def with_bias(clip: Clip, logits: Tensor) -> Tensor:
+    """Scaled cosines with the bias of a backbone that has one, as SigLIP; a softmax over classes does not change."""
+    return logits + clip.bias if clip.bias else logits
 
 
 def cosines(image: Tensor, text: Tensor) -> Tensor:

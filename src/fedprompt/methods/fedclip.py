@@ -12,7 +12,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError
-from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, frozen_tokens, one_of, pair_logits
+from fedprompt.methods.base import NEUTRAL_TEXT, Classifier, Method, frozen_tokens, one_of, pair_logits, with_bias
 from fedprompt.ops.layers import linear, unit
 
 
@@ -52,7 +52,7 @@ class FedCLIP(Method):
         """Use the template's texts; per image, the classifier runs the adapter on the frozen feature."""
         text = clip.text_features(space.texts())  # [C, D]
         if space.kind == "single":
-            return lambda images: clip.scale * self._gated(clip, images) @ text.T  # [B, C]
+            return lambda images: with_bias(clip, clip.scale * self._gated(clip, images) @ text.T)  # [B, C]
         neutral = clip.text_features((NEUTRAL_TEXT,))
 
         def regions(images: Images) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedprompt.clip.model import Clip
+from fedprompt.clip.model import Clip, Tower, layers_pattern
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import (
@@ -23,11 +23,11 @@ from fedprompt.methods.base import (
     one_of,
     pair_logits,
     require_packages,
+    with_bias,
 )
 from fedprompt.ops.layers import unit
 
-PROJECTIONS = ("q_proj", "v_proj")
-TOWERS = {"image": "vision_model", "text": "text_model"}
+CHANGED: tuple[Tower, ...] = ("image", "text")
 
 
 class FedLoRA(Method):
@@ -61,13 +61,14 @@ class FedLoRA(Method):
         one_of(("both", "image", "text"), towers=towers)
         self.rank, self.alpha = rank, alpha
         sizes = {"image": (clip.image_blocks, clip.image_width), "text": (clip.text_blocks, clip.text_width)}
+        self.layers = {tower: clip.attention_layers(tower) for tower in CHANGED if towers in ("both", tower)}
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
-        for tower, (blocks, width) in sizes.items():
-            if towers in ("both", tower):
-                drawn = torch.empty(blocks, len(PROJECTIONS), rank, width)
-                nn.init.uniform_(drawn, -(width**-0.5), width**-0.5, generator=generator)  # as PEFT draws
-                self.down[tower] = drawn
-                self.up[tower] = torch.zeros(blocks, len(PROJECTIONS), width, rank)
+        for tower in self.layers:
+            blocks, width = sizes[tower]
+            drawn = torch.empty(blocks, 2, rank, width)  # of queries and values
+            nn.init.uniform_(drawn, -(width**-0.5), width**-0.5, generator=generator)  # as PEFT draws
+            self.down[tower] = drawn
+            self.up[tower] = torch.zeros(blocks, 2, width, rank)
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode the template's texts with the adapted text tower once; images run through the adapted image tower."""
@@ -84,7 +85,7 @@ class FedLoRA(Method):
                 encoded = clip.encode_image(embeddings)
                 image = unit(encoded.image)
                 if space.kind == "single":
-                    return clip.scale * image @ text.T  # [B, C]
+                    return with_bias(clip, clip.scale * image @ text.T)  # [B, C]
                 tokens = torch.cat([image[:, None], unit(encoded.patches)], dim=1)  # [B, 1 + P, D]
             return pair_logits(tokens, text, neutral)
 
@@ -94,11 +95,10 @@ class FedLoRA(Method):
         """The same changes as a PEFT adapter."""
         from peft import LoraConfig  # an optional package, and slow to import
 
-        towers = "|".join(TOWERS[tower] for tower in self.down)
         settings = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
-            target_modules=rf"({towers})\.encoder\.layers\.\d+\.self_attn\.({'|'.join(PROJECTIONS)})",
+            target_modules=layers_pattern(tuple(self.layers.values())),
             base_model_name_or_path=backbone,
             inference_mode=True,
         )
@@ -111,14 +111,13 @@ class FedLoRA(Method):
             "peft/adapter_config.json": json.dumps(settings.to_dict(), indent=2, default=list, allow_nan=False) + "\n",  # type: ignore[no-untyped-call]
         }
 
-    def _layers(self, *only: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def _layers(self, *only: Tower) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Every adapted layer's name in the backbone with its A [rank, W] and B [W, rank]."""
-        for tower in only or self.down:
+        for tower in only or self.layers:
             for block, factors in enumerate(zip(self.down[tower], self.up[tower], strict=True)):
-                for projection, down, up in zip(PROJECTIONS, *factors, strict=True):
-                    yield f"{TOWERS[tower]}.encoder.layers.{block}.self_attn.{projection}", down, up
+                yield from zip(self.layers[tower].of(block), *factors, strict=True)
 
-    def _changes(self, tower: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    def _changes(self, tower: Tower) -> dict[str, Callable[[Tensor], Tensor]]:
         scale = self.alpha / self.rank
 
         def change(down: Tensor, up: Tensor) -> Callable[[Tensor], Tensor]:

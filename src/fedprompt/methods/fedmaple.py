@@ -35,6 +35,8 @@ class FedMaPLe(Method):
     depth: blocks that are prompted, at most those that both towers have.
     """
 
+    requires = ("text_edits",)
+
     def __init__(
         self,
         clip: Clip,
@@ -81,7 +83,7 @@ class FedMaPLe(Method):
         coupled = [couple(learned) for couple, learned in zip(self.couplers, self.words, strict=True)]  # [n, W] each
 
         def append(tokens: Tensor, block: int) -> Tensor:
-            return torch.cat([tokens, coupled[block].expand(len(tokens), -1, -1)], dim=1)  # [B, 1 + P + n, W]
+            return torch.cat([tokens, coupled[block].expand(len(tokens), -1, -1)], dim=1)  # [B, L + P + n, W]
 
         def enter(block: int, tokens: Tensor) -> Tensor:
             return append(tokens[:, : -len(coupled[0])], block) if 0 < block < len(coupled) else tokens

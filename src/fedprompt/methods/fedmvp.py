@@ -113,13 +113,14 @@ class FedMVP(Method):
         """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
-        context, patches = self._context(clip, space), clip.image_embeddings(images)[:, 1:]  # [N, W], [B, P, W]
+        context = self._context(clip, space)  # [N, W]
+        patches = clip.image_embeddings(images)[:, clip.leading :]  # [B, P, W]
         return Attention(self.promptformer.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def diagnostics(self, clip: Clip, images: Images, space: LabelSpace) -> tuple[Diagnostic, ...]:
         """Those of its attention, how far prompts depend on image and position, and how far features have moved."""
         context = self._context(clip, space)
-        prompts = self._prompts(clip.image_embeddings(images), context)
+        prompts = self._prompts(clip.image_embeddings(images)[:, clip.leading :], context)
         features = unit(self._encode(clip, images, context).image)  # [B, D]
         moved = feature_diagnostics(features, clip.image_features(images))
         return (*super().diagnostics(clip, images, space), *prompt_diagnostics(prompts), *moved)
@@ -137,13 +138,13 @@ class FedMVP(Method):
         context: Tensor = self.project(clip.text_features([text for text, _ in self._attributes(space)]))
         return context
 
-    def _prompts(self, embeddings: Tensor, context: Tensor) -> Tensor:
-        queries = self.queries if self.conditioning == "text" else embeddings[:, 1:]  # [m, W] or [B, P, W]
+    def _prompts(self, patches: Tensor, context: Tensor) -> Tensor:
+        queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
         attended: Tensor = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
         pool = F.adaptive_avg_pool1d(torch.eye(attended.shape[-2]), self.n_tokens).T.to(attended)  # [m, P]
-        return (pool @ attended).expand(len(embeddings), -1, -1)  # [B, m, W]
+        return (pool @ attended).expand(len(patches), -1, -1)  # [B, m, W]
 
     def _encode(self, clip: Clip, images: Images, context: Tensor) -> Encoded:
-        embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
-        prompts = self._prompts(embeddings, context)  # [B, m, W]
-        return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, 1 + P + m, W]
+        embeddings = clip.image_embeddings(images)  # [B, L + P, W]
+        prompts = self._prompts(embeddings[:, clip.leading :], context)  # [B, m, W]
+        return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]

@@ -76,8 +76,9 @@ class FedMVPRegions(Method):
         def encode(images: Images) -> Encoded:
             queries, context = length * clip.image_features(images)[:, None], length * text  # [B, 1, D], [C, D]
             token = self.write(self.look(queries, context, context))  # [B, 1, W]
-            embeddings = clip.image_embeddings(images)  # [B, 1 + P, W]
+            embeddings, first = clip.image_embeddings(images), clip.leading  # [B, L + P, W]
             # differs: the release inserts the token after the tower's first norm; here it passes through the norm
-            return clip.encode_image(torch.cat([embeddings[:, :1], token, embeddings[:, 1:]], dim=1))  # [B, 2 + P, W]
+            parts = [embeddings[:, :first], token, embeddings[:, first:]]
+            return clip.encode_image(torch.cat(parts, dim=1))  # [B, L + 1 + P, W]
 
         return encode

@@ -37,6 +37,7 @@ class FedRAM(Method):
     """
 
     reads = ("template",)
+    requires = ("text_edits", "value_attention")
 
     # differs: group norm stands for batch norm, whose running statistics are no parameters to average
     # differs: FedMPT's comparison applies one more sigmoid to p and keeps the temperatures fixed
@@ -103,20 +104,20 @@ class FedRAM(Method):
 
         Only the adapted blocks run.
         """
-        first, seen = clip.image_blocks - len(self.adapters), 1 + clip.patches
-        patches = [clip.value_tokens(images, first)[:, 1:]]  # [B, P, W], then each block's addition
+        first, seen = clip.image_blocks - len(self.adapters), clip.leading + clip.patches
+        patches = [clip.value_tokens(images, first)[:, clip.leading :]]  # [B, P, W], then each block's addition
 
         def enter(block: int, tokens: Tensor) -> Tensor:
             tokens, place = tokens[:, :seen], block - first
             if place:  # what enters a block is the output of the one before
-                patches.append(self.adapters[place - 1](tokens[:, 1:], text))
-            patches.append(clip.value_attention(block, tokens)[:, 1:])
+                patches.append(self.adapters[place - 1](tokens[:, clip.leading :], text))
+            patches.append(clip.value_attention(block, tokens)[:, clip.leading :])
             learned = self.image_tokens[place].expand(len(tokens), -1, -1)
-            return torch.cat([tokens, learned], dim=1)  # [B, 1 + P + n, W]
+            return torch.cat([tokens, learned], dim=1)  # [B, L + P + n, W]
 
         start = clip.image_tokens(images, first) if first else clip.image_embeddings(images)
         encoded = clip.encode_image(start, start=first, edit=enter)
-        patches.append(self.adapters[-1](encoded.output[:, 1:seen], text))
+        patches.append(self.adapters[-1](encoded.output[:, clip.leading : seen], text))
         return unit(encoded.image), unit(clip.project_image(torch.stack(patches).sum(dim=0)))
 
     def _scores(
@@ -140,7 +141,7 @@ class FedRAM(Method):
         return self.temperatures + (self.temperatures.clamp(min=least) - self.temperatures).detach()
 
     def _teacher(self, clip: Clip, images: Images, space: LabelSpace, present: Tensor) -> Tensor:
-        values = clip.value_tokens(images, clip.image_blocks)[:, 1:]  # [B, P, W]
+        values = clip.value_tokens(images, clip.image_blocks)[:, clip.leading :]  # [B, P, W]
         cosines = unit(clip.project_image(values)) @ clip.text_features(space.texts()).T  # [B, P, C]
         knowledge = (20 * (clip.scale * cosines).softmax(dim=-1)).log_softmax(dim=1)
         return torch.where((present == 0)[:, None], knowledge.min(), knowledge)

@@ -40,6 +40,7 @@ class FedTCP(Method):
     """
 
     reads = ("template",)
+    requires = ("text_edits",)
 
     # differs: in FedMPT's comparison 16 vectors overwrite the class name; here the text has one position per vector
 

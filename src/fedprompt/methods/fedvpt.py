@@ -47,6 +47,6 @@ class FedVPT(Method):
             return append(tokens[:, : tokens.shape[1] - self.tokens.shape[1]], self.tokens[block])
 
         def append(tokens: Tensor, learned: Tensor) -> Tensor:
-            return torch.cat([tokens, learned.expand(len(tokens), -1, -1)], dim=1)  # [B, 1 + P + q, W]
+            return torch.cat([tokens, learned.expand(len(tokens), -1, -1)], dim=1)  # [B, L + P + q, W]
 
         return lambda images: clip.encode_image(append(clip.image_embeddings(images), self.tokens[0]), edit=enter)

@@ -167,6 +167,29 @@ class ClientScoresEvent(BaseEvent):
         return self
 
 
+class LocalImagesEvent(BaseEvent):
+    """The clients' test images, each once: by how much each moves the mean of the clients' accuracies.
+
+    For intervals: an image that several clients are tested on is drawn for all of them together.
+    """
+
+    event: Literal["local_images"] = "local_images"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the clients' models were scored")
+    part: str = Field("", description="data set, where there are several")
+    rows: tuple[int, ...] = Field(description="rows in the data set, ascending")
+    influence: tuple[float, ...] = Field(
+        description="mean over clients of (1 if the image is classified correctly, else 0, less the client's accuracy) "
+        "/ the number of the client's test images"
+    )
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if len(self.rows) != len(self.influence):
+            raise ValueError("rows and influence must have one value per image")
+        return self
+
+
 class ValidationEvent(BaseEvent):
     """A scoring of held-out images, by which a round is chosen."""
 
@@ -341,6 +364,7 @@ Event = Annotated[
     | RoundEvent
     | ScoreEvent
     | ClientScoresEvent
+    | LocalImagesEvent
     | ValidationEvent
     | KeptEvent
     | IntervalEvent

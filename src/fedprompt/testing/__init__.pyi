@@ -18,8 +18,10 @@ from .tiny import (
     tiny_processor,
     tiny_tokenizer,
 )
+from .tiny_families import FAMILIES, tiny_backbone
 
 __all__ = [
+    "FAMILIES",
     "AggregationRuleTests",
     "AttackTests",
     "ForgetfulCache",
@@ -34,6 +36,7 @@ __all__ = [
     "check_partition_rule",
     "check_server_optimizer",
     "check_source",
+    "tiny_backbone",
     "tiny_clip",
     "tiny_dataset",
     "tiny_images",

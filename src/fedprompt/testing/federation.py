@@ -19,7 +19,8 @@ from fedprompt.federated.rounds import Round, Start, federate
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.seeding import stream
-from fedprompt.testing.tiny import tiny_clip, tiny_images
+from fedprompt.testing.tiny import tiny_images
+from fedprompt.testing.tiny_families import tiny_backbone
 from fedprompt.updates import State, Update
 
 CLIENTS = (0, 1, 2)
@@ -32,9 +33,9 @@ SETTINGS = TrainSettings(rounds=3, local_epochs=2, batch_size=3, lr=0.01, seed=5
 
 
 @functools.cache
-def shared_clip() -> Clip:
-    """The tiny CLIP of this process, whose feature cache all tests share."""
-    return tiny_clip()
+def shared_clip(family: str = "clip") -> Clip:
+    """The tiny backbone of a family in this process, whose feature cache all tests share."""
+    return tiny_backbone(family)
 
 
 def build(kind: type[Method], clip: Clip, options: Mapping[str, object], *, seed: int = SETTINGS.seed) -> Method:

@@ -22,22 +22,26 @@ from fedprompt.methods.base import Method
 from fedprompt.ops.losses import objective
 from fedprompt.seeding import stream
 from fedprompt.testing import federation
-from fedprompt.testing.federation import SETTINGS, SPACE, examples, shared_clip
+from fedprompt.testing.federation import SETTINGS, SPACE, examples
 from fedprompt.testing.method_options import MethodOptionTests
 from fedprompt.testing.properties import assert_refused, check, differing, untouched_generators
-from fedprompt.testing.tiny import ForgetfulCache, tiny_clip, tiny_parts
+from fedprompt.testing.tiny import ForgetfulCache
+from fedprompt.testing.tiny_families import tiny_backbone, tiny_family_parts
 
 ALL = (0, 1, 2, 3)  # all classes
 TOLERANCE = 1e-3  # of logits, which are 20 or 100 times a cosine: 1e-5 of the cosines
 
 
-def check_method(method: str | type[Method], options: Mapping[str, object] | None = None) -> None:
+def check_method(
+    method: str | type[Method], options: Mapping[str, object] | None = None, *, family: str = "clip"
+) -> None:
     """Check that a method has the properties that runs, caches, checkpoints and deployments rely on.
 
-    `method` is a class, or a name as in a recipe's [method]; `options` are those it is tested with. Raises
-    AssertionError with a sentence about the first property that does not hold.
+    `method` is a class, or a name as in a recipe's [method]; `options` are those it is tested with, and `family` is the
+    kind of backbone ("clip", "siglip", ...). Raises AssertionError with a sentence about the first property that does
+    not hold.
     """
-    check(MethodTests, method=method, options=options or {})
+    check(MethodTests, method=method, options=options or {}, family=family)
 
 
 class MethodTests(MethodOptionTests):
@@ -45,6 +49,7 @@ class MethodTests(MethodOptionTests):
 
     method: a class, or a name as in a recipe's [method].
     options: what it is tested with besides its defaults.
+    family: the kind of backbone that it is tested on.
     kinds: the kinds of task that it is made for.
     """
 
@@ -53,9 +58,9 @@ class MethodTests(MethodOptionTests):
     def test_forgotten_features_change_no_bit(self) -> None:
         """Training gives the same bits with a feature cache, without one, and with one that forgets at random."""
         caches = {"without a cache": FeatureCache(memory_bytes=0), "with a cache that forgets": ForgetfulCache()}
-        remembering = self._trained_state(clip=tiny_clip(cache=FeatureCache()))
+        remembering = self._trained_state(clip=tiny_backbone(self.family, cache=FeatureCache()))
         for how, cache in caches.items():
-            wrong = differing(self._trained_state(clip=tiny_clip(cache=cache)), remembering)
+            wrong = differing(self._trained_state(clip=tiny_backbone(self.family, cache=cache)), remembering)
             assert not wrong, (
                 f"Training of {self._name} {how} of features ends with other bits than with one, in {wrong}; compute "
                 "each frozen feature by the functions of Clip."
@@ -64,7 +69,7 @@ class MethodTests(MethodOptionTests):
     def test_a_fresh_object_per_client_gives_the_same_bits(self) -> None:
         """Nothing but the state dict goes from one client to the next."""
         method = self._build()
-        transport = federation.FreshMethods(method, shared_clip(), federation.clients(), SETTINGS)
+        transport = federation.FreshMethods(method, self._clip, federation.clients(), SETTINGS)
         transport.options = self.options
         wrong = differing(federation.trained_state(method, transport), self._default_state)
         assert not wrong, (
@@ -74,13 +79,13 @@ class MethodTests(MethodOptionTests):
 
     def test_resuming_gives_the_same_bits(self) -> None:
         """Stopping after a round and going on from files gives what three rounds in one go give."""
-        straight = federation.simulator(self._build())
+        straight = federation.simulator(self._build(), self._clip)
         last = federation.last_round(self._build(), straight, 3)
-        before = federation.simulator(self._build())
+        before = federation.simulator(self._build(), self._clip)
         stopped = federation.last_round(self._build(), before, 1)
         start = Start(stopped.number, load(save(stopped.shared)), load(save(stopped.memory)))
         personal = {client: load(save(state)) for client, state in before.personal.items()}
-        after = federation.simulator(self._build(), personal=personal)
+        after = federation.simulator(self._build(), self._clip, personal=personal)
         resumed = federation.last_round(self._build(), after, 3, start=start)
         wrong = differing(
             federation.flat(resumed.shared, after.personal), federation.flat(last.shared, straight.personal)
@@ -89,10 +94,10 @@ class MethodTests(MethodOptionTests):
 
     def test_the_backbone_stays_frozen(self) -> None:
         """Training changes no weight of CLIP, and the method keeps neither CLIP nor views of its weights."""
-        clip = shared_clip()
+        clip = self._clip
         before = {key: tensor.clone() for key, tensor in clip.state_dict().items()}
         method = self._build()
-        federation.last_round(method, federation.simulator(method), 2)
+        federation.last_round(method, federation.simulator(method, self._clip), 2)
         changed = differing(before, dict(clip.state_dict()))
         assert not changed, f"Training of {self._name} changed the backbone's weights {changed[:3]}."
         live = [name for name, one in clip.named_parameters() if one.grad is not None or one.requires_grad]
@@ -143,7 +148,7 @@ class MethodTests(MethodOptionTests):
         if "template" in self._kind.reads:
             method, data = self._trained(self.kinds[0]), examples(range(4), ALL, kind=self.kinds[0])
             losses = {
-                method.loss(shared_clip(), data.images, data.targets, space, stream=stream(1, "loss")).item()
+                method.loss(self._clip, data.images, data.targets, space, stream=stream(1, "loss")).item()
                 for space in (data.space, replace(data.space, template="the {} tree."))
             }
             assert len(losses) == 2, f"{self._name} names the template in `reads`, but its loss does not depend on it."
@@ -195,7 +200,7 @@ class MethodTests(MethodOptionTests):
         """An update's shared part holds no personal tensor, no unknown one, and something if anything is shared."""
         method = self._build()
         shared, personal = initial_state(method)
-        for finished in federation.rounds(method, federation.simulator(method), 2):
+        for finished in federation.rounds(method, federation.simulator(method, self._clip), 2):
             for update in finished.updates:
                 leaked = [name for name in update.shared if name.startswith(method.personal)]
                 assert not leaked, f"The personal tensors {leaked} leave their client."
@@ -219,8 +224,8 @@ class MethodTests(MethodOptionTests):
             method, data = self._trained(kind), examples(range(6), ALL, kind=kind)
             before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
             with torch.no_grad():
-                found = method.diagnostics(shared_clip(), data.images, data.space)
-                again = method.diagnostics(shared_clip(), data.images, data.space)
+                found = method.diagnostics(self._clip, data.images, data.space)
+                again = method.diagnostics(self._clip, data.images, data.space)
             changed = differing(before, dict(method.state_dict()))
             assert not changed, f"The diagnostics of {self._name} change its tensors {changed}."
             names = [one.name for one in found]
@@ -232,7 +237,7 @@ class MethodTests(MethodOptionTests):
 
     def test_frozen_texts_are_encoded_once(self) -> None:
         """After the first step the text tower runs for gradients only, and never per batch of images."""
-        clip, method, data = CountingClip(), self._build(), examples(range(4), ALL)
+        clip, method, data = CountingClip(self.family), self._build(), examples(range(4), ALL)
         federation.train(method, clip, data, 1)
         clip.texts.clear()
         federation.train(method, clip, data, 2)
@@ -250,7 +255,7 @@ class MethodTests(MethodOptionTests):
     def test_frozen_images_are_encoded_once(self) -> None:
         """From the second pass over the images on, the image tower runs for gradients only."""
         for kind in self.kinds:
-            clip, method, data = CountingClip(), self._build(), examples(range(6), ALL, kind=kind)
+            clip, method, data = CountingClip(self.family), self._build(), examples(range(6), ALL, kind=kind)
             federation.train(method, clip, data, 1)
             clip.images.clear()
             federation.train(method, clip, data, 1)
@@ -262,7 +267,7 @@ class MethodTests(MethodOptionTests):
 
     def _trained(self, kind: Kind) -> Method:
         method = self._build()
-        federation.train(method, shared_clip(), examples(range(12), ALL, kind=kind), 12)
+        federation.train(method, self._clip, examples(range(12), ALL, kind=kind), 12)
         return method
 
     def _costs(self, kind: Kind, *, lr: float) -> list[float]:
@@ -271,10 +276,10 @@ class MethodTests(MethodOptionTests):
         costs: list[float] = []
         while len(costs) < 7 and not _falls(costs):
             if costs:
-                reached = federation.train(method, shared_clip(), data, 6, lr=lr)
+                reached = federation.train(method, self._clip, data, 6, lr=lr)
                 unreached = [name for name, count in reached.items() if count <= 2]
                 assert not unreached, f"In 6 steps with {kind} labels, hardly any gradient reaches {unreached}."
-            logits = predict(method, shared_clip(), data.images, data.space)
+            logits = predict(method, self._clip, data.images, data.space)
             costs.append(objective(kind)(logits, data.targets).item())
         return costs
 
@@ -284,10 +289,10 @@ def _falls(costs: list[float]) -> bool:
 
 
 class CountingClip(Clip):
-    """The tiny CLIP with a cache of its own, which lists what its towers encode."""
+    """A tiny backbone with a cache of its own, which lists what its towers encode."""
 
-    def __init__(self) -> None:
-        super().__init__(*tiny_parts(), batch=4)
+    def __init__(self, family: str) -> None:
+        super().__init__(*tiny_family_parts(family), batch=4)
         self.texts: list[tuple[Tensor, bool]] = []  # prompts' embeddings, and whether gradients flow
         self.images: list[bool] = []  # whether gradients flow
 

@@ -36,6 +36,7 @@ class MethodOptionTests:
 
     method: ClassVar[str | type[Method]]
     options: ClassVar[Mapping[str, object]] = {}
+    family: ClassVar[str] = "clip"
 
     def test_every_option_does_something(self) -> None:
         """Other values change what is trained or predicted, or are refused with the option's name."""
@@ -81,15 +82,19 @@ class MethodOptionTests:
         return methods.load(self.method) if isinstance(self.method, str) else self.method
 
     @property
+    def _clip(self) -> Clip:
+        return shared_clip(self.family)
+
+    @property
     def _name(self) -> str:
         return self._kind.__name__
 
     def _build(self, options: Mapping[str, object] | None = None, *, seed: int = SETTINGS.seed) -> Method:
-        return federation.build(self._kind, shared_clip(), {**self.options, **(options or {})}, seed=seed)
+        return federation.build(self._kind, self._clip, {**self.options, **(options or {})}, seed=seed)
 
     def _trained_state(self, options: Mapping[str, object] | None = None, *, clip: Clip | None = None) -> State:
         """What two rounds of three clients leave behind."""
-        return _trained_state(self._kind, clip or shared_clip(), tuple({**self.options, **(options or {})}.items()))
+        return _trained_state(self._kind, clip or self._clip, tuple({**self.options, **(options or {})}.items()))
 
     @property
     def _default_state(self) -> State:
@@ -99,7 +104,7 @@ class MethodOptionTests:
         return self._predict(self._build(options), SPACE, 0, 1)
 
     def _predict(self, method: Method, space: LabelSpace, *rows: int) -> Tensor:
-        return predict(method, shared_clip(), batch(*rows), space)
+        return predict(method, self._clip, batch(*rows), space)
 
     def _other_values(self, option: str) -> tuple[Any, ...]:
         """Values of an option that differ from the one that it is tested with."""

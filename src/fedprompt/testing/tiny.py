@@ -95,11 +95,11 @@ def tiny_model(
         projection_dim=dim,
     )
     model = CLIPModel(config)
-    _draw_weights(model)
+    draw_weights(model)
     return model
 
 
-def _draw_weights(model: CLIPModel) -> None:
+def draw_weights(model: torch.nn.Module) -> None:
     """Draw every tensor anew from one generator, in place."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

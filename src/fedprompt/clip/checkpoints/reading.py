@@ -1,0 +1,78 @@
+"""Reading the tensors of a checkpoint file, and nothing else: code in it is refused before any of it is executed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fedprompt.errors import UserError
+from fedprompt.file_system import require_file
+
+Tensors = Mapping[str, Tensor]
+NESTED = ("state_dict", "model_state_dict", "model")  # under which training scripts keep the weights
+WRAPPERS = ("module.", "_orig_mod.")  # which torch puts before the names of a wrapped model
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a .safetensors file, or of a .pt or .bin file by torch's reader of tensors alone, by name.
+
+    Raises UserError for a TorchScript archive, a pickle that is more than tensors, and a file that is torn or no
+    checkpoint.
+    """
+    require_file(path, "give the file of a checkpoint")
+    found: object = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    for key in NESTED:
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+            break
+    tensors = found if isinstance(found, Mapping) else {}
+    others = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if not tensors or others:
+        held = f", but {others[0]!r}, which is none" if others else ""
+        raise UserError(f"{path} is no state dict: it does not hold tensors by name{held}; save model.state_dict().")
+    return {_unwrapped(str(name)): tensor for name, tensor in tensors.items()}
+
+
+def _safetensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is no whole file of safetensors ({error}); copy it again.") from error
+
+
+def _pickled(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind, as a damaged file may raise anything
+        raise UserError(_refusal(path, str(error))) from error
+
+
+def _refusal(path: Path, error: str) -> str:
+    """Why torch's reader did not take a file, from its message."""
+    if "TorchScript" in error:
+        return (
+            f"{path} is a TorchScript archive, which holds code, so it is not opened. On a machine where you trust "
+            "it, save the tensors alone: torch.save(torch.jit.load(FILE).state_dict(), OUT); OpenAI's own models are "
+            "on the Hub as openai/clip-vit-base-patch16 and others."
+        )
+    named = re.search(r"(?:Unsupported (?:global|class)\W+|GLOBAL )(?:GLOBAL )?([\w.]+)", error)
+    if named or "Weights only load failed" in error:
+        what = f" ({named[1]})" if named else ""
+        return (
+            f"{path} is a pickle that holds more than tensors{what}; nothing in it was executed. Where you trust it, "
+            "save model.state_dict() alone."
+        )
+    reason = error.strip().partition("\n")[0].rstrip(".")[:120] or "it is empty"
+    return f"{path} is no whole checkpoint ({reason}); copy it again."
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name
