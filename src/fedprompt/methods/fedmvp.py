@@ -113,8 +113,7 @@ class FedMVP(Method):
         """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
-        context = self._context(clip, space)  # [N, W]
-        patches = clip.image_embeddings(images)[:, clip.leading :]  # [B, P, W]
+        context, patches = self._context(clip, space), clip.image_embeddings(images)[:, clip.leading :]
         return Attention(self.promptformer.weights(patches, context, adapt=self.lora), self._attributes(space))
 
     def diagnostics(self, clip: Clip, images: Images, space: LabelSpace) -> tuple[Diagnostic, ...]:
