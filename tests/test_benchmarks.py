@@ -83,7 +83,7 @@ def test_a_section_replaces_only_itself():
 def test_coverage_is_a_share_of_the_simulated_test_sets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("benchmarks.coverage.KNOWN", 40)
     found = coverage(sets=4)
-    assert len(found) == 16
+    assert len(found) == 20
     assert all(value in (0, 25, 50, 75, 100) for value in found.values())
     assert sum(found.values()) / len(found) > 70
 

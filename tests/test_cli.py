@@ -135,6 +135,7 @@ def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
         "round",
         "score",
         "interval",
+        "local_images",
         "mistakes",
         "sample",
         "diagnostics",

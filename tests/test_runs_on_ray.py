@@ -33,6 +33,7 @@ from fedprompt.seeding import numpy_stream
 from fedprompt.studies.spread import progress_of, spread
 from fedprompt.studies.sweep import Job
 from fedprompt.testing.tiny import tiny_clip, tiny_dataset
+from made_files import RECIPE as SMALL
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -137,30 +138,15 @@ def test_actors_killed_ten_times_at_random_moments_change_no_bit(
     assert tensors(found) == tensors(alone) and repr(figures(found)) == repr(figures(alone))
 
 
-RECIPE = """
-name = "small"
-seed = 3
-[data]
-source = "pictograms"
-train = 1
-test = 1
-[partition]
-rule = "class_chunks"
-classes_per_client = 13
-shots = 1
-[method]
-name = "promptfl"
-[train]
-rounds = 3
-batch_size = 20
-lr = 0.002
-[evaluate]
-samples = 0
+RECIPE = (
+    SMALL.replace("rounds = 1", "rounds = 3")
+    + """
 [runtime]
 name = "ray"
 actors = 1
 cpus = 0.5
 """
+)
 
 
 def test_runs_of_a_study_are_spread_and_one_that_fails_is_named(two_cores: None, tmp_path: Path) -> None:

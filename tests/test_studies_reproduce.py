@@ -277,7 +277,7 @@ def test_mistakes_at_the_command_line_are_sentences(tmp_path):
     assert (
         "is not a list of whole numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
     )
-    missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q")
+    missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q", "--set", "backbone.path=demo")
     assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 
 

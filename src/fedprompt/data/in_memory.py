@@ -28,6 +28,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.data.table_source import TableSource
 from fedprompt.errors import UserError, plural
+from fedprompt.file_system import is_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def image_source(images: Sequence[object]) -> ImageSource:
 
 def _file_source(paths: Sequence[Path]) -> FileSource:
     """Files below the folder that all of them share, so that nothing depends on where that folder lies."""
-    if missing := [path for path in paths if not path.is_file()]:
+    if missing := [path for path in paths if not is_file(path)]:
         if len(paths) == 1:
             raise UserError(f"The image {missing[0]} does not exist.")
         count = "1 does" if len(missing) == 1 else f"{len(missing):,} do"

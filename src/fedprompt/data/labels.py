@@ -47,8 +47,8 @@ class LabelSpace:
             raise UserError(f"The class name {name!r} stands {count} times in the list; give each class its own.")
         if unreadable := next(filter(INVISIBLE.search, self.names), ""):
             raise UserError(f"The class name {unreadable!r} has invisible characters; give the class another name.")
+        _check_lengths((self.template, *self.ensemble), self.names)
         for template in (self.template, *self.ensemble):
-            _check_length(template, self.names)
             if "{}" not in template:
                 raise UserError(
                     f"The template {template!r} has no {{}} where the class name goes; write 'a photo of a {{}}.'."
@@ -85,22 +85,23 @@ class LabelSpace:
         return replace(self, names=names, attributes=attributes, prompts=prompts, synonyms=synonyms)
 
 
-def _check_length(template: str, names: Sequence[str]) -> None:
+def _check_lengths(templates: Sequence[str], names: Sequence[str]) -> None:
     """UserError if the texts of a template are longer than anything that a text encoder reads."""
-    places = max(template.count("{}"), 1)
-    longest = max(names, key=len)
+    longest, letters = max(names, key=len), sum(map(len, names))
     if len(longest) > LONGEST_TEXT:
         raise UserError(f"The class name {longest[:40]!r}... has more than {LONGEST_TEXT:,} characters; shorten it.")
-    if len(template) + places * len(longest) > 2 * LONGEST_TEXT:
-        raise UserError(
-            f"The template {template[:40]!r}... with {longest[:40]!r} in it has more than {2 * LONGEST_TEXT:,} "
-            "characters; shorten them."
-        )
-    if len(names) * len(template) + places * sum(map(len, names)) > MOST_TEXT:
-        raise UserError(
-            f"The template {template[:40]!r} gives {len(names):,} classes texts of more than {MOST_TEXT:,} characters "
-            "together; shorten it."
-        )
+    for template in templates:
+        places = max(template.count("{}"), 1)
+        if len(template) + places * len(longest) > 2 * LONGEST_TEXT:
+            raise UserError(
+                f"The template {template[:40]!r}... with {longest[:40]!r} in it has more than {2 * LONGEST_TEXT:,} "
+                "characters; shorten them."
+            )
+        if len(names) * len(template) + places * letters > MOST_TEXT:
+            raise UserError(
+                f"The template {template[:40]!r} gives {len(names):,} classes texts of more than {MOST_TEXT:,} "
+                "characters together; shorten it."
+            )
 
 
 def readable_name(name: str) -> str:

@@ -190,13 +190,17 @@ def _start(folder: str) -> None:
         except Exception as error:  # of many types
             ray.shutdown()
             if last:
-                reason = " ".join(str(error).split())[:400].rstrip(".")
                 raise UserError(
-                    f"Ray could not be started on this machine ({type(error).__name__}: {reason}); is it very busy, or "
+                    f"Ray could not be started on this machine ({_reason(error)}); is it very busy, or "
                     "out of memory? Without --on ray, one process trains all clients."
                 ) from error
         else:
             return
+
+
+def _reason(error: Exception) -> str:
+    """What Ray raised, on one line of limited length and without a full stop."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}"
 
 
 @contextmanager
@@ -212,9 +216,8 @@ def _remote(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises its own and built-in ones of many types for a cluster that it cannot join
-        reason = " ".join(str(error).split())[:400].rstrip(".")
         raise UserError(
-            f"The Ray cluster at {address} cannot be used ({type(error).__name__}: {reason}). Its nodes need the "
+            f"The Ray cluster at {address} cannot be used ({_reason(error)}). Its nodes need the "
             "versions of Ray and of Python that this machine has, and this machine its token (ray get-auth-token)."
         ) from error
     try:
