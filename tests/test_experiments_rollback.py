@@ -24,7 +24,7 @@ train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 20
+classes_per_client = 30
 shots = 1
 [method]
 name = "{method}"
