@@ -70,12 +70,11 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, run: Callable[[Tensor, slice], Tensor], x: Tensor, size: int) -> Tensor:
         ctx.run, ctx.parts = run, [slice(start, start + size) for start in range(0, len(x), size)]
         ctx.save_for_backward(x)
-        result = None
-        for rows in ctx.parts:
-            part = run(x[rows], rows)
-            if result is None:
-                result = part.new_empty(len(x), *part.shape[1:])
-            result[rows] = part
+        first = run(x[:size], ctx.parts[0])
+        result = first.new_empty(len(x), *first.shape[1:])
+        result[:size] = first
+        for rows in ctx.parts[1:]:
+            result[rows] = run(x[rows], rows)
         return result
 
     @staticmethod
