@@ -17,6 +17,11 @@ HEAD = """# Epsilon of common settings
 Made by `python -m benchmarks.epsilon`. Each cell is what a run accounts (Renyi accounting by dp-accounting, an upper
 bound) and, in brackets, the tightest known bound (privacy loss distributions). As a rule of thumb, an epsilon of 1 is
 strong, one of 10 says little: one person's share can change the odds of any outcome by e^epsilon, here 22,000.
+
+Where batches are sampled, only Renyi orders that are whole numbers count. There independent programs compute the same
+figure, so an auditor can check it; at fractional orders dp-accounting itself gives a bound. In the tables for DP-SGD
+this costs at most 0.6% where epsilon is below 6, 2.4% below 10 and 7.5% above, where the best order lies between 2 and
+3 or below 2. No setting below an epsilon of 20 has its best order below 2.
 """
 CLIENT = """
 ## Client-level: every client every round

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -320,7 +321,11 @@ def test_many_texts_are_encoded_in_parts_with_the_same_features_and_gradients(
     monkeypatch.setattr(encoders, "MOST_TEXTS", 4)
     monkeypatch.setattr(encoders, "TEXTS", 2)
     sizes: list[int] = []
-    monkeypatch.setattr(encoders, "recomputed", lambda run, x: sizes.append(len(x)) or recomputed(run, x))
+
+    def count(run: Callable[[torch.Tensor, slice], torch.Tensor], x: torch.Tensor, *, size: int) -> torch.Tensor:
+        return recomputed(lambda part, rows: sizes.append(len(part)) or run(part, rows), x, size=size)
+
+    monkeypatch.setattr(encoders, "recomputed", count)
     for mine, theirs in zip(encoded(), whole, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
-    assert sizes == [2, 2, 1]
+    assert sizes == [2, 2, 1] * 2, "once forward, and once more for the gradient"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -7,6 +8,7 @@ import dp_accounting
 import numpy as np
 import pytest
 import torch
+from benchmarks.accountant import independent_epsilon
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
 from hypothesis import given, settings
@@ -18,7 +20,13 @@ from fedprompt.experiments.server import describe_server, set_up
 from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.privacy import clients as client_level
 from fedprompt.federated.privacy import samples as sample_level
-from fedprompt.federated.privacy.accounting import Ledger, gaussian_epsilon, sampled_epsilon
+from fedprompt.federated.privacy.accounting import (
+    Ledger,
+    Mechanism,
+    composed_epsilon,
+    gaussian_epsilon,
+    sampled_epsilon,
+)
 from fedprompt.federated.privacy.clients import ClientPrivacy, clip_factor
 from fedprompt.federated.privacy.discrete_gaussian import LARGEST_SCALE, discrete_gaussian
 from fedprompt.federated.privacy.distributed import DistributedPrivacy
@@ -35,16 +43,35 @@ from toys import Toy, fake_clip, toy_client
 BUDGET = {"epsilon": 5.0, "delta": 1e-3}
 
 
-def test_epsilon_is_that_of_dp_accounting() -> None:
+@pytest.mark.parametrize("noise", [0.3, 0.8, 1.3, 4.0, 20.0])
+def test_epsilon_is_that_of_an_independent_accountant(noise: float) -> None:
+    for rate, times, delta in itertools.product((1e-4, 0.032, 0.2, 0.9, 1.0), (1, 50, 5000), (1e-3, 1e-5)):
+        used = [Mechanism(noise, rate, times)]
+        expected = independent_epsilon(used, delta)
+        assert composed_epsilon(used, delta=delta) == pytest.approx(expected, abs=1e-6), (rate, times, delta)
+
+
+def test_epsilon_is_that_of_dp_accounting_and_no_less_than_the_tightest_bound() -> None:
     for noise, rounds in ((1.0, 50), (5.0, 10)):
         oracle = RdpAccountant().compose(dp_accounting.GaussianDpEvent(noise), rounds).get_epsilon(1e-3)
         assert gaussian_epsilon(noise, rounds=rounds, delta=1e-3) == pytest.approx(oracle, abs=1e-6)
     event = dp_accounting.PoissonSampledDpEvent(0.032, dp_accounting.GaussianDpEvent(1.0))
-    oracle = RdpAccountant().compose(event, 312).get_epsilon(1e-5)
-    assert sampled_epsilon(1.0, rate=0.032, steps=312, delta=1e-5) == pytest.approx(oracle, abs=1e-6)
+    tight = PLDAccountant().compose(event, 312).get_epsilon(1e-5)
+    assert tight <= sampled_epsilon(1.0, rate=0.032, steps=312, delta=1e-5)
     tight = PLDAccountant().compose(dp_accounting.GaussianDpEvent(10.0), 5).get_epsilon(1e-3)
     assert tight <= gaussian_epsilon(10.0, rounds=5, delta=1e-3), "the figure is an upper bound"
     assert gaussian_epsilon(1.0, rounds=0, delta=1e-3) == 0.0
+
+
+@pytest.mark.parametrize(("images", "epochs"), itertools.product((1000, 160), (10, 50)))
+def test_whole_orders_cost_as_little_as_the_page_of_epsilons_says(images: int, epochs: int) -> None:
+    steps = epochs * sample_level.steps_of(images, 32)
+    for noise in (0.8, 1.0, 1.5, 2.0, 4.0):
+        event = dp_accounting.PoissonSampledDpEvent(32 / images, dp_accounting.GaussianDpEvent(noise))
+        least = RdpAccountant().compose(event, steps).get_epsilon(1e-5)
+        found = sampled_epsilon(noise, rate=32 / images, steps=steps, delta=1e-5)
+        cost = 0.006 if found < 6 else 0.024 if found < 10 else 0.076
+        assert least <= found * (1 + 1e-12) and found <= least * (1 + cost)
 
 
 @pytest.mark.parametrize("option", [{"clip": 1.24e-316}, {"clip": 1e10}, {"noise": 1e-10}, {"noise": 1e300}])

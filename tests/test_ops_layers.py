@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,15 +115,19 @@ def test_gradients_reach_every_parameter() -> None:
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in block.parameters())
 
 
-def test_what_is_recomputed_has_the_same_value_and_gradient() -> None:
+@pytest.mark.parametrize(("size", "parts"), [(None, [slice(0, 3)]), (2, [slice(0, 2), slice(2, 4)])])
+def test_what_is_recomputed_has_the_same_value_and_gradient(size: int | None, parts: list[slice]) -> None:
     x, weight, runs = torch.randn(3, 4, generator=stream(0)), torch.randn(4, 5, generator=stream(1)), []
+    offset = torch.arange(3.0)[:, None]
 
-    def run(x: torch.Tensor) -> torch.Tensor:
+    def run(x: torch.Tensor, rows: slice) -> torch.Tensor:
         runs.append(torch.is_grad_enabled())
-        return (x @ weight).tanh()
+        return (x @ weight + offset[rows]).tanh()
 
     first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
-    found, expected = recomputed(run, first), (second @ weight).tanh()
-    assert runs == [False] and torch.equal(found, expected)
+    expected = torch.cat([run(second[rows], rows) for rows in parts])
+    runs.clear()
+    found = recomputed(run, first, size=size)
+    assert runs == [False] * len(parts) and torch.equal(found, expected)
     gradients = torch.autograd.grad(found.square().sum(), first), torch.autograd.grad(expected.square().sum(), second)
-    assert runs == [False, True] and torch.equal(*gradients[0], *gradients[1])
+    assert runs == [False] * len(parts) + [True] * len(parts) and torch.equal(*gradients[0], *gradients[1])

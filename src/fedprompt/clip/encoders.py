@@ -87,9 +87,8 @@ class Encoders(nn.Module):
         is adapted.
         """
         if edit is None and not self._changed and len(prompts.embeddings) > MOST_TEXTS:
-            pieces = zip(torch.split(prompts.embeddings, TEXTS), torch.split(prompts.end, TEXTS), strict=True)
-            encode = self.text_tower.encode
-            return torch.cat([recomputed(functools.partial(encode, end=end), x) for x, end in pieces])
+            encode, end = self.text_tower.encode, prompts.end
+            return recomputed(lambda x, rows: encode(x, end[rows]), prompts.embeddings, size=TEXTS)
         return self.text_tower.encode(prompts.embeddings, prompts.end, edit=edit)
 
     def encode_shared_prefixes(self, prompts: Prompts, size: int) -> Tensor:

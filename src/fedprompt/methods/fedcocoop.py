@@ -62,7 +62,7 @@ class FedCoCoOp(Method):
             logits = []
             for group in map(images.take, groups):
                 contexts = self.context + self.shift(clip.image_features(group))[:, None]  # [B, n, W]
-                text = recomputed(encode, contexts) if again else encode(contexts)
+                text = recomputed(lambda x, _: encode(x), contexts) if again else encode(contexts)
                 logits.append(cosine_classifier(clip, text, space.kind)(group))
             return torch.cat(logits)  # [B, C]
 

@@ -52,29 +52,41 @@ def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | 
     return layer
 
 
-def recomputed(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Gradient checkpointing: run(x) without keeping activations; computed again for the gradient with respect to x.
+def recomputed(run: Callable[[Tensor, slice], Tensor], x: Tensor, *, size: int | None = None) -> Tensor:
+    """Gradient checkpointing: run(x[rows], rows) of `size` rows at a time, or of all, without keeping activations.
 
-    `run` must not depend on anything else that is trained. Unlike this function, `torch.utils.checkpoint` keeps the
-    nodes of the graph, small blocks that fragment the freed memory, so that memory grows with every call.
+    They are computed again for the gradient with respect to x. `run` must not depend on anything else that is trained.
+    Unlike this function, `torch.utils.checkpoint` keeps the nodes of the graph, small blocks that fragment the freed
+    memory, so that memory grows with every call.
     """
-    result: Tensor = _Recomputed.apply(run, x)  # type: ignore[no-untyped-call]
+    result: Tensor = _Recomputed.apply(run, x, size or len(x))  # type: ignore[no-untyped-call]
     return result
 
 
 class _Recomputed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        ctx.run = run
-        ctx.save_for_backward(x)
-        return run(x)
+    """What all parts give goes into one tensor: tensors that outlive a part would lie between the next one's."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            result = ctx.run(x)
-        return None, torch.autograd.grad(result, x, gradients)[0]
+    def forward(ctx: Any, run: Callable[[Tensor, slice], Tensor], x: Tensor, size: int) -> Tensor:
+        ctx.run, ctx.parts = run, [slice(start, start + size) for start in range(0, len(x), size)]
+        ctx.save_for_backward(x)
+        first = run(x[:size], ctx.parts[0])
+        result = first.new_empty(len(x), *first.shape[1:])
+        result[:size] = first
+        for rows in ctx.parts[1:]:
+            result[rows] = run(x[rows], rows)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (whole,), (above,) = ctx.saved_tensors, gradients
+        result = torch.empty_like(whole)
+        for rows in ctx.parts:
+            with torch.enable_grad():
+                x = whole[rows].detach().requires_grad_()
+                part = ctx.run(x, rows)
+            result[rows] = torch.autograd.grad(part, x, above[rows])[0]
+        return None, result, None
 
 
 class CrossAttention(nn.Module):
