@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Literal
 
 from fedprompt.api.arguments import as_path
 from fedprompt.clip.model import Clip
@@ -11,7 +12,7 @@ from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.experiments.experiment import load_backbone
 
 
-def load_clip(
+def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     path: str | os.PathLike[str] = "demo",
     *,
     device: str = "auto",
@@ -19,14 +20,17 @@ def load_clip(
     workers: int = 0,
     memory_gb: float = 2.0,
     disk: str | os.PathLike[str] | None = None,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
 ) -> Clip:
     """Load a frozen CLIP with its feature cache.
 
     `path` is "demo" (the embedded CLIP), a Hugging Face folder, a checkpoint of OpenAI or open_clip, or a Hub id.
-    `device` is "cpu", "cuda", or "auto": a GPU if there is one. Frozen features are computed `batch` rows at a time
-    (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk.
-    `workers` processes decode images.
-    Raises UserError if there is no CLIP at `path`, or an option is out of range.
+    `device` is "cpu", "cuda", "cuda:1", "mps", or "auto": an NVIDIA GPU if there is one, else the CPU. Frozen features
+    are computed `batch` rows at a time (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and,
+    if `disk` names a folder, on disk. `workers` processes decode images. The towers compute in `precision`, in which
+    features are also kept; what is given to a method, and what it trains, is float32.
+    Raises UserError if there is no CLIP or device of that name, the device does not compute in that precision, or an
+    option is out of range.
 
     Examples:
         >>> import fedprompt as fp
@@ -41,5 +45,6 @@ def load_clip(
         "workers": workers,
         "memory_gb": memory_gb,
         "disk": None if disk is None else str(as_path(disk, "disk")),
+        "precision": precision,
     }
     return load_backbone(checked(BackboneTable, table, origin="load_clip"))

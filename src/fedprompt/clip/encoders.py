@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 
 from fedprompt.clip import families
 from fedprompt.clip.backbone import AttentionLayers, Edit, Encoded, Tower
+from fedprompt.clip.devices import to_device
 from fedprompt.clip.loading import copy_weights_aligned
+from fedprompt.clip.precision import DTYPES, Precision, half_changes, with_float32_edges
 from fedprompt.clip.prompts import Layout, Prompts
 from fedprompt.clip.towers import use_lean_gelu, with_layer_offsets
 from fedprompt.ops.layers import recomputed
@@ -29,18 +31,23 @@ class Encoders(nn.Module):
     """The two towers of a contrastive pair such as CLIP (Radford et al., 2021), frozen and always in evaluation mode.
 
     The encoders run at the shape of what they are given; gradients flow to their inputs, never to the weights. What
-    differs between families is behind `text_tower` and `image_tower`.
+    differs between families is behind `text_tower` and `image_tower`. In a lower `precision` the towers compute in it;
+    what they take and give is float32.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, precision: Precision = "float32") -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
         self.eval()
         use_lean_gelu(model)
-        copy_weights_aligned(model)
         self.family = families.find(model.config.model_type)
-        backbone = self.family.build(model, tokenizer)
+        backbone = self.family.build(model, tokenizer)  # reads scale and bias in float32
+        self.precision, self.dtype = precision, DTYPES[precision]
+        if precision != "float32":
+            model.to(self.dtype)
+            backbone = with_float32_edges(backbone, self.dtype)
+        copy_weights_aligned(model)
         self.text_tower, self.image_tower = backbone.text, backbone.image
         self.image_width, self.image_blocks = self.image_tower.width, self.image_tower.blocks
         self.text_width, self.text_blocks = self.text_tower.width, self.text_tower.blocks
@@ -63,7 +70,7 @@ class Encoders(nn.Module):
 
     def token_embeddings(self, phrase: str) -> Tensor:
         """[n, W] embeddings of a phrase's tokens, to initialise a context with."""
-        return self._embed(torch.tensor(self.tokenizer.pieces([phrase])[0], device=self.device)).clone()
+        return self._embed(to_device(torch.tensor(self.tokenizer.pieces([phrase])[0]), self.device)).clone()
 
     def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
         """Prompts with vectors in place of `<name>` in the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
@@ -72,13 +79,13 @@ class Encoders(nn.Module):
         """
         lengths = tuple((name, vectors.shape[-2]) for name, vectors in slots.items())
         layout = self._layout(tuple(texts), lengths)
-        embeddings = self._embed(layout.ids.to(self.device))  # [N, T, W]
+        embeddings = self._embed(to_device(layout.ids, self.device))  # [N, T, W]
         rows = torch.arange(len(layout.ids), device=self.device)[:, None]
-        places = {name: positions.to(self.device) for name, positions in layout.slots.items()}
+        places = {name: to_device(positions, self.device) for name, positions in layout.slots.items()}
         for name, vectors in slots.items():
             values = vectors.to(embeddings).expand(len(rows), -1, -1)  # [N, n, W]
             embeddings = embeddings.index_put((rows, places[name]), values)
-        return Prompts(embeddings, layout.end.to(self.device), places)
+        return Prompts(embeddings, to_device(layout.end, self.device), places)
 
     def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:
         """[N, D] text features, not normalised. `edit(k, tokens)` may change the tokens [N, T, W] entering block k.
@@ -115,6 +122,8 @@ class Encoders(nn.Module):
     def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
         """While open, the encoders add `changes[name](x)` to layer `name`'s output for x; use an `Encoded` inside."""
         self._changed = True
+        if self.precision != "float32":
+            changes = half_changes(changes, self.dtype)
         try:
             with with_layer_offsets(self.model, changes):
                 yield

@@ -12,6 +12,10 @@ Toml = dict[str, Any]
 NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
+DEVICES = '"cpu", "cuda", "cuda:1" (the second GPU), "mps", or "auto": an NVIDIA GPU if there is one, else the CPU'
+PRECISIONS = "what the frozen towers compute in and cached features are kept in; trained tensors are always float32"
+
+
 class Table(Settings):
     """A table without unknown keys."""
 
@@ -46,7 +50,8 @@ class BackboneTable(Table):
     workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
-    device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
+    device: str = Field("auto", description=DEVICES)
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description=PRECISIONS)
 
 
 class DataTable(NamedBlock):

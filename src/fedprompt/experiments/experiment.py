@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from fedprompt.clip.devices import find_device
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
@@ -195,12 +195,20 @@ def backbone_elsewhere(path: str) -> str:
 
 
 def load_backbone(table: BackboneTable) -> Clip:
-    """The CLIP that the table names, on its device, with its feature cache."""
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if table.device == "auto" else table.device
+    """The CLIP that the table names, on its device, with its feature cache; UserError as `find_device`."""
+    device = find_device(table.device, table.precision)
     folder = Path(table.disk).expanduser() if table.disk else None
     cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers, origin=table.path)
+    return Clip.load(
+        path,
+        cache=cache,
+        device=device,
+        batch=table.batch,
+        workers=table.workers,
+        precision=table.precision,
+        origin=table.path,
+    )
 
 
 def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | None]:
