@@ -19,6 +19,7 @@ from benchmarks.coverage import coverage
 from benchmarks.data import data
 from benchmarks.load import CASES, load
 from benchmarks.measure import Job, Result, measure
+from benchmarks.precision import precision
 from benchmarks.predicting import predicting
 from benchmarks.scale import import_seconds, scale
 from fedprompt import methods
@@ -96,6 +97,10 @@ FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
     **{f"load-{name}": (case.what, partial(load, name)) for name, case in CASES.items()},
     "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
     "coverage": ("percent of 800 simulated test sets whose 95% interval of mAP holds the truth", coverage),
+    "precision": (
+        "the embedded CLIP, 6 images per class and style, 120 scenes per context, methods trained for 5 rounds",
+        precision,
+    ),
     "predict": ("1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU", predicting),
 }
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fedprompt import methods
+from fedprompt.clip.activations import blocks_that_fit, bytes_kept
 from fedprompt.clip.devices import find_device
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
@@ -177,3 +178,38 @@ def test_a_gpu_is_taken_unless_it_lacks_what_is_asked(
             find_device(name, precision)
     else:
         assert find_device(name, precision).type == "cuda"
+
+
+def gradients_of_a_step(name: str, clip: Clip) -> dict[str, torch.Tensor]:
+    method = methods.load(name)(clip, generator=stream(1, "method"))
+    data = examples(tuple(range(6)), (0, 1, 2))
+    method.loss(clip, data.images, data.targets, data.space, stream=stream(1, "loss")).backward()
+    return {key: one.grad for key, one in method.named_parameters() if one.grad is not None}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "name", [one for one in ("fedmvp", "fedvpt", "fedlora", "fedmaple", "fedram") if one in INSTALLED]
+)
+def test_blocks_computed_again_give_the_same_gradients_to_the_last_bit(name: str, precision: Precision) -> None:
+    plain = gradients_of_a_step(name, backbone(precision))
+    for budget in (1, 30_000, 10**9):
+        within = gradients_of_a_step(name, backbone(precision, activation_bytes=budget))
+        assert plain.keys() == within.keys() != set()
+        assert all(torch.equal(gradient, within[key]) for key, gradient in plain.items())
+
+
+def test_a_budget_bounds_what_a_pass_keeps_for_its_gradient() -> None:
+    def kept(budget: int) -> int:
+        clip = backbone("float32", activation_bytes=budget)
+        tokens = clip.image_embeddings(IMAGES).requires_grad_()
+        last = clip.image_blocks - 1
+        return bytes_kept(lambda x: clip._run_within_budget(x, 0, None), tokens, clip.parameters()) if last else 0
+
+    whole, least = kept(10**9), kept(1)
+    assert 0 < 3 * least < whole
+
+
+@pytest.mark.parametrize(("budget", "fit"), [(0, 0), (99, 0), (190, 1), (280, 2), (999, 9), (1000, 10), (5000, 10)])
+def test_as_many_blocks_keep_their_activations_as_fit(budget: int, fit: int) -> None:
+    assert blocks_that_fit(budget, blocks=10, kept=100, entering=10) == fit

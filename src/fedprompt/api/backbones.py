@@ -21,6 +21,7 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     memory_gb: float = 2.0,
     disk: str | os.PathLike[str] | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    activations_gb: float = 0.0,
 ) -> Clip:
     """Load a frozen CLIP with its feature cache.
 
@@ -28,7 +29,8 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     `device` is "cpu", "cuda", "cuda:1", "mps", or "auto": an NVIDIA GPU if there is one, else the CPU. Frozen features
     are computed `batch` rows at a time (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and,
     if `disk` names a folder, on disk. `workers` processes decode images. The towers compute in `precision`, in which
-    features are also kept; what is given to a method, and what it trains, is float32.
+    features are also kept; what is given to a method, and what it trains, is float32. In a training step the image
+    tower keeps `activations_gb` GiB for gradients, or all if that is 0, and computes what does not fit again.
     Raises UserError if there is no CLIP or device of that name, the device does not compute in that precision, or an
     option is out of range.
 
@@ -46,5 +48,6 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
         "memory_gb": memory_gb,
         "disk": None if disk is None else str(as_path(disk, "disk")),
         "precision": precision,
+        "activations_gb": activations_gb,
     }
     return load_backbone(checked(BackboneTable, table, origin="load_clip"))

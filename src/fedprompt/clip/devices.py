@@ -45,8 +45,8 @@ def _absence(name: str) -> str:
         return ""
     if not torch.cuda.is_available():
         return (
-            f'device = "{name}" needs an NVIDIA GPU, its driver and a PyTorch for it, but PyTorch {torch.__version__} finds '
-            'none; use device = "cpu", or install PyTorch for CUDA.'
+            f'device = "{name}" needs an NVIDIA GPU, its driver and a PyTorch for it, but PyTorch {torch.__version__} '
+            'finds none; use device = "cpu", or install PyTorch for CUDA.'
         )
     count = torch.cuda.device_count()
     if int(number or 0) >= count:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from fedprompt.clip import families
+from fedprompt.clip.activations import blocks_that_fit, bytes_kept, recomputed_block
 from fedprompt.clip.backbone import AttentionLayers, Edit, Encoded, Tower
 from fedprompt.clip.devices import to_device
 from fedprompt.clip.loading import copy_weights_aligned
@@ -24,6 +25,7 @@ from fedprompt.clip.towers import use_lean_gelu, with_layer_offsets
 from fedprompt.ops.layers import recomputed
 
 MOST_TEXTS = 1024  # that are encoded together, with all activations kept for the gradient
+Changes = Mapping[str, Callable[[Tensor], Tensor]]  # by layer: its input -> what is added to its output
 TEXTS = 256  # of more texts, encoded at a time
 
 
@@ -32,10 +34,13 @@ class Encoders(nn.Module):
 
     The encoders run at the shape of what they are given; gradients flow to their inputs, never to the weights. What
     differs between families is behind `text_tower` and `image_tower`. In a lower `precision` the towers compute in it;
-    what they take and give is float32.
+    what they take and give is float32. Blocks of the image tower keep `activation_bytes` for gradients, or all if it is
+    0; the others are computed again.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: Any, *, precision: Precision = "float32") -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, *, precision: Precision = "float32", activation_bytes: int = 0
+    ) -> None:
         super().__init__()
         model.set_attn_implementation("sdpa")
         self.model = model.float().requires_grad_(requires_grad=False)
@@ -43,7 +48,7 @@ class Encoders(nn.Module):
         use_lean_gelu(model)
         self.family = families.find(model.config.model_type)
         backbone = self.family.build(model, tokenizer)  # reads scale and bias in float32
-        self.precision, self.dtype = precision, DTYPES[precision]
+        self.precision, self.dtype, self.activation_bytes = precision, DTYPES[precision], activation_bytes
         if precision != "float32":
             model.to(self.dtype)
             backbone = with_float32_edges(backbone, self.dtype)
@@ -55,7 +60,7 @@ class Encoders(nn.Module):
         self.dim, self.scale, self.bias = backbone.dim, backbone.scale, backbone.bias
         self.tokenizer = backbone.tokenizer
         self.context_length = self.tokenizer.context_length
-        self._changed = False  # whether `adapted` is open
+        self._changes: Changes = {}  # while `adapted` is open
         self._layout = functools.lru_cache(maxsize=64)(self._compute_layout)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 (nn.Module's signature)
@@ -93,7 +98,7 @@ class Encoders(nn.Module):
         More than 1,024 texts are encoded 256 at a time, without keeping activations, unless there is an edit or a layer
         is adapted.
         """
-        if edit is None and not self._changed and len(prompts.embeddings) > MOST_TEXTS:
+        if edit is None and not self._changes and len(prompts.embeddings) > MOST_TEXTS:
             pieces = zip(torch.split(prompts.embeddings, TEXTS), torch.split(prompts.end, TEXTS), strict=True)
             encode = self.text_tower.encode
             return torch.cat([recomputed(functools.partial(encode, end=end), x) for x, end in pieces])
@@ -115,20 +120,47 @@ class Encoders(nn.Module):
         tower, last = self.image_tower, self.image_blocks - 1
         tokens = tokens if start else tower.enter(tokens)
         assert 0 <= start <= last, f"the image tower has no block {start}"
-        tokens = tower.run(tokens, start=start, stop=last, edit=edit)
+        if self.activation_bytes and torch.is_grad_enabled():
+            tokens = self._run_within_budget(tokens, start, edit)
+        else:
+            tokens = tower.run(tokens, start=start, stop=last, edit=edit)
         return tower.read(edit(last, tokens) if edit else tokens)
 
+    def _run_within_budget(self, tokens: Tensor, start: int, edit: Edit | None) -> Tensor:
+        """Tokens through the blocks from `start` to before the last one; what does not fit is computed again."""
+        last, first_kept = self.image_blocks - 1, None
+        for number in range(start, last):
+            tokens = edit(number, tokens) if edit else tokens
+            run = functools.partial(self._run_block, number, self._changes)
+            if first_kept is None:
+                kept = bytes_kept(run, tokens, self.model.parameters())
+                sizes = {"kept": kept, "entering": tokens.nbytes}
+                first_kept = last - blocks_that_fit(self.activation_bytes, blocks=last - start, **sizes)
+            tokens = run(tokens) if number >= first_kept else recomputed_block(run, tokens)
+        return tokens
+
+    def _run_block(self, number: int, changes: Changes, tokens: Tensor) -> Tensor:
+        """Tokens through one block with these changes, also in a backward pass after `adapted` was left."""
+        with nullcontext() if self._changes is changes else self._opened(changes):
+            return self.image_tower.run(tokens, start=number, stop=number + 1)
+
     @contextmanager
-    def adapted(self, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Iterator[None]:
+    def adapted(self, changes: Changes) -> Iterator[None]:
         """While open, the encoders add `changes[name](x)` to layer `name`'s output for x; use an `Encoded` inside."""
-        self._changed = True
         if self.precision != "float32":
             changes = half_changes(changes, self.dtype)
+        with self._opened(changes):
+            yield
+
+    @contextmanager
+    def _opened(self, changes: Changes) -> Iterator[None]:
+        assert not self._changes, "a tower is adapted in one way at a time"
+        self._changes = changes
         try:
             with with_layer_offsets(self.model, changes):
                 yield
         finally:
-            self._changed = False
+            self._changes = {}
 
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """[B, T, W] output of value-value attention in image block `block` for tokens [B, T, W]."""

@@ -48,9 +48,10 @@ class Clip(Encoders):
         batch: int = 1,
         workers: int = 0,
         precision: Precision = "float32",
+        activation_bytes: int = 0,
     ) -> None:
         known = fingerprint(model, processor) if precision != "float32" else None
-        super().__init__(model, tokenizer, precision=precision)
+        super().__init__(model, tokenizer, precision=precision, activation_bytes=activation_bytes)
         if known is not None:  # of the weights before they were rounded, so that an adapter fits in any precision
             self.fingerprint = known
         self.origin = ""  # where it was loaded from, as an adapter's configuration names it
@@ -72,13 +73,22 @@ class Clip(Encoders):
         batch: int = 1,
         workers: int = 0,
         precision: Precision = "float32",
+        activation_bytes: int = 0,
         origin: str = "",
     ) -> Clip:
         """Open a folder, checkpoint or Hub id; UserError when it is not there, incomplete, or no contrastive pair.
 
         `origin` is what configurations call it, by default its path.
         """
-        loaded = cls(*open_parts(path), cache=cache, batch=batch, workers=workers, precision=precision).to(device)
+        made = cls(
+            *open_parts(path),
+            cache=cache,
+            batch=batch,
+            workers=workers,
+            precision=precision,
+            activation_bytes=activation_bytes,
+        )
+        loaded = made.to(device)
         loaded.origin = origin or str(path)
         return loaded
 
@@ -156,7 +166,7 @@ class Clip(Encoders):
 
     def _origin(self, source: str) -> str:
         """Everything besides the key that the bits of a frozen feature depend on."""
-        assert not self._changed, "features of an adapted tower must not be cached as frozen ones"
+        assert not self._changes, "features of an adapted tower must not be cached as frozen ones"
         return f"{self.fingerprint} {self.precision} {self.batch} {numerics_id(self.device)} {source}"
 
     def _frozen_image_rows(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:

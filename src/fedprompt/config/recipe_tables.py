@@ -14,6 +14,10 @@ NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clien
 
 DEVICES = '"cpu", "cuda", "cuda:1" (the second GPU), "mps", or "auto": an NVIDIA GPU if there is one, else the CPU'
 PRECISIONS = "what the frozen towers compute in and cached features are kept in; trained tensors are always float32"
+ACTIVATIONS = (
+    "memory for the activations of the image tower in a training step; blocks that do not fit are computed again for "
+    "the gradient, which takes up to a third longer and changes no result; 0 is no limit"
+)
 
 
 class Table(Settings):
@@ -52,6 +56,7 @@ class BackboneTable(Table):
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
     device: str = Field("auto", description=DEVICES)
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description=PRECISIONS)
+    activations_gb: float = Field(0.0, ge=0, description=ACTIVATIONS)
 
 
 class DataTable(NamedBlock):

@@ -37,7 +37,8 @@ evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.oracle
 """
 # Machine, files, and the parts of the images: `local_recipe` writes the site's values.
 _SITE = """
-backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device backbone.precision check
+backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device backbone.precision
+backbone.activations_gb check
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
 """
@@ -101,6 +102,7 @@ def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
             "disk": None,
             "device": settings.device,
             "precision": settings.precision,
+            "activations_gb": settings.activations_gb,
         }
     )
     options: dict[str, Any] = recipe.data.options

@@ -207,6 +207,7 @@ def load_backbone(table: BackboneTable) -> Clip:
         batch=table.batch,
         workers=table.workers,
         precision=table.precision,
+        activation_bytes=int(table.activations_gb * 2**30),
         origin=table.path,
     )
 
