@@ -138,7 +138,8 @@ class FedMVP(Method):
             patches = embeddings[:, clip.leading :]  # [B, P, W]
             queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
             attended = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
-            pool = F.adaptive_avg_pool1d(torch.eye(attended.shape[-2]), self.n_tokens).T.to(attended)  # [m, P]
+            rows = torch.eye(attended.shape[-2], device=attended.device)
+            pool = F.adaptive_avg_pool1d(rows, self.n_tokens).T.to(attended)  # [m, P]
             prompts = (pool @ attended).expand(len(embeddings), -1, -1)  # [B, m, W]
             return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]
 
