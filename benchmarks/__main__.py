@@ -105,7 +105,7 @@ FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
     "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
     "coverage": ("percent of 800 simulated test sets whose 95% interval of mAP holds the truth", coverage),
     "precision": (
-        "the embedded CLIP, 6 images per class and style, 120 scenes per context, methods trained for 5 rounds",
+        "the embedded CLIP, 2 images per class and style, 20 scenes per context, methods trained for 2 rounds",
         precision,
     ),
     "predict": ("1,000 JPEG files of 500 x 375, ten classes, one image per pass as on a CPU", predicting),

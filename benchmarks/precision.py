@@ -20,7 +20,7 @@ FULL: Precision = "float32"
 
 
 def precision(
-    *, test: int = 6, scenes_test: int = 120, rounds: int = 5, names: Sequence[str] = ("promptfl", "fedmvp")
+    *, test: int = 2, scenes_test: int = 20, rounds: int = 2, names: Sequence[str] = ("promptfl", "fedmvp")
 ) -> dict[str, float]:
     """Percent of images right (or mAP) in float32, and in points how far the other precisions are from it."""
     found = {
@@ -39,9 +39,9 @@ def _frozen(precision: Precision, test: int, scenes_test: int) -> Mapping[str, f
 
 
 def _trained(name: str, precision: Precision, test: int, rounds: int) -> float:
-    """Accuracy on test images of the base classes after so many rounds of one client with four images per class."""
+    """Accuracy on test images of the base classes after so many rounds of one client with an image per class and style."""
     clip = Clip.load(weights_folder(), precision=precision)
-    data = pictograms(seed=SEED, train=4, test=test)
+    data = pictograms(seed=SEED, train=1, test=test)
     train, held = (
         data.examples(data.rows(split=split, domains=SEEN, classes=range(BASE)), range(BASE))
         for split in ("train", "test")
