@@ -39,7 +39,7 @@ def _frozen(precision: Precision, test: int, scenes_test: int) -> Mapping[str, f
 
 
 def _trained(name: str, precision: Precision, test: int, rounds: int) -> float:
-    """Accuracy on test images of the base classes after so many rounds of one client with an image per class and style."""
+    """Accuracy on test images of base classes after these rounds of one client with one image per class and style."""
     clip = Clip.load(weights_folder(), precision=precision)
     data = pictograms(seed=SEED, train=1, test=test)
     train, held = (

@@ -75,7 +75,9 @@ class Encoders(nn.Module):
 
     def token_embeddings(self, phrase: str) -> Tensor:
         """[n, W] embeddings of a phrase's tokens, to initialise a context with."""
-        return self._embed(to_device(torch.tensor(self.tokenizer.pieces([phrase])[0], device="cpu"), self.device)).clone()
+        return self._embed(
+            to_device(torch.tensor(self.tokenizer.pieces([phrase])[0], device="cpu"), self.device)
+        ).clone()
 
     def fill(self, texts: Sequence[str], **slots: Tensor) -> Prompts:
         """Prompts with vectors in place of `<name>` in the texts: `fill(["<ctx> a dog."], ctx=vectors)`.
