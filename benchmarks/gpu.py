@@ -28,7 +28,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.clip.precision import DTYPES, Precision
 from fedprompt.data.dataset import Examples
 from fedprompt.demo import weights_folder
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from fedprompt.errors import UserError
 from fedprompt.experiments.predict import classify_files
 from fedprompt.federated.client import Client, TrainSettings, train_client
@@ -80,7 +80,7 @@ Figures = Iterator[tuple[str, float]]
 
 def parity(bench: Bench) -> Figures:
     """Largest differences between the device and the CPU: frozen features, and the gradients of a FedMVP step."""
-    data = pictograms(seed=1000, train=1, test=1)
+    data = emoji(seed=1000, train=1, test=1)
     some = data.examples(torch.arange(len(data.targets))[:8])
     for precision in precisions(bench.device):
         there = Clip.load(weights_folder(), device=bench.device, precision=precision)

@@ -48,7 +48,7 @@ CLIENTS = """
 name = "many-clients"
 seed = 1
 [data]
-source = "pictograms"
+source = "emoji"
 train = {train}
 test = 1
 [partition]
@@ -83,7 +83,7 @@ class Case:
         """The recipe, after writing the images that it needs."""
         if self.labels:
             return LABELS.format(table=make_table(folder, self.labels, self.images))
-        train = max(1, -(-2 * self.clients // 117))  # 39 base classes in three styles, two images per client
+        train = max(1, -(-2 * self.clients // 180))  # 60 base classes by three artists, two images per client
         every, fraction = max(1, self.rounds // 100), min(1, 1000 / self.clients)
         return CLIENTS.format(train=train, clients=self.clients, rounds=self.rounds, every=every, fraction=fraction)
 

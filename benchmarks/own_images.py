@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from fedprompt.demo.concepts import SEEN
-from fedprompt.demo.world import pictograms, scenes
+from fedprompt.demo.emoji import emoji
+from fedprompt.demo.scenes import scenes
+from fedprompt.demo.sprites import SEEN
 from fedprompt.seeding import numpy_stream
 
 SIZE = 160  # pixels of the images in the files
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+PATTERNS = ("stripes", "checks", "dots", "waves")
 COLOURS = {"red": (200, 40, 40), "green": (40, 150, 60), "blue": (40, 70, 200), "yellow": (220, 200, 50)}
 
 
@@ -33,9 +35,11 @@ class OwnImages:
     settings: tuple[str, ...] = ()
 
 
-def icons(folder: Path, seed: int, *, classes: slice, each: int, domains: Sequence[str], clutter: float = 0.0) -> Path:
+def drawings(
+    folder: Path, seed: int, *, classes: slice, each: int, domains: Sequence[str], clutter: float = 0.0
+) -> Path:
     """Drawings of some of the demo's classes, `each` of a class and domain; several domains make a domain tree."""
-    data = pictograms(seed=seed, train=each, test=each)
+    data = emoji(seed=seed, train=each, test=each)
     wanted = set(data.space.names[classes])
     for row, domain in enumerate(data.domains):
         name, number = data.space.names[int(data.targets[row])], row % each
@@ -46,7 +50,7 @@ def icons(folder: Path, seed: int, *, classes: slice, each: int, domains: Sequen
 
 
 def shapes(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
-    """Coloured shapes, one class per colour and shape: pixels that no icon font has."""
+    """Coloured shapes, one class per colour and shape: pixels that no artist has drawn."""
     for name, colour, shape in _coloured_shapes():
         for number in range(each):
             image = _background(seed, name, number)
@@ -55,8 +59,19 @@ def shapes(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
     return folder
 
 
+def textures(folder: Path, seed: int, *, each: int, clutter: float = 0.0) -> Path:
+    """Surfaces as of cloth, one class per colour and pattern: images without an object."""
+    for colour, rgb in COLOURS.items():
+        for pattern in PATTERNS:
+            name = f"{colour} {pattern}"
+            for number in range(each):
+                image = _texture(pattern, rgb, seed, number)
+                _save(image, folder / name / f"{number:03d}.jpg", clutter=clutter, seed=seed, address=(name, number))
+    return folder
+
+
 def scene_table(folder: Path, seed: int, *, images: int, clutter: float = 0.0) -> Path:
-    """Scenes of several icons with a table of their labels."""
+    """Scenes of several objects with a table of their labels."""
     data = scenes(seed=seed, train=1, test=math.ceil(images / len(set(scenes(seed=seed).domains))))
     rows = [row for row, split in enumerate(data.splits) if split == "test"][:images]
 
@@ -91,6 +106,24 @@ def _background(seed: int, name: str, number: int) -> Image.Image:
     draws = numpy_stream(seed, "background", name, number)
     coarse = draws.uniform(90, 235, (6, 6, 3)).astype(np.uint8)
     return Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def _texture(pattern: str, colour: tuple[int, int, int], seed: int, number: int) -> Image.Image:
+    draws = numpy_stream(seed, "texture", pattern, *colour, number)
+    period, turn, phase = draws.uniform(14, 40), draws.uniform(0, 2 * math.pi), draws.uniform(0, 2 * math.pi, 2)
+    ground = draws.uniform(90, 235, 3)
+    rows, columns = np.mgrid[:SIZE, :SIZE] * 2 * math.pi / period
+    along, across = (
+        columns * math.cos(turn + angle) + rows * math.sin(turn + angle) + shift
+        for angle, shift in zip((0, math.pi / 2), phase, strict=True)
+    )
+    marked = {
+        "stripes": np.sin(along) > 0,
+        "checks": (np.sin(along) > 0) ^ (np.sin(across) > 0),
+        "dots": np.sin(along) + np.sin(across) > 1.1,
+        "waves": np.sin(along + 1.6 * np.sin(across / 2)) > 0,
+    }[pattern]
+    return Image.fromarray(np.where(marked[:, :, None], colour, ground).astype(np.uint8))
 
 
 def _draw_shape(
@@ -150,25 +183,29 @@ def _save(image: Image.Image, path: Path, *, clutter: float, seed: int, address:
     image.save(path, quality=int(90 - 50 * clutter))
 
 
-SOLID, OUTLINE = "fontawesome", "phosphor-light"
+SHADED, PLAIN = "emojione", "noto-v1"  # artists whom pretraining did not see
 TUNED: Mapping[str, OwnImages] = {  # what tuned defaults are chosen on
-    "icons": OwnImages("own_folder", partial(icons, classes=slice(0, 60, 4), each=14, domains=("material",))),
-    "cluttered icons": OwnImages(
-        "own_folder", partial(icons, classes=slice(1, 60, 5), each=14, domains=(SOLID,), clutter=0.5)
+    "emoji": OwnImages("own_folder", partial(drawings, classes=slice(0, 60, 4), each=14, domains=("noto",))),
+    "cluttered emoji": OwnImages(
+        "own_folder", partial(drawings, classes=slice(1, 60, 5), each=14, domains=(SHADED,), clutter=0.5)
     ),
-    "domains": OwnImages("own_folder", partial(icons, classes=slice(2, 60, 6), each=8, domains=SEEN)),
+    "domains": OwnImages("own_folder", partial(drawings, classes=slice(2, 60, 6), each=8, domains=SEEN)),
     "shapes": OwnImages("own_folder", partial(shapes, each=12), ('data.template="a drawing of a {}."',)),
     "scenes": OwnImages("own_table", partial(scene_table, images=200)),
     "shape table": OwnImages("own_table", partial(shape_table, images=200, clutter=0.2)),
 }
 CHECKED: Mapping[str, OwnImages] = {  # what they are checked on: other classes, styles and clutter
     "class folders": OwnImages(
-        "own_folder", partial(icons, classes=slice(60, 77), each=24, domains=(OUTLINE,), clutter=0.3)
+        "own_folder", partial(drawings, classes=slice(100, 117), each=24, domains=(PLAIN,), clutter=0.3)
     ),
     "domain tree": OwnImages(
-        "own_folder", partial(icons, classes=slice(3, 60, 4), each=10, domains=(SOLID, OUTLINE, "remix"), clutter=0.2)
+        "own_folder",
+        partial(drawings, classes=slice(3, 60, 4), each=10, domains=(SHADED, PLAIN, "twemoji"), clutter=0.2),
     ),
     "label table": OwnImages("own_table", partial(scene_table, images=400, clutter=0.3)),
+    "textures": OwnImages(
+        "own_folder", partial(textures, each=24, clutter=0.4), ('data.template="a photo of a surface with {}."',)
+    ),
 }
 
 

@@ -8,9 +8,9 @@ from fedprompt import methods
 from fedprompt.clip.model import Clip
 from fedprompt.clip.precision import DTYPES, Precision
 from fedprompt.demo import weights_folder
-from fedprompt.demo.concepts import SEEN
+from fedprompt.demo.emoji import BASE, emoji
 from fedprompt.demo.pretraining.evaluate import SEED, evaluate
-from fedprompt.demo.world import BASE, pictograms
+from fedprompt.demo.sprites import SEEN
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.evaluate import predict
 from fedprompt.federated.rounds import initial_state
@@ -35,13 +35,15 @@ def precision(
 
 
 def _frozen(precision: Precision, test: int, scenes_test: int) -> Mapping[str, float]:
-    return evaluate(Clip.load(weights_folder(), precision=precision), test=test, scenes_test=scenes_test).results
+    clip = Clip.load(weights_folder(), precision=precision)
+    measured = evaluate(clip, test=test, scenes_test=scenes_test)
+    return {one.name: one.value for one in measured if one.name.startswith("zero-shot") or "mAP" in one.name}
 
 
 def _trained(name: str, precision: Precision, test: int, rounds: int) -> float:
     """Accuracy on test images of base classes after these rounds of one client with one image per class and style."""
     clip = Clip.load(weights_folder(), precision=precision)
-    data = pictograms(seed=SEED, train=1, test=test)
+    data = emoji(seed=SEED, train=1, test=test)
     train, held = (
         data.examples(data.rows(split=split, domains=SEEN, classes=range(BASE)), range(BASE))
         for split in ("train", "test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -10,12 +11,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from hypothesis import settings
+from PIL import Image
 
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.testing import tiny
 from fedprompt.testing.pytest_plugin import forgetful_cache, tiny_clip, tiny_images  # noqa: F401  (fixtures)
+
+settings.register_profile("fedprompt", deadline=None)  # how long a case takes depends on the machine
+settings.load_profile("fedprompt")
 
 
 @pytest.fixture(autouse=True)
@@ -66,4 +72,7 @@ def undrawn() -> Iterator[None]:
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages are written with empty figures, for tests of their text."""
-    monkeypatch.setattr("fedprompt.report.style.draw", lambda *_, **__: b'<svg viewBox="0 0 1 1"></svg>')
+    file = io.BytesIO()
+    Image.new("L", (1, 1)).save(file, format="PNG")
+    blank = {"svg": b'<svg viewBox="0 0 1 1"></svg>', "png": file.getvalue()}
+    monkeypatch.setattr("fedprompt.report.style.draw", lambda *_, form="svg", **__: blank[form])

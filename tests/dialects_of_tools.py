@@ -275,4 +275,4 @@ KINDS: Mapping[str, dict[str, object]] = {
     "webdataset": {},
 }
 # Sources that read no files of users: what they draw, or published files whose layouts have tests of their own.
-OTHER_SOURCES = frozenset({"pictograms", "scenes", "published", "suite"})
+OTHER_SOURCES = frozenset({"emoji", "scenes", "published", "suite"})

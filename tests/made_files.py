@@ -15,12 +15,12 @@ RECIPE = """
 name = "small"
 seed = 3
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 1
 [method]
 name = "promptfl"

@@ -18,7 +18,7 @@ Options = dict[str, object]
 CLASSES = ("cat", "dog")
 
 
-def pictograms(folder: Path, content: int) -> Options:
+def emoji(folder: Path, content: int) -> Options:
     return {"seed": content, "train": 1, "test": 1}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,14 @@ def test_a_run_is_shown_in_a_notebook(run: fp.Run) -> None:
     assert "<svg" in figure.svg and "data:image/svg+xml" in figure._repr_html_()
     assert run.plot("loss").svg != run.plot("base").svg
     assert "PromptFL" in run._repr_html_()
+
+
+def test_figures_are_written_as_their_suffix_says(run: fp.Run, clients: fp.Clients, tmp_path: Path) -> None:
+    for figure in (run.plot(), run.plot("loss"), clients.plot()):
+        assert figure.save(tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+        assert figure.save(tmp_path / "figure.svg").read_text().startswith("<?xml")
+        with pytest.raises(fp.UserError, match=r"written as \.png or \.svg, not as \.pdf"):
+            figure.save(tmp_path / "figure.pdf")
 
 
 def test_the_same_call_gives_the_same_bits(run: fp.Run, clip: fp.Clip, data: fp.Dataset, clients: fp.Clients) -> None:
@@ -234,6 +243,10 @@ def test_ctrl_c_keeps_the_last_finished_round_and_the_run_can_go_on(
     tensors = [one.adapter().folder.joinpath("adapter_model.safetensors").read_bytes() for one in (run, resumed)]
     assert tensors[0] == tensors[1]
     assert resumed.table.equals(run.table)
+    assert set(resumed.scores.query("test_set == 'local' and trial == 'promptfl'")["round"]) == {2}
+    assert set(map(tuple, resumed.scores.query("trial == 'promptfl'")[["round", "test_set"]].values)) == {
+        (2, name) for name in ("local", "base", "new", "unseen")
+    }
 
 
 def test_ctrl_c_before_a_round_has_finished_is_an_interruption(
@@ -252,8 +265,8 @@ def test_ctrl_c_leaves_out_methods_that_have_not_begun(clip: fp.Clip, data: fp.D
         run.adapter("promptfl")
 
 
-def test_runs_are_compared(run: fp.Run) -> None:
-    table = fp.compare([run, fp.read_run(run.folder)])
+def test_runs_are_compared(run: fp.Run, tmp_path: Path) -> None:
+    table = fp.compare([run, shutil.copytree(run.folder, tmp_path / "copy")])
     assert set(table["trial"]) == {"zeroshot", "promptfl"} and set(table["seed"]) == {1}
     means = table.pivot_table(index="trial", columns="column", values="value")
     assert means.loc["promptfl", "hm"] == pytest.approx(run.table.loc["PromptFL", "HM"] / 100)
@@ -311,10 +324,11 @@ def test_hugging_face_tables_are_read() -> None:
 
 BAD = {
     "images has": (
-        lambda: fp.load_dataset(pandas.DataFrame({"picture": ["a.png"], "label": ["x"]})),
+        lambda: fp.load_dataset(pandas.DataFrame({"photo": ["a.png"], "label": ["x"]})),
         "no column 'image'",
     ),
     "lengths": (lambda: fp.load_dataset("image_folde"), "did you mean 'image_folder'"),
+    "long": (lambda: fp.load_dataset([("x" * 5000, "cat"), ("y" * 5000, "dog")]), "2 do not exist"),
     "missing": (lambda: fp.load_dataset([("/nowhere/a.png", "cat"), ("/nowhere/b.png", "dog")]), "do not exist"),
     "mixed": (lambda: fp.load_dataset([("a.png", "cat"), (pixels(0), "dog")]), "give either all paths or all images"),
     "array": (lambda: fp.load_dataset([(np.zeros((4, 4)), "cat"), (np.zeros((4, 4)), "dog")]), "float64"),
@@ -323,7 +337,7 @@ BAD = {
     "option": (lambda: fp.load_dataset(tain=3), "did you mean 'train'"),
     "rule": (lambda: fp.partition(tiny_dataset(), "dirichlets"), "did you mean 'dirichlet'"),
     "clients": (lambda: fp.partition(tiny_dataset(), "iid", clients=10_000), "10000 clients cannot share"),
-    "no partition": (lambda: fp.partition(tiny_dataset(), lambda dataset: 7), "returned a int"),
+    "no partition": (lambda: fp.partition(tiny_dataset(), lambda dataset: 7), "returned an int"),
     "clip": (lambda: fp.load_clip("/nowhere"), "/nowhere"),
     "batch": (lambda: fp.load_clip(batch=0), "batch"),
     "run": (lambda: fp.read_run("/nowhere"), "/nowhere"),
@@ -367,6 +381,13 @@ def test_mistakes_of_training_come_before_the_folder(
         with pytest.raises(fp.UserError, match=said):
             call()
         assert not out.exists()
+
+
+@pytest.mark.parametrize("column", ["image", "Filename", "img_path", "picture"])
+def test_a_frame_has_its_images_in_a_column_of_a_usual_name(column: str) -> None:
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frame = pandas.DataFrame({"Label": ["cat", "dog"], column: images})
+    assert fp.load_dataset(frame).space.names == ("cat", "dog")
 
 
 def test_what_is_wrong_with_data_is_a_table(tmp_path: Path) -> None:

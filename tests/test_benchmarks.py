@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import gpu
+from benchmarks import check_defaults, gpu
 from benchmarks.__main__ import WAYS, every_method, many_labels, memory, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.coverage import coverage
 from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
+from benchmarks.own_images import textures
 from benchmarks.precision import precision
 from benchmarks.predicting import predicting
 
@@ -85,7 +88,7 @@ def test_a_section_replaces_only_itself():
 def test_coverage_is_a_share_of_the_simulated_test_sets(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("benchmarks.coverage.KNOWN", 40)
     found = coverage(sets=4)
-    assert len(found) == 16
+    assert len(found) == 20
     assert all(value in (0, 25, 50, 75, 100) for value in found.values())
     assert sum(found.values()) / len(found) > 70
 
@@ -114,3 +117,15 @@ def test_memory_is_measured_with_a_limit_and_without():
     found = {job: measure(job) for job in memory(TINY)}
     assert [job.activations_gb > 0 for job in found] == [False, True]
     assert "ours, activations in" in list(rows(found))[3]
+
+
+def test_the_defaults_are_checked_with_an_interval_per_method(tmp_path: Path):
+    images = textures(tmp_path / "images", 1, each=4)
+    asked = ("train.rounds=1", "minutes=0", "compare=[{name='zeroshot'}]", "method.name=fedclip", "evaluate.samples=0")
+    run = check_defaults.train("own_folder", (f"data.path={images}", *asked), tmp_path / "run")
+    found = check_defaults.table({"textures": run})
+    head, _, row = found.strip().splitlines()
+    assert head.startswith("| images | method | figure | zero-shot | gain, 95% interval |")
+    assert re.fullmatch(
+        r"\| textures \| FedCLIP \| [\d.]+ \| [\d.]+ \| [+-][\d.]+ \(.+ to .+\) \| (yes|no) \| [\d.]+ \|", row
+    )

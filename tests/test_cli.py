@@ -26,7 +26,7 @@ from fedprompt.cli.doctor import run_checks
 from fedprompt.cli.main import app
 from fedprompt.cli.program import PANELS
 from fedprompt.config.recipe import bundled_recipes, load_recipe, parse_recipe
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.events import run_title
 from fedprompt.experiments.plan import resolve
@@ -39,12 +39,12 @@ name = "tiny"
 seed = 3
 compare = [{ name = "zeroshot" }, { name = "promptfl", train = { lr = 0.01 } }]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 1
 [method]
 name = "fedmvp"
@@ -113,7 +113,7 @@ def test_the_terminal_names_methods_as_the_table_does_and_explains_its_columns(f
     said = (finished.parent / "output.txt").read_text(encoding="utf-8")
     assert "Zero-shot CLIP: no training" in said and "FedMVP: 3 rounds" in said and "Scoring PromptFL" in said
     assert "zeroshot" not in said and "fedmvp:" not in said
-    assert re.search(r"\d+ clients hold 39 of [\d,]+ training images \(1 shot per class\): ", said)
+    assert re.search(r"\d+ clients hold 60 of [\d,]+ training images \(1 shot per class\): ", said)
     assert re.search(r"(?m)^  HM +harmonic mean of Local, Base and New", said)
     assert re.search(r"(?m)^  Upload +bytes that a client sends", said)
     assert re.search(r"by the intervals,\s+differences\s+are\s+known\s+to\s+±[\d.]+", said)
@@ -123,7 +123,7 @@ def test_the_protocol_is_in_whole_words(finished: Path) -> None:
     protocol = events(finished)[0]["protocol"]
     assert protocol.startswith(
         "3 clients (partition rule class_chunks), all in every round; 3 rounds of 1 local epoch; the server averages "
-        "the updates with equal weights. 3 clients hold 39 of"
+        "the updates with equal weights. 3 clients hold 60 of"
     )
 
 
@@ -135,8 +135,10 @@ def test_every_line_of_a_run_fits_the_schema(finished: Path) -> None:
         "round",
         "score",
         "interval",
+        "local_images",
         "mistakes",
         "sample",
+        "diagnostics",
         "end",
     }
 
@@ -239,7 +241,7 @@ def test_a_run_that_its_budget_ends_early_says_after_which_round(recipe: Path, t
 
 
 def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_path: Path) -> None:
-    source = pictograms(train=1, test=1).source
+    source = emoji(train=1, test=1).source
     image = tmp_path / "one.png"
     source.open(0).save(image)
     own = json.loads(output("predict", finished, image, "--json"))
@@ -256,7 +258,7 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
 
 def test_an_adapter_whose_scores_are_not_finite_predicts_nothing(finished: Path, tmp_path: Path) -> None:
     image, folder = tmp_path / "one.png", tmp_path / "adapter"
-    pictograms(train=1, test=1).source.open(0).save(image)
+    emoji(train=1, test=1).source.open(0).save(image)
     shutil.copytree(finished / "adapters" / "promptfl", folder)
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file(
@@ -327,7 +329,7 @@ def test_doctor_passes_on_a_complete_installation(tmp_path: Path) -> None:
         ("method.n_token=3", "did you mean 'n_tokens'"),
         ("method.name=fedmvpp", "did you mean 'fedmvp'"),
         ("train.round=3", "did you mean 'rounds'"),
-        ("data.source=pictogram", "did you mean 'pictograms'"),
+        ("data.source=emojis", "did you mean 'emoji'"),
         ("partition.rule=iidd", "did you mean 'iid'"),
         ("backbone.path=no/such/folder", "no/such/folder"),
     ],
@@ -480,7 +482,7 @@ def test_an_option_that_is_no_finite_number_is_refused_by_name(words: tuple[str,
 def test_predict_takes_the_images_of_a_folder_and_one_that_is_damaged_costs_only_itself(
     finished: Path, tmp_path: Path
 ) -> None:
-    source = pictograms(train=1, test=1).source
+    source = emoji(train=1, test=1).source
     folder = tmp_path / "mine"
     (folder / "more").mkdir(parents=True)
     for name in ("2.png", "10.png", "1.png", "more/3.png"):
@@ -508,7 +510,7 @@ def test_what_is_given_to_predict_and_is_no_image_is_named(finished: Path, tmp_p
         "loop.jpg": "is a link that leads back to itself",
         "gone.jpg": "does not exist",
         "*.tif": "matches no images",
-        f"{'x' * 300}.jpg": "cannot be read .File name too long",
+        f"{'x' * 300}.jpg": "is not a path .File name too long",
     }.items():
         assert re.search(what, sentence("predict", finished, tmp_path / name))
 
@@ -573,7 +575,7 @@ def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path:
 
 
 def test_titles_name_the_methods_that_ran_and_data_and_not_an_earlier_recipe(finished: Path) -> None:
-    assert events(finished)[0]["title"] == "FedMVP, Zero-shot CLIP and PromptFL on pictograms"
+    assert events(finished)[0]["title"] == "FedMVP, Zero-shot CLIP and PromptFL on emoji"
     assert run_title(["FedLoRA"], "images") == "FedLoRA on images"
     assert run_title(list("abcde"), "images") == "a and 4 other methods on images"
     about = call("config", "show", "demo").splitlines()

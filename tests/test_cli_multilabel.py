@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedprompt.data.annotation import draw_missing
-from fedprompt.demo.world import scenes
+from fedprompt.demo.scenes import scenes
 from fedprompt.records.adapter import load_adapter
 from fedprompt.records.run_folder import load_tensors
 from test_cli import assert_fits_schema, call, output, sentence

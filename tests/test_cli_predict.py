@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
 from fedprompt.data.dataset import Dataset
-from fedprompt.demo.world import pictograms, scenes
+from fedprompt.demo.emoji import emoji
+from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
 from fedprompt.records.reading import read_run
 from fedprompt.report.collapse import alike
@@ -75,7 +76,7 @@ def multi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return pictograms(train=1, test=1)
+    return emoji(train=1, test=1)
 
 
 @pytest.fixture
@@ -142,10 +143,19 @@ def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_
         assert float(row["probability"]) == other["probability"] == line["probability"] == max(values.values())
 
 
-def test_predictions_are_compared_with_given_labels(run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_spreadsheet_computes_nothing_in_the_csv_file(run: Path, images: Path, tmp_path: Path) -> None:
+    words = ["predict", run, images, "--csv", tmp_path / "a.csv", "--jsonl", tmp_path / "a.jsonl"]
+    said = call(*words, "--classes", "=1+cmd,@sum")
+    cells = [row["predicted"] for row in csv.DictReader((tmp_path / "a.csv").read_text().splitlines())]
+    assert set(cells) <= {"'=1+cmd", "'@sum"} and "an apostrophe stands before texts that begin with =" in said
+    assert "'" not in (tmp_path / "a.jsonl").read_text()
+
+
+def test_predictions_are_compared_with_given_labels(run: Path, dataset: Dataset, images: Path, tmp_path: Path) -> None:
     page, out = tmp_path / "page.html", tmp_path / "out.csv"
+    base = ("--classes", ",".join(dataset.space.names[label] for label in dataset.base))  # few enough for a matrix
     (images / "extra.png").write_bytes((images / "0.png").read_bytes())
-    said = call("predict", run, images, "--labels", tmp_path / "labels.csv", "--page", page, "--csv", out)
+    said = call("predict", run, images, "--labels", tmp_path / "labels.csv", "--page", page, "--csv", out, *base)
     with out.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["truth"]]
     right = sum(row["predicted"] == row["truth"] for row in rows)
@@ -164,12 +174,12 @@ def test_predictions_are_compared_with_given_labels(run: Path, images: Path, tmp
 
 def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:
     table = tmp_path / "wrong.csv"
-    table.write_text("image,label\nimages/0.png,dgo\nimages/1.png,ctt\n", encoding="utf-8")
+    table.write_text("image,label\nimages/0.png,hrose\nimages/1.png,cwo\n", encoding="utf-8")
     said = call("predict", run, images, "--labels", table, code=2)
-    assert "wrong.csv has 2 mistakes" in said and "line 2: there is no class 'dgo'; did you mean 'dog'?" in said
-    table.write_text("image,label\nimages/0.png,dog\nimages/0.png,cat\n", encoding="utf-8")
+    assert "wrong.csv has 2 mistakes" in said and "line 2: there is no class 'hrose'; did you mean 'horse'?" in said
+    table.write_text("image,label\nimages/0.png,horse\nimages/0.png,cow\n", encoding="utf-8")
     assert "has another label in an earlier row" in sentence("predict", run, images, "--labels", table)
-    table.write_text("image,label\nelsewhere.png,dog\n", encoding="utf-8")
+    table.write_text("image,label\nelsewhere.png,horse\n", encoding="utf-8")
     assert "has no label of an image that is predicted" in sentence("predict", run, images, "--labels", table)
     table.write_text("image,label\nimages/0.png,\n", encoding="utf-8")
     assert "has no label; add some" in sentence("predict", run, images, "--labels", table)
@@ -179,7 +189,7 @@ def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_
 
 
 def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Path, tmp_path: Path) -> None:
-    (tmp_path / "else.csv").write_text("image,label\n/data/3.png,dog\n/data/x/1.png,cat\n", encoding="utf-8")
+    (tmp_path / "else.csv").write_text("image,label\n/data/3.png,horse\n/data/x/1.png,cow\n", encoding="utf-8")
     assert "Of 2 images with a given label" in call("predict", run, images, "--labels", tmp_path / "else.csv")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,55 @@ def test_a_second_writer_only_reads(tmp_path: Path) -> None:
     source.fetch(second, [3])
     source.fetch(first, [3])
     assert source.computed == [1, 2, 3, 3, 3]
+
+
+def test_rows_that_the_writer_adds_are_found_by_readers_that_are_open_already(tmp_path: Path) -> None:
+    writer, reader = FeatureCache(folder=tmp_path), FeatureCache(folder=tmp_path)
+    source, own = WideSource(), WideSource()
+    own.fetch(reader, [1])  # before there is any file
+    source.fetch(writer, [1, 2])
+    own.fetch(reader, [2])
+    source.fetch(writer, [3])
+    own.fetch(reader, [3, 2, 1])
+    assert own.computed == [1], "2 and 3 were read from the files of the other"
+
+
+READ = """
+import sys, torch
+from fedprompt.clip.feature_cache import FeatureCache
+folder, last = sys.argv[1], int(sys.argv[2])
+cache, computed = FeatureCache(folder=folder, memory_bytes=0), []
+print("reading", flush=True)
+def compute(positions):
+    computed.extend(positions.tolist())
+    return torch.stack([row(int(keys[position])) for position in positions])
+def row(key):
+    return torch.full((1000,), float(key))
+for turn in range(100_000):
+    keys = torch.randint(last + 1, (4,), generator=torch.Generator().manual_seed(turn))
+    computed.clear()
+    rows = cache.fetch("kind", "source", keys, compute)
+    assert torch.equal(rows, torch.stack([row(int(key)) for key in keys]))
+    keys = torch.tensor([last])
+    computed.clear()
+    cache.fetch("kind", "source", keys, compute)
+    if not computed:
+        sys.exit()
+raise SystemExit("the last row never came")
+"""
+
+
+def test_processes_read_right_rows_while_another_writes(tmp_path: Path) -> None:
+    writer, last = FeatureCache(folder=tmp_path), 400
+    readers = [
+        subprocess.Popen([sys.executable, "-c", READ, str(tmp_path), str(last)], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for reader in readers:
+        assert reader.stdout is not None and reader.stdout.readline() == b"reading\n"
+    for key in range(last + 1):
+        writer.fetch("kind", "source", torch.tensor([key]), lambda _, key=key: torch.full((1, 1000), float(key)))
+    assert [reader.wait(timeout=120) for reader in readers] == [0, 0]
 
 
 @pytest.mark.parametrize("ending", [".rows", ".keys"])

@@ -11,6 +11,7 @@ from fedprompt.config.blocks import check_options, options_model
 from fedprompt.config.recipe import Recipe, find_recipe, load_recipe, parse_recipe
 from fedprompt.config.settings import Fit
 from fedprompt.errors import UserError
+from fedprompt.experiments.plan import block_options
 
 MINIMAL = """
 name = "tiny"
@@ -147,7 +148,7 @@ def test_a_value_of_no_allowed_type_names_all_of_them() -> None:
 def fitted(text: str, settings: list[str], **options: set[str]) -> tuple[Recipe, list[str]]:
     """A recipe fitted to settings, with the options of known blocks, and the sentences about it."""
     said: list[str] = []
-    fit = Fit(lambda table, name: options.get(name), said.append)
+    fit = Fit(lambda table, name, values: options.get(name), said.append)
     return parse_recipe(text, settings, fit=fit), said
 
 
@@ -162,6 +163,15 @@ def test_another_choice_leaves_out_the_options_of_the_old_one_and_says_so() -> N
     for settings in ([], ["partition.rule=some_rule"], ["partition.rule=unknown"], ["seed=3"]):
         recipe, said = fitted(text, settings, iid={"clients"})
         assert recipe.partition.options == {"shots": 8, "chunk": 5} and not said
+
+
+def test_an_option_stays_only_if_the_other_choice_can_have_its_value() -> None:
+    text = MINIMAL.replace('"some_source"\npath = "pictures"', '"emoji"\ntrain = 4\ntest = 2\nseed = 2')
+    said: list[str] = []
+    for source, kept in (("sites", {"seed": 2}), ("scenes", {"train": 4, "test": 2, "seed": 2})):
+        recipe = parse_recipe(text, [f"data.source={source}"], fit=Fit(block_options, said.append))
+        assert recipe.data.options == kept
+    assert said == ["data.source = sites leaves out the options train, test of emoji. It keeps seed."]
 
 
 def test_keys_that_are_no_options_stay_when_a_source_or_an_attack_is_replaced() -> None:

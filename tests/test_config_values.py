@@ -45,7 +45,7 @@ BLOCKS |= {f"method: {name}": methods.load(name) for name in methods.names()}
 RECIPE = """
 name = "tiny"
 [data]
-source = "pictograms"
+source = "emoji"
 [partition]
 rule = "dirichlet"
 [method]
@@ -177,9 +177,9 @@ def test_infinity_is_meant_where_it_is_the_word_for_iid() -> None:
 )
 def test_text_that_reads_as_a_number_is_shown_in_quotes(setting: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        resolve(parse_recipe(RECIPE.replace("pictograms", "image_folder"), [setting]))
+        resolve(parse_recipe(RECIPE.replace("emoji", "image_folder"), [setting]))
     if setting == "data.path=2024":
-        plan = resolve(parse_recipe(RECIPE.replace("pictograms", "image_folder"), ['data.path="2024"']))
+        plan = resolve(parse_recipe(RECIPE.replace("emoji", "image_folder"), ['data.path="2024"']))
         assert plan.source.options["path"].name == "2024"
 
 

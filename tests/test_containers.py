@@ -159,3 +159,18 @@ def test_the_script_builds_both_images_with_the_builder_that_works(tmp_path: Pat
     )
     calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
     assert calls[1:] == [f"build -f containers/{one}.Dockerfile -t fedprompt-{one} ." for one in ("server", "site")]
+
+
+def test_the_manifest_of_a_ray_cluster_has_the_version_that_is_installed_and_one_storage_for_all_nodes() -> None:
+    manifest = yaml.safe_load((CONTAINERS / "ray-cluster.yaml").read_text(encoding="utf-8"))
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert manifest["kind"] == "RayCluster" and f"\nray=={manifest['spec']['rayVersion']}\n" in constraints
+    groups = [manifest["spec"]["headGroupSpec"], *manifest["spec"]["workerGroupSpecs"]]
+    pods = [group["template"]["spec"] for group in groups]
+    (image,) = {container["image"] for pod in pods for container in pod["containers"]}
+    assert "fedprompt" in image
+    for pod in pods:
+        claims = [volume["name"] for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+        (container,) = pod["containers"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {*claims, "shm"}
+        assert container["resources"]["limits"]["memory"]

@@ -12,7 +12,7 @@ from fedprompt.errors import UserError
 from toy_datasets import multi_label, single_label
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**40), st.sampled_from(["drop_positive", "unknown"]))
 def test_missing_labels_are_those_of_training_images(seed: int, form: str) -> None:
     data = multi_label(seed, rows=300)

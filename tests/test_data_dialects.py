@@ -26,7 +26,6 @@ EXAMPLES = int(os.environ.get("FEDPROMPT_EXAMPLES", "0"))
 property_test = settings(
     max_examples=EXAMPLES or 8,
     derandomize=not EXAMPLES,
-    deadline=None,
     database=None,
     phases=(Phase.explicit, Phase.generate, Phase.shrink),  # to explain a failure takes minutes
     print_blob=True,

@@ -181,7 +181,7 @@ WHOLE = Image.merge("RGB", [Image.linear_gradient("L").resize((24, 20))] * 3)
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM"])
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_damaged_bytes_give_an_image_or_a_user_error(tmp_path_factory, kind, data):
     buffer = io.BytesIO()
     WHOLE.save(buffer, kind)

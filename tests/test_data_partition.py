@@ -37,7 +37,7 @@ def partition_of(name: str, dataset: Dataset, seed: int) -> Partition | None:
 @pytest.mark.parametrize("kind", DATASETS)
 @pytest.mark.parametrize("name", BUILDERS)
 @given(seed=st.integers(0, 2**40))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_every_rule_is_deterministic_and_assigns_base_images_of_seen_domains_once(name, kind, seed):
     dataset = DATASETS[kind](seed)
     partition = partition_of(name, dataset, seed)

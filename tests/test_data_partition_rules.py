@@ -170,7 +170,7 @@ def test_a_class_without_training_images_is_named():
         class_chunks(dataclasses.replace(data, splits=splits), classes_per_client=1)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**40), st.sampled_from([0.2, 0.6, 1.0]))
 def test_clusters_hold_every_image_once_and_test_images_follow_the_centroids(seed: int, share: float) -> None:
     data = multi_label(seed)
@@ -197,7 +197,7 @@ def test_clusters_may_leave_out_images_with_few_labels() -> None:
     assert sorted(asked) == data.rows(split="test").tolist(), "tests are not filtered"
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**40), st.sampled_from([0.05, 0.5, 100.0]))
 def test_dirichlet_assigns_every_multi_label_image_once(seed: int, alpha: float) -> None:
     data = multi_label(seed)

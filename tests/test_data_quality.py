@@ -17,13 +17,13 @@ from fedprompt.data.near_duplicates import DISTANCE, near_duplicates, perceptual
 from fedprompt.data.problems import scan_images
 from fedprompt.data.quality import quality_warnings
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from test_cli import call
 
 
 @pytest.fixture(scope="module")
 def drawings() -> list[Image.Image]:
-    source = pictograms(train=1, test=1).source
+    source = emoji(train=1, test=1).source
     return [source.open(row) for row in range(40)]
 
 
@@ -56,7 +56,7 @@ def test_a_changed_copy_is_near_and_another_image_is_far(
     assert min(distance(drawings[0], other) for other in drawings[1:]) > DISTANCE
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=20),
     st.lists(st.tuples(st.integers(0, 19), st.lists(st.integers(0, 63), max_size=8)), max_size=20),

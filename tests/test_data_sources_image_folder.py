@@ -41,7 +41,9 @@ def test_class_folders_are_a_data_set(tmp_path):
     (tmp_path / "dog" / "0.ppm").rename(tmp_path / "dog" / "0.PPM")
     data = image_folder(path=tmp_path)
     assert data.space.names == ("Zebra", "cat", "dog")  # bytewise, as everyone else orders folders
-    assert (data.base, data.new) == ((0, 1), (2,))
+    assert (data.base, data.new) == ((0, 1, 2), ())
+    halves = image_folder(path=tmp_path, base="half")
+    assert (halves.base, halves.new) == ((0, 1), (2,))
     assert data.targets.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert data.source.describe(8) == "dog/0.PPM" and data.source.open(8).getpixel((0, 0)) == (16, 32, 48)
     assert set(data.domains) == {""} and data.name == tmp_path.name

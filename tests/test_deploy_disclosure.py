@@ -340,6 +340,32 @@ def test_the_administrator_can_let_losses_and_scores_leave_exactly(
     assert server.ask(recipe=with_noise(), round=2).kind not in (DONE, FAILED), "it diverges, and says so"
 
 
+def test_what_the_images_are_is_a_hash_that_nobody_can_guess(tmp_path: Path, start: Mapping[str, RawTensor]) -> None:
+    """Two sites with the same images, and two runs at one, send different hashes; one run always the same."""
+    one, other = (LyingServer(make_site(tmp_path / name, epsilon=None), start) for name in ("a", "b"))
+    found = [one.ask(HELLO, recipe=recipe(), run="0" * 32).fields["facts"]["data"] for _ in range(2)]
+    found.append(one.ask(HELLO, recipe=recipe(), run="1" * 32).fields["facts"]["data"])
+    found.append(other.ask(HELLO, recipe=recipe(), run="0" * 32).fields["facts"]["data"])
+    assert found[0] == found[1] and len(set(found)) == 3
+    again = LyingServer(Site(tmp_path / "a"), start)
+    again.numbers = one.numbers
+    assert again.ask(HELLO, recipe=recipe(), run="0" * 32).fields["facts"]["data"] == found[0], "it outlives the worker"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data.template": "{} " * 1000}, "has more than 2,000 characters"),
+        ({"data.template": "{}" + "x" * 1900, "data.classes": [f"class {n}" for n in range(20_000)]}, "together"),
+        ({"data.classes": ["cat", "d" * 400_000]}, "has more than 1,000 characters"),
+    ],
+)
+def test_texts_that_fill_the_memory_are_refused(
+    tmp_path: Path, start: Mapping[str, RawTensor], changes: Mapping[str, object], said: str
+) -> None:
+    assert said in reason(LyingServer(make_site(tmp_path), start).ask(HELLO, recipe=recipe(changes)))
+
+
 def test_counts_are_withheld_with_scores() -> None:
     assert releasable_counts([7, 8], Policy()) == [7, 8] and releasable_counts([7, 2], Policy()) == [None, None]
     assert releasable_counts([7, 8], Policy(scores="withheld")) == [None, None]

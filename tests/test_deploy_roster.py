@@ -16,11 +16,19 @@ from fedprompt.cli.doctor import run_checks
 from fedprompt.deploy import certificates, daemons, roster
 from fedprompt.deploy.audit import AUDIT, AuditTrail, Verdict
 from fedprompt.deploy.certificates import authority_fingerprint, days_left, fingerprint
-from fedprompt.deploy.identity import IDENTITY, identities_of, load_identity, read_identities, rotate_site_keys
+from fedprompt.deploy.identity import (
+    IDENTITY,
+    identities_of,
+    load_identity,
+    public_line,
+    read_identities,
+    rotate_site_keys,
+)
 from fedprompt.deploy.init import expiry_warnings, init_deployment, init_site, remove_site, renew_certificates
 from fedprompt.deploy.roster import ROSTER, accept, members, proposed, write_roster
-from fedprompt.deploy.settings import ADMITTED, SITE, Deployment, load_deployment, load_site, save
+from fedprompt.deploy.settings import ADMITTED, SITE, Deployment, Policy, Roster, load_deployment, load_site, save
 from fedprompt.errors import UserError
+from fedprompt.federated.secure.session import Identity
 from fedprompt.runtimes.payload import Payload
 
 SITES = ("east", "north", "south")
@@ -47,10 +55,36 @@ def test_a_sites_private_keys_are_readable_by_their_owner_only(server: Path) -> 
     east = server / "sites" / "east"
     assert [(east / name).stat().st_mode & 0o777 for name in ("site.key", IDENTITY)] == [0o600, 0o600]
     identity = load_identity(east)
-    assert init_site(east) and load_identity(east) == identity, "a second init keeps the keys"
+    with pytest.raises(UserError, match=r"holds more than site.toml and ca.crt: .*identity.key.* site rotate"):
+        init_site(east)
+    assert load_identity(east) == identity
     (east / IDENTITY).chmod(0o644)
     with pytest.raises(UserError, match="Others can read"):
         load_identity(east)
+
+
+@pytest.mark.parametrize("sent", ["torch.py", IDENTITY, "site.key", "state/", "ledger.jsonl"])
+def test_a_folder_that_was_sent_with_more_than_settings_is_refused(tmp_path: Path, sent: str) -> None:
+    init_deployment(tmp_path / "fed", Deployment(name="fed", address="localhost", sites=SITES))
+    east = tmp_path / "fed" / "sites" / "east"
+    if sent.endswith("/"):
+        (east / sent).mkdir()
+    else:
+        (east / sent).write_text("")
+    said = run("site", "init", east, code=2)
+    assert sent.removesuffix("/") in said and "Delete all that was sent to you." in said
+    assert not (east / "east.pub").exists()
+
+
+def test_peers_and_settings_that_were_sent_are_noticed(tmp_path: Path) -> None:
+    init_deployment(tmp_path / "fed", Deployment(name="fed", address="localhost", sites=SITES))
+    east = tmp_path / "fed" / "sites" / "east"
+    site = load_site(east)
+    sham = {"north": public_line(Identity.generate().public, "north")}
+    save(east / SITE, site.model_copy(update={"roster": Roster(server=site.roster.server, sites=sham)}))
+    assert "peers in [roster.sites] (north); delete that table" in run("site", "init", east, code=2)
+    save(east / SITE, site.model_copy(update={"policy": Policy(smallest_count=1)}))
+    assert "Set by whoever sent you the folder: policy.smallest_count = 1;" in run("site", "init", east)
 
 
 def test_a_roster_takes_one_file_and_one_question(server: Path) -> None:

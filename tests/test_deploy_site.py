@@ -123,7 +123,7 @@ def test_a_refusal_names_the_rule(tmp_path: Path) -> None:
 
 
 def test_a_site_with_its_own_images_opens_no_others(tmp_path: Path) -> None:
-    job = fields(source="pictograms")
+    job = fields(source="emoji")
     job["recipe"] = str(job["recipe"]).replace('classes = ["secret-class", "b"]', "")
     answer = site(tmp_path, data=str(tmp_path)).answer(Payload(TRAIN, job))
     assert answer.kind == REFUSED and "data" in answer.fields["reason"]

@@ -202,7 +202,7 @@ def test_a_file_is_read_as_it_was_written_and_edits_are_seen(tmp_path: Path) -> 
 name = st.text(min_size=1, max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(attributes=st.dictionaries(name, st.lists(st.text('abc é"\\<', min_size=1).filter(str.strip), max_size=3)))
 def test_any_class_name_survives_writing_and_reading(
     attributes: dict[str, list[str]], tmp_path_factory: pytest.TempPathFactory

@@ -308,7 +308,7 @@ def test_chunks_keep_every_sentence_in_order(sentences: list[str], context_chara
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(2, 9).flatmap(
         lambda n: st.lists(st.lists(st.sampled_from([1, 0, -1]), min_size=n, max_size=n), min_size=1, max_size=20)

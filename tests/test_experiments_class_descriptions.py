@@ -16,12 +16,14 @@ from fedprompt.config.recipe_tables import BackboneTable, DescriptionsTable
 from fedprompt.data.descriptions import Descriptions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.published import published
-from fedprompt.demo.world import pictograms, scenes
+from fedprompt.demo.emoji import emoji
+from fedprompt.demo.scenes import scenes
 from fedprompt.descriptions.edits import write_descriptions
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.class_descriptions import (
     check_distinct_texts,
+    foreign_attributes,
     shuffle_attributes,
     text_fingerprint,
     with_descriptions,
@@ -43,7 +45,7 @@ compare = [
   { name = "fedmvp", label = "file", descriptions = { attributes = "FILE", conditions = ["a", "b"] } },
 ]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
@@ -63,7 +65,7 @@ samples = 0
 @pytest.fixture
 def words_file(tmp_path: Path) -> Path:
     path = tmp_path / "own.json"
-    names = pictograms().space.names
+    names = emoji().space.names
     write_descriptions(
         path, Descriptions(attributes={name: (f"a {name[::-1]} part",) for name in names}, conditions=("x",))
     )
@@ -72,20 +74,21 @@ def words_file(tmp_path: Path) -> Path:
 
 def test_bundled_files_are_the_data_sets_own_words() -> None:
     for dataset, table in (
-        (pictograms(train=0, test=1), DescriptionsTable(attributes="pictograms")),
+        (emoji(train=0, test=1), DescriptionsTable(attributes="emoji")),
         (scenes(train=0, test=1), DescriptionsTable(attributes="scenes", conditions="scenes")),
     ):
         assert with_descriptions(dataset.space, table, seed=0) == dataset.space
 
 
-@pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 3)])
+@pytest.mark.parametrize(("name", "different"), [("descriptions_attributes", 4), ("descriptions_conditions", 2)])
 def test_the_studies_find_their_words_and_vary_nothing_else(name: str, different: int) -> None:
     experiment = assemble(resolve(load_recipe(find_recipe(name))))
-    trials = [trial for trial in experiment.trials if trial.name != "zeroshot"]
+    main, *others = experiment.trials
+    trials = [main, *(trial for trial in others if trial.method == main.method)]
     assert len({text_fingerprint(experiment.described[trial.name]) for trial in trials}) == different
     assert len({str(trial.settings) for trial in trials}) == 1
     counted = [dict(trial.options) for trial in trials]
-    assert len({str({**options, "n_conditions": 0}) for options in counted}) == 1
+    assert len({str({**options, "n_conditions": 0, "condition_words": True}) for options in counted}) == 1
 
 
 def test_where_words_come_from(words_file: Path) -> None:
@@ -98,11 +101,11 @@ def test_where_words_come_from(words_file: Path) -> None:
 
 
 def test_words_that_do_not_fit_are_refused(words_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no descriptions file 'pictogram'; did you mean 'pictograms'"):
-        with_descriptions(SPACE, DescriptionsTable(attributes="pictogram"), seed=0)
-    other = LabelSpace(("dogs", "xyzzy"))
-    with pytest.raises(UserError, match=r"the classes 'dogs' \(did you mean 'dog'\?\), 'xyzzy'; write them"):
-        with_descriptions(other, DescriptionsTable(attributes="pictograms"), seed=0)
+    with pytest.raises(UserError, match=r"no descriptions file 'emojis'; did you mean 'emoji'"):
+        with_descriptions(SPACE, DescriptionsTable(attributes="emojis"), seed=0)
+    other = LabelSpace(("pigs", "xyzzy"))
+    with pytest.raises(UserError, match=r"the classes 'pigs' \(did you mean 'pig'\?\), 'xyzzy'; write them"):
+        with_descriptions(other, DescriptionsTable(attributes="emoji"), seed=0)
     empty = tmp_path / "empty.json"
     write_descriptions(empty, Descriptions())
     with pytest.raises(UserError, match="has no conditions"):
@@ -118,6 +121,32 @@ def test_shuffled_words_are_all_used_and_all_wrong(names: set[str], seed: int) -
     assert sorted(found.values()) == sorted(attributes.values())
     assert all(found[name] != attributes[name] for name in names)
     assert found == shuffle_attributes(attributes, tuple(attributes), seed=seed)
+
+
+@given(st.integers(0, 9))
+def test_foreign_words_are_none_of_the_data_sets_own(seed: int) -> None:
+    own = {"dog": ("four legs", "has a tail"), "oak tree": ("leaves",), "rock": ()}
+    others = [("four wheels", "a door"), ("Oaks", "a red roof", "windows"), ("has two legs", "wings", "a beak")]
+    found = foreign_attributes(own, ("dog", "oak tree", "rock"), others, seed=seed)
+    assert {name: len(phrases) for name, phrases in found.items()} == {"dog": 2, "oak tree": 1, "rock": 0}
+    assert len(set(found["dog"])) == 2
+    usable = {"a door", "a red roof", "windows", "wings", "a beak"}  # no "four", "legs", "oak"
+    assert {phrase for phrases in found.values() for phrase in phrases} <= usable
+    assert found == foreign_attributes(own, ("dog", "oak tree", "rock"), others, seed=seed)
+
+
+def test_foreign_words_come_from_a_file_or_from_all_bundled_ones() -> None:
+    space = emoji(train=0, test=1).space
+    every = [phrase for phrases in space.attributes.values() for phrase in phrases]
+    for name in ("other-emoji", "bundled"):
+        found = with_descriptions(space, DescriptionsTable(foreign=name), seed=1).attributes
+        assert [len(found[name]) for name in space.names] == [len(space.attributes[name]) for name in space.names]
+        assert not {phrase for phrases in found.values() for phrase in phrases} & set(every)
+        assert found != with_descriptions(space, DescriptionsTable(foreign=name), seed=2).attributes
+    with pytest.raises(UserError, match="without a word of the data set's own"):
+        with_descriptions(space, DescriptionsTable(foreign="emoji"), seed=1)
+    with pytest.raises(UserError, match="no descriptions file 'bundle'; did you mean 'bundled'"):
+        assemble(resolve(parse_recipe(RECIPE, ["compare=[]", "descriptions.foreign=bundle"])))
 
 
 def test_every_trial_is_told_its_own_words(words_file: Path) -> None:
@@ -175,7 +204,7 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     recipe = recipe.replace("classes_per_client = 20\n", "")
     runs.start(resolve(parse_recipe(recipe, few)), tmp_path / "run")
     adapter = load_adapter(tmp_path / "run" / "adapters" / "file")
-    assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["dog"] == ("a god part",)
+    assert adapter.space.conditions == ("a", "b") and adapter.space.attributes["pig"] == ("a gip part",)
     header = json.loads((tmp_path / "run" / "run.jsonl").read_text().splitlines()[0])
     assert sorted(header["descriptions"]) == ["file", "zeroshot"]
     write_descriptions(words_file, read_descriptions(words_file).model_copy(update={"conditions": ("y",)}))
@@ -184,7 +213,7 @@ def test_a_runs_words_are_recorded_travel_with_the_adapter_and_may_not_change(wo
     log.write_bytes(unfinished)
     runs.resume(tmp_path / "run")  # the trial does not use the file's conditions
     log.write_bytes(unfinished)
-    words_file.write_text(words_file.read_text().replace("a god part", "another part"))
+    words_file.write_text(words_file.read_text().replace("a gip part", "another part"))
     with pytest.raises(UserError, match="another descriptions file"):
         runs.resume(tmp_path / "run")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import fedprompt as fp
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.intervals import interval_events
@@ -16,6 +17,8 @@ from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.run import start
 from fedprompt.records.predictions import predictions_path, read_predictions
 from fedprompt.records.reading import Run, read_run
+from fedprompt.report.legend import legend
+from fedprompt.testing import tiny_clip, tiny_dataset
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
@@ -82,6 +85,27 @@ def test_the_file_can_be_read_by_any_reader_of_parquet(folder: Path, finished: R
     table = pq.read_table(predictions_path(folder, finished.trials[0].name))
     kind = {"truth", "predicted", "probability"} if "demo" in folder.name else {"scores", "targets"}
     assert set(table.column_names) == {"split", "name", "part", "client", "row"} | kind
+
+
+def test_an_image_of_several_clients_is_drawn_for_all_of_them_together() -> None:
+    data = tiny_dataset()
+    clients = fp.partition(data, "iid", clients=3, seed=1)  # each is tested on all test images of the base classes
+    run = fp.train("zeroshot", tiny_clip(), data, clients, progress=False)
+    found = {one.column: one for one in run.records.intervals}
+    local, base = found["local"], found["base"]
+    assert (local.low, local.high) == pytest.approx((base.low, base.high))
+    assert local.images == base.images == len(data.rows(split="test", classes=data.base, domains=data.seen_domains))
+    assert "among all base classes, which every client has" in dict(legend(run.records))["Local"]
+
+
+def test_clients_with_test_images_of_their_own_are_intervals_over_all_of_them() -> None:
+    data = tiny_dataset()
+    clients = fp.partition(data, "class_chunks", classes_per_client=1, shots="all")
+    run = fp.train("zeroshot", tiny_clip(), data, clients, progress=False)
+    scores = run.scores.query("test_set == 'local'")
+    images = {one.column: one.images for one in run.records.intervals}
+    assert images["local"] == scores["images"].sum() == images["base"]
+    assert "among that client's classes only" in dict(legend(run.records))["Local"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

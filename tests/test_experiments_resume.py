@@ -28,12 +28,12 @@ RECIPE = """
 name = "small"
 seed = 3
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 1
 [method]
 name = "promptfl"
@@ -48,7 +48,7 @@ samples = 0
 EDITS = {
     "lr = 0.002": ("lr = 0.5", "[train] lr was 0.002, is 0.5"),
     "seed = 3": ("seed = 4", "seed was 3, is 4"),
-    "classes_per_client = 13": ("classes_per_client = 26", "[partition] classes_per_client was 13, is 26"),
+    "classes_per_client = 20": ("classes_per_client = 30", "[partition] classes_per_client was 20, is 30"),
     "rounds = 1": ("rounds = 2", "[train] rounds was 1, is 2"),
     'optimizer = "sgd"': ('optimizer = "adamw"', '[train] optimizer was "sgd", is "adamw"'),
 }

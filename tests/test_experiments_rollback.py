@@ -19,12 +19,12 @@ RECIPE = """
 name = "poisoned"
 seed = 3
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 20
+classes_per_client = 30
 shots = 1
 [method]
 name = "{method}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,12 +63,21 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> type[Recorded]:
     return Recorded
 
 
-def train(out: Path, *track: str, **settings: object) -> fp.Run:
+def train(out: Path, *track: str, compare: Sequence[str] = (), **settings: object) -> fp.Run:
     data = tiny_dataset()
     clients = fp.partition(data, "iid", clients=2, seed=1)
     method = {"name": "promptfl", "n_ctx": 2, "init": ""}
     return fp.train(
-        method, tiny_clip(), data, clients, rounds=2, track=track, out=out, settings=settings, progress=False
+        method,
+        tiny_clip(),
+        data,
+        clients,
+        rounds=2,
+        track=track,
+        out=out,
+        compare=compare,
+        settings=settings,
+        progress=False,
     )
 
 
@@ -89,13 +99,21 @@ def test_a_tracker_gets_losses_scores_the_recipe_and_the_report(recorded: type[R
     assert logged["report"] == {None: str(run.folder / "report.html")}
 
 
+def test_the_report_goes_to_the_main_trial_which_is_trained_first(recorded: type[Recorded], tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "aim", compare=["zeroshot"])
+    calls = [call if call != "init" else value for call, value in recorded.calls]
+    reports = [place for place, (call, value) in enumerate(recorded.calls) if call == "log" and "report" in value[1]]  # type: ignore[index]
+    begins = [calls.index(name) for name in ("PromptFL", "Zero-shot CLIP")]
+    assert run.finished and len(reports) == 1 and begins[0] < reports[0] < begins[1]
+
+
 @pytest.mark.parametrize("call", ["init", "recipe", "log", "finish"])
 def test_a_tracker_that_fails_is_left_out_with_one_warning(
     call: str, recorded: type[Recorded], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorded, "fails", call)
     said: list[str] = []
-    tracker = Tracking(load_recipe(find_recipe("demo"), ['track=["aim"]']), tmp_path, said.append)
+    tracker = Tracking(load_recipe(find_recipe("demo"), ['track=["aim"]']), tmp_path, said.append, main="One")
     tracker.on_trial("One", 2, 0)
     tracker.on_round(1, 0.5)
     tracker.on_round(2, 0.4)
@@ -116,7 +134,7 @@ def test_a_failing_tracker_changes_no_bit_of_a_run(
 def test_scores_of_clients_are_sent_as_their_mean_and_steps_never_fall(
     recorded: type[Recorded], tmp_path: Path
 ) -> None:
-    tracker = Tracking(load_recipe(find_recipe("demo"), ['track=["aim"]']), tmp_path, print)
+    tracker = Tracking(load_recipe(find_recipe("demo"), ['track=["aim"]']), tmp_path, print, main="One")
     tracker.on_trial("One", 2, 0)
     tracker.on_round(2, None)
     for client, value in enumerate((0.5, 1.0, None)):
@@ -153,28 +171,32 @@ def test_keywords_are_those_of_trackers_that_exist() -> None:
 
 def test_tensorboard_shows_the_curves(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run = train(tmp_path / "run", "tensorboard", **{"evaluate.every": 1})
+    run = train(tmp_path / "run", "tensorboard", compare=["zeroshot"], **{"evaluate.every": 1})
     found = events.EventAccumulator(str(run.folder / "trackers" / "tensorboard" / "PromptFL")).Reload()
     assert [one.step for one in found.Scalars("loss")] == [1, 2]
     assert [one.step for one in found.Scalars("base/accuracy")] == [0, 1, 2]
+    files = (run.folder / "trackers" / "tensorboard").rglob("*tfevents*")
+    assert {path.parent.name for path in files} == {"PromptFL", "Zero-shot CLIP"}
 
 
 def test_mlflow_keeps_curves_recipe_and_report_in_the_run(tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     before = dict(os.environ)
-    run = train(tmp_path / "run", "mlflow")
+    run = train(tmp_path / "run", "mlflow", compare=["zeroshot"])
     store = run.folder / "trackers" / "mlflow"
     with sqlite3.connect(store / "mlflow.db") as database:
         losses = [value for (value,) in database.execute("select value from metrics where key = 'loss' order by step")]
         rounds = database.execute("select value from params where key = 'train.rounds'").fetchone()
+        (main,) = database.execute("select run_uuid from runs where name = 'PromptFL'").fetchone()
     assert losses == pytest.approx(list(run.rounds["loss"])) and rounds == ("2",)
-    assert [path.name for path in store.rglob("report.html")] == ["report.html"]
+    assert [path.parents[1].name for path in store.rglob("report.html")] == [main]
     assert dict(os.environ) == before
 
 
 def test_wandb_writes_offline_into_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    run = train(tmp_path / "run", "wandb")
-    assert run.finished
-    assert list((run.folder / "trackers" / "wandb").rglob("*.wandb"))
+    run = train(tmp_path / "run", "wandb", compare=["zeroshot"])
+    store = run.folder / "trackers" / "wandb"
+    assert run.finished and len(list(store.rglob("*.wandb"))) == 2
+    assert len(list(store.rglob("report.html"))) == 1

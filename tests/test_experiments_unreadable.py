@@ -19,7 +19,7 @@ from fedprompt.data.joined import JoinedDataset, join
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.partition.class_chunks import class_chunks
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from fedprompt.errors import UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
@@ -117,15 +117,15 @@ def test_only_what_a_run_uses_is_opened(folder: Path) -> None:
     assert (
         looked.unreadable.keys() == {unused} and exclude_unreadable(data, dealt, looked.unreadable, share=0.0)[2] == ()
     )
-    drawn = pictograms(train=1, test=1)
+    drawn = emoji(train=1, test=1)
     assert not scan_used_images(drawn, class_chunks(drawn), whole=True, workers=0).digests
 
 
-LARGE = (pictograms(train=2, test=1), class_chunks(pictograms(train=2, test=1), classes_per_client=3, shots=8))
+LARGE = (emoji(train=2, test=1), class_chunks(emoji(train=2, test=1), classes_per_client=3, shots=8))
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_run_goes_on_without_one_or_a_share_and_never_without_all(data: st.DataObject) -> None:
     drawn, dealt = LARGE
     rows = [row for shard in dealt.shards for row in shard.rows]
@@ -147,7 +147,7 @@ def test_a_run_goes_on_without_one_or_a_share_and_never_without_all(data: st.Dat
 
 
 def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
-    parts = [dataclasses.replace(pictograms(train=1, test=1), name=name) for name in ("one", "two")]
+    parts = [dataclasses.replace(emoji(train=1, test=1), name=name) for name in ("one", "two")]
     joined = join(parts)
     dealt = joined.partition_parts(class_chunks)
     start, tests = len(parts[0].source), parts[1].rows(split="test")

@@ -112,6 +112,14 @@ def test_a_site_stops_its_own_broken_update_and_shortens_a_long_one() -> None:
     assert cohort.num_examples == 4 and float(cohort.shared["b"].norm()) == pytest.approx(0.25, abs=1e-3)
 
 
+@pytest.mark.parametrize("most", [1, 3, 10])
+def test_a_client_with_more_examples_than_counted_is_not_told_apart(most: int) -> None:
+    """A refusal would tell the server whose number of images exceeds the largest weight, which the server chooses."""
+    sent = [replace(one, num_examples=number) for one, number in zip(updates(3), (2, 5, 9), strict=True)]
+    (cohort,), notes = simulate(SecureSum(weighting="examples", most_examples=most), 1, SHARED, sent)
+    assert not notes.failed and cohort.num_examples == sum(min(one.num_examples, most) for one in sent)
+
+
 def test_masked_words_look_random_and_say_nothing_of_the_vector() -> None:
     count = 1_000_000
     session, identities = local_session(range(2), threshold=2, length=count)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe
 from fedprompt.data.descriptions import read_attributes
 from fedprompt.data.sources.class_table import class_table
@@ -33,6 +35,7 @@ from fedprompt.records.run_folder import RunFolder, load_tensors, read_lines
 from fedprompt.report import read_run
 from trees import xml
 
+LONG = "x" * 5000
 DOT = b"P6 1 1 255\n\x10\x20\x30"
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="other systems have other special files")
@@ -48,6 +51,16 @@ def dot(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(DOT)
     return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("run", LONG), ("check", LONG), ("predict", LONG, LONG), ("run", "demo", "--set", f"backbone.path={LONG}")],
+)
+def test_a_name_that_is_too_long_is_refused_in_a_sentence(arguments):
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 2 and not isinstance(found.exception, OSError), found.exception
+    assert "x" * 50 in "".join(found.output.split()) and "Traceback" not in found.output
 
 
 def test_what_a_path_leads_to_is_known_without_opening_it(tmp_path, monkeypatch):
@@ -72,7 +85,7 @@ def test_what_a_path_leads_to_is_known_without_opening_it(tmp_path, monkeypatch)
     assert obstacle(tmp_path / "file/inside", "file") == "does not exist, since a part of this path is a file"
     assert obstacle(tmp_path / "gone", "folder") == "does not exist"
     assert obstacle(tmp_path, "file") == "is a folder" and obstacle(tmp_path / "file", "folder") == "is a file"
-    assert obstacle(Path("x" * 300), "file") == "cannot be read (File name too long)"
+    assert obstacle(Path("x" * 300), "file") == "is not a path (File name too long)"
     assert obstacle(Path("a\0b"), "file").startswith("is not a path")
 
 

@@ -98,7 +98,7 @@ def test_no_made_adapter_imports_code(run: Path, canary: Path, tmp_path: Path) -
 
 def test_no_made_run_folder_imports_code(run: Path, canary: Path, tmp_path: Path) -> None:
     places = (
-        ('source = "pictograms"', 'source = "{}"'),
+        ('source = "emoji"', 'source = "{}"'),
         ('rule = "class_chunks"', 'rule = "{}"'),
         ('name = "promptfl"', 'name = "{}"'),
         ("[evaluate]", '[[compare]]\nname = "{}"\n[evaluate]'),

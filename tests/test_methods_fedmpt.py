@@ -53,6 +53,26 @@ def test_size() -> None:
     assert size(adapters=False, gate=False, condition_ctx=0, class_ctx=0) == 0
 
 
+def test_without_words_the_names_of_conditions_do_not_matter(tiny_clip: Clip) -> None:
+    other = LabelSpace(SPACE.names, "multi", conditions=("legs", "a dog", "the"))
+    named, learned = trained(tiny_clip), trained(tiny_clip, condition_words=False)
+    assert not torch.equal(probability(named, tiny_clip), probability(named, tiny_clip, other))
+    assert torch.equal(probability(learned, tiny_clip), probability(learned, tiny_clip, other))
+    texts = learned.texts(tiny_clip, SPACE)
+    assert not torch.allclose(texts[0], texts[1], atol=1e-3), "learned vectors tell conditions apart"
+    assert learned.explain(tiny_clip, IMAGES, other).conditions == other.conditions
+
+
+def test_diagnostics_are_those_of_its_gate_plans_and_conditions(tiny_clip: Clip) -> None:
+    with torch.no_grad():
+        found = {one.name: one.value for one in trained(tiny_clip).diagnostics(tiny_clip, IMAGES, SPACE)}
+        fresh = FedMPT(tiny_clip, n_conditions=3, transport=False, generator=stream(0, "method"))
+        even = fresh.diagnostics(tiny_clip, IMAGES, SPACE)[0]
+    assert list(found)[:2] == ["gate entropy", "plan entropy"] and all(0 < value <= 1 for value in found.values())
+    assert sum(list(found.values())[2:]) == pytest.approx(1)
+    assert even.name == "gate entropy" and even.value == pytest.approx(1), "a gate starts uniform"
+
+
 @pytest.mark.parametrize("transport", [True, False])
 def test_it_is_the_papers_formula(tiny_clip: Clip, transport: bool) -> None:
     """Written out picture by picture, with the adapted patches made and POT's transport."""

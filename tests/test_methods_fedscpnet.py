@@ -34,7 +34,7 @@ def test_training_starts_at_promptfl(tiny_clip: Clip, kind: str) -> None:
 
 
 @given(count=st.integers(2, 7), neighbours=st.integers(2, 9), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_sum_to_one_and_keep_the_nearest(count: int, neighbours: int, seed: int) -> None:
     text = unit(torch.rand(count, 5, generator=stream(seed)))
     graph = FedSCPNet(VIT, neighbours=neighbours, spread=0.3).graph(text)

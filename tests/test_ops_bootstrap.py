@@ -10,9 +10,11 @@ from fedprompt.ops import bootstrap
 from fedprompt.ops.bootstrap import (
     REPLICATES,
     chance_average_precision,
+    influences,
     interval,
     replicate_accuracy,
     replicate_binomial,
+    replicate_mean,
     replicate_mean_average_precision,
 )
 from fedprompt.ops.metrics import mean_average_precision
@@ -134,3 +136,32 @@ def test_a_class_without_positives_is_left_out() -> None:
 def test_a_binomial_replicate_has_the_given_mean() -> None:
     drawn = replicate_binomial(0.8, 500, generator=np.random.default_rng(13))
     assert drawn.mean() == pytest.approx(0.8, abs=0.005)
+
+
+def seeded() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+def test_models_with_the_same_test_images_have_the_replicates_of_one_model() -> None:
+    correct = two_models(seeded(), 41).T
+    rows = np.arange(100, 141)
+    distinct, influence = influences([rows, rows], list(correct))
+    assert distinct.tolist() == rows.tolist() and influence.sum() == pytest.approx(0)
+    drawn = replicate_mean(float(correct.mean()), influence, generator=seeded())
+    expected = np.mean([replicate_accuracy(own, generator=seeded()) for own in correct], axis=0)
+    assert np.allclose(drawn, expected)
+
+
+@pytest.mark.parametrize(("share", "clients"), [(1.0, 8), (0.5, 8), (1 / 8, 8)])
+def test_intervals_of_clients_that_share_test_images_cover_the_truth(share: float, clients: int) -> None:
+    generator, held, tries, images = np.random.default_rng(3), 0, 400, 160
+    for number in range(tries):
+        right = generator.random(images) < 0.7013
+        order = generator.permutation(images)
+        each = round(share * images)
+        own = [np.sort(np.roll(order, -each * client)[:each]) for client in range(clients)]
+        figure = float(np.mean([right[rows].mean() for rows in own]))
+        _, influence = influences(own, [right[rows] for rows in own])
+        low, high = interval(replicate_mean(figure, influence, generator=np.random.default_rng(number)))
+        held += low <= 0.7013 <= high
+    assert 0.92 <= held / tries <= 0.98

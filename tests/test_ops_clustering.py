@@ -25,7 +25,7 @@ def test_on_average_as_tight_as_scikit_learn() -> None:
     assert ours <= 1.01 * theirs
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=40), st.integers(0, 99))
 def test_every_cluster_has_a_point_and_equal_points_stay_together(numbers: list[int], seed: int) -> None:
     points = torch.tensor([[number >> bit & 1 for bit in range(4)] for number in numbers]).float()

@@ -47,7 +47,7 @@ def test_published_parameter_counts() -> None:
     assert (fedtpg, prompt_former) == (4_206_080, 9_845_760)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 7), st.sampled_from([1, 2, 4]))
 def test_attention_equals_pytorchs(batch: int, queries: int, entries: int, heads: int) -> None:
     ours, theirs = CrossAttention(8, heads, generator=stream(0, "w")), nn.MultiheadAttention(8, heads, batch_first=True)
@@ -58,7 +58,7 @@ def test_attention_equals_pytorchs(batch: int, queries: int, entries: int, heads
     x, keys, values = draw(batch, queries, 8), draw(entries, 8, address="k"), draw(entries, 8, address="v")
     expected, weights = theirs(x, keys.expand(batch, -1, -1), values.expand(batch, -1, -1))
     assert torch.allclose(ours(x, keys, values), expected, atol=1e-6)
-    assert torch.allclose(ours.weights(x, keys), weights, atol=1e-6)
+    assert torch.allclose(ours.weights(x, keys).mean(dim=0), weights, atol=1e-6)
     assert torch.allclose(ours(x[0], keys, values), expected[0], atol=1e-6)
 
 

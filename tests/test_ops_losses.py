@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedprompt.ops.losses import asymmetric_loss, objective
@@ -20,7 +20,6 @@ def by_hand(logit: float, label: int) -> float:
     return -0.02 * (1 - q) ** 2 * math.log(max(q, 1e-6)) if label == 0 else 0.0
 
 
-@settings(deadline=None)
 @given(entries)
 def test_asymmetric_loss_equals_its_formula(rows: list[tuple[float, int]]) -> None:
     logits = torch.tensor([[logit for logit, _ in rows]], dtype=torch.float64)
@@ -29,7 +28,6 @@ def test_asymmetric_loss_equals_its_formula(rows: list[tuple[float, int]]) -> No
     assert asymmetric_loss(logits, targets).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(entries)
 def test_unknown_labels_cost_nothing_and_move_nothing(rows: list[tuple[float, int]]) -> None:
     logits = torch.tensor([[logit for logit, _ in rows]], requires_grad=True)

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_score, recall_score
 
@@ -17,7 +17,6 @@ labels = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 ranked = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([1, 0, -1])), min_size=1, max_size=25)
 
 
-@settings(deadline=None)
 @given(labels)
 def test_single_label_metrics_equal_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     truth, guess = (torch.tensor(column) for column in zip(*pairs, strict=True))
@@ -28,7 +27,6 @@ def test_single_label_metrics_equal_scikit_learn(pairs: list[tuple[int, int]]) -
     assert np.allclose(metrics.per_class_accuracy(guess, truth, 5).numpy(), recall, equal_nan=True)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_multi_label_f1_equals_scikit_learn_per_class(rows: int, classes: int, draw) -> None:
     truth, guess = (torch.tensor([[draw.randrange(2) for _ in range(classes)] for _ in range(rows)]) for _ in range(2))
@@ -49,7 +47,6 @@ def test_unknown_labels_count_nowhere() -> None:
     assert metrics.average_precision(scores, torch.tensor([1, -1, 0])) == 0.5
 
 
-@settings(deadline=None)
 @given(ranked)
 def test_average_precision_equals_brute_force(pairs: list[tuple[int, int]]) -> None:
     scores, truth = (torch.tensor(column) for column in zip(*pairs, strict=True))
@@ -61,7 +58,6 @@ def test_average_precision_equals_brute_force(pairs: list[tuple[int, int]]) -> N
     assert math.isnan(ours) if not precisions else ours == pytest.approx(np.mean(precisions))
 
 
-@settings(deadline=None)
 @given(st.permutations(range(12)), st.lists(st.booleans(), min_size=12, max_size=12).filter(any))
 def test_average_precision_equals_scikit_learn_without_ties(order: list[int], truth: list[bool]) -> None:
     ours = metrics.average_precision(torch.tensor(order), torch.tensor(truth).int())
@@ -77,7 +73,6 @@ decided = st.integers(1, 25).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(decided)
 def test_decisions_equal_scikit_learn_on_what_is_known(rows: list[list[tuple[int, int]]]) -> None:
     table = torch.tensor(rows)
@@ -100,7 +95,6 @@ def test_decisions_equal_scikit_learn_on_what_is_known(rows: list[list[tuple[int
     assert metrics.class_f1(guess, truth) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(decided)
 def test_no_threshold_decides_better_than_the_best(rows: list[list[tuple[int, int]]]) -> None:
     table = torch.tensor(rows)

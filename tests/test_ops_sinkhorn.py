@@ -44,7 +44,7 @@ def solved(solver: Any, problem: tuple[Tensor, Tensor, Tensor], *parameters: Any
     return torch.from_numpy(solver(rows, columns, cost, *parameters, numItermax=20_000, **options)).float()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     seed=st.integers(0, 10_000),
     size=st.tuples(st.integers(1, 8), st.integers(1, 5)),
@@ -96,7 +96,7 @@ def test_an_infinite_pull_binds() -> None:
     assert torch.equal(bound, sinkhorn(*problem, entropy=0.1, row_rule=balanced))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
     size=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9), st.integers(1, 6)),
@@ -116,7 +116,7 @@ def test_whatever_the_problem_the_columns_are_exact(
     torch.testing.assert_close(plan.sum(dim=-2), problem[2].float().expand(*size[:-2], -1), rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(sorted(COSTS)), sharpness=st.sampled_from([1.0, 5.0]))
 def test_rows_are_met_to_the_tolerance_where_the_paper_works(seed: int, kind: str, sharpness: float) -> None:
     """lambda = 0.2 and costs in [0, 1]: the standard 100 iterations suffice."""

@@ -25,6 +25,7 @@ from fedprompt.records.events import (
     EVENTS,
     ClientScoresEvent,
     CooccurrenceEvent,
+    LocalImagesEvent,
     MistakesEvent,
     RoundEvent,
     parse_event,
@@ -63,6 +64,11 @@ SHAPED: Mapping[type[BaseModel], st.SearchStrategy[Any]] = {
             per_class=[[value, None]] * len(names),
         ),
         NAMES,
+        NUMBERS,
+    ),
+    LocalImagesEvent: st.builds(
+        lambda rows, value: LocalImagesEvent(trial="a", round=1, rows=rows, influence=[value] * len(rows)),
+        st.lists(st.integers(0, 9), max_size=3),
         NUMBERS,
     ),
     MistakesEvent: st.builds(
@@ -122,7 +128,7 @@ def models(kind: type[BaseModel]) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("name", EVENTS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data())
 def test_every_event_is_read_as_it_was_written(name: str, data: st.DataObject) -> None:
     kind = EVENTS[name]
@@ -153,7 +159,15 @@ def test_an_unknown_field_is_refused_in_writing_and_ignored_in_reading(name: str
         "first_round": 1.0,
         "scoring": 1.0,
     }
-    lists: dict[str, Any] = {"classes": [], "counts": [], "clients": [], "sites": {}, "changes": []}
+    lists: dict[str, Any] = {
+        "classes": [],
+        "counts": [],
+        "clients": [],
+        "sites": {},
+        "changes": [],
+        "rows": [],
+        "influence": [],
+    }
     fields = {key: value for key, value in (known | lists).items() if key in kind.model_fields}
     if name == "cooccurrence":
         fields |= {"classes": ["x"], "counts": [[1]]}

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedprompt.config.recipe import parse_recipe
-from fedprompt.demo.world import scenes
+from fedprompt.demo.scenes import scenes
 from fedprompt.errors import UserError
 from fedprompt.experiments import events as event_builders
 from fedprompt.experiments import run as runs

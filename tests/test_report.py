@@ -229,7 +229,7 @@ def test_figures_are_unweighted_means_of_the_last_scores(folder: Path) -> None:
     assert ours.label == "Ours" and ours.bytes_up == pytest.approx(fmean([4000, 2000, 1333, 4000, 4000, 4000]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 4), st.one_of(st.none(), st.floats(0, 1))), min_size=1, max_size=20
@@ -367,7 +367,7 @@ def svg_words(svg: str) -> list[str]:
     return [node.text or "" for node in ElementTree.fromstring(svg.encode()).iter() if node.tag.endswith("}text")]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.data())
 def test_partition_figure_names_every_holder_and_total(data: st.DataObject) -> None:
     clients, classes = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 5))
@@ -385,7 +385,8 @@ def test_participation_shows_planned_rounds_and_failures(tmp_path: Path) -> None
     events = [header(), *trial_events("ours")[:3]]
     events[-1]["failed"] = {"1": "no answer for 30 s"}
     run = read_run(write(tmp_path, events))
-    assert {"north", "south", "1", "2", "3", "Ours"} <= set(svg_words(participation_figure(run, run.trials[0]) or ""))
+    drawn = participation_figure(run, run.trials[0])
+    assert drawn is not None and {"north", "south", "1", "2", "3", "Ours"} <= set(svg_words(drawn.svg))
     assert "no answer for 30 s" in page(run)
 
 

@@ -84,6 +84,21 @@ def test_the_page_shows_labels_under_conditions_and_cooccurrence(tmp_path: Path)
     assert best, "the smallest gap is the best"
 
 
+def test_diagnostics_are_a_table_with_how_to_read_them(tmp_path: Path) -> None:
+    assert 'id="diagnostics"' not in render(write(tmp_path, events())).read_text(encoding="utf-8")
+    alike = [{"name": f"evidence under {one}", "value": 0.5, "meaning": "Half each."} for one in ("<light>", "place")]
+    figures = [{"name": "gate entropy", "value": 0.98765, "meaning": "At 1 no <gate>."}, *alike]
+    lines = [{"event": "diagnostics", "trial": "ours", "split": "natural", "images": 64, "diagnostics": figures}]
+    lines += [lines[0] | {"trial": "zero", "diagnostics": [figures[0] | {"value": None}]}]
+    html = render(write(tmp_path, [*events(), *lines])).read_text(encoding="utf-8")
+    section = html[html.index('id="diagnostics"') :].partition("</section>")[0]
+    assert "with 64 images of the test set Natural," in section
+    assert section.count(">0.988<") == 1 and section.count(">0.500<") == 2
+    assert section.count(">–<") == 3, "a figure that is undefined, and two that the method does not have"  # noqa: RUF001
+    assert section.count("Half each.") == 1 and "evidence under &lt;light&gt;, ..." in section
+    assert "At 1 no &lt;gate&gt;." in section and "<gate>" not in html
+
+
 def test_small_shares_are_written_alike_everywhere(tmp_path: Path) -> None:
     lines = copy.deepcopy(events())
     explained = next(line for line in lines if "explanation" in line)

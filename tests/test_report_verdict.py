@@ -133,8 +133,38 @@ def test_the_embedded_clip_on_own_images_is_said_to_know_drawings_whatever_the_i
         "fedprompt backbone fetch openai/clip-vit-base-patch16 clip-b16, then fedprompt run own_folder --set "
         "'data.path=my images' --set backbone.path=clip-b16" in text
     )
-    lines[0]["recipe"]["data"]["source"] = "pictograms"
+    lines[0]["recipe"]["data"]["source"] = "emoji"
     assert "trained on drawings" not in said(tmp_path, lines)
+
+
+def test_drawings_of_ones_own_are_no_photographs(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.83, "ours": 0.84}), interval("zero", 0.7, 0.9), interval("ours", 0.7, 0.9)]
+    assert "photographs" not in said(tmp_path, lines)
+
+
+def test_a_run_from_python_proposes_calls(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.30, "rival": 0.4, "ours": 0.33}), interval("ours", -0.1, 0.2, "zero", images=20)]
+    lines[0]["command"] = {"name": "run", "folder": "", "python": True}
+    lines[0]["data"]["origins"] = {"splits": "drawn with the seed 0, 25% for testing"}
+    text = said(tmp_path, lines)
+    assert 'clip = fp.load_clip("openai/clip-vit-base-patch16")' in text
+    assert 'fp.tune("fedlora", clip, data, clients, compare=["fedvpt", "fedmaple", "fedotp"], minutes=30)' in text
+    assert "fp.load_dataset(..., test_fraction=0.4)" in text
+    assert "Predict with Rival: run.adapter('rival').predict(images)" in text
+    assert "fedprompt " not in text
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_an_interrupted_run_says_where_and_what_is_missing(python: bool, tmp_path: Path) -> None:
+    lines = events({"ours": 0.63})
+    lines[0]["recipe"] |= {"method": {"name": "ours"}, "compare": [{"name": "zero"}, {"name": "x", "label": "rival"}]}
+    lines[0]["command"] |= {"python": python}
+    lines += [{"event": "trial", "trial": "ours", "status": "interrupted", "rounds": 5}]
+    assert "interrupted" not in said(tmp_path, lines)
+    text = said(tmp_path, [*lines, {"event": "end", "status": "interrupted"}])
+    assert text.startswith("The run was interrupted: Ours after round 2 of 5; zero and rival have not begun.")
+    going_on = "fp.resume('runs/mine', clip=clip" if python else "fedprompt resume runs/mine"
+    assert f"Next: Go on: {going_on}" in text
 
 
 def test_another_method_with_a_higher_figure_is_named_with_the_command_that_predicts_with_it(tmp_path: Path) -> None:
@@ -157,7 +187,7 @@ def test_a_method_with_fewer_rounds_than_the_recipe_has_is_named_and_more_time_c
     budget = {"event": "budget", "first_round": 1.0, "round": 1.0, "scoring": 1.0, "seconds": 60.0}
     lines += [budget | {"name": "ours", "rounds": 3, "wanted": 30, "needed": 600.0}]
     text = said(tmp_path, lines)
-    assert "Ours had 3 of 30 rounds and its loss was still falling: `--minutes 12` would fit all." in text
+    assert "Ours had 3 of 30 rounds and its loss was still falling: 12 minutes would fit all." in text
     assert text.split("Next: ")[1].startswith(f"Give more time: fedprompt run {OWN} --minutes 12")
     lines[-1] |= {"rounds": 30}
     assert "--minutes 12" not in said(tmp_path, lines)

@@ -99,7 +99,7 @@ def test_only_what_changed_travels() -> None:
     assert encode_change(after, SHARED, "float32").keys() == {"bias"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(step=st.floats(-(2**-7), 2**-7, width=32), upload=st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_a_change_arrives_exactly_or_to_the_digits_of_its_type(step: float, upload: str) -> None:
     before = {"x": torch.linspace(-3, 3, 7)}
@@ -154,7 +154,7 @@ def test_tensors_travel_exactly(dtype: torch.dtype) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in decode(payload.tensors).items())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_frame_is_refused_in_a_sentence(data: st.DataObject) -> None:
     content = bytearray(Payload("train", {"a": 1}, {"x": RawTensor("float32", (2,), b"12345678")}).to_bytes())

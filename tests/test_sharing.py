@@ -26,12 +26,12 @@ compare = [
   { name = "fedpgp" },
 ]
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 1
 [method]
 name = "promptfl"
@@ -73,8 +73,8 @@ def test_the_ends_differ_from_federated_training(run: Run) -> None:
 
 def test_only_federated_training_sends_something(run: Run) -> None:
     sent = {trial.name: trial.bytes_up for trial in run.trials}
-    assert sent["alone"] == 0 and sent["together"] is None and sent["promptfl"] == 4 * 4 * 128
-    assert sent["fedpgp"] == 16 * 4 * 128  # the correction stays at home
+    assert sent["alone"] == 0 and sent["together"] is None and sent["promptfl"] == 4 * 4 * 160
+    assert sent["fedpgp"] == 16 * 4 * 160  # the correction stays at home
 
 
 def test_every_client_is_scored_where_tensors_are_personal(run: Run) -> None:
@@ -127,4 +127,4 @@ def test_pooling_holds_every_picture_once(recipe: Recipe) -> None:
     rows = sorted(row for shard in experiment.partition.shards for row in shard.rows)
     assert list(all_clients.rows) == rows and all_clients.classes == experiment.dataset.base
     trainer = experiment.trainers(experiment.trials[2])[0]
-    assert torch.equal(trainer.train.targets.sort().values, torch.arange(39))
+    assert torch.equal(trainer.train.targets.sort().values, torch.arange(60))

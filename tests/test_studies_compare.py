@@ -20,12 +20,13 @@ from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
-from fedprompt.records.event_fields import DataRecord, ExpectedFigure
-from fedprompt.report import read_run
-from fedprompt.report.comparison import by_seed, comparison, latex, markdown, uploaded
+from fedprompt.records.event_fields import DataRecord, DiagnosticRecord, ExpectedFigure
+from fedprompt.records.events import DiagnosticsEvent
+from fedprompt.report import Run, read_run
+from fedprompt.report.comparison import as_csv, by_seed, comparison, latex, markdown, uploaded
 from fedprompt.report.costs import label_points
 from fedprompt.report.published import differences
-from fedprompt.studies.tuning import search
+from fedprompt.studies.tuning import search, tuned
 from test_sharing import RECIPE
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
@@ -95,7 +96,21 @@ def test_the_best_of_a_column_is_bold(folder: Path) -> None:
     labels = {trial.name: trial.label for trial in found.trials}
     assert labels[best] in [name.strip("*") for name in bold]
     assert latex(found).count(r"\\") == len(rows) + 1 and "&" in latex(found)
-    assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 128  # one round of four vectors
+    assert uploaded(found.trial(found.runs[0], "promptfl")) == 4 * 4 * 160  # one round of four vectors
+
+
+def test_diagnostics_are_a_table_of_their_own(folder: Path) -> None:
+    def with_diagnostics(seed: int, value: float) -> Run:
+        run = read_run(folder / "out" / f"few-{seed}")
+        figure = DiagnosticRecord(name="gate entropy", value=value, meaning="At 1 it does nothing.")
+        said = DiagnosticsEvent(trial="alone", diagnostics=(figure,))
+        return replace(
+            run, trials=tuple(replace(one, diagnostics=said if one.name == "alone" else None) for one in run.trials)
+        )
+
+    compared = comparison([with_diagnostics(1, 0.5), with_diagnostics(2, 0.7)])
+    assert "\n| method | gate entropy |\n" in markdown(compared) and "| alone | 0.600 ± 0.141 |" in markdown(compared)
+    assert "1,alone,gate entropy,0.5\n" in as_csv(compared)
 
 
 def test_our_figures_are_beside_the_published_ones(folder: Path) -> None:
@@ -157,6 +172,22 @@ def test_a_search_tries_every_method_at_every_point(folder: Path) -> None:
         search(parse_recipe(TINY))
 
 
+def test_a_method_that_keeps_its_settings_is_in_no_search(folder: Path) -> None:
+    kept = "{ name = 'promptfl', label = 'paper', tune = false, train = { lr = 0.5 } }"
+    recipe = parse_recipe(GRID + TINY, [f"compare=[{kept}]"])
+    found = search(recipe)
+    assert [trial.name for trial in resolve(found).trials] == ["promptfl-lr-0.03", "promptfl-lr-0.01"]
+    run = read_run(folder / "out" / "few-1")
+    trials = tuple(
+        replace(one, about=one.about.model_copy(update={"trial": f"promptfl-lr-{lr}"}))
+        for one, lr in zip(run.trials[-1:] * 2, (0.03, 0.01), strict=True)
+    )
+    best = tuned(recipe, replace(run, trials=trials))
+    assert best.method.train == {"lr": 0.03} and best.compare[0].train == {"lr": 0.5}
+    with pytest.raises(UserError, match="keeps its settings"):
+        search(recipe.model_copy(update={"method": recipe.compare[0], "compare": ()}))
+
+
 def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) -> None:
     (folder / "grid.toml").write_text(GRID + TINY.replace('"few"', '"grid"'), encoding="utf-8")
     said = call(
@@ -164,6 +195,8 @@ def test_the_best_settings_of_a_search_are_written_and_compared(folder: Path) ->
         "-s", "compare=[]", "-s", "evaluate.local=false",
     )  # fmt: skip
     written = load_recipe(folder / "tuned" / "grid.toml")
+    columns = [read_run(folder / "tuned" / name).columns for name in ("grid-tuning", "grid-1")]
+    assert ["unseen" in own for own in columns] == [False, True], "the search needs no test set under shift"
     found = {trial.name: trial.figures["base"] for trial in read_run(folder / "tuned" / "grid-tuning").trials}
     assert set(found) == {"promptfl-lr-0.03", "promptfl-lr-0.01"}
     assert found[f"promptfl-lr-{written.method.train['lr']}"] == max(found.values())

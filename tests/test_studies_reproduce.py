@@ -7,6 +7,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
+import fedprompt as fp
 from fedprompt import methods
 from fedprompt.cli.main import app
 from fedprompt.data.published.catalog import entry
@@ -276,7 +277,7 @@ def test_mistakes_at_the_command_line_are_sentences(tmp_path):
     assert (
         "is not a list of whole numbers" in run("reproduce", "fedmvp/ssmt", "--root", tmp_path, "--seeds", "a").output
     )
-    missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q")
+    missing = run("reproduce", "fedmvp/msst-pacs", "--root", tmp_path, "-q", "--set", "backbone.path=demo")
     assert missing.exit_code == 2 and entry("pacs").licence in missing.output
 
 
@@ -341,3 +342,15 @@ def test_a_stray_file_in_the_catalogue_is_ignored(tmp_path):
     text(tmp_path / "classes.txt", ["x"])
     with pytest.raises(UserError, match="did you mean 'pacs'"):
         entry("pac")
+
+
+def test_python_gets_a_row_per_published_figure(tmp_path):
+    TREES["dtd"](tmp_path)
+    changes = {"backbone.path": "demo", "backbone.batch": 1, "evaluate.samples": 0, "data.sets": ["dtd"]}
+    out, name = tmp_path / "out", "zero-shot/base-to-new"
+    table = fp.reproduce(name, root=tmp_path, out=out, seeds=[1], settings=changes, progress=False)
+    row = table.query("method == 'zeroshot' and figure == 'new'").iloc[0]
+    assert (row["published"], row["seeds"]) == (75.78, 1)
+    assert row["difference"] == pytest.approx(row["ours"] - 75.78) and (out / "published.md").is_file()
+    with pytest.raises(UserError, match="no experiment 'zero-shot/base-to-nwe'; did you mean"):
+        fp.reproduce("zero-shot/base-to-nwe", root=tmp_path)

@@ -37,12 +37,12 @@ name = "small"
 seed = 3
 compare = [{ name = "zeroshot" }, { name = "fedclip" }]
 [data]
-source = "pictograms"
-train = 1
+source = "emoji"
+train = 3
 test = 1
 [partition]
 rule = "class_chunks"
-classes_per_client = 13
+classes_per_client = 20
 shots = 3
 [method]
 name = "promptfl"
@@ -161,9 +161,11 @@ def test_a_rate_is_taken_only_if_the_held_out_images_can_tell_it_from_the_defaul
     assert Result(table, "x", (0.3, 0.2), default=None, sure=False).best == 0
 
 
-def test_the_grid_is_that_of_the_comparisons() -> None:
+def test_the_grid_is_a_part_of_those_of_the_comparisons() -> None:
     for name in ("compare_single", "compare_multi"):
-        assert {key: tuple(values) for key, values in load_recipe(find_recipe(name)).tuning.grid.items()} == GRID
+        grid = load_recipe(find_recipe(name)).tuning.grid
+        assert grid.keys() == GRID.keys()
+        assert set(GRID["lr"]) <= set(grid["lr"])
 
 
 def test_the_best_rate_of_each_method_is_trained_and_the_best_method_is_the_main_one(folder: Path, said: str) -> None:

@@ -18,7 +18,7 @@ def draw(address: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(3, 2, generator=stream(0, address)).to(dtype)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=6), st.booleans())
 def test_equals_numpy_and_counts_the_absent_as_unchanged(counts: list[int], first_sends: bool) -> None:
     before, sent = draw(99), [draw(client) for client in range(len(counts))]

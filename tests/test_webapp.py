@@ -26,8 +26,8 @@ from websockets.sync.client import connect
 
 import fedprompt as fp
 from fedprompt.cli.main import app as command_line
+from fedprompt.data import image_formats
 from fedprompt.errors import UserError
-from fedprompt.webapp import adapters as app_adapters
 from fedprompt.webapp.adapters import Adapters
 from fedprompt.webapp.server import MOST_BYTES, Address, make_app
 from test_report_browser import CHROMIUM, FLAGS
@@ -137,8 +137,8 @@ def test_what_cannot_be_classified_is_a_sentence(place: str, content: bytes, cla
 
 
 def test_an_image_of_too_many_pixels_is_refused(adapters: Adapters, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app_adapters, "MOST_PIXELS", 100)
-    with pytest.raises(UserError, match="has 40 x 40 pixels; scale it down"):
+    monkeypatch.setattr(image_formats, "BUDGET", 100)
+    with pytest.raises(UserError, match="has 40 x 40 pixels, more than"):
         adapters.cards(png(), "a.png", ["cat"])
 
 

@@ -1,1 +1,1 @@
-"""Generators of the pages and tables in docs/: `python -m tools.collect` and `python -m tools.tables`."""
+"""Generators of the pages and tables in docs/: `python -m tools.collect` and `python -m tools.measured`."""

@@ -80,7 +80,11 @@ def page() -> str:
     if set(methods.names()) - set(method_pages.available()):
         return PAGE.read_text(encoding="utf-8")
     parts = [HEAD, *(f"\n{wrapped(paragraph)}\n" for paragraph in INTRODUCTION), "\n", *map(bullet, READING)]
-    for (name, (title, headline, columns)), table in zip(TABLES.items(), results(), strict=True):
+    measured = results()
+    for (name, (title, headline, columns)), table in zip(TABLES.items(), measured or ({}, {}), strict=True):
+        if not table:
+            parts.append(f"\n## {title}\n\n*To be measured on these images.*\n")
+            continue
         trials = {trial.label: trial for trial in resolve(load_recipe(find_recipe(name))).trials}
         rows = {label: row for label, row in table.items() if label in trials}
         ranked = sorted(rows, key=lambda label: -rows[label].figures[headline][0])

@@ -17,7 +17,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.clip.sizes import VIT_B_16
 from fedprompt.data.dataset import Dataset
 from fedprompt.demo import weights_folder
-from fedprompt.demo.world import pictograms
+from fedprompt.demo.emoji import emoji
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 from tools.markdown import ROOT, bullet, cell, wrapped
@@ -40,7 +40,7 @@ class Step:
 @functools.cache
 def backbone() -> tuple[Clip, Dataset]:
     """The embedded CLIP and the demo's images."""
-    return Clip.load(weights_folder()), pictograms(train=1, test=1)
+    return Clip.load(weights_folder()), emoji(train=1, test=1)
 
 
 def build(name: str, clip: object) -> Method:

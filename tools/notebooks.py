@@ -62,7 +62,7 @@ def page(path: Path) -> str:
             continue
         parts.append(f"```python\n{cell.source}\n```")
         parts += [text for output in cell.outputs for text in _shown(output)]
-    return "\n\n".join((*parts, f"[This notebook]({path.name})\n"))
+    return "\n\n".join((*parts, f'<a href="{path.name}">This notebook</a>\n'))
 
 
 def _shown(output: NotebookNode) -> Iterator[str]:

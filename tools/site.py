@@ -17,6 +17,7 @@ from tools.markdown import ROOT, SOURCE
 
 ROOT_PAGES = {"README.md": "readme.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 LINK = re.compile(r"(?<=\]\()([^)\s:#]+)(#[^)\s]*)?(?=\))")
+NOTEBOOK = re.compile(r"(notebooks/\w+)\.ipynb")
 API = "api_reference.md"
 ABOUT_API = """# API reference
 
@@ -88,7 +89,9 @@ def _place(target: str) -> str:
     if target in ROOT_PAGES:
         return ROOT_PAGES[target]
     if target.startswith("docs/"):
-        return target.removeprefix("docs/")
+        inner = target.removeprefix("docs/")
+        folder = (ROOT / target).is_dir()
+        return f"{inner}/README.md" if folder else NOTEBOOK.sub(r"\1.md", inner)
     return "source_map.md" if (ROOT / target).is_dir() else f"source/{target}.txt"
 
 

@@ -25,7 +25,7 @@ RECIPE = """
 name = "bars"
 seed = 1
 [data]
-source = "pictograms"
+source = "emoji"
 train = 1
 test = 1
 [partition]

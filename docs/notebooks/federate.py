@@ -116,7 +116,8 @@ run.scores[["round", "client", "metric", "images", "value"]].round(3)
 # %% [markdown]
 # ## What left a site
 #
-# Each request is recorded with the rule that decided, chained by hashes, so that nobody can change the record later.
+# Each request is recorded with the rule that decided. Records are chained by hashes, so a later change of one can be seen; to see that the last ones were
+# removed, keep the newest hash elsewhere.
 
 # %%
 fedprompt("site", "audit", "east")

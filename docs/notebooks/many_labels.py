@@ -22,7 +22,7 @@ data
 
 # %%
 clients = fp.partition(data, "label_clusters", heterogeneity=0.1)
-clients.to_pandas().sum(axis=1)
+{client.name: len(client.train) for client in clients}  # images; clients.to_pandas() counts labels, several per image
 
 # %% [markdown]
 # With `evaluate.held_out`, a share of each client's images is kept for choosing the threshold from which on a label counts as present.

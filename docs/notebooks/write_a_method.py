@@ -68,9 +68,10 @@ for record in fp.federate(method, simulator, clients=range(len(clients)), rounds
 # ## Test it as fedprompt tests its own
 #
 # `check_method` checks what every method must do, such as giving the same bits with and without the feature cache; a broken property is an
-# error that says which. It takes the name of a module, so put the class into a file first.
+# error that says which. It takes the class itself, or the name of a module.
 
 # %%
 from fedprompt.testing import check_method
 
-check_method("promptfl")
+check_method(TextShift)
+print("TextShift has all properties")

@@ -6,12 +6,16 @@ import difflib
 import logging
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 LONGEST_WORD = 200
 MOST_WORDS = 10_000
 Sender = TypeVar("Sender", bound=Hashable)
+# How messages name options: as a shell's (`--out`), as keywords of a Python call, or as settings of a recipe in Python.
+Wording = Literal["shell", "keywords", "settings"]
+_WORDING: ContextVar[Wording] = ContextVar("wording", default="shell")
 _log = logging.getLogger(__name__)
 
 
@@ -21,6 +25,26 @@ class UserError(ValueError):
 
 class NotFiniteError(UserError):
     """A loss, a score or a tensor is NaN or infinite: training diverged, or the received model was poisoned."""
+
+
+@contextmanager
+def worded(wording: Wording) -> Iterator[None]:
+    """Have the messages of a block, or of a function that this decorates, name options as its caller knows them."""
+    token = _WORDING.set(wording)
+    try:
+        yield
+    finally:
+        _WORDING.reset(token)
+
+
+def wording() -> Wording:
+    """How messages are to name options."""
+    return _WORDING.get()
+
+
+def option(name: str, python: str = "") -> str:
+    """An option in a message: "--trust-code" in a shell, "`trust_code`" in Python, or what `python` says."""
+    return f"--{name}" if wording() == "shell" else f"`{python or name.replace('-', '_')}`"
 
 
 @contextmanager
@@ -58,6 +82,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, spelled, n=1)
     close = close or [lower[one] for one in difflib.get_close_matches(word.casefold(), lower, n=1)]
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def a(word: str) -> str:
+    """A word with its indefinite article: "a list", "an int"."""
+    return f"an {word}" if word[:1].lower() in "aeiou" else f"a {word}"
 
 
 def plural(count: int, word: str, *, many: str = "") -> str:

@@ -42,8 +42,8 @@ def obstacle(path: Path, wanted: Wanted) -> str:
 
 
 def _unreadable(error: OSError | ValueError) -> str:
-    if isinstance(error, ValueError):
-        return f"is not a path ({error})"
+    if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
+        return f"is not a path ({getattr(error, 'strerror', '') or error})"
     if error.errno == errno.ELOOP:
         return "is a link that leads back to itself"
     return f"cannot be read ({error.strerror})"
@@ -56,6 +56,11 @@ def _refuse(place: str, what: str, fix: str) -> NoReturn:
 def is_file(path: Path) -> bool:
     """Whether a path is a regular file; False also where `Path.is_file` raises, in a folder that cannot be read."""
     return not obstacle(path, "file")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder; False also where `Path.is_dir` raises, for a name that is too long."""
+    return not obstacle(path, "folder")
 
 
 def require_file(path: Path, fix: str = "give the path of a file") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import tomllib
@@ -12,17 +11,20 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 from fedprompt.file_system import LARGEST_FILE, read_bytes
 
 DEEPEST = 64  # levels of lists and objects; code that recurses over values must not reach Python's own limit
 MOST_KEYS = 100_000_000  # of all objects of a text, unless a reader states another limit
-MOST_DIGITS = 300  # of an integer; a float holds no more
+MOST_DIGITS = 300  # of an integer
+LARGEST_NUMBER = 1e300  # the sum of larger ones, or a margin beside them in a figure, is more than a float holds
+MOST_TABLES = 10_000  # of a TOML file; the library takes a second for so many
 LARGEST_TOML = 1 << 20  # bytes; a recipe of a hundred trials needs a tenth of it
 # A key of more parts than `DEEPEST`, for which `tomllib` takes time and memory by the square of their number. It is
 # looked for at the beginning of words only, so that one long word is read once.
+_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)  # of a table, or a list on a line of its own
 _LONG_KEY = re.compile(rf"""(?<![\w-])(?>(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{DEEPEST}}}""")
-# Shapes of numbers that a float may not hold, after `_SHAPE` has made every digit a 0.
+# Shapes of numbers that may be too large, after `_SHAPE` has made every digit a 0.
 _LARGE_NUMBERS = (b"0" * MOST_DIGITS, b"0e000", b"0e+000")
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _STEPS = tuple((byte in b"[{") - (byte in b"]}") for byte in range(256))
@@ -99,7 +101,7 @@ def load_json(text: str | bytes, *, most_keys: int = MOST_KEYS, deepest: int = D
     """Strict JSON of limited depth and numbers of limited size.
 
     Raises ValueError for what is not JSON, more than `deepest` levels or `most_keys` keys, a key that stands twice in
-    an object, NaN and infinity, and numbers that a float cannot hold.
+    an object, NaN and infinity, and numbers beyond `LARGEST_NUMBER`.
     """
     content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if content.count(b":") > most_keys:  # one follows every key
@@ -147,14 +149,14 @@ def _refuse_constant(word: str) -> NoReturn:
 
 def _finite(word: str) -> float:
     number = float(word)
-    if math.isinf(number):
-        raise ValueError(f"{word[:40]} is larger than any number; write null")
+    if abs(number) > LARGEST_NUMBER:
+        raise ValueError(f"{word[:40]} is larger than any number may be; write null")
     return number
 
 
 def _integer(word: str) -> int:
     if len(word) > MOST_DIGITS:
-        raise ValueError(f"{word[:40]} is larger than any number; write null")
+        raise ValueError(f"{word[:40]} is larger than any number may be; write null")
     return int(word)
 
 
@@ -162,6 +164,8 @@ def load_toml(text: str) -> Tables:
     """TOML of limited size and depth; ValueError for what is not TOML or beyond the limits."""
     if len(text) > LARGEST_TOML:
         raise ValueError(f"it has more than {LARGEST_TOML:,} characters")
+    if len(_HEADER.findall(text)) > MOST_TABLES:
+        raise ValueError(f"it has more than {MOST_TABLES:,} tables")
     if _LONG_KEY.search(text):
         raise ValueError(f"it has a key of {DEEPEST} parts or more")
     try:
@@ -184,11 +188,20 @@ def _values(value: object) -> Iterable[object]:
 
 
 def data_setting(key: str, value: str | float | Sequence[str]) -> str:
-    """How a shell is told an option of the data: "--set data.columns.image=path"."""
+    """How an option of the data is given: "--set data.columns.image=path", in Python `columns={'image': 'path'}`."""
     *tables, last = key.split(".", 1)
+    if wording() != "shell":
+        if wording() == "settings":
+            return f'`{{"data.{key}": {value!r}}}`'
+        return f"`{tables[0]}={ {last: value}!r}`" if tables else f"`{key}={value!r}`"
     text = json_text(value, ascii_only=False)
     if tables and not re.fullmatch(r"[^\s.=\"']+", last):  # a dot or a blank in a name is no part of a dotted key
         return f"--set {shlex.quote(f'data.{tables[0]}={{{json_text(last, ascii_only=False)} = {text}}}')}"
     # A text without quotes is taken as it is, unless it reads as a TOML value.
     bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)[^\W\d][\w./,:-]*", value)
     return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"
+
+
+def source_setting(choice: str) -> str:
+    """How another source is named: "--set data.source=class_table", in Python "the source 'class_table'"."""
+    return f"--set data.{choice}" if wording() == "shell" else f"the source {choice.partition('=')[2]!r}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -16,17 +16,19 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path
+from fedprompt.api.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
-from fedprompt.data.images import Images
+from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.in_memory import image_source
+from fedprompt.data.intake.given_images import find_given
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
+from fedprompt.file_system import is_file
 from fedprompt.methods.base import Method
 from fedprompt.records import adapter as adapter_files
 
@@ -94,6 +96,25 @@ class Predictions:
         return "".join(cells) + more
 
 
+def _given_images(images: Any) -> list[object]:
+    """The images of a sequence, of one image, or of a folder, a pattern or a table of paths."""
+    if isinstance(images, str | os.PathLike):
+        found = find_given([Path(os.fsdecode(images))])
+        if not found.files:
+            raise UserError("\n".join(found.unusable))
+        return list(found.files)
+    if isinstance(images, Image.Image) or hasattr(images, "ndim"):
+        return [images]
+    if isinstance(images, Iterable):
+        return list(images)
+    raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
+
+
+def _name(image: object, source: ImageSource, row: int) -> str:
+    """A path as it was given, or what the source calls an image in memory."""
+    return os.fsdecode(image) if isinstance(image, str | os.PathLike) else source.describe(row)
+
+
 class Adapter:
     """A trained adapter with the backbone that it belongs to, which is opened on the first prediction."""
 
@@ -147,6 +168,7 @@ class Adapter:
     def _restored(self) -> tuple[Method, Clip]:
         return restore(self._files, clip=self._clip, find_method=self._find_method)
 
+    @worded("keywords")
     def predict(
         self,
         images: Any,
@@ -157,21 +179,24 @@ class Adapter:
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
-        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. `attributes` are
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. One path may also
+        be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
         visual phrases per class, for methods that read them; the adapter knows those of its own classes. Raises
         UserError for an image that cannot be read, and for class names that cannot be told apart.
         """
-        given = [images] if isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "ndim") else images
-        source = image_source(list(given))
+        given = _given_images(images)
+        source = image_source(given)
         space = self._space(classes, attributes or {})
         method, clip = self._restored
+        if attributes and "attributes" not in method.reads:
+            raise UserError(f"{self.method} reads no attributes, so they would change nothing; leave `attributes` out.")
         check_distinct_texts(clip, space)
         found = Images(source, tuple(range(len(source))))
         logits = predict(method, clip, found, space) if len(found) else torch.empty(0, len(space))
         probabilities = class_probabilities(logits, space.kind)
         return Predictions(
             space.names,
-            tuple(source.describe(row) for row in range(len(source))),
+            tuple(_name(image, source, row) for row, image in enumerate(given)),
             probabilities,
             None if space.kind == "single" else probabilities >= thresholds(self._files, space),
             found,
@@ -180,7 +205,10 @@ class Adapter:
     def _space(self, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> LabelSpace:
         if isinstance(classes, str):
             raise UserError(f"`classes` is the text {classes!r}; give a list of names.")
-        return candidates(self._files, classes, attributes=attributes)
+        names = listed(classes, "classes")
+        if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
+            raise UserError(f"`classes` has {shown(wrong[0])} among its names; give the name of each class as text.")
+        return candidates(self._files, names, attributes=attributes)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the adapter to a folder, which must not exist."""
@@ -209,6 +237,7 @@ class Adapter:
         return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
 
 
+@worded("keywords")
 def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given from Python)
     place: str | os.PathLike[str],
     /,
@@ -218,7 +247,7 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
     clip: Clip | None = None,
     method: type[Method] | None = None,
     token: str | None = None,
-    trust_code: Sequence[str] = (),
+    trust_code: str | Sequence[str] = (),
 ) -> Adapter:
     """Load an adapter from its folder, from the folder of a run (of `trial` or the main one), or from the Hub.
 
@@ -229,10 +258,19 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
     is no adapter at `place` or it is damaged.
     """
     folder, commit = as_path(place, "place"), None
+    if clip is not None:
+        require(clip, Clip, "clip", "open one with load_clip(...)")
+    if method is not None and not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(
+            f"`method` is {shown(method)}, not a class derived from fedprompt.Method; a method that fedprompt knows by "
+            "name is named in the adapter, so leave it out."
+        )
     if not folder.exists():
         from fedprompt.api.hub import download
 
         folder, commit = download(os.fspath(place), revision=revision, token=token)
     given = {} if method is None else {method.__name__: method, method.__module__: method}
-    files = open_adapter(folder, trial=trial, trusted=(*given, *trust_code))
+    if trial is not None and not is_file(folder / "run.jsonl"):
+        raise UserError(f"{folder} is an adapter, not a run, so it has no trials; leave `trial` out.")
+    files = open_adapter(folder, trial=trial, trusted=(*given, *listed(trust_code, "trust_code")))
     return Adapter(files, clip=clip, given=given, revision=commit)

@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, a
 
 
 def require(value: object, kind: type, what: str, fix: str) -> None:
     """Raise UserError unless the argument `what` is of a kind; `fix` says how to get one."""
     if not isinstance(value, kind):
-        raise UserError(f"`{what}` is {_shown(value)}, not a {kind.__name__}; {fix}.")
+        raise UserError(f"`{what}` is {shown(value)}, not {a(kind.__name__)}; {fix}.")
 
 
 def as_path(value: object, what: str) -> Path:
     """The path of a file or folder; UserError for what is none."""
     if not isinstance(value, str | os.PathLike):
-        raise UserError(f"`{what}` is {_shown(value)}; give a path, as text or a Path.")
+        raise UserError(f"`{what}` is {shown(value)}; give a path, as text or a Path.")
     return Path(os.fsdecode(value)).expanduser()
 
 
-def _shown(value: object) -> str:
+def listed(value: object, what: str) -> tuple[Any, ...]:
+    """The items of a list; a text, a path, a table or a class is a list of one. UserError for what is no list."""
+    if isinstance(value, str | os.PathLike | Mapping | type):
+        return (value,)
+    if not isinstance(value, Iterable):
+        raise UserError(f"`{what}` is {shown(value)}; give a list.")
+    return tuple(value)
+
+
+def shown(value: object) -> str:
     """A value in a message: short ones as they are, others by their type."""
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
+    return text if len(text) <= 40 and "\n" not in text else a(type(value).__name__)

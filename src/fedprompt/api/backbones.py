@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+from typing import TYPE_CHECKING, Literal
 
 from fedprompt.api.arguments import as_path
-from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
-from fedprompt.experiments.experiment import load_backbone
+from fedprompt.errors import worded
+
+if TYPE_CHECKING:  # importing it takes seconds, which `load_clip` says
+    from fedprompt.clip.model import Clip
+
+PATIENCE = 2.0  # seconds without a word
 
 
+@contextmanager
+def _said_if_slow(text: str) -> Iterator[None]:
+    """Write a line to the standard error if the block takes long."""
+    timer = Timer(PATIENCE, lambda: sys.stderr.write(f"{text} ...\n"))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@worded("keywords")
 def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     path: str | os.PathLike[str] = "demo",
     *,
@@ -50,4 +71,8 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
         "precision": precision,
         "activations_gb": activations_gb,
     }
-    return load_backbone(checked(BackboneTable, table, origin="load_clip"))
+    wanted = checked(BackboneTable, table, origin="load_clip")
+    with _said_if_slow(f"Opening the backbone {wanted.path}"):
+        from fedprompt.experiments.experiment import load_backbone
+
+        return load_backbone(wanted)

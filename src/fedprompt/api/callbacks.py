@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from fedprompt.api.arguments import listed, shown
 from fedprompt.api.progress import console_callbacks, plain_console
 from fedprompt.errors import UserError
 from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks
@@ -39,11 +40,14 @@ class _KeepsTheLastRound(RunCallbacks):
 @contextmanager
 def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
     """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
-    given = (callbacks,) if isinstance(callbacks, RunCallbacks) else tuple(callbacks)
+    given = (callbacks,) if isinstance(callbacks, RunCallbacks) else listed(callbacks, "callbacks")
     for one in given:
         if not isinstance(one, RunCallbacks):
-            raise UserError(f"A callback is an instance of a class derived from fedprompt.Callback, not {one!r}.")
+            made = f"; make one, {one.__name__}()" if isinstance(one, type) and issubclass(one, RunCallbacks) else ""
+            raise UserError(
+                f"A callback is an instance of a class derived from fedprompt.Callback, not {shown(one)}{made}."
+            )
     with ExitStack() as stack:
         given = (*given, _KeepsTheLastRound())
-        shown = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
-        yield JoinedCallbacks([*shown, *given])
+        bars = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []
+        yield JoinedCallbacks([*bars, *given])

@@ -3,32 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from fedprompt.api.arguments import require
+from fedprompt.api.arguments import require, shown
+from fedprompt.api.progress import counting, plain_console
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.in_memory import dataset_of_columns
+from fedprompt.data.images import ImageSource
+from fedprompt.data.in_memory import dataset_of_columns, image_source
+from fedprompt.data.intake.tables import IMAGE_COLUMNS
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
 from fedprompt.data.quality import quality_warnings
+from fedprompt.data.sources.huggingface import undecoded
+from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, a, did_you_mean, worded
 from fedprompt.experiments.clients import Clients
 
 if TYPE_CHECKING:
     import pandas
 
-IMAGE_COLUMNS = ("image", "path", "file", "filepath", "file_name")
+TAKES = (
+    "load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
+    "(image, label)"
+)
+GIVE_SPLIT = 'as in load_dataset(splits["train"]), or join them in one table with a column `split`'
 DATA = "make one with load_dataset(...)"  # where an argument is no data set
+PATIENCE = 2.0  # seconds before a bar shows how far reading is
 LABEL_COLUMNS = ("label", "labels", "class")
 Source = "str | Callable[..., Dataset] | pandas.DataFrame | datasets.Dataset | Sequence[tuple[object, object]]"
 
 
+@worded("keywords")
 def load_dataset(source: Any = EMBEDDED[0], /, **options: Any) -> Dataset:
     """Load a data set.
 
@@ -55,7 +66,9 @@ def load_dataset(source: Any = EMBEDDED[0], /, **options: Any) -> Dataset:
     if isinstance(source, str | os.PathLike):
         return _named(os.fspath(source), options)
     if callable(source):
-        return cast("Dataset", bind(_name_of(source), source, options, place="load_dataset")())
+        return _of_function(source, options)
+    if hasattr(source, "column_names") and isinstance(source, Mapping):
+        raise UserError(f"This {type(source).__name__} has the splits {', '.join(source)}; give one, {GIVE_SPLIT}.")
     if hasattr(source, "column_names") and hasattr(source, "features"):
         return _of_hub_table(source, options)
     if hasattr(source, "columns") and hasattr(source, "to_dict"):
@@ -70,8 +83,18 @@ def _named(name: str, options: Mapping[str, Any]) -> Dataset:
             f"`fedprompt check {name}` finds out which form it is."
         )
     block = _block(SOURCES, name, options, place="load_dataset")
-    dataset = cast("Dataset", block())
+    with counting(plain_console(stderr=True), "Reading the data set", after=PATIENCE) as on_step:
+        dataset = cast("Dataset", block(on_step=on_step))
     return replace(dataset, table={"source": name, **block.written})
+
+
+def _of_function(source: Callable[..., object], options: Mapping[str, Any]) -> Dataset:
+    found = bind(_name_of(source), source, options, place="load_dataset")()
+    if not isinstance(found, Dataset):
+        raise UserError(
+            f"The function {_name_of(source)!r} returned {a(type(found).__name__)}; it is to return a Dataset."
+        )
+    return found
 
 
 def _block(registry: Registry, name: str, options: Mapping[str, Any], *, place: str) -> Block[Any]:
@@ -83,43 +106,52 @@ def _name_of(builder: Callable[..., object]) -> str:
 
 
 def _of_pairs(pairs: Any, options: Mapping[str, Any]) -> Dataset:
-    try:
-        rows = [(image, label) for image, label in pairs]
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
-            f"(image, label), not this {type(pairs).__name__}."
-        ) from error
-    return _of_columns([image for image, _ in rows], [label for _, label in rows], options)
+    if not isinstance(pairs, Iterable):
+        raise UserError(f"{TAKES}, not this {type(pairs).__name__}.")
+    rows = []
+    for number, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UserError(f"{TAKES}; item {number} is {shown(pair)}, no pair.")
+        rows.append(pair)
+    source = image_source([image for image, _ in rows])
+    return _of_columns(source, {**_taken(options), "label": [label for _, label in rows]}, options)
 
 
-def _of_columns(images: Sequence[object], labels: Sequence[object], options: Mapping[str, Any]) -> Dataset:
-    columns = {name: options[name] for name in ("splits", "domains") if name in options}
-    rest = {name: value for name, value in options.items() if name not in columns}
-    block = bind("load_dataset", dataset_of_columns, {**rest, **columns}, place="load_dataset")
-    return cast("Dataset", block(images, labels))
+def _taken(options: Mapping[str, Any]) -> dict[str, Sequence[object]]:
+    """The columns beside a list of pairs, which are given as options."""
+    given = {name: options.get(f"{name}s") for name in ("split", "domain")}
+    return {name: values for name, values in given.items() if values is not None and not isinstance(values, Mapping)}
+
+
+def _of_columns(source: ImageSource, columns: Mapping[str, Sequence[object]], options: Mapping[str, Any]) -> Dataset:
+    rest = {name: value for name, value in options.items() if name not in ("splits", "domains")}
+    block = bind("load_dataset", dataset_of_columns, rest, place="load_dataset")
+    declared = options["splits"] if isinstance(options.get("splits"), Mapping) else None
+    return cast("Dataset", block(source, columns["label"], columns.get("split"), columns.get("domain"), declared))
 
 
 def _of_frame(frame: Any, options: Mapping[str, Any]) -> Dataset:
     known = [str(name) for name in frame.columns]
     chosen, rest = _chosen_columns(known, options)
+    if twice := next((name for name in chosen.values() if known.count(name) > 1), None):
+        raise UserError(f"The table has {known.count(twice)} columns {twice!r}; rename or drop all but one of them.")
     columns = {name: list(frame[column]) for name, column in chosen.items()}
-    return _of_named_columns(columns, rest)
+    return _of_columns(image_source(columns["image"]), columns, rest)
 
 
 def _of_hub_table(table: Any, options: Mapping[str, Any]) -> Dataset:
+    from datasets import Image
+
     chosen, rest = _chosen_columns(table.column_names, options)
-    columns = {name: list(table[column]) for name, column in chosen.items()}
+    image = chosen["image"]
+    columns = {name: list(table[column]) for name, column in chosen.items() if name != "image"}
     feature = table.features[chosen["label"]]
     names = getattr(getattr(feature, "feature", feature), "names", None)
     if names and "classes" not in rest:
         rest = {**rest, "classes": tuple(names)}
-    return _of_named_columns(columns, rest)
-
-
-def _of_named_columns(columns: Mapping[str, Sequence[object]], options: Mapping[str, Any]) -> Dataset:
-    further = {f"{name}s": values for name, values in columns.items() if name not in ("image", "label")}
-    return _of_columns(columns["image"], columns["label"], {**options, **further})
+    if isinstance(table.features[image], Image):  # decoded one by one: an image that cannot be is left out of a run
+        return _of_columns(TableSource(undecoded(table, image, "the table"), image), columns, rest)
+    return _of_columns(image_source(list(table[image])), columns, rest)
 
 
 def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[Mapping[str, str], Mapping[str, Any]]:
@@ -127,7 +159,8 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
     usual = {"image": IMAGE_COLUMNS, "label": LABEL_COLUMNS, "split": ("split",), "domain": ("domain",)}
     chosen: dict[str, str] = {}
     for what, names in usual.items():
-        column = options.get(what) or next((name for name in names if name in known), "")
+        alike = (column for name in names for column in known if column.casefold() == name)
+        column = options.get(what) or next(alike, "")
         if column and column not in known:
             hint = did_you_mean(str(column), known)
             raise UserError(f"The table has no column {column!r}{hint} (columns: {', '.join(known)}).")
@@ -142,6 +175,7 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
     return chosen, {name: value for name, value in options.items() if name not in usual}
 
 
+@worded("keywords")
 def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: int = 224) -> pandas.DataFrame:
     """Open every image and list what is wrong or worth a look, as the command `fedprompt check` does.
 
@@ -165,13 +199,20 @@ def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: 
     return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
 
 
+@worded("keywords")
 def partition(
-    data: Dataset, rule: str | Callable[..., Partition] = "dirichlet", /, *, held_out: float = 0.0, **options: Any
+    data: Dataset,
+    rule: str | Callable[..., Partition] = "domains_or_dirichlet",
+    /,
+    *,
+    held_out: float = 0.0,
+    **options: Any,
 ) -> Clients:
     """Distribute the training images over clients by a partition rule.
 
     `rule` is the name of a rule (`"iid"`, `"dirichlet"`, `"class_chunks"`, `"by_domain"`, ...) or a function
-    `(dataset, *, options) -> Partition`; `options` are its keywords. A share `held_out` of each client's images is not
+    `(dataset, *, options) -> Partition`; `options` are its keywords. Without a rule there is a client per domain or,
+    where there are no domains, label skew by Dirichlet(0.5). A share `held_out` of each client's images is not
     trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
     `clients.to_pandas()`. Raises UserError for an unknown rule or option, or more clients than images.
 
@@ -183,6 +224,8 @@ def partition(
         (3, 'client-0')
     """
     require(data, Dataset, "data", DATA)
+    if not 0 <= held_out < 1:
+        raise UserError(f"`held_out` is {held_out}; give a share of at least 0 and less than 1.")
     if not (isinstance(rule, str) or callable(rule)):
         raise UserError(f"`rule` is {rule!r}; give the name of a rule or a function that returns a Partition.")
     block = (
@@ -192,7 +235,7 @@ def partition(
     )
     found = data.partition_parts(block) if isinstance(data, JoinedDataset) else block(data)
     if not isinstance(found, Partition):
-        raise UserError(f"The rule {block.name!r} returned a {type(found).__name__}; a rule returns a Partition.")
+        raise UserError(f"The rule {block.name!r} returned {a(type(found).__name__)}; a rule returns a Partition.")
     table = {"rule": rule, **block.written} if isinstance(rule, str) else {}
     return Clients(data, replace(found, table=table), test=True, held_out=held_out)
 

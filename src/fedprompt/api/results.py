@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter
-from fedprompt.api.arguments import as_path
+from fedprompt.api.arguments import as_path, listed
 from fedprompt.clip.model import Clip
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, worded
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
 from fedprompt.records.predictions import predictions_path
-from fedprompt.report import headline_figure, render
-from fedprompt.report.figures import loss_figure, score_figure
+from fedprompt.report import render
+from fedprompt.report.figures import headline_drawing, loss_figure, score_figure
 from fedprompt.report.inline import Figure, Page
 from fedprompt.report.verdict import verdict
 
@@ -134,14 +134,17 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """What the figures show and what they do not, and what to try next, in sentences."""
+        """What the figures show and what they do not, in sentences, and what to try next, a line each."""
         found = verdict(self.records)
-        return " ".join((*found.sentences, *(f"Next: {step}" for step in found.steps)))
+        return "\n".join((" ".join(found.sentences), *(f"Next: {step}" for step in found.steps)))
 
     def plot(self, column: str | None = None) -> Figure:
-        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds."""
+        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds.
+
+        A notebook shows it, and `plot().save("figure.png")` writes PNG or, with the suffix `.svg`, SVG.
+        """
         if column is None:
-            return Figure(headline_figure(self.records))
+            return Figure(headline_drawing(self.records))
         if column != "loss" and column not in self.records.columns:
             known = ("loss", *self.records.columns)
             hint = did_you_mean(column, known)
@@ -173,13 +176,15 @@ class Run:
         return f"Run of {', '.join(self.trials)} in {self.folder}, {state}"
 
     def _repr_html_(self) -> str:
-        return f"{self.table.style.format('{:.1f}', na_rep='').to_html()}<p>{escape(self.verdict)}</p>"
+        sentences = "<br>".join(escape(self.verdict).splitlines())
+        return f"{self.table.style.format('{:.1f}', na_rep='').to_html()}<p>{sentences}</p>"
 
 
 SCORE_COLUMNS = ("trial", "round", "test_set", "name", "part", "client", "metric", "images", "value")
 ROUND_COLUMNS = ("trial", "round", "clients", "loss", "bytes_up", "seconds", "failed", "epsilon")
 
 
+@worded("keywords")
 def read_run(folder: str | os.PathLike[str], /) -> Run:
     """Open the folder of a run, finished or not; UserError if it is none."""
     place = as_path(folder, "folder")
@@ -189,7 +194,8 @@ def read_run(folder: str | os.PathLike[str], /) -> Run:
     return run
 
 
-def compare(runs: Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
+@worded("keywords")
+def compare(runs: Run | str | os.PathLike[str] | Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame:
     """Figures of several runs of the same methods, tidy: run, seed, trial, column and value in [0, 1].
 
     `table.pivot_table(index="trial", columns="column", values="value", aggfunc=["mean", "std"])` gives means and
@@ -197,7 +203,13 @@ def compare(runs: Sequence[Run | str | os.PathLike[str]], /) -> pandas.DataFrame
     """
     import pandas
 
-    opened = [run if isinstance(run, Run) else read_run(run) for run in runs]
+    given = (runs,) if isinstance(runs, Run) else listed(runs, "runs")
+    opened = [run if isinstance(run, Run) else read_run(run) for run in given]
+    folders = [run.folder.resolve() for run in opened]
+    if not folders:
+        raise UserError("There is no run to compare; give runs or their folders.")
+    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"The run {twice} is given twice; means over it would count it twice.")
     rows = [
         {
             "run": str(run.folder),

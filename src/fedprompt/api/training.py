@@ -10,42 +10,47 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path, require
+from fedprompt.api.arguments import as_path, listed, require, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.datasets import DATA
 from fedprompt.api.results import Run
 from fedprompt.clip.model import Clip
+from fedprompt.config.outside_code import GIVEN_DATA, GIVEN_PARTITION
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
+from fedprompt.config.recipe_tables import TrainTable
 from fedprompt.config.settings import apply_settings, dotted, setting
+from fedprompt.config.tuned import PAPER, own_defaults
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RoundKeptInterrupt, RunCallbacks
 from fedprompt.experiments.given import Given
 from fedprompt.experiments.plan import Plan
 from fedprompt.methods.base import Method
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.report import render
 
-GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
-GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
+RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
 Temporary = tempfile.TemporaryDirectory[str]
 
 
+@worded("settings")
 def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     method: MethodLike,
     clip: Clip,
     data: Dataset,
     clients: Clients,
     *,
-    compare: Sequence[MethodLike] = (),
+    compare: MethodLike | Sequence[MethodLike] = (),
     out: PathLike | None = None,
     seed: int = 1,
-    track: Sequence[str] = (),
+    track: str | Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run:
@@ -53,10 +58,14 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
 
     `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
     `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
-    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). `out` is the folder
-    of the run, which must not exist; without it the run lives as long as the result does. `track` names
-    experiment trackers (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of
-    the last finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
+    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What they leave
+    open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
+    that start from the template; `settings={"defaults": "paper"}` takes the defaults of papers instead. `out` is the
+    folder of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
+    clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and
+    `on={"name": "ray", "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers
+    (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last
+    finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
     KeyboardInterrupt. Raises UserError for anything that cannot be trained, before the folder is made.
 
     Examples:
@@ -67,8 +76,10 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         >>> sorted(run.scores.columns)
         ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
-    changes = {**({"track": list(track)} if track else {}), **(settings or {})}
-    plan, given = plan_of_objects((method, *compare), (clip, data, clients), seed=seed, train=options, settings=changes)
+    tracked = {"track": list(listed(track, "track"))} if track else {}
+    changes = {**tracked, **runtime_settings(on), **(settings or {})}
+    kinds = (method, *listed(compare, "compare"))
+    plan, given = plan_of_objects(kinds, (clip, data, clients), seed=seed, train=options, settings=changes)
     return _start(plan, given, out, callbacks, progress=progress)
 
 
@@ -88,9 +99,24 @@ def plan_of_objects(
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
     tables = [_method_table(one) for one in kinds]
+    _check_options(tables[0], train)
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
     recipe = _recipe(given, [table for table, _ in tables], seed=seed, train=train, settings=settings)
     return given.plan(recipe, origin="train"), given
+
+
+def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: Mapping[str, Any]) -> None:
+    """UserError for an option of the method among those of training, with the table to write."""
+    table, kind = main
+    if kind is None and table["name"] not in methods.names():
+        return  # which is said as such
+    own = methods.options(kind or methods.load(table["name"]))
+    for name in train:
+        if name in own and name not in TrainTable.model_fields:
+            raise UserError(
+                f"{name!r} is an option of the method, not of the training; write "
+                f"train({ {**table, name: train[name]}!r}, ...)."
+            )
 
 
 def _recipe(
@@ -103,16 +129,19 @@ def _recipe(
 ) -> Recipe:
     assert given.data is not None and given.clients is not None and given.clip is not None
     partition, main = given.clients.partition, dict(tables[0])
+    defaults, own = own_defaults(given.data.space.kind)
+    is_paper = settings.get("defaults") == PAPER
     found: dict[str, Any] = {
         "name": _folder_name(f"{main.get('label') or main['name']}-{given.data.name}"),
         "about": f"{main['name']} on {given.data.name}",
         "seed": seed,
+        "defaults": PAPER if is_paper else defaults,
         "backbone": {"path": given.clip.origin},
         "data": dict(given.data.table) or {"source": GIVEN_DATA, "name": given.data.name},
         "partition": dict(partition.table) or {"rule": GIVEN_PARTITION, "by": partition.rule},
         "method": main,
         "compare": [dict(table) for table in tables[1:]],
-        "train": dict(train),
+        "train": dict(train) if is_paper else {**own, **train},
         "evaluate": {"held_out": given.clients.share} if given.clients.share else {},  # else the recipe's default
     }
     apply_settings(found, [setting(key, value) for key, value in settings.items()], keys=recipe_keys())
@@ -138,6 +167,7 @@ def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] |
     return {"name": method.__name__}, method
 
 
+@worded("settings")
 def run(
     recipe: Recipe | PathLike,
     /,
@@ -146,15 +176,16 @@ def run(
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
     clip: Clip | None = None,
+    on: RuntimeLike = None,
     **settings: Any,
 ) -> Run:
     """Run a recipe: a `Recipe`, a TOML file, or the name of one that the package contains.
 
     `settings` are keys of the recipe; tables are given as mappings or with dots, `**{"train.rounds": 3}`. `clip` is a
-    backbone that is open already. Without `out` the run lives as long as the result does. Raises UserError as the
-    command `fedprompt run` does.
+    backbone that is open already, and `on` the runtime as in `train`. Without `out` the run lives as long as the result
+    does. Raises UserError as the command `fedprompt run` does.
     """
-    plan, given = plan_of_recipe(recipe, settings, clip=clip)
+    plan, given = plan_of_recipe(recipe, {**runtime_settings(on), **settings}, clip=clip)
     return _start(plan, given, out, callbacks, progress=progress)
 
 
@@ -169,13 +200,20 @@ def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, cl
     return given.plan(load_recipe(path, changes), origin=path.name), given
 
 
+def runtime_settings(on: RuntimeLike) -> Mapping[str, Any]:
+    """The keys of a recipe's [runtime] that an argument `on` stands for."""
+    table = {"name": on} if isinstance(on, str) else dict(on or {})
+    return {f"runtime.{key}": value for key, value in table.items()}
+
+
 def _start(
     plan: Plan, given: Given, out: PathLike | None, callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool
 ) -> Run:
     """Run a plan in the folder `out`, or in a temporary one that goes with the result."""
     folder, kept = output_folder(out, plan.recipe.name)
+    command = CommandRecord(name="run", folder=str(folder) if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener, _interruption_kept(folder, listener):
-        runs.start(plan, folder, callbacks=listener, given=given)
+        runs.start(plan, folder, callbacks=listener, given=given, command=command)
     return Run(folder, clip=given.clip, given=given.methods, kept=kept)
 
 
@@ -197,6 +235,7 @@ def _interruption_kept(folder: Path, callbacks: RunCallbacks) -> Iterator[None]:
         render(folder)
 
 
+@worded("settings")
 def resume(  # noqa: PLR0913  (what may have been given from Python)
     folder: PathLike,
     /,
@@ -206,17 +245,21 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
     clients: Clients | None = None,
     method: type[Method] | Sequence[type[Method]] = (),
     accept_changes: bool = False,
-    trust_code: Sequence[str] = (),
+    trust_code: str | Sequence[str] = (),
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
 ) -> Run:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped.
 
     What was given from Python when the run began is given again: `clip`, `data`, `clients` and the class of a `method`
-    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. Raises UserError where
-    one of them is missing or has changed, unless `accept_changes`.
+    of one's own. Modules outside fedprompt that the run's recipe names must be in `trust_code`. `on` may be another
+    runtime than the one that it began with. Raises UserError where one of them is missing or has changed, unless
+    `accept_changes`.
     """
-    kinds = (method,) if isinstance(method, type) else tuple(method)
+    kinds = listed(method, "method")
+    if wrong := [kind for kind in kinds if not (isinstance(kind, type) and issubclass(kind, Method))]:
+        raise UserError(f"`method` is {shown(wrong[0])}; give the class of the method, derived from fedprompt.Method.")
     given = Given(clip, data, clients, {kind.__name__: kind for kind in kinds})
     place = as_path(folder, "folder")
     with joined(callbacks, progress=progress) as listener, _interruption_kept(place, listener):
@@ -224,7 +267,8 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             place,
             callbacks=listener,
             accept_changes=accept_changes,
-            trusted=(GIVEN_DATA.partition(":")[0], *(kind.__module__ for kind in kinds), *trust_code),
+            trusted=(*(kind.__module__ for kind in kinds), *listed(trust_code, "trust_code")),
             given=given,
+            runtime=None if on is None else runs.changed_runtime(place, {"name": on} if isinstance(on, str) else on),
         )
     return Run(place, clip=clip, given=given.methods)

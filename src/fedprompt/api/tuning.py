@@ -6,15 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedprompt.api.arguments import listed, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
-from fedprompt.api.training import MethodLike, PathLike, output_folder, plan_of_objects, plan_of_recipe
+from fedprompt.api.training import (
+    MethodLike,
+    PathLike,
+    RuntimeLike,
+    output_folder,
+    plan_of_objects,
+    plan_of_recipe,
+    runtime_settings,
+)
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.studies.tune import Wanted
 from fedprompt.studies.tune_run import Tuned, search_and_train
 
@@ -59,6 +69,11 @@ class Tuning:
         return {one.table.title: dict(one.points[one.best]) for one in self._found.results if one.best is not None}
 
     @property
+    def remarks(self) -> Sequence[str]:
+        """A sentence for each method that keeps its default although another point is better, or has equal points."""
+        return self._found.kept_defaults
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe that trains the best method with its settings."""
         return self._found.recipe
@@ -68,14 +83,15 @@ class Tuning:
         return f"Tuning of {kept} in {self.folder}"
 
 
+@worded("settings")
 def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     what: Recipe | PathLike | MethodLike,
     clip: Clip | None = None,
     data: Dataset | None = None,
     clients: Clients | None = None,
     *,
-    methods: Sequence[str] = (),
-    compare: Sequence[MethodLike] = (),
+    methods: str | Sequence[str] = (),
+    compare: MethodLike | Sequence[MethodLike] = (),
     grid: Mapping[str, Sequence[Any]] | None = None,
     draws: int = 0,
     minutes: float | None = None,
@@ -83,6 +99,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     seed: int = 1,
     callbacks: RunCallbacks | Sequence[RunCallbacks] = (),
     progress: bool = True,
+    on: RuntimeLike = None,
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Tuning:
@@ -95,7 +112,8 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     `grid` gives values to try for keys of [train], by default six learning rates. `draws` has Optuna draw so many
     points for each method from between the ends of the grid, the method's default first (extra `tune`); without it
     every point of the grid is tried, which is the fair comparison. `minutes` limits search and training together. With
-    `out` the same call goes on after a stop. Raises UserError as `train` and `run` do.
+    `out` the same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run`
+    do.
 
     Examples:
         >>> import fedprompt as fp
@@ -107,19 +125,40 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         >>> list(tuned.table.columns), sorted(tuned.settings["promptfl"])
         (['method', 'lr', 'value', 'default', 'kept'], ['lr'])
     """
-    changes = {**(settings or {}), **({"tuning.grid": {key: list(grid[key]) for key in grid}} if grid else {})}
+    changes = {
+        **runtime_settings(on),
+        **(settings or {}),
+        **({"tuning.grid": _checked_grid(grid)} if grid else {}),
+    }
     if clip is not None and data is not None and clients is not None:
         if not isinstance(what, str | type | Mapping):
             raise UserError(f"With data and clients, tune takes a method, not {what!r}; leave them out for a recipe.")
+        if methods:
+            raise UserError("`methods` names methods of a recipe; with data and clients, further ones are `compare`.")
         plan, given = plan_of_objects(
-            (what, *compare), (clip, data, clients), seed=seed, train=options, settings=changes
+            (what, *listed(compare, "compare")), (clip, data, clients), seed=seed, train=options, settings=changes
         )
     elif data is not None or clients is not None or isinstance(what, Mapping | type):
         raise UserError("tune takes a recipe, or a method with a backbone, a data set and its clients.")
     else:
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
-    wanted = Wanted(tuple(methods), minutes, draws)
+    wanted = Wanted(listed(methods, "methods"), minutes, draws)
+    command = CommandRecord(name="tune", folder=str(folder / "final") if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener:
-        found = search_and_train(plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, given=given)
+        found = search_and_train(
+            plan.recipe, wanted, folder, origin=plan.origin, callbacks=listener, command=command, given=given
+        )
+        for sentence in found.kept_defaults:
+            listener.on_message(sentence)
     return Tuning(found, Run(found.final, clip=given.clip, given=given.methods, kept=kept))
+
+
+def _checked_grid(grid: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The values to try by key; UserError for a key without a list of them."""
+    if not isinstance(grid, Mapping):
+        raise UserError(f'`grid` is {shown(grid)}; give the values to try by key, such as {{"lr": [0.001, 0.01]}}.')
+    for key, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise UserError(f"The grid of {key!r} is {shown(values)}; give a list of values to try.")
+    return {key: list(values) for key, values in grid.items()}

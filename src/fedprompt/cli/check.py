@@ -13,6 +13,7 @@ import typer
 from fedprompt.cli.config import Settings, TrustCode, backbone_side, load
 from fedprompt.config.recipe import bundled_recipes, load_recipe
 from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:
 
 def _require_place(what: str) -> None:
     """UserError for what is no recipe, no folder and no file."""
-    if what not in bundled_recipes() and not what.endswith(".toml") and not Path(what).expanduser().exists():
+    path = Path(what).expanduser()
+    if what not in bundled_recipes() and not what.endswith(".toml") and not (is_file(path) or is_folder(path)):
         close = did_you_mean(what, bundled_recipes())
         raise UserError(f"There is no recipe, folder or table {what!r}{close or '; correct the path.'}")
 
@@ -142,7 +144,7 @@ def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
     path = Path(what).expanduser()
     if what in bundled_recipes() or path.suffix == ".toml":
         return load(what, settings, trust_code)
-    if not path.is_dir() and not is_table(path):
+    if not is_folder(path) and not is_table(path):
         raise UserError(
             f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."
         )

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import Settings, TrustCode, exit_without_results, load_trusted, parse_seeds
+from fedprompt.cli.config import (
+    RAY,
+    Settings,
+    Spread,
+    TrustCode,
+    exit_without_results,
+    load_trusted,
+    parse_seeds,
+    runtime_setting,
+)
+from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -34,15 +45,20 @@ def compare(
     processes: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Number of runs in parallel.")] = 1,
     quick: Annotated[bool, typer.Option(help="A quick check: one seed, two rounds, few images.")] = False,
     tune: Annotated[bool, typer.Option(help="First tune every method on the recipe's grid.")] = False,
+    groups: Annotated[
+        list[str] | None,
+        typer.Option("--vary", metavar="NAME", help="Only this group of settings in [vary]."),
+    ] = None,
+    on: Spread = None,
     settings: Settings = None,
     trust_code: TrustCode = None,
 ) -> None:
     """Train every method of the recipes with every seed, or resume, and write tables and figures.
 
-    Folders of runs are not trained again: only the tables are written.
+    A recipe with [vary] is run with each of its settings. Folders of runs are not trained again: only the tables are
+    written.
     """
-    from fedprompt.report import read_run
-    from fedprompt.studies.compare import jobs
+    from fedprompt.studies.compare import finished_runs, jobs, plan
 
     names = [*(recipes or ()), *(DEMO if demo else ())]
     if not names:
@@ -51,24 +67,25 @@ def compare(
     if finished := [Path(name) for name in names if (Path(name) / "run.jsonl").is_file()]:
         if len(finished) < len(names):
             raise UserError("Give either recipes or folders of runs, not both.")
-        ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--set": settings}
+        ignored = {"--seeds": seeds, "--tune": tune, "--quick": quick, "--vary": groups, "--set": settings, "--on": on}
         if given := [name for name, value in ignored.items() if value]:
             options = " and ".join(given)
             typer.echo(f"Folders of runs are not trained again, so {options} had no effect.", err=True)
-        _write({"runs": _joined(finished)}, folder)
+        _write({"runs": {"": _joined(finished)}}, folder)
         exit_without_results(finished)
         return
+    if on == RAY and processes > 1:
+        raise UserError("--jobs is for processes of this machine; on Ray, runtime.cpus says how many runs have room.")
     numbers = [1] if quick else parse_seeds(seeds or SEEDS)
-    changes = [*(QUICK if quick else ()), *(settings or ())]
+    changes = [*(QUICK if quick else ()), *(settings or ()), *runtime_setting(on)]
+    run_jobs = partial(_run_jobs, processes=processes, spreads=on == RAY)
     found = [load_trusted(name, changes, trust_code)[0] for name in names]
     if tune:
-        found = _tuned(found, folder, processes)
-    todo = jobs(found, numbers, folder)
-    _run_jobs(todo, processes)
-    _write(
-        {recipe.name: [read_run(job.folder) for job in todo if job.recipe.name == recipe.name] for recipe in found},
-        folder,
-    )
+        found = _tuned(found, folder, run_jobs)
+    studies = plan(found, numbers, folder, groups=groups or ())
+    todo = jobs(studies)
+    run_jobs(todo)
+    _write(finished_runs(studies), folder)
     exit_without_results(job.folder for job in todo)
 
 
@@ -79,7 +96,7 @@ def _joined(folders: Sequence[Path]) -> tuple[Run, ...]:
     return by_seed([read_run(folder) for folder in folders])
 
 
-def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
+def _write(tables: Mapping[str, Mapping[str, Sequence[Run]]], folder: Path) -> None:
     from fedprompt.studies.compare import write_tables
 
     for path in write_tables(tables, folder):
@@ -88,7 +105,7 @@ def _write(tables: Mapping[str, Sequence[Run]], folder: Path) -> None:
             typer.echo(path.read_text(encoding="utf-8"))
 
 
-def _run_jobs(todo: Sequence[Job], processes: int) -> None:
+def _run_jobs(todo: Sequence[Job], *, processes: int, spreads: bool) -> None:
     """Run the jobs that are not done, and resume those that have begun."""
     from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.studies.sweep import check, run_in_parallel, run_job
@@ -97,6 +114,9 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
         check(job)
     waiting = [job for job in todo if not job.done]
     typer.echo(f"{plural(len(todo), 'run')}, {len(todo) - len(waiting)} done.")
+    if spreads:
+        spread_jobs(waiting)
+        return
     if processes > 1 and len(waiting) > 1:
         run_in_parallel(waiting, processes=processes, on_done=lambda job: typer.echo(f"Done: {job.folder}"))
         return
@@ -106,17 +126,19 @@ def _run_jobs(todo: Sequence[Job], processes: int) -> None:
             run_job(job, callbacks=callbacks)
 
 
-def _tuned(recipes: Sequence[Recipe], out: Path, processes: int) -> list[Recipe]:
+def _tuned(recipes: Sequence[Recipe], out: Path, run_jobs: Callable[[Sequence[Job]], None]) -> list[Recipe]:
     """The recipes with tuned settings for each method; each is also written to a file."""
     from fedprompt.records.run_folder import write_atomic
     from fedprompt.report import read_run
     from fedprompt.studies.sweep import Job
-    from fedprompt.studies.tuning import search, tuned
+    from fedprompt.studies.tuning import at_edges, search, tuned
 
     todo = [Job(search(recipe), out / f"{recipe.name}-tuning") for recipe in recipes]
-    _run_jobs(todo, processes)
+    run_jobs(todo)
     found = [tuned(recipe, read_run(job.folder)) for recipe, job in zip(recipes, todo, strict=True)]
     for recipe in found:
         write_atomic(out / f"{recipe.name}.toml", recipe.to_toml(defaults=False))
         typer.echo(f"Written: {out / recipe.name}.toml")
+        for sentence in at_edges(recipe):
+            typer.echo(sentence, err=True)
     return found

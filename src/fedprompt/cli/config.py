@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, did_you_mean
+from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
     from fedprompt.config.recipe import Recipe
+    from fedprompt.config.recipe_tables import Toml
     from fedprompt.config.settings import Fit
     from fedprompt.experiments.plan import Plan
     from fedprompt.records.event_fields import CommandRecord
@@ -49,6 +51,54 @@ TrustCode = Annotated[
         help="Allow code outside fedprompt that a file names: a module, or a package with its modules.",
     ),
 ]
+
+RAY = "ray"
+Runtime = Annotated[
+    str | None, typer.Option("--on", metavar="RUNTIME", help='Where clients are trained: "ray" or "simulator".')
+]
+Spread = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="RUNTIME", help='"ray" has the runs done in parallel on Ray, each in its own process.'
+    ),
+]
+
+
+def is_runtime(name: str) -> bool:
+    """Whether a name is that of a runtime of simulated clients."""
+    from fedprompt.config.recipe_tables import RUNTIME_NAMES
+
+    return name in RUNTIME_NAMES
+
+
+def require_runtime(name: str) -> str:
+    """The name of a runtime; UserError for another one."""
+    from fedprompt.config.recipe_tables import RUNTIME_NAMES
+
+    if name not in RUNTIME_NAMES:
+        raise UserError(
+            f"--on {name} names no runtime{did_you_mean(name, RUNTIME_NAMES)} (known: {', '.join(RUNTIME_NAMES)})."
+        )
+    return name
+
+
+def runtime_setting(on: str | None) -> list[str]:
+    """The setting that --on stands for; UserError for a runtime that there is not."""
+    return [] if on is None else [f"runtime.name={require_runtime(on)}"]
+
+
+def deployment_of(on: str | None) -> Path | None:
+    """The folder of the deployment that --on names; None if it names a runtime, UserError if neither."""
+    if on is None or is_runtime(on):
+        return None
+    from fedprompt.config.recipe_tables import RUNTIME_NAMES
+
+    if not Path(on).exists():
+        raise UserError(
+            f"--on {on} is neither the folder of a deployment nor a runtime{did_you_mean(on, RUNTIME_NAMES)} (known: "
+            f"{', '.join(RUNTIME_NAMES)})."
+        )
+    return Path(on)
 
 
 def load(
@@ -97,20 +147,20 @@ def _refuse_data(name: str) -> None:
     from fedprompt.config.recipe import bundled_recipes
 
     path = Path(name).expanduser()
-    if name in bundled_recipes() or path.suffix.lower() == ".toml" or not path.exists():
+    if name in bundled_recipes() or path.suffix.lower() == ".toml" or not (is_file(path) or is_folder(path)):
         return
     from fedprompt.data.intake.tables import column_names, is_table
 
-    is_folder = path.is_dir()
-    if is_folder and (path / "run.jsonl").is_file():
+    folder = is_folder(path)
+    if folder and (path / "run.jsonl").is_file():
         raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
-    if not is_folder and not is_table(path):
+    if not folder and not is_table(path):
         return  # which is no recipe either, and refused as such
-    single = not is_folder and "label" in column_names(path)
-    recipe = "own_folder" if is_folder or single else "own_table"
+    single = not folder and "label" in column_names(path)
+    recipe = "own_folder" if folder or single else "own_table"
     source = "--set data.source=class_table " if single else ""
     raise UserError(
-        f"{name} is a {'folder' if is_folder else 'table'}, not a recipe. To train on its images: fedprompt run "
+        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: fedprompt run "
         f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
         "understood of it)."
     )
@@ -132,16 +182,18 @@ def console_fit() -> Fit:
     return Fit(_block_options, note=functools.partial(typer.echo, err=True))
 
 
-def _block_options(table: str, name: str) -> Collection[str] | None:
+def _block_options(table: str, name: str, values: Toml) -> Collection[str] | None:
     from fedprompt.config.method_files import method_files, written_options
 
-    if table == "method" and name in method_files() and (known := written_options(name)) is not None:
-        return known
-    if table == "method" and name not in method_files() and "." not in name:
+    if table == "method" and name in method_files():
+        known = written_options(name)
+        if known is not None and not set(known) & set(values):
+            return known  # no value has to be compared with the type of its option
+    elif table == "method" and "." not in name:
         return None
     from fedprompt.experiments.plan import block_options  # imports torch, and most settings need no look at options
 
-    return block_options(table, name)
+    return block_options(table, name, values)
 
 
 def backbone_side(path: str) -> int:

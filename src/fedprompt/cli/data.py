@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import exit_without_results, finite, parse_seeds
+from fedprompt.cli.config import RAY, Spread, exit_without_results, finite, parse_seeds, runtime_setting
+from fedprompt.cli.spread import spread_jobs
 from fedprompt.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def reproduce(
         bool, typer.Option("--list", help="List the experiments: command, cost, published figures.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the comparison only.")] = False,
+    on: Spread = None,
 ) -> None:
     """Run a published experiment, or resume it, and compare our figures with the published ones."""
     if every or name is None:
@@ -125,12 +127,14 @@ def reproduce(
     if root is None:
         raise UserError(f"Name the folder of the data sets: {about.command}")
     folder = out or Path("runs") / "reproduce" / name
-    todo = published.jobs(
-        about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=settings or ()
-    )
+    changes = [*(settings or ()), *runtime_setting(on)]
+    todo = published.jobs(about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=changes)
     for caution in published.cautions(about, settings or ()):
         typer.echo(f"Note: {caution}")
-    _run_with_estimate(todo, quiet=quiet)
+    if on == RAY:
+        spread_jobs(todo)
+    else:
+        _run_with_estimate(todo, quiet=quiet)
     found = published.differences(about, todo)
     for table in published_tables(found):
         plain_console().print(table)

@@ -11,7 +11,7 @@ import torch
 
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.demo import weights_folder
-from fedprompt.demo.fonts import FAMILIES, glyphs
+from fedprompt.demo.sprites import ARTISTS, class_sprites
 from fedprompt.deploy.audit import RecordsCheck
 from fedprompt.deploy.init import certificate_days, expiry_warnings
 from fedprompt.deploy.roster import check_authority, members
@@ -46,7 +46,7 @@ def run_checks(
     """Run all checks; a failure is a finding, never an exception. `recipe` reads a recipe, whose data are listed."""
     checks: list[Check] = [
         ("demo weights", _weights, "install fedprompt again; its package data are incomplete"),
-        ("icon fonts", _fonts, "pip install qtawesome"),
+        ("demo drawings", _drawings, "install fedprompt again; its package data are incomplete"),
     ]
     findings: list[Finding] = []
     if recipe is not None:
@@ -120,8 +120,8 @@ def _weights() -> str:
     return size_text(size)
 
 
-def _fonts() -> str:
-    return ", ".join(f"{family} {len(glyphs(family)):,}" for family in FAMILIES)
+def _drawings() -> str:
+    return f"{len(class_sprites().pixels)} drawings by {', '.join(ARTISTS)}"
 
 
 def _backbone(name: str) -> str:

@@ -20,12 +20,16 @@ from fedprompt.cli.check import check
 from fedprompt.cli.compare import compare
 from fedprompt.cli.config import (
     RecipeName,
+    Runtime,
     Settings,
     TrustCode,
+    deployment_of,
     exit_without_results,
     finite,
     load,
     recipes,
+    require_runtime,
+    runtime_setting,
     typed_command,
 )
 from fedprompt.cli.data import data, reproduce
@@ -60,7 +64,10 @@ mount(app)
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the run (default: runs/NAME).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-On = Annotated[Path | None, typer.Option("--on", metavar="DEPLOYMENT", help="Train over the sites of a deployment.")]
+On = Annotated[
+    str | None,
+    typer.Option("--on", metavar="ray|DEPLOYMENT", help="Train on Ray, or over the sites of a deployment: its folder."),
+]
 Minutes = Annotated[
     float | None,
     typer.Option(
@@ -143,16 +150,18 @@ def run(
     if out is not None:
         require_output_folder(out)
     limits = [] if minutes is None else [f"minutes={minutes}"]
-    changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else [])]
-    plan = load(recipe, changes, trust_code, opens_backbone=on is None)
+    deployment = deployment_of(on)
+    runtime = runtime_setting(on) if deployment is None else []
+    changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else []), *runtime]
+    plan = load(recipe, changes, trust_code, opens_backbone=deployment is None)
     from fedprompt.experiments import run as runs
 
-    folder = out or runs.free_folder((on or Path()) / "runs" / plan.recipe.name)
+    folder = out or runs.free_folder((deployment or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
-        if on is None:
+        if deployment is None:
             runs.start(plan, folder, callbacks=callbacks, command=typed_command("run", recipe, settings, folder))
         else:
-            run_over_sites(plan.recipe, on, folder, callbacks=callbacks)
+            run_over_sites(plan.recipe, deployment, folder, callbacks=callbacks)
     if not quiet:
         _print_results(folder)
     exit_without_results([folder])
@@ -160,16 +169,22 @@ def run(
 
 @app.command()
 def resume(
-    run: RunPath, quiet: Quiet = False, accept_changes: AcceptChanges = False, trust_code: TrustCode = None
+    run: RunPath,
+    quiet: Quiet = False,
+    accept_changes: AcceptChanges = False,
+    on: Runtime = None,
+    trust_code: TrustCode = None,
 ) -> None:
     """Continue a run that was stopped; its results are those of a run that never stopped."""
     require_folder(run, "give the folder of a run")  # before torch is imported, which takes seconds
     from fedprompt.experiments import run as runs
 
+    runtime = None if on is None else runs.changed_runtime(run, {"name": require_runtime(on)})
     with _with_callbacks(run, quiet=quiet) as callbacks:
         runs.require_trusted_recipe(run, trust_code or ())
         if not resume_over_sites(run, callbacks=callbacks, accept_changes=accept_changes):
-            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes, trusted=trust_code or ())
+            trusted = trust_code or ()
+            runs.resume(run, callbacks=callbacks, accept_changes=accept_changes, trusted=trusted, runtime=runtime)
     if not quiet:
         _print_results(run)
     exit_without_results([run])

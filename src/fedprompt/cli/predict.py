@@ -116,8 +116,11 @@ def _write(found: Predictions, files: dict[str, Path]) -> None:
 
 def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> Iterator[str]:
     from fedprompt.experiments.predict import PAGE_IMAGES
+    from fedprompt.experiments.predictions import is_formula
 
     total = len(found.images)
+    if "csv" in files and any(is_formula(name) for one in found.images for name in (*one.decided, one.picture)):
+        yield "In the CSV file an apostrophe stands before texts that begin with =, +, - or @: they are no formulas."
     for path in files.values():
         yield f"Written: {path} ({plural(total, 'image')})"
     if page is not None:

@@ -28,9 +28,14 @@ def need_flower() -> None:
 @site.command("init")
 def site_init(folder: Folder) -> None:
     """Create a site's keys; the public keys go to the server's operator, the private keys stay at the site."""
-    from fedprompt.deploy.init import init_site
+    from fedprompt.deploy.init import changed_settings, init_site
 
     _say_keys(folder, init_site(folder))
+    for setting in changed_settings(folder):
+        typer.echo(f"Set by whoever sent you the folder: {setting}; see whether you want it so.")
+    typer.echo(
+        f"{folder / 'site.toml'} is yours: [policy] says which jobs this site accepts, [images] how it reads images."
+    )
 
 
 @site.command("rotate")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedprompt.cli.config import RecipeName, Settings, exit_without_results, finite, load, typed_command
+from fedprompt.cli.config import (
+    RecipeName,
+    Runtime,
+    Settings,
+    exit_without_results,
+    finite,
+    load,
+    runtime_setting,
+    typed_command,
+)
 from fedprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,13 +49,16 @@ def tune(
         typer.Option("--out", "-o", help="Output folder, to go on in too (default: runs/NAME-tune)."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+    on: Runtime = None,
 ) -> None:
     """Search learning rates on held-out training images, then train with the best and test; goes on after a stop.
 
     Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid; with
     --draws, Optuna draws from between the ends of that grid.
     """
-    plan = load(recipe, settings)  # before the imports: a mistake in the recipe is refused without torch
+    plan = load(
+        recipe, [*(settings or ()), *runtime_setting(on)]
+    )  # before the imports: a mistake in the recipe is refused without torch
     from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.cli.console import print_results
     from fedprompt.studies.tune import Wanted

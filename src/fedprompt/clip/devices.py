@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fedprompt.clip.precision import DTYPES, Precision
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, did_you_mean, plural
 
+KINDS = ("auto", "cpu", "cuda", "mps")
 NAMES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -22,7 +23,8 @@ def find_device(name: str, precision: Precision = "float32") -> torch.device:
     """
     if not NAMES.fullmatch(name):
         raise UserError(
-            f'There is no device {name!r}; write device = "auto", "cpu", "cuda", "cuda:1" for the second GPU, or "mps".'
+            f"There is no device {name!r}{did_you_mean(name, KINDS)} "
+            '(device = "auto", "cpu", "cuda", "cuda:1" for the second GPU, or "mps").'
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

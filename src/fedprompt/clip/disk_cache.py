@@ -1,6 +1,7 @@
 """The disk part of the feature cache: per table two append-only files, the rows and their keys with checksums.
 
-Torn or deleted files do no harm. Rows are read by position, not through a memory-mapped file: a mapping kills the
+One process writes to a folder, and any number of others read at the same time what it has written so far. Torn or
+deleted files do no harm. Rows are read by position, not through a memory-mapped file: a mapping kills the
 process when the file is truncated, and a cache must never end a run.
 """
 
@@ -30,21 +31,24 @@ log = logging.getLogger(__name__)
 class RowFile:
     """The rows of one table. A row is written before its key and checked when read, so torn rows are ignored.
 
-    A file that is missing or has a damaged header has no rows; if `writable`, the first write then creates it.
+    A file that is missing or has a damaged header has no rows; if `writable`, the first write then creates it. Where
+    another process writes, rows that it has added meanwhile are found when a key is missing.
     """
 
     def __init__(self, stem: Path, *, writable: bool) -> None:
         self.stem = stem
+        self.writable = writable
         self.index: dict[int, int] = {}
         self.checks: list[int] = []
         self.shape: tuple[int, ...] = ()
         self.dtype = torch.float32
         self.files: tuple[FileIO, FileIO] | None = None  # rows, keys
-        if stem.with_suffix(".keys").exists() and stem.with_suffix(".rows").exists():
-            self._open("r+" if writable else "r")
+        self._open_existing()
 
     def read(self, keys: list[int]) -> tuple[list[int], Tensor | None]:
         """Return the positions in `keys` whose rows are on disk and intact, and the rows; damaged ones are dropped."""
+        if not self.writable and not all(key in self.index for key in keys):
+            self._find_added()
         places = [(position, self.index[key]) for position, key in enumerate(keys) if key in self.index]
         if not places or self.files is None:
             return [], None
@@ -85,6 +89,20 @@ class RowFile:
         self.index.update((key, start + offset) for offset, key in enumerate(entries["key"].tolist()))
         self.checks.extend(entries["check"].tolist())
 
+    def _open_existing(self) -> None:
+        if self.stem.with_suffix(".keys").exists() and self.stem.with_suffix(".rows").exists():
+            self._open("r+" if self.writable else "r")
+
+    def _find_added(self) -> None:
+        """Find the rows that the process that writes has added."""
+        if self.files is None:
+            self._open_existing()
+            return
+        start = HEADER_BYTES + len(self.checks) * ENTRY.itemsize
+        if self.files[1].seek(0, 2) >= start + ENTRY.itemsize:
+            self.files[1].seek(start)
+            self._count_written(self.files[1].readall())
+
     def _open(self, mode: str) -> None:
         self.files = FileIO(self.stem.with_suffix(".rows"), mode), FileIO(self.stem.with_suffix(".keys"), mode)
         text = self.files[1].readall()
@@ -96,8 +114,14 @@ class RowFile:
         except (ValueError, TypeError, KeyError):
             self.close()
             return
-        entries = np.frombuffer(text, ENTRY, (len(text) - HEADER_BYTES) // ENTRY.itemsize, HEADER_BYTES)
-        self._count(entries[: self.files[0].seek(0, 2) // (math.prod(self.shape) * self.dtype.itemsize)])
+        self._count_written(text[HEADER_BYTES:])
+
+    def _count_written(self, text: bytes) -> None:
+        """Count the entries in bytes of the keys' file, without those whose rows are not there yet."""
+        assert self.files is not None
+        whole = self.files[0].seek(0, 2) // (math.prod(self.shape) * self.dtype.itemsize)
+        entries = np.frombuffer(text, ENTRY, len(text) // ENTRY.itemsize)
+        self._count(entries[: max(0, whole - len(self.checks))])
 
     def _create(self, like: Tensor) -> tuple[FileIO, FileIO]:
         self.shape, self.dtype = tuple(like.shape[1:]), like.dtype

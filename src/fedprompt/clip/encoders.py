@@ -91,7 +91,7 @@ class Encoders(nn.Module):
         places = {name: to_device(positions, self.device) for name, positions in layout.slots.items()}
         for name, vectors in slots.items():
             values = vectors.to(embeddings).expand(len(rows), -1, -1)  # [N, n, W]
-            embeddings = embeddings.index_put((rows, places[name]), values)
+            embeddings.index_put_((rows, places[name]), values)  # a copy would be the largest tensor of a step
         return Prompts(embeddings, to_device(layout.end, self.device), places)
 
     def encode_text(self, prompts: Prompts, *, edit: Edit | None = None) -> Tensor:

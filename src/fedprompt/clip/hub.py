@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, constants, get_session, snapshot_download, tr
 from huggingface_hub.errors import HFValidationError
 
 from fedprompt.errors import UserError
-from fedprompt.file_system import entries, is_file, obstacle, read_bytes
+from fedprompt.file_system import entries, is_file, is_folder, obstacle, read_bytes
 from fedprompt.text_files import load_json_object
 
 HUB_SECONDS = 1.5
@@ -27,7 +27,7 @@ INPUT_SIDE = 224
 def require_available(path: str | Path) -> None:
     """Raise UserError if there is no such folder, or if a Hub id is neither in the Hub's cache nor reachable."""
     name, folder = str(path), Path(path).expanduser()
-    if folder.is_dir():
+    if is_folder(folder):
         for entry in entries(folder):  # the library would wait for ever for what a pipe may hold
             if "not a regular file" in (what := obstacle(folder / entry.name, "file")):
                 raise UserError(f"The backbone {name!r} has {entry.name}, which {what}; remove it.")
@@ -53,7 +53,7 @@ def is_hub_id(name: str) -> bool:
 
 def published_id(path: str) -> str | None:
     """The Hub id of a backbone, by which everybody can have it; None for a folder and for the embedded one."""
-    return path if is_hub_id(path) and not Path(path).expanduser().is_dir() else None
+    return path if is_hub_id(path) and not is_folder(Path(path).expanduser()) else None
 
 
 def cached_folder(name: str) -> Path:
@@ -118,7 +118,7 @@ def hub_answers() -> bool:
 def input_side(path: str | Path) -> int:
     """The side in pixels of the images that a CLIP reads; 224, as of most CLIPs, where its folder is not at hand."""
     folder = Path(path).expanduser()
-    places = [folder / one for one in CONFIGS] if folder.is_dir() else _cached_configs(str(path))
+    places = [folder / one for one in CONFIGS] if is_folder(folder) else _cached_configs(str(path))
     for place in places:
         try:
             config = load_json_object(read_bytes(place)) if place is not None and is_file(place) else {}

@@ -25,6 +25,7 @@ from fedprompt.clip.checkpoints.opening import Checkpoint, find_checkpoint, open
 from fedprompt.clip.hub import hub_answers, hub_checkpoint, require_available
 from fedprompt.data.decode_workers import Pixels
 from fedprompt.errors import UserError, plural
+from fedprompt.file_system import is_file, is_folder
 from fedprompt.text_files import json_text
 
 SHAPING = ("do_convert_rgb", "do_resize", "size", "resample", "do_center_crop", "crop_size")
@@ -74,7 +75,7 @@ class HuggingFacePlace:
 def _locate(path: str | Path) -> Checkpoint | HuggingFacePlace:
     name, folder = str(path), Path(path).expanduser()
     require_available(path)
-    hub = not folder.exists()
+    hub = not (is_folder(folder) or is_file(folder))
     if hub and (fetched := hub_checkpoint(name)):
         folder = fetched
     if found := find_checkpoint(folder):

@@ -63,6 +63,9 @@ class Clip(Encoders):
         self._sentences = functools.lru_cache(maxsize=64)(self.tokenizer.keyed_sentences)
         check_size(processor, size)
 
+    def __repr__(self) -> str:
+        return f"CLIP {self.origin or 'without a path'}: images of {self.image_tower.side} pixels, {self.dim} features"
+
     @classmethod
     def load(  # noqa: PLR0913  (the keys of [backbone])
         cls,

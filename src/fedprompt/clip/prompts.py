@@ -27,6 +27,7 @@ PLAIN = {ord(quote): "'" for quote in SINGLE_QUOTES} | {ord(quote): '"' for quot
 PLAIN |= {code: unicodedata.normalize("NFKC", chr(code)) for code in (*LIGATURES, *WIDE)}
 SPARE = 1024  # ids that a tower may embed beyond those of its tokenizer, since tables are rounded up
 TEMPLATE = "template"  # as `init`: the data set's template, which a run fills in
+LONGEST_TEXT = 10_000  # characters; tokenisers take memory by the length of a text before it is cut
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,11 @@ class PromptTokenizer:
         return self.context_length - len(self.special.before) - len(self.special.after)
 
     def pieces(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text without special tokens."""
+        """Token ids of each text without special tokens; UserError for a text that is far longer than any sentence."""
         fresh = [text for text in dict.fromkeys(texts) if text not in self._pieces]
         if fresh:
+            if len(longest := max(fresh, key=len)) > LONGEST_TEXT:
+                raise UserError(f"The text {longest[:40]!r}... has {len(longest):,} characters; shorten it.")
             plain = [self.clean(text) for text in fresh]
             rows = self.tokenizer(plain, add_special_tokens=False, return_attention_mask=False, verbose=False)[
                 "input_ids"

@@ -95,6 +95,16 @@ def options_model(builder: Callable[..., object]) -> type[Options]:
     return create_model(getattr(builder, "__name__", "Options"), __base__=Options, **fields)
 
 
+def options_that_fit(builder: Callable[..., object], values: Toml) -> frozenset[str]:
+    """The names of a builder's options, without those that cannot have their value among `values`."""
+    names = frozenset(option_parameters(builder))
+    try:
+        options_model(builder).model_validate({name: value for name, value in values.items() if name in names})
+    except ValidationError as error:
+        return names - {one["loc"][0] for one in error.errors(include_url=False) if one["type"] != "missing"}
+    return names
+
+
 def check_options(
     builder: Callable[..., object], options: Mapping[str, Any], *, place: str, name: str = "", hint: Hint = did_you_mean
 ) -> Toml:

@@ -6,14 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fedprompt.config.recipe import Recipe, checked
 from fedprompt.config.recipe_tables import ServerTable, TrainTable
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 
-OPTION = "--trust-code"
+# What stands in the recipe of a run for objects given from Python; both only say so.
+GIVEN_DATA = "fedprompt.api.datasets:given_in_python"
+GIVEN_PARTITION = "fedprompt.api.datasets:partition_in_python"
 
 
 def is_outside(name: str) -> bool:
     """Whether the name of a method or another building block is that of a module: "my_package.mine", "package:rule"."""
-    return "." in name or ":" in name
+    return ("." in name or ":" in name) and name not in (GIVEN_DATA, GIVEN_PARTITION)
 
 
 def named_code(recipe: Recipe) -> tuple[str, ...]:
@@ -46,8 +48,14 @@ def require_trusted(names: Iterable[str], trusted: Sequence[str], *, place: str)
     if others:
         raise UserError(
             f"{place} names code outside fedprompt that would run, in {' and '.join(map(repr, others))}; if you know "
-            f"and trust it, add: {' '.join(f'{OPTION} {one}' for one in others)}"
+            f"and trust it, add: {_trusting(others)}"
         )
+
+
+def _trusting(modules: Sequence[str]) -> str:
+    if wording() != "shell":
+        return f"`trust_code={list(modules)!r}`"
+    return " ".join(f"--trust-code {one}" for one in modules)
 
 
 def typed(names: Iterable[str], settings: Sequence[str]) -> tuple[str, ...]:

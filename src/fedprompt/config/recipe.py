@@ -20,7 +20,9 @@ from fedprompt.config.recipe_tables import (
     EvaluateTable,
     MethodTable,
     PartitionTable,
+    RuntimeTable,
     Table,
+    Toml,
     TrainTable,
     TuningTable,
 )
@@ -66,7 +68,13 @@ class Recipe(Table):
     compare: tuple[MethodTable, ...] = Field((), description="methods to train beside the main one")
     train: TrainTable = TrainTable()
     evaluate: EvaluateTable = EvaluateTable()
+    runtime: RuntimeTable = RuntimeTable()
     tuning: TuningTable = TuningTable()
+    vary: dict[str, tuple[Toml, ...]] = Field(
+        {},
+        description="groups of settings that `fedprompt compare` runs one by one; a setting is a table of dotted keys "
+        'and values, such as { "train.rounds" = 30 }',
+    )
 
     def to_toml(self, *, defaults: bool = True) -> str:
         """TOML text with every default written out, or only with what the recipe sets; parsing it gives the recipe."""

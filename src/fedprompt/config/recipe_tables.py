@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
 from fedprompt.config.values import Settings
 
 Toml = dict[str, Any]
+RuntimeName = Literal["simulator", "ray"]
+RUNTIME_NAMES: tuple[str, ...] = get_args(RuntimeName)
 NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
@@ -105,6 +107,11 @@ class DescriptionsTable(Table):
         "refuse", description="what to do about classes that the named descriptions lack: refuse, or none for them"
     )
     shuffled: bool = Field(default=False, description="control experiment: give every class another class's attributes")
+    foreign: str = Field(
+        "",
+        description="control experiment: give every class attributes of classes that the data set does not have, with "
+        'no word of its own ones; a descriptions file with such classes, the name of a bundled one, or "bundled"',
+    )
 
 
 class ClientTraining(Table):
@@ -127,8 +134,12 @@ class SecureTable(Table):
     """Secure aggregation: the server sees only sums of updates, so it can only take the mean."""
 
     share: float = Field(2 / 3, gt=0.5, le=1, description="share of a round's clients that must stay until its end")
-    clip: float = Field(100.0, gt=0, description="L2 norm to which clients clip their updates")
-    most_examples: int = Field(10_000, ge=1, description="largest weight of a client, if weighting is by examples")
+    clip: float = Field(100.0, ge=1e-9, le=1e9, description="L2 norm to which clients clip their updates")
+    most_examples: int = Field(
+        10_000,
+        ge=1,
+        description="largest weight of a client, if weighting is by examples; one with more counts as much",
+    )
 
 
 class AttackTable(ServerBlock):
@@ -190,6 +201,9 @@ class MethodTable(NamedBlock):
         "", pattern=r"^([A-Za-z0-9_+=-][A-Za-z0-9._+=-]*)?$", description="name of the trial; the method's if empty"
     )
     train: Toml = Field(default_factory=dict, description="overrides of [train] for this method")
+    tune: bool = Field(
+        default=True, description="whether a search for settings varies those of this method; otherwise it keeps them"
+    )
     descriptions: Toml = Field(default_factory=dict, description="overrides of [descriptions] for this method")
 
     @property
@@ -219,10 +233,42 @@ class EvaluateTable(Table):
         "no validation part, and with many labels to fit a decision threshold; 0.2 if a round is chosen",
     )
     test: bool = Field(default=True, description="evaluate on test images; a search for settings leaves them unseen")
+    shifted: bool = Field(
+        default=True,
+        description="also evaluate under distribution shift: unseen domains and data sets, test sets with other "
+        "co-occurrence; no search needs it",
+    )
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )
     samples: int = Field(8, ge=0, le=1000, description="test images recorded with their top predictions")
+
+
+class RuntimeTable(Table):
+    """Where simulated clients are trained; no result depends on it, but for the bits of another number of threads."""
+
+    name: RuntimeName = Field(
+        "simulator", description='"simulator" trains them one after another in one process, "ray" in several'
+    )
+    actors: int = Field(0, ge=0, le=4096, description="processes that train clients; 0 is as many as have room")
+    cpus: float = Field(
+        1.0, gt=0, le=1024, description="cores of an actor, or of a run of a study; also its threads, one at least"
+    )
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="share of a GPU of an actor, or of a run; by default one whole GPU if there are any and "
+        "backbone.device lets it be used",
+    )
+    gpu_memory_gb: float = Field(
+        0.0, ge=0, description="memory of a GPU that an actor, or a run, needs, in place of gpus; 0 leaves it to that"
+    )
+
+    @property
+    def threads(self) -> int:
+        """The threads of an actor."""
+        return max(1, int(self.cpus))
 
 
 class TuningTable(Table):

@@ -156,7 +156,7 @@ def sources_of(path: Path) -> tuple[str, ...]:
     return tuple(first or found)
 
 
-SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.world"), "Dataset")
+SOURCES = Registry("source", ("fedprompt.data.sources", "fedprompt.demo.emoji", "fedprompt.demo.scenes"), "Dataset")
 PARTITION_RULES = Registry("partition rule", ("fedprompt.data.partition",), "Partition", ("dataset",))
 AGGREGATION_RULES = Registry("aggregation rule", ("fedprompt.federated.aggregation",), "AggregationRule")
 SERVER_OPTIMIZERS = Registry("server optimiser", ("fedprompt.federated.server_optimizers",), "ServerOptimizer")

@@ -10,7 +10,7 @@ from typing import Any
 import tomli_w
 
 from fedprompt.config.recipe_tables import DataTable, MethodTable, PartitionTable, ServerBlock, Toml
-from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.errors import UserError, did_you_mean, plural, wording
 from fedprompt.text_files import load_toml
 
 # Tables that name a building block: their path, the key of the name, and the keys that are no options of the block.
@@ -29,11 +29,11 @@ BLOCKS = (
 class Fit:
     """Fits a recipe to settings that choose another building block: options of the earlier one are left out.
 
-    `options_of(table, name)` are the options of a block, None for one that is unknown; `note` gets a sentence on what
-    was left out.
+    `options_of(table, name, values)` are the options of a block, without those that cannot have their value among
+    `values`; None for a block that is unknown. `note` gets a sentence on what was left out.
     """
 
-    options_of: Callable[[str, str], Collection[str] | None]
+    options_of: Callable[[str, str, Toml], Collection[str] | None]
     note: Callable[[str], None]
 
 
@@ -91,15 +91,23 @@ def suggestion(key: str, known: Collection[str], keys: Collection[str]) -> str:
 def _apply(tables: Toml, setting: str, keys: Collection[str]) -> None:
     key, equals, value = setting.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {setting!r} is not of the form key=value; write e.g. --set train.rounds=3.")
+        raise UserError(f"{_named(setting)} is not of the form key=value; write e.g. {_example()}.")
     *parents, last = key.strip().split(".")
     place: Any = tables
     for parent in parents:
         place = _enter(place, parent, setting)
     if not isinstance(place, dict):
-        hint = suggestion(last, (), keys) or "; write e.g. --set train.rounds=3."
-        raise UserError(f"--set {setting!r} does not name a key of a table{hint}")
+        hint = suggestion(last, (), keys) or f"; write e.g. {_example()}."
+        raise UserError(f"{_named(setting)} does not name a key of a table{hint}")
     place[last] = _value(value.strip())
+
+
+def _named(setting: str) -> str:
+    return f"--set {setting!r}" if wording() == "shell" else f"The setting {setting!r}"
+
+
+def _example() -> str:
+    return "--set train.rounds=3" if wording() == "shell" else '{"train.rounds": 3}'
 
 
 def _enter(place: Any, key: str, setting: str) -> Any:
@@ -108,7 +116,7 @@ def _enter(place: Any, key: str, setting: str) -> Any:
     if isinstance(place, list) and key.isdigit() and int(key) < len(place):
         return place[int(key)]
     raise UserError(
-        f"--set {setting!r} names {key!r}, which is not a table of the recipe; tables in a list are counted from 0."
+        f"{_named(setting)} names {key!r}, which is not a table of the recipe; tables in a list are counted from 0."
     )
 
 
@@ -130,7 +138,7 @@ def _fitted(before: Toml, tables: Toml, given: Collection[str], fit: Fit) -> Ite
         if path == "method" and (compared := _compared(tables, table[key])):
             yield _take_compared(tables, compared, given)
             continue
-        options = fit.options_of(path, table[key])
+        options = fit.options_of(path, table[key], table)
         if options is None:  # an unknown name, of which the check of the recipe says more
             continue
         foreign = [one for one in table if one not in own and one not in options and f"{path}.{one}" not in given]

@@ -1,42 +1,54 @@
-"""Tuned defaults per method for data of one's own, and the methods to try first."""
+"""Defaults for data of one's own: those of its recipes, tuned ones per method, and the methods to try first."""
 
 from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
-from typing import Literal
+from typing import Any, Literal
 
-from fedprompt.config.recipe_tables import MethodTable, Toml
+from fedprompt.config.recipe_tables import MethodTable, Toml, TrainTable
 
 Defaults = Literal["paper", "single-label", "multi-label"]
 PAPER: Defaults = "paper"
+OWN: Mapping[str, str] = {"single": "own_folder", "multi": "own_table"}  # the recipes for data of one's own
 
 
 @functools.cache
 def tuned_defaults() -> Mapping[str, Mapping[str, Toml]]:
     """Kind of task -> method -> its tuned [train] keys under `train`, and its tuned options."""
-    return _bundled("tuned.toml")
+    return _bundled("config", "tuned.toml")
 
 
-def with_tuned(table: MethodTable, defaults: Defaults, *, stated: Collection[str]) -> MethodTable:
+def own_defaults(kind: Literal["single", "multi"]) -> tuple[Defaults, Toml]:
+    """What the recipe for data of one's own with one label or several per image says: `defaults` and its [train]."""
+    recipe = _bundled("recipes", f"{OWN[kind]}.toml")
+    return recipe["defaults"], recipe["train"]
+
+
+def with_tuned(table: MethodTable, defaults: Defaults, train: TrainTable) -> MethodTable:
     """A method's table with tuned defaults for what neither it nor the recipe's [train] table says.
 
-    `stated` are the keys that [train] sets. A method without tuned defaults keeps its own.
+    A method without tuned defaults keeps its own, and one with another optimiser than AdamW has no tuned rate.
     """
     found = {} if defaults == PAPER else tuned_defaults()[defaults].get(table.name, {})
-    train = {key: value for key, value in found.get("train", {}).items() if key not in stated}
+    is_tuned = table.train.get("optimizer", train.optimizer) == "adamw"
+    tuned = {
+        key: value
+        for key, value in found.get("train", {}).items()
+        if key not in train.model_fields_set and (is_tuned or key != "lr")
+    }
     said = table.model_dump(exclude_unset=True)
     options = {key: value for key, value in found.items() if key != "train"}
-    return MethodTable.model_validate({**options, **said, "train": train | table.train})
+    return MethodTable.model_validate({**options, **said, "train": tuned | table.train})
 
 
 @functools.cache
 def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
     """The methods to try first on such labels, best first: those that lead the comparison of all methods."""
-    return tuple(_bundled("recommended.toml")[kind])
+    return tuple(_bundled("config", "recommended.toml")[kind])
 
 
-def _bundled(name: str) -> dict[str, Toml]:
-    return tomllib.loads((files("fedprompt") / "config" / name).read_text(encoding="utf-8"))
+def _bundled(*place: str) -> dict[str, Any]:
+    return tomllib.loads(files("fedprompt").joinpath(*place).read_text(encoding="utf-8"))

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from fedprompt.errors import wording
+
 LARGEST = 1e30  # of a setting, in absolute value: squares of larger numbers, or sums of a few, leave float32
 LARGEST_INTEGER = 2**63 - 1  # TOML promises no more, and PyTorch takes no more
 
@@ -92,7 +94,8 @@ def refused_value(errors: Sequence[ErrorDetails], key: str, table: str = "") -> 
     if errors[0]["type"] in ("string_type", "path_type") and isinstance(value, int | float | date | datetime | time):
         text = str(value).lower() if isinstance(value, bool) else str(value)
         full = f"{table}.{key}" if table else key
-        reason = f"""it must be text, so quote it: {key} = "{text}", or --set '{full}="{text}"' on the command line"""
+        reason = f"""it must be text, so quote it: {key} = "{text}\""""
+        reason += f""", or --set '{full}="{text}"' on the command line""" * (wording() == "shell")
     return f"{key} = {value!r} is not accepted: {reason}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fedprompt.data.copies import copies_remark, same_content
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.image_formats import to_rgb
@@ -25,7 +26,9 @@ from fedprompt.data.intake.splits import understand_splits
 from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
-from fedprompt.errors import UserError
+from fedprompt.data.table_source import TableSource
+from fedprompt.errors import UserError, plural
+from fedprompt.file_system import is_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,11 @@ class MemorySource:
         for image in self.images:
             digest.update(repr(image.size).encode() + image.tobytes())
         return digest.hexdigest()[:32]
+
+    def digest(self, row: int) -> str:
+        """A hash of the size and the pixels of one image."""
+        image = self.images[row]
+        return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,14 +72,22 @@ def image_source(images: Sequence[object]) -> ImageSource:
     Raises UserError for anything else, for a mixture of paths and images, and for files that do not exist.
     """
     paths = [isinstance(image, str | os.PathLike) for image in images]
-    if all(paths):
-        files = tuple(str(Path(os.fspath(image)).expanduser().absolute()) for image in images)  # type: ignore[call-overload]
-        if missing := [file for file in files if not Path(file).is_file()]:
-            raise UserError(f"{len(missing):,} of {len(files):,} images do not exist, for example {missing[0]}.")
-        return FileSource(Path("/"), tuple(file.removeprefix("/") for file in files))
+    if images and all(paths):
+        return _file_source([Path(os.fspath(image)).expanduser().absolute() for image in images])  # type: ignore[call-overload]
     if any(paths):
         raise UserError("Some images are paths and others are images in memory; give either all paths or all images.")
     return MemorySource(tuple(as_image(image, name=f"image {row}") for row, image in enumerate(images)))
+
+
+def _file_source(paths: Sequence[Path]) -> FileSource:
+    """Files below the folder that all of them share, so that nothing depends on where that folder lies."""
+    if missing := [path for path in paths if not is_file(path)]:
+        if len(paths) == 1:
+            raise UserError(f"The image {missing[0]} does not exist.")
+        count = "1 does" if len(missing) == 1 else f"{len(missing):,} do"
+        raise UserError(f"Of {len(paths):,} images {count} not exist, for example {missing[0]}.")
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return FileSource(root, tuple(path.relative_to(root).as_posix() for path in paths))
 
 
 def as_image(value: object, *, name: str) -> Image.Image:
@@ -92,13 +108,14 @@ def as_image(value: object, *, name: str) -> Image.Image:
 
 
 def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but two with a default)
-    images: Sequence[object],
+    source: ImageSource,
     labels: Sequence[object],
+    splits: Sequence[object] | None = None,
+    domains: Sequence[object] | None = None,
+    declared: Mapping[str, str] | None = None,
     *,
     name: str = "in memory",
     classes: Sequence[str] = (),
-    splits: Sequence[object] | None = None,
-    domains: Sequence[object] | None = None,
     base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
@@ -108,39 +125,47 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
 
     `classes` are the names in label order, needed only if labels are numbers. `splits` says train, val or test per
-    image in any usual spelling; without it, each image is drawn for testing with probability `test_fraction`. `domains`
-    names a domain per image. Raises UserError for columns of different lengths, unreadable labels, missing files and
-    paths that stand twice.
+    image in any usual spelling, and `declared` what other values of it are; without it, each image is drawn for testing
+    with probability `test_fraction`, from `seed` and its path below the folder that all files share or, of images in
+    memory, its content. `domains` names a domain per image. Raises UserError for columns of different lengths,
+    unreadable labels and paths that stand twice.
     """
     check_test_fraction(test_fraction)
     columns = {"labels": labels, "splits": splits, "domains": domains}
     for column, values in columns.items():
-        if values is not None and len(values) != len(images):
-            raise UserError(f"There are {len(images)} images and {len(values)} {column}; every image needs one.")
-    if not len(images):
+        if values is not None and len(values) != len(source):
+            raise UserError(f"There are {len(source):,} images and {len(values):,} {column}; every image needs one.")
+    if not len(source):
         raise UserError("There are no images; give at least two.")
-    source = image_source(images)
     mistakes = Mistakes(name, place="row {}".format)
     found = read_typed_labels([_plain(label) for label in labels], classes, dialect=Dialect(), mistakes=mistakes)
     _refuse_repeats(source, mistakes)
     mistakes.check(fix="correct that row")
-    outer = ["" if is_missing(value) else normal_name(str(value)) for value in domains or [""] * len(images)]
-    own, origin = _splits(source, found, outer, splits, test_fraction=test_fraction, seed=seed, name=name)
+    _refuse_missing("domain", domains or (), fix="write the domain there, remove these rows, or leave the column out")
+    outer = ["" if _is_empty(value) else normal_name(str(value)) for value in domains or [""] * len(source)]
+    if splits is None or all(map(_is_empty, splits)):
+        drawn = _drawn_splits(source, found, outer, test_fraction=test_fraction, seed=seed, name=name)
+    else:
+        drawn = _given_splits(splits, declared, name)
     known, new = base_and_new(len(found.names), "all" if found.multi else base)
     return Dataset(
         name=name,
         source=source,
         space=LabelSpace(found.names, "multi" if found.multi else "single", template),
         targets=torch.tensor(found.targets, dtype=torch.int8 if found.multi else torch.int64),
-        splits=own,
+        splits=drawn.splits,
         domains=tuple(outer),
         base=known,
         new=new,
         unseen_domains=unseen_domains,
         intake=Intake(
             labels=found.form,
-            origins={"images": "given in memory", "classes": "`classes`" if classes else "labels", "splits": origin},
-            warnings=found.remarks,
+            origins={
+                "images": "given in memory",
+                "classes": "`classes`" if classes else "labels",
+                "splits": drawn.origin,
+            },
+            warnings=(*found.remarks, *drawn.remarks),
         ),
     )
 
@@ -157,28 +182,58 @@ def _refuse_repeats(source: ImageSource, mistakes: Mistakes) -> None:
     first: dict[str, int] = {}
     for row, file in enumerate(source.files):
         if first.setdefault(file, row) != row:
-            mistakes.add(f"the image /{file} stands in row {first[file]} too", line=row, fix="keep one of the two rows")
+            mistakes.add(
+                f"the image {source.root / file} stands in row {first[file]} too",
+                line=row,
+                fix="keep one of the two rows",
+            )
 
 
-def _splits(  # noqa: PLR0913  (what a draw depends on)
-    source: ImageSource,
-    found: TypedLabels,
-    domains: Sequence[str],
-    given: Sequence[object] | None,
-    *,
-    test_fraction: float,
-    seed: int,
-    name: str,
-) -> tuple[tuple[str, ...], str]:
-    """The splits of all rows, and where they come from in words."""
-    if given is not None:
-        names = [str(value) for value in given]
-        understood = understand_splits(names, place=name, kind="splits")
-        if understood is None:
-            raise UserError(f"The splits of {name} say {names[0]!r} and the like; write train, val or test.")
-        return tuple(understood.parts[own] for own in names), understood.origin
+@dataclass(frozen=True)
+class _Splits:
+    """The splits of all rows, where they come from in words, and what is to be said of them."""
+
+    splits: tuple[str, ...]
+    origin: str
+    remarks: tuple[str, ...] = ()
+
+
+def _given_splits(given: Sequence[object], declared: Mapping[str, str] | None, name: str) -> _Splits:
+    _refuse_missing("split", given, fix="write train, val or test there, remove these rows, or leave the column out")
+    names = [str(value) for value in given]
+    understood = understand_splits(names, place=name, kind="cells", declared=declared)
+    if understood is None:
+        raise UserError(f"The splits of {name} say {names[0]!r} and the like; write train, val or test.")
+    return _Splits(tuple(understood.parts[own] for own in names), understood.origin)
+
+
+def _is_empty(value: object) -> bool:
+    return is_missing(value) or (isinstance(value, str) and not value.strip())
+
+
+def _refuse_missing(column: str, values: Sequence[object], *, fix: str) -> None:
+    """UserError if some values of a column are missing and others are not."""
+    empty = [row for row, value in enumerate(values) if _is_empty(value)]
+    if not empty or len(empty) == len(values):
+        return
+    others = f" and those of {plural(len(empty) - 1, 'other row')} are" if len(empty) > 1 else " is"
+    raise UserError(f"The {column} of row {empty[0]}{others} missing; {fix}.")
+
+
+def _drawn_splits(
+    source: ImageSource, found: TypedLabels, domains: Sequence[str], *, test_fraction: float, seed: int, name: str
+) -> _Splits:
     groups = [(domain, () if found.multi else label) for domain, label in zip(domains, found.targets, strict=True)]
-    files = [source.describe(row) for row in range(len(source))]
-    return tuple(draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed)), drawn_origin(
-        test_fraction, seed
-    )
+    files, contents = _addresses(source)
+    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed, contents=contents)
+    names = [source.describe(row) for row in range(len(source))]
+    return _Splits(tuple(drawn), drawn_origin(test_fraction, seed), copies_remark(contents, names, place=name))
+
+
+def _addresses(source: ImageSource) -> tuple[Sequence[str], Sequence[int]]:
+    """What each image is drawn by, its path or its content, and for each row the first one with the same content."""
+    if isinstance(source, FileSource):
+        return source.files, source.contents
+    assert isinstance(source, MemorySource | TableSource)
+    digests = [source.digest(row) for row in range(len(source))]
+    return digests, same_content(len(source), (digests.__getitem__,))

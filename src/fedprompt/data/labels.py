@@ -15,6 +15,10 @@ Kind = Literal["single", "multi"]
 INVISIBLE = re.compile("[\\x00-\\x1f\\x7f\\u0085\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
+LONGEST_TEXT = 1000  # characters of a class name, and of a template; text encoders read a few hundred
+MOST_TEXT = 3_000_000  # characters of the texts of all classes; the 21,841 of ImageNet have less than a million
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """Candidate classes in label order; targets are positions in `names`.
@@ -43,6 +47,7 @@ class LabelSpace:
             raise UserError(f"The class name {name!r} stands {count} times in the list; give each class its own.")
         if unreadable := next(filter(INVISIBLE.search, self.names), ""):
             raise UserError(f"The class name {unreadable!r} has invisible characters; give the class another name.")
+        _check_lengths((self.template, *self.ensemble), self.names)
         for template in (self.template, *self.ensemble):
             if "{}" not in template:
                 raise UserError(
@@ -78,6 +83,25 @@ class LabelSpace:
         prompts = {name: self.prompts[name] for name in names if name in self.prompts}
         synonyms = {name: self.synonyms[name] for name in names if name in self.synonyms}
         return replace(self, names=names, attributes=attributes, prompts=prompts, synonyms=synonyms)
+
+
+def _check_lengths(templates: Sequence[str], names: Sequence[str]) -> None:
+    """UserError if the texts of a template are longer than anything that a text encoder reads."""
+    longest, letters = max(names, key=len), sum(map(len, names))
+    if len(longest) > LONGEST_TEXT:
+        raise UserError(f"The class name {longest[:40]!r}... has more than {LONGEST_TEXT:,} characters; shorten it.")
+    for template in templates:
+        places = max(template.count("{}"), 1)
+        if len(template) + places * len(longest) > 2 * LONGEST_TEXT:
+            raise UserError(
+                f"The template {template[:40]!r}... with {longest[:40]!r} in it has more than {2 * LONGEST_TEXT:,} "
+                "characters; shorten them."
+            )
+        if len(names) * len(template) + places * letters > MOST_TEXT:
+            raise UserError(
+                f"The template {template[:40]!r} gives {len(names):,} classes texts of more than {MOST_TEXT:,} "
+                "characters together; shorten it."
+            )
 
 
 def readable_name(name: str) -> str:

@@ -41,14 +41,15 @@ class TableSource:
     @cached_property
     def contents(self) -> tuple[int, ...]:
         """For each row the first row whose image has the same bytes."""
-        return same_content(len(self), (self._digest,))
+        return same_content(len(self), (self.digest,))
 
-    def _digest(self, row: int) -> bytes | int:
+    def digest(self, row: int) -> str:
+        """A hash of an image's bytes; its row where they cannot be had."""
         try:
             path, content = self._image(row)
-            return hashlib.sha256(read_bytes(Path(path)) if content is None else content).digest()
+            return hashlib.sha256(read_bytes(Path(path)) if content is None else content).hexdigest()
         except (OSError, UserError):  # opening it as an image says why it cannot be read
-            return row
+            return self.describe(row)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -1,4 +1,4 @@
-"""The embedded demo: data sets drawn from icon fonts, and a small CLIP pretrained on such drawings."""
+"""The embedded demo: data sets rendered from emoji, and a small CLIP pretrained on such images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 DEMO = "demo"  # the name of the embedded CLIP in recipes
-SOURCES = ("pictograms", "scenes")  # whose images are drawn on demand
+SOURCES = ("emoji", "scenes")  # whose images are drawn on demand
 
 
 def weights_folder() -> Path:

@@ -17,10 +17,13 @@ from fedprompt.deploy.certificates import (
 from fedprompt.deploy.identity import NODE, make_site_keys
 from fedprompt.deploy.settings import DEPLOYMENT, SITE, Deployment, Roster, SiteFile, load_deployment, load_site, save
 from fedprompt.errors import UserError
+from fedprompt.file_system import entries
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.runtimes.flower import commands
+from fedprompt.text_files import json_text
 
 WARN_DAYS = 60  # before a certificate expires
+SENT = (SITE, "ca.crt")  # what a site gets from the server's operator
 
 # The reverse proxy passes only the sites' messages: calls that start runs are possible on the server's loopback alone.
 NGINX = """# Include this inside nginx's http block, e.g. as /etc/nginx/conf.d/fedprompt.conf
@@ -47,7 +50,7 @@ Wants=network-online.target
 
 [Service]
 User={user}
-ExecStart={python} -m fedprompt {command} {folder}
+ExecStart={python} -P -m fedprompt {command} {folder}
 WorkingDirectory={place}
 Restart=always
 RestartSec=5
@@ -92,12 +95,37 @@ def init_deployment(folder: Path, deployment: Deployment) -> None:
 
 
 def init_site(folder: Path) -> Path:
-    """Create a site's keys and service file; returns the public keys' file, which goes to the server's operator."""
+    """Create a site's keys and service file; returns the public keys' file, which goes to the server's operator.
+
+    Raises UserError if the folder holds more than the server's operator has to send. Whoever has made keys or records
+    in it knows them, and peers in the roster are those whose fingerprints this site has compared.
+    """
     folder = folder.resolve()
     site = load_site(folder)
+    if more := sorted(entry.name for entry in entries(folder) if entry.name not in SENT):
+        raise UserError(
+            f"{folder} holds more than {' and '.join(SENT)}: {', '.join(more[:8])}. If keys were made here before, the "
+            "site has them (new ones: fedprompt site rotate). Delete all that was sent to you."
+        )
+    if peers := ", ".join(sorted(site.roster.sites)):
+        raise UserError(
+            f"{folder / SITE} was sent with peers in [roster.sites] ({peers}); delete that table. "
+            "Peers are added with `fedprompt site roster add` when their fingerprints were compared."
+        )
     public = make_site_keys(folder, site.name)
     write_atomic(folder / "fedprompt-site.service", service(f"fedprompt site {site.name}", "site up", folder))
     return public
+
+
+def changed_settings(folder: Path) -> list[str]:
+    """The settings of a site's [policy] and [images] that differ from the defaults, as `table.key = value`."""
+    site, usual = load_site(folder), SiteFile(name="site", superlink="host:1")
+    return [
+        f"{table}.{key} = {json_text(value, ascii_only=False)}"
+        for table in ("policy", "images")
+        for key, value in getattr(site, table).model_dump(mode="json").items()
+        if value != getattr(usual, table).model_dump(mode="json")[key]
+    ]
 
 
 def site_key(folder: Path) -> Path:

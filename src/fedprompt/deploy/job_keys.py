@@ -33,7 +33,7 @@ train.schedule train.proximal train.fraction train.weighting train.keep train.pa
 train.server.aggregate.name train.server.aggregate.* train.server.optimizer.name train.server.optimizer.*
 train.server.privacy.name train.server.privacy.* train.server.most_examples train.server.norm_limit
 train.server.secure.share train.server.secure.clip train.server.secure.most_examples
-evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.oracle
+evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.shifted evaluate.oracle
 """
 # Machine, files, and the parts of the images: `local_recipe` writes the site's values.
 _SITE = """
@@ -45,6 +45,7 @@ evaluate.held_out
 # Without any effect at a site, or refused there: further methods, attacks, and any but "federated" sharing.
 _SERVER = """
 compare minutes track data.test evaluate.samples tuning.seed tuning.grid
+runtime.name runtime.actors runtime.cpus runtime.gpus runtime.gpu_memory_gb
 train.sharing train.server.attack.name train.server.attack.* train.server.attack.adversaries
 """
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from fedprompt.clip.hub import cached_folder
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, parse_recipe
 from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.sources.sites import NotAgreedError
 from fedprompt.demo import DEMO
 from fedprompt.deploy.audit import recipe_hash, server_key
@@ -49,7 +50,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """A request that the site has accepted, with what it needs to answer it; `may_score` allows one more score."""
+    """A request that the site has accepted, with what it needs to answer it.
+
+    `may_score` allows one more score.
+    """
 
     request: Payload
     settings: SiteFile
@@ -59,6 +63,7 @@ class Job:
     images: OwnImages
     state: SiteState
     may_score: bool
+    images_hash: str  # of the images, with a key that stays at the site
 
     @property
     def fields(self) -> Fields:
@@ -98,7 +103,18 @@ class Jobs:
             pinned = pinned.trained(name, request.fields["round"], rounds=trial.settings.rounds)
         counted = _scored(pinned, trial, request.kind, settings.policy)
         (counted or pinned).save(state.folder)
-        return Job(request, settings, experiment, trial, client, images, state, may_score=counted is not None)
+        hashed = pinned.secret_hash(images.fingerprint)
+        return Job(
+            request,
+            settings,
+            experiment,
+            trial,
+            client,
+            images,
+            state,
+            may_score=counted is not None,
+            images_hash=hashed,
+        )
 
     def _experiment(self, plan: Plan, settings: SiteFile, state: SiteState) -> tuple[str, Experiment]:
         """The experiment on this site's images, and a key that changes when their folder does."""
@@ -174,6 +190,8 @@ def _checked_plan(request: Payload, settings: SiteFile) -> Plan:
     bundled = recipe.method.name in methods.names()
     with _of_the_job_alone() if bundled else nullcontext():
         plan = resolve(recipe, origin="job")
+    with _of_the_job_alone():
+        _check_texts(plan.source.options)
     if settings.data and not plan.data_at_sites:
         raise RefusedError("the job wants other images than this site's own.", rule="data")
     if settings.data and not plan.clients_are_sites:
@@ -197,6 +215,15 @@ def _of_the_job_alone() -> Iterator[None]:
     except UserError as mistake:
         sentence = KNOWN.sub("", " ".join(str(mistake).split()))
         raise RefusedError(sentence[:LONGEST_REFUSAL], rule="recipe") from None
+
+
+def _check_texts(options: Mapping[str, object]) -> None:
+    """UserError for class names and a template that make no label space, or texts that fill the memory."""
+    names, template = options.get("classes"), options.get("template")
+    if isinstance(names, list | tuple) and names:
+        space = LabelSpace(tuple(map(str, names)))
+        if isinstance(template, str):
+            replace(space, template=template)
 
 
 def _holds_path(options: object) -> bool:

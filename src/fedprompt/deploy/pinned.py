@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,7 +33,7 @@ class Pinned:
     """What a run's first message fixed, and how far its messages have come.
 
     `facts` hold for the run and `trials` for each trial: what -> fingerprint. `serial` is the largest number of a
-    message, `rounds` the last round trained by trial, and `scores` the number of scores by trial.
+    message, `rounds` the last round trained by trial, and `scores` the number of scores by trial. `key` is secret.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Pinned:
     serial: tuple[int, int] = (0, 0)
     rounds: Mapping[str, int] = field(default_factory=dict)
     scores: Mapping[str, int] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: secrets.token_hex(32))
 
     @classmethod
     def load(cls, folder: Path) -> Pinned:
@@ -86,6 +89,13 @@ class Pinned:
         if number + KEPT <= last:
             raise RefusedError(f"round {number} is past: round {last} was trained before.", rule="order")
         return replace(self, rounds={**self.rounds, trial: max(last, number)})
+
+    def secret_hash(self, text: str) -> str:
+        """A hash that changes with a text, and that nobody without the run's key at this site can compare with another.
+
+        Whoever guesses all images of a site could otherwise tell from it whether the guess is right.
+        """
+        return hmac.new(bytes.fromhex(self.key), text.encode(), "sha256").hexdigest()[:32]
 
     def scored(self, trial: str) -> Pinned:
         """The same after one more score of a trial."""

@@ -23,7 +23,7 @@ from fedprompt.deploy.disclosure import (
 from fedprompt.deploy.hash_chain import DamagedError
 from fedprompt.deploy.jobs import Job, Jobs
 from fedprompt.deploy.ledger import Budget, Charged, SiteLedger, Training
-from fedprompt.deploy.preflight import digest, fingerprints, hello_answer
+from fedprompt.deploy.preflight import fingerprints, hello_answer
 from fedprompt.deploy.secure_member import SecureMember, secure_sum_of_site
 from fedprompt.deploy.settings import SiteFile, load_site
 from fedprompt.deploy.site_policy import RefusedError
@@ -32,7 +32,6 @@ from fedprompt.federated.client import TooLateError, train_client
 from fedprompt.federated.evaluate import METRICS, Score, evaluate_any, validate
 from fedprompt.federated.rounds import initial_state
 from fedprompt.federated.screening import (
-    Limits,
     RefusedUpdateError,
     check_personal,
     check_raw,
@@ -61,6 +60,7 @@ from fedprompt.runtimes.tensor_codec import decode, encode_change
 from fedprompt.text_files import json_text
 from fedprompt.updates import State, Update
 
+LONGEST_CAUSE = 2000  # characters of why a job was refused, in the site's log
 DEEPEST_TRACE = 20  # calls of a traceback in the site's log, the innermost
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Site:
                 task = _task(job)
                 update = self._train(task, charges)
                 update = replace(update, num_examples=releasable_weight(update.num_examples, settings.policy))
-                check_update(update, task.shared, Limits(most_examples=codec.most_examples))
+                check_update(update, task.shared)
                 return codec.encode(update, task.shared), state_digest(task.shared)
 
             length = partial(_vector_length, job)
@@ -204,8 +204,7 @@ def _expired() -> RefusedError:
 
 def _marked(job: Job, answer: Payload) -> Payload:
     """The answer with the number of its request, and the facts that the server compares with its own."""
-    run = f"{job.state.folder.name} {job.images.fingerprint}"  # two runs on the same images have different hashes
-    facts = {**fingerprints(job.experiment, job.trial), "data": digest(run)}
+    facts = {**fingerprints(job.experiment, job.trial), "data": job.images_hash}
     return replace(answer, fields={**answer.fields, "facts": facts, "serial": job.fields["serial"]})
 
 
@@ -229,7 +228,8 @@ def _refusal(error: Exception) -> tuple[Payload, str]:
     if isinstance(error, RefusedUpdateError):  # by the checks that the server makes of an update, too
         error = RefusedError(error.sentence, rule=error.rule)
     if isinstance(error, RefusedError):
-        _log.warning("Refused a job: %s%s", error, f" {error.__cause__}" if error.__cause__ else "")
+        cause = f" {error.__cause__}" if error.__cause__ else ""
+        _log.warning("Refused a job: %s%s", error, cause[:LONGEST_CAUSE])  # which may list what the job lists
         return Payload(REFUSED, {"reason": str(error)}), error.rule
     reference = secrets.token_hex(4)
     lines = [str(error)] if isinstance(error, UserError) else traceback.format_exception(error, limit=-DEEPEST_TRACE)

@@ -64,7 +64,7 @@ def check_backbone(path: str, own: str) -> None:
 def _check_descriptions(descriptions: DescriptionsTable) -> None:
     if any(
         isinstance(named, str) and named not in ("", NONE)
-        for named in (descriptions.attributes, descriptions.conditions)
+        for named in (descriptions.attributes, descriptions.conditions, descriptions.foreign)
     ):
         raise RefusedError("the job names a descriptions file; descriptions belong in the job.", rule="descriptions")
 

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import plural
+from fedprompt.errors import option, plural
 from fedprompt.experiments.context import RunContext
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import SCORINGS
@@ -203,8 +203,8 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
     if found.first_round + found.scoring > found.seconds:
         context.callbacks.on_warning(
             f"{costs}, the first one {_seconds(found.first_round)} and scoring {_seconds(found.scoring)}, more than "
-            f"its part of the time, {part}, so it trains one round. Give more --minutes, fewer images per class "
-            "(partition.shots), or a part of the clients per round (train.fraction)."
+            f"its part of the time, {part}, so it trains one round. Give more {option('minutes')}, fewer images "
+            "per class (partition.shots), or a part of the clients per round (train.fraction)."
         )
     elif found.rounds < trial.settings.rounds:
         fit = "fits" if found.rounds == 1 else "fit"

@@ -58,10 +58,15 @@ def header_of(run: RunFolder) -> HeaderEvent:
 def changes_since(header: HeaderEvent, experiment: Experiment) -> list[str]:
     """What is no longer as the run's header says: the recipe, versions of packages, backbone, data or descriptions."""
     return [
-        *_recipe_changes("", header.recipe, experiment.recipe.model_dump(mode="json")),
+        *_recipe_changes("", _that_count(header.recipe), _that_count(experiment.recipe.model_dump(mode="json"))),
         *_value_changes(header.versions, {key: one for key, one in versions().items() if key not in MACHINE}),
         *_fingerprint_changes(header, experiment),
     ]
+
+
+def _that_count(recipe: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The tables of a recipe without that of the runtime, which no result depends on."""
+    return {key: value for key, value in recipe.items() if key != "runtime"}
 
 
 def _recipe_changes(place: str, before: JsonValue, now: JsonValue) -> Iterator[str]:

@@ -1,14 +1,15 @@
-"""The class descriptions of a trial: the data set's own, bundled ones, those of a file, none, or shuffled ones."""
+"""The class descriptions of a trial: the data set's own, bundled ones, a file's, none, shuffled or foreign ones."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files
+from itertools import cycle
 from pathlib import Path
 
 from fedprompt.clip.model import Clip
@@ -17,6 +18,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.descriptions import read_conditions, read_descriptions
 from fedprompt.data.labels import LabelSpace
 from fedprompt.descriptions import bundled
+from fedprompt.descriptions.phrases import content_stems
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import is_file, require_file
 from fedprompt.methods.base import Reads
@@ -73,8 +75,8 @@ def find_descriptions(name: str, words: Sequence[str] = ()) -> Path:
 
 def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
     """The table with absolute paths: a run may be resumed from another folder. UserError for a missing file."""
-    named = {"attributes": table.attributes, "conditions": table.conditions}
-    words = {"attributes": (BUNDLED, NONE), "conditions": (NONE,)}
+    named = {"attributes": table.attributes, "conditions": table.conditions, "foreign": table.foreign}
+    words = {"attributes": (BUNDLED, NONE), "conditions": (NONE,), "foreign": (BUNDLED,)}
     paths = {
         key: _absolute(name, words[key])
         for key, name in named.items()
@@ -85,11 +87,11 @@ def with_absolute_paths(table: DescriptionsTable) -> DescriptionsTable:
 
 def _absolute(name: str, words: Sequence[str]) -> str:
     path = find_descriptions(name, words)
-    return str(path.resolve()) if Path(name).is_file() else name
+    return str(path.resolve()) if is_file(Path(name)) else name
 
 
 def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int, reads: Reads = ()) -> LabelSpace:
-    """The label space with the descriptions that the table names; `seed` is that of the shuffled control.
+    """The label space with the descriptions that the table names; `seed` is that of the controls.
 
     `reads` is what the method reads: bundled descriptions stand in for it where the table names none and the data set
     has none. Raises UserError if a file lacks a class or has no conditions.
@@ -98,12 +100,14 @@ def with_descriptions(space: LabelSpace, table: DescriptionsTable, *, seed: int,
     attributes = chosen.attributes
     if table.shuffled:
         attributes = shuffle_attributes(attributes, space.names, seed=seed)
+    if table.foreign:
+        attributes = foreign_attributes(attributes, space.names, _foreign_phrases(table.foreign), seed=seed)
     return replace(space, attributes=attributes, conditions=chosen.conditions)
 
 
 def choose(space: LabelSpace, table: DescriptionsTable, reads: Reads) -> ChosenDescriptions:
     """What the table names for the classes of one data set; UserError if a file lacks a class or has no conditions."""
-    chosen = _choose_attributes(space, table, wanted="attributes" in reads or table.shuffled)
+    chosen = _choose_attributes(space, table, wanted="attributes" in reads or table.shuffled or bool(table.foreign))
     conditions, file = _choose_conditions(space, table.conditions, wanted="conditions" in reads)
     return replace(chosen, conditions=conditions, conditions_file=file)
 
@@ -119,7 +123,7 @@ def _choose_attributes(space: LabelSpace, table: DescriptionsTable, *, wanted: b
     if name == BUNDLED:
         others = (file for file in bundled.names() if file not in space.descriptions)
         return _bundled_attributes(space, (*space.descriptions, *others), missing=table.missing)
-    if name in bundled.names() and not Path(name).is_file():
+    if name in bundled.names() and not is_file(Path(name)):
         return _bundled_attributes(space, (name,), missing=table.missing)
     found = read_descriptions(find_descriptions(name)).attributes
     missing = [one for one in space.names if one not in found]
@@ -157,7 +161,7 @@ def _choose_conditions(space: LabelSpace, named: str | tuple[str, ...], *, wante
     if isinstance(named, tuple) and named:
         return named, ""
     if named and isinstance(named, str):
-        included = named in bundled.names() and not Path(named).is_file()
+        included = named in bundled.names() and not is_file(Path(named))
         return read_conditions(find_descriptions(named)), named if included else ""
     if not space.conditions and wanted:
         for file in bundled.ranked(space.names, space.descriptions):
@@ -204,6 +208,40 @@ def shuffle_attributes(attributes: Attributes, names: tuple[str, ...], *, seed: 
     order = [owners[place] for place in numpy_stream(seed, "shuffled words").permutation(len(owners))]
     # Along one cycle no class keeps its own.
     return {name: attributes[order[(place + 1) % len(order)]] for place, name in enumerate(order)}
+
+
+def foreign_attributes(
+    attributes: Attributes, names: tuple[str, ...], foreign: Iterable[Sequence[str]], *, seed: int
+) -> Attributes:
+    """Give every class as many attributes of foreign classes as it has of its own, as a control that shuffling is not.
+
+    Shuffling keeps the set of all attributes; here no attribute has a content word that is in the data set's attributes
+    or class names. Foreign classes are taken in a drawn order, again from the first one if they are too few. Raises
+    UserError if they have too few such attributes for the class with the most.
+    """
+    known = frozenset().union(*map(content_stems, (*names, *(one for own in attributes.values() for one in own))))
+    pools = [[one for one in phrases if not content_stems(one) & known] for phrases in foreign]
+    drawn = [one for place in numpy_stream(seed, "foreign words").permutation(len(pools)) for one in pools[place]]
+    most = max(map(len, attributes.values()), default=0)
+    if not most or len(set(drawn)) < most:
+        raise UserError(
+            f"descriptions.foreign has {len(set(drawn))} attributes without a word of the data set's own, and a class "
+            f'has up to {most} of these; name a descriptions file of other things, or "{BUNDLED}".'
+        )
+    dealt = cycle(drawn)
+    found: dict[str, tuple[str, ...]] = {}
+    for name in (name for name in names if name in attributes):
+        own: dict[str, None] = {}
+        while len(own) < len(attributes[name]):
+            own[next(dealt)] = None
+        found[name] = tuple(own)
+    return found
+
+
+def _foreign_phrases(named: str) -> list[tuple[str, ...]]:
+    """The attributes of each class of a descriptions file, or of all bundled ones."""
+    every = map(bundled.read, bundled.names()) if named == BUNDLED else [read_descriptions(find_descriptions(named))]
+    return [phrases for file in every for phrases in file.attributes.values()]
 
 
 def check_distinct_texts(clip: Clip, space: LabelSpace) -> None:

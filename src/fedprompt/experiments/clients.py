@@ -17,7 +17,7 @@ from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.federated.client import Client
 from fedprompt.records.event_fields import PartitionCounts
-from fedprompt.report import partition_figure
+from fedprompt.report.client_figures import partition_drawing
 from fedprompt.report.inline import Figure
 from fedprompt.seeding import stream
 
@@ -53,7 +53,7 @@ class Clients(Sequence[Client]):
         self.test = test
         self.share = held_out
         self.candidates = candidates
-        self._test_rows = functools.cache(self._find_test_rows)
+        self._test_rows: dict[str, Tensor] = {}  # by domain, those found so far
 
     def __len__(self) -> int:
         return len(self.partition.shards)
@@ -78,7 +78,10 @@ class Clients(Sequence[Client]):
         )
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Training images per client (rows) and class (columns)."""
+        """Training images per client (rows) and class (columns); with several labels, an image counts for each of them.
+
+        The number of a client's images is `len(client.train)`.
+        """
         import pandas
 
         counts = class_counts(self.partition, self.dataset)
@@ -87,8 +90,8 @@ class Clients(Sequence[Client]):
         return pandas.DataFrame(counts.numpy(), index=names, columns=classes)
 
     def plot(self) -> Figure:
-        """Training images per client (rows) and class (columns), as a figure."""
-        return Figure(partition_figure(partition_counts(self.partition, self.dataset)))
+        """Training images per client (rows) and class (columns), as a figure; `.save("figure.png")` writes it."""
+        return Figure(partition_drawing(partition_counts(self.partition, self.dataset)))
 
     def __repr__(self) -> str:
         return f"{len(self)} clients of {self.dataset.name} by {self.partition.rule}"
@@ -173,13 +176,16 @@ class Clients(Sequence[Client]):
     def _rows_of(self, shard: Shard) -> Tensor:
         if shard.test is not None:
             return torch.tensor(shard.test, dtype=torch.int64)
-        rows = self._test_rows(shard.domain)
+        rows = self._test_rows_of(shard.domain)
         if self.dataset.space.kind == "multi":
             return rows
         return rows[torch.isin(self.dataset.targets[rows], torch.tensor(shard.classes))]
 
-    def _find_test_rows(self, domain: str) -> Tensor:
-        return self.dataset.rows(split="test", domains=(domain,) if domain else self.dataset.seen_domains)
+    def _test_rows_of(self, domain: str) -> Tensor:
+        if domain not in self._test_rows:
+            domains = (domain,) if domain else self.dataset.seen_domains
+            self._test_rows[domain] = self.dataset.rows(split="test", domains=domains)
+        return self._test_rows[domain]
 
 
 def partition_counts(partition: Partition, dataset: Dataset) -> PartitionCounts:

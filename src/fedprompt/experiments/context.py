@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from torch import Tensor
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.dataset import Examples
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.test_sets import TestSet
@@ -131,6 +135,10 @@ class RunTransport(Transport, Protocol):
 
     def restore(self, shared: State, client: int | None = None) -> Method:
         """The method with the shared state and a client's personal one; without a client, the initial one."""
+        ...
+
+    def predict(self, clip: Clip, shared: State, owner: int | None, examples: Examples, *, batch_size: int) -> Tensor:
+        """Logits [N, C] of an owner's model for examples; UserError if one is not finite."""
         ...
 
     def num_examples(self, client: int) -> int:

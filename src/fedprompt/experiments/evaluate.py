@@ -6,20 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.diagnostics import diagnostics_event
 from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.sample_images import draw_samples, sample_events
 from fedprompt.experiments.test_sets import TestSet, top_k
-from fedprompt.federated.evaluate import Decision, Score, predict, score
+from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.methods.base import Method
+from fedprompt.ops.bootstrap import influences
 from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.client_scores import append_scores
-from fedprompt.records.events import ScoreEvent
+from fedprompt.records.events import LocalImagesEvent, ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -28,18 +31,40 @@ from fedprompt.updates import State
 def score_clients(
     context: RunContext, trial: Trial, transport: RunTransport, shared: State, *, round_number: int
 ) -> None:
-    """Score every client's model on the client's own test images, if the recipe asks for it."""
+    """Score every client's model on the client's own test images, if the recipe asks for it.
+
+    Where this process scores them, it also records the images, for intervals.
+    """
     if not (context.experiment.recipe.evaluate.local and context.experiment.recipe.evaluate.test):
         return
     clients = context.experiment.clients
     reached = _reaching_all(context, trial, transport, shared)
-    events = []
+    events, scored = [], []
     numbers = {shard.name: number for number, shard in enumerate(context.experiment.partition.shards)}
     for found in reached.evaluate(round_number, shared, range(len(clients))):  # sites may not answer
         number = numbers[found.name]
         part, space = clients.part(number), clients[number].train.space
         events.append(score_event(trial, round_number, "local", found, space, client=number, part=part))
+        scored.append((number, part, found.correct))
     _record(context, events)
+    for part in dict.fromkeys(part for _, part, _ in scored):
+        _record_local_images(context, trial, round_number, part, {n: own for n, of, own in scored if of == part})
+
+
+def _record_local_images(
+    context: RunContext, trial: Trial, round_number: int, part: str, correct: Mapping[int, Tensor | None]
+) -> None:
+    """Record the distinct test images of clients, by which of them each client's model classifies correctly."""
+    known = {number: own.numpy() for number, own in correct.items() if own is not None and len(own)}
+    if not known or len(known) < len(correct):
+        return
+    tested = [context.experiment.clients[number].test for number in known]
+    rows, influence = influences([np.array(test.images.rows) for test in tested if test], list(known.values()))
+    context.run.append(
+        LocalImagesEvent(
+            trial=trial.name, round=round_number, part=part, rows=rows.tolist(), influence=influence.tolist()
+        )
+    )
 
 
 def score_held_out(
@@ -56,10 +81,9 @@ def record_held_out(context: RunContext, transport: RunTransport, shared: State,
     tables = []
     for number, client in enumerate(context.experiment.clients):
         owner = number if number in transport.owners else transport.owners[0]
-        method = transport.restore(shared, owner)
         for column, held in client.held_out.items():
             if len(held):
-                logits = predict(method, clip, held.images, held.space, batch_size=batch_size)
+                logits = transport.predict(clip, shared, owner, held, batch_size=batch_size)
                 key = (column, client.name, "", number)
                 tables.append(prediction_table(key, held.images.rows, logits, held.targets, held.space))
     if tables:
@@ -86,8 +110,7 @@ def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
         if held is not None:
-            method = transport.restore(shared, owner)
-            logits = predict(method, context.experiment.clip, held.images, held.space, batch_size=recipe.batch_size)
+            logits = transport.predict(context.experiment.clip, shared, owner, held, batch_size=recipe.batch_size)
             tuned = best_threshold(logits.sigmoid(), held.targets)
             decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
     return decisions
@@ -110,10 +133,9 @@ def score_test_sets(
     present: dict[str, list[Tensor]] = {}  # by split, one tensor per owner
     events, tables = [], []
     for owner in transport.owners:
-        method = transport.restore(shared, owner)
         for test_set in context.test_sets:
             examples, space = test_set.examples, test_set.examples.space
-            logits = predict(method, clip, examples.images, space, batch_size=batch_size)
+            logits = transport.predict(clip, shared, owner, examples, batch_size=batch_size)
             figures = score(logits, examples.targets, space, name=test_set.name, decision=decisions.get(owner))
             events.append(
                 score_event(trial, round_number, test_set.split, figures, space, client=owner, part=test_set.part)
@@ -155,9 +177,12 @@ def _record_mistakes(
 
 
 def record_samples(context: RunContext, trial: Trial, method: Method) -> None:
-    """Record the method's predictions for a few test images."""
+    """Record the method's predictions for a few test images, and its diagnostics."""
     recipe, clip = context.experiment.recipe, context.experiment.clip
     chosen = draw_samples(context.test_sets, count=recipe.evaluate.samples, seed=recipe.seed)
     main = trial.name == context.experiment.trials[0].name
     for event in sample_events(method, clip, chosen, trial=trial.name, pixels=main):
         context.run.append(event)
+    diagnostics = diagnostics_event(method, clip, context.test_sets, trial=trial.name, seed=recipe.seed)
+    if diagnostics is not None:
+        context.run.append(diagnostics)

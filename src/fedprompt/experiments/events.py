@@ -25,7 +25,7 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
-from fedprompt.experiments.test_sets import LOCAL, TestSet
+from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_BASE, TestSet
 from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
@@ -64,7 +64,7 @@ def header_event(
     `command` is what began the run, if it is known.
     """
     recipe, clip, dataset = experiment.recipe, experiment.clip, experiment.dataset
-    splits = ({"local": LOCAL} if recipe.evaluate.local else {}) | {
+    splits = ({"local": _local_meaning(experiment, test_sets)} if recipe.evaluate.local else {}) | {
         test_set.split: test_set.meaning for test_set in test_sets
     }
     return HeaderEvent(
@@ -280,6 +280,13 @@ def rollback_warning(record: Round, partition: Partition) -> str:
     names = ", ".join(partition.shards[client].name for client in record.refused if client != AGGREGATE_CLIENT)
     without = f"without the update of {names}" if names else "as it was before, because no single update is to blame"
     return f"Round {record.number}: {record.skipped}. The run goes on {without}."
+
+
+def _local_meaning(experiment: Experiment, test_sets: Sequence[TestSet]) -> str:
+    """What the column Local shows: clients' candidates may be all base classes, whatever images they hold."""
+    dataset, shards = experiment.dataset, [shard for shard in experiment.partition.shards if shard.rows]
+    same = bool(shards) and all(set(shard.classes) == set(dataset.base_of(shard.rows[0])) for shard in shards)
+    return LOCAL_AMONG_BASE if same and any(one.split == "base" for one in test_sets) else LOCAL
 
 
 def score_event(  # noqa: PLR0913  (the fields of the event)

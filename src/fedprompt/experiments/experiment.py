@@ -22,12 +22,13 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.demo import DEMO, weights_folder
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
 from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
+from fedprompt.file_system import is_folder
 
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
 
@@ -145,7 +146,8 @@ def _check_defaults(plan: Plan, dataset: Dataset) -> None:
     if plan.recipe.defaults not in (PAPER, fitting):
         raise UserError(
             f'{plan.origin}: defaults = "{plan.recipe.defaults}", but images of {dataset.name!r} are {fitting}; write '
-            f'defaults = "{fitting}" (--set defaults={fitting}).'
+            f'defaults = "{fitting}"'
+            + (f" (--set defaults={fitting})." if wording() == "shell" else " among the settings.")
         )
 
 
@@ -191,7 +193,7 @@ def _describe(
 def backbone_elsewhere(path: str) -> str:
     """The backbone of a recipe as other libraries open it: a Hub id, or an absolute folder."""
     folder = weights_folder() if path == DEMO else Path(path).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else path
+    return str(folder.resolve()) if is_folder(folder) else path
 
 
 def load_backbone(table: BackboneTable) -> Clip:

@@ -1,7 +1,8 @@
 """95% intervals of a run's figures, and of their differences between trials, by bootstrap over the test images.
 
 They say how far a figure could differ on as many other test images of the same kind; they do not cover other seeds.
-Draws depend on the test images alone: a model's interval on a test set is the same beside whichever other models.
+Draws depend on the test images alone: a model's interval on a test set is the same beside whichever other models. An
+image that several clients are tested on is drawn for all of them together, and for the test set of all base classes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from fedprompt.experiments.keep import Keep
 from fedprompt.ops.bootstrap import (
@@ -18,10 +21,11 @@ from fedprompt.ops.bootstrap import (
     interval,
     replicate_accuracy,
     replicate_binomial,
+    replicate_mean,
     replicate_mean_average_precision,
 )
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import IntervalEvent
+from fedprompt.records.events import IntervalEvent, LocalImagesEvent
 from fedprompt.records.predictions import Predictions, read_predictions
 from fedprompt.records.reading import AVERAGED, BROKEN, GAP, NATURAL, Run, TrialRecord
 from fedprompt.seeding import numpy_stream
@@ -76,6 +80,9 @@ def images_of(trial: TrialRecord, column: str) -> int:
     if column == GAP:
         return min(images_of(trial, one) for one in (NATURAL, BROKEN))
     final = trial.final(column)
+    distinct = [trial.local_images_of(part) for part in trial.by_part(column)] if column == "local" else []
+    if distinct and all(distinct):
+        return sum(len(images.rows) for images in distinct if images)
     owners = {score.client for score in final} if column != "local" else {None}
     return sum(score.num_examples for score in final) // len(owners)  # personal models share the test images
 
@@ -104,22 +111,28 @@ def _test_set_replicates(folder: Path, run: Run) -> dict[tuple[str, str], dict[s
     """(trial, split) -> part -> replicates of each model on each test set."""
     drawn: dict[tuple[str, str], dict[str, list[Floats]]] = {}
     for trial in run.trials:
+        base = []
         for found in read_predictions(folder, trial.name):
             split, _, part, _ = found.key
             drawn.setdefault((trial.name, split), {}).setdefault(part, []).append(_replicates_of(found))
-        for part, values in _local(run, trial):
+            base += [found] if split == "base" else []
+        for part, values in _local(run, trial, base):
             drawn.setdefault((trial.name, "local"), {}).setdefault(part, []).append(values)
     return drawn
 
 
 def _replicates_of(found: Predictions, *address: str) -> Floats:
     """Replicates [R] of a model on a test set; those of all models on it are drawn at the same images."""
-    digest = hashlib.sha256(found.rows.tobytes()).hexdigest()
-    generator = numpy_stream(0, "bootstrap", *(address or map(str, found.key[:3])), digest)
+    generator = _generator(address or found.key[:3], found.rows)
     if found.scores is not None and found.targets is not None:
         return replicate_mean_average_precision(found.scores, found.targets, generator=generator)
     assert found.correct is not None  # a file of predictions has one or the other
     return replicate_accuracy(found.correct, generator=generator)
+
+
+def _generator(address: Iterable[object], rows: NDArray[np.int64]) -> Generator:
+    """What the images of a test set are drawn by."""
+    return numpy_stream(0, "bootstrap", *map(str, address), hashlib.sha256(rows.tobytes()).hexdigest())
 
 
 def held_out_replicates(folder: Path, name: str, keep: Keep) -> Floats | None:
@@ -146,14 +159,36 @@ def _weighted(parts: Sequence[tuple[int, Floats]]) -> Floats:
     return mean
 
 
-def _local(run: Run, trial: TrialRecord) -> Iterator[tuple[str, Floats]]:
-    """Replicates of every client's local accuracy. Clients answer with a figure, not image by image: not paired."""
+def _local(run: Run, trial: TrialRecord, base: Sequence[Predictions]) -> Iterator[tuple[str, Floats]]:
+    """Replicates of the mean of the clients' local accuracies on a data set or, where sites answer, of each of them.
+
+    Sites answer with a figure, not image by image: their images are their own, and replicates are not paired.
+    """
     if run.header.metric != "accuracy":
         return
+    for part, figure in trial.by_part("local").items():
+        if figure is not None and (images := trial.local_images_of(part)) is not None:
+            yield part, _local_replicates(figure, images, [one for one in base if one.key[2] == part])
     for score in trial.final("local"):
-        if score.value is not None and score.num_examples:
+        if score.value is not None and score.num_examples and trial.local_images_of(score.part) is None:
             generator = numpy_stream(0, "bootstrap", "local", trial.name, score.client or 0)
             yield score.part, replicate_binomial(score.value, score.num_examples, generator=generator)
+
+
+def _local_replicates(figure: float, images: LocalImagesEvent, base: Sequence[Predictions]) -> Floats:
+    """Replicates [R] of a Local figure, at the images of the test set of base classes if the clients' are among them.
+
+    Base classes and clients' own are then paired, as their harmonic mean needs it.
+    """
+    rows, influence, address = np.array(images.rows), np.array(images.influence), ("local", "all", images.part)
+    for found in base:
+        place = {row: number for number, row in enumerate(found.rows.tolist())}
+        if set(images.rows) <= place.keys():
+            influence = np.zeros(len(found.rows))
+            influence[[place[row] for row in images.rows]] = images.influence
+            rows, address = found.rows, found.key[:3]
+            break
+    return replicate_mean(figure, influence, generator=_generator(address, rows))
 
 
 def _mean(values: Iterable[Floats]) -> Floats:

@@ -13,9 +13,9 @@ from fedprompt import methods
 from fedprompt.clip.backbone import Family
 from fedprompt.clip.model import Clip
 from fedprompt.clip.prompts import TEMPLATE
-from fedprompt.config.blocks import Block, bind, has_keyword, option_parameters, with_defaults
+from fedprompt.config.blocks import Block, bind, has_keyword, options_that_fit, with_defaults
 from fedprompt.config.recipe import Recipe, checked, recipe_key_hint
-from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, TrainTable
+from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, MethodTable, NamedBlock, Toml, TrainTable
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
 from fedprompt.config.tuned import PAPER, with_tuned
 from fedprompt.data.dataset import Dataset
@@ -172,9 +172,10 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
 
 def _with_defaults(recipe: Recipe, table: MethodTable) -> MethodTable:
     """The method's table with what `defaults` of the recipe says, if it names tuned ones."""
-    table = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set)
-    options = block_options("method", table.name) or ()
-    if recipe.defaults != PAPER and "init" in options and "init" not in table.options:
+    table = with_tuned(table, recipe.defaults, recipe.train)
+    options = block_options("method", table.name, {}) or ()
+    stated = {"init", "n_ctx"} & set(table.options)  # a template has as many vectors as its words take
+    if recipe.defaults != PAPER and "init" in options and not stated:
         return MethodTable.model_validate(table.model_dump(exclude_unset=True) | {"init": TEMPLATE})
     return table
 
@@ -192,13 +193,16 @@ def bind_method(
     return bind(name, find_method(name), options, place=place, hint=recipe_key_hint)
 
 
-def block_options(table: str, name: str) -> Collection[str] | None:
-    """The options of the building block that a table ("partition") names; None for an unknown name."""
+def block_options(table: str, name: str, values: Toml) -> Collection[str] | None:
+    """The options of the building block that a table ("partition") names; None for an unknown name.
+
+    Those that cannot have their value among `values` are left out.
+    """
     try:
         builder = methods.load(name) if table == "method" else _REGISTRIES[table].find(name, place=table)
     except UserError:
         return None
-    return option_parameters(builder)
+    return options_that_fit(builder, values)
 
 
 _REGISTRIES: Mapping[str, Registry] = {

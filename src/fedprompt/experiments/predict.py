@@ -30,12 +30,13 @@ from fedprompt.experiments.predictions import Predictions, decide, evaluate
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
-from fedprompt.file_system import is_file, read_bytes, require_folder
+from fedprompt.file_system import is_file, is_folder, read_bytes, require_folder
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
+from fedprompt.records.output_folder import resuming
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.report.verdict import introduced
@@ -66,9 +67,7 @@ def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str
         raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
     folder = adapter_folder(place, name)
     if not is_file(folder / "adapter_config.json"):
-        raise UserError(
-            f"The run {place} has no finished adapter of {name!r} yet; finish it with: fedprompt resume {place}"
-        )
+        raise UserError(f"The run {place} has no finished adapter of {name!r} yet; finish it with {resuming(place)}.")
     return replace(load_adapter(folder), trusted=tuple(trusted))
 
 
@@ -187,7 +186,7 @@ def may_be_trained_on(adapter: Adapter, found: Predictions) -> bool:
     match load_json_object(read_bytes(path)):
         case {"recipe": {"data": {"path": str(given)}}}:
             data = Path(given).expanduser().absolute()
-            folder = data if data.is_dir() else data.parent
+            folder = data if is_folder(data) else data.parent
             return any(Path(one.picture).absolute().is_relative_to(folder) for one in found.images if one.truth)
     return False
 

@@ -125,14 +125,23 @@ def evaluate(
 
 
 def csv_content(found: Predictions) -> bytes:
-    """One row per image: path, method, predicted labels, true ones if given, and the probability of every class."""
+    """One row per image: path, method, predicted labels, true ones if given, and the probability of every class.
+
+    An apostrophe stands before texts that a spreadsheet would compute.
+    """
     file = io.StringIO()
     columns = _columns(found)
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     for cells in zip(*columns.values(), strict=True):
-        writer.writerow([BETWEEN.join(cell) if isinstance(cell, list) else cell for cell in cells])
+        texts = (BETWEEN.join(cell) if isinstance(cell, list) else cell for cell in cells)
+        writer.writerow([f"'{cell}" if is_formula(cell) else cell for cell in texts])
     return file.getvalue().encode()
+
+
+def is_formula(cell: object) -> bool:
+    """Whether a spreadsheet takes a text for a formula, by its first character."""
+    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@"))
 
 
 def parquet_content(found: Predictions) -> bytes:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fedprompt.config.outside_code import named_code, require_trusted
-from fedprompt.config.recipe import load_recipe
-from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.config.recipe import Recipe, checked, load_recipe
+from fedprompt.config.recipe_tables import RuntimeTable
+from fedprompt.errors import NotFiniteError, UserError, option
 from fedprompt.experiments.budget import divide_time
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
-from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, RunTransport, TransportFactory
+from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
 from fedprompt.experiments.events import (
     cooccurrence_event,
     header_event,
@@ -22,35 +24,19 @@ from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.plan import Plan, Trial
-from fedprompt.experiments.test_sets import TestSet, make_test_sets
+from fedprompt.experiments.runtimes import RUNTIMES, Prepare
+from fedprompt.experiments.test_sets import UNSHIFTED, TestSet, make_test_sets
 from fedprompt.experiments.trackers import require_trackers, tracked
 from fedprompt.experiments.trials import end_recorded, run_trial
 from fedprompt.file_system import is_file, require_folder
-from fedprompt.methods.base import Method
 from fedprompt.records.event_fields import CommandRecord, ExpectedFigure
 from fedprompt.records.events import ChangesEvent, EndEvent, TrialEvent
 from fedprompt.records.output_folder import require_no_run
 from fedprompt.records.reading import read_run
-from fedprompt.records.run_folder import Checkpoint, RunFolder, save_tensors, write_atomic
+from fedprompt.records.run_folder import RunFolder, save_tensors, write_atomic
 from fedprompt.report import render
-from fedprompt.runtimes.simulator import Simulator
 
 RECIPE = "recipe.toml"
-
-
-def simulate(context: RunContext, trial: Trial, method: Method, checkpoint: Checkpoint) -> RunTransport:
-    """The transport to clients that this process simulates."""
-    clients = context.experiment.trainers(trial)
-    return Simulator(
-        method,
-        context.experiment.clip,
-        clients,
-        trial.settings,
-        personal=checkpoint.personal,
-        on_client=context.callbacks.on_client,
-        adversaries=trial.setup.adversaries(clients=len(clients), seed=trial.settings.seed),
-        secure=trial.setup.secure,
-    )
 
 
 def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python adds to it)
@@ -59,30 +45,33 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
     *,
     callbacks: RunCallbacks = NO_CALLBACKS,
     expected: Sequence[ExpectedFigure] = (),
-    make_transport: TransportFactory = simulate,
+    make_transport: TransportFactory | None = None,
     given: Given = NOTHING,
     command: CommandRecord | None = None,
 ) -> Path:
     """Run a plan into a new folder and return its report; UserError, before the folder exists, if anything is wrong.
 
     `expected` are published figures that the report compares with, `given` may hold the backbone, and `command` is what
-    the user typed. An interruption or an error is recorded in the folder, and `resume` continues after the last
-    finished round.
+    the user typed. `make_transport` reaches clients that are not simulated. An interruption or an error is recorded in
+    the folder, and `resume` continues after the last finished round.
     """
     require_trackers(plan.recipe.track)
     require_no_run(folder)  # a run over sites has files of its server there already
-    callbacks.on_step("Opening backbone and data")
-    experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
-    callbacks.on_message(experiment.dataset.report.sentence())
-    for name, origin in experiment.origins.items():
-        callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
-    for warning in experiment.partition.warnings:
-        callbacks.on_warning(warning)
-    warn_of_problems(experiment, callbacks)
-    callbacks.on_message(training_images(experiment))
-    test_sets = _test_sets(experiment)
-    warn_of_missing_tests(experiment, test_sets, callbacks)
-    with RunFolder.create(folder) as run:
+    with ExitStack() as opened:
+        prepare = opened.enter_context(_runtime(plan, given, make_transport))
+        callbacks.on_step("Opening backbone and data")
+        experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
+        callbacks.on_message(experiment.dataset.report.sentence())
+        for name, origin in experiment.origins.items():
+            callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
+        for warning in experiment.partition.warnings:
+            callbacks.on_warning(warning)
+        warn_of_problems(experiment, callbacks)
+        callbacks.on_message(training_images(experiment))
+        test_sets = _test_sets(experiment)
+        warn_of_missing_tests(experiment, test_sets, callbacks)
+        transports = prepare(experiment, callbacks)
+        run = opened.enter_context(RunFolder.create(folder))
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())
         if experiment.hidden is not None:
@@ -91,26 +80,28 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
         for test_set in test_sets:
             if test_set.examples.space.kind == "multi":
                 run.append(cooccurrence_event(test_set, test_set.examples.targets == 1))
-        return _run_trials(RunContext(run, experiment, test_sets, callbacks, make_transport))
+        return _run_trials(RunContext(run, experiment, test_sets, callbacks, transports))
 
 
-def resume(
+def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
     folder: Path,
     *,
     callbacks: RunCallbacks = NO_CALLBACKS,
-    make_transport: TransportFactory = simulate,
+    make_transport: TransportFactory | None = None,
     accept_changes: bool = False,
     trusted: Sequence[str] | None = (),
     given: Given = NOTHING,
+    runtime: RuntimeTable | None = None,
 ) -> Path:
     """Continue a run that stopped; the result is bitwise that of a run that never stopped. Returns the report.
 
     Of a finished run only the report is written again. `trusted` are the modules outside fedprompt that the run's
-    recipe may name; None for a folder of one's own, which may name any. `given` stands for what the recipe names.
+    recipe may name; None for a folder of one's own, which may name any. `given` stands for what the recipe names, and
+    `runtime` for its [runtime], which no result depends on.
     Raises UserError when recipe, versions, backbone, data or descriptions are no longer those that the run began with;
     with `accept_changes` they are recorded, and the run goes on.
     """
-    with RunFolder.open(folder) as run:
+    with RunFolder.open(folder) as run, ExitStack() as opened:
         if _is_finished(run):
             callbacks.on_message("This run has finished; only its report is written again.")
             return render(folder)
@@ -119,25 +110,49 @@ def resume(
         unreadable = {image.row: image.reason for image in header.left_out}
         if trusted is not None:
             require_trusted_recipe(folder, trusted)
-        plan = given.plan(load_recipe(folder / RECIPE), origin=RECIPE)
+        plan = given.plan(_with_runtime(load_recipe(folder / RECIPE), runtime), origin=RECIPE)
+        prepare = opened.enter_context(_runtime(plan, given, make_transport))
         experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone, unreadable=unreadable)
         changes = changes_since(header, experiment)
         if changes and not accept_changes:
             raise UserError(
                 f"The run {folder} is not as it began: {'; '.join(changes)}. Undo that, start a new run, or resume it "
-                "with --accept-changes."
+                f"with {option('accept-changes', 'accept_changes=True')}."
             )
         for change in changes:
             callbacks.on_warning(f"The run goes on although it has changed: {change}.")
         if changes:
             run.append(ChangesEvent(changes=changes))
         callbacks.on_message(experiment.dataset.report.sentence())
-        return _run_trials(RunContext(run, experiment, _test_sets(experiment), callbacks, make_transport))
+        transports = prepare(experiment, callbacks)
+        return _run_trials(RunContext(run, experiment, _test_sets(experiment), callbacks, transports))
+
+
+def _runtime(plan: Plan, given: Given, make_transport: TransportFactory | None) -> AbstractContextManager[Prepare]:
+    """The runtime that the recipe names, unless the clients are not simulated."""
+    if make_transport is not None:
+        return nullcontext(lambda experiment, callbacks: make_transport)
+    table = plan.recipe.runtime
+    return RUNTIMES[table.name](table, given)
+
+
+def _with_runtime(recipe: Recipe, runtime: RuntimeTable | None) -> Recipe:
+    return recipe if runtime is None else recipe.model_copy(update={"runtime": runtime})
 
 
 def _test_sets(experiment: Experiment) -> tuple[TestSet, ...]:
-    """The test sets of an experiment; none if it leaves the test images unseen."""
-    return make_test_sets(experiment.dataset) if experiment.recipe.evaluate.test else ()
+    """The test sets that an experiment evaluates; none if it leaves the test images unseen."""
+    evaluate = experiment.recipe.evaluate
+    if not evaluate.test:
+        return ()
+    return tuple(one for one in make_test_sets(experiment.dataset) if evaluate.shifted or one.split in UNSHIFTED)
+
+
+def changed_runtime(folder: Path, changes: Mapping[str, Any]) -> RuntimeTable:
+    """The [runtime] of a run that is to be resumed, with changes; UserError for wrong ones, or if there is no run."""
+    require_folder(folder, "give the folder of a run")
+    recorded = load_recipe(folder / RECIPE).runtime
+    return checked(RuntimeTable, {**recorded.model_dump(), **changes}, origin="[runtime]")
 
 
 def require_trusted_recipe(folder: Path, trusted: Sequence[str]) -> None:

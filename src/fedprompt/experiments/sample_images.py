@@ -153,7 +153,7 @@ def _explanation_record(
 
 def _attention_record(attention: Attention, clip: Clip) -> AttentionRecord:
     """The attributes with the highest weight at their best patch, at most one map per text."""
-    weights = attention.weights[0]  # [P, N]
+    weights = attention.weights.mean(dim=0)[0]  # [P, N]
     strongest = weights.max(dim=0).values.argsort(descending=True, stable=True).tolist()
     kept: dict[str, int] = {}
     for column in strongest:

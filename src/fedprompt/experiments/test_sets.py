@@ -24,7 +24,12 @@ class TestSet:
     part: str = ""  # the data set, if several were joined
 
 
+UNSHIFTED = ("base", "new", "test", NATURAL)  # splits whose images are distributed as those of training
 LOCAL = "each client's test images, among that client's classes only; unweighted mean over clients"
+LOCAL_AMONG_BASE = (
+    "each client's test images, among all base classes, which every client has as candidates, so Local differs from "
+    "Base only where clients have test images or models of their own; unweighted mean over clients"
+)
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 
 

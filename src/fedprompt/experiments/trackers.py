@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ LOCAL = {
 }
 # Trackers whose keywords differ from accelerate's usual ones.
 KEYWORDS: Mapping[str, Callable[[str, str, Path], Mapping[str, Any]]] = {
-    "wandb": lambda project, trial, folder: {"run_name": project, "name": trial},
+    "wandb": lambda project, trial, folder: {"run_name": project, "name": trial, "reinit": "create_new"},
     "mlflow": lambda project, trial, folder: {
         "experiment_name": project,
         "run_name": trial,
@@ -40,7 +40,13 @@ KEYWORDS: Mapping[str, Callable[[str, str, Path], Mapping[str, Any]]] = {
 # How a file is kept; accelerate has no common call for it. Other trackers get its path as text.
 ARTIFACTS: Mapping[str, Callable[[Any, Path], object]] = {
     "wandb": lambda tracker, path: tracker.tracker.save(str(path), base_path=str(path.parent), policy="now"),
-    "mlflow": lambda tracker, path: tracker.log_artifact(str(path)),
+    "mlflow": lambda tracker, path: _mlflow_client().log_artifact(tracker.tracker.info.run_id, str(path)),
+}
+STAY_OPEN = ("wandb",)  # trackers that take no file once a run of theirs has ended
+# How parameters are stored where accelerate makes another run for them (TensorBoard), or asks for the only open one.
+CONFIGURATIONS: Mapping[str, Callable[[Any, Mapping[str, Any]], object]] = {
+    "tensorboard": lambda tracker, values: _add_to_writer(tracker.tracker, values),
+    "wandb": lambda tracker, values: tracker.tracker.config.update(values, allow_val_change=True),
 }
 
 
@@ -63,22 +69,27 @@ def require_trackers(names: Sequence[str]) -> None:
 class Tracking(RunCallbacks):
     """Callbacks that send the losses and scores of every trial to trackers; one that fails is left out from then on.
 
-    A trial is one run of a tracker. Scores of several clients or domains are sent as their mean.
+    A trial is one run of a tracker. Scores of several clients or domains are sent as their mean. The report goes to the
+    run of the trial with the label `main`; to the last one if that was trained before the run was resumed.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, warn: Callable[[str], None], *, main: str) -> None:
         self._recipe = recipe
         self._folder = folder
         self._warn = warn
         self._names = list(recipe.track)
         self._open: dict[str, GeneralTracker] = {}
+        self._main = main
+        self._is_main, self._had_main = False, False
+        self._awaiting: dict[str, GeneralTracker] = {}  # trackers of the main trial, which take the report at the end
         self._scores: dict[str, list[float]] = {}
         self._step = 0
 
     def on_trial(self, name: str, rounds: int, done: int) -> None:
         """End the runs of the last trial and begin those of this one."""
         self._end()
-        self._step = done
+        self._step, self._is_main = done, name == self._main
+        self._had_main = self._had_main or self._is_main
         for tracker in tuple(self._names):
             self._call(tracker, partial(self._start, tracker, name))
 
@@ -101,7 +112,13 @@ class Tracking(RunCallbacks):
     def finish(self) -> None:
         """Send the last scores and the report, and end the runs."""
         report = self._folder / "report.html"
-        self._end(report if report.is_file() else None)
+        self._is_main = self._is_main or not self._had_main
+        self._end()
+        for name, tracker in self._awaiting.items():
+            if report.is_file():
+                self._call(name, partial(ARTIFACTS[name], tracker, report))
+            if name in STAY_OPEN:
+                self._call(name, tracker.finish)
 
     def _send(self, values: Mapping[str, float]) -> None:
         scores = {key: fmean(found) for key, found in self._scores.items()}
@@ -110,13 +127,15 @@ class Tracking(RunCallbacks):
             for name, tracker in tuple(self._open.items()):
                 self._call(name, partial(tracker.log, {**values, **scores}, step=self._step))
 
-    def _end(self, report: Path | None = None) -> None:
+    def _end(self) -> None:
         self._send({})
         for name, tracker in tuple(self._open.items()):
-            if report is not None:
-                keep = ARTIFACTS.get(name, _keep_path)
-                self._call(name, partial(keep, tracker, report))
-            self._call(name, tracker.finish)
+            if self._is_main and name in ARTIFACTS:
+                self._awaiting[name] = tracker
+            elif self._is_main:
+                self._call(name, partial(tracker.log, {"report": str(self._folder / "report.html")}))
+            if not (self._is_main and name in STAY_OPEN):
+                self._call(name, tracker.finish)
         self._open = {}
 
     def _start(self, name: str, trial: str) -> None:
@@ -131,7 +150,11 @@ class Tracking(RunCallbacks):
         tracker = kind(**(usual if special is None else special(self._recipe.name, trial, folder)))
         tracker.start()
         self._open[name] = tracker
-        tracker.store_init_configuration(_parameters(self._recipe))
+        configure = CONFIGURATIONS.get(name)
+        if configure is None:
+            tracker.store_init_configuration(_parameters(self._recipe))
+        else:
+            configure(tracker, _parameters(self._recipe))
 
     def _place(self, name: str) -> Path:
         return (self._folder / FOLDER / name).resolve()
@@ -150,8 +173,19 @@ class Tracking(RunCallbacks):
             self._warn(f"The tracker {name!r} failed and is left out ({type(error).__name__}: {reason}).")
 
 
-def _keep_path(tracker: GeneralTracker, path: Path) -> None:
-    tracker.log({"report": str(path)})
+def _mlflow_client() -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+def _add_to_writer(writer: Any, values: Mapping[str, Any]) -> None:
+    """Write hyper-parameters into the run of a `SummaryWriter`; its own method makes another run for them."""
+    from torch.utils.tensorboard import summary as summaries
+
+    hparams: Callable[..., Iterable[Any]] = summaries.hparams
+    for summary in hparams(dict(values), {}):
+        writer.file_writer.add_summary(summary)
 
 
 def _parameters(recipe: Recipe) -> dict[str, str | int | float | bool]:
@@ -179,7 +213,8 @@ def tracked(context: RunContext) -> Iterator[RunContext]:
     if not recipe.track:
         yield context
         return
-    tracking = Tracking(recipe, context.run.path, context.callbacks.on_warning)
+    main = context.experiment.trials[0].label
+    tracking = Tracking(recipe, context.run.path, context.callbacks.on_warning, main=main)
     try:
         yield replace(context, callbacks=JoinedCallbacks((context.callbacks, tracking)))
     finally:

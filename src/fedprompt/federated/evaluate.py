@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -26,6 +26,8 @@ MOST_CLASSES = 1024  # that are scored with a whole batch of images
 class Score:
     """The figures of one set of examples, each in [0, 1] or NaN where undefined.
 
+    `correct` [N] says which images are classified correctly (single-label). It stays in the process that scores.
+
     Single-label: accuracy, macro_f1. Multi-label: mean_average_precision; accuracy, cf1_macro, cf1_hm and of1 of the
     decisions at probability 0.5; and those of the top-k decisions and of other thresholds (see `score`).
     """
@@ -34,6 +36,7 @@ class Score:
     num_examples: int
     figures: Mapping[str, float]
     per_class: tuple[float, ...]  # accuracy per class; multi-label: average precision per class
+    correct: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,21 @@ def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, ba
 
     Of more than 1,024 classes, batches are smaller than `batch_size`, so that memory does not grow with the classes.
     """
-    logits = _logits(method, clip, images, space, batch_size=batch_size)
+    logits = compute_logits(method, clip, images, space, batch_size=batch_size)
     metrics.require_finite(logits, type(method).__name__)
     return logits
 
 
+def images_per_batch(batch_size: int, space: LabelSpace) -> int:
+    """The size of the batches in which `predict` takes images."""
+    return max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
+
+
 @torch.no_grad()
-def _logits(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int) -> Tensor:
+def compute_logits(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int) -> Tensor:
     """Logits [B, C] on the CPU, finite or not."""
     method.eval()
-    batch_size = max(1, min(batch_size, batch_size * MOST_CLASSES // len(space)))
+    batch_size = images_per_batch(batch_size, space)
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
@@ -97,7 +105,7 @@ def evaluate_any(method: Method, clip: Clip, examples: Examples, *, name: str, b
 
     A method may be made so that its logits overflow for one certain image; an error would tell that it is there.
     """
-    logits = _logits(method, clip, examples.images, examples.space, batch_size=batch_size)
+    logits = compute_logits(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(_wrong_unless_finite(logits, examples.targets), examples.targets, examples.space, name=name)
 
 
@@ -142,7 +150,8 @@ def score(logits: Tensor, targets: Tensor, space: LabelSpace, *, name: str, deci
             "accuracy": metrics.accuracy(chosen, targets),
             "macro_f1": metrics.macro_f1(metrics.one_hot(chosen, classes), metrics.one_hot(targets, classes)),
         }
-        return Score(name, len(targets), figures, tuple(metrics.per_class_accuracy(chosen, targets, classes).tolist()))
+        by_class = tuple(metrics.per_class_accuracy(chosen, targets, classes).tolist())
+        return Score(name, len(targets), figures, by_class, correct=chosen == targets)
     per_class = metrics.average_precisions(logits, targets)
     precision, without = metrics.mean_of_known(per_class)
     figures = {"mean_average_precision": precision, "classes_without_positive": float(without)}

@@ -20,6 +20,7 @@ from fedprompt.clip.prompts import TEMPLATE, ContextSlot
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import UserError
+from fedprompt.ops.diagnostics import Diagnostic, attention_diagnostics, condition_diagnostics
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
 from fedprompt.ops.scoring import region_scores
@@ -38,7 +39,7 @@ LARGEST_SIZE = 10_000  # vectors, ranks or layers: more could only be a slip, an
 class Attention:
     """Cross-attention of image patches to attribute texts, for reports."""
 
-    weights: Tensor  # [B, P, N], mean over heads; each row sums to one
+    weights: Tensor  # [H, B, P, N] for H heads; each row sums to one
     attributes: tuple[tuple[str, str], ...]  # N pairs (text, class name)
 
 
@@ -117,6 +118,14 @@ class Method(nn.Module, ABC):
     def explain(self, clip: Clip, images: Images, space: LabelSpace) -> Explanation | None:
         """The evidence for labels, for methods that recognise them under conditions."""
         return None
+
+    def diagnostics(self, clip: Clip, images: Images, space: LabelSpace) -> tuple[Diagnostic, ...]:
+        """What its trained parts do with some images, for reports: here with its attention and its conditions."""
+        attention, found = self.attention(clip, images, space), self.explain(clip, images, space)
+        return (
+            *(() if attention is None else attention_diagnostics(attention.weights)),
+            *(() if found is None else condition_diagnostics(**vars(found))),
+        )
 
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:

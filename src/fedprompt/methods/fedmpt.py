@@ -22,7 +22,7 @@ from fedprompt.methods.base import (
     context_vectors,
     one_of,
 )
-from fedprompt.ops.layers import linear, normal, unit
+from fedprompt.ops.layers import linear, normal, unit, zeroed
 from fedprompt.ops.scoring import adapted_cosines
 from fedprompt.ops.sinkhorn import sinkhorn
 
@@ -38,6 +38,7 @@ class FedMPT(Method):
     192,709 parameters at W = D = 512.
 
     n_conditions: how many of the label space's conditions to use, its first ones.
+    condition_words: whether texts name the conditions; if not, learned vectors alone tell them apart.
     condition_ctx: learned vectors L_k before each condition; 0 leaves them out.
     class_ctx: learned vectors L' before the class, the same for all classes and conditions; 0 leaves them out.
     init: start of L': words of class_ctx tokens, a template, "template" (the data set's), or "" (N(0, 0.02^2)).
@@ -59,6 +60,7 @@ class FedMPT(Method):
         clip: Clip,
         *,
         n_conditions: int = 5,
+        condition_words: bool = True,
         condition_ctx: int = 4,
         class_ctx: int = 4,
         init: str = "",
@@ -79,7 +81,7 @@ class FedMPT(Method):
         at_least(1e-3, tau=tau, entropy=entropy)
         one_of(("softmax", "similarity"), evidence=evidence)
         one_of(("image", "patches"), gate_input=gate_input)
-        self.tau, self.unroll, self.gate_input = tau, unroll, gate_input
+        self.tau, self.unroll, self.gate_input, self.words = tau, unroll, gate_input, condition_words
         self.entropy = entropy if transport else torch.inf  # then a plan is the product of its marginals
         self.condition_ctx = normal(n_conditions, condition_ctx, clip.text_width, generator=generator)
         self.init = init if class_ctx else ""
@@ -87,9 +89,7 @@ class FedMPT(Method):
         self.down = normal(n_conditions, clip.dim, rank, generator=generator) if adapters else None
         self.up = nn.Parameter(torch.zeros(n_conditions, rank, clip.dim)) if adapters else None
         narrow, weigh = linear(clip.dim, 32, generator=generator), linear(32, n_conditions, generator=generator)
-        nn.init.zeros_(weigh.weight)
-        nn.init.zeros_(weigh.bias)
-        self.gate = nn.Sequential(narrow, weigh) if gate else None
+        self.gate = nn.Sequential(narrow, zeroed(weigh)) if gate else None
         self.squash = nn.Parameter(torch.tensor([clip.scale, 1.0]).log()) if evidence == "similarity" else None
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
@@ -120,7 +120,7 @@ class FedMPT(Method):
     def texts(self, clip: Clip, space: LabelSpace) -> Tensor:
         """Unit features [K, C, D] of all classes under all conditions."""
         classes = context_templates(space, self.init)
-        texts = [f"<own> {readable_name(c)} {text}" for c in self.conditions(space) for text in classes]
+        texts = [f"<own> {readable_name(c) * self.words} {text}" for c in self.conditions(space) for text in classes]
         own = self.condition_ctx.repeat_interleave(len(space), dim=0)  # [K*C, condition_ctx, W]
         prompts = clip.fill(texts, own=own, ctx=self.class_ctx)
         features = clip.encode_shared_prefixes(prompts, len(space))  # [K*C, D], the texts of a condition share a prefix

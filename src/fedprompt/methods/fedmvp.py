@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
@@ -13,6 +12,7 @@ from fedprompt.clip.model import Clip, Encoded
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.methods.base import Attention, Classifier, Method, at_least, bounded, class_texts, cosine_logits, one_of
+from fedprompt.ops.diagnostics import Diagnostic, feature_diagnostics, prompt_diagnostics
 from fedprompt.ops.layers import CrossBlock, LowRank, linear, normal, unit
 from fedprompt.ops.losses import objective
 
@@ -80,14 +80,14 @@ class FedMVP(Method):
 
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Project the attributes of all candidate classes once; images run through the prompted tower."""
-        encode, text = self._encoder(clip, space), class_texts(clip, space)
-        return lambda images: cosine_logits(clip, encode(images), text, space.kind)
+        context, text = self._context(clip, space), class_texts(clip, space)
+        return lambda images: cosine_logits(clip, self._encode(clip, images, context), text, space.kind)
 
     def loss(
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
         """The task's objective plus the distance from the frozen feature of the image or of its mirror image."""
-        encoded = self._encoder(clip, space)(images)
+        encoded = self._encode(clip, images, self._context(clip, space))
         task = objective(space.kind)(cosine_logits(clip, encoded, class_texts(clip, space), space.kind), targets)
         self.cross_entropy_sum.add_(torch.stack([task.detach(), torch.ones_like(task)]), alpha=len(images))
         if not self.consistency:
@@ -113,9 +113,16 @@ class FedMVP(Method):
         """Attention of patches to attributes; None where the conditioning leaves out patches or attributes."""
         if self.conditioning != "both":
             return None
-        context = self._context(clip, space)  # [N, W]
-        patches = clip.image_embeddings(images)[:, clip.leading :]  # [B, P, W]
+        context, patches = self._context(clip, space), clip.image_embeddings(images)[:, clip.leading :]
         return Attention(self.promptformer.weights(patches, context, adapt=self.lora), self._attributes(space))
+
+    def diagnostics(self, clip: Clip, images: Images, space: LabelSpace) -> tuple[Diagnostic, ...]:
+        """Those of its attention, how far prompts depend on image and position, and how far features have moved."""
+        context = self._context(clip, space)
+        prompts = self._prompts(clip.image_embeddings(images)[:, clip.leading :], context)
+        features = unit(self._encode(clip, images, context).image)  # [B, D]
+        moved = feature_diagnostics(features, clip.image_features(images))
+        return (*super().diagnostics(clip, images, space), *prompt_diagnostics(prompts), *moved)
 
     def _attributes(self, space: LabelSpace) -> tuple[tuple[str, str], ...]:
         """N pairs (text, class), sorted so that order does not matter; no attributes: the template text."""
@@ -130,17 +137,14 @@ class FedMVP(Method):
         context: Tensor = self.project(clip.text_features([text for text, _ in self._attributes(space)]))
         return context
 
-    def _encoder(self, clip: Clip, space: LabelSpace) -> Callable[[Images], Encoded]:
-        context = self._context(clip, space)
+    def _prompts(self, patches: Tensor, context: Tensor) -> Tensor:
+        queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
+        attended: Tensor = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
+        rows = torch.eye(attended.shape[-2], device=attended.device)
+        pool = F.adaptive_avg_pool1d(rows, self.n_tokens).T.to(attended)  # [m, P]
+        return (pool @ attended).expand(len(patches), -1, -1)  # [B, m, W]
 
-        def encode(images: Images) -> Encoded:
-            embeddings = clip.image_embeddings(images)  # [B, L + P, W]
-            patches = embeddings[:, clip.leading :]  # [B, P, W]
-            queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
-            attended = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
-            rows = torch.eye(attended.shape[-2], device=attended.device)
-            pool = F.adaptive_avg_pool1d(rows, self.n_tokens).T.to(attended)  # [m, P]
-            prompts = (pool @ attended).expand(len(embeddings), -1, -1)  # [B, m, W]
-            return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]
-
-        return encode
+    def _encode(self, clip: Clip, images: Images, context: Tensor) -> Encoded:
+        embeddings = clip.image_embeddings(images)  # [B, L + P, W]
+        prompts = self._prompts(embeddings[:, clip.leading :], context)  # [B, m, W]
+        return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]

@@ -7,7 +7,7 @@ the same images in each, so the difference of their replicates is a paired compa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -26,6 +26,35 @@ def replicate_accuracy(correct: NDArray[np.bool_], *, generator: Generator) -> F
     """Accuracies [R] of replicates, from which images [N] a model has right; N is at least 1."""
     draws = _draws(len(correct), REPLICATES, generator)
     return np.concatenate([correct[drawn].mean(axis=1) for drawn in draws])
+
+
+def influences(
+    rows: Sequence[NDArray[np.int64]], correct: Sequence[NDArray[np.bool_]]
+) -> tuple[NDArray[np.int64], Floats]:
+    """Distinct images [N] of the test sets of K models, and by how much each moves the mean of the models' accuracies.
+
+    Model k is right or wrong on the distinct images `rows[k]`, as `correct[k]` says. The influence of image i is the
+    mean over models of (correct_k(i) - accuracy_k) / N_k, 0 for a model without it (Efron and Tibshirani, 1993,
+    chapter 22).
+    """
+    size = 1 + max(int(own.max()) for own in rows)
+    sums, seen = np.zeros(size), np.zeros(size, np.bool_)
+    for own, right in zip(rows, correct, strict=True):
+        sums[own] += (right - right.mean()) / (len(right) * len(rows))
+        seen[own] = True
+    (distinct,) = seen.nonzero()
+    return distinct, sums[distinct]
+
+
+def replicate_mean(figure: float, influence: Floats, *, generator: Generator) -> Floats:
+    """Replicates [R] of a mean over models from the influences [N] of images that may be in several test sets.
+
+    An image that is drawn twice counts twice in each of them. Where all models have the same images, the replicates are
+    exactly those of their mean accuracy.
+    """
+    draws = _draws(len(influence), REPLICATES, generator)
+    found: Floats = figure + np.concatenate([influence[drawn].sum(axis=1) for drawn in draws])
+    return found.clip(0.0, 1.0)
 
 
 def replicate_mean_average_precision(

@@ -35,6 +35,13 @@ def linear(inputs: int, outputs: int, *, generator: Generator | None) -> nn.Line
     return layer
 
 
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """The layer with its weights and bias set to zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def convolution(inputs: int, outputs: int, size: int, *, generator: Generator | None) -> nn.Conv2d:
     """A convolution without bias that keeps the spatial size, with PyTorch's default initial distribution."""
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False, device="meta").to_empty(
@@ -96,10 +103,11 @@ class CrossAttention(nn.Module):
         return result
 
     def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """The attention weights [..., T, N], mean over heads; rows sum to one."""
+        """The attention weights [H, ..., T, N] of each head; rows sum to one."""
         q, k = self._project(0, queries), self._project(1, keys)
         logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [1, H, B*T, N]
-        attention: Tensor = logits.softmax(dim=-1).mean(dim=1).reshape(*queries.shape[:-1], len(keys))  # [..., T, N]
+        weights = logits.softmax(dim=-1)
+        attention: Tensor = weights.reshape(self.heads, *queries.shape[:-1], len(keys))  # [H, ..., T, N]
         return attention
 
     def _project(self, part: int, x: Tensor) -> Tensor:
@@ -162,7 +170,7 @@ class CrossBlock(nn.Module):
         return result
 
     def weights(self, queries: Tensor, context: Tensor, *, adapt: Adapt | None = None) -> Tensor:
-        """The attention weights of queries to context entries, [..., T, N], for reports."""
+        """The attention weights of queries to context entries, [H, ..., T, N], for reports."""
         adapted_queries, keys, _ = self._inputs(queries, context, adapt)
         return self.attention.weights(adapted_queries, keys)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import fedprompt
 from fedprompt.data.labels import Kind, LabelSpace
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, option
 from fedprompt.file_system import read_bytes, require_file
 from fedprompt.records.event_fields import table_value
 from fedprompt.records.run_folder import write_atomic
@@ -163,7 +163,8 @@ def load_tensors(adapter: Adapter, expected: Mapping[str, Tensor], *, fingerprin
     if card.base_model_sha256 != fingerprint:
         raise UserError(
             f"The adapter {adapter.folder} was trained on the backbone {card.base_model_name_or_path} "
-            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with --backbone."
+            f"({card.base_model_sha256[:12]}) and the one given is {fingerprint[:12]}; give the first with "
+            f"{option('backbone', 'clip')}."
         )
     check_tensors(adapter, expected)
     try:

@@ -8,6 +8,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from fedprompt.text_files import LARGEST_NUMBER
+
 
 class Record(BaseModel):
     """A JSON object with known fields.
@@ -19,7 +21,7 @@ class Record(BaseModel):
 
 
 def json_value(value: object) -> object:
-    """The value with lists for tuples and None for NaN and infinity, which JSON does not have."""
+    """The value with lists for tuples, and None for NaN, infinity and larger numbers than readers take."""
     return _finite(value, infinity=None)
 
 
@@ -33,7 +35,7 @@ def _finite(value: object, *, infinity: str | None) -> object:
         return {key: _finite(item, infinity=infinity) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item, infinity=infinity) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float) and not abs(value) <= LARGEST_NUMBER:
         return infinity if value == math.inf else None
     return value
 
@@ -86,12 +88,13 @@ class ExpectedFigure(Record):
 
 
 class CommandRecord(Record):
-    """The command that began a run, for the commands that a verdict proposes."""
+    """The command or the call in Python that began a run, for what a verdict proposes."""
 
     name: str = Field(description="`run` or `tune`")
-    recipe: str = Field(description="the recipe as the user named it")
+    recipe: str = Field("", description="the recipe as the user named it; empty for a call in Python")
     settings: tuple[str, ...] = Field((), description="settings of the recipe, key=value")
-    folder: str = Field("", description="folder of the run, seen from where the command was given")
+    folder: str = Field("", description="folder of the run, seen from where the command was given; empty if temporary")
+    python: bool = Field(default=False, description="whether it was a call in Python")
 
 
 class LeftOutImage(Record):
@@ -171,6 +174,14 @@ class AttentionRecord(Record):
         if any(len(attribute.weights) != self.grid[0] * self.grid[1] for attribute in self.attributes):
             raise ValueError("weights must have one value per patch")
         return self
+
+
+class DiagnosticRecord(Record):
+    """A figure on what a part of a trained method does; it is no score."""
+
+    name: str = Field(description="what was measured")
+    value: Number = Field(description="the figure; null where it is undefined")
+    meaning: str = Field(description="how to read it, in sentences")
 
 
 class LabelEvidence(Record):

@@ -17,6 +17,7 @@ from fedprompt.records.event_fields import (
     ClassDecisions,
     CommandRecord,
     DataRecord,
+    DiagnosticRecord,
     ExpectedFigure,
     ExplanationRecord,
     LeftOutImage,
@@ -166,6 +167,29 @@ class ClientScoresEvent(BaseEvent):
         return self
 
 
+class LocalImagesEvent(BaseEvent):
+    """The clients' test images, each once: by how much each moves the mean of the clients' accuracies.
+
+    For intervals: an image that several clients are tested on is drawn for all of them together.
+    """
+
+    event: Literal["local_images"] = "local_images"
+    trial: str = Field(description="name of the trial")
+    round: int = Field(description="round after which the clients' models were scored")
+    part: str = Field("", description="data set, where there are several")
+    rows: tuple[int, ...] = Field(description="rows in the data set, ascending")
+    influence: tuple[float, ...] = Field(
+        description="mean over clients of (1 if the image is classified correctly, else 0, less the client's accuracy) "
+        "/ the number of the client's test images"
+    )
+
+    @model_validator(mode="after")
+    def _check_shape(self) -> Self:
+        if len(self.rows) != len(self.influence):
+            raise ValueError("rows and influence must have one value per image")
+        return self
+
+
 class ValidationEvent(BaseEvent):
     """A scoring of held-out images, by which a round is chosen."""
 
@@ -268,6 +292,16 @@ class SampleEvent(BaseEvent):
     explanation: ExplanationRecord | None = Field(None, description="labels under conditions, if the method has any")
 
 
+class DiagnosticsEvent(BaseEvent):
+    """What the parts of a trained method do with a few test images, for methods that say it of themselves."""
+
+    event: Literal["diagnostics"] = "diagnostics"
+    trial: str = Field(description="name of the trial")
+    split: str = Field("", description="split of the test set that the images are from")
+    images: int = Field(0, description="number of images, drawn from one test set")
+    diagnostics: tuple[DiagnosticRecord, ...] = Field((), description="the figures, in the method's order")
+
+
 class SitesEvent(BaseEvent):
     """What the sites of a federation reported in the preflight of a trial."""
 
@@ -330,12 +364,14 @@ Event = Annotated[
     | RoundEvent
     | ScoreEvent
     | ClientScoresEvent
+    | LocalImagesEvent
     | ValidationEvent
     | KeptEvent
     | IntervalEvent
     | CooccurrenceEvent
     | MistakesEvent
     | SampleEvent
+    | DiagnosticsEvent
     | SitesEvent
     | PrivacyEvent
     | BudgetEvent

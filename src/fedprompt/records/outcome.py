@@ -75,3 +75,18 @@ def _untested(run: Run) -> Iterator[str]:
         )
     elif all(score.value is None for score in scores):
         yield "Nothing is measured: no test set has a label that is known and positive, so this run has no figure."
+
+
+def stopped_early(run: Run) -> Iterator[str]:
+    """Where a run was interrupted or failed, and which of its methods have not begun; nothing if it did not."""
+    if not run.stopped:
+        return
+    cut = [
+        f"{trial.label} after round {len(trial.rounds)} of {trial.about.rounds}"
+        for trial in run.trials
+        if trial.about.status == run.stopped and trial.about.rounds
+    ]
+    missing = [name for name in run.planned if name not in {trial.name for trial in run.trials}]
+    left = [f"{' and '.join(missing)} {'has' if len(missing) == 1 else 'have'} not begun"] if missing else []
+    how = "was interrupted" if run.stopped == "interrupted" else "ended with an error"
+    yield f"The run {how}: {'; '.join((*cut, *left))}." if cut or left else f"The run {how}."

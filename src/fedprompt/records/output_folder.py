@@ -8,11 +8,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, option, wording
 from fedprompt.file_system import entries, obstacle
 
 # What a run that stopped before its first record leaves behind; hidden files count as well.
 BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors", "federation.json"})
+
+
+def resuming(path: Path) -> str:
+    """How a run is continued, in a message."""
+    return f"`fedprompt resume {path}`" if wording() == "shell" else f"`fedprompt.resume({str(path)!r})`"
 
 
 def require_no_run(path: Path) -> None:
@@ -20,8 +25,8 @@ def require_no_run(path: Path) -> None:
     log = path / "run.jsonl"
     if log.exists() and log.stat().st_size:
         raise UserError(
-            f"The folder {path} already holds a run; continue it with `fedprompt resume {path}`, or choose another "
-            "folder with --out."
+            f"The folder {path} already holds a run; continue it with {resuming(path)}, or choose another folder with "
+            f"{option('out')}."
         )
 
 
@@ -29,13 +34,16 @@ def require_output_folder(path: Path) -> None:
     """Raise UserError unless a run can be written to a folder: it holds nothing, or does not exist and can be made."""
     what = obstacle(path, "folder")
     if what and what != "does not exist":
-        raise UserError(f"The results cannot be written to {path}, which {what}; choose another folder with --out.")
+        raise UserError(
+            f"The results cannot be written to {path}, which {what}; choose another folder with {option('out')}."
+        )
     if not what:
         require_no_run(path)
         other = [one.name for one in entries(path) if one.name not in BEGUN and not one.name.startswith(".")]
         if other:
             raise UserError(
-                f"The folder {path} is not empty (it holds {other[0]!r}); choose a new folder for the run with --out."
+                f"The folder {path} is not empty (it holds {other[0]!r}); choose a new folder for the run with "
+                f"{option('out')}."
             )
     require_writable(path)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import JsonValue, ValidationError
 
@@ -19,10 +19,12 @@ from fedprompt.records.events import (
     BudgetEvent,
     ClientScoresEvent,
     CooccurrenceEvent,
+    DiagnosticsEvent,
     EndEvent,
     HeaderEvent,
     IntervalEvent,
     KeptEvent,
+    LocalImagesEvent,
     MistakesEvent,
     ResumeEvent,
     RoundEvent,
@@ -75,6 +77,8 @@ class TrialRecord:
     """One method of a run with everything recorded about it, in round order.
 
     `validations` are the scorings of held-out images by which a round was chosen, and `kept` says which was.
+    `local_images` have the clients' test images, where one process has scored them; `diagnostics` say what the parts of
+    the trained method do with some test images.
     """
 
     about: TrialEvent
@@ -83,6 +87,8 @@ class TrialRecord:
     samples: tuple[SampleEvent, ...]
     validations: tuple[ValidationEvent, ...] = ()
     kept: KeptEvent | None = None
+    diagnostics: DiagnosticsEvent | None = None
+    local_images: tuple[LocalImagesEvent, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,6 +133,11 @@ class TrialRecord:
         parts = dict.fromkeys(score.part for score in final)
         return {part: mean_of(score.value for score in final if score.part == part) for part in parts}
 
+    def local_images_of(self, part: str) -> LocalImagesEvent | None:
+        """The clients' test images behind the figure `local` on a data set; None where sites have scored them."""
+        number = next((score.round for score in self.final("local")), None)
+        return next((one for one in self.local_images if (one.round, one.part) == (number, part)), None)
+
     def figure(self, column: str, part: str = "") -> float | None:
         """One figure, on the data set `part` if it is given; None if it was not recorded."""
         return self.by_part(column).get(part) if part else self.figures.get(column)
@@ -164,6 +175,20 @@ class Run:
         other = against.name if against else ""
         wanted = (trial.name, column, other)
         return next((one for one in self.intervals if (one.trial, one.column, one.against) == wanted), None)
+
+    @property
+    def stopped(self) -> Literal["", "interrupted", "failed"]:
+        """How the run ended before its time; empty for one that is done or goes on."""
+        status = self.end.status if self.end is not None else None
+        return status if status in ("interrupted", "failed") else ""
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The names of all trials that the recipe has, the main one first."""
+        recipe = self.header.recipe
+        compared = recipe.get("compare")
+        tables = (recipe.get("method"), *(compared if isinstance(compared, list | tuple) else ()))
+        return tuple(str(table.get("label") or table.get("name")) for table in tables if isinstance(table, dict))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -320,6 +345,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
     samples = {(event.trial, event.sample): event for event in _all(SampleEvent, events)}
     validations = {(event.trial, event.round): event for event in _all(ValidationEvent, events)}
     kept = {event.trial: event for event in _all(KeptEvent, events)}
+    diagnostics = {event.trial: event for event in _all(DiagnosticsEvent, events)}
+    local = {(event.trial, event.round, event.part): event for event in _all(LocalImagesEvent, events)}
     names = dict.fromkeys([*abouts, *(str(key[0]) for key in (*rounds, *scores, *samples))])
     return [
         TrialRecord(
@@ -329,6 +356,8 @@ def _trials(events: list[BaseEvent], header: HeaderEvent) -> list[TrialRecord]:
             tuple(one for key, one in samples.items() if key[0] == name),
             tuple(sorted((one for key, one in validations.items() if key[0] == name), key=lambda one: one.round)),
             kept.get(name),
+            diagnostics.get(name),
+            tuple(one for key, one in local.items() if key[0] == name),
         )
         for name in names
     ]

@@ -32,6 +32,7 @@ from fedprompt.updates import State
 
 LARGEST_LINE = 256 << 20  # bytes of an event
 LARGEST_TENSORS = 16 << 30  # bytes of a checkpoint, with the personal states of all clients
+SCORES = ("score", "client_scores", "local_images")
 ROUND = re.compile("[0-9]{8}")  # in the name of a checkpoint
 # The name of a tensor in a checkpoint: shared/NAME, memory/NAME, suspected/NAME or personal/CLIENT/NAME.
 ADDRESS = re.compile("(?P<kind>shared|memory|suspected|personal/(?P<client>[0-9]{1,9}))/(?P<name>.+)", re.DOTALL)
@@ -253,15 +254,22 @@ class RunFolder:
         append_line(self.log, json_text(fields).encode() + b"\n")
 
     def rewind(self, trial: str, round_number: int) -> None:
-        """Drop what a trial recorded after a round, so that resuming from its checkpoint records nothing twice."""
+        """Drop what a trial recorded after a round, so that resuming from its checkpoint records nothing twice.
 
-        def is_kept(fields: Mapping[str, JsonValue]) -> bool:
-            number = fields.get("round")
-            return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number)
-
+        The scores of an interruption go too.
+        """
         with open_file(self.log) as file:
-            lines = list(_lines(file, self.log))
-        kept = [(line, fields) for line, fields in zip(lines, _bare_lines(self.path), strict=True) if is_kept(fields)]
+            lines = list(zip(_lines(file, self.log), _bare_lines(self.path), strict=True))
+        own = [place for place, (_, fields) in enumerate(lines) if fields.get("trial") == trial]
+        begun = max((place for place in own if _begins(lines[place][1])), default=len(lines))
+        trains = any(lines[place][1].get("event") == "round" for place in own if place > begun)
+
+        def is_kept(place: int, fields: Mapping[str, JsonValue]) -> bool:
+            number, is_score = fields.get("round"), fields.get("event") in SCORES
+            is_final = is_score and place > begun and not trains  # no round since the trial was begun or continued
+            return fields.get("trial") != trial or (isinstance(number, int) and number <= round_number and not is_final)
+
+        kept = [pair for place, pair in enumerate(lines) if is_kept(place, pair[1])]
         write_atomic(self.log, b"".join(line for line, _ in kept))
         named = {name for _, fields in kept for name in vectors.vector_files(fields)}
         for path in (self.path / vectors.FOLDER).glob("*.parquet"):
@@ -311,6 +319,11 @@ class RunFolder:
                 start, last = start + len(last), line
             if _parse(last) is None:
                 file.truncate(start)
+
+
+def _begins(fields: Mapping[str, JsonValue]) -> bool:
+    """Whether a line says that a trial begins, continues, or is scored after an interruption."""
+    return fields.get("event") == "trial" and fields.get("status") == "running"
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:

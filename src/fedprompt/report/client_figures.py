@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -12,7 +12,7 @@ from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.events import RoundEvent
 from fedprompt.records.reading import Run, TrialRecord
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.report.style import ALARM, FULL, HALF, MANY, MUTED, SHADES, TEXT, draw, draw_grid, draw_svg, shorten
+from fedprompt.report.style import ALARM, FULL, HALF, MANY, MUTED, SHADES, TEXT, Drawing, draw_grid, shorten
 
 MOST_CLIENTS, MOST_CLASSES = 60, 100  # more would be too small to read
 FEW = 30  # up to this number of rows, rows are drawn tall
@@ -23,19 +23,16 @@ def partition_figure(held: PartitionCounts) -> str:
 
     At most the first 60 clients and 100 classes are shown.
     """
-    return draw_svg("partition", *_partition_drawing(held))
+    return partition_drawing(held).svg
 
 
 def save_partition(held: PartitionCounts, path: Path) -> None:
-    """Write the figure of a partition to a file: PNG for the suffix `.png`, else SVG."""
-    if path.suffix.lower() == ".png":
-        write_atomic(path, draw("partition", *_partition_drawing(held), form="png"))
-    else:
-        write_atomic(path, partition_figure(held))
+    """Write the figure of a partition to a file: PNG for the suffix `.png`, SVG for `.svg`."""
+    write_atomic(path, partition_drawing(held).content(path))
 
 
-def _partition_drawing(held: PartitionCounts) -> tuple[tuple[float, float], Callable[[Axes], None]]:
-    """Size and painter of the figure of a partition."""
+def partition_drawing(held: PartitionCounts) -> Drawing:
+    """The figure of a partition, to be written in a form of choice."""
     counts, clients, classes = held.counts, held.clients, held.classes
     rows = range(min(len(counts), MOST_CLIENTS))
     most = {label: max(rows, key=lambda row: counts[row][label]) for label in range(len(classes))}
@@ -54,7 +51,7 @@ def _partition_drawing(held: PartitionCounts) -> tuple[tuple[float, float], Call
         _shade_legend(axes, shades)
 
     below = 6.5 * max((len(shorten(classes[label])) for label in order), default=0)
-    return (FULL, 50 + _height(len(rows), 27) + below), paint
+    return Drawing("partition", (FULL, 50 + _height(len(rows), 27) + below), paint)
 
 
 def _shades(values: Sequence[int]) -> dict[int, int]:
@@ -79,7 +76,7 @@ def _shade_legend(axes: Axes, shades: Mapping[int, int]) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=1, handleheight=1)
 
 
-def participation_figure(run: Run, trial: TrialRecord) -> str | None:
+def participation_figure(run: Run, trial: TrialRecord) -> Drawing | None:
     """Participation per client and round: stronger colour for more uploaded bytes, a cross for a failed update.
 
     None before the first round. At most the first 60 clients are shown.
@@ -106,7 +103,7 @@ def participation_figure(run: Run, trial: TrialRecord) -> str | None:
         axes.set_title(trial.label)
         axes.set_xlabel("round", loc="left")
 
-    return draw_svg(f"participation {trial.name}", (HALF, 80 + _height(len(seen), 20)), paint) if seen else None
+    return Drawing(f"participation {trial.name}", (HALF, 80 + _height(len(seen), 20)), paint) if seen else None
 
 
 def _level(event: RoundEvent | None, client: int, largest: int) -> int:

@@ -114,19 +114,22 @@ def table(compared: Comparison) -> tuple[list[str], list[list[ComparisonCell]]]:
     first = compared.runs[0]
     main = first.main
     columns = [*first.columns]
-    best = {column: _best(compared, column) for column in columns}
+    found = {column: figure_cells(compared, column) for column in columns}
     head = ["method", *map(first.title, columns)]
     head += [f"{first.title(compared.headline)} against {main.label if main else ''}", "parameters", "sent", "seconds"]
     rows = []
-    for trial in compared.trials:
-        found = {column: compared.values(trial.name, column) for column in columns}
-        cells = [
-            ComparisonCell(_mean_and_deviation(found[column]), bool(found[column]) and trial.name in best[column])
-            for column in columns
-        ]
+    for place, trial in enumerate(compared.trials):
+        cells = [found[column][place] for column in columns]
         ahead = ComparisonCell("" if trial == main else _mean_and_deviation(compared.differences(trial.name), sign="+"))
         rows.append([ComparisonCell(trial.label), *cells, ahead, *map(ComparisonCell, _costs(compared, trial))])
     return head, rows
+
+
+def figure_cells(compared: Comparison, column: str) -> list[ComparisonCell]:
+    """One cell per trial: its figure as mean ± standard deviation over seeds."""
+    values = {trial.name: compared.values(trial.name, column) for trial in compared.trials}
+    best = _best(compared, column)
+    return [ComparisonCell(_mean_and_deviation(own), bool(own) and name in best) for name, own in values.items()]
 
 
 def _best(compared: Comparison, column: str) -> set[str]:
@@ -143,6 +146,25 @@ def _mean_and_deviation(values: Sequence[float], *, sign: str = "") -> str:
     return f"{fmean(values):{sign}.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
+def diagnostics(compared: Comparison) -> list[tuple[list[str], list[list[str]]]]:
+    """Tables of diagnostics, mean ± standard deviation over seeds: head and rows, one table per set of figures."""
+    tables: dict[tuple[str, ...], list[list[str]]] = {}
+    for trial in compared.trials:
+        events = [compared.trial(run, trial.name).diagnostics for run in compared.runs]
+        found = [{one.name: one.value for one in event.diagnostics} if event else {} for event in events]
+        for names in [tuple(found[0])] if found[0] else []:
+            cells = [_decimals([own.get(name) for own in found]) for name in names]
+            tables.setdefault(names, []).append([trial.label, *cells])
+    return [(["method", *names], rows) for names, rows in tables.items()]
+
+
+def _decimals(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return ""
+    return f"{fmean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
 def _costs(compared: Comparison, trial: TrialRecord) -> tuple[str, str, str]:
     trained = "" if trial.about.trainable is None else f"{trial.about.trainable:,}"
     sent, took = over_seeds(compared, trial, uploaded), over_seeds(compared, trial, seconds)
@@ -157,9 +179,11 @@ def over_seeds(compared: Comparison, trial: TrialRecord, read: Callable[[TrialRe
 
 
 def markdown(compared: Comparison) -> str:
-    """The table in Markdown, followed by one comparison per published table that the runs expect."""
+    """The table in Markdown, then the diagnostics, and one comparison per published table that the runs expect."""
     head, rows = table(compared)
     found = as_markdown(head, [[f"**{c.text}**" if c.best else c.text for c in row] for row in rows])
+    for names, measured in diagnostics(compared):
+        found += f"\n{as_markdown(names, measured)}"
     for title, lines in published(compared):
         found += f"\n{title}. In percent; the difference is ours minus published.\n\n{as_markdown(HEAD, lines)}"
     return found
@@ -200,5 +224,7 @@ def as_csv(compared: Comparison) -> str:
         for trial in run.trials:
             costs = {"sent_bytes": uploaded(trial), "seconds": seconds(trial), "parameters": trial.about.trainable}
             known = {**trial.figures, **{name: value for name, value in costs.items() if value is not None}}
+            said = trial.diagnostics.diagnostics if trial.diagnostics else ()
+            known |= {one.name: one.value for one in said if one.value is not None}
             write.writerows([run.header.seed, trial.name, column, value] for column, value in known.items())
     return file.getvalue()

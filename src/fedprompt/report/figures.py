@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
@@ -20,8 +19,7 @@ from fedprompt.report.style import (
     OTHERS,
     REFERENCE,
     TEXT,
-    draw,
-    draw_svg,
+    Drawing,
     separate,
     shorten,
     size_text,
@@ -63,15 +61,19 @@ def metric_name(run: Run) -> str:
     return MEASURES.get(run.header.metric) or run.header.metric.replace("_", " ")
 
 
+def headline_drawing(run: Run) -> Drawing:
+    """The values of the headline table as points, one colour and marker per method."""
+    return Drawing("headline", _headline_size(run), lambda axes: _headline(axes, run))
+
+
 def headline_figure(run: Run) -> str:
     """The values of the headline table as points, one colour and marker per method."""
-    return draw_svg("headline", _headline_size(run), lambda axes: _headline(axes, run))
+    return headline_drawing(run).svg
 
 
 def save_headline(run: Run, path: Path) -> None:
-    """Write the headline figure to a file: PNG for the suffix `.png`, else SVG."""
-    form: Literal["png", "svg"] = "png" if path.suffix == ".png" else "svg"
-    path.write_bytes(draw("headline", _headline_size(run), lambda axes: _headline(axes, run), form=form))
+    """Write the headline figure to a file: PNG for the suffix `.png`, SVG for `.svg`."""
+    path.write_bytes(headline_drawing(run).content(path))
 
 
 def _headline_size(run: Run) -> tuple[float, float]:
@@ -103,13 +105,13 @@ def _headline(axes: Axes, run: Run) -> None:
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=min(len(run.trials), 5), handletextpad=0.2)
 
 
-def loss_figure(run: Run) -> str | None:
+def loss_figure(run: Run) -> Drawing | None:
     """Mean training loss over clients per round; None if none was recorded."""
     curves = {trial.name: _curve({event.round: event.loss for event in trial.rounds}) for trial in run.trials}
     return _curves_figure(run, "Training loss", curves)
 
 
-def score_figure(run: Run, column: str) -> str | None:
+def score_figure(run: Run, column: str) -> Drawing | None:
     """One column over the rounds, the reference as a horizontal line; None unless a trial was scored twice."""
     curves: dict[str, Curve] = {}
     for trial in run.trials:
@@ -124,7 +126,7 @@ def score_figure(run: Run, column: str) -> str | None:
     return _curves_figure(run, f"{run.title(column)} {metric_name(run)} (%)", curves, scale="percent")
 
 
-def validation_figure(run: Run) -> str | None:
+def validation_figure(run: Run) -> Drawing | None:
     """The metric of held-out images by which rounds were chosen, over the rounds; None if it was not scored twice."""
     curves = {
         trial.name: _curve({one.round: None if one.value is None else 100 * one.value for one in trial.validations})
@@ -135,7 +137,7 @@ def validation_figure(run: Run) -> str | None:
     return _curves_figure(run, "Held-out images (%)", curves, scale="percent")
 
 
-def bytes_figure(run: Run) -> str | None:
+def bytes_figure(run: Run) -> Drawing | None:
     """Bytes uploaded by all clients together per round; None if none were recorded."""
     sums = {trial.name: {event.round: sum(event.bytes_up.values()) for event in trial.rounds} for trial in run.trials}
     curves = {name: _curve({number: size or None for number, size in found.items()}) for name, found in sums.items()}
@@ -149,7 +151,7 @@ def _curve(points: Mapping[int, float | None]) -> Curve:
     return list(known), list(known.values())
 
 
-def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: str = "") -> str | None:
+def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: str = "") -> Drawing | None:
     """Curves over rounds, labelled at their right ends; None if no curve has a point.
 
     `scale` is `linear` or `log` for bytes and `percent` for scores. What learns nothing is a level across all rounds.
@@ -175,7 +177,7 @@ def _curves_figure(run: Run, title: str, curves: Mapping[str, Curve], *, scale: 
         _limit(axes, scale)
         _name_ends(axes, [(trial.label, markers_of(run)[trial.name][0], curves[trial.name][1][-1]) for trial in shown])
 
-    return draw_svg(title, (HALF, 300), paint) if shown else None
+    return Drawing(title, (HALF, 300), paint) if shown else None
 
 
 def _limit(axes: Axes, scale: str) -> None:
@@ -199,7 +201,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[str, str, float]]) -> None:
         text.set(color=colour, va="center", fontsize=11, fontweight="bold")
 
 
-def class_figure(run: Run, column: str) -> str | None:
+def class_figure(run: Run, column: str) -> Drawing | None:
     """Score per class in one column, one point per method, the main method's best class on top; None if not recorded.
 
     Of more than 60 classes, those with the largest change against the reference are shown.
@@ -225,7 +227,7 @@ def class_figure(run: Run, column: str) -> str | None:
         which = "each class" if len(ranked) == len(names) else f"the {len(names)} classes that changed most"
         axes.set_title(f"{run.title(column)}: {metric_name(run)} of {which} (%)", color=MUTED)
 
-    return draw_svg(f"classes {column}", (HALF, 70 + 17 * len(names)), paint) if names else None
+    return Drawing(f"classes {column}", (HALF, 70 + 17 * len(names)), paint) if names else None
 
 
 def class_scores(trial: TrialRecord, column: str) -> Mapping[str, float]:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import base64
 import os
+from functools import cached_property
 from html import escape
 from pathlib import Path
+
+from fedprompt.report.style import Drawing
 
 HEIGHT = 640  # of a page in a notebook, in pixels
 
 
 class Figure:
-    """A figure as SVG: shown in a notebook, written by `save`."""
+    """A figure: shown in a notebook, written by `save`; `svg` is its text."""
 
-    def __init__(self, svg: str) -> None:
-        self.svg = svg
+    def __init__(self, drawing: Drawing) -> None:
+        self._drawing = drawing
+
+    @cached_property
+    def svg(self) -> str:
+        """The figure as a standalone SVG document."""
+        return self._drawing.svg
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the SVG to a file."""
-        Path(path).write_text(self.svg, encoding="utf-8")
+        """Write the figure to a file, as its suffix says: `.png` or `.svg`; UserError for another."""
+        content = self._drawing.content(Path(path))
+        Path(path).write_bytes(content)
         return Path(path)
 
     def _repr_html_(self) -> str:

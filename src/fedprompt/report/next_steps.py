@@ -1,4 +1,4 @@
-"""What to try after a run, most useful first, as commands that are complete."""
+"""What to try after a run, most useful first, as commands that are complete or as calls in Python."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from fedprompt.config.tuned import recommended
 from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.records.reading import Run, TrialRecord
+from fedprompt.text_files import json_text
 
 FEW = 100  # test images; below this an interval spans about 20 points
 MARGIN = 1.15  # on the time that all rounds need: measuring takes a part, and the machine may be busier
@@ -25,8 +26,8 @@ MOST_HELD_BACK = 0.4  # share of the images that a step proposes for testing
 class Situation:
     """What a verdict has found: `direction` of the main trial's difference to the reference, None without interval.
 
-    `images` are the test images behind it; `moved` says whether the loss did, and `unknown` whether the backbone cannot
-    be told from guessing.
+    `images` are the test images behind it; `moved` says whether the loss did, `unknown` whether the backbone cannot be
+    told from guessing, and `foreign` whether it was trained on images of another kind.
     """
 
     run: Run
@@ -35,6 +36,49 @@ class Situation:
     images: int
     moved: bool
     unknown: bool
+    foreign: bool
+
+
+class Proposals(Protocol):
+    """How the steps of a verdict are written: as commands of a shell or as calls in Python."""
+
+    def more_time(self, minutes: int) -> str:
+        """Run again with so many minutes."""
+        ...
+
+    def other_clip(self) -> str:
+        """Run again with a CLIP that was trained on photographs."""
+        ...
+
+    def other_template(self) -> str:
+        """Run again with a template that says what the images are."""
+        ...
+
+    def more_tests(self, share: float) -> str:
+        """Run again with this share of the images held back for testing."""
+        ...
+
+    def search(self, methods: Sequence[str]) -> str:
+        """Search settings of these methods."""
+        ...
+
+    def seeds(self) -> str:
+        """Run with several seeds."""
+        ...
+
+    def predict(self, trial: TrialRecord) -> str:
+        """Predict with a trial's adapter."""
+        ...
+
+    def resume(self) -> str:
+        """Go on with a run that stopped; empty if it cannot."""
+        ...
+
+
+def proposals(run: Run, folder: str = "") -> Proposals:
+    """What proposes steps in the words of whoever began the run; `folder` is where it lies now, if not there."""
+    command = run.header.command
+    return Calls(run, folder) if command is not None and command.python else Commands(run, folder)
 
 
 @dataclass(frozen=True)
@@ -50,7 +94,40 @@ class Commands:
         command = self.run.header.command
         return self.folder or (command.folder if command else "") or "."
 
-    def of(self, name: str, *words: str, **changes: str) -> str:
+    def more_time(self, minutes: int) -> str:
+        """`fedprompt run RECIPE --minutes N`."""
+        return self._of("run", "--minutes", str(minutes))
+
+    def other_clip(self) -> str:
+        """The command that fetches a backbone, and the one that runs with it."""
+        return f"fedprompt backbone fetch {REAL_CLIP} clip-b16, then {self._of('run', backbone__path='clip-b16')}"
+
+    def other_template(self) -> str:
+        """`fedprompt run RECIPE --set data.template=...`."""
+        return self._of("run", data__template=TEMPLATE)
+
+    def more_tests(self, share: float) -> str:
+        """`fedprompt run RECIPE --set data.test_fraction=...`."""
+        return self._of("run", data__test_fraction=str(share))
+
+    def search(self, methods: Sequence[str]) -> str:
+        """`fedprompt tune RECIPE --method ...`."""
+        return self._of("tune", "--method", ",".join(methods), "--minutes", "30")
+
+    def seeds(self) -> str:
+        """`fedprompt compare RECIPE --seeds ...`."""
+        return self._of("compare", "--seeds", "1,2,3")
+
+    def predict(self, trial: TrialRecord) -> str:
+        """`fedprompt predict RUN IMAGES`, with the trial if it is not the main one."""
+        chosen = [] if trial == self.run.main else ["--trial", trial.name]
+        return f"{shlex.join(['fedprompt', 'predict', self.place])} IMAGES {shlex.join(chosen)}".strip()
+
+    def resume(self) -> str:
+        """`fedprompt resume RUN`."""
+        return shlex.join(["fedprompt", "resume", self.place])
+
+    def _of(self, name: str, *words: str, **changes: str) -> str:
         """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
         command = self.run.header.command
         recipe, given = (command.recipe, command.settings) if command else (str(Path(self.place) / "recipe.toml"), ())
@@ -60,17 +137,58 @@ class Commands:
         options = [word for setting in settings for word in ("--set", setting)]
         return shlex.join(["fedprompt", name, recipe, *options, *words])
 
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of the Python API; `...` stands for what the call that began the run had."""
+
+    run: Run
+    folder: str = ""
+
+    def more_time(self, minutes: int) -> str:
+        """The setting of the time."""
+        return f'settings={{"minutes": {minutes}}}'
+
+    def other_clip(self) -> str:
+        """`fp.load_clip(...)`."""
+        return f'clip = fp.load_clip("{REAL_CLIP}")'
+
+    def other_template(self) -> str:
+        """`fp.load_dataset(..., template=...)`."""
+        return f'fp.load_dataset(..., template="{TEMPLATE}")'
+
+    def more_tests(self, share: float) -> str:
+        """`fp.load_dataset(..., test_fraction=...)`."""
+        return f"fp.load_dataset(..., test_fraction={share})"
+
+    def search(self, methods: Sequence[str]) -> str:
+        """`fp.tune(...)`."""
+        main, *others = methods
+        beside = f", compare={json_text(others)}" if others else ""
+        return f'fp.tune("{main}", clip, data, clients{beside}, minutes=30)'
+
+    def seeds(self) -> str:
+        """`fp.compare([...])`."""
+        return "fp.compare([fp.train(..., seed=seed) for seed in (1, 2, 3)])"
+
     def predict(self, trial: TrialRecord) -> str:
-        """`fedprompt predict RUN IMAGES`, with the trial if it is not the main one."""
-        chosen = [] if trial == self.run.main else ["--trial", trial.name]
-        return f"{shlex.join(['fedprompt', 'predict', self.place])} IMAGES {shlex.join(chosen)}".strip()
+        """`run.adapter().predict(...)`, with the trial if it is not the main one."""
+        return f"run.adapter({'' if trial == self.run.main else repr(trial.name)}).predict(images)"
+
+    def resume(self) -> str:
+        """`fp.resume(...)`, if the run has a folder of its own."""
+        command = self.run.header.command
+        place = self.folder or (command.folder if command else "")
+        return f"fp.resume({place!r}, clip=clip, data=data, clients=clients)" if place else ""
 
 
-def steps(found: Situation, commands: Commands) -> Iterator[str]:
+def steps(found: Situation, commands: Proposals) -> Iterator[str]:
     """What to try next, in order."""
     run = found.run
+    if run.stopped and (going_on := commands.resume()):
+        yield f"Go on: {going_on}"
     if any(one.rounds < one.wanted for one in run.budgets.values()):
-        yield f"Give more time: {commands.of('run', '--minutes', str(minutes_for_all(run)))}"
+        yield f"Give more time: {commands.more_time(minutes_for_all(run))}"
     yield from _other_backbone(found, commands)
     if not found.moved:
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
@@ -79,26 +197,22 @@ def steps(found: Situation, commands: Commands) -> Iterator[str]:
     if found.direction is not None and found.images < FEW:
         yield _more_test_images(run, found.images, commands)
     if found.direction:
-        yield (
-            "The interval covers the choice of test images, not that of seeds: "
-            f"{commands.of('compare', '--seeds', '1,2,3')}"
-        )
+        yield (f"The interval covers the choice of test images, not that of seeds: {commands.seeds()}")
     if found.best is not None:
         yield f"Predict with {found.best.label}: {commands.predict(found.best)}"
 
 
-def _other_backbone(found: Situation, commands: Commands) -> Iterator[str]:
-    if on_drawings(found.run):
-        fetched = commands.of("run", **{"backbone__path": "clip-b16"})
-        yield f"Take a CLIP that knows photographs: fedprompt backbone fetch {REAL_CLIP} clip-b16, then {fetched}"
+def _other_backbone(found: Situation, commands: Proposals) -> Iterator[str]:
+    if found.foreign:
+        yield f"Take a CLIP that knows photographs: {commands.other_clip()}"
     elif found.unknown:
         yield (
             "Give class names in plain English, and a template that says what the images are: "
-            f"{commands.of('run', data__template=TEMPLATE)}. Or try a larger CLIP."
+            f"{commands.other_template()}. Or try a larger CLIP."
         )
 
 
-def on_drawings(run: Run) -> bool:
+def uses_drawings_clip(run: Run) -> bool:
     """Whether the embedded CLIP, which was trained on drawings, has been used on images that are not embedded."""
     data = run.header.recipe.get("data")
     source = data.get("source") if isinstance(data, dict) else None
@@ -110,28 +224,24 @@ def minutes_for_all(run: Run) -> int:
     return math.ceil(MARGIN * sum(one.needed for one in run.budgets.values()) / 60)
 
 
-def _other_methods(run: Run, commands: Commands) -> Iterator[str]:
+def _other_methods(run: Run, commands: Proposals) -> Iterator[str]:
     """Methods that have not run; if all that are worth it have, other learning rates, unless these were searched."""
     kind: Literal["single", "multi"] = "multi" if run.header.data.kind == "multi" else "single"
     ran = [trial.about.method or trial.name for trial in run.trials]
     untried = [name for name in recommended(kind) if name not in ran]
     if untried:
-        yield f"Try methods that have not run, on held-out training images: {_tune(commands, untried)}"
+        yield f"Try methods that have not run, on held-out training images: {commands.search(untried)}"
     elif run.header.command is None or run.header.command.name != "tune":
         trained = [trial.name for trial in run.trials if trial.trains]
-        yield f"Search learning rates on held-out training images: {_tune(commands, trained)}"
+        yield f"Search learning rates on held-out training images: {commands.search(trained)}"
 
 
-def _tune(commands: Commands, names: Sequence[str]) -> str:
-    return commands.of("tune", "--method", ",".join(names), "--minutes", "30")
-
-
-def _more_test_images(run: Run, images: int, commands: Commands) -> str:
+def _more_test_images(run: Run, images: int, commands: Proposals) -> str:
     data = run.header.recipe.get("data")
     share = data.get("test_fraction") if isinstance(data, dict) else None
     few = f"{images} test images say little about small differences"
     if run.header.data.origins.get("splits", "").startswith("drawn") and isinstance(share, int | float):
         if share < MOST_HELD_BACK:
-            return f"{few}; hold more back: {commands.of('run', data__test_fraction=str(MOST_HELD_BACK))}"
+            return f"{few}; hold more back: {commands.more_tests(MOST_HELD_BACK)}"
         return f"{few}; collect more images."
     return f"{few}; add images to the test part of your data."

@@ -16,15 +16,16 @@ from fedprompt.records.reading import Run, TrialRecord, read_run
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.records.vectors import FOLDER as VECTORS
 from fedprompt.report import figures
-from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_figure
+from fedprompt.report.client_figures import MOST_CLIENTS, participation_figure, partition_drawing
 from fedprompt.report.cooccurrence import cooccurrence_matrices, drawn_labels
 from fedprompt.report.legend import UPLOAD, legend, one_seed_note
 from fedprompt.report.mistakes import mistakes_section, mistakes_sections
 from fedprompt.report.published import difference_tables, differences
 from fedprompt.report.sample_images import attention_maps, label_explanations, sample_images
-from fedprompt.report.style import VARIABLES, inline, size_text
+from fedprompt.report.style import VARIABLES, Drawing, inline, size_text
 from fedprompt.report.tables import (
     client_rows,
+    diagnostic_rows,
     domain_tables,
     failure_rows,
     headline_rows,
@@ -135,6 +136,7 @@ def page(run: Run) -> str:
         samples=sample_images(run),
         attention=attention_maps(run),
         explanations=label_explanations(run),
+        diagnostics=diagnostic_rows(run),
         cooccurrence=[
             (matrix.title, matrix.bias_position, Markup(inline(matrix.drawing, matrix.title)))
             for matrix in cooccurrence_matrices(run)
@@ -153,8 +155,8 @@ def page(run: Run) -> str:
 def drawn_figures(run: Run) -> dict[str, list[Markup]]:
     """The figures for which there are records, by section of the page."""
     held = run.header.partition
-    sections: dict[str, dict[str, str | None]] = {
-        "results": {"Headline metrics by method": figures.headline_figure(run) if run.headlines else None},
+    sections: dict[str, dict[str, Drawing | None]] = {
+        "results": {"Headline metrics by method": figures.headline_drawing(run) if run.headlines else None},
         "training": {
             "Training loss by round": figures.loss_figure(run),
             **{f"{run.title(column)} by round": figures.score_figure(run, column) for column in run.headlines},
@@ -162,7 +164,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
             "Uploaded bytes by round": figures.bytes_figure(run),
         },
         "partition": {
-            "Training images by client and class": partition_figure(held)
+            "Training images by client and class": partition_drawing(held)
             if held and held.clients and held.classes
             else None
         },
@@ -178,7 +180,7 @@ def drawn_figures(run: Run) -> dict[str, list[Markup]]:
         },
     }
     return {
-        section: [Markup(inline(svg, label)) for label, svg in drawn.items() if svg]
+        section: [Markup(inline(drawing.svg, label)) for label, drawing in drawn.items() if drawing]
         for section, drawn in sections.items()
     }
 

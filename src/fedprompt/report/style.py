@@ -6,7 +6,9 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import matplotlib
@@ -16,6 +18,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path as Outline
+
+from fedprompt.errors import UserError
 
 WIDE = 16  # from this number of columns, a grid fills its width
 MANY = 1500  # above this number of squares, a grid is drawn as a raster image
@@ -82,6 +86,26 @@ def draw(
         paint(figure.add_subplot())
         figure.savefig(file, format=form, dpi=144, metadata=metadata)
     return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of (width, height) pixels that is not drawn yet; `name` makes ids of an SVG unique."""
+
+    name: str
+    size: tuple[float, float]
+    paint: Callable[[Axes], None]
+
+    @property
+    def svg(self) -> str:
+        """The figure as a standalone SVG document."""
+        return draw_svg(self.name, self.size, self.paint)
+
+    def content(self, path: Path) -> bytes:
+        """The content of a file: PNG for the suffix `.png`, SVG for `.svg`; UserError for another."""
+        if (form := path.suffix.lower()) not in (".png", ".svg"):
+            raise UserError(f"A figure is written as .png or .svg, not as {form or 'a file without suffix'} ({path}).")
+        return self.svg.encode() if form == ".svg" else draw(self.name, self.size, self.paint, form="png")
 
 
 def draw_svg(name: str, size: tuple[float, float], paint: Callable[[Axes], None]) -> str:

@@ -248,6 +248,27 @@ def _ranges(numbers: Sequence[int]) -> str:
     return said if len(numbers) == 1 else f"{said} ({len(numbers)} rounds)"
 
 
+def diagnostic_rows(run: Run) -> tuple[list[TrialRecord], list[TableRow], list[tuple[str, str]]]:
+    """The trials with diagnostics, a row per figure with a text per trial, and (figure, how to read it).
+
+    Of figures that are read alike, the first stands for all.
+    """
+    trials = [trial for trial in run.trials if trial.diagnostics is not None]
+    figures = [trial.diagnostics.diagnostics if trial.diagnostics is not None else () for trial in trials]
+    meanings = {one.name: one.meaning for own in figures for one in own}
+    values = [{one.name: one.value for one in own} for own in figures]
+    rows = [TableRow(name, (), tuple(_decimals(own.get(name)) for own in values)) for name in meanings]
+    named: dict[str, list[str]] = {}
+    for name, meaning in meanings.items():
+        named.setdefault(meaning, []).append(name)
+    legend = [(f"{names[0]}{', ...' * (len(names) > 1)}", meaning) for meaning, names in named.items()]
+    return trials, rows, legend
+
+
+def _decimals(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
 def privacy_text(trial: TrialRecord) -> str:
     """The privacy guarantee of a trial after its last round; empty without differential privacy."""
     last = trial.rounds[-1] if trial.rounds else None

@@ -10,11 +10,13 @@ from fedprompt.errors import plural
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent, KeptEvent
+from fedprompt.records.outcome import stopped_early
 from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse
-from fedprompt.report.next_steps import Commands, Situation, minutes_for_all, on_drawings, steps
+from fedprompt.report.next_steps import Situation, minutes_for_all, proposals, steps, uses_drawings_clip
 
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
+KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
 
@@ -38,6 +40,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
     if main is None or not column:
         return Verdict()
     sentences = [
+        *stopped_early(run),
         _result(run, main, column),
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
@@ -50,7 +53,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *_unknown_images(run, column),
         *_single_class_clients(main),
     ]
-    return Verdict(tuple(sentences), tuple(steps(_situation(run, main, column), Commands(run, folder))))
+    return Verdict(tuple(sentences), tuple(steps(_situation(run, main, column), proposals(run, folder))))
 
 
 def headline_column(run: Run) -> str:
@@ -97,6 +100,7 @@ def _situation(run: Run, main: TrialRecord, column: str) -> Situation:
         images=found.images if found else 0,
         moved=_moved(main),
         unknown=_is_unknown(run, column),
+        foreign=_is_foreign(run, column),
     )
 
 
@@ -166,7 +170,7 @@ def _fewer_rounds(run: Run) -> Iterator[str]:
             falling = " and its loss was still falling" if _falls(trial) else ""
             found.append(f"{trial.label} had {budget.rounds:,} of {plural(budget.wanted, 'round')}{falling}")
     if found:
-        yield f"{'; '.join(found)}: `--minutes {minutes_for_all(run)}` would fit all."
+        yield f"{'; '.join(found)}: {minutes_for_all(run)} minutes would fit all."
 
 
 def _falls(trial: TrialRecord) -> bool:
@@ -264,8 +268,16 @@ def _unknown_images(run: Run, column: str) -> Iterator[str]:
             f"Without training, the backbone {name} cannot be told from random guessing here: the interval of "
             f"{run.reference.label if run.reference else name} covers the chance level."
         )
-    if on_drawings(run):
+    if _is_foreign(run, column):
         yield "The embedded demo CLIP was trained on drawings and does not know photographs."
+
+
+def _is_foreign(run: Run, column: str) -> bool:
+    """Whether the backbone was trained on drawings, and images are others: it is not half way from chance to all."""
+    if not uses_drawings_clip(run):
+        return False
+    guessed, figure = chance(run, column), run.reference.figures.get(column) if run.reference else None
+    return guessed is None or figure is None or (figure - guessed) / (1 - guessed) < KNOWN
 
 
 def _is_unknown(run: Run, column: str) -> bool:

@@ -8,8 +8,12 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from torch import Tensor
+
+from fedprompt.clip.model import Clip
+from fedprompt.data.dataset import Examples
 from fedprompt.errors import NotFiniteError, UserError, refusing
-from fedprompt.federated.evaluate import Score
+from fedprompt.federated.evaluate import Score, predict
 from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.screening import check_update
 from fedprompt.federated.secure.secure_sum import SecureSum
@@ -101,6 +105,10 @@ class Remote:
         assert client is None
         self.method.load_state_dict({**shared, **self._personal_start})
         return self.method
+
+    def predict(self, clip: Clip, shared: State, owner: int | None, examples: Examples, *, batch_size: int) -> Tensor:
+        """Logits [N, C] of the shared model for examples, computed here."""
+        return predict(self.restore(shared, owner), clip, examples.images, examples.space, batch_size=batch_size)
 
     def num_examples(self, client: int) -> int:
         """The number of a client's training images; one if unknown."""

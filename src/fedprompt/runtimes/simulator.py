@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from fedprompt.clip.model import Clip
+from fedprompt.data.dataset import Examples
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
-from fedprompt.federated.evaluate import Score, evaluate, validate
+from fedprompt.federated.evaluate import Score, evaluate, predict, validate
 from fedprompt.federated.rounds import RoundNotes, initial_state
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.simulation import simulate
@@ -56,7 +59,17 @@ class Simulator:
         state before.
         """
         self._before = dict(self.personal)
-        updates: list[Update] = []
+        updates = self.train_each(round_number, shared, clients)
+        self.personal.update((update.client, update.personal) for update in updates if keeps_personal(update))
+        if self.adversaries is not None:
+            updates = self.adversaries.poison_updates(round_number, shared, updates)
+        if self.secure is not None:
+            updates, self.notes = simulate(self.secure, round_number, shared, updates)
+        return updates
+
+    def train_each(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
+        """The updates that these clients train, one after another, before any attack; no personal state changes."""
+        updates = []
         for done, client in enumerate(clients, start=1):
             updates.append(
                 train_client(
@@ -70,11 +83,6 @@ class Simulator:
                 )
             )
             self._report_progress(done, len(clients))
-        self.personal.update((update.client, update.personal) for update in updates if _keeps_personal(update))
-        if self.adversaries is not None:
-            updates = self.adversaries.poison_updates(round_number, shared, updates)
-        if self.secure is not None:
-            updates, self.notes = simulate(self.secure, round_number, shared, updates)
         return updates
 
     def undo(self) -> None:
@@ -110,6 +118,10 @@ class Simulator:
         self.method.load_state_dict({**shared, **personal})
         return self.method
 
+    def predict(self, clip: Clip, shared: State, owner: int | None, examples: Examples, *, batch_size: int) -> Tensor:
+        """Logits [N, C] of the owner's model for examples."""
+        return predict(self.restore(shared, owner), clip, examples.images, examples.space, batch_size=batch_size)
+
     @property
     def owners(self) -> Sequence[int | None]:
         """Whose models can be scored: every client's if some parameters are personal, else the shared one (None)."""
@@ -132,5 +144,6 @@ class Simulator:
             self.on_client(done, total)
 
 
-def _keeps_personal(update: Update) -> bool:
+def keeps_personal(update: Update) -> bool:
+    """Whether a client goes on from the personal state of an update: it has one, and all of it is finite."""
     return bool(update.personal) and all(tensor.isfinite().all() for tensor in update.personal.values())

@@ -14,7 +14,8 @@ import torch
 
 from fedprompt.child_processes import start_worker
 from fedprompt.config.recipe import Recipe, load_recipe
-from fedprompt.errors import UserError
+from fedprompt.config.recipe_tables import RuntimeTable
+from fedprompt.errors import UserError, option
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks
 from fedprompt.experiments.given import NOTHING, Given
@@ -54,16 +55,25 @@ def check(job: Job) -> Plan:
     """The plan of a job. Raises UserError for a mistake in its recipe, or if its folder holds another run."""
     plan = job.given.plan(job.recipe, origin=job.recipe.name)
     begun = job.folder / runs.RECIPE
-    if begun.is_file() and load_recipe(begun).to_toml() != plan.recipe.to_toml():
-        raise UserError(f"{job.folder} holds a run with other settings; give another folder with --out, or delete it.")
+    if begun.is_file() and _that_counts(load_recipe(begun)) != _that_counts(plan.recipe):
+        raise UserError(
+            f"{job.folder} holds a run with other settings; give another folder with {option('out')}, or delete it."
+        )
     return plan
+
+
+def _that_counts(recipe: Recipe) -> str:
+    """The recipe as text without its runtime, which no result depends on."""
+    return recipe.model_copy(update={"runtime": RuntimeTable()}).to_toml()
 
 
 def run_job(job: Job, *, callbacks: RunCallbacks = NO_CALLBACKS) -> None:
     """Start or resume a run. Raises UserError like `check`."""
     plan = check(job)
     if (job.folder / "run.jsonl").is_file():
-        runs.resume(job.folder, callbacks=callbacks, trusted=None, given=job.given)  # its recipe is the job's
+        # Its recipe is the job's, but for the runtime.
+        runtime = plan.recipe.runtime
+        runs.resume(job.folder, callbacks=callbacks, trusted=None, given=job.given, runtime=runtime)
     else:
         runs.start(plan, job.folder, callbacks=callbacks, expected=job.expected, given=job.given, command=job.command)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import MethodTable, Toml, TuningTable
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, option
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.given import NOTHING, Given
@@ -20,7 +20,7 @@ from fedprompt.studies.sweep import Job
 from fedprompt.studies.tune_results import METRIC, Result, Tried, judge, trainable
 from fedprompt.studies.tuning import at_point, points, search
 
-GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # that of the recipes of `fedprompt compare --demo`
+GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # a part of the grids of `fedprompt compare --demo`
 SEARCH_RUN = "search"  # folder of the run of the search, in the output folder
 
 
@@ -132,7 +132,7 @@ def make_tuning(
     chosen = tuple(_named(name, tables) for name in names) or tables
     titles = [table.title for table in chosen]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
-        raise UserError(f"--method names {twice!r} twice; name every method once.")
+        raise UserError(f"{option('method', 'methods')} names {twice!r} twice; name every method once.")
     grid = recipe.tuning if recipe.tuning.grid else TuningTable(seed=recipe.tuning.seed, grid=GRID)
     others = tuple(table for table in tables if table.title not in titles)
     whole = recipe.model_copy(update={"method": chosen[0], "compare": (*chosen[1:], *others), "tuning": grid})
@@ -146,12 +146,15 @@ def make_tuning(
         trial.require_carried(experiment.clip.family)
     made = {trial.name: trial.make_method(experiment.clip) for trial in experiment.trials}
     trained = {name for name, method in made.items() if any(True for _ in method.parameters())}
-    tuned = tuple(table for table in chosen if table.title in trained)
+    tuned = tuple(table for table in chosen if table.title in trained and table.tune)
     if idle := [title for title in titles if names and title not in trained]:
-        raise UserError(f"{idle[0]} trains nothing, so it has nothing to tune; leave it out of --method.")
+        raise UserError(
+            f"{idle[0]} trains nothing, so it has nothing to tune; leave it out of {option('method', 'methods')}."
+        )
     if not tuned:
-        raise UserError(f"{origin} has no method that trains; name some with --method.")
-    references = tuple(table for table in (*chosen, *others) if table.title in made.keys() - trained)
+        raise UserError(f"{origin} has no method that trains; name some with {option('method', 'methods')}.")
+    untrained = made.keys() - trained
+    references = tuple(table for table in (*chosen, *others) if table.title in untrained or not table.tune)
     kept = whole.model_copy(update={"method": tuned[0], "compare": tuned[1:]})
     tuning = Tuning(kept, references, out, draws=wanted.draws, opening=opening, given=given)
     return tuning, experiment

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedprompt.config.recipe import Recipe
 from fedprompt.config.recipe_tables import MethodTable, Toml
 from fedprompt.config.tuned import with_tuned
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, wording
 from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
@@ -56,10 +56,16 @@ class Result:
         return self.default if keeps else self.highest
 
     def sentence(self, rounds: int) -> str:
-        """Why the default was kept, if another point has a better value."""
-        if self.best is None or self.highest is None or self.best == self.highest:
+        """Why the default was kept, if another point has a better value; or that points are equally good."""
+        if self.best is None or self.highest is None:
             return ""
         names = [short_point(point) for point in self.points]
+        if self.best == self.highest:
+            equal = self.values.count(self.values[self.best])
+            which = "its default" if self.best == self.default else "the first of them"
+            value = f"{100 * (self.values[self.best] or 0.0):.1f}"
+            said = f"{self.label}: {equal} of {plural(len(names), 'point')} have the best value, {value}; {which}, "
+            return f"{said}{names[self.best]}, is kept." if equal > 1 else ""
         ours, theirs = (100 * (self.values[place] or 0.0) for place in (self.best, self.highest))
         return (
             f"{self.label} keeps its default {names[self.best]} ({ours:.1f}): {names[self.highest]} has {theirs:.1f}, "
@@ -118,7 +124,7 @@ def held_out_value(recipe: Recipe, trial: TrialRecord) -> float | None:
 
 def default_settings(recipe: Recipe, table: MethodTable) -> Toml:
     """The [train] settings that a method has without a search."""
-    own = with_tuned(table, recipe.defaults, stated=recipe.train.model_fields_set).train
+    own = with_tuned(table, recipe.defaults, recipe.train).train
     return recipe.train.model_dump() | own
 
 
@@ -138,13 +144,14 @@ def trainable(results: Sequence[Result]) -> list[Result]:
     found = [result for result in ranked(results) if result.best is not None]
     if not found:
         raise UserError(
-            "Every method diverged at every point; give smaller learning rates (--set tuning.grid.lr=[...])."
+            "Every method diverged at every point; give smaller learning rates ("
+            + ("--set tuning.grid.lr=[...])." if wording() == "shell" else '`grid={"lr": [...]}`).')
         )
     return found
 
 
 def kept_defaults(found: Sequence[Result], rounds: int) -> list[str]:
-    """A sentence for each method that keeps its default although another point has a better value."""
+    """A sentence for each method that keeps its default although another point is better, or has equal points."""
     return [said for result in found if (said := result.sentence(rounds))]
 
 

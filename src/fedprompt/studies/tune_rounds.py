@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, option, plural
 from fedprompt.experiments.budget import Costs, measure
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.experiment import Experiment
@@ -54,7 +54,9 @@ def plan_rounds(tuning: Tuning, experiment: Experiment, minutes: float | None, *
         found = Rounds(**load_json_object(read_bytes(path)))
         if found.minutes != (minutes or 0.0):
             given = f"{found.minutes:g} minutes" if found.minutes else "no limit of time"
-            raise UserError(f"{tuning.out} holds a search with {given}; give the same, or another folder with --out.")
+            raise UserError(
+                f"{tuning.out} holds a search with {given}; give the same, or another folder with {option('out')}."
+            )
         return found
     found = Rounds(0.0, most, most)
     if minutes:
@@ -93,8 +95,8 @@ def rounds_in(costs: Sequence[Costs], seconds: float, *, points: int, most: int,
         needed = max(search_seconds(1) / SEARCH, search_seconds(1) + final_seconds(1)) / 60
         raise UserError(
             f"One round at each of {plural(points, 'point')} of the grid with {plural(len(costs), 'method')}, and one "
-            f"of the final run, need about {needed:.2g} minutes; give more --minutes, fewer methods, or fewer images "
-            "per class (partition.shots)."
+            f"of the final run, need about {needed:.2g} minutes; give more {option('minutes')}, fewer methods, or "
+            "fewer images per class (partition.shots)."
         )
     return Rounds(0.0, search, final, search_seconds(search) / 60, final_seconds(final) / 60)
 

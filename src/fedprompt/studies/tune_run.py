@@ -44,7 +44,7 @@ class Tuned:
 
     @property
     def kept_defaults(self) -> Sequence[str]:
-        """A sentence for each method that keeps its default although another point has a better value."""
+        """A sentence for each method that keeps its default although another point is better, or has equal points."""
         return kept_defaults(self.results, self.rounds.search)
 
     @property

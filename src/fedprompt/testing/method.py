@@ -218,6 +218,23 @@ class MethodTests(MethodOptionTests):
         same = torch.equal(self._predict(copy, SPACE, 0, 1), self._predict(method, SPACE, 0, 1))
         assert same, f"{self._name} predicts otherwise after its state was saved and loaded; keep all of it in tensors."
 
+    def test_diagnostics_change_nothing_and_say_how_to_read_them(self) -> None:
+        """They leave the state and the loss as they are, differ in their names, and come with sentences."""
+        for kind in self.kinds:
+            method, data = self._trained(kind), examples(range(6), ALL, kind=kind)
+            before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
+            with torch.no_grad():
+                found = method.diagnostics(self._clip, data.images, data.space)
+                again = method.diagnostics(self._clip, data.images, data.space)
+            changed = differing(before, dict(method.state_dict()))
+            assert not changed, f"The diagnostics of {self._name} change its tensors {changed}."
+            names = [one.name for one in found]
+            assert len(set(names)) == len(names), f"{self._name} has two diagnostics of the same name among {names}."
+            unread = [one.name for one in found if not one.meaning.endswith(".") or " " not in one.meaning]
+            assert not unread, f"The diagnostics {unread} of {self._name} come without a sentence on how to read them."
+            same = [str(one.value) for one in found] == [str(one.value) for one in again]
+            assert same, f"The diagnostics of {self._name} are others the second time; draw nothing at random."
+
     def test_frozen_texts_are_encoded_once(self) -> None:
         """After the first step the text tower runs for gradients only, and never per batch of images."""
         clip, method, data = CountingClip(self.family), self._build(), examples(range(4), ALL)

@@ -29,7 +29,6 @@ from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.reading import trial_label
 from fedprompt.report import prediction_cards
 
-MOST_PIXELS = 50_000_000  # of an image
 MOST_CLASSES = 1_000
 LONGEST_NAME = 200  # letters of a class name
 
@@ -79,12 +78,10 @@ class Adapters:
     def cards(self, content: bytes, name: str, classes: Sequence[str]) -> str:
         """What every adapter recognises in an image file, as HTML; `classes` are the candidates, or else its own.
 
-        Raises UserError for what is no image, one of too many pixels, and class names that cannot be told apart.
+        Raises UserError for what `decode` refuses, and class names that cannot be told apart.
         """
         check_classes(classes)
         image = decode(name, content=content)
-        if image.width * image.height > MOST_PIXELS:
-            raise UserError(f"{name} has {image.width} x {image.height} pixels; scale it down to {MOST_PIXELS:,}.")
         with self.lock:  # one image at a time: more would take memory and be no quicker
             return prediction_cards(list(self._recognised(MemorySource((image,)), png(image), name, classes)))
 

@@ -14,7 +14,7 @@ from fedprompt.clip.checkpoints.reading import Tensors, read_tensors
 from fedprompt.clip.checkpoints.weights import build_model
 from fedprompt.clip.families import names
 from fedprompt.errors import UserError
-from fedprompt.file_system import is_file, read_bytes
+from fedprompt.file_system import is_file, is_folder, read_bytes
 from fedprompt.text_files import load_json_object
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -46,7 +46,7 @@ class OpenedCheckpoint:
 
 def find_checkpoint(path: Path) -> Checkpoint | None:
     """The checkpoint that a file or a folder is; None for a Hugging Face folder, and for anything else."""
-    if path.is_dir():
+    if is_folder(path):
         return None if _is_hugging_face(path) else _in_folder(path)
     if not is_file(path) or path.suffix not in SUFFIXES:
         return None
@@ -115,13 +115,13 @@ def _openai_config(tensors: Tensors, activation: Activation | None, name: str) -
 
 def _tokenizer(place: Path | str, name: str) -> Any:
     folder = Path(place).expanduser()
-    if folder.is_dir() and not any(is_file(folder / one) for one in TOKENIZER):
+    if is_folder(folder) and not any(is_file(folder / one) for one in TOKENIZER):
         raise UserError(
             f"{name} has no tokenizer beside it ({', '.join(TOKENIZER)}); copy its files there, or convert it once: "
             "fedprompt backbone convert CKPT OUT --tokenizer openai/clip-vit-base-patch16 (or a folder)."
         )
     try:
-        return AutoTokenizer.from_pretrained(folder if folder.is_dir() else str(place), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder if is_folder(folder) else str(place), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"The tokenizer {place} cannot be opened ({reason}); give a folder or a Hub id.") from error

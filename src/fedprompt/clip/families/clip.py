@@ -12,37 +12,20 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, CLIPModel
 
-from fedprompt.clip.backbone import AttentionLayers, Backbone, Edit, Encoded, Family, square_side
+from fedprompt.clip.backbone import AttentionLayers, Backbone, Edit, Encoded, Family
+from fedprompt.clip.model_towers import LastBlockEncoded, ModelImageTower, ModelTextTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens, plain_text
 from fedprompt.clip.towers import block_output_at, run_blocks, run_shared_prefixes, value_value_attention
 from fedprompt.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
-class CausalTextTower:
+class CausalTextTower(ModelTextTower):
     """A causal text tower with learned positions, read at the end token through a norm and a projection."""
-
-    model: Any
-
-    @property
-    def width(self) -> int:
-        """W."""
-        width: int = self.model.config.text_config.hidden_size
-        return width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return len(self.model.text_model.encoder.layers)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """[..., W] embeddings of token ids."""
-        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings
 
     def encode(self, embeddings: Tensor, end: Tensor, *, edit: Edit | None = None) -> Tensor:
         """[N, D] features at the end tokens, which move with tokens that an edit inserts."""
-        blocks = self.model.text_model.encoder.layers
+        blocks = self.layers
         tokens = run_blocks(blocks[:-1], self._placed(embeddings), edit=edit, causal=True)
         last = len(blocks) - 1
         tokens = edit(last, tokens) if edit else tokens
@@ -51,8 +34,7 @@ class CausalTextTower:
 
     def encode_shared_prefixes(self, embeddings: Tensor, end: Tensor, size: int) -> Tensor:
         """[N, D] features, equal to those of `encode` up to rounding."""
-        blocks = self.model.text_model.encoder.layers
-        return self._project(run_shared_prefixes(blocks, self._placed(embeddings), end, size))
+        return self._project(run_shared_prefixes(self.layers, self._placed(embeddings), end, size))
 
     def _placed(self, embeddings: Tensor) -> Tensor:
         """[N, T, W] embeddings with those of their positions."""
@@ -65,11 +47,9 @@ class CausalTextTower:
 
 
 @dataclass(frozen=True)
-class ClassTokenEncoded:
+class ClassTokenEncoded(LastBlockEncoded):
     """Features read from single tokens of the last block through a norm and a projection: the class token's first."""
 
-    tokens: Tensor  # [B, T, W] entering the last block
-    block: nn.Module
     head: nn.Module  # the last norm and the projection W -> D
 
     @functools.cached_property
@@ -79,12 +59,6 @@ class ClassTokenEncoded:
         return features
 
     @functools.cached_property
-    def output(self) -> Tensor:
-        """[B, T, W] all tokens that leave the last block."""
-        states: Tensor = self.block(self.tokens, None)
-        return states
-
-    @functools.cached_property
     def patches(self) -> Tensor:
         """[B, T - 1, D] from all other tokens, including added ones."""
         features: Tensor = self.head(self.output[:, 1:])
@@ -92,57 +66,25 @@ class ClassTokenEncoded:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTokenImageTower:
+class ClassTokenImageTower(ModelImageTower):
     """A vision transformer with a class token in front, read at it through a norm and a projection."""
 
-    model: Any
     leading: int = 1
-
-    @property
-    def width(self) -> int:
-        """W."""
-        width: int = self.model.config.vision_config.hidden_size
-        return width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return len(self.model.vision_model.encoder.layers)
-
-    @property
-    def patches(self) -> int:
-        """P."""
-        count: int = self.model.vision_model.embeddings.num_patches
-        return count
-
-    @property
-    def side(self) -> int:
-        """The side in pixels of its images."""
-        return square_side(self.model.config.vision_config.image_size, "image_size")
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """[B, 1 + P, W] class and patch embeddings with positions."""
-        embeddings: Tensor = self.model.vision_model.embeddings(pixels)
-        return embeddings
 
     def enter(self, embeddings: Tensor) -> Tensor:
         """[B, T, W] embeddings through the first norm."""
         tokens: Tensor = self.model.vision_model.pre_layrnorm(embeddings)
         return tokens
 
-    def run(self, tokens: Tensor, *, start: int, stop: int, edit: Edit | None = None) -> Tensor:
-        """[B, T, W] tokens through the blocks from `start` to before `stop`."""
-        return run_blocks(self.model.vision_model.encoder.layers[start:stop], tokens, start=start, edit=edit)
-
     def read(self, tokens: Tensor) -> Encoded:
         """The features of tokens [B, T, W] that enter the last block."""
         vision = self.model.vision_model
         head = nn.Sequential(vision.post_layernorm, self.model.visual_projection)
-        return ClassTokenEncoded(tokens, vision.encoder.layers[-1], head)
+        return ClassTokenEncoded(tokens, self.layers[-1], head)
 
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """[B, T, W] output of value-value attention in a block."""
-        return value_value_attention(self.model.vision_model.encoder.layers[block], tokens)
+        return value_value_attention(self.layers[block], tokens)
 
     def project(self, tokens: Tensor) -> Tensor:
         """[..., D] tokens through the last norm and the projection."""

@@ -14,7 +14,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import SiglipImageProcessorPil, SiglipModel
 
-from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Encoded, Family, square_side
+from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Encoded, Family
+from fedprompt.clip.model_towers import LastBlockEncoded, ModelImageTower, ModelTextTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.clip.towers import block_output_at, run_blocks
 from fedprompt.errors import UserError
@@ -26,26 +27,8 @@ LACKS: Mapping[Capability, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class BidirectionalTextTower:
+class BidirectionalTextTower(ModelTextTower):
     """A text tower without a mask: rows of one length with their padding, read at the last token."""
-
-    model: Any
-
-    @property
-    def width(self) -> int:
-        """W."""
-        width: int = self.model.config.text_config.hidden_size
-        return width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return len(self.model.text_model.encoder.layers)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """[..., W] embeddings of token ids."""
-        embeddings: Tensor = self.model.text_model.embeddings.token_embedding(ids)
-        return embeddings
 
     def encode(self, embeddings: Tensor, end: Tensor, *, edit: Edit | None = None) -> Tensor:
         """[N, D] features of rows that are padded to the context length; `end` is their last place."""
@@ -53,8 +36,8 @@ class BidirectionalTextTower:
             raise UserError(FAMILY.refusal(("text_edits",), "The method"))
         tower = self.model.text_model
         positions: Tensor = tower.embeddings.position_embedding.weight
-        tokens = run_blocks(tower.encoder.layers[:-1], embeddings + positions[: embeddings.shape[1]])
-        state = block_output_at(tower.encoder.layers[-1], tokens, end)  # [N, W], a causal mask here hides nothing
+        tokens = run_blocks(self.layers[:-1], embeddings + positions[: embeddings.shape[1]])
+        state = block_output_at(self.layers[-1], tokens, end)  # [N, W], a causal mask here hides nothing
         features: Tensor = tower.head(tower.final_layer_norm(state))
         return features
 
@@ -64,11 +47,9 @@ class BidirectionalTextTower:
 
 
 @dataclass(frozen=True)
-class PooledEncoded:
+class PooledEncoded(LastBlockEncoded):
     """Features read by attention pooling: of all tokens for the image, of a token alone for each patch."""
 
-    tokens: Tensor  # [B, T, W] entering the last block
-    block: nn.Module
     norm: nn.Module
     head: Any  # transformers' attention pooling head
 
@@ -77,12 +58,6 @@ class PooledEncoded:
         """[B, D] from all tokens, added ones too."""
         features: Tensor = self.head(self.norm(self.output))
         return features
-
-    @functools.cached_property
-    def output(self) -> Tensor:
-        """[B, T, W] all tokens that leave the last block."""
-        states: Tensor = self.block(self.tokens, None)
-        return states
 
     @functools.cached_property
     def patches(self) -> Tensor:
@@ -101,51 +76,19 @@ def pool_each(head: Any, tokens: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class PooledImageTower:
+class PooledImageTower(ModelImageTower):
     """A vision transformer without class token or first norm, read by an attention pooling head."""
 
-    model: Any
     leading: int = 0
-
-    @property
-    def width(self) -> int:
-        """W."""
-        width: int = self.model.config.vision_config.hidden_size
-        return width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return len(self.model.vision_model.encoder.layers)
-
-    @property
-    def patches(self) -> int:
-        """P."""
-        count: int = self.model.vision_model.embeddings.num_patches
-        return count
-
-    @property
-    def side(self) -> int:
-        """The side in pixels of its images."""
-        return square_side(self.model.config.vision_config.image_size, "image_size")
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """[B, P, W] patch embeddings with positions."""
-        embeddings: Tensor = self.model.vision_model.embeddings(pixels)
-        return embeddings
 
     def enter(self, embeddings: Tensor) -> Tensor:
         """[B, T, W] the embeddings as they are."""
         return embeddings
 
-    def run(self, tokens: Tensor, *, start: int, stop: int, edit: Edit | None = None) -> Tensor:
-        """[B, T, W] tokens through the blocks from `start` to before `stop`."""
-        return run_blocks(self.model.vision_model.encoder.layers[start:stop], tokens, start=start, edit=edit)
-
     def read(self, tokens: Tensor) -> Encoded:
         """The features of tokens [B, T, W] that enter the last block."""
         vision = self.model.vision_model
-        return PooledEncoded(tokens, vision.encoder.layers[-1], vision.post_layernorm, vision.head)
+        return PooledEncoded(tokens, self.layers[-1], vision.post_layernorm, vision.head)
 
     def value_attention(self, block: int, tokens: Tensor) -> Tensor:
         """Not offered."""

@@ -5,7 +5,7 @@ Legend: B images, N texts, T tokens, W width of a tower, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from transformers import (
 
 from fedprompt.clip.backbone import AttentionLayers, Backbone, Capability, Edit, Family
 from fedprompt.clip.families.clip import LAYERS, ClassTokenImageTower
+from fedprompt.clip.model_towers import ModelTextTower
 from fedprompt.clip.prompts import PromptTokenizer, SpecialTokens
 from fedprompt.errors import UserError
 
@@ -76,26 +77,14 @@ class ViTBertModel(PreTrainedModel):
 
 
 @dataclass(frozen=True, eq=False)
-class BertTextTower:
+class BertTextTower(ModelTextTower):
     """A BERT with learned positions and types, read at its own start token; it does not see padding."""
 
-    model: Any
-
     @property
-    def width(self) -> int:
-        """W."""
-        width: int = self.model.config.text_config.hidden_size
-        return width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return len(self.model.text_model.encoder.layer)
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """[..., W] embeddings of token ids, without positions and types."""
-        embeddings: Tensor = self.model.text_model.embeddings.word_embeddings(ids)
-        return embeddings
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer blocks."""
+        layers: Sequence[nn.Module] = self.model.text_model.encoder.layer
+        return layers
 
     def encode(self, embeddings: Tensor, end: Tensor, *, edit: Edit | None = None) -> Tensor:
         """[N, D] features of rows whose tokens after `end` [N] are padding."""
@@ -104,7 +93,7 @@ class BertTextTower:
         tower = self.model.text_model
         tokens = tower.embeddings(inputs_embeds=embeddings)
         seen = torch.arange(tokens.shape[1], device=tokens.device) <= end[:, None]  # [N, T]
-        for block in tower.encoder.layer:
+        for block in self.layers:
             tokens = block(tokens, seen[:, None, None])
         features: Tensor = self.model.text_projection(tokens[:, 0])
         return features

@@ -11,7 +11,7 @@ from fedprompt.data.partition.few_shot import Shots, draw_shots, shots_warnings
 from fedprompt.errors import UserError
 
 
-def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
+def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = "all", seed: int = 1) -> Partition:
     """Split every seen domain into chunks of classes as `class_chunks` does.
 
     `shots` count per class and domain; a client is named after its domain. Single-label data only.

@@ -13,7 +13,7 @@ from fedprompt.data.partition.few_shot import Shots, draw_shots, shots_warnings
 from fedprompt.errors import UserError, plural
 
 
-def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = 8, seed: int = 1) -> Partition:
+def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = "all", seed: int = 1) -> Partition:
     """Give each client n consecutive classes, and the last client the remainder too.
 
     There are max(1, round_half_even(K / n)) clients for K base classes. `shots` images per class, over all seen

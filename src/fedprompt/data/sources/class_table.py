@@ -32,7 +32,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
 from fedprompt.file_system import require_file
-from fedprompt.text_files import data_setting
+from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
 
@@ -51,7 +51,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     splits: Mapping[str, str] | None = None,
     separator: Literal["", "none"] = "",
     repeats: Repeats = "refuse",
-    base: Literal["half", "all"] = "half",
+    base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     test_fraction: float = 0.25,
     template: str = "a photo of a {}.",
@@ -153,7 +153,7 @@ def _targets(table: Table, listed: ClassNames | None, mistakes: Mistakes, *, sep
             texts += [cell] if isinstance(cell, str) else []
     if several := "" if separator == "none" else looks_like_several(texts, known):
         mistakes.add(
-            f"{several!r} may be several labels: use --set data.source=label_table for many per image, or "
+            f"{several!r} may be several labels: use {source_setting('source=label_table')} for many per image, or "
             f"give {data_setting('separator', 'none')} if it is one",
             column="label",
         )

@@ -44,7 +44,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     domain_column: str = "",
     classes: tuple[str, ...] = (),
     like: str = "",
-    base: Literal["half", "all"] = "half",
+    base: Literal["half", "all"] = "all",
     unseen_domains: tuple[str, ...] = (),
     template: str = "",
     revision: str = "",
@@ -83,7 +83,7 @@ def huggingface(  # noqa: PLR0913  (every option has a default, and a recipe nam
     found, names, targets = _labels(table, label_column, path, dialect, copy, classes)
     domain = domain_column or ("domain" if "domain" in table.column_names else "")
     domains = tuple(map(_domain, _values(table, domain))) if domain else ("",) * len(table)
-    source = TableSource(_undecoded(table, image_column, path), image_column, window, bands, parts.root, links)
+    source = TableSource(undecoded(table, image_column, path), image_column, window, bands, parts.root, links)
     _check_paths(source, path)
     own = [split for name, split in parts.splits.items() for _ in range(len(parts.tables[name]))]
     copies: tuple[int, ...] = ()
@@ -178,7 +178,8 @@ def find_label_column(features: Mapping[str, object], copy: HubCopy | None = Non
     return next((name for name in usual if name in features), usual[0])
 
 
-def _undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Dataset:
+def undecoded(table: datasets.Dataset, column: str, path: str) -> datasets.Dataset:
+    """The column of images alone, as bytes or paths; UserError, with the table's `path`, for one that holds others."""
     import datasets
 
     try:

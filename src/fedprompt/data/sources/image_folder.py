@@ -53,7 +53,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     test_fraction: float = 0.25,
     layout: Layout = "auto",
     splits: Mapping[str, str] | None = None,
-    base: Literal["half", "all"] | tuple[str, ...] = "half",
+    base: Literal["half", "all"] | tuple[str, ...] = "all",
     unseen_domains: tuple[str, ...] = (),
     template: str = "a photo of a {}.",
     links: bool = False,
@@ -68,7 +68,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     are the folder names in bytewise order, in their normal form. Without folders of splits an image is drawn
     for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
     that of two or more images of a class (and domain) one is always for training and one for testing.
-    `base` are the classes seen in training: the first half (the larger one), all, or those named. An `attributes.json`
+    `base` are the classes seen in training: all, the first half (the larger one), or those named. An `attributes.json`
     beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. With `links`, links in the folder may
     lead out of it. Raises UserError for a folder that is missing, empty, ambiguous or understood in part.
     """

@@ -40,7 +40,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.file_system import require_file
-from fedprompt.text_files import data_setting
+from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
 MARKS = 3  # different texts that a column of marks may hold, such as "yes", "no" and "maybe"
@@ -220,7 +220,7 @@ def _class_columns(
         mistakes.refuse(
             f"there are no labels, neither a column 'labels' nor one per class (found {columns}); if a column of "
             f"another name holds them, say so with {data_setting('columns.labels', one)}, or, with one label per "
-            f"image, with --set data.source=class_table {data_setting('columns.label', one)}"
+            f"image, with {source_setting('source=class_table')} {data_setting('columns.label', one)}"
         )
     names = _without_odd(table, names, known, mistakes, threshold)
     if listed:

@@ -100,7 +100,7 @@ def _has_shards(path: Path) -> bool:
 def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe names them all)
     *,
     path: Path,
-    base: Literal["half", "all"] = "half",
+    base: Literal["half", "all"] = "all",
     classes: Sequence[str] = (),
     template: str = "",
     splits: Mapping[str, str] | None = None,

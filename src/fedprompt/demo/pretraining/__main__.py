@@ -1,130 +1,90 @@
-"""Pretrain the embedded CLIP contrastively on drawings (`python -m fedprompt.demo.pretraining`).
+"""Pretrain the embedded CLIP contrastively on emoji by three artists (`python -m fedprompt.demo.pretraining`).
 
-Progress goes to `log.jsonl` in the scratch folder, which also holds the checkpoint to resume from.
+The folder `--out` holds `checkpoint.safetensors`, from which a run resumes bit for bit, `log.jsonl`, and at the end
+`weights/`, a Hugging Face folder with its card. The learning rate is stable until the last `--decay` steps of
+`--steps`, so a run may be stopped at any time and finished from its checkpoint with a smaller `--steps`. `--drawings`
+writes the drawings and attributes that the package contains, and trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import torch
 
 from fedprompt.clip.model import Clip
-from fedprompt.demo.concepts import SEEN, glyph_names, load_concepts
-from fedprompt.demo.pretraining import captions
+from fedprompt.demo.emoji import DESCRIPTIONS
 from fedprompt.demo.pretraining.bpe import learn
-from fedprompt.demo.pretraining.evaluate import evaluate
-from fedprompt.demo.pretraining.forward import TextEncoder
-from fedprompt.demo.pretraining.model import CONTEXT, make_model, save
-from fedprompt.demo.pretraining.trainer import SampleBuffer, Trainer, step_loss
+from fedprompt.demo.pretraining.captions import NAMED_HEAD, NAMED_TAIL, corpus
+from fedprompt.demo.pretraining.evaluate import SEED, evaluate, table
+from fedprompt.demo.pretraining.export import export
+from fedprompt.demo.pretraining.forward import COUNTS, LATE_COUNTS
+from fedprompt.demo.pretraining.model import CONTEXT, save
+from fedprompt.demo.pretraining.probe import Probe
+from fedprompt.demo.pretraining.rasters import default_cache
+from fedprompt.demo.pretraining.samples import EARLY, LATE, Sampler
+from fedprompt.demo.pretraining.trainer import Schedule, Trainer
+from fedprompt.demo.pretraining.vocabulary import Vocabulary, load_vocabulary
 from fedprompt.text_files import json_text
 
-WARM_UP = 200  # steps
-SAVE_EVERY, EXPORT_EVERY = 120, 300  # seconds
+SAVE_EVERY = 120  # seconds
+LOG_EVERY, PROBE_EVERY = 25, 250  # steps
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Length and learning rate of pretraining, which ends when either `steps` or `minutes` is reached."""
-
-    steps: int
-    minutes: float
-    batch: int
-    lr: float
-    seed: int
-    scratch: Path
-    export: Path
-
-    def progress(self, trainer: Trainer) -> float:
-        """0 at the start, 1 at the end."""
-        return min(1.0, max(trainer.step / self.steps, trainer.seconds / 60 / self.minutes))
-
-    def rate(self, trainer: Trainer) -> float:
-        """The learning rate: linear warm-up, then a cosine decay to 2%."""
-        fall = 0.02 + 0.49 * (1 + math.cos(math.pi * self.progress(trainer)))
-        return self.lr * min(1.0, (trainer.step + 1) / WARM_UP) * fall
-
-
-def pretrain(schedule: Schedule) -> Trainer:
-    """Pretrain or resume, export the model, evaluate it and write its card."""
-    tokenizer = learn(captions.corpus(), tokens=CONTEXT)
-    text_encoder = TextEncoder(tokenizer)
-    bf16_model = make_model(tokenizer, schedule.seed).bfloat16()
-    trainer = Trainer(schedule.seed, schedule.batch, make_model(tokenizer, schedule.seed), bf16_model)
-    schedule.scratch.mkdir(parents=True, exist_ok=True)
-    checkpoint = schedule.scratch / "checkpoint.safetensors"
-    if checkpoint.exists():
-        trainer.restore(checkpoint)
-    if schedule.progress(trainer) < 1:
-        _train(trainer, text_encoder, schedule, checkpoint)
-    save(trainer.model, tokenizer, schedule.export, card=card(trainer, schedule))
-    return trainer
-
-
-def _train(trainer: Trainer, text_encoder: TextEncoder, schedule: Schedule, checkpoint: Path) -> None:
-    fresh = schedule.batch // 4
-    buffer = SampleBuffer(
-        schedule.seed, 64 * schedule.batch, number=trainer.step * fresh, progress=schedule.progress(trainer)
-    )
-    begin = saved = exported = time.monotonic()
-    begin -= trainer.seconds
+def pretrain(trainer: Trainer, sampler: Sampler, schedule: Schedule, out: Path) -> None:
+    """Train from the trainer's step to the schedule's end; checkpoints and the log go to `out`."""
+    probe = Probe()
+    begin, saved = time.monotonic() - trainer.seconds, time.monotonic()
     smooth: dict[str, float] = {}
-    while schedule.progress(trainer) < 1:
-        loss, facts = step_loss(trainer, buffer, text_encoder)
+    while trainer.step < schedule.steps:
+        counts = LATE_COUNTS if schedule.decays(trainer.step) else COUNTS
+        mixture = LATE if schedule.is_late(trainer.step) else EARLY
+        loss, facts = trainer.loss(sampler.batch(trainer.step, mixture), counts)
         torch.autograd.backward(loss)
-        trainer.update(schedule.rate(trainer))
-        buffer.refill(fresh, schedule.progress(trainer))
+        trainer.update(schedule.rate(trainer.step))
         trainer.step += 1
-        now = time.monotonic()
-        trainer.seconds = now - begin
+        trainer.images += sampler.images
+        trainer.seconds = time.monotonic() - begin
         smooth = {name: 0.97 * smooth.get(name, value) + 0.03 * value for name, value in facts.items()}
-        if trainer.step % 25 == 0:
-            _log(schedule.scratch / "log.jsonl", trainer, smooth)
-        if now - saved > SAVE_EVERY:
-            trainer.save(checkpoint)
-            saved = now
-        if now - exported > EXPORT_EVERY:
-            save(trainer.model, text_encoder.tokenizer, schedule.export)
-            exported = now
-    trainer.save(checkpoint)
+        if trainer.step % LOG_EVERY == 0:
+            _log(out / "log.jsonl", trainer, smooth)
+        if trainer.step % PROBE_EVERY == 0:
+            _log(out / "log.jsonl", trainer, probe.measure(trainer.fast, trainer.text_encoder))
+        if time.monotonic() - saved > SAVE_EVERY:
+            trainer.save(out / "checkpoint.safetensors")
+            saved = time.monotonic()
+    trainer.save(out / "checkpoint.safetensors")
 
 
 def _log(path: Path, trainer: Trainer, facts: Mapping[str, float]) -> None:
     rounded = {name: round(value, 4) for name, value in facts.items()}
-    line = {"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}
     with path.open("a") as file:
-        file.write(json_text(line) + "\n")
+        file.write(json_text({"step": trainer.step, "seconds": round(trainer.seconds, 1), **rounded}) + "\n")
 
 
-def card(trainer: Trainer, schedule: Schedule) -> str:
-    """The model card: data, schedule, cost and measured results."""
-    save(trainer.model, learn(captions.corpus(), tokens=CONTEXT), schedule.scratch / "weights")
-    measured = evaluate(Clip.load(schedule.scratch / "weights", batch=32)).table()
-    world = load_concepts()
-    return (
-        (files("fedprompt.demo.pretraining") / "card.md")
-        .read_text()
-        .format(
-            trainer=trainer,
-            schedule=schedule,
-            tower=trainer.model.config.vision_config,
-            weights=sum(weight.numel() for weight in trainer.model.parameters()),
-            concepts=len(world.concepts),
-            classes=len(world.classes),
-            glyphs=sum(len(glyph_names(concept, family)) for concept in world.concepts for family in SEEN),
-            minutes=trainer.seconds / 60,
-            threads=torch.get_num_threads(),
-            processor=_processor(),
-            torch=torch.__version__,
-            measured=measured,
-        )
+def card(trainer: Trainer, schedule: Schedule, vocabulary: Vocabulary, measured: str) -> str:
+    """The model card: data, schedule, cost and measured targets."""
+    template = (files("fedprompt.demo.pretraining") / "card.md").read_text()
+    return template.format(
+        trainer=trainer,
+        schedule=schedule,
+        tower=trainer.model.config.vision_config,
+        language=trainer.model.config.text_config,
+        weights=sum(weight.numel() for weight in trainer.model.parameters()),
+        concepts=len(vocabulary.concepts),
+        classes=len(vocabulary.classes),
+        attributes=len(vocabulary.attributes),
+        named=(100 * NAMED_HEAD, 100 * NAMED_TAIL),
+        minutes=trainer.seconds / 60,
+        threads=torch.get_num_threads(),
+        processor=_processor(),
+        torch=torch.__version__,
+        measured=measured,
     )
 
 
@@ -136,18 +96,35 @@ def _processor() -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--minutes", type=float, default=math.inf)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/pretraining"), help="checkpoint, log and weights")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--scratch", type=Path, default=Path("runs/pretrain"))
-    parser.add_argument("--export", type=Path, default=Path("runs/pretrain/export"))
-    given = vars(parser.parse_args())
-    torch.set_num_threads(given.pop("threads"))
-    pretrain(Schedule(**given))
+    parser.add_argument("--steps", type=int, default=10_000, help="the step at which training ends")
+    parser.add_argument("--decay", type=int, default=2_500, help="over how many last steps the rate falls to zero")
+    parser.add_argument("--late", type=int, default=0, help="last steps with fewer true colours, if above --decay")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--groups", type=int, default=3, help="groups of 38 images per batch")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the fetched drawings are kept")
+    parser.add_argument("--drawings", action="store_true", help="write the package's drawings and attributes only")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    vocabulary = load_vocabulary(given.cache)
+    if given.drawings:
+        export(vocabulary, DESCRIPTIONS)
+        return
+    tokenizer = learn(corpus(vocabulary), tokens=CONTEXT)
+    trainer = Trainer(given.seed, tokenizer, given.device, len(vocabulary.concepts), len(vocabulary.attributes))
+    checkpoint, weights = given.out / "checkpoint.safetensors", given.out / "weights"
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    schedule = Schedule(given.steps, given.decay, given.late, given.lr)
+    pretrain(trainer, Sampler(vocabulary, given.seed, given.groups), schedule, given.out)
+    save(trainer.model.cpu(), tokenizer, weights)
+    targets = evaluate(Clip.load(weights, batch=32), vocabulary.other_classes(SEED))
+    (weights / "CARD.md").write_text(card(trainer, schedule, vocabulary, table(targets)))
 
 
 if __name__ == "__main__":

@@ -10,25 +10,27 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from fedprompt.demo.drawing import SIZE
-from fedprompt.demo.pretraining import captions
 from fedprompt.demo.pretraining.model import CONTEXT, MEAN, STD
-from fedprompt.demo.pretraining.samples import PATCH
+from fedprompt.demo.render import PATCH, SIZE
 
-COUNTS = (24, 28, 32, 36, 64)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
+COUNTS = (16, 18, 22, 26, 36)  # patches kept in a step: cheaper, and the encoder learns any number of tokens
+LATE_COUNTS = (24, 32, 44, 64)  # while the rate falls, so that the encoder knows whole images
 GROUP = 64  # texts encoded together
 
 
-def encode_images(model: CLIPModel, pixels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def encode_images(
+    model: CLIPModel, pixels: Tensor, generator: torch.Generator, counts: Sequence[int] = COUNTS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Image features [B, D] and patch features [B, K, D], unit norm, of K random patches [B, K] of [B, 3, 64, 64]."""
-    tower = model.vision_model
-    squares = pixels.to(torch.bfloat16).div(255).sub(MEAN).div(STD).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
+    tower, embed = model.vision_model, model.vision_model.embeddings
+    weight = embed.patch_embedding.weight
+    squares = pixels.to(weight).div(255).sub(MEAN).div(STD).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
     squares = squares.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)  # [B, 3, r, c, p, p] -> [B, P, 3 p p]
-    count = COUNTS[int(torch.randint(len(COUNTS), (), generator=generator))]
+    count = counts[int(torch.randint(len(counts), (), generator=generator))]
     kept = torch.rand(len(pixels), (SIZE // PATCH) ** 2, generator=generator).argsort(dim=1)[:, :count]  # [B, K]
+    kept = kept.to(pixels.device)
     chosen = squares.gather(1, kept[..., None].expand(-1, -1, squares.shape[-1]))  # [B, K, 3 p p]
-    embed = tower.embeddings
-    patches = F.linear(chosen, embed.patch_embedding.weight.flatten(1)) + embed.position_embedding.weight[1:][kept]
+    patches = F.linear(chosen, weight.flatten(1)) + embed.position_embedding.weight[1:][kept]
     first = (embed.class_embedding + embed.position_embedding.weight[0]).expand(len(pixels), 1, -1)
     x = tower.pre_layrnorm(_with_stray_tokens(torch.cat([first, patches], dim=1), generator))  # [B, 1 + K + n, W]
     for layer in tower.encoder.layers:
@@ -46,7 +48,7 @@ def _with_stray_tokens(tokens: Tensor, generator: torch.Generator) -> Tensor:
     spread = float(torch.rand((), generator=generator)) * 0.1 + 0.005
     rows = 1 if torch.rand((), generator=generator) < 0.5 else len(tokens)
     stray = spread * torch.randn(rows, count, tokens.shape[-1], generator=generator)
-    return torch.cat([tokens, stray.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)  # [B, T + n, W]
+    return torch.cat([tokens, stray.to(tokens).expand(len(tokens), -1, -1)], dim=1)  # [B, T + n, W]
 
 
 def block(layer: CLIPEncoderLayer, x: Tensor, *, causal: bool = False) -> Tensor:
@@ -57,7 +59,7 @@ def block(layer: CLIPEncoderLayer, x: Tensor, *, causal: bool = False) -> Tensor
     q, k, v = (part(y).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts)  # [B, H, T, W / H]
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5)  # [B, H, T, T]
     if causal:
-        scores = scores + torch.full(scores.shape[-2:], -1e4, dtype=scores.dtype).triu(1)
+        scores = scores + torch.full(scores.shape[-2:], -1e4, dtype=scores.dtype, device=x.device).triu(1)
     x = x + attention.out_proj((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))  # [B, T, W]
     x = x + layer.mlp.fc2(layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(x))))
     return x
@@ -69,8 +71,6 @@ class TextEncoder:
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         self.tokenizer = tokenizer
         self.rows: dict[str, Tensor] = {}
-        vocabulary = tokenizer.get_vocab()
-        self.wildcards = torch.tensor([vocabulary[captions.WILDCARD], vocabulary[captions.WILDCARD + "</w>"]])
 
     def ids(self, texts: Sequence[str]) -> list[Tensor]:
         """Token ids of each text; cached."""
@@ -82,24 +82,21 @@ class TextEncoder:
             self.rows.update(zip(new, map(torch.tensor, found), strict=True))
         return [self.rows[text] for text in texts]
 
-    def encode(self, model: CLIPModel, texts: Sequence[str], generator: torch.Generator) -> Tensor:
-        """Text features [N, D], unit norm."""
+    def encode(self, model: CLIPModel, texts: Sequence[str]) -> Tensor:
+        """Text features [T, D], unit norm."""
         rows = self.ids(texts)
         order = sorted(range(len(rows)), key=lambda position: len(rows[position]))
         groups = [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
-        found = torch.cat([self._encode(model, [rows[position] for position in group], generator) for group in groups])
-        return found[torch.tensor(order).argsort()]  # [N, D]
+        found = torch.cat([self._encode(model, [rows[position] for position in group]) for group in groups])
+        return found[torch.tensor(order, device=found.device).argsort()]  # [T, D]
 
-    def _encode(self, model: CLIPModel, rows: list[Tensor], generator: torch.Generator) -> Tensor:
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.eos_token_id)  # [N, T]
+    def _encode(self, model: CLIPModel, rows: list[Tensor]) -> Tensor:
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.eos_token_id)  # [N, L]
         tower = model.text_model
-        x = tower.embeddings.token_embedding(ids)
-        spread = torch.rand(len(ids), 1, 1, generator=generator) * 0.05 + 0.003
-        random = (spread * torch.randn(x.shape, generator=generator)).to(x.dtype)
-        x = torch.where(torch.isin(ids, self.wildcards)[..., None], random, x)
-        x = x + tower.embeddings.position_embedding.weight[: ids.shape[1]]
+        ids = ids.to(tower.embeddings.token_embedding.weight.device)
+        x = tower.embeddings.token_embedding(ids) + tower.embeddings.position_embedding.weight[: ids.shape[1]]
         for layer in tower.encoder.layers:
             x = block(layer, x, causal=True)
-        ends = torch.tensor([len(row) - 1 for row in rows])
-        x = model.text_projection(tower.final_layer_norm(x[torch.arange(len(ids)), ends]))
+        ends = torch.tensor([len(row) - 1 for row in rows], device=ids.device)
+        x = model.text_projection(tower.final_layer_norm(x[torch.arange(len(ids), device=ids.device), ends]))
         return F.normalize(x.float(), dim=-1)

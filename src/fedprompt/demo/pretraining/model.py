@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from fedprompt.demo.drawing import SIZE
-from fedprompt.demo.pretraining.samples import PATCH
+from fedprompt.demo.render import PATCH, SIZE
 
 CONTEXT = 32  # tokens
 JOINT = 128
 MEAN, STD = 0.5, 0.27  # of pixels between 0 and 1
 VISION = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 5, "num_attention_heads": 5}
-TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
+TEXT = {"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 4, "num_attention_heads": 5}
 
 
 def make_model(tokenizer: CLIPTokenizer, seed: int) -> CLIPModel:

@@ -21,7 +21,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.deploy.daemons import Process, kill_orphans, stoppable, wait_for_port
 from fedprompt.deploy.init import init_deployment, init_site, nginx_word
 from fedprompt.deploy.roster import ROSTER, accept, proposed, write_roster
-from fedprompt.deploy.settings import SITE, Deployment, SiteFile, load_site, save
+from fedprompt.deploy.settings import SITE, Deployment, Roster, SiteFile, load_site, save
 from fedprompt.deploy.submit import sites_of
 from fedprompt.errors import UserError
 from fedprompt.experiments.plan import resolve
@@ -163,8 +163,8 @@ def make_folders(federation: LocalFederation, ports: Mapping[str, int]) -> None:
         shutil.rmtree(handed)
         site = load_site(own)
         save(own / SITE, SiteFile(**site.model_dump() | {"port": port, "device": "cpu"}))
-        _write_images(dataset, federation.recipe, SITES.index(name), own / "images")
         shutil.copy(init_site(own), federation.server / "keys")
+        _write_images(dataset, federation.recipe, SITES.index(name), own / "images")
     write_roster(federation.server)
     for name in ports:
         own = federation.site(name)
@@ -233,7 +233,7 @@ def intruder_is_refused(federation: LocalFederation, *, authority: bool, seconds
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     own = federation.site(SITES[0])
-    shutil.copy(own / SITE, place / SITE)
+    save(place / SITE, load_site(own).model_copy(update={"roster": Roster()}))
     init_site(place)
     command = commands.supernode(
         address=f"localhost:{federation.deployment.port}",

@@ -13,6 +13,8 @@ from typing import ClassVar
 
 from fedprompt.errors import UserError
 
+SMALLEST, LARGEST = 1e-9, 1e9  # clip and noise multiplier
+
 
 @dataclass(frozen=True, order=True)
 class Mechanism:
@@ -93,6 +95,11 @@ class GaussianPrivacy:
         for name in ("clip", "noise", "epsilon", "delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"The privacy option {name} = {getattr(self, name)} must be a number above 0.")
+        for name in ("clip", "noise"):
+            if not SMALLEST <= getattr(self, name) <= LARGEST:  # beyond, products and steps lose their digits
+                raise UserError(
+                    f"The privacy option {name} = {getattr(self, name)} must lie between {SMALLEST:g} and {LARGEST:g}."
+                )
         if self.delta >= 1:
             raise UserError(
                 f"The privacy option delta = {self.delta} must be below 1, and should be below 1 divided by the number "

@@ -70,7 +70,7 @@ class Codec:
 
     def encode(self, update: Update, shared: State) -> MaskedVector:
         """Weight, weighted loss and weighted changes, [2 + N]; the update must have passed `screen`."""
-        weight = 1 if self.weighting == "uniform" else update.num_examples
+        weight = min(update.num_examples, self.heaviest)  # a refusal would tell the server the number
         factor = clip_factor(change_norm(update, shared), self.clip)
         loss = min(max(update.loss, -self.clip), self.clip) if self.sends_loss else 0.0
         numbers = [torch.tensor([loss], dtype=torch.float64)]

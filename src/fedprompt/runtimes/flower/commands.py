@@ -70,10 +70,14 @@ def newer() -> str:
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
-    """The environment of every Flower process: no telemetry, offline, its own home, polling for work every 0.25 s."""
+    """The environment of every Flower process: no telemetry, offline, its own home, polling for work every 0.25 s.
+
+    No process imports a module from its working folder, which at a site may be as somebody else made it.
+    """
     scripts = sysconfig.get_path("scripts")
     return {
         **os.environ,
+        "PYTHONSAFEPATH": "1",
         "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
