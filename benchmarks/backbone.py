@@ -12,6 +12,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
+from fedprompt.clip.precision import Precision
 from fedprompt.clip.prompts import Layout, Prompts
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
@@ -57,14 +58,14 @@ class AsReleased(WholeTexts):
 
 
 MODES = {
-    "ours": lambda parts, batch: Clip(*parts, cache=FeatureCache(memory_bytes=8 << 30), batch=batch),
-    "whole texts": lambda parts, batch: WholeTexts(*parts, cache=FeatureCache(memory_bytes=8 << 30), batch=batch),
-    "cache off": lambda parts, batch: Clip(*parts, cache=FeatureCache(memory_bytes=0), batch=batch),
-    "as released": lambda parts, batch: AsReleased(*parts, cache=FeatureCache(memory_bytes=0), batch=batch),
+    "ours": lambda parts, **given: Clip(*parts, cache=FeatureCache(memory_bytes=8 << 30), **given),
+    "whole texts": lambda parts, **given: WholeTexts(*parts, cache=FeatureCache(memory_bytes=8 << 30), **given),
+    "cache off": lambda parts, **given: Clip(*parts, cache=FeatureCache(memory_bytes=0), **given),
+    "as released": lambda parts, **given: AsReleased(*parts, cache=FeatureCache(memory_bytes=0), **given),
 }
 
 
-def make_clip(size: str, mode: str, *, batch: int) -> Clip:
+def make_clip(size: str, mode: str, *, batch: int, precision: Precision = "float32") -> Clip:
     """A random backbone of that size in that mode; frozen passes encode `batch` images at once in every mode."""
     vision, pixels, patch, context = SIZES[size]
     tokenizer = CLIPTokenizer.from_pretrained(weights_folder())
@@ -74,7 +75,7 @@ def make_clip(size: str, mode: str, *, batch: int) -> Clip:
         text |= vision
     config = CLIPConfig(text_config=text, vision_config={**vision, "image_size": pixels, "patch_size": patch})
     processor = CLIPImageProcessorPil(size={"shortest_edge": pixels}, crop_size={"height": pixels, "width": pixels})
-    return MODES[mode]((CLIPModel(config), tokenizer, processor), batch)
+    return MODES[mode]((CLIPModel(config), tokenizer, processor), batch=batch, precision=precision)
 
 
 class Grey:

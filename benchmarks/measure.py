@@ -38,6 +38,7 @@ class Job:
     attributes: int = 5
     repeats: int = 3
     kind: Kind = "single"
+    activations_gb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Stopwatch:
 def measure(job: Job) -> Result:
     """Run a job: one warm-up, which fills the feature cache if the mode has one, then the timed repeats."""
     clip = make_clip(job.size, job.mode, batch=job.batch)
+    clip.activation_bytes = int(job.activations_gb * 2**30)
     pixels = SIZES[job.size][1]
     count = job.batch if job.task == "train" else job.batch * job.batches
     examples = make_examples(count, job.classes, job.attributes, pixels, kind=job.kind)

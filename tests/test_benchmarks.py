@@ -2,19 +2,24 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
-from benchmarks import check_defaults
-from benchmarks.__main__ import WAYS, every_method, many_labels, micro_batches, put, rows
+import torch
+from benchmarks import check_defaults, gpu
+from benchmarks.__main__ import WAYS, every_method, many_labels, memory, micro_batches, put, rows
 from benchmarks.backbone import MODES, make_clip, make_examples
 from benchmarks.coverage import coverage
 from benchmarks.data import decoding, index
 from benchmarks.measure import Job, measure
 from benchmarks.own_images import textures
+from benchmarks.precision import precision
 from benchmarks.predicting import predicting
 
 from fedprompt import methods
+from fedprompt.clip.precision import DTYPES
 
 TINY = Job("zeroshot", "ours", "train", size="tiny", batch=2, batches=2, classes=3, attributes=2, repeats=1)
 
@@ -86,6 +91,32 @@ def test_coverage_is_a_share_of_the_simulated_test_sets(monkeypatch: pytest.Monk
     assert len(found) == 20
     assert all(value in (0, 25, 50, 75, 100) for value in found.values())
     assert sum(found.values()) / len(found) > 70
+
+
+def test_the_script_for_gpus_runs_from_end_to_end_on_a_cpu(capsys: pytest.CaptureFixture[str]):
+    assert gpu.main(["--device", "cpu", "--size", "tiny", "--batch", "2", "--seconds", "0.5"]) == 0
+    assert "features, float32: largest difference from the CPU: 0" in capsys.readouterr().out
+
+
+def test_every_part_of_the_script_for_gpus_measures_something():
+    bench = gpu.Bench(torch.device("cpu"), "tiny", 2, time.perf_counter() + 1)
+    parts = {**gpu.PARTS, "schedule": partial(gpu.schedule, clients=2, rounds=2)}
+    found = {name: dict(part(bench)) for name, part in parts.items()}
+    assert all(value >= 0 for figures in found.values() for value in figures.values())
+    assert all(max(figures.values()) > 0 for figures in found.values())
+    assert {"bfloat16", "float32"} == {one for one in DTYPES if any(f", {one}" in what for what in found["steps"])}
+
+
+def test_precisions_are_compared_with_float32():
+    found = precision(test=1, scenes_test=4, rounds=1, names=("promptfl",))
+    assert 0 < found["promptfl: float32"] <= 100 >= abs(found["promptfl: bfloat16, points"])
+    assert {what.rpartition(": ")[2] for what in found} == {"float32", "bfloat16, points", "float16, points"}
+
+
+def test_memory_is_measured_with_a_limit_and_without():
+    found = {job: measure(job) for job in memory(TINY)}
+    assert [job.activations_gb > 0 for job in found] == [False, True]
+    assert "ours, activations in" in list(rows(found))[3]
 
 
 def test_the_defaults_are_checked_with_an_interval_per_method(tmp_path: Path):

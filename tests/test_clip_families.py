@@ -246,3 +246,9 @@ def test_every_family_is_a_file_that_says_what_it_is() -> None:
 def test_other_kinds_of_models_are_refused_with_the_reason(kind: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         families.find(kind)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_tiny_backbone_has_the_same_weights_whenever_it_is_made(family: str) -> None:
+    first, again = (FAMILIES[family]({})[0].state_dict() for _ in range(2))
+    assert all(torch.equal(weight, again[name]) for name, weight in first.items())

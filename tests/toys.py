@@ -27,7 +27,7 @@ def fake_clip() -> SimpleNamespace:
     def image_features(images: Images) -> Tensor:
         return torch.stack([torch.randn(WIDTH, generator=stream(0, "picture", row)) for row in images.rows])
 
-    return SimpleNamespace(device=torch.device("cpu"), image_features=image_features)
+    return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, image_features=image_features)
 
 
 class Toy(Method):

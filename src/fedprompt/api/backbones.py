@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fedprompt.api.arguments import as_path
 from fedprompt.config.recipe import checked
@@ -33,7 +33,7 @@ def _said_if_slow(text: str) -> Iterator[None]:
 
 
 @worded("keywords")
-def load_clip(
+def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     path: str | os.PathLike[str] = "demo",
     *,
     device: str = "auto",
@@ -41,14 +41,19 @@ def load_clip(
     workers: int = 0,
     memory_gb: float = 2.0,
     disk: str | os.PathLike[str] | None = None,
+    precision: Literal["float32", "bfloat16", "float16"] = "float32",
+    activations_gb: float = 0.0,
 ) -> Clip:
     """Load a frozen CLIP with its feature cache.
 
     `path` is "demo" (the embedded CLIP), a Hugging Face folder, a checkpoint of OpenAI or open_clip, or a Hub id.
-    `device` is "cpu", "cuda", or "auto": a GPU if there is one. Frozen features are computed `batch` rows at a time
-    (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and, if `disk` names a folder, on disk.
-    `workers` processes decode images.
-    Raises UserError if there is no CLIP at `path`, or an option is out of range.
+    `device` is "cpu", "cuda", "cuda:1", "mps", or "auto": an NVIDIA GPU if there is one, else the CPU. Frozen features
+    are computed `batch` rows at a time (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and,
+    if `disk` names a folder, on disk. `workers` processes decode images. The towers compute in `precision`, in which
+    features are also kept; what is given to a method, and what it trains, is float32. In a training step the image
+    tower keeps `activations_gb` GiB for gradients, or all if that is 0, and computes what does not fit again.
+    Raises UserError if there is no CLIP or device of that name, the device does not compute in that precision, or an
+    option is out of range.
 
     Examples:
         >>> import fedprompt as fp
@@ -63,6 +68,8 @@ def load_clip(
         "workers": workers,
         "memory_gb": memory_gb,
         "disk": None if disk is None else str(as_path(disk, "disk")),
+        "precision": precision,
+        "activations_gb": activations_gb,
     }
     wanted = checked(BackboneTable, table, origin="load_clip")
     with _said_if_slow(f"Opening the backbone {wanted.path}"):

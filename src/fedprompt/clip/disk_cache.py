@@ -24,7 +24,7 @@ from fedprompt.text_files import json_text, load_json
 
 HEADER_BYTES = 128
 ENTRY = np.dtype([("key", "<i8"), ("check", "<u8")])
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {str(one).removeprefix("torch."): one for one in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +53,7 @@ class RowFile:
         if not places or self.files is None:
             return [], None
         rows = torch.empty((len(places), *self.shape), dtype=self.dtype)
-        view = rows.view(len(places), -1).numpy().view(np.uint8)  # [M, bytes of a row]
+        view = _bytes(rows)
         sound = []
         for number, (position, row) in enumerate(places):
             self.files[0].seek(row * view.shape[1])
@@ -70,7 +70,7 @@ class RowFile:
         if not fresh:
             return 0
         rows_file, keys_file = self.files or self._create(rows)
-        values = rows[torch.tensor(fresh)].view(len(fresh), -1).numpy().view(np.uint8)  # [M, bytes of a row]
+        values = _bytes(rows[torch.tensor(fresh)])
         new = [keys[position] for position in fresh]
         entries = np.array([(key, _check(key, memoryview(row))) for key, row in zip(new, values, strict=True)], ENTRY)
         _write_at(rows_file, len(self.checks) * values.shape[1], values.tobytes())
@@ -190,6 +190,11 @@ class RowFolder:
     def _give_up(self, error: OSError) -> None:
         self.room = 0
         log.warning("Features are no longer kept in %s: %s.", self.folder, error)
+
+
+def _bytes(rows: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The memory of rows [M, ...] as [M, bytes of a row]; NumPy itself has no bfloat16."""
+    return rows.view(len(rows), -1).view(torch.uint8).numpy()
 
 
 def _check(key: int, row: memoryview) -> int:

@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fedprompt.clip.backbone import Capability, Edit, Encoded, Tower, layers_pattern
+from fedprompt.clip.devices import to_device
 from fedprompt.clip.encoders import Encoders
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import check_size, fingerprint, numerics_id, open_parts, preprocess
+from fedprompt.clip.precision import Precision
 from fedprompt.clip.prompts import Prompts
 from fedprompt.data.decode_workers import Decoder
 from fedprompt.data.images import Images
@@ -33,10 +35,10 @@ class Clip(Encoders):
     They are computed in padded batches of exactly `batch` rows, so their bits depend neither on what is requested
     together nor on what the cache has evicted. One row at a time is exact by construction, wastes nothing on small
     requests and is as fast on a CPU; more rows fill an accelerator, but a row's last bits may then depend on its
-    place in the batch.
+    place in the batch. In a lower `precision` they are kept in it, which halves the cache, and given as float32.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (three parts, and the keys of [backbone])
         self,
         model: PreTrainedModel,
         tokenizer: Any,
@@ -45,8 +47,13 @@ class Clip(Encoders):
         cache: FeatureCache | None = None,
         batch: int = 1,
         workers: int = 0,
+        precision: Precision = "float32",
+        activation_bytes: int = 0,
     ) -> None:
-        super().__init__(model, tokenizer)
+        known = fingerprint(model, processor) if precision != "float32" else None
+        super().__init__(model, tokenizer, precision=precision, activation_bytes=activation_bytes)
+        if known is not None:  # of the weights before they were rounded, so that an adapter fits in any precision
+            self.fingerprint = known
         self.origin = ""  # where it was loaded from, as an adapter's configuration names it
         self.processor = processor
         self.cache = FeatureCache() if cache is None else cache
@@ -60,7 +67,7 @@ class Clip(Encoders):
         return f"CLIP {self.origin or 'without a path'}: images of {self.image_tower.side} pixels, {self.dim} features"
 
     @classmethod
-    def load(
+    def load(  # noqa: PLR0913  (the keys of [backbone])
         cls,
         path: str | Path,
         *,
@@ -68,13 +75,23 @@ class Clip(Encoders):
         device: str | torch.device = "cpu",
         batch: int = 1,
         workers: int = 0,
+        precision: Precision = "float32",
+        activation_bytes: int = 0,
         origin: str = "",
     ) -> Clip:
         """Open a folder, checkpoint or Hub id; UserError when it is not there, incomplete, or no contrastive pair.
 
         `origin` is what configurations call it, by default its path.
         """
-        loaded = cls(*open_parts(path), cache=cache, batch=batch, workers=workers).to(device)
+        made = cls(
+            *open_parts(path),
+            cache=cache,
+            batch=batch,
+            workers=workers,
+            precision=precision,
+            activation_bytes=activation_bytes,
+        )
+        loaded = made.to(device)
         loaded.origin = origin or str(path)
         return loaded
 
@@ -100,14 +117,14 @@ class Clip(Encoders):
             encoded = self.encode_image(tokens)
             # One pass through the tower gives both, and methods that use patches usually use the image feature too.
             features = unit(encoded.image)[: len(part)]
-            self.cache.put("image_features", self._origin(part.source.fingerprint), part.keys, features)
+            self.cache.put("image_features", self._origin(part.source.fingerprint), part.keys, features.to(self.dtype))
             return unit(encoded.patches)
 
         return self._frozen_image_rows("patch_features", images, read)
 
     def image_embeddings(self, images: Images) -> Tensor:
         """[B, L + P, W] leading and patch embeddings with positions, before any norm: what `encode_image` takes."""
-        return self._embeddings(images).to(self.device)
+        return self._given(self._embeddings(images))
 
     def image_tokens(self, images: Images, depth: int = 0) -> Tensor:
         """[B, L + P, W] tokens entering block `depth`, after the first norm; `encode_image` takes them if depth > 0."""
@@ -132,7 +149,7 @@ class Clip(Encoders):
                 tokens = tower.run(tokens, start=block, stop=block + 1)
             if depth < self.image_blocks:  # methods that go on from here usually need the tower's own tokens too
                 origin = self._origin(part.source.fingerprint)
-                self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)])
+                self.cache.put(f"image_tokens.{depth}", origin, part.keys, tokens[: len(part)].to(self.dtype))
             return values
 
         return self._frozen_image_rows(f"value_tokens.{depth}", images, read)
@@ -144,12 +161,16 @@ class Clip(Encoders):
         def compute(positions: Tensor) -> Tensor:
             return self._text_rows([rows[position] for position in positions.tolist()])
 
-        return self.cache.fetch("text_features", self._origin(""), keys, compute).to(self.device)
+        return self._given(self.cache.fetch("text_features", self._origin(""), keys, compute))
+
+    def _given(self, rows: Tensor) -> Tensor:
+        """Cached rows, on the device and in float32."""
+        return to_device(rows, self.device).float()
 
     def _origin(self, source: str) -> str:
         """Everything besides the key that the bits of a frozen feature depend on."""
-        assert not self._changed, "features of an adapted tower must not be cached as frozen ones"
-        return f"{self.fingerprint} {self.batch} {numerics_id(self.device)} {source}"
+        assert not self._changes, "features of an adapted tower must not be cached as frozen ones"
+        return f"{self.fingerprint} {self.precision} {self.batch} {numerics_id(self.device)} {source}"
 
     def _frozen_image_rows(self, kind: str, images: Images, read: Callable[[Images, Tensor], Tensor]) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
@@ -157,7 +178,7 @@ class Clip(Encoders):
             embed = functools.partial(self._embeddings, keep=False)
             return self._padded(images.take(positions), functools.partial(map, embed), read)
 
-        return self.cache.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute).to(self.device)
+        return self._given(self.cache.fetch(kind, self._origin(images.source.fingerprint), images.keys, compute))
 
     def _embeddings(self, images: Images, *, keep: bool = True) -> Tensor:
         def compute(positions: Tensor) -> Tensor:
@@ -173,23 +194,28 @@ class Clip(Encoders):
         load: Callable[[Sequence[Images]], Iterable[Tensor]],
         run: Callable[[Images, Tensor], Tensor],
     ) -> Tensor:
-        """Run on exactly `batch` rows at a time; the last batch is filled up with zero rows, which are dropped."""
+        """Run on exactly `batch` rows at a time; the last batch is filled up with zero rows, which are dropped.
+
+        The results are on the device, in its precision.
+        """
         results = []
         starts = range(0, max(len(images), 1), self.batch)
         parts = [images.take(range(start, min(start + self.batch, len(images)))) for start in starts]
         for part, values in zip(parts, load(parts), strict=True):
             filler = values.new_zeros(self.batch - len(part), *values.shape[1:])
-            results.append(run(part, torch.cat([values, filler]).to(self.device))[: len(part)].cpu())  # [batch, ...]
+            rows = run(part, to_device(torch.cat([values, filler]), self.device))  # [batch, ...]
+            results.append(rows[: len(part)].to(self.dtype))
         return torch.cat(results)  # [B, ...]
 
     def _text_rows(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """[N, D] unit features of token rows, computed in batches of `batch` rows of equal length."""
-        features = torch.empty(len(rows), self.dim)
+        features = torch.empty(len(rows), self.dim, dtype=self.dtype, device=self.device)
         lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         for length in sorted(set(lengths.tolist())):
             end = torch.full((self.batch,), length - 1, device=self.device)
             for places in (lengths == length).nonzero().flatten().split(self.batch):
                 chosen = [rows[place] for place in places.tolist()]
                 ids = torch.tensor(chosen + chosen[:1] * (self.batch - len(chosen)), device=self.device)
-                features[places] = unit(self.encode_text(Prompts(self._embed(ids), end, {})))[: len(chosen)].cpu()
+                found = unit(self.encode_text(Prompts(self._embed(ids), end, {})))  # [batch, D]
+                features[places] = found[: len(chosen)].to(self.dtype)
         return features

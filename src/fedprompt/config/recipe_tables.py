@@ -14,6 +14,14 @@ RUNTIME_NAMES: tuple[str, ...] = get_args(RuntimeName)
 NORM_LIMIT = 100.0  # default of [train.server] norm_limit: far above what clients with more images than others reach
 
 
+DEVICES = '"cpu", "cuda", "cuda:1" (the second GPU), "mps", or "auto": an NVIDIA GPU if there is one, else the CPU'
+PRECISIONS = "what the frozen towers compute in and cached features are kept in; trained tensors are always float32"
+ACTIVATIONS = (
+    "memory for the activations of the image tower in a training step; blocks that do not fit are computed again for "
+    "the gradient, which takes up to a third longer and changes no result; 0 is no limit"
+)
+
+
 class Table(Settings):
     """A table without unknown keys."""
 
@@ -48,7 +56,9 @@ class BackboneTable(Table):
     workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
-    device: str = Field("auto", description='"cpu", "cuda", or "auto": a GPU if there is one')
+    device: str = Field("auto", description=DEVICES)
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description=PRECISIONS)
+    activations_gb: float = Field(0.0, ge=0, description=ACTIVATIONS)
 
 
 class DataTable(NamedBlock):

@@ -26,7 +26,7 @@ _JOB = """
 name about seed defaults backbone.path
 data.source data.classes data.template data.attributes partition.rule partition.sites
 annotation.missing annotation.form
-descriptions.attributes descriptions.conditions descriptions.missing descriptions.shuffled
+descriptions.attributes descriptions.conditions descriptions.foreign descriptions.missing descriptions.shuffled
 method.name method.label method.train method.descriptions method.*
 train.rounds train.local_epochs train.batch_size train.lr train.optimizer train.momentum train.weight_decay
 train.schedule train.proximal train.fraction train.weighting train.keep train.patience
@@ -37,7 +37,8 @@ evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.shifted
 """
 # Machine, files, and the parts of the images: `local_recipe` writes the site's values.
 _SITE = """
-backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device check
+backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device backbone.precision
+backbone.activations_gb check
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
 """
@@ -101,6 +102,8 @@ def local_recipe(recipe: Recipe, settings: SiteFile) -> Recipe:
             "memory_gb": settings.memory_gb,
             "disk": None,
             "device": settings.device,
+            "precision": settings.precision,
+            "activations_gb": settings.activations_gb,
         }
     )
     options: dict[str, Any] = recipe.data.options

@@ -12,7 +12,7 @@ import tomli_w
 from pydantic import Field, field_validator
 
 from fedprompt.config.recipe import checked
-from fedprompt.config.recipe_tables import Table
+from fedprompt.config.recipe_tables import ACTIVATIONS, DEVICES, PRECISIONS, Table
 from fedprompt.deploy.identity import NAME, public_key
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
@@ -168,7 +168,9 @@ class SiteFile(Table):
     superlink: str = Field(pattern=r"^[A-Za-z0-9.-]+:[0-9]+$", description="host:port of the server")
     data: str = Field("", description="folder with one folder of images per class; empty: the recipe's own data")
     backbone: str = Field("", description="folder of the CLIP at this site; empty: the recipe's backbone")
-    device: str = Field("auto", description='"cpu", "cuda" or "auto"')
+    device: str = Field("auto", description=DEVICES)
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description=PRECISIONS)
+    activations_gb: float = Field(0.0, ge=0, description=ACTIVATIONS)
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache in GB")
     batch: int = Field(
         1, ge=1, le=65_536, description="images or texts per frozen forward pass; 32 is faster on a GPU, not exact"

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
+from fedprompt.clip.devices import find_device
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import family_of
 from fedprompt.clip.model import Clip
@@ -22,7 +22,7 @@ from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
 from fedprompt.demo import DEMO, weights_folder
-from fedprompt.errors import UserError, did_you_mean, wording
+from fedprompt.errors import UserError, wording
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
@@ -31,8 +31,6 @@ from fedprompt.federated.client import Client
 from fedprompt.file_system import is_folder
 
 Backbone = Callable[[BackboneTable], Clip]  # opens a backbone
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -198,29 +196,22 @@ def backbone_elsewhere(path: str) -> str:
     return str(folder.resolve()) if is_folder(folder) else path
 
 
-def _device(name: str) -> str:
-    """The device of a name; UserError for one that PyTorch does not know or this machine does not have."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        hint = did_you_mean(name, DEVICES)
-        raise UserError(f"There is no device {name!r}{hint} (devices: {', '.join(DEVICES)}).") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f'The device {name!r} needs a GPU that PyTorch can use, and there is none; give "auto" or "cpu".'
-        )
-    return name
-
-
 def load_backbone(table: BackboneTable) -> Clip:
-    """The CLIP that the table names, on its device, with its feature cache."""
-    device = _device(table.device)
+    """The CLIP that the table names, on its device, with its feature cache; UserError as `find_device`."""
+    device = find_device(table.device, table.precision)
     folder = Path(table.disk).expanduser() if table.disk else None
     cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
     path = weights_folder() if table.path == DEMO else table.path
-    return Clip.load(path, cache=cache, device=device, batch=table.batch, workers=table.workers, origin=table.path)
+    return Clip.load(
+        path,
+        cache=cache,
+        device=device,
+        batch=table.batch,
+        workers=table.workers,
+        precision=table.precision,
+        activation_bytes=int(table.activations_gb * 2**30),
+        origin=table.path,
+    )
 
 
 def hide_labels(recipe: Recipe, dataset: Dataset) -> tuple[Dataset, Tensor | None]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedprompt.clip.devices import to_device
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
 from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.federated.gradients import gradients
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
@@ -145,7 +147,7 @@ class LocalEpoch:
     def loss(self, positions: Tensor, draws: torch.Generator) -> Tensor:
         """The method's mean loss, a scalar, of the training images at positions [B]; it draws from `draws`."""
         train = self.client.train
-        images, targets = train.images.take(positions), train.targets[positions].to(self.clip.device)
+        images, targets = train.images.take(positions), to_device(train.targets[positions], self.clip.device)
         return self.method.loss(self.clip, images, targets, train.space, stream=draws)
 
 
@@ -176,14 +178,16 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
     trained = [parameter for parameter in local.method.parameters() if parameter.requires_grad] if trains else []
     if local.settings.privacy is not None and trained:
         losses = [functools.partial(local.loss, position[None], draws) for position in positions]
-        return private_gradient(losses, trained, local.settings.privacy, batch_size=local.settings.batch_size)
+        size, dtype = local.settings.batch_size, local.clip.dtype
+        return private_gradient(losses, trained, local.settings.privacy, batch_size=size, dtype=dtype)
     if not len(positions):
         return None
     loss = local.loss(positions, draws)
-    if trained and loss.isfinite():
-        local.method.zero_grad()
-        torch.autograd.backward(loss)
-    return loss.item()
+    value = loss.item()  # the one place of a step that waits for an accelerator
+    if trained and math.isfinite(value):
+        for parameter, gradient in zip(trained, gradients(loss, trained, local.clip.dtype), strict=True):
+            parameter.grad = gradient
+    return value
 
 
 def _finite(loss: float, local: LocalEpoch) -> float:

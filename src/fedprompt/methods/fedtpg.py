@@ -32,7 +32,7 @@ class FedTPG(Method):
     self_attention: number of further blocks in which the context vectors attend to one another.
     """
 
-    # differs: the release trains in pure float16, where late SGD updates vanish; everything is float32 here
+    # differs: the release trains in pure float16, where late SGD updates vanish; what is trained is float32 here
 
     def __init__(
         self,

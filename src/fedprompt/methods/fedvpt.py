@@ -26,7 +26,7 @@ class FedVPT(Method):
 
     reads = ("template",)
 
-    # differs: the released prompts are cast to float16 inside the blocks; here they are float32 throughout
+    # differs: the released prompts are cast to float16 inside the blocks; here only by `precision`
 
     def __init__(
         self, clip: Clip, *, n_tokens: int = 4, depth: int = 12, generator: torch.Generator | None = None

@@ -107,6 +107,8 @@ def draw_weights(model: torch.nn.Module) -> None:
             noise = torch.randn(weight.shape, generator=generator)
             if name.endswith("logit_scale"):
                 weight.fill_(3.0)
+            elif name.endswith(".bias"):  # which transformers draws at random for SigLIP
+                weight.copy_(0.1 * noise)
             elif weight.ndim == 1 and not name.endswith("class_embedding"):
                 weight.add_(0.1 * noise)
             else:
