@@ -44,7 +44,7 @@ evaluate.held_out
 """
 # Without any effect at a site, or refused there: further methods, attacks, and any but "federated" sharing.
 _SERVER = """
-compare minutes track data.test evaluate.samples tuning.seed tuning.grid
+compare vary minutes track data.test evaluate.samples tuning.seed tuning.grid
 runtime.name runtime.actors runtime.cpus runtime.gpus runtime.gpu_memory_gb
 train.sharing train.server.attack.name train.server.attack.* train.server.attack.adversaries
 """
