@@ -34,10 +34,10 @@ RULES = (
     "so methods are compared seed by seed. *Difference* is the mean of these differences ± their standard deviation.",
     "The claim that one method is better *holds* if it is better on every seed, and if the mean difference is larger "
     "than the standard deviation of the differences. Where a claim names points, the mean difference must be at least "
-    "that large.",
-    "The claim that a method is not worse holds unless the opposite holds by the same rule.",
-    "Against *every other trained method*, the rule must hold for each of them. The one with the highest mean is "
-    "shown. Variants of a method are left out.",
+    "that large. *The opposite holds* if the other method is better by the same rule.",
+    "The claim that a method is not worse holds unless the opposite holds.",
+    "Against *every other trained method*, the rule must hold for each of them, and one that is better suffices for "
+    "the opposite. The one with the highest mean is shown. Variants of a method are left out.",
     "All values, by seed, are in [findings.csv](findings.csv).",
 )
 COLUMNS = ("claim", "published", "measured", "difference", "verdict", "why, where it does not hold")
