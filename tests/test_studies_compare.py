@@ -25,6 +25,7 @@ from fedprompt.records.events import DiagnosticsEvent
 from fedprompt.report import Run, read_run
 from fedprompt.report.comparison import as_csv, by_seed, comparison, latex, markdown, uploaded
 from fedprompt.report.costs import label_points
+from fedprompt.report.new_local import comparison_drawing, measured_dots, published_dots
 from fedprompt.report.published import differences
 from fedprompt.studies.tuning import search, tuned
 from test_sharing import RECIPE
@@ -152,6 +153,33 @@ def test_figures_need_no_other_file(folder: Path) -> None:
     for name in ("few-bytes.svg", "few-seconds.svg"):
         text = (folder / "out" / name).read_text(encoding="utf-8")
         assert text.count("<svg") == 1 and "alone" in text
+
+
+def test_new_classes_are_drawn_against_local_accuracy_and_published_figures_beside_them(folder: Path) -> None:
+    assert "alone" in (folder / "out" / "few-new-local.svg").read_text(encoding="utf-8")
+    run = read_run(folder / "out" / "few-1")
+    dots = {dot.label: dot for dot in measured_dots(comparison([run]))}
+    alone = next(trial for trial in run.trials if trial.name == "alone")
+    assert dots["alone"].means == pytest.approx((100 * alone.figures["local"], 100 * alone.figures["new"]))
+    assert [label for label, dot in dots.items() if dot.main] == [run.main.label] if run.main else []
+    expected = tuple(
+        ExpectedFigure(trial=trial, table="t", name=name, value=value, columns=(name,), part=part)
+        for trial, name, value, part in (
+            ("alone", "local", 1.0, "dtd"),
+            ("alone", "local", 81.0, ""),
+            ("alone", "new", 71.0, ""),
+            ("together", "new", 70.0, ""),
+        )
+    )
+    published = replace(run, header=run.header.model_copy(update={"expected": expected}))
+    (dot,) = published_dots(published)
+    assert (dot.label, dot.means) == ("alone", (81.0, 71.0))
+    drawing = comparison_drawing(comparison([published]))
+    assert drawing is not None and ">Published<" in drawing.svg
+    without = replace(
+        run, trials=tuple(replace(one, scores=[s for s in one.scores if s.column != "new"]) for one in run.trials)
+    )
+    assert comparison_drawing(comparison([without])) is None
 
 
 def test_runs_of_different_recipes_are_refused(folder: Path) -> None:

@@ -9,7 +9,15 @@ from pathlib import Path
 from fedprompt.cli.data import IMAGES_PER_SECOND
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
 from fedprompt.studies import published
-from tools import backbone_page, bundled_page, choosing_page, event_pages, method_pages, recipe_reference
+from tools import (
+    backbone_page,
+    bundled_page,
+    choosing_page,
+    event_pages,
+    findings_page,
+    method_pages,
+    recipe_reference,
+)
 from tools.markdown import ROOT, SOURCE, bullet, first_sentence, wrapped
 
 DEVIATIONS = """# Where we differ, and why
@@ -165,6 +173,7 @@ def pages() -> dict[Path, str]:
         "choosing": choosing_page.page,
         "deviations": deviations,
         "events": event_pages.page,
+        "findings": findings_page.page,
         "methods": methods,
         "recipes": recipe_reference.page,
         "source_map": source_map,

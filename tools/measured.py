@@ -5,7 +5,8 @@ A page marks where a table by `fedprompt compare` belongs, with its file relativ
     <!-- measured: study/study.md -->
     <!-- end of measured -->
 
-What has not been measured yet is left as it is and named.
+What has not been measured yet is left as it is and named. The values behind docs/findings.md are kept in
+docs/findings.csv, from which `python -m tools.collect` makes the page.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe, load_recipe
 from fedprompt.report import read_run
 from fedprompt.report.figures import save_headline
+from fedprompt.report.new_local import LOCAL, NEW, Dot, new_local_drawing
+from fedprompt.studies.published import experiments
+from fedprompt.studies.published_tables import table
+from tools import findings_page
+from tools.findings_page import TRAINED, Values, read_csv, values
 from tools.markdown import ROOT, SOURCE
 
 BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
@@ -27,6 +33,9 @@ RATES = {  # recipe with rates that a search found -> recipes that take them
     "compare_single": ("compare_single", "settings"),
     "compare_multi": ("compare_multi", "multilabel_settings"),
 }
+NEW_LOCAL = "compare/compare_single.csv"  # what the README's figure is drawn from
+MAIN, REFERENCE = "fedmvp", "zeroshot"
+PUBLISHED = "base-to-new"  # the published table beside it
 
 
 def fill(text: str, runs: Path) -> tuple[str, list[str]]:
@@ -66,10 +75,56 @@ def figures(runs: Path) -> Iterator[str]:
             shutil.copyfile(runs / "compare" / name, docs / name)
         else:
             yield f"docs/{name}: compare/{name}"
+    if (runs / NEW_LOCAL).is_file():
+        drawing = new_local_drawing(panels(values(read_csv(runs / NEW_LOCAL, NEW_LOCAL))))
+        (docs / "new_local.svg").write_text(drawing.svg, encoding="utf-8")
+    else:
+        yield f"docs/new_local.svg: {NEW_LOCAL}"
     if (runs / "demo" / "run.jsonl").is_file():
         save_headline(read_run(runs / "demo"), docs / "demo.svg")
     else:
         yield "docs/demo.svg: demo"
+
+
+def panels(known: Values) -> dict[str, list[Dot]]:
+    """The README's figure: one dot per method (variants have a hyphen in their names), published dots beside it."""
+    methods = [method for _, method, column in known if column == LOCAL and "-" not in method]
+    measured = [
+        _dot(
+            method,
+            *(tuple(100 * one for one in known[NEW_LOCAL, method, column].values()) for column in (LOCAL, NEW)),
+            trains=any(known.get((NEW_LOCAL, method, TRAINED), {}).values()),
+        )
+        for method in methods
+        if (NEW_LOCAL, method, NEW) in known
+    ]
+    return {"Embedded images: mean over seeds": measured, "Published: mean over nine data sets": published(methods)}
+
+
+def published(methods: Collection[str]) -> list[Dot]:
+    """The published figures of methods as dots; what is only recalled is left out."""
+    matches = [one for about in experiments().values() for one in about.matches if one.table == PUBLISHED]
+    rows = {trial: row for one in matches for trial, row in one.rows.items() if trial in methods}
+    cells = {(one.row, one.column): one.value for one in table(PUBLISHED) if one.certainty != "recalled"}
+    return [
+        _dot(method, (cells[row, LOCAL],), (cells[row, NEW],), trains=method != REFERENCE)
+        for method, row in rows.items()
+        if {(row, LOCAL), (row, NEW)} <= set(cells)
+    ]
+
+
+def _dot(method: str, local: tuple[float, ...], new: tuple[float, ...], *, trains: bool) -> Dot:
+    reference = method == REFERENCE
+    label = "zero-shot CLIP" if reference else method
+    return Dot(label, local, new, main=method == MAIN, trains=trains, reference=reference)
+
+
+def findings(runs: Path) -> Iterator[str]:
+    """Write docs/findings.csv and the page made from it; yields what is missing."""
+    text, missing = findings_page.collected(findings_page.VALUES.read_text(encoding="utf-8"), runs)
+    findings_page.VALUES.write_text(text, encoding="utf-8")
+    findings_page.PAGE.write_text(findings_page.page(), encoding="utf-8")
+    yield from (f"docs/findings.md: {source}" for source in missing)
 
 
 def recipes(runs: Path) -> Iterator[str]:
@@ -86,7 +141,7 @@ def recipes(runs: Path) -> Iterator[str]:
 def main() -> None:
     """Fill what the folder `runs` (or the one given) has results for; exit code 1 if something is missing."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else "runs")
-    missing = [*figures(runs), *recipes(runs)]
+    missing = [*figures(runs), *recipes(runs), *findings(runs)]
     for page in sorted(ROOT.glob("docs/*.md")):
         text = page.read_text(encoding="utf-8")
         filled, left = fill(text, runs)

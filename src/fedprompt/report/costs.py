@@ -7,6 +7,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from fedprompt.records.reading import TrialRecord
 from fedprompt.report.comparison import Comparison, over_seeds
@@ -15,6 +16,7 @@ from fedprompt.report.style import MAIN, MUTED, REFERENCE, TEXT, draw_svg, short
 SIZE = (760, 560)
 LETTER, LINE = 6.6, 15.0  # width of a letter and height of a line of a label, in points
 RINGS = 14  # largest distance of a label from its point, in lines
+ACROSS = 2  # lines that a label may be further away so as not to cross a line of the figure
 CONNECTION = {"arrowstyle": "-", "color": REFERENCE, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
 Box = tuple[float, float, float, float]  # left, bottom, right, top
 
@@ -62,41 +64,65 @@ def cost_figure(
     return draw_svg(f"cost {unit}", SIZE, paint)
 
 
-def label_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Label each point (x, y, name); where there is no room beside it, further away and with a line to it."""
+def label_points(
+    axes: Axes, points: Sequence[tuple[float, float, str]], *, lines: Sequence[Bbox] = (), beyond: float = 40
+) -> None:
+    """Label each point (x, y, name); where there is no room beside it, further away and with a line to it.
+
+    Labels rather do not cross `lines` (boxes in pixels); they reach at most `beyond` points out of the axes on the
+    right.
+    """
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.draw_without_rendering()  # settles the layout, which the positions depend on
     scale = 72 / figure.dpi
-    places = [tuple(scale * axes.transData.transform((x, y))) for x, y, _ in points]
-    frame = axes.get_window_extent()
-    taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
-    for (x, y, name), (left, bottom) in sorted(zip(points, places, strict=True), key=lambda pair: -pair[0][1]):
-        width = LETTER * len(name)
-        inside = (scale * frame.x0, scale * frame.y0, scale * frame.x1 + 40, scale * frame.y1)
-        for right, up in _offsets(width):
-            box = (left + right, bottom + up - LINE / 2, left + right + width, bottom + up + LINE / 2)
-            if _within(box, inside) and not any(_overlap(box, other) for other in taken):
-                break
+    places = [(scale * x, scale * y) for x, y in (axes.transData.transform((x, y)) for x, y, _ in points)]
+    inside = _box(axes.get_window_extent(), scale)
+    inside = (*inside[:2], inside[2] + beyond, inside[3])
+    crossed = [_box(line, scale) for line in lines]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    taken += [_box(text.get_window_extent(), scale) for text in axes.texts]
+    for (x, y, name), corner in sorted(zip(points, places, strict=True), key=lambda pair: -pair[0][1]):
+        choices = list(_choices(corner, LETTER * len(name)))
+        offset, box = min(choices, key=lambda choice: _badness(choice, inside, taken, crossed))
         taken.append(box)
         axes.annotate(
             name,
             (x, y),
-            (right, up),
+            offset,
             textcoords="offset points",
             color=MUTED,
             va="center",
             size=11,
-            arrowprops=CONNECTION if abs(up) > LINE else None,
+            arrowprops=CONNECTION if abs(offset[1]) > LINE else None,
         )
 
 
-def _offsets(width: float) -> Iterator[tuple[float, float]]:
-    """Offsets of a label from its point, nearest first: right or left, higher or lower."""
+def _box(box: Bbox, scale: float) -> Box:
+    return scale * box.x0, scale * box.y0, scale * box.x1, scale * box.y1
+
+
+def _choices(point: tuple[float, float], width: float) -> Iterator[tuple[tuple[float, float], Box]]:
+    """Offset from a point and box of its label, nearest first: right or left, higher or lower."""
     for ring in range(RINGS):
         for up in (ring * LINE, -ring * LINE):
-            yield 7, up
-            yield -7 - width, up
+            for right in (7, -7 - width):
+                left, middle = point[0] + right, point[1] + up
+                yield (right, up), (left, middle - LINE / 2, left + width, middle + LINE / 2)
+
+
+def _badness(
+    choice: tuple[tuple[float, float], Box], inside: Box, taken: Sequence[Box], crossed: Sequence[Box]
+) -> float:
+    """How bad a place of a label is, in lines of distance: worst outside, then on others, then across lines."""
+    (_, up), box = choice
+    covered = sum(_overlap(box, other) for other in taken)
+    return (
+        1000 * (not _within(box, inside))
+        + 100 * covered
+        + ACROSS * sum(_overlap(box, line) for line in crossed)
+        + abs(up) / LINE
+    )
 
 
 def _overlap(one: Box, other: Box) -> bool:

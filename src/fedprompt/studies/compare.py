@@ -11,6 +11,7 @@ from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import Run, read_run
 from fedprompt.report.comparison import Comparison, as_csv, comparison, latex, markdown, seconds, uploaded
 from fedprompt.report.costs import cost_figure
+from fedprompt.report.new_local import comparison_drawing
 from fedprompt.report.style import size_text
 from fedprompt.studies import vary
 from fedprompt.studies.sweep import Job
@@ -58,10 +59,12 @@ def write_tables(tables: Mapping[str, Mapping[str, Sequence[Run]]], out: Path) -
 
 
 def _texts(found: Comparison) -> dict[str, str]:
+    against = comparison_drawing(found)
     return {
         ".md": markdown(found),
         ".tex": latex(found),
         ".csv": as_csv(found),
         "-bytes.svg": cost_figure(found, uploaded, "sent by a client in all rounds", format_cost=size_text),
         "-seconds.svg": cost_figure(found, seconds, "seconds of training", format_cost="{:g}".format),
+        **({"-new-local.svg": against.svg} if against else {}),
     }
