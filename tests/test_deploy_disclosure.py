@@ -160,7 +160,7 @@ def keys_of_schema() -> list[str]:
         for table, registry in (("data", SOURCES), ("partition", PARTITION_RULES))
         for block, builder in registry.builders.items()
         if is_at_sites(builder)
-        for name in block_options(table, block) or ()
+        for name in block_options(table, block, {}) or ()
     ]
     return [*recipe_keys(), "compare", *options]
 
