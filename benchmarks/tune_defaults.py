@@ -16,9 +16,11 @@ from statistics import fmean
 
 from benchmarks.own_images import TUNED, draw
 from fedprompt import methods
+from fedprompt.clip.model import Clip
 from fedprompt.config import tuned
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.config.recipe_tables import MethodTable
+from fedprompt.demo import weights_folder
 from fedprompt.experiments.experiment import Experiment, assemble
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.experiments.test_sets import make_test_sets
@@ -49,6 +51,13 @@ def experiment_on(name: str, settings: Sequence[str], chosen: Sequence[str]) -> 
         MethodTable(name=method, label=f"{method}-{rate:g}", train={"lr": rate}) for method in chosen for rate in GRID
     )
     return assemble(resolve(recipe.model_copy(update={"method": MethodTable(name=REFERENCE), "compare": trials})))
+
+
+def trained_methods() -> list[str]:
+    """The methods that train something, without those whose package is not installed."""
+    clip = Clip.load(weights_folder())
+    installed = {name: methods.load(name) for name in methods.names() if not methods.missing(methods.load(name))}
+    return [name for name, method in installed.items() if tuple(method(clip).parameters())]
 
 
 def score(experiment: Experiment, trial: Trial) -> float:
@@ -101,7 +110,7 @@ def main() -> None:
     for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else ():
         name, trial, value = json.loads(line)
         scores[name, trial] = value
-    every = [name for name in methods.names() if name != REFERENCE and not methods.missing(methods.load(name))]
+    every = trained_methods()
     for method in given.methods or every:
         for name in TUNED:
             experiment = experiment_on(name, settings[name], tuple(every))
