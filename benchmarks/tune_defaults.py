@@ -30,7 +30,7 @@ from fedprompt.records.run_folder import append_line, write_atomic
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.text_files import json_text
 
-GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
+GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 SEED = 100
 SETTINGS = ("backbone.path=demo", "train.rounds=10", "evaluate.local=false", f"seed={SEED}")
 REFERENCE = "zeroshot"
