@@ -95,7 +95,7 @@ def table(scores: Scores) -> str:
             if all((name, f"{method}-{rate:g}") in scores for name in names for rate in GRID):
                 rate, gain = choose([gains(scores, name, method) for name in names])
                 options = OPTIONS.get(kind, {}).get(method, "")
-                text += f"{method} = {{ {options}train = {{ lr = {rate:g} }} }} # {gain:+.1f}\n"
+                text += f"{method} = {{ gain = {gain:.1f}, {options}train = {{ lr = {rate:g} }} }}\n"
     return text
 
 

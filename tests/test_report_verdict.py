@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedprompt.config.tuned import recommended
+from fedprompt.config.tuned import DEFAULTS, recommended, tuned_defaults
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.records.reading import read_run
 from fedprompt.report import render
@@ -195,25 +194,30 @@ def test_a_method_with_fewer_rounds_than_the_recipe_has_is_named_and_more_time_c
 
 def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "fedlora": 0.6, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
-    assert "--method fedvpt,fedmaple,fedotp --minutes" in said(tmp_path, lines)
+    left = ",".join(name for name in recommended("single") if name != "fedlora")
+    assert f"--method {left} --minutes" in said(tmp_path, lines)
     lines[0]["data"]["kind"] = "multi"
-    assert "--method fedmpt,fedtcp --minutes" in said(tmp_path, lines)
-    lines = [*events({"zero": 0.6, "fedmpt": 0.6, "fedtcp": 0.6, "ours": 0.6}), interval("ours", -0.1, 0.2, "zero")]
+    left = ",".join(name for name in recommended("multi") if name != "fedlora")
+    assert f"--method {left} --minutes" in said(tmp_path, lines)
+    every = dict.fromkeys(("zero", *recommended("multi"), "ours"), 0.6)
+    lines = [*events(every), interval("ours", -0.1, 0.2, "zero")]
     lines[0]["data"]["kind"] = "multi"
-    assert "Search learning rates" in (text := said(tmp_path, lines)) and "--method fedmpt,fedtcp,ours" in text
+    assert (
+        "Search learning rates" in (text := said(tmp_path, lines))
+        and f"--method {','.join(recommended('multi'))},ours" in text
+    )
     lines[0]["command"]["name"] = "tune"
     assert "fedprompt tune" not in said(tmp_path, lines)
 
 
-def test_the_recommended_methods_are_those_that_lead_the_comparison() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "choosing.md").read_text(encoding="utf-8")
-    single, multi = text.split("## One label per image")[1].split("## Several labels per image")
-    within = re.search(r"Within a point of it: ([\w, ]+)\.", single)
-    fewest = re.search(r"in the fewest seconds: (\w+), ", single)
-    assert within is not None and fewest is not None
-    assert {name.lower() for name in (*within[1].split(", "), fewest[1])} == set(recommended("single"))
-    leading = re.findall(r"\| \[[^]]+\]\(methods/(\w+)\.md\)", multi.split("[Zero-shot CLIP]")[0])
-    assert tuple(leading) == recommended("multi")
+def test_the_methods_to_try_first_are_those_with_the_largest_gains_on_small_sets() -> None:
+    for kind in ("single", "multi"):
+        gains = {name: one["gain"] for name, one in tuned_defaults()[DEFAULTS[kind]].items()}
+        best = recommended(kind)
+        assert best, kind
+        assert min(gains[name] for name in best) > 0
+        assert min(gains[name] for name in best) >= max(gain for name, gain in gains.items() if name not in best)
+        assert sorted(best, key=lambda name: -gains[name]) == list(best)
 
 
 @pytest.mark.parametrize(("predicted", "collapsed"), [(38, True), (20, False)])

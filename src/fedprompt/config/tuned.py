@@ -12,12 +12,14 @@ from fedprompt.config.recipe_tables import MethodTable, Toml, TrainTable
 
 Defaults = Literal["paper", "single-label", "multi-label"]
 PAPER: Defaults = "paper"
+DEFAULTS: Mapping[str, Defaults] = {"single": "single-label", "multi": "multi-label"}
+FIRST = 4  # methods to try first
 OWN: Mapping[str, str] = {"single": "own_folder", "multi": "own_table"}  # the recipes for data of one's own
 
 
 @functools.cache
 def tuned_defaults() -> Mapping[str, Mapping[str, Toml]]:
-    """Kind of task -> method -> its tuned [train] keys under `train`, and its tuned options."""
+    """Kind of task -> method -> its tuned [train] keys under `train`, its tuned options, its mean `gain` (points)."""
     return _bundled("config", "tuned.toml")
 
 
@@ -40,14 +42,15 @@ def with_tuned(table: MethodTable, defaults: Defaults, train: TrainTable) -> Met
         if key not in train.model_fields_set and (is_tuned or key != "lr")
     }
     said = table.model_dump(exclude_unset=True)
-    options = {key: value for key, value in found.items() if key != "train"}
+    options = {key: value for key, value in found.items() if key not in ("train", "gain")}
     return MethodTable.model_validate({**options, **said, "train": tuned | table.train})
 
 
-@functools.cache
 def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
-    """The methods to try first on such labels, best first: those that lead the comparison of all methods."""
-    return tuple(_bundled("config", "recommended.toml")[kind])
+    """The methods to try first on such labels, best first: those with the largest mean gains on small sets."""
+    found = tuned_defaults()[DEFAULTS[kind]]
+    ranked = sorted(found, key=lambda name: -found[name]["gain"])
+    return tuple(name for name in ranked[:FIRST] if found[name]["gain"] > 0)
 
 
 def _bundled(*place: str) -> dict[str, Any]:
