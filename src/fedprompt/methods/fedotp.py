@@ -40,7 +40,7 @@ class FedOTP(Method):
     personal: ClassVar[tuple[str, ...]] = ("own",)
 
     # differs: the release iterates on exponentials, which can become NaN, and stops after 100 iterations or a change
-    # of 0.01; here on logarithms where exponentials could, and until the plan no longer changes
+    # of 0.01; here on logarithms where exponentials could become NaN, and until the plan no longer changes
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class FedOTP(Method):
         def classify(images: Images) -> Tensor:
             patches = clip.patch_features(images)  # [B, P, D]
             # Keep patches contiguous in memory: the transport's sums over two contexts are slow otherwise.
-            cosines = (text.flatten(0, 1) @ patches.mT).unflatten(1, text.shape[:2]).mT  # [B, C, P, 2]
+            cosines = (text.flatten(0, 1) @ patches.mT).reshape(len(patches), *text.shape[:2], -1).mT  # [B, C, P, 2]
             plan = self.plan(cosines)
             if space.kind == "multi":
                 cosines = cosines - (patches @ neutral)[:, None, :, None]

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A problem is solved on its scalings if no entry of its kernel is below exp(-MAX_EXPONENT), of its largest entry if the
-# columns are met exactly, and its largest scalings stay between 1 / MAX_SCALING and MAX_SCALING. Then all sums of
-# products of the two are far from the ends of float32, 1e-38 and 3e38.
+# A problem is solved on its scalings if its kernel is between exp(-MAX_EXPONENT) and exp(MAX_EXPONENT), relative to the
+# largest entry if the columns are met exactly, and if the largest scalings of rows and of columns end between
+# 1 / MAX_SCALING and MAX_SCALING. Then all sums are far from the ends of float32, 1e-38 and 3e38.
 MAX_EXPONENT, MAX_SCALING = 30.0, 1e20
 
 
@@ -24,8 +24,8 @@ class Domain(NamedTuple):
     """Arithmetic of positive numbers, which are kept as they are or as their logarithms."""
 
     one: float
-    keep: Callable[[Tensor], Tensor]
-    exp: Callable[[Tensor], Tensor]  # keeps a number whose logarithm is given
+    keep: Callable[[Tensor], Tensor]  # a number
+    keep_exp: Callable[[Tensor], Tensor]  # the exponential of a number
     read: Callable[[Tensor], Tensor]
     multiply: Callable[[Tensor, Tensor], Tensor]
     divide: Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +43,7 @@ LOGARITHMS = Domain(0.0, torch.log, _same, torch.exp, torch.add, torch.sub, torc
 
 @dataclass(frozen=True)
 class MarginalRule:
-    """The scaling to use, given the one that would meet a marginal exactly; the forms of Chizat et al. (2018).
+    """How a marginal binds; the forms of Chizat et al. (2018).
 
     at_most: the marginal is an upper bound, which makes the transport partial.
     penalty: the marginal m may differ from the given g at a cost of penalty * KL(m | g); it is > 0.
@@ -58,6 +58,7 @@ class MarginalRule:
         return not self.at_most and self.penalty == math.inf
 
     def __call__(self, scaling: Tensor, entropy: float, domain: Domain) -> Tensor:
+        """The scaling to use instead of the one that would meet the marginal exactly."""
         if self.penalty < math.inf:
             scaling = domain.power(scaling, 1 / (1 + entropy / self.penalty))
         return scaling.clamp(max=domain.one) if self.at_most else scaling
@@ -112,7 +113,7 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
 
 
 class Problems(NamedTuple):
-    """Logarithms of kernels [n, M, C], and marginals [n, M], [n, C]; or all of them as a domain keeps them."""
+    """Logarithms of kernels [n, M, C], and marginals [n, M], [n, C]; or all of these as a domain keeps them."""
 
     kernel: Tensor
     rows: Tensor
@@ -134,7 +135,7 @@ class Iteration(NamedTuple):
 
     def solve(self, problems: Problems, domain: Domain) -> tuple[Tensor, Tensor]:
         """The plans [n, M, C], and whether their largest scalings are moderate [n]."""
-        problems = Problems(domain.exp(problems.kernel), domain.keep(problems.rows), domain.keep(problems.columns))
+        problems = Problems(domain.keep_exp(problems.kernel), domain.keep(problems.rows), domain.keep(problems.columns))
         scalings = self._scalings(problems, domain)
         largest = torch.stack([domain.read(one.detach().amax(dim=1)) for one in scalings])  # [2, n]
         moderate = (largest > 1 / MAX_SCALING) & (largest < MAX_SCALING)
