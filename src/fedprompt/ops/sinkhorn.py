@@ -97,7 +97,7 @@ def sinkhorn(  # noqa: PLR0913  (a problem is three tensors; the rest has one ob
     exponent = (cost / -entropy).reshape(-1, *cost.shape[-2:])  # [N, M, C]
     if column_rule.exact:  # then scalings of the columns make up for any factor of the kernel
         exponent = exponent - exponent.detach().amax(dim=(1, 2), keepdim=True)
-    masses = (mass.expand(*cost.shape[:-2], -1).reshape(len(exponent), -1) for mass in (rows, columns))
+    masses = (mass.expand(*cost.shape[:-2], -1).reshape(len(exponent), -1) for mass in (rows, columns))  # [N, M and C]
     problems = Problems(exponent, *(mass.clamp(min=torch.finfo(mass.dtype).tiny) for mass in masses))
     iteration = Iteration(entropy, row_rule, column_rule, tolerance, iterations)
 
