@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedprompt.ops.sinkhorn import balanced, partial, sinkhorn, unbalanced
+from fedprompt.ops import sinkhorn as ops
+from fedprompt.ops.sinkhorn import MarginalRule, balanced, partial, sinkhorn, unbalanced
 from fedprompt.seeding import stream
 
 PATIENT: dict[str, Any] = {"tolerance": 1e-5, "iterations": 20_000}
@@ -160,6 +161,79 @@ def test_the_value_changes_with_the_cost_as_the_plan_says() -> None:
     plan = sinkhorn(cost.requires_grad_(), rows, columns, entropy=0.1, tolerance=0, iterations=300, unroll=True)
     value = (plan * cost + 0.1 * plan * (plan.log() - 1)).sum()
     torch.testing.assert_close(torch.autograd.grad(value, cost)[0], plan.detach(), rtol=1e-6, atol=1e-9)
+
+
+RULES = {"row_rule": (balanced, partial, unbalanced(0.3)), "column_rule": (balanced, partial, unbalanced(2.0))}
+
+
+def on_logarithms(monkeypatch: pytest.MonkeyPatch, *problem: Tensor, **options: Any) -> Tensor:
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "MAX_EXPONENT", -1.0)
+        return sinkhorn(*problem, **options)
+
+
+@pytest.mark.parametrize("row_rule", RULES["row_rule"])
+@pytest.mark.parametrize("column_rule", RULES["column_rule"])
+def test_scalings_and_their_logarithms_give_one_plan_and_one_gradient(
+    row_rule: MarginalRule, column_rule: MarginalRule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost, rows, columns = draw(0, 4, 9, 3, dtype=torch.float64)
+    leaves = cost.requires_grad_(), rows.requires_grad_(), columns.mul(0.8).requires_grad_()
+    options: dict[str, Any] = {"entropy": 0.1, "row_rule": row_rule, "column_rule": column_rule, "unroll": True}
+    plans = sinkhorn(*leaves, **options), on_logarithms(monkeypatch, *leaves, **options)
+    torch.testing.assert_close(*plans, rtol=1e-9, atol=1e-12)
+    gradients = [torch.autograd.grad((plan * torch.arange(3.0)).square().sum(), leaves) for plan in plans]
+    torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-11)
+
+
+def test_moderate_costs_are_solved_without_logarithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = draw(0, 5, 64, 2)
+    dearer = (problem[0] + 5, *problem[1:])  # a kernel as small as exp(-60), of exp(-50) at most
+    plans = sinkhorn(*problem, entropy=0.1), on_logarithms(monkeypatch, *problem, entropy=0.1)
+    torch.testing.assert_close(*plans, rtol=1e-5, atol=1e-9)
+    monkeypatch.setattr(ops, "LOGARITHMS", None)
+    torch.testing.assert_close(sinkhorn(*dearer, entropy=0.1), plans[0], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("entropy", [1e-3, 0.02, 0.05, 1e4])
+def test_a_batch_that_needs_both_domains_is_solved_right(entropy: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs from 1e-3 to 10, a zero row and masses of which some vanish."""
+    cost, rows, columns = draw(1, 6, 5, 3, sharpness=3.0, dtype=torch.float64)
+    cost *= torch.logspace(-3, 1, 6)[:, None, None]
+    rows[:, 0] = 0
+    rows /= rows.sum(dim=1, keepdim=True)
+    problem = (cost, rows, columns)
+    options: dict[str, Any] = {"entropy": entropy, "tolerance": 1e-5, "iterations": 3000}
+    plan = sinkhorn(*(part.float() for part in problem), **options)
+    assert plan.isfinite().all() and (plan[:, 0] < 1e-30).all()
+    torch.testing.assert_close(plan.sum(dim=1), columns.float().expand(6, -1), rtol=1e-3, atol=1e-6)
+    for number, one in enumerate(zip(cost, rows, strict=True)):
+        alone = sinkhorn(*(part.float() for part in (*one, columns)), **options)
+        torch.testing.assert_close(plan[number], alone, rtol=1e-5, atol=1e-8)
+    precise = on_logarithms(monkeypatch, *problem, **options)  # POT takes no masses of zero
+    torch.testing.assert_close(plan, precise.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("columns", [0.5, 2.0])
+@pytest.mark.parametrize("row_rule", [balanced, partial])
+def test_scalings_that_drift_out_of_range_are_replaced_by_logarithms(columns: float, row_rule: MarginalRule) -> None:
+    """Totals that differ, which no plan meets: every iteration multiplies the scalings by the same factor."""
+    cost, rows, alike = draw(0, 3, 6, 4)
+    plan = sinkhorn(cost, rows, columns * alike, entropy=0.1, row_rule=row_rule, tolerance=0, iterations=400)
+    torch.testing.assert_close(plan.sum(dim=1), columns * alike.expand(3, -1), rtol=1e-4, atol=0)
+
+
+def test_gradients_are_numbers_in_a_batch_that_needs_both_domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One problem of three leaves float32's range at its cost, one by scalings that drift."""
+    cost, rows, columns = draw(0, 3, 6, 4)
+    cost[1] *= 100
+    rows[2] *= 2
+    leaves = cost.requires_grad_(), rows.requires_grad_(), columns.requires_grad_()
+    options: dict[str, Any] = {"entropy": 0.1, "tolerance": 0, "iterations": 150, "unroll": True}
+    plans = sinkhorn(*leaves, **options), on_logarithms(monkeypatch, *leaves, **options)
+    gradients = [torch.autograd.grad((plan * torch.arange(4.0)).sum(), leaves) for plan in plans]
+    torch.testing.assert_close(*plans, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
 
 
 def test_no_temporary_is_larger_than_the_plan() -> None:

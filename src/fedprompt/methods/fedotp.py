@@ -40,7 +40,7 @@ class FedOTP(Method):
     personal: ClassVar[tuple[str, ...]] = ("own",)
 
     # differs: the release iterates on exponentials, which can become NaN, and stops after 100 iterations or a change
-    # of 0.01; here on logarithms, until the plan no longer changes
+    # of 0.01; here on logarithms where exponentials could become NaN, and until the plan no longer changes
 
     def __init__(
         self,
@@ -62,13 +62,13 @@ class FedOTP(Method):
     def classifier(self, clip: Clip, space: LabelSpace) -> Classifier:
         """Encode both texts of every class once; per image and class, the classifier solves a transport."""
         contexts = (self.context, self.own)
-        text = torch.stack([prompted_texts(clip, space, one, self.init) for one in contexts])  # [2, C, D]
+        text = torch.stack([prompted_texts(clip, space, one, self.init) for one in contexts], dim=1)  # [C, 2, D]
         neutral = clip.text_features((NEUTRAL_TEXT,))[0]  # [D]
 
         def classify(images: Images) -> Tensor:
             patches = clip.patch_features(images)  # [B, P, D]
-            # Keep patches contiguous in memory: the transport's sums over two contexts are very slow otherwise.
-            cosines = torch.einsum("bpd,jcd->bcjp", patches, text).mT  # [B, C, P, 2]
+            # Keep patches contiguous in memory: the transport's sums over two contexts are slow otherwise.
+            cosines = (text.flatten(0, 1) @ patches.mT).reshape(len(patches), *text.shape[:2], -1).mT  # [B, C, P, 2]
             plan = self.plan(cosines)
             if space.kind == "multi":
                 cosines = cosines - (patches @ neutral)[:, None, :, None]
