@@ -3,9 +3,15 @@
 `import fedprompt as fp` offers the Python API; a name is loaded when it is used first.
 """
 
+import os
+
 import lazy_loader
 
 __version__ = "0.1.0"
+
+# Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
+# torch reads the variable when it is imported, and child processes inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # torch must load only when a name is used: the command line and pytest's plugin import this package.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

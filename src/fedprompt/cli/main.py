@@ -86,9 +86,6 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")
 
 def main() -> None:
     """Entry point of the `fedprompt` command."""
-    # Idle threads sleep rather than spin: beside one busy process, spinning threads make training several times slower.
-    # torch reads the variable when it is imported, and child processes inherit it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except OSError as error:

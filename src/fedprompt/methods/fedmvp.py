@@ -140,8 +140,7 @@ class FedMVP(Method):
     def _prompts(self, patches: Tensor, context: Tensor) -> Tensor:
         queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
         attended: Tensor = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
-        rows = torch.eye(attended.shape[-2], device=attended.device)
-        pool = F.adaptive_avg_pool1d(rows, self.n_tokens).T.to(attended)  # [m, P]
+        pool = F.adaptive_avg_pool1d(attended.new_ones(attended.shape[-2]).diag(), self.n_tokens).T  # [m, P]
         return (pool @ attended).expand(len(patches), -1, -1)  # [B, m, W]
 
     def _encode(self, clip: Clip, images: Images, context: Tensor) -> Encoded:
