@@ -82,7 +82,7 @@ def test_the_comparison_with_zero_shot_follows_the_interval_of_the_difference(
     text = said(tmp_path, lines)
     assert "Ours reaches Base 63.0% (95% interval 58.0% to 68.0%; 200 test images" in text.replace(", 200", "; 200")
     assert words in text and "random guessing gives 25.0%" in text
-    tune = f"fedprompt tune {OWN} --method fedlora,fedvpt,fedmaple,fedotp --minutes 30"
+    tune = f"fedprompt tune {OWN} --method {','.join(recommended('single'))} --minutes 30"
     assert (tune in text) is (low <= 0)
     assert (f"fedprompt compare {OWN} --seeds 1,2,3" in text) is not (low < 0 < high)
 
@@ -147,7 +147,8 @@ def test_a_run_from_python_proposes_calls(tmp_path: Path) -> None:
     lines[0]["data"]["origins"] = {"splits": "drawn with the seed 0, 25% for testing"}
     text = said(tmp_path, lines)
     assert 'clip = fp.load_clip("openai/clip-vit-base-patch16")' in text
-    assert 'fp.tune("fedlora", clip, data, clients, compare=["fedvpt", "fedmaple", "fedotp"], minutes=30)' in text
+    first, *others = recommended("single")
+    assert f'fp.tune("{first}", clip, data, clients, compare={json.dumps(others)}, minutes=30)' in text
     assert "fp.load_dataset(..., test_fraction=0.4)" in text
     assert "Predict with Rival: run.adapter('rival').predict(images)" in text
     assert "fedprompt " not in text
