@@ -31,7 +31,7 @@ def test_a_column_of_images_of_another_usual_name_is_taken_and_said(tmp_path: Pa
         data = read(path=written(tmp_path, f"{name},{label}", *rows))
         assert data.source.files == tuple(IMAGES) and data.space.names == ("cat", "dog")
         assert f"own.csv: the images are those of the column {name!r}." in " ".join(data.report.warnings)
-    assert [path.name for path in read_paths(tmp_path / "own.csv")] == list(IMAGES)
+    assert [path.name for path, _ in read_paths(tmp_path / "own.csv")] == list(IMAGES)
 
 
 def test_a_class_called_as_columns_of_images_are_is_a_class(tmp_path: Path) -> None:

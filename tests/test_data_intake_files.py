@@ -210,13 +210,28 @@ def test_images_that_are_named_come_once_and_in_the_order_in_which_people_count(
     assert found.left_out == {".txt": 1, ".mp4": 1, "given more than once": 4} and found.unusable == ()
 
 
+def test_named_images_keep_unique_names_as_they_were_typed_and_none_is_absolute(tmp_path, monkeypatch):
+    tree(tmp_path, "new/a.jpg", "new/sub/b.jpg", "old/new/a.jpg", "lone.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert find_given(["new"]).names == ("new/a.jpg", "new/sub/b.jpg") == find_given([tmp_path / "new"]).names
+    assert find_given([tmp_path / "new" / "**" / "*.jpg"]).names == ("new/a.jpg", "new/sub/b.jpg")
+    assert find_given(["new/sub/b.jpg", tmp_path / "lone.jpg"]).names == ("new/sub/b.jpg", f"{tmp_path.name}/lone.jpg")
+    both = find_given([tmp_path / "new" / "a.jpg", "old/new", tmp_path / "old" / "new", tmp_path / "gone.jpg"])
+    assert both.names == ("new/a.jpg", "old/new/a.jpg") and both.left_out == {"given more than once": 1}
+    clash = find_given([tmp_path / "new", tmp_path / "old" / "new"]).names
+    assert clash == (f"{tmp_path.name}/new/a.jpg", "new/sub/b.jpg", "old/new/a.jpg")
+    assert [name for name, _ in both.unusable] == [f"{tmp_path.name}/gone.jpg"]
+    (tmp_path / "list.csv").write_text(f"image\nnew/a.jpg\n{tmp_path}/new/sub/b.jpg\n")
+    assert find_given([tmp_path / "list.csv"]).names == ("new/a.jpg", "sub/b.jpg")
+
+
 def test_what_is_named_and_cannot_be_used_costs_only_itself(tmp_path):
     tree(tmp_path, "1.jpg", "notes.txt", "[1].jpg")
     (tmp_path / "empty").mkdir()
     found = find_given([tmp_path / name for name in ("1.jpg", "2.jpg", "empty", "*.tif", "*.txt", "[1].jpg")])
     assert [file.name for file in found.files] == ["1.jpg", "[1].jpg"]
     reasons = ("2.jpg does not exist", "empty holds no images", r"'.*\*.tif' matches no", r"'.*\*.txt' matches no")
-    for text, reason in zip(found.unusable, reasons, strict=True):
+    for (_, text), reason in zip(found.unusable, reasons, strict=True):
         assert re.search(reason, text)
 
 

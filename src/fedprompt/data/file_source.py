@@ -29,6 +29,7 @@ class FileSource:
     window: Window | None = None
     index: str = ""  # fingerprint of the index that lists these files with their sizes; it then stands for them
     bands: Bands | None = None  # of TIFFs that have more than three
+    names: Sequence[str] = ()  # that messages and reports call the files by, if not by `files`
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,11 +89,12 @@ class FileSource:
 
     def take(self, rows: Sequence[int]) -> FileSource:
         """A source of these images alone, small enough to send to another process."""
-        return replace(self, files=tuple(self.files[row] for row in rows), index="")
+        names = tuple(self.names[row] for row in rows) if self.names else ()
+        return replace(self, files=tuple(self.files[row] for row in rows), names=names, index="")
 
     def describe(self, row: int) -> str:
-        """The path below the folder."""
-        return self.files[row]
+        """The file's name in messages: its path below the folder, if no other was given."""
+        return self.names[row] if self.names else self.files[row]
 
 
 def _digest(path: Path) -> str:

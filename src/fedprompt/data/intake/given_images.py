@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fedprompt.data.intake.image_files import find_images, has_image_name, looks_like_image
 from fedprompt.data.intake.path_tables import is_path_table, read_paths
@@ -17,13 +17,16 @@ from fedprompt.file_system import is_file, obstacle
 
 @dataclass(frozen=True)
 class GivenImages:
-    """The files that were named, each once; what was named and cannot be used, a sentence each; and what is left out.
+    """The files that were named, each once; what was named and cannot be used; and what is left out.
 
-    Whether the files hold images is not known before they are opened.
+    `names` are the unique names that results call the files by: paths as the user typed them, never absolute.
+    `unusable` has the name of every place that is no image, folder, pattern or table, with a sentence. Whether the
+    files hold images is not known before they are opened.
     """
 
     files: tuple[Path, ...]
-    unusable: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    unusable: tuple[tuple[str, str], ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)  # by reason, as in `ImageFiles`
 
 
@@ -48,30 +51,63 @@ def find_given(places: Sequence[str | Path]) -> GivenImages:
 
     What lies in a folder, or matches a pattern, and is no image by its name is counted as left out.
     """
-    files: dict[Path, None] = {}
-    unusable: list[str] = []
+    files: dict[str, tuple[Path, str]] = {}  # by absolute path
+    unusable: dict[str, tuple[str, str]] = {}
     left_out: Counter[str] = Counter()
     for place in places:
         path = Path(place).expanduser()
         try:
             own = list(_of_place(path, left_out))
         except UserError as error:
-            unusable.append(str(error))
+            unusable[str(path.absolute())] = (_short(path, path.parent), str(error))
             continue
-        left_out["given more than once"] += sum(file in files for file in own)
-        files |= dict.fromkeys(own)
-    return GivenImages(tuple(files), tuple(unusable), {why: count for why, count in left_out.items() if count})
+        for file, name in own:
+            key = str(file.absolute())
+            left_out["given more than once"] += key in files
+            files.setdefault(key, (file, name))
+    every = {path: name for path, (name, _) in unusable.items()} | {path: name for path, (_, name) in files.items()}
+    names = _unique(every)
+    return GivenImages(
+        tuple(file for file, _ in files.values()),
+        tuple(names[path] for path in files),
+        tuple((names[path], reason) for path, (_, reason) in unusable.items() if path not in files),
+        {why: count for why, count in left_out.items() if count},
+    )
 
 
-def _of_place(path: Path, left_out: Counter[str]) -> Iterator[Path]:
+def _short(file: Path, folder: Path) -> str:
+    """A path as it is, "/" between its parts; an absolute one from the name of `folder`, in which it lies, on."""
+    if not file.is_absolute():
+        return file.as_posix()
+    known = file.is_relative_to(folder) and folder.name
+    return file.relative_to(folder.parent if known else file.parent.parent).as_posix()
+
+
+def _unique(names: Mapping[str, str]) -> dict[str, str]:
+    """The names of absolute paths; those that several paths have begin one folder earlier, until they differ."""
+    found = dict(names)
+    while shared := {name for name, count in Counter(found.values()).items() if count > 1}:
+        found = {path: _longer(path, name) if name in shared else name for path, name in found.items()}
+    return found
+
+
+def _longer(path: str, name: str) -> str:
+    return PurePath(*PurePath(path).parts[-1 - len(PurePath(name).parts) :]).as_posix()
+
+
+def _of_place(path: Path, left_out: Counter[str]) -> Iterator[tuple[Path, str]]:
+    """The files of a place with their names."""
     if wrong := _missing(path):
         raise UserError(wrong)
-    if is_file(path):
-        yield from read_paths(path) if is_path_table(path) else [path]
+    if is_file(path) and is_path_table(path):
+        yield from ((file, _short(Path(cell), file.parent)) for file, cell in read_paths(path))
+    elif is_file(path):
+        yield path, _short(path, path.parent)
     elif not obstacle(path, "folder"):
-        yield from _of_folder(path, left_out)
+        yield from ((file, _short(file, path)) for file in _of_folder(path, left_out))
     else:
-        yield from _of_pattern(path, left_out)
+        plain = next(one for one in path.parents if not glob.has_magic(str(one)))
+        yield from ((file, _short(file, plain)) for file in _of_pattern(path, left_out))
 
 
 def _of_folder(path: Path, left_out: Counter[str]) -> Iterator[Path]:

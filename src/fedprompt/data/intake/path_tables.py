@@ -9,7 +9,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +35,25 @@ def is_path_table(path: Path) -> bool:
     return path.suffix.lower() in (*SUFFIXES, PARQUET)
 
 
-def read_paths(path: Path) -> tuple[Path, ...]:
-    """The paths of a table, in its order; UserError for one that cannot be read and for cells that are no paths."""
-    return _paths(_read(path, ()), None)
+def read_paths(path: Path) -> tuple[tuple[Path, str], ...]:
+    """The paths of a table, in its order, each with the text of its cell.
+
+    Raises UserError for a table that cannot be read and for cells that are no paths.
+    """
+    table = _read(path, ())
+    return tuple(zip(_paths(table, None), (str(cell).strip() for cell in table.column("image")), strict=True))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The labels of files, None for those without; how many were found `by_name` alone, and how many are `ambiguous`.
+
+    A file is ambiguous if its path is not in the table and its name is that of several rows, or of several such files.
+    """
+
+    targets: tuple[Tensor | None, ...]
+    by_name: int = 0
+    ambiguous: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,26 +63,26 @@ class GivenLabels:
     path: Path
     targets: Mapping[str, Tensor]
 
-    def of(self, files: Sequence[str]) -> list[Tensor | None]:
-        """The labels of each file; None for a file that the table does not have.
+    def of(self, files: Sequence[str]) -> Matched:
+        """The labels of each file.
 
-        Where a path is not in the table its name decides, if one file and one row alone are called so.
+        Where a path is not in the table its name decides, if one such file and one row of no other file are called so.
         """
-        given = Counter(map(os.path.basename, files))
-        found = []
-        for file in files:
-            name = os.path.basename(file)
-            same = self._by_name.get(name, []) if given[name] == 1 else []
-            target = self.targets.get(os.path.realpath(file))
-            found.append(self.targets[same[0]] if target is None and len(same) == 1 else target)
-        return found
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for path in self.targets:
-            found.setdefault(os.path.basename(path), []).append(path)
-        return found
+        real = list(map(os.path.realpath, files))
+        free: dict[str, list[str]] = {}  # rows by name, without those whose path is that of a file
+        for path in self.targets.keys() - set(real):
+            free.setdefault(os.path.basename(path), []).append(path)
+        names = [None if path in self.targets else os.path.basename(file) for path, file in zip(real, files, strict=True)]
+        count = Counter(names)
+        found: list[Tensor | None] = []
+        by_name = ambiguous = 0
+        for path, name in zip(real, names, strict=True):
+            rows = [path] if name is None else free.get(name, [])
+            alone = len(rows) == 1 and (name is None or count[name] == 1)
+            found.append(self.targets[rows[0]] if alone else None)
+            by_name += alone and name is not None
+            ambiguous += bool(rows) and not alone
+        return Matched(tuple(found), by_name, ambiguous)
 
 
 def read_labels(path: Path, space: LabelSpace) -> GivenLabels:
