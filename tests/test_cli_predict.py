@@ -103,6 +103,7 @@ def test_a_table_of_paths_is_taken_as_its_images_in_its_order(run: Path, images:
     assert pictures(output("predict", run, listed, "--json")) == ["4.png", "1.png"]
     (tmp_path / "lines.jsonl").write_text('{"file": "images\\\\2.png"}\n', encoding="utf-8")
     assert pictures(output("predict", run, tmp_path / "lines.jsonl", "--json")) == ["2.png"]
+    assert json.loads(output("predict", run, tmp_path / "lines.jsonl", "--json"))[0]["image"] == "images/2.png"
 
 
 def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_table_are_named(
@@ -120,6 +121,32 @@ def test_an_image_of_a_table_that_is_not_there_costs_itself_and_mistakes_of_a_ta
     assert "cannot be read as Parquet" in sentence("predict", run, tmp_path / "torn.parquet")
     pq.write_table(pa.table({"image": [{"bytes": b"x"}]}), tmp_path / "bytes.parquet")
     assert "it holds a dict, not a path" in sentence("predict", run, tmp_path / "bytes.parquet")
+
+
+def test_an_image_that_cannot_be_read_has_a_row_with_its_error_in_every_file_and_a_line_on_the_page(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "2.png").write_bytes(b"no image")
+    files = {form: tmp_path / f"out.{form}" for form in ("csv", "parquet", "jsonl", "html")}
+    options = [word for form, path in files.items() for word in (f"--{form}".replace("html", "page"), path)]
+    said = call("predict", run, images, tmp_path / "gone.png", *options, code=1)
+    assert f"Written: {files['csv']} (5 images and 2 with an error)" in said
+    with files["csv"].open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in files["jsonl"].read_text(encoding="utf-8").splitlines()]
+    result = CliRunner().invoke(app, ["predict", str(run), str(images), str(tmp_path / "gone.png"), "--json"])
+    shown = json.loads(result.stdout)
+    read = pq.read_table(files["parquet"]).to_pylist()
+    names = [f"images/{number}.png" for number in (0, 1, 3, 4, 5)]
+    for found in (rows, lines, read, shown):
+        assert [one["image"] for one in found] == [*names, f"{tmp_path.name}/gone.png", "images/2.png"]
+        assert not any(one.get("error") for one in found[:5])
+        assert "gone.png does not exist" in found[5]["error"] and "images/2.png is none of" in found[6]["error"]
+        assert not any(one.get("predicted") or one.get("top") for one in found[5:])
+    assert not any(str(tmp_path) in path.read_text("utf-8") for form, path in files.items() if form != "parquet")
+    html = files["html"].read_text("utf-8")
+    assert "for 5 of 7 images" in html and "2 could not be read." in html
+    assert f'<span class="mono">{tmp_path.name}/gone.png</span>: {tmp_path.name}/gone.png does not exist' in html
 
 
 def test_the_three_files_hold_the_same_predictions(run: Path, images: Path, tmp_path: Path) -> None:
@@ -190,7 +217,21 @@ def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_
 
 def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "else.csv").write_text("image,label\n/data/3.png,horse\n/data/x/1.png,cow\n", encoding="utf-8")
-    assert "Of 2 images with a given label" in call("predict", run, images, "--labels", tmp_path / "else.csv")
+    said = call("predict", run, images, "--labels", tmp_path / "else.csv")
+    assert "Of 2 images with a given label" in said
+    assert "Labels found by file name only, since the paths differ: 2." in said and "have their file name" not in said
+
+
+def test_a_file_name_that_is_not_unique_gives_no_image_a_label_and_is_counted(
+    run: Path, images: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "else.csv"
+    table.write_text("image,label\n/a/3.png,horse\n/b/3.png,cow\nimages/1.png,cow\n/c/1.png,cow\n", encoding="utf-8")
+    said = call("predict", run, images, "--labels", table)
+    assert "Of 1 image with a given label" in said and "by file name only" not in said
+    assert "Images without a label since several rows or images have their file name: 1;" in said
+    table.write_text("image,label\n/a/3.png,horse\n/b/3.png,cow\n", encoding="utf-8")
+    assert "The names of 1 image are in it, but several rows" in sentence("predict", run, images, "--labels", table)
 
 
 @pytest.mark.parametrize("form", ["labels", "columns"])
@@ -217,8 +258,10 @@ def test_several_labels_per_image_are_decided_and_compared(multi: Path, tmp_path
     total = sum(len(one["truth"]) + len(one["predicted"]) for one in found)
     assert f"OF1 {100 * 2 * hits / total:.1f}%" in said
     for one in found:
-        assert one["predicted"] == [name for name, value in one["probabilities"].items() if value >= 0.5]
+        assert one["predicted"] == [name for name, value in one["probabilities"].items() if value >= one["threshold"]]
     html = page.read_text(encoding="utf-8")
+    for one, event in ((one, one["predicted"]) for one in found):
+        assert ("labels that are wrong, the highest probability first" in html) or {*event} <= {*one["truth"]}
     assert html.count('<p class="decided">') == 4 and "Confusion matrix" not in html and "(recall)" in html
 
 
@@ -237,6 +280,27 @@ def test_figures_and_decisions_of_several_labels_have_the_adapters_own_threshold
     count, classes = len(true), len(card["class_names"])
     assert f"OF1 {100 * 2 * count / (count + classes):.1f}%" in said
     assert f"fedmpt, from the adapter {folder}." in said
+
+
+def test_the_threshold_from_which_labels_are_present_is_said_and_in_the_files(multi: Path, tmp_path: Path) -> None:
+    folder, out, page = tmp_path / "adapter", tmp_path / "out.csv", tmp_path / "page.html"
+    shutil.copytree(multi / "adapters" / "fedmpt", folder)
+    card = json.loads((folder / "adapter_config.json").read_text())
+    names = card["class_names"]
+    card["thresholds"] = [0.193] * len(names)
+    (folder / "adapter_config.json").write_text(json.dumps(card))
+    scenes(train=1, test=1, seed=3).source.open(0).save(tmp_path / "0.png")
+    sentence = "A label counts as present from 19.3%, fitted on held-out images"
+    words = ("predict", folder, tmp_path / "0.png", "--page", page)
+    assert f"{sentence}.\n" in call(*words, "--csv", out)
+    assert [row["threshold"] for row in csv.DictReader(out.read_text().splitlines())] == ["0.193"]
+    assert f"{sentence}." in page.read_text("utf-8")
+    said = call(*words, "--classes", f"{names[0]},robot", "--csv", out)
+    assert f"{sentence}; 1 label without a fitted threshold from 50.0%." in said
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    assert (row[f"threshold of {names[0]}"], row["threshold of robot"]) == ("0.193", "0.5") and "threshold" not in row
+    (shown,) = json.loads(output(*words, "--classes", f"{names[0]},robot", "--json"))
+    assert shown["threshold"] == {names[0]: 0.193, "robot": 0.5}
 
 
 def test_predict_names_another_method_that_scored_surely_higher(run: Path, tmp_path: Path) -> None:

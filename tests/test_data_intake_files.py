@@ -220,7 +220,7 @@ def test_named_images_keep_unique_names_as_they_were_typed_and_none_is_absolute(
     assert both.names == ("new/a.jpg", "old/new/a.jpg") and both.left_out == {"given more than once": 1}
     clash = find_given([tmp_path / "new", tmp_path / "old" / "new"]).names
     assert clash == (f"{tmp_path.name}/new/a.jpg", "new/sub/b.jpg", "old/new/a.jpg")
-    assert [name for name, _ in both.unusable] == [f"{tmp_path.name}/gone.jpg"]
+    assert [one.name for one in both.unusable] == [f"{tmp_path.name}/gone.jpg"]
     (tmp_path / "list.csv").write_text(f"image\nnew/a.jpg\n{tmp_path}/new/sub/b.jpg\n")
     assert find_given([tmp_path / "list.csv"]).names == ("new/a.jpg", "sub/b.jpg")
 
@@ -231,8 +231,8 @@ def test_what_is_named_and_cannot_be_used_costs_only_itself(tmp_path):
     found = find_given([tmp_path / name for name in ("1.jpg", "2.jpg", "empty", "*.tif", "*.txt", "[1].jpg")])
     assert [file.name for file in found.files] == ["1.jpg", "[1].jpg"]
     reasons = ("2.jpg does not exist", "empty holds no images", r"'.*\*.tif' matches no", r"'.*\*.txt' matches no")
-    for (_, text), reason in zip(found.unusable, reasons, strict=True):
-        assert re.search(reason, text)
+    for one, reason in zip(found.unusable, reasons, strict=True):
+        assert re.search(reason, one.reason) and str(tmp_path) in one.reason and str(tmp_path) not in one.error
 
 
 def test_images_in_hidden_folders_are_counted_except_those_of_programs(tmp_path):

@@ -30,7 +30,10 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE...",
-            help="Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`.",
+            help=(
+                "Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`. Results name images "
+                "as you type them; below a folder that you give with its absolute path, from that folder's name on."
+            ),
         ),
     ],
     classes: Annotated[
@@ -52,27 +55,28 @@ def predict(
 ) -> None:
     """Classify images with a trained adapter, among its classes or any others; exit code 1 if some cannot be read.
 
-    With --csv, --parquet or --jsonl the predictions are in the file and are not printed.
+    With --csv, --parquet or --jsonl the predictions are in the file and are not printed. An image that cannot be read
+    has a row with its error and no prediction.
     """
     outputs = {"csv": csv, "parquet": parquet, "jsonl": jsonl}
     files = {form: path.expanduser() for form, path in outputs.items() if path is not None}
     _check_outputs(files, page)
     _check_inputs(adapter, images, labels)
     from fedprompt.api.progress import counting, plain_console
-    from fedprompt.experiments.predict import Request, introduction, open_adapter, predict_files
+    from fedprompt.experiments.predict import Request, candidates, introduction, open_adapter, predict_files
+    from fedprompt.experiments.predict import threshold_sentence as threshold
 
     names = tuple(name.strip() for name in (classes or "").split(",") if name.strip())
     request = Request(images, classes=names, labels=labels, page=page, backbone=backbone)
     opened = open_adapter(adapter, trial=trial, trusted=trust_code or ())
-    for sentence in introduction(adapter, opened):
+    said = threshold(opened, candidates(opened, names))
+    for sentence in (*introduction(adapter, opened), *([said] if said else [])):
         typer.echo(sentence, err=True)
     with counting(plain_console(stderr=True), "Classifying images", after=2.0) as on_step:
         found = predict_files(opened, request, on_step=on_step)
     _write(found, files)
     if as_json:
-        typer.echo(
-            json_text([{"method": found.method, **_fields(one)} for one in found.images], indent=2, ascii_only=False)
-        )
+        typer.echo(json_text(list(_objects(found)), indent=2, ascii_only=False))
     elif not files:
         typer.echo("\n".join(map(_line, found.images)))
     if found.evaluation is not None and not as_json:
@@ -118,14 +122,21 @@ def _written(found: Predictions, files: dict[str, Path], page: Path | None) -> I
     from fedprompt.experiments.predict import PAGE_IMAGES
     from fedprompt.experiments.predictions import is_formula
 
-    total = len(found.images)
-    if "csv" in files and any(is_formula(name) for one in found.images for name in (*one.decided, one.picture)):
+    total, failed = len(found.images), len(found.unreadable)
+    if "csv" in files and any(is_formula(name) for name in _texts(found)):
         yield "In the CSV file an apostrophe stands before texts that begin with =, +, - or @: they are no formulas."
     for path in files.values():
-        yield f"Written: {path} ({plural(total, 'image')})"
+        yield f"Written: {path} ({plural(total, 'image')}{f' and {failed:,} with an error' if failed else ''})"
     if page is not None:
         shown = f"the first {PAGE_IMAGES} of {total:,} images" if total > PAGE_IMAGES else plural(total, "image")
         yield f"Written: {page} ({shown})"
+
+
+def _texts(found: Predictions) -> Iterator[str]:
+    """Names and labels in the cells of a file."""
+    for one in found.images:
+        yield from (*one.decided, one.picture)
+    yield from (one.name for one in found.unreadable)
 
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
@@ -144,9 +155,14 @@ def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
         )
 
 
-def _fields(found: Prediction) -> dict[str, object]:
-    own = {"image" if key == "picture" else key: value for key, value in vars(found).items()}  # as in the files
-    return {key: value for key, value in own.items() if value is not None}
+def _objects(found: Predictions) -> Iterator[dict[str, object]]:
+    """What --json prints of each image; of one that cannot be read, the error."""
+    for one in found.images:
+        own = {"image" if key == "picture" else key: value for key, value in vars(one).items()}  # as in the files
+        own["threshold"] = found.threshold
+        yield {"method": found.method, **{key: value for key, value in own.items() if value is not None}}
+    for failed in found.unreadable:
+        yield {"method": found.method, "image": failed.name, "error": failed.error}
 
 
 def _line(found: Prediction) -> str:
@@ -183,6 +199,14 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
         typer.echo(f"Images without a label in the table: {total - labelled:,}.", err=True)
     if found.unused:
         typer.echo(f"Labels of other images in the table: {found.unused:,}.", err=True)
+    if found.by_name:
+        typer.echo(f"Labels found by file name only, since the paths differ: {found.by_name:,}.", err=True)
+    if found.ambiguous:
+        typer.echo(
+            f"Images without a label since several rows or images have their file name: {found.ambiguous:,}; give their "
+            "paths in the table.",
+            err=True,
+        )
 
 
 def _figures(figures: Mapping[str, float]) -> Iterator[str]:
@@ -201,6 +225,6 @@ def _print_left_out(found: Predictions) -> None:
         return
     total = len(found.images) + len(found.unreadable)
     typer.echo(f"{len(found.unreadable):,} of {total:,} cannot be read:", err=True)
-    typer.echo("\n".join(f"  {reason}" for reason in found.unreadable[:SHOWN_UNREADABLE]), err=True)
+    typer.echo("\n".join(f"  {one.reason}" for one in found.unreadable[:SHOWN_UNREADABLE]), err=True)
     if (more := len(found.unreadable) - SHOWN_UNREADABLE) > 0:
         typer.echo(f"  and {more:,} more", err=True)

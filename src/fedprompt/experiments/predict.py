@@ -17,11 +17,11 @@ from fedprompt.config.outside_code import is_outside, require_trusted
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
-from fedprompt.data.intake.given_images import find_given
+from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
@@ -47,6 +47,7 @@ from fedprompt.updates import State
 MOST_NUMBERS = 1 << 28  # that a method may hold, shared and personal: 1 GiB
 BATCH = 32  # images that are classified together, and between two moves of a progress bar
 PAGE_IMAGES = 100  # images that a page shows
+UNFITTED = 0.5  # the decision threshold of a label without a fitted one
 CACHE_GB = 0.125  # memory for features of a batch, which a method may read more than once
 
 
@@ -152,26 +153,31 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     """
     given = find_given(request.places)
     if not given.files:
-        raise UserError("\n".join(given.unusable))
+        raise UserError("\n".join(one.reason for one in given.unusable))
     space = candidates(adapter, request.classes)
     labels = None if request.labels is None else read_labels(request.labels.expanduser(), space)
     method, clip = restore(adapter, backbone=request.backbone)
     check_distinct_texts(clip, space)
-    batches = list(classify_files(method, clip, given.files, space, on_step))
-    unreadable = (*given.unusable, *(reason for batch in batches for reason in batch.unreadable))
-    source = FileSource(Path(), tuple(file for batch in batches for file in batch.source.files))
+    every = FileSource(Path(), tuple(map(str, given.files)), names=given.names)
+    batches = list(classify_files(method, clip, every, space, on_step))
+    unreadable = (*given.unusable, *(one for batch in batches for one in batch.unreadable))
+    source = every.take([row for batch in batches for row in batch.rows])
     if not len(source):
-        raise UserError(unreadable[0] if len(unreadable) == 1 else f"No image can be read. {unreadable[0]}")
+        first = unreadable[0].reason
+        raise UserError(first if len(unreadable) == 1 else f"No image can be read. {first}")
     logits = torch.cat([batch.logits for batch in batches])  # [N, C]
     limits = thresholds(adapter, space)
+    matched = None if labels is None else labels.of(source.files)
     found = Predictions(
-        decide(source.files, logits, space, limits, labels),
+        decide(source.names, logits, space, limits, matched and matched.targets),
         space,
         class_probabilities(logits, space.kind),
+        tuple(source.files),
         method=adapter.card.method,
+        thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),
         unreadable=unreadable,
         left_out=given.left_out,
-        evaluation=None if labels is None else evaluate(source, logits, space, limits, labels),
+        evaluation=labels and matched and evaluate(source, logits, space, limits, labels, matched),
     )
     if request.page is not None:
         _write_page(request.page, adapter, (method, clip), source, found)
@@ -187,14 +193,30 @@ def may_be_trained_on(adapter: Adapter, found: Predictions) -> bool:
         case {"recipe": {"data": {"path": str(given)}}}:
             data = Path(given).expanduser().absolute()
             folder = data if is_folder(data) else data.parent
-            return any(Path(one.picture).absolute().is_relative_to(folder) for one in found.images if one.truth)
+            labelled = (path for path, one in zip(found.files, found.images, strict=True) if one.truth)
+            return any(Path(path).absolute().is_relative_to(folder) for path in labelled)
     return False
 
 
 def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:
-    """[C] the probabilities from which labels are present: the adapter's own, 0.5 for a label without one."""
+    """[C] the probabilities from which labels are present: the adapter's own, `UNFITTED` for a label without one."""
     fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
-    return torch.tensor([fitted.get(name, 0.5) for name in space.names])
+    return torch.tensor([fitted.get(name, UNFITTED) for name in space.names])
+
+
+def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
+    """From which probability on a label counts as present, and where that is from; "" for single-label data."""
+    if space.kind == "single":
+        return ""
+    fitted = dict(zip(adapter.card.class_names, adapter.card.thresholds or (), strict=False))
+    own = [fitted[name] for name in space.names if name in fitted]
+    if not own:
+        return f"A label counts as present from {100 * UNFITTED:.1f}%; no threshold was fitted for these classes."
+    low, high = (f"{100 * value:.1f}%" for value in (min(own), max(own)))
+    span = low if low == high else f"its own threshold, {low} to {high}"
+    rest = len(space) - len(own)
+    others = f"; {plural(rest, 'label')} without a fitted threshold from {100 * UNFITTED:.1f}%" if rest else ""
+    return f"A label counts as present from {span}, fitted on held-out images{others}."
 
 
 def _write_page(
@@ -220,44 +242,64 @@ def _write_page(
     mistakes = () if found.evaluation is None else (found.evaluation.mistakes,)
     name = adapter.card.method
     about = TrialEvent(trial=name, method=name, idea=method_summary(type(trained[0])))
-    write_atomic(page, predictions_page(about, samples, mistakes=mistakes, total=len(found.images)))
+    content = predictions_page(
+        about,
+        samples,
+        mistakes=mistakes,
+        total=len(found.images),
+        unreadable=[(one.name, one.error) for one in found.unreadable],
+        threshold=threshold_sentence(adapter, found.space),
+    )
+    write_atomic(page, content)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The images of a batch that can be read, their logits [B, C], and a sentence on each of the others."""
+    """The rows of the images of a batch that can be read, their logits [B, C], and the other images."""
 
-    source: FileSource
+    rows: Sequence[int]
     logits: Tensor
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 @torch.no_grad()
 def classify_files(
-    method: Method, clip: Clip, files: Sequence[Path], space: LabelSpace, on_step: OnStep | None = None
+    method: Method, clip: Clip, source: FileSource, space: LabelSpace, on_step: OnStep | None = None
 ) -> Iterator[Batch]:
     """Classify image files in batches; no image or feature is kept for longer than its batch, up to `CACHE_GB`."""
     method.eval()
     classify = method.classifier(clip, space)
 
-    def logits(source: FileSource) -> Tensor:
-        scores = classify(Images(source, tuple(range(len(source))))).float().cpu()
+    def logits(rows: Sequence[int]) -> Tensor:
+        own = source.take(rows)  # whose features are not kept for longer
+        scores = classify(Images(own, tuple(range(len(own))))).float().cpu()
         require_finite(scores, type(method).__name__)
         return scores
 
-    for start in range(0, len(files), BATCH):
-        source = FileSource(Path(), tuple(map(str, files[start : start + BATCH])))
+    for start in range(0, len(source), BATCH):
+        rows = range(start, min(start + BATCH, len(source)))
         try:
-            yield Batch(source, logits(source))
+            yield Batch(rows, logits(rows))
         except UserError:  # images are opened one by one only where a batch fails: nothing is decoded twice
-            yield _without_unreadable(source, logits, classes=len(space))
+            yield _without_unreadable(source, rows, logits, classes=len(space))
         if on_step is not None:
-            on_step(start + len(source), len(files))
+            on_step(rows.stop, len(source))
 
 
-def _without_unreadable(source: FileSource, logits: Callable[[FileSource], Tensor], *, classes: int) -> Batch:
-    reasons = scan_images(source, range(len(source))).unreadable
-    if not reasons:
-        return Batch(source, logits(source))  # which fails for another reason, and says so
-    kept = source.take([row for row in range(len(source)) if row not in reasons])
-    return Batch(kept, logits(kept) if len(kept) else torch.empty(0, classes), tuple(reasons.values()))
+def _without_unreadable(
+    source: FileSource, rows: Sequence[int], logits: Callable[[Sequence[int]], Tensor], *, classes: int
+) -> Batch:
+    unreadable = find_unreadable(source, rows)
+    if not unreadable:
+        return Batch(rows, logits(rows))  # which fails for another reason, and says so
+    kept = [row for row in rows if row not in unreadable]
+    return Batch(kept, logits(kept) if kept else torch.empty(0, classes), tuple(unreadable.values()))
+
+
+def find_unreadable(source: FileSource, rows: Sequence[int]) -> dict[int, Unreadable]:
+    """The images among these rows that cannot be read."""
+    reasons = scan_images(source, rows).unreadable
+    return {
+        row: Unreadable(source.describe(row), str(source.root / source.files[row]), reason)
+        for row, reason in reasons.items()
+    }

@@ -15,9 +15,10 @@ from torch import Tensor
 from fedprompt.data.dataset import Examples
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images
-from fedprompt.data.intake.path_tables import GivenLabels
+from fedprompt.data.intake.given_images import Unreadable
+from fedprompt.data.intake.path_tables import GivenLabels, Matched
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.experiments.mistakes import mistakes_event
 from fedprompt.experiments.sample_images import TOP
 from fedprompt.experiments.test_sets import TestSet, class_probabilities
@@ -34,7 +35,7 @@ Cell = str | float | bool | list[str] | None
 class Prediction:
     """The classes of an image with the highest probabilities, best first.
 
-    `present` are the labels above the decision threshold; None for single-label data. `truth` are the labels that the
+    `picture` is the image's name in results. `present` are the labels above the decision threshold; None for single-label data. `truth` are the labels that the
     user gave; None without any.
     """
 
@@ -51,39 +52,59 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures and mistakes on the images that have a given label; `unused` labels belong to no image."""
+    """Figures and mistakes on the images that have a given label; `unused` labels belong to no image.
+
+    `by_name` images have the label of a file name alone, since their path is not in the table; `ambiguous` ones have
+    none, since several rows or images have that name.
+    """
 
     score: Score
     mistakes: MistakesEvent
     unused: int
+    by_name: int = 0
+    ambiguous: int = 0
 
 
 @dataclass(frozen=True)
 class Predictions:
     """The predictions of images over the classes of `space` by a method, with all probabilities [N, C].
 
-    `unreadable` has a sentence on each image that cannot be read; `left_out` counts files by the reason why they were
-    left out.
+    `files` are the paths that the images have. `thresholds` are the probabilities per class from which a label is
+    present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
+    were left out.
     """
 
     images: tuple[Prediction, ...]
     space: LabelSpace
     probabilities: Tensor
+    files: tuple[str, ...]
     method: str = ""
-    unreadable: tuple[str, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     evaluation: Evaluation | None = None
 
+    @property
+    def threshold(self) -> float | dict[str, float] | None:
+        """The decision threshold of all labels, or those by label where they differ; None for single-label data."""
+        values = [round(value, 6) for value in self.thresholds]
+        if len(set(values)) <= 1:
+            return values[0] if values else None
+        return dict(zip(self.space.names, values, strict=True))
+
 
 def decide(
-    files: Sequence[str], logits: Tensor, space: LabelSpace, thresholds: Tensor, labels: GivenLabels | None
+    names: Sequence[str],
+    logits: Tensor,
+    space: LabelSpace,
+    thresholds: Tensor,
+    targets: Sequence[Tensor | None] | None = None,
 ) -> tuple[Prediction, ...]:
-    """The predictions of logits [N, C] for files; several labels are present from `thresholds` [C] on."""
+    """The predictions of logits [N, C] for images; several labels are present from `thresholds` [C] on."""
     probabilities = class_probabilities(logits, space.kind)
     top = probabilities.topk(min(TOP, len(space)))
-    targets = labels.of(files) if labels else [None] * len(files)
     present = (probabilities >= thresholds) if space.kind == "multi" else None
-    rows = zip(files, top.indices.tolist(), top.values.tolist(), targets, strict=True)
+    rows = zip(names, top.indices.tolist(), top.values.tolist(), targets or [None] * len(names), strict=True)
     return tuple(
         Prediction(
             picture,
@@ -104,15 +125,15 @@ def _true_names(target: Tensor, space: LabelSpace) -> tuple[str, ...]:
 
 
 def evaluate(
-    source: FileSource, logits: Tensor, space: LabelSpace, thresholds: Tensor, labels: GivenLabels
+    source: FileSource, logits: Tensor, space: LabelSpace, thresholds: Tensor, labels: GivenLabels, matched: Matched
 ) -> Evaluation:
     """Compare the predictions of logits [N, C] with labels; UserError if no image has one."""
-    targets = labels.of(source.files)
+    targets = matched.targets
     rows = [row for row, target in enumerate(targets) if target is not None]
     if not rows:
         raise UserError(
             f"The table {labels.path} has no label of an image that is predicted; its paths are those of the images, "
-            "absolute or below its folder."
+            f"absolute or below its folder.{_ambiguous(matched)}"
         )
     chosen = torch.stack([target for target in targets if target is not None])
     test_set = TestSet("given labels", "all", "", Examples(Images(source, tuple(rows)), chosen, space))
@@ -121,13 +142,21 @@ def evaluate(
         score(kept, chosen, space, name="given labels", decision=Decision(thresholds=thresholds)),
         mistakes_event("predictions", test_set, kept, thresholds=thresholds),
         unused=len(labels.targets) - len(rows),
+        by_name=matched.by_name,
+        ambiguous=matched.ambiguous,
     )
 
 
-def csv_content(found: Predictions) -> bytes:
-    """One row per image: path, method, predicted labels, true ones if given, and the probability of every class.
+def _ambiguous(matched: Matched) -> str:
+    if not matched.ambiguous:
+        return ""
+    return f" The names of {plural(matched.ambiguous, 'image')} are in it, but several rows or images share each."
 
-    An apostrophe stands before texts that a spreadsheet would compute.
+
+def csv_content(found: Predictions) -> bytes:
+    """One row per image: name, method, predicted labels, true ones if given, and the probability of every class.
+
+    Images that cannot be read come last, with an error and no prediction. An apostrophe stands before texts that a spreadsheet would compute.
     """
     file = io.StringIO()
     columns = _columns(found)
@@ -147,15 +176,17 @@ def is_formula(cell: object) -> bool:
 def parquet_content(found: Predictions) -> bytes:
     """The same as Parquet; several labels are a list."""
     buffer = io.BytesIO()
-    pq.write_table(pa.table(_columns(found)), buffer, compression="zstd")
+    columns = {
+        name: pa.array(column, pa.string()) if name == "error" else column  # a type even where there is none
+        for name, column in _columns(found).items()
+    }
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def jsonl_content(found: Predictions) -> bytes:
     """The same as JSON Lines: one object per image, with the probabilities by class."""
-    facts = {name: column for name, column in _columns(found).items() if not name.startswith(PROBABILITY)}
-    rows = found.probabilities.tolist()
-    return "".join(f"{json_text(one, ascii_only=False)}\n" for one in _objects(facts, rows, found.space)).encode()
+    return "".join(f"{json_text(one, ascii_only=False)}\n" for one in _objects(found)).encode()
 
 
 WRITERS: Mapping[str, Callable[[Predictions], bytes]] = {
@@ -164,21 +195,37 @@ WRITERS: Mapping[str, Callable[[Predictions], bytes]] = {
     "jsonl": jsonl_content,
 }
 PROBABILITY = "probability of "
+THRESHOLD = "threshold of "
 
 
 def _columns(found: Predictions) -> dict[str, list[Cell]]:
+    """The columns of the files: a row per image, then one per image that cannot be read."""
+    columns = _facts(found)
+    if isinstance(found.threshold, dict):
+        columns |= {f"{THRESHOLD}{name}": [value] * len(found.images) for name, value in found.threshold.items()}
+    probabilities = found.probabilities.double().round(decimals=6).T.tolist()
+    columns |= {f"{PROBABILITY}{name}": own for name, own in zip(found.space.names, probabilities, strict=True)}
+    for name in columns.keys() - {"image", "method", "error"}:
+        columns[name] = [*columns[name], *[None] * len(found.unreadable)]
+    return columns
+
+
+def _facts(found: Predictions) -> dict[str, list[Cell]]:
+    """The columns that are not one per class; "image", "method" and "error" have the unreadable images too."""
     several = found.space.kind == "multi"
+    unreadable = found.unreadable
     columns: dict[str, list[Cell]] = {
-        "image": [one.picture for one in found.images],
-        "method": [found.method for _ in found.images],
+        "image": [one.picture for one in found.images] + [one.name for one in unreadable],
+        "method": [found.method for _ in (*found.images, *unreadable)],
         "predicted": [list(one.decided) if several else one.decided[0] for one in found.images],
     }
     if not several:
         columns["probability"] = [round(one.top[0][1], 6) for one in found.images]
     if found.evaluation is not None:
         columns["truth"] = [_cell(one.truth, several=several) for one in found.images]
-    probabilities = found.probabilities.double().round(decimals=6).T.tolist()
-    columns |= {f"{PROBABILITY}{name}": own for name, own in zip(found.space.names, probabilities, strict=True)}
+    if isinstance(found.threshold, float):
+        columns["threshold"] = [found.threshold for _ in found.images]
+    columns["error"] = [None for _ in found.images] + [one.error for one in unreadable]
     return columns
 
 
@@ -186,9 +233,16 @@ def _cell(truth: tuple[str, ...] | None, *, several: bool) -> Cell:
     return None if truth is None else list(truth) if several else truth[0]
 
 
-def _objects(
-    facts: Mapping[str, Sequence[Cell]], rows: Sequence[Sequence[float]], space: LabelSpace
-) -> Iterator[dict[str, object]]:
-    for number, row in enumerate(rows):
+def _objects(found: Predictions) -> Iterator[dict[str, object]]:
+    facts = _facts(found)
+    thresholds = {"threshold": found.threshold} if isinstance(found.threshold, dict) else {}
+    for number, row in enumerate(found.probabilities.tolist()):
         own: dict[str, object] = {name: column[number] for name, column in facts.items()}
-        yield own | {"probabilities": {name: round(one, 6) for name, one in zip(space.names, row, strict=True)}}
+        values = {name: round(one, 6) for name, one in zip(found.space.names, row, strict=True)}
+        yield own | thresholds | {"probabilities": values}
+    for one in found.unreadable:
+        yield dict.fromkeys((*facts, *thresholds, "probabilities")) | {
+            "image": one.name,
+            "method": found.method,
+            "error": one.error,
+        }

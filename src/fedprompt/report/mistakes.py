@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
+from fedprompt.records.event_fields import MistakeRecord
 from fedprompt.records.events import MistakesEvent
 from fedprompt.records.reading import Run
 from fedprompt.report.sample_images import png_data_url
@@ -18,6 +19,8 @@ SIDE = 420  # pixels of a matrix without its labels
 STEP = 0.2  # share of a class's images per shade
 MOST_NAMES = 40  # classes that a matrix names
 ROWS = 60  # classes of the table
+WRONG = "Predicted labels that are wrong, the highest probability first."
+MISSED = "True labels that were missed, the lowest probability first."
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class MistakesSection:
     classes: tuple[tuple[str, ...], ...]  # class, images, right of them, predicted, right of those
     more: int
     confused: tuple[tuple[str, ...], ...]  # true class, predicted class, images
-    worst: tuple[WorstMistake, ...]
+    worst: tuple[tuple[str, tuple[WorstMistake, ...]], ...]  # with their captions: wrong labels, then missed ones
 
 
 def mistakes_sections(run: Run) -> list[MistakesSection]:
@@ -70,17 +73,26 @@ def mistakes_section(event: MistakesEvent, title: str) -> MistakesSection:
         ),
         max(0, len(rows) - ROWS),
         tuple((true, predicted, f"{count:,}") for true, predicted, count in event.confused[:10]),
-        tuple(
-            WorstMistake(
-                png_data_url(one.picture),
-                one.name,
-                " + ".join(one.truth) or "none",
-                " + ".join(one.predicted) or "none",
-                one.wrong,
-                DASH if one.probability is None else f"{100 * one.probability:.0f}%",
-            )
-            for one in event.worst
+        (
+            (WRONG, tuple(_worst(one) for one in event.worst if not _is_missed(one))),
+            (MISSED, tuple(_worst(one) for one in event.worst if _is_missed(one))),
         ),
+    )
+
+
+def _is_missed(found: MistakeRecord) -> bool:
+    """Whether the mistake is a true label that was not predicted, as with several labels per image."""
+    return found.wrong in found.truth
+
+
+def _worst(found: MistakeRecord) -> WorstMistake:
+    return WorstMistake(
+        png_data_url(found.picture),
+        found.name,
+        " + ".join(found.truth) or "none",
+        " + ".join(found.predicted) or "none",
+        found.wrong,
+        DASH if found.probability is None else f"{100 * found.probability:.0f}%",
     )
 
 

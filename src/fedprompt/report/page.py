@@ -54,15 +54,28 @@ def render(run_folder: Path) -> Path:
 
 
 def predictions_page(
-    about: TrialEvent, samples: Sequence[SampleEvent], *, mistakes: Sequence[MistakesEvent] = (), total: int
+    about: TrialEvent,
+    samples: Sequence[SampleEvent],
+    *,
+    mistakes: Sequence[MistakesEvent] = (),
+    total: int,
+    unreadable: Sequence[tuple[str, str]] = (),
+    threshold: str = "",
 ) -> str:
-    """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known."""
+    """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known.
+
+    `unreadable` are names of further images and why they cannot be read; `threshold` is a sentence on when a label
+    counts as present.
+    """
     trial = TrialRecord(about, (), (), tuple(samples))
     run = Run(HeaderEvent(main=about.trial), (trial,), None)
     return _template("predictions.html.j2").render(
         run=run,
         marks=_marks(run),
         total=total,
+        unreadable=unreadable[:MOST_LISTED],
+        more_unreadable=max(0, len(unreadable) - MOST_LISTED),
+        threshold=threshold,
         mistakes=[mistakes_section(event, "Images with given labels") for event in mistakes],
         samples=sample_images(run),
         attention=attention_maps(run),

@@ -6,7 +6,7 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from fedprompt.data.intake.image_files import find_images, has_image_name, looks_like_image
@@ -16,17 +16,31 @@ from fedprompt.file_system import is_file, obstacle
 
 
 @dataclass(frozen=True)
+class Unreadable:
+    """A file or another place that gives no image: its name in results, its path, and a sentence with that path."""
+
+    name: str
+    path: str
+    reason: str
+
+    @property
+    def error(self) -> str:
+        """The sentence with the name in place of the path, for files that are passed on."""
+        return self.reason.replace(self.path, self.name)
+
+
+@dataclass(frozen=True)
 class GivenImages:
     """The files that were named, each once; what was named and cannot be used; and what is left out.
 
     `names` are the unique names that results call the files by: paths as the user typed them, never absolute.
-    `unusable` has the name of every place that is no image, folder, pattern or table, with a sentence. Whether the
-    files hold images is not known before they are opened.
+    `unusable` are the places that are no image, folder, pattern or table. Whether the files hold images is not known
+    before they are opened.
     """
 
     files: tuple[Path, ...]
     names: tuple[str, ...] = ()
-    unusable: tuple[tuple[str, str], ...] = ()
+    unusable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)  # by reason, as in `ImageFiles`
 
 
@@ -52,25 +66,25 @@ def find_given(places: Sequence[str | Path]) -> GivenImages:
     What lies in a folder, or matches a pattern, and is no image by its name is counted as left out.
     """
     files: dict[str, tuple[Path, str]] = {}  # by absolute path
-    unusable: dict[str, tuple[str, str]] = {}
+    unusable: dict[str, Unreadable] = {}
     left_out: Counter[str] = Counter()
     for place in places:
         path = Path(place).expanduser()
         try:
             own = list(_of_place(path, left_out))
         except UserError as error:
-            unusable[str(path.absolute())] = (_short(path, path.parent), str(error))
+            unusable[str(path.absolute())] = Unreadable(_short(path, path.parent), str(path), str(error))
             continue
         for file, name in own:
             key = str(file.absolute())
             left_out["given more than once"] += key in files
             files.setdefault(key, (file, name))
-    every = {path: name for path, (name, _) in unusable.items()} | {path: name for path, (_, name) in files.items()}
-    names = _unique(every)
+    named = {path: one.name for path, one in unusable.items()} | {path: name for path, (_, name) in files.items()}
+    names = _unique(named)
     return GivenImages(
         tuple(file for file, _ in files.values()),
         tuple(names[path] for path in files),
-        tuple((names[path], reason) for path, (_, reason) in unusable.items() if path not in files),
+        tuple(replace(one, name=names[path]) for path, one in unusable.items() if path not in files),
         {why: count for why, count in left_out.items() if count},
     )
 

@@ -36,12 +36,16 @@ def is_path_table(path: Path) -> bool:
 
 
 def read_paths(path: Path) -> tuple[tuple[Path, str], ...]:
-    """The paths of a table, in its order, each with the text of its cell.
+    """The paths of a table, in its order, each with the text of its cell, "/" between folders.
 
     Raises UserError for a table that cannot be read and for cells that are no paths.
     """
     table = _read(path, ())
-    return tuple(zip(_paths(table, None), (str(cell).strip() for cell in table.column("image")), strict=True))
+    cells = (str(cell).strip() for cell in table.column("image"))
+    return tuple(
+        (path, cell if str(path).endswith(cell) else cell.replace("\\", "/"))
+        for path, cell in zip(_paths(table, None), cells, strict=True)
+    )
 
 
 @dataclass(frozen=True)
