@@ -402,6 +402,13 @@ def test_help_groups_the_commands_in_an_order_and_explains_every_argument() -> N
     assert "A TOML file, or the name of an embedded recipe." in call("run", "--help")
 
 
+def test_help_keeps_names_of_tables_in_brackets_and_breaks_no_line_of_a_paragraph() -> None:
+    said = call("tune", "--help")
+    assert "or the recipe's [tuning] grid; with --draws, Optuna draws from" in " ".join(said.split())
+    assert not re.search(r"(?m)^ --draws", said)
+    assert "settings in [vary]." in call("compare", "--help") and "RUN...]" in call("compare", "--help")
+
+
 def test_a_mistyped_command_is_corrected_once() -> None:
     for words in (("rum",), ("data", "lst")):
         assert call(*words, code=2).lower().count("did you mean") == 1

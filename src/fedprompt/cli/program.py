@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 import click
 import typer
-from typer.core import TyperArgument, TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 from typer.models import ArgumentInfo
 
 from fedprompt.errors import UserError
@@ -22,6 +24,7 @@ PANELS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+MARKUP = re.compile(r"\[(?=[a-z])")  # what rich takes for the beginning of a style
 REFUSALS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
     *(errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT),
@@ -44,6 +47,7 @@ class Program(TyperGroup):
             if isinstance(command, TyperGroup):
                 command.suggest_commands = False  # click suggests commands itself
             _restore_help(command)
+            _as_plain_text(command)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands in the order of their panels."""
@@ -74,6 +78,15 @@ def _commands(group: TyperGroup) -> Iterator[click.Command]:
             yield from _commands(command)
         else:
             yield command
+
+
+def _as_plain_text(command: click.Command) -> None:
+    """Have help shown as it is written: names of tables in brackets are no markup, and paragraphs are not broken."""
+    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+    command.help = MARKUP.sub(r"\\[", "\n\n".join(one.replace("\n", " ") for one in paragraphs)) or None
+    for one in command.params:
+        if isinstance(one, TyperArgument | TyperOption):
+            one.help = one.help and MARKUP.sub(r"\\[", one.help)
 
 
 def _restore_help(command: click.Command) -> None:

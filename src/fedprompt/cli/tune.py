@@ -53,9 +53,8 @@ def tune(
 ) -> None:
     """Search learning rates on held-out training images, then train with the best and test; goes on after a stop.
 
-    Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's own grid.
-
-    With --draws, Optuna draws from between the ends of that grid.
+    Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid; with
+    --draws, Optuna draws from between the ends of that grid.
     """
     plan = load(
         recipe, [*(settings or ()), *runtime_setting(on)]
