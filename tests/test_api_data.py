@@ -106,5 +106,35 @@ def test_predictions_have_the_names_that_were_given(tmp_path: Path, monkeypatch:
     assert list(adapter.predict(absolute).to_pandas()["image"]) == absolute
     assert list(adapter.predict(["cat/0.png"]).to_pandas()["image"]) == ["cat/0.png"]
     assert adapter.predict("cat").names == ("cat/0.png", "cat/2.png")
+    assert adapter.predict(tmp_path / "cat").names == ("cat/0.png", "cat/2.png")
     with pytest.raises(fp.UserError, match="give an image, a list of them, or a folder"):
         adapter.predict(None)
+
+
+def test_a_file_that_cannot_be_read_costs_itself_in_a_folder_and_raises_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, 4)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cat" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "cat" / "sub").mkdir()
+    data = fp.load_dataset([(image(number), "ab"[number % 2]) for number in range(8)])
+    adapter = fp.train("zeroshot", tiny_clip(), data, fp.partition(data, "iid", clients=1), progress=False).adapter()
+    for place in ("cat", "cat/*.png"):
+        with pytest.warns(UserWarning, match="1 of 3 images cannot be read and are left out"):
+            found = adapter.predict(place)
+        assert found.names == ("cat/0.png", "cat/2.png") and list(found.unreadable) == ["cat/bad.png"]
+        assert len(found.images) == len(found.probabilities) == 2
+    listed = sorted((tmp_path / "cat").iterdir())
+    with pytest.warns(UserWarning, match="2 of 4 images cannot be read"):
+        found = adapter.predict(listed, on_error="skip")
+    assert found.names == tuple(map(str, listed[:2])) and str(listed[3]) in found.unreadable
+    for place in ("cat/bad.png", ["cat/0.png", "cat/bad.png"]):
+        with pytest.raises(fp.UserError, match=r"bad.png is none of"):
+            adapter.predict(place)
+    with pytest.raises(fp.UserError, match=r"bad.png is none of"):
+        adapter.predict("cat", on_error="raise")
+    with pytest.raises(fp.UserError, match=r"Of 4 images 1 cannot be opened, for example .*/cat/sub is a folder"):
+        adapter.predict(listed)
+    with pytest.raises(fp.UserError, match='give "skip" or "raise"'):
+        adapter.predict("cat", on_error="ignore")  # type: ignore[arg-type]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -18,13 +19,15 @@ from torch import Tensor
 from fedprompt import methods
 from fedprompt.api.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
+from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.in_memory import image_source
-from fedprompt.data.intake.given_images import find_given
+from fedprompt.data.intake.given_images import Unreadable, find_given
+from fedprompt.data.intake.path_tables import is_path_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError, worded
+from fedprompt.errors import UserError, plural, worded
 from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, open_adapter, restore, thresholds
+from fedprompt.experiments.predict import candidates, find_unreadable, open_adapter, restore, thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -44,7 +47,8 @@ class Predictions:
     """Predictions for B images over C classes.
 
     `probabilities` [B, C] sum to one per image (single-label) or are one per label; `present` [B, C] says which labels
-    are at or above the adapter's decision threshold (multi-label only).
+    are at or above the adapter's decision threshold (multi-label only). `unreadable` maps the names of images that
+    were left out to the reason.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +56,7 @@ class Predictions:
     probabilities: Tensor
     present: Tensor | None = None
     images: Images | None = field(default=None, repr=False)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -96,23 +101,79 @@ class Predictions:
         return "".join(cells) + more
 
 
-def _given_images(images: Any) -> list[object]:
+@dataclass(frozen=True)
+class _Given:
+    """Images with their names, and those that were left out."""
+
+    source: ImageSource
+    names: tuple[str, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+    def readable(self) -> _Given:
+        """The images that can be read; the same if all can, or if they lie in memory."""
+        if not isinstance(self.source, FileSource):
+            return self
+        found = find_unreadable(self.source, range(len(self.source)))
+        if not found:
+            return self
+        rows = [row for row in range(len(self.source)) if row not in found]
+        names = tuple(self.names[row] for row in rows)
+        return _Given(self.source.take(rows), names, (*self.unreadable, *found.values()))
+
+
+def _given_images(images: Any, *, skips: bool) -> _Given:
     """The images of a sequence, of one image, or of a folder, a pattern or a table of paths."""
     if isinstance(images, str | os.PathLike):
         found = find_given([Path(os.fsdecode(images))])
         if not found.files:
-            raise UserError("\n".join(found.unusable))
-        return list(found.files)
+            raise UserError("\n".join(one.reason for one in found.unusable))
+        absolute = tuple(str(file.absolute()) for file in found.files)
+        return _Given(FileSource(Path(), absolute, names=found.names), found.names)
     if isinstance(images, Image.Image) or hasattr(images, "ndim"):
-        return [images]
-    if isinstance(images, Iterable):
-        return list(images)
-    raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
+        return _given_images([images], skips=skips)
+    if not isinstance(images, Iterable):
+        raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
+    listed_images = list(images)
+    if skips and listed_images and all(isinstance(one, str | os.PathLike) for one in listed_images):
+        names = tuple(map(os.fsdecode, listed_images))
+        absolute = tuple(str(Path(name).expanduser().absolute()) for name in names)
+        return _Given(FileSource(Path(), absolute, names=names), names)
+    source = image_source(listed_images)
+    return _Given(source, tuple(_name(image, source, row) for row, image in enumerate(listed_images)))
 
 
 def _name(image: object, source: ImageSource, row: int) -> str:
     """A path as it was given, or what the source calls an image in memory."""
     return os.fsdecode(image) if isinstance(image, str | os.PathLike) else source.describe(row)
+
+
+def _skips(on_error: object, images: object) -> bool:
+    """Whether images that cannot be read are left out: by default those of a folder, a pattern or a table."""
+    if on_error not in (None, "skip", "raise"):
+        raise UserError(f'`on_error` is {shown(on_error)}; give "skip" or "raise", or leave it out.')
+    if on_error is not None:
+        return on_error == "skip"
+    if not isinstance(images, str | os.PathLike):
+        return False
+    path = Path(os.fsdecode(images)).expanduser()
+    return not is_file(path) or is_path_table(path)
+
+
+def _logits(given: _Given, method: Method, clip: Clip, space: LabelSpace) -> Tensor:
+    """[B, C]; UserError if there were images and none can be read."""
+    if not given.names and given.unreadable:
+        first = given.unreadable[0].reason
+        raise UserError(first if len(given.unreadable) == 1 else f"No image can be read. {first}")
+    images = Images(given.source, tuple(range(len(given.source))))
+    return predict(method, clip, images, space) if given.names else torch.empty(0, len(space))
+
+
+def _warn_of(given: _Given) -> None:
+    if not (failed := given.unreadable):
+        return
+    total = len(given.names) + len(failed)
+    message = f"{len(failed):,} of {plural(total, 'image')} cannot be read and are left out, see `unreadable`"
+    warnings.warn(f"{message}; the first: {failed[0].reason}", stacklevel=4)
 
 
 class Adapter:
@@ -176,30 +237,43 @@ class Adapter:
         *,
         classes: Sequence[str] = (),
         attributes: Mapping[str, Sequence[str]] | None = None,
+        on_error: Literal["skip", "raise"] | None = None,
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
         `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. One path may also
         be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
-        visual phrases per class, for methods that read them; the adapter knows those of its own classes. Raises
-        UserError for an image that cannot be read, and for class names that cannot be told apart.
+        visual phrases per class, for methods that read them; the adapter knows those of its own classes.
+
+        With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
+        warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,
+        and one image or a sequence, whose rows the result keeps, raises. Raises UserError too if no image can be read,
+        and for class names that cannot be told apart.
         """
-        given = _given_images(images)
-        source = image_source(given)
+        skips = _skips(on_error, images)
+        given = _given_images(images, skips=skips)
         space = self._space(classes, attributes or {})
         method, clip = self._restored
         if attributes and "attributes" not in method.reads:
             raise UserError(f"{self.method} reads no attributes, so they would change nothing; leave `attributes` out.")
         check_distinct_texts(clip, space)
-        found = Images(source, tuple(range(len(source))))
-        logits = predict(method, clip, found, space) if len(found) else torch.empty(0, len(space))
+        try:
+            logits = _logits(given, method, clip, space)
+        except UserError:  # images are opened one by one only where that fails: nothing is decoded twice
+            kept = given.readable() if skips else given
+            if kept is given:
+                raise
+            given = kept
+            logits = _logits(given, method, clip, space)
+        _warn_of(given)
         probabilities = class_probabilities(logits, space.kind)
         return Predictions(
             space.names,
-            tuple(_name(image, source, row) for row, image in enumerate(given)),
+            given.names,
             probabilities,
             None if space.kind == "single" else probabilities >= thresholds(self._files, space),
-            found,
+            Images(given.source, tuple(range(len(given.source)))),
+            {one.name: one.error for one in given.unreadable},
         )
 
     def _space(self, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> LabelSpace:

@@ -28,7 +28,7 @@ from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.data.table_source import TableSource
 from fedprompt.errors import UserError, plural
-from fedprompt.file_system import is_file
+from fedprompt.file_system import is_file, obstacle
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +81,11 @@ def image_source(images: Sequence[object]) -> ImageSource:
 
 def _file_source(paths: Sequence[Path]) -> FileSource:
     """Files below the folder that all of them share, so that nothing depends on where that folder lies."""
-    if missing := [path for path in paths if not is_file(path)]:
+    if wrong := [path for path in paths if not is_file(path)]:
+        first = f"{wrong[0]} {obstacle(wrong[0], 'file')}"
         if len(paths) == 1:
-            raise UserError(f"The image {missing[0]} does not exist.")
-        count = "1 does" if len(missing) == 1 else f"{len(missing):,} do"
-        raise UserError(f"Of {len(paths):,} images {count} not exist, for example {missing[0]}.")
+            raise UserError(f"The image {first}.")
+        raise UserError(f"Of {len(paths):,} images {len(wrong):,} cannot be opened, for example {first}.")
     root = Path(os.path.commonpath([path.parent for path in paths]))
     return FileSource(root, tuple(path.relative_to(root).as_posix() for path in paths))
 
