@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.file_system import is_file, is_folder
+from fedprompt.file_system import is_file, is_folder, obstacle
 from fedprompt.text_files import data_setting, json_text
 
 if TYPE_CHECKING:
@@ -102,14 +103,15 @@ def deployment_of(on: str | None) -> Path | None:
 
 
 def load(
-    name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens_backbone: bool = False
+    name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens: bool = False
 ) -> Plan:
     """The plan of a recipe with settings; UserError for any mistake in them.
 
-    With `opens_backbone`, a backbone that cannot be had is refused before torch is imported, which takes seconds.
+    With `opens`, data and a backbone that cannot be had are refused before torch is imported, which takes seconds.
     """
     recipe, origin = load_trusted(name, settings or (), trust_code)
-    if opens_backbone:
+    if opens:
+        require_data(recipe)
         require_backbone(recipe.backbone.path)
     from fedprompt.experiments.plan import resolve
 
@@ -164,6 +166,15 @@ def _refuse_data(name: str) -> None:
         f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
         "understood of it)."
     )
+
+
+def require_data(recipe: Recipe) -> None:
+    """UserError if the `path` of a recipe's data does not exist; one that may be an id on the Hub is not checked."""
+    path = recipe.data.options.get("path")
+    if not isinstance(path, str) or re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?|\w+://.*|", path):
+        return
+    if (what := obstacle(Path(path).expanduser(), "file")) and ("exist" in what or "is not a path" in what):
+        raise UserError(f"{path} {what}; give the path of your images with {data_setting('path', 'PATH')}.")
 
 
 def require_backbone(path: str) -> None:

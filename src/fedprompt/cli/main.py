@@ -150,7 +150,7 @@ def run(
     deployment = deployment_of(on)
     runtime = runtime_setting(on) if deployment is None else []
     changes = [*(settings or ()), *limits, *([f"track={json_text(track)}"] if track else []), *runtime]
-    plan = load(recipe, changes, trust_code, opens_backbone=deployment is None)
+    plan = load(recipe, changes, trust_code, opens=deployment is None)
     from fedprompt.experiments import run as runs
 
     folder = out or runs.free_folder((deployment or Path()) / "runs" / plan.recipe.name)
