@@ -191,11 +191,10 @@ def decoding(bench: Bench) -> Figures:
     method = methods.load("zeroshot")(clip, generator=stream(1, "method")).to(bench.device)
     space = make_examples(1, 10, 2, SIZES[bench.size][1]).space
     with jpegs(count) as source:
-        files = [source.root / file for file in source.files]
-        list(classify_files(method, clip, files[: bench.batch], space))
+        list(classify_files(method, clip, source.take(range(bench.batch)), space))
         clip.cache = FeatureCache(memory_bytes=0)
         started = time.perf_counter()
-        for _ in classify_files(method, clip, files, space):
+        for _ in classify_files(method, clip, source, space):
             pass
         yield "decoding and tower (images/s)", count / (time.perf_counter() - started)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,6 +12,7 @@ from benchmarks.data import jpegs, memory, timed
 from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
+from fedprompt.data.file_source import FileSource
 from fedprompt.experiments.predict import CACHE_GB, classify_files
 from fedprompt.seeding import stream
 
@@ -25,24 +25,23 @@ def predicting(
     """Images per second from JPEG files to logits, as a share of the tower's rate, and memory after the first tenth."""
     found: dict[str, float] = {}
     with jpegs(images) as source:
-        files = [source.root / file for file in source.files]
         for name in names:
-            found |= {f"{name}: {what}": value for what, value in _predict(name, files, size).items()}
+            found |= {f"{name}: {what}": value for what, value in _predict(name, source, size).items()}
     return found
 
 
-def _predict(name: str, files: Sequence[Path], size: str) -> dict[str, float]:
+def _predict(name: str, source: FileSource, size: str) -> dict[str, float]:
     clip = make_clip(size, "ours", batch=1)
     clip.cache = FeatureCache(memory_bytes=int(CACHE_GB * 2**30))
     method = methods.load(name)(clip, generator=stream(0, "method"))
     space = make_examples(1, 10, 2, SIZES[size][1]).space
-    list(classify_files(method, clip, files[:2], space))  # texts are encoded, and libraries are loaded
+    list(classify_files(method, clip, source.take(range(2)), space))  # texts are encoded, and libraries are loaded
     before = _tower_rate(clip, SIZES[size][1])
     started, levels = time.perf_counter(), []
-    for batch in classify_files(method, clip, files, space):
+    for batch in classify_files(method, clip, source, space):
         assert not batch.unreadable
         levels.append(memory())
-    rate = len(files) / (time.perf_counter() - started)
+    rate = len(source) / (time.perf_counter() - started)
     tower = (before + _tower_rate(clip, SIZES[size][1])) / 2
     return {
         "images/s": rate,

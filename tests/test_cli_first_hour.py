@@ -54,6 +54,12 @@ REFUSED = {
         "--set",
         "method.promtps=4",
     ): "demo.toml: [method] fedmvp has no option 'promtps' (its options: n_tok",
+    (
+        "run",
+        "own_folder",
+        "--set",
+        "data.path=/gone/photos",
+    ): "/gone/photos does not exist; give the path of your images with --set data.path=PATH.",
     ("run", "own_folder", "--set", "method.name=promptfl", "--set", "method.n_ctz=4"): "has no option 'n_ctz'; did you",
 }
 PROGRAM = """

@@ -412,7 +412,9 @@ def test_wrong_labels_and_missed_ones_are_shown_apart() -> None:
     html = predictions_page(TrialEvent(trial="ours"), [], mistakes=[event], total=2)
     wrong, missed = html.index("Predicted labels that are wrong"), html.index("True labels that were missed")
     assert wrong < html.index("<span>car 90%</span>") < missed < html.index("<span>fish 0%</span>")
-    alone = predictions_page(TrialEvent(trial="ours"), [], mistakes=[event.model_copy(update={"worst": event.worst[:1]})], total=2)
+    alone = predictions_page(
+        TrialEvent(trial="ours"), [], mistakes=[event.model_copy(update={"worst": event.worst[:1]})], total=2
+    )
     assert "Predicted labels that are wrong" in alone and "were missed" not in alone
 
 

@@ -102,9 +102,7 @@ def deployment_of(on: str | None) -> Path | None:
     return Path(on)
 
 
-def load(
-    name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens: bool = False
-) -> Plan:
+def load(name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens: bool = False) -> Plan:
     """The plan of a recipe with settings; UserError for any mistake in them.
 
     With `opens`, data and a backbone that cannot be had are refused before torch is imported, which takes seconds.

@@ -31,8 +31,8 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help=(
-                "Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`. Results name images "
-                "as you type them; below a folder that you give with its absolute path, from that folder's name on."
+                "Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`. Results name "
+                "images as you type them; below a folder that you give with its absolute path, from that folder's name on."
             ),
         ),
     ],
@@ -203,8 +203,8 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
         typer.echo(f"Labels found by file name only, since the paths differ: {found.by_name:,}.", err=True)
     if found.ambiguous:
         typer.echo(
-            f"Images without a label since several rows or images have their file name: {found.ambiguous:,}; give their "
-            "paths in the table.",
+            f"Images without a label since several rows or images have their file name: {found.ambiguous:,}; give "
+            "their paths in the table.",
             err=True,
         )
 

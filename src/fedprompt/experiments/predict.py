@@ -169,7 +169,7 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     limits = thresholds(adapter, space)
     matched = None if labels is None else labels.of(source.files)
     found = Predictions(
-        decide(source.names, logits, space, limits, matched and matched.targets),
+        decide(source.names, logits, space, limits, matched.targets if matched else None),
         space,
         class_probabilities(logits, space.kind),
         tuple(source.files),
@@ -177,7 +177,7 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         thresholds=tuple(limits.tolist()) if space.kind == "multi" else (),
         unreadable=unreadable,
         left_out=given.left_out,
-        evaluation=labels and matched and evaluate(source, logits, space, limits, labels, matched),
+        evaluation=evaluate(source, logits, space, limits, labels, matched) if labels and matched else None,
     )
     if request.page is not None:
         _write_page(request.page, adapter, (method, clip), source, found)

@@ -35,8 +35,8 @@ Cell = str | float | bool | list[str] | None
 class Prediction:
     """The classes of an image with the highest probabilities, best first.
 
-    `picture` is the image's name in results. `present` are the labels above the decision threshold; None for single-label data. `truth` are the labels that the
-    user gave; None without any.
+    `picture` is the image's name in results. `present` are the labels above the decision threshold; None for
+    single-label data. `truth` are the labels that the user gave; None without any.
     """
 
     picture: str
@@ -156,7 +156,8 @@ def _ambiguous(matched: Matched) -> str:
 def csv_content(found: Predictions) -> bytes:
     """One row per image: name, method, predicted labels, true ones if given, and the probability of every class.
 
-    Images that cannot be read come last, with an error and no prediction. An apostrophe stands before texts that a spreadsheet would compute.
+    Images that cannot be read come last, with an error and no prediction. An apostrophe stands before texts that a
+    spreadsheet would compute.
     """
     file = io.StringIO()
     columns = _columns(found)
@@ -215,7 +216,7 @@ def _facts(found: Predictions) -> dict[str, list[Cell]]:
     several = found.space.kind == "multi"
     unreadable = found.unreadable
     columns: dict[str, list[Cell]] = {
-        "image": [one.picture for one in found.images] + [one.name for one in unreadable],
+        "image": [*(one.picture for one in found.images), *(one.name for one in unreadable)],
         "method": [found.method for _ in (*found.images, *unreadable)],
         "predicted": [list(one.decided) if several else one.decided[0] for one in found.images],
     }
@@ -225,7 +226,7 @@ def _facts(found: Predictions) -> dict[str, list[Cell]]:
         columns["truth"] = [_cell(one.truth, several=several) for one in found.images]
     if isinstance(found.threshold, float):
         columns["threshold"] = [found.threshold for _ in found.images]
-    columns["error"] = [None for _ in found.images] + [one.error for one in unreadable]
+    columns["error"] = [*[None] * len(found.images), *(one.error for one in unreadable)]
     return columns
 
 

@@ -76,7 +76,9 @@ class GivenLabels:
         free: dict[str, list[str]] = {}  # rows by name, without those whose path is that of a file
         for path in self.targets.keys() - set(real):
             free.setdefault(os.path.basename(path), []).append(path)
-        names = [None if path in self.targets else os.path.basename(file) for path, file in zip(real, files, strict=True)]
+        names = [
+            None if path in self.targets else os.path.basename(file) for path, file in zip(real, files, strict=True)
+        ]
         count = Counter(names)
         found: list[Tensor | None] = []
         by_name = ambiguous = 0
