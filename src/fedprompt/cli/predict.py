@@ -31,8 +31,9 @@ def predict(
         typer.Argument(
             metavar="IMAGE...",
             help=(
-                "Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`. Results name "
-                "images as you type them; below a folder that you give with its absolute path, from that folder's name on."
+                "Image files, folders of them, patterns ('*.jpg'), or tables with a column `image`. "
+                "Results name images as you type them; below a folder that you give with its absolute path, from that "
+                "folder's name on."
             ),
         ),
     ],
