@@ -100,9 +100,19 @@ def test_other_methods_are_grouped_by_the_sign_of_the_difference(tmp_path: Path)
     assert "It is not distinguishable from Twin (+1.0 points" in text
 
 
-def test_identical_rows_are_called_identical(tmp_path: Path) -> None:
-    text = said(tmp_path, events({"zero": 0.60, "rival": 0.60, "ours": 0.63}))
-    assert "The figures of Zero and Rival are identical: training changed no prediction." in text
+def test_training_is_said_to_change_no_prediction_only_if_none_differs(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "rival": 0.60, "ours": 0.63})
+    assert "whether their predictions differ is not recorded" in said(tmp_path, lines)
+    same = [*lines, interval("rival", -0.1, 0.1, "zero", changed=0)]
+    assert "The figures of Zero and Rival are identical: training changed no prediction." in said(tmp_path, same)
+    other = said(tmp_path, [*lines, interval("rival", -0.1, 0.1, "zero", changed=4)])
+    assert "Zero and Rival have the same accuracy, though 4 of 200 predictions differ." in other
+    assert "identical" not in other and "no prediction" not in other
+
+
+def test_equal_trained_methods_are_compared_with_each_other(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "rival": 0.63, "ours": 0.63}), interval("ours", -0.1, 0.1, "rival", changed=0)]
+    assert "The figures of Rival and Ours are identical: they predict the same." in said(tmp_path, lines)
 
 
 @pytest.mark.parametrize(("losses", "moved"), [((1.0, 0.995), False), ((1.0, 0.9), True), ((1.0, 1.3), True)])

@@ -228,6 +228,11 @@ class IntervalEvent(BaseEvent):
     low: Number = Field(None, description="lower end")
     high: Number = Field(None, description="upper end")
     images: int = Field(0, description="test images behind the figure; of a mean over columns, the smallest number")
+    changed: int | None = Field(
+        None,
+        description="images with another prediction than the other trial's (with many labels: other scores); "
+        "of a column with test images of its own",
+    )
 
 
 class CooccurrenceEvent(BaseEvent):

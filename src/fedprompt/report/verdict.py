@@ -13,6 +13,7 @@ from fedprompt.records.events import IntervalEvent, KeptEvent
 from fedprompt.records.outcome import stopped_early
 from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse
+from fedprompt.report.equal_figures import equal_figures
 from fedprompt.report.next_steps import Situation, minutes_for_all, proposals, steps, uses_drawings_clip
 
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
@@ -47,7 +48,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *_best(run, main, column),
         *_fewer_rounds(run),
         *kept_rounds(run),
-        *_identical(run),
+        *equal_figures(run),
         *_unmoved(main),
         *_collapsed(run, main, column),
         *_unknown_images(run, column),
@@ -196,17 +197,6 @@ def _against_others(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         same = [f"{label} ({_points(found)})" for label, found in compared if found and _direction(found) == sign]
         if same:
             yield f"It is {word} {', '.join(same)}."
-
-
-def _identical(run: Run) -> Iterator[str]:
-    """Trials whose figures are the same in all columns."""
-    groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
-    for trial in run.trials:
-        if trial.figures:
-            groups.setdefault(tuple(sorted(trial.figures.items())), []).append(trial.label)
-    for labels in groups.values():
-        if len(labels) > 1:
-            yield f"The figures of {' and '.join(labels)} are identical: training changed no prediction."
 
 
 def kept_rounds(run: Run) -> Iterator[str]:
