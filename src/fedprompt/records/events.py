@@ -263,6 +263,9 @@ class MistakesEvent(BaseEvent):
     name: str = Field("all", description="test set within the split, e.g. a domain")
     part: str = Field("", description="data set, where there are several")
     images: int = Field(0, description="number of test images")
+    threshold: float | None = Field(
+        None, description="probability from which a label is predicted, one for all classes; absent with one label"
+    )
     classes: tuple[ClassDecisions, ...] = Field((), description="decisions per candidate class")
     counts: tuple[tuple[int, ...], ...] = Field(
         (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
