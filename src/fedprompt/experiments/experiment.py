@@ -76,7 +76,7 @@ class Experiment:
         if not self.looked.digests:
             return ()
         found = figure_warnings(self.dataset, self.looked)
-        if len(self.looked.digests) <= MOST_HASHED:
+        if len(self.looked.digests) + len(self.looked.unreadable) <= MOST_HASHED:
             return found
         unhashed = "fedprompt check looks for images that are almost the same in training and test; this run did not."
         return (*found, unhashed)

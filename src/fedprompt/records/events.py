@@ -329,7 +329,10 @@ class PrivacyEvent(BaseEvent):
 
 
 class BudgetEvent(BaseEvent):
-    """The number of rounds that fit into a trial's time, from a measurement before any trains; resuming keeps it."""
+    """The number of rounds that fit into a trial's time, from a measurement before any trains; resuming keeps it.
+
+    A later event of a trial, before its first round, gives it rounds that earlier trials left time for.
+    """
 
     event: Literal["budget"] = "budget"
     name: str = Field(description="name of the trial")
