@@ -87,6 +87,14 @@ def test_the_comparison_with_zero_shot_follows_the_interval_of_the_difference(
     assert (f"fedprompt compare {OWN} --seeds 1,2,3" in text) is not (low < 0 < high)
 
 
+def test_without_new_classes_the_figure_is_that_of_the_test_images(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    lines[0]["data"] |= {"base": FOUR}
+    assert "Ours reaches Test 63.0%" in said(tmp_path, lines)
+    lines[0]["data"] |= {"new": ["tram"]}
+    assert "Ours reaches Base 63.0%" in said(tmp_path, lines)
+
+
 def test_without_intervals_the_difference_is_given_and_called_so(tmp_path: Path) -> None:
     text = said(tmp_path, events({"zero": 0.60, "ours": 0.63}))
     assert "That is +3.0 points against Zero (60.0%); no interval is recorded." in text
