@@ -131,9 +131,15 @@ def test_imbalanced_and_tiny_classes_are_counted(folder: Path) -> None:
     for number in (12, 13, 14, 15, 16, 17):
         (folder / f"train/dog/{number}.png").unlink()
     assert warnings_of(folder) == (
-        "The classes are imbalanced: cat has 28 training images and dog has 2; see the figures per class.",
         "1 of 2 classes has fewer than 5 training images: dog (2).",
+        "The classes are imbalanced: cat has 28 training images and dog has 2; see the figures per class.",
     )
+
+
+def test_a_class_without_any_test_image_is_named(folder: Path) -> None:
+    for number in range(5):
+        noise(folder / f"train/unicorn/{number}.png", 60 + number)
+    assert warnings_of(folder) == ("1 of 3 classes has no test image, so nothing is known about it: unicorn.",)
 
 
 def test_images_much_smaller_than_the_backbone_reads_are_counted(folder: Path) -> None:

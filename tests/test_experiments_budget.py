@@ -106,6 +106,22 @@ def test_training_is_that_of_a_run_with_the_chosen_number(stated: Path, tmp_path
     }
 
 
+def test_time_that_a_method_leaves_is_given_to_those_after_it_before_their_first_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget, "measure", lambda *_, seconds: Costs(10.0, 10.0, 0.0, 0.0))
+    said, text = Said(), recipe(rounds=5, minutes=1) + '[[compare]]\nname = "fedotp"\n'
+    run(tmp_path / "run", text, said)
+    found = [(event.name, event.rounds) for event in events_of(tmp_path / "run", BudgetEvent)]
+    assert [name for name, _ in found] == ["promptfl", "fedotp", "fedotp"]
+    assert found[:2] in ([("promptfl", 2), ("fedotp", 2)], [("promptfl", 3), ("fedotp", 3)]), "half of the minute each"
+    assert found[2] == ("fedotp", 5), "PromptFL has taken seconds"
+    begun = {event.trial: event.rounds for event in events_of(tmp_path / "run", TrialEvent) if event.rounds}
+    assert begun == {"promptfl": found[0][1], "fedotp": 5}
+    order = [getattr(event, "name", "") or getattr(event, "trial", "") for event in read_events(tmp_path / "run")]
+    assert len(said.lines) == 3 and order.index("fedotp") < order.index("promptfl", order.index("promptfl") + 1)
+
+
 def test_a_resumed_run_keeps_its_number_of_rounds(stated: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(budget, "measure", lambda *_, seconds: Costs(seconds / 2, seconds / 5, 1.0, seconds / 5))
     with pytest.raises(KeyboardInterrupt):

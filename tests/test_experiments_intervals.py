@@ -60,6 +60,19 @@ def test_the_main_trial_is_compared_with_all_others_and_the_others_with_the_refe
     }
 
 
+def test_images_that_two_trials_predict_differently_are_counted_from_their_files(folder: Path, finished: Run) -> None:
+    counted = [one for one in finished.intervals if one.changed is not None]
+    assert {one.column for one in counted} >= {"base", "new"} or {one.column for one in counted} == {
+        "natural",
+        "broken",
+    }
+    for one in counted:
+        tables = [pq.read_table(predictions_path(folder, name)).to_pylist() for name in (one.trial, one.against)]
+        left, right = ([row for row in table if row["split"] == one.column] for table in tables)
+        key = "predicted" if "predicted" in left[0] else "scores"
+        assert one.changed == sum(ours[key] != theirs[key] for ours, theirs in zip(left, right, strict=True))
+
+
 def test_recorded_intervals_are_those_of_the_files(folder: Path, finished: Run) -> None:
     assert tuple(interval_events(folder, finished)) == finished.intervals
 

@@ -21,10 +21,12 @@ from fedprompt.data.partition.class_chunks import class_chunks
 from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.demo.emoji import emoji
 from fedprompt.errors import UserError
+from fedprompt.experiments import experiment, unreadable
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.unreadable import exclude_unreadable, scan_used_images
 from fedprompt.report import read_run
+from test_data_quality import noise
 from trees import picture
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
@@ -180,6 +182,34 @@ class Impatient(runs.RunCallbacks):
         raise KeyboardInterrupt
 
 
+def test_a_run_warns_of_near_duplicates_in_its_test_part_and_of_classes_that_are_not_tested(tmp_path: Path) -> None:
+    for number in range(16):
+        place = ("train", "test")[number % 8 >= 6] + ("/cat", "/dog")[number // 8]
+        noise(tmp_path / "noise" / place / f"{number}.png", number)
+    for number in range(5):
+        noise(tmp_path / "noise" / f"train/unicorn/{number}.png", 60 + number)
+    noise(tmp_path / "noise/test/cat/copy.png", 0, side=200)
+    said = Impatient()
+    settings = recipe(tmp_path / "noise", "partition.shots=6")
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(resolve(settings), tmp_path / "run", callbacks=said)
+    near, untested = said.warned
+    assert near.startswith("1 image that is not for training looks almost like a training image") and "copy.png" in near
+    assert untested == "1 of 3 classes has no test image, so nothing is known about it: unicorn."
+    assert set(said.warned) <= set(read_run(tmp_path / "run").header.data.notes), "for the report"
+
+
+def test_a_run_that_hashes_no_images_says_what_looks_for_near_duplicates(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (unreadable, experiment):
+        monkeypatch.setattr(module, "MOST_HASHED", 3)
+    said = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        runs.start(resolve(recipe(folder)), tmp_path / "run", callbacks=said)
+    assert said.warned[-1].startswith("fedprompt check looks for images that are almost the same")
+
+
 def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Path, tmp_path: Path) -> None:
     data, dealt = opened(folder)
     for row, kind in ((dealt.shards[0].rows[1], "truncated"), (data.rows(split="test").tolist()[-1], "bomb")):
@@ -195,11 +225,11 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
     name = Path("adapters/promptfl/adapter_model.safetensors")
     assert (whole / name).read_bytes() == (stopped / name).read_bytes()
-    unreadable = read_run(whole).header.left_out
-    assert len(unreadable) == 2 and "Images left out" in page
+    lost = read_run(whole).header.left_out
+    assert len(lost) == 2 and "Images left out" in page
     leaks = [note for note in read_run(whole).header.data.notes if "in several splits" in note]
     assert leaks and leaks[0] in watch.warned[1] and escape(leaks[0]) in page
-    assert all(one.picture in page and one.place in page for one in unreadable)
+    assert all(one.picture in page and one.place in page for one in lost)
     assert "could not be read: 2 images." in (whole / "adapters/promptfl/README.md").read_text(encoding="utf-8")
     header = lines(whole, "header")[0]["data"]
     assert header["unreadable"] == 2 and header["images"] == {"test": 2 * TEST - 1, "train": 2 * TRAIN - 1}

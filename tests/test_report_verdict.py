@@ -87,6 +87,14 @@ def test_the_comparison_with_zero_shot_follows_the_interval_of_the_difference(
     assert (f"fedprompt compare {OWN} --seeds 1,2,3" in text) is not (low < 0 < high)
 
 
+def test_without_new_classes_the_figure_is_that_of_the_test_images(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    lines[0]["data"] |= {"base": FOUR}
+    assert "Ours reaches Test 63.0%" in said(tmp_path, lines)
+    lines[0]["data"] |= {"new": ["tram"]}
+    assert "Ours reaches Base 63.0%" in said(tmp_path, lines)
+
+
 def test_without_intervals_the_difference_is_given_and_called_so(tmp_path: Path) -> None:
     text = said(tmp_path, events({"zero": 0.60, "ours": 0.63}))
     assert "That is +3.0 points against Zero (60.0%); no interval is recorded." in text
@@ -100,9 +108,19 @@ def test_other_methods_are_grouped_by_the_sign_of_the_difference(tmp_path: Path)
     assert "It is not distinguishable from Twin (+1.0 points" in text
 
 
-def test_identical_rows_are_called_identical(tmp_path: Path) -> None:
-    text = said(tmp_path, events({"zero": 0.60, "rival": 0.60, "ours": 0.63}))
-    assert "The figures of Zero and Rival are identical: training changed no prediction." in text
+def test_training_is_said_to_change_no_prediction_only_if_none_differs(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "rival": 0.60, "ours": 0.63})
+    assert "whether their predictions differ is not recorded" in said(tmp_path, lines)
+    same = [*lines, interval("rival", -0.1, 0.1, "zero", changed=0)]
+    assert "The figures of Zero and Rival are identical: training changed no prediction." in said(tmp_path, same)
+    other = said(tmp_path, [*lines, interval("rival", -0.1, 0.1, "zero", changed=4)])
+    assert "Zero and Rival have the same accuracy, though 4 of 200 predictions differ." in other
+    assert "identical" not in other and "no prediction" not in other
+
+
+def test_equal_trained_methods_are_compared_with_each_other(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "rival": 0.63, "ours": 0.63}), interval("ours", -0.1, 0.1, "rival", changed=0)]
+    assert "The figures of Rival and Ours are identical: they predict the same." in said(tmp_path, lines)
 
 
 @pytest.mark.parametrize(("losses", "moved"), [((1.0, 0.995), False), ((1.0, 0.9), True), ((1.0, 1.3), True)])
@@ -129,7 +147,8 @@ def test_the_embedded_clip_on_own_images_is_said_to_know_drawings_whatever_the_i
     text = said(tmp_path, lines)
     assert "The embedded demo CLIP was trained on drawings and does not know photographs." in text
     assert (
-        "fedprompt backbone fetch openai/clip-vit-base-patch16 clip-b16, then fedprompt run own_folder --set "
+        "fedprompt backbone fetch openai/clip-vit-base-patch16 clip-b16 (on a machine with a network), then "
+        "fedprompt run own_folder --set "
         "'data.path=my images' --set backbone.path=clip-b16" in text
     )
     lines[0]["recipe"]["data"]["source"] = "emoji"
@@ -193,6 +212,39 @@ def test_a_method_with_fewer_rounds_than_the_recipe_has_is_named_and_more_time_c
     assert "--minutes 12" not in said(tmp_path, lines)
 
 
+def test_the_time_for_all_rounds_is_that_of_the_rounds_that_were_trained(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63}, losses=(1.0, 0.8, 0.6))
+    for line in lines:
+        if line["event"] == "round":
+            line["seconds"] = 40.0 if line["round"] == 1 else 4.0
+    lines.append({"event": "trial", "trial": "ours", "status": "done", "seconds": 50.0})
+    budget = {"event": "budget", "first_round": 11.0, "round": 11.0, "scoring": 1.0, "seconds": 60.0}
+    lines.append(budget | {"name": "ours", "rounds": 3, "wanted": 30, "needed": 600.0})
+    assert ": 4 minutes would fit all." in said(tmp_path, lines), "1.15 x (50 s + 27 rounds of 4 s)"
+
+
+def test_a_tuning_without_time_for_all_rounds_says_so_with_what_trains_them(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63}, losses=(1.0, 0.8, 0.6))
+    lines[0]["recipe"]["train"] = {"rounds": 3}
+    lines[0]["command"] |= {"name": "tune", "minutes": 5.0, "folder": "runs/mine/final"}
+    next(line for line in lines if line["event"] == "trial" and line["trial"] == "ours")["rounds"] = 3
+    assert "of 30 rounds" not in said(tmp_path, lines)
+    lines[0]["command"]["rounds"] = 30
+    text = said(tmp_path, lines)
+    assert "Ours had 3 of 30 rounds, as many as fitted into the time beside the search." in text
+    assert "that were found: fedprompt run runs/mine/best.toml --set train.rounds=30" in text
+
+
+def test_the_time_that_was_given_is_kept_in_what_is_proposed(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", 0.01, 0.05, "zero", images=20)]
+    lines[0]["command"]["minutes"] = 7.5
+    lines[0]["data"]["origins"] = {"splits": "drawn with the seed 1, 25% for testing"}
+    text = said(tmp_path, lines)
+    assert f"fedprompt run {OWN} --set data.test_fraction=0.4 --minutes 7.5" in text
+    assert f"fedprompt compare {OWN} --set minutes=7.5 --seeds 1,2,3" in text
+    assert f"{OWN[:-4]}clip-b16 --minutes 7.5" in text
+
+
 def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "fedlora": 0.6, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
     left = ",".join(name for name in recommended("single") if name != "fedlora")
@@ -230,6 +282,43 @@ def test_predictions_that_collapse_to_one_class_are_said(predicted: int, collaps
     text = said(tmp_path, lines)
     sentence = "Ours predicts cat for 38 of 92 images (13 have it): its predictions collapse towards one class."
     assert (sentence in text) is collapsed and ("collapse" in text) is collapsed
+
+
+def test_the_share_of_the_largest_class_is_said_where_it_is_well_above_chance(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    for most, shown in ((60, True), (30, False)):
+        counts = {"cat": most, "dog": 20, "car": 20, "bus": 100 - 40 - most if most == 60 else 30}
+        classes = [{"name": name, "images": count, "predicted": count, "right": 9} for name, count in counts.items()]
+        event = {"event": "mistakes", "trial": "ours", "split": "base", "images": 100, "classes": classes}
+        text = said(tmp_path, [*lines, event])
+        assert ("random guessing gives 25.0%, always answering cat 60.0%)" in text) is shown
+        assert ("always" in text) is shown
+
+
+def test_labels_that_are_never_predicted_are_named_with_the_threshold(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    lines[0] |= {"metric": "mean_average_precision", "further": ["of1_tuned"]}
+    for line in lines:
+        if line["event"] == "score":
+            line["figures"] = {"mean_average_precision": 0.6, "of1_tuned": 0.4}
+    rows = [("round", 9, 4), ("bluish", 7, 0), ("absent", 0, 0), ("bright", 3, 0)]
+    classes = [{"name": name, "images": images, "predicted": made, "right": 0} for name, images, made in rows]
+    event = {"event": "mistakes", "trial": "ours", "split": "base", "images": 20, "classes": classes}
+    text = said(tmp_path, [*lines, event | {"threshold": 0.19}])
+    assert (
+        "At the threshold 0.19, fitted on held-out images, 2 of 3 labels are never predicted on the test images: "
+        "bluish, bright (see" in text
+    )
+    assert "never predicted" not in said(tmp_path, [*lines, event]), "with one label there is no threshold"
+
+
+def test_candidate_classes_without_test_images_are_named(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    assert "no test image" not in said(tmp_path, lines)
+    for line in lines:
+        if line["event"] == "score":
+            line["per_class"] = [0.5, 1.0, 0.4, None]
+    assert "1 of 4 classes has no test image, so nothing is known about it: bus." in said(tmp_path, lines)
 
 
 def test_clients_with_one_candidate_class_are_counted(tmp_path: Path) -> None:

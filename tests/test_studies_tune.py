@@ -24,11 +24,13 @@ from fedprompt.experiments.budget import Costs
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import resolve
+from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Wanted, make_tuning
 from fedprompt.studies.tune_results import Result, ranked, result_rows, trainable
 from fedprompt.studies.tune_rounds import Rounds, plan_rounds, rounds_in
+from fedprompt.studies.tune_run import Tuned
 
 pytestmark = pytest.mark.usefixtures("kept_backbone", "undrawn")
 
@@ -291,6 +293,18 @@ def test_the_numbers_of_rounds_are_measured_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("fedprompt.studies.tune_rounds.measure", lambda *_, **__: pytest.fail("measured twice"))
     assert plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks()) == first
     assert re.fullmatch(r"Of 10 minutes the search takes about [\d.]+ \(2 rounds at each rate\) .*", first.sentence)
+
+
+def test_the_final_run_records_the_rounds_of_the_recipe_if_it_has_no_time_for_all(tmp_path: Path) -> None:
+    recipe = resolve(parse_recipe(RECIPE)).recipe
+    wanted = Wanted(["promptfl"])
+    tuning, _ = make_tuning(recipe, wanted, tmp_path, origin="small.toml", callbacks=RunCallbacks())
+    tuning = replace(tuning, command=CommandRecord(name="tune", recipe="small.toml"))
+    found = Result(recipe.method.model_copy(update={"name": "promptfl"}), "PromptFL", (0.5,), ({"lr": 0.1},))
+    for rounds, recorded in ((1, 2), (2, 0)):
+        job = Tuned(tuning, (found,), Rounds(5.0, 1, rounds)).final_job
+        assert job.command is not None and job.command.rounds == recorded
+        assert job.recipe.train.rounds == rounds
 
 
 def test_a_rate_that_diverges_does_not_end_the_search(folder: Path) -> None:

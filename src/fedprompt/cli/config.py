@@ -116,11 +116,15 @@ def load(name: str, settings: list[str] | None, trust_code: list[str] | None = N
     return resolve(recipe, origin=origin)
 
 
-def typed_command(name: str, recipe: str, settings: Sequence[str] | None, folder: Path) -> CommandRecord:
+def typed_command(
+    name: str, recipe: str, settings: Sequence[str] | None, folder: Path, *, minutes: float | None = None
+) -> CommandRecord:
     """The command as the user typed it, for the commands that a verdict proposes."""
     from fedprompt.records.event_fields import CommandRecord
 
-    return CommandRecord(name=name, recipe=recipe, settings=tuple(settings or ()), folder=str(folder))
+    return CommandRecord(
+        name=name, recipe=recipe, settings=tuple(settings or ()), folder=str(folder), minutes=minutes or 0.0
+    )
 
 
 def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] | None) -> tuple[Recipe, str]:

@@ -156,7 +156,8 @@ def run(
     folder = out or runs.free_folder((deployment or Path()) / "runs" / plan.recipe.name)
     with _with_callbacks(folder, quiet=quiet) as callbacks:
         if deployment is None:
-            runs.start(plan, folder, callbacks=callbacks, command=typed_command("run", recipe, settings, folder))
+            command = typed_command("run", recipe, settings, folder, minutes=minutes)
+            runs.start(plan, folder, callbacks=callbacks, command=command)
         else:
             run_over_sites(plan.recipe, deployment, folder, callbacks=callbacks)
     if not quiet:
@@ -248,6 +249,7 @@ def partition(
     plain_console().print(
         rows_table(head, rows, title=f"{dataset.name}, {plural(len(shards.shards), 'client')} by {plan.rule.name}")
     )
+    typer.echo("No image was opened: a run leaves out those that cannot be read, which fedprompt check lists.")
     if plot:
         save_partition(partition_counts(shards, dataset), plot)
         typer.echo(f"Written: {plot}")

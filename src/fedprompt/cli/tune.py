@@ -72,7 +72,7 @@ def tune(
             folder,
             origin=plan.origin,
             callbacks=callbacks,
-            command=typed_command("tune", recipe, settings, folder / "final"),
+            command=typed_command("tune", recipe, settings, folder / "final", minutes=minutes),
         )
     if not quiet:
         _print(tuned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -13,6 +13,7 @@ from fedprompt.data.problems import ImageScan
 from fedprompt.errors import plural
 
 FEW = 5  # training images of a class; with fewer it is tiny
+NAMED = 3  # classes that a sentence names
 IMBALANCE = 10  # times as many training images in the largest class as in the smallest
 SMALL = 2  # times smaller than what the backbone reads
 
@@ -26,10 +27,15 @@ def quality_warnings(
     has perceptual hashes.
     """
     return (
-        *_near_duplicates(dataset, scan, on_step),
-        *_class_counts(dataset),
+        *figure_warnings(dataset, scan, on_step=on_step),
+        *_imbalance(dataset),
         *_small_images(scan, input_side, dataset),
     )
+
+
+def figure_warnings(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = None) -> tuple[str, ...]:
+    """A sentence each on what makes figures too high, or silent about a class: near-duplicates and class counts."""
+    return (*_near_duplicates(dataset, scan, on_step), *_untested(dataset), *_tiny(dataset))
 
 
 def _near_duplicates(dataset: Dataset, scan: ImageScan, on_step: OnStep | None) -> Iterator[str]:
@@ -50,27 +56,39 @@ def _near_duplicates(dataset: Dataset, scan: ImageScan, on_step: OnStep | None) 
         )
 
 
-def _class_counts(dataset: Dataset) -> Iterator[str]:
-    """Of all classes, whether they are trained on or not."""
-    rows = dataset.rows(split="train")
-    if not len(rows):
-        return
-    targets = dataset.targets[rows]
+def _counts(dataset: Dataset, split: str) -> list[tuple[int, str]]:
+    """The number of images of a split with each class, whether it is trained on or not, fewest first."""
+    targets = dataset.targets[dataset.rows(split=split)]
     if dataset.space.kind == "single":
         counts = torch.bincount(targets, minlength=len(dataset.space)).tolist()
     else:
         counts = (targets == 1).sum(dim=0).tolist()
-    named = sorted((counts[label], dataset.space.names[label]) for label in range(len(dataset.space)))
-    yield from _imbalance([one for one in named if one[0]])
-    if tiny := [(count, name) for count, name in named if 0 < count < FEW]:
+    return sorted(zip(counts, dataset.space.names, strict=True))
+
+
+def _untested(dataset: Dataset) -> Iterator[str]:
+    counts = _counts(dataset, "test")
+    missing = [name for count, name in counts if not count]
+    if missing and len(missing) < len(counts):  # without any test image, something else is said
+        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
         yield (
-            f"{len(tiny):,} of {plural(len(named), 'class')} {'has' if len(tiny) == 1 else 'have'} fewer than {FEW} "
-            f"training images: {', '.join(f'{name} ({count})' for count, name in tiny[:3])}"
-            f"{', ...' if len(tiny) > 3 else ''}."
+            f"{len(missing):,} of {plural(len(counts), 'class')} {have} no test image, so nothing is known about "
+            f"{them}: {', '.join(missing[:NAMED])}{', ...' if len(missing) > NAMED else ''}."
         )
 
 
-def _imbalance(named: Sequence[tuple[int, str]]) -> Iterator[str]:
+def _tiny(dataset: Dataset) -> Iterator[str]:
+    counts = _counts(dataset, "train")
+    if tiny := [(count, name) for count, name in counts if 0 < count < FEW]:
+        yield (
+            f"{len(tiny):,} of {plural(len(counts), 'class')} {'has' if len(tiny) == 1 else 'have'} fewer than {FEW} "
+            f"training images: {', '.join(f'{name} ({count})' for count, name in tiny[:NAMED])}"
+            f"{', ...' if len(tiny) > NAMED else ''}."
+        )
+
+
+def _imbalance(dataset: Dataset) -> Iterator[str]:
+    named = [one for one in _counts(dataset, "train") if one[0]]
     if len(named) > 1 and named[-1][0] >= IMBALANCE * named[0][0]:
         (few, rare), (many, common) = named[0], named[-1]
         yield (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -45,15 +45,16 @@ class Costs:
         return self.round + ((self.scoring + self.held_out) / every if every else self.held_out)
 
 
-def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext]) -> None:
+def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext]) -> dict[str, Costs]:
     """Divide a run's time between the trials that train, before the first of them does, if the recipe sets a limit.
 
     `contexts` are those of the trials, by name. Each gets what all its rounds need, up to an equal part of the time;
-    what is left over goes to those that need more. The numbers of rounds are recorded for a resumed run.
+    what is left over goes to those that need more. The numbers of rounds are recorded for a resumed run. Returns the
+    costs that were measured, by trial.
     """
     context = next(iter(contexts.values()), None)
     if context is None or not context.experiment.recipe.minutes:
-        return
+        return {}
     clip, known = context.experiment.clip, _recorded(context)
     todo = [
         trial
@@ -67,10 +68,37 @@ def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext])
         own.callbacks.on_step(f"Measuring {trial.label}")
         costs.append(measure(own.experiment, own.test_sets, trial, seconds=seconds / len(todo)))
     left = seconds - (time.perf_counter() - started)
+    found = dict(zip((trial.name for trial in todo), costs, strict=True))
+    for trial, event in zip(todo, _divided(context, todo, found, left), strict=True):
+        context.run.append(event)
+        _say(context, trial, event)
+    return found
+
+
+def give_back_time(context: RunContext, todo: Sequence[Trial], costs: Mapping[str, Costs], left: float) -> None:
+    """Divide the seconds that are left between the trials that have not begun, once others have taken more or less.
+
+    A new number of rounds is recorded, before the first round of its trial. Only trials whose costs were measured in
+    this process count: a resumed run keeps its numbers.
+    """
+    known, measured = _recorded(context), [trial for trial in todo if trial.name in costs]
+    if left <= 0:  # others took more than all of it, or the recipe sets no limit
+        return
+    for trial, event in zip(measured, _divided(context, measured, costs, left), strict=True):
+        if event.rounds > known[trial.name].rounds:
+            context.run.append(event)
+            _say(context, trial, event)
+
+
+def _divided(
+    context: RunContext, trials: Sequence[Trial], costs: Mapping[str, Costs], seconds: float
+) -> Iterator[BudgetEvent]:
+    """The rounds of each trial that fit into its part of the seconds."""
     every = context.experiment.recipe.evaluate.every
-    needed = [seconds_needed(one, trial.settings.rounds, every=every) for trial, one in zip(todo, costs, strict=True)]
-    for trial, one, need, part in zip(todo, costs, needed, water_filled(needed, left), strict=True):
-        found = BudgetEvent(
+    needed = [seconds_needed(costs[trial.name], trial.settings.rounds, every=every) for trial in trials]
+    for trial, need, part in zip(trials, needed, water_filled(needed, seconds), strict=True):
+        one = costs[trial.name]
+        yield BudgetEvent(
             name=trial.name,
             rounds=rounds_that_fit(one, part, most=trial.settings.rounds, every=every),
             seconds=part,
@@ -80,8 +108,6 @@ def divide_time(trials: Mapping[str, Trial], contexts: Mapping[str, RunContext])
             wanted=trial.settings.rounds,
             needed=need,
         )
-        context.run.append(found)
-        _say(context, trial, found)
 
 
 def _recorded(context: RunContext) -> dict[str, BudgetEvent]:

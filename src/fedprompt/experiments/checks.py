@@ -32,6 +32,8 @@ def warn_of_problems(experiment: Experiment, callbacks: RunCallbacks) -> None:
     for messages in experiment.problems.values():
         more = f" {len(messages) - 1:,} more like this are listed in run.jsonl." if len(messages) > 1 else ""
         callbacks.on_warning(messages[0] + more)
+    for remark in experiment.remarks:
+        callbacks.on_warning(remark)
 
 
 def warn_of_missing_tests(experiment: Experiment, test_sets: Sequence[TestSet], callbacks: RunCallbacks) -> None:

@@ -21,12 +21,13 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, find_problems
+from fedprompt.data.quality import figure_warnings
 from fedprompt.demo import DEMO, weights_folder
 from fedprompt.errors import UserError, wording
 from fedprompt.experiments.class_descriptions import check_distinct_texts, describe_origin, with_descriptions
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.plan import Plan, Trial, check_adversaries
-from fedprompt.experiments.unreadable import UnreadableImage, exclude_unreadable, scan_used_images
+from fedprompt.experiments.unreadable import MOST_HASHED, UnreadableImage, exclude_unreadable, scan_used_images
 from fedprompt.federated.client import Client
 from fedprompt.file_system import is_folder
 
@@ -68,6 +69,17 @@ class Experiment:
             if problem.kind != "unreadable":
                 found[problem.kind] = (*found.get(problem.kind, ()), problem.message)
         return found
+
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """Sentences on what makes figures too high or silent about a class, where images were opened."""
+        if not self.looked.digests:
+            return ()
+        found = figure_warnings(self.dataset, self.looked)
+        if len(self.looked.digests) + len(self.looked.unreadable) <= MOST_HASHED:
+            return found
+        unhashed = "fedprompt check looks for images that are almost the same in training and test; this run did not."
+        return (*found, unhashed)
 
     @property
     def not_carried(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from fedprompt.experiments.changed_predictions import count_changed, prediction_digests
 from fedprompt.experiments.keep import Keep
 from fedprompt.ops.bootstrap import (
     Floats,
@@ -36,8 +37,12 @@ Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure
 def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
     """Intervals of every figure of a run, of its difference to the reference, and of the main trial's to all others."""
     replicates = _replicates(folder, run)
+    digests = {trial.name: prediction_digests(folder, trial.name) for trial in run.trials}
     for trial in run.trials:
-        yield from _of_trial(run, replicates, trial)
+        for event in _of_trial(run, replicates, trial):
+            other = digests.get(event.against)
+            changed = count_changed(digests[trial.name], other, event.column) if other is not None else None
+            yield event if changed is None else event.model_copy(update={"changed": changed})
 
 
 def _of_trial(run: Run, replicates: Mapping[str, Columns], trial: TrialRecord) -> Iterator[IntervalEvent]:

@@ -41,6 +41,7 @@ def mistakes_event(
         name=test_set.name,
         part=test_set.part,
         images=len(targets),
+        threshold=thresholds if space.kind == "multi" and isinstance(thresholds, float) else None,
         classes=_per_class(decided, truth, space.names),
         counts=counts.tolist() if counts is not None and len(space) <= MOST_CLASSES else (),
         confused=_confused(counts, space.names) if counts is not None else (),

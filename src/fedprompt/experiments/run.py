@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -12,7 +13,7 @@ from fedprompt.config.outside_code import named_code, require_trusted
 from fedprompt.config.recipe import Recipe, checked, load_recipe
 from fedprompt.config.recipe_tables import RuntimeTable
 from fedprompt.errors import NotFiniteError, UserError, option
-from fedprompt.experiments.budget import divide_time
+from fedprompt.experiments.budget import divide_time, give_back_time
 from fedprompt.experiments.checks import changes_since, header_of, warn_of_missing_tests, warn_of_problems
 from fedprompt.experiments.context import NO_CALLBACKS, RunCallbacks, RunContext, TransportFactory
 from fedprompt.experiments.events import (
@@ -183,8 +184,11 @@ def _train_and_compare(context: RunContext) -> None:
     with end_recorded(context.run):
         todo = {trial.name: trial for trial in context.experiment.trials if trial.name not in finished}
         contexts = {name: _for_trial(context, trial) for name, trial in todo.items()}
-        divide_time(todo, contexts)
-        for name, trial in todo.items():
+        ends = time.perf_counter() + 60 * context.experiment.recipe.minutes
+        costs = divide_time(todo, contexts)
+        for place, (name, trial) in enumerate(todo.items()):
+            if place:
+                give_back_time(context, list(todo.values())[place:], costs, ends - time.perf_counter())
             with _divergence_recorded(context, trial):
                 run_trial(contexts[name], trial)
         context.callbacks.on_step("Comparing the methods")

@@ -28,7 +28,7 @@ UNSHIFTED = ("base", "new", "test", NATURAL)  # splits whose images are distribu
 LOCAL = "each client's test images, among that client's classes only; unweighted mean over clients"
 LOCAL_AMONG_BASE = (
     "each client's test images, among all base classes, which every client has as candidates, so Local differs from "
-    "Base only where clients have test images or models of their own; unweighted mean over clients"
+    "the figure on all of them only where clients have test images or models of their own; unweighted mean over clients"
 )
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 

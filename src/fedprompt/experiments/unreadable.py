@@ -12,6 +12,7 @@ from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError
 
+MOST_HASHED = 20_000  # images; hashing more would take longer than half a minute
 VALIDATION = "val"  # a split that is used only where a round is chosen by it
 
 
@@ -40,13 +41,15 @@ def scan_used_images(
 ) -> ImageScan:
     """Open the images that a run uses, or all of the `whole` data set; images drawn by a program need no scan.
 
+    Perceptual hashes are computed of `MOST_HASHED` images at most, as that takes a millisecond or two per image.
+
     A run that `validates` uses the validation part too.
     """
     if _drawn(dataset.source):
         return ImageScan({}, {})
     used = sorted(set(chain.from_iterable(_places(dataset, partition, validates=validates).values())))
     rows = range(len(dataset.source)) if whole else used
-    return scan_images(dataset.source, rows, workers=workers, on_step=on_step)
+    return scan_images(dataset.source, rows, workers=workers, perceptual=len(rows) <= MOST_HASHED, on_step=on_step)
 
 
 def exclude_unreadable(

@@ -93,6 +93,8 @@ class CommandRecord(Record):
     name: str = Field(description="`run` or `tune`")
     recipe: str = Field("", description="the recipe as the user named it; empty for a call in Python")
     settings: tuple[str, ...] = Field((), description="settings of the recipe, key=value")
+    minutes: float = Field(0.0, description="time that the user gave with --minutes; 0 if none")
+    rounds: int = Field(0, description="rounds of the recipe of which a tuning trained fewer, for want of time; else 0")
     folder: str = Field("", description="folder of the run, seen from where the command was given; empty if temporary")
     python: bool = Field(default=False, description="whether it was a call in Python")
 

@@ -228,6 +228,11 @@ class IntervalEvent(BaseEvent):
     low: Number = Field(None, description="lower end")
     high: Number = Field(None, description="upper end")
     images: int = Field(0, description="test images behind the figure; of a mean over columns, the smallest number")
+    changed: int | None = Field(
+        None,
+        description="images with another prediction than the other trial's (with many labels: other scores); "
+        "of a column with test images of its own",
+    )
 
 
 class CooccurrenceEvent(BaseEvent):
@@ -258,6 +263,9 @@ class MistakesEvent(BaseEvent):
     name: str = Field("all", description="test set within the split, e.g. a domain")
     part: str = Field("", description="data set, where there are several")
     images: int = Field(0, description="number of test images")
+    threshold: float | None = Field(
+        None, description="probability from which a label is predicted, one for all classes; absent with one label"
+    )
     classes: tuple[ClassDecisions, ...] = Field((), description="decisions per candidate class")
     counts: tuple[tuple[int, ...], ...] = Field(
         (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
@@ -321,7 +329,10 @@ class PrivacyEvent(BaseEvent):
 
 
 class BudgetEvent(BaseEvent):
-    """The number of rounds that fit into a trial's time, from a measurement before any trains; resuming keeps it."""
+    """The number of rounds that fit into a trial's time, from a measurement before any trains; resuming keeps it.
+
+    A later event of a trial, before its first round, gives it rounds that earlier trials left time for.
+    """
 
     event: Literal["budget"] = "budget"
     name: str = Field(description="name of the trial")

@@ -36,6 +36,7 @@ class Predictions:
     key: Key
     rows: NDArray[np.int64]
     correct: NDArray[np.bool_] | None = None  # [N], single-label
+    predicted: NDArray[np.object_] | None = None  # [N] class names, single-label
     scores: NDArray[np.float32] | None = None  # [N, C], multi-label
     targets: NDArray[np.int8] | None = None  # [N, C], multi-label
 
@@ -106,7 +107,9 @@ def read_predictions(run: Path, trial: str) -> Iterator[Predictions]:
             scores, targets = (_matrix(part[name], len(rows)) for name in ("scores", "targets"))
             yield Predictions(key, rows, scores=scores.astype(np.float32), targets=targets.astype(np.int8))
         else:
-            yield Predictions(key, rows, correct=pc.equal(part["truth"], part["predicted"]).to_numpy())
+            correct = pc.equal(part["truth"], part["predicted"]).to_numpy()
+            predicted = np.array(part["predicted"].to_pylist(), dtype=object)
+            yield Predictions(key, rows, correct=correct, predicted=predicted)
 
 
 def _matrix(column: pa.ChunkedArray, rows: int) -> NDArray[np.generic]:

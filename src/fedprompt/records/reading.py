@@ -227,9 +227,11 @@ class Run:
         )
 
     def title(self, column: str) -> str:
-        """Heading of a column."""
+        """Heading of a column; where every class is trained on, `base` has all test images and is called Test."""
         split, _, measure = column.partition(":")
-        name = TITLES.get(split, split[:1].upper() + split[1:])
+        data = self.header.data
+        is_all = split == "base" and bool(data.base) and not data.new
+        name = "Test" if is_all else TITLES.get(split, split[:1].upper() + split[1:])
         measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
         return f"{name} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
 

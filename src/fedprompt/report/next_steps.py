@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, Protocol
 
 from fedprompt.config.tuned import recommended
 from fedprompt.demo import DEMO
 from fedprompt.demo import SOURCES as EMBEDDED
+from fedprompt.records.events import BudgetEvent
 from fedprompt.records.reading import Run, TrialRecord
 from fedprompt.text_files import json_text
 
@@ -44,6 +46,10 @@ class Proposals(Protocol):
 
     def more_time(self, minutes: int) -> str:
         """Run again with so many minutes."""
+        ...
+
+    def all_rounds(self, rounds: int) -> str:
+        """Train so many rounds with the settings that a tuning has found."""
         ...
 
     def other_clip(self) -> str:
@@ -98,25 +104,33 @@ class Commands:
         """`fedprompt run RECIPE --minutes N`."""
         return self._of("run", "--minutes", str(minutes))
 
+    def all_rounds(self, rounds: int) -> str:
+        """`fedprompt run OUT/best.toml --set train.rounds=...`: the recipe that a tuning has written."""
+        best = str(Path(self.place).parent / "best.toml")
+        return shlex.join(["fedprompt", "run", best, "--set", f"train.rounds={rounds}"])
+
     def other_clip(self) -> str:
         """The command that fetches a backbone, and the one that runs with it."""
-        return f"fedprompt backbone fetch {REAL_CLIP} clip-b16, then {self._of('run', backbone__path='clip-b16')}"
+        again = self._of("run", *self._minutes, backbone__path="clip-b16")
+        return f"fedprompt backbone fetch {REAL_CLIP} clip-b16 (on a machine with a network), then {again}"
 
     def other_template(self) -> str:
         """`fedprompt run RECIPE --set data.template=...`."""
-        return self._of("run", data__template=TEMPLATE)
+        return self._of("run", *self._minutes, data__template=TEMPLATE)
 
     def more_tests(self, share: float) -> str:
         """`fedprompt run RECIPE --set data.test_fraction=...`."""
-        return self._of("run", data__test_fraction=str(share))
+        return self._of("run", *self._minutes, data__test_fraction=str(share))
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
-        return self._of("tune", "--method", ",".join(methods), "--minutes", "30")
+        return self._of("tune", "--method", ",".join(methods), *(self._minutes or ("--minutes", "30")))
 
     def seeds(self) -> str:
         """`fedprompt compare RECIPE --seeds ...`."""
-        return self._of("compare", "--seeds", "1,2,3")
+        command = self.run.header.command
+        limit = {"minutes": f"{command.minutes:g}"} if command is not None and command.minutes else {}
+        return self._of("compare", "--seeds", "1,2,3", **limit)
 
     def predict(self, trial: TrialRecord) -> str:
         """`fedprompt predict RUN IMAGES`, with the trial if it is not the main one."""
@@ -126,6 +140,12 @@ class Commands:
     def resume(self) -> str:
         """`fedprompt resume RUN`."""
         return shlex.join(["fedprompt", "resume", self.place])
+
+    @property
+    def _minutes(self) -> tuple[str, ...]:
+        """The time that the user gave, as words of a command; none if there was no limit."""
+        command = self.run.header.command
+        return ("--minutes", f"{command.minutes:g}") if command is not None and command.minutes else ()
 
     def _of(self, name: str, *words: str, **changes: str) -> str:
         """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
@@ -148,6 +168,10 @@ class Calls:
     def more_time(self, minutes: int) -> str:
         """The setting of the time."""
         return f'settings={{"minutes": {minutes}}}'
+
+    def all_rounds(self, rounds: int) -> str:
+        """A longer `fp.tune(...)`."""
+        return f"fp.tune(..., minutes=...) with more minutes, or fp.train(..., rounds={rounds})"
 
     def other_clip(self) -> str:
         """`fp.load_clip(...)`."""
@@ -187,8 +211,7 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
     run = found.run
     if run.stopped and (going_on := commands.resume()):
         yield f"Go on: {going_on}"
-    if any(one.rounds < one.wanted for one in run.budgets.values()):
-        yield f"Give more time: {commands.more_time(minutes_for_all(run))}"
+    yield from _more_rounds(run, commands)
     yield from _other_backbone(found, commands)
     if not found.moved:
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
@@ -200,6 +223,13 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
         yield (f"The interval covers the choice of test images, not that of seeds: {commands.seeds()}")
     if found.best is not None:
         yield f"Predict with {found.best.label}: {commands.predict(found.best)}"
+
+
+def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
+    if any(one.rounds < one.wanted for one in run.budgets.values()):
+        yield f"Give more time: {commands.more_time(minutes_for_all(run))}"
+    if cut_short(run) and (command := run.header.command) is not None:
+        yield f"Train all rounds with the settings that were found: {commands.all_rounds(command.rounds)}"
 
 
 def _other_backbone(found: Situation, commands: Proposals) -> Iterator[str]:
@@ -221,7 +251,27 @@ def uses_drawings_clip(run: Run) -> bool:
 
 def minutes_for_all(run: Run) -> int:
     """Whole minutes into which all rounds of all methods fit, as far as the measurement says."""
-    return math.ceil(MARGIN * sum(one.needed for one in run.budgets.values()) / 60)
+    trials = {trial.name: trial for trial in run.trials}
+    needed = [_seconds_needed(budget, trials.get(name)) for name, budget in run.budgets.items()]
+    return math.ceil(MARGIN * sum(needed) / 60)
+
+
+def _seconds_needed(budget: BudgetEvent, trial: TrialRecord | None) -> float:
+    """The seconds of all rounds of a trial: from those that it took, else as they were estimated before."""
+    taken = [event.seconds for event in trial.rounds if event.seconds is not None] if trial is not None else []
+    if trial is None or trial.about.seconds is None or not taken:
+        return budget.needed
+    later = fmean(taken[1:] or taken)  # the first one opens images
+    return max(trial.about.seconds, sum(taken)) + max(0, budget.wanted - len(taken)) * later
+
+
+def cut_short(run: Run) -> list[TrialRecord]:
+    """The trials of a tuning's final run that have fewer rounds than the recipe, for want of time."""
+    command, train = run.header.command, run.header.recipe.get("train")
+    rounds = train.get("rounds") if isinstance(train, dict) else None
+    if command is None or not command.rounds:
+        return []
+    return [trial for trial in run.trials if trial.rounds and trial.about.rounds == rounds]
 
 
 def _other_methods(run: Run, commands: Proposals) -> Iterator[str]:

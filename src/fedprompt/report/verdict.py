@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from fedprompt.errors import plural
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
-from fedprompt.records.events import IntervalEvent, KeptEvent
+from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
-from fedprompt.records.reading import AVERAGED, NATURAL, TITLES, Run, Score, TrialRecord
+from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse
-from fedprompt.report.next_steps import Situation, minutes_for_all, proposals, steps, uses_drawings_clip
+from fedprompt.report.decisions import decisions, majority, never_predicted, untested_classes
+from fedprompt.report.equal_figures import equal_figures
+from fedprompt.report.next_steps import Situation, proposals, steps, uses_drawings_clip
+from fedprompt.report.rounds import STILL, fewer_rounds, kept_rounds, losses, percent
 
-STILL = 0.02  # relative change of the training loss below which it has hardly moved
+MAJORITY = 1.5  # times random guessing, from where on the share of the largest class is worth a word
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
@@ -45,11 +47,13 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *_against_reference(run, main, column),
         *_against_others(run, main, column),
         *_best(run, main, column),
-        *_fewer_rounds(run),
+        *fewer_rounds(run),
         *kept_rounds(run),
-        *_identical(run),
+        *equal_figures(run),
         *_unmoved(main),
         *_collapsed(run, main, column),
+        *never_predicted(run, main, column),
+        *untested_classes(run, main, column),
         *_unknown_images(run, column),
         *_single_class_clients(main),
     ]
@@ -132,7 +136,9 @@ def _result(run: Run, main: TrialRecord, column: str) -> str:
     if found is not None and found.low is not None and found.high is not None:
         details.append(f"95% interval {percent(found.low)} to {percent(found.high)}, {found.images:,} test images")
     if guessed is not None:
-        details.append(f"random guessing gives {percent(guessed)}")
+        most = majority(run, main, column)
+        always = f", always answering {most[0]} {percent(most[1])}" if most and most[1] > MAJORITY * guessed else ""
+        details.append(f"random guessing gives {percent(guessed)}{always}")
     note = f" ({'; '.join(details)})" if details else ""
     name = "a harmonic mean of" if column == "hm" else f"{run.title(column)}"
     return f"{main.label} reaches {name} {percent(main.figures[column])}{note}."
@@ -161,24 +167,6 @@ def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     yield f"The best method is {best.label} with {run.title(column)} {percent(best.figures[column])}, {sure}."
 
 
-def _fewer_rounds(run: Run) -> Iterator[str]:
-    """Which methods had fewer rounds than the recipe has, for want of time, and the time that all rounds need."""
-    found = []
-    for trial in run.trials:
-        budget = run.budgets.get(trial.name)
-        if budget is not None and trial.rounds and budget.rounds < budget.wanted:
-            falling = " and its loss was still falling" if _falls(trial) else ""
-            found.append(f"{trial.label} had {budget.rounds:,} of {plural(budget.wanted, 'round')}{falling}")
-    if found:
-        yield f"{'; '.join(found)}: {minutes_for_all(run)} minutes would fit all."
-
-
-def _falls(trial: TrialRecord) -> bool:
-    """Whether the training loss of the last round is still well below that of the round before."""
-    losses = _losses(trial)
-    return len(losses) > 1 and losses[-1] < (1 - STILL) * losses[-2]
-
-
 WORDS = {1: "better than", 0: "not distinguishable from", -1: "worse than"}
 
 
@@ -198,67 +186,22 @@ def _against_others(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
             yield f"It is {word} {', '.join(same)}."
 
 
-def _identical(run: Run) -> Iterator[str]:
-    """Trials whose figures are the same in all columns."""
-    groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
-    for trial in run.trials:
-        if trial.figures:
-            groups.setdefault(tuple(sorted(trial.figures.items())), []).append(trial.label)
-    for labels in groups.values():
-        if len(labels) > 1:
-            yield f"The figures of {' and '.join(labels)} are identical: training changed no prediction."
-
-
-def kept_rounds(run: Run) -> Iterator[str]:
-    """Which round each trial keeps and why, where rounds are chosen by held-out images."""
-    chosen = [(trial, trial.kept) for trial in run.trials if trial.kept is not None]
-    if not chosen:
-        return
-    first = chosen[0][1]
-    said = [f"{trial.label} {_kept_round(trial, kept)}" for trial, kept in chosen]
-    yield (
-        f"The round with the best {metric_title(run, first.metric)} on held-out images is kept "
-        f"({first.images:,} images): {'; '.join(said)}."
-    )
-
-
-def metric_title(run: Run, metric: str) -> str:
-    """A metric of held-out images as tables spell it: "HM", "mAP", "macro F1"."""
-    names = {"mean_average_precision": "mAP", "of1": "OF1", "cf1_macro": "CF1", "macro_f1": "macro F1"}
-    return run.title(metric) if metric in TITLES else names.get(metric, metric.replace("_", " "))
-
-
-def _kept_round(trial: TrialRecord, kept: KeptEvent) -> str:
-    """ "round 12 of 20 (91.2%; 88.0% after the last round)"."""
-    where = f"round {kept.round}" if kept.round else "the state before training, which no round improved"
-    planned = f" of {trial.about.rounds}" if kept.round and trial.about.rounds else ""
-    details = [] if kept.value is None else [percent(kept.value)]
-    stopped = f", where training ended: {plural(kept.patience, 'scoring')} in a row had no better one"
-    if kept.last_value is not None and kept.last != kept.round:
-        details.append(f"{percent(kept.last_value)} after round {kept.last}{stopped * bool(kept.patience)}")
-    return f"{where}{planned} ({'; '.join(details)})" if details else f"{where}{planned}"
-
-
 def _unmoved(main: TrialRecord) -> Iterator[str]:
     if not _moved(main):
-        losses = _losses(main)
-        yield f"The training loss of {main.label} hardly moved: {losses[0]:.3f} at first, {losses[-1]:.3f} at last."
+        found = losses(main)
+        yield f"The training loss of {main.label} hardly moved: {found[0]:.3f} at first, {found[-1]:.3f} at last."
 
 
 def _moved(trial: TrialRecord) -> bool:
     """False if the training loss of the last round differs by less than 2% from that of the first."""
-    losses = _losses(trial)
-    return len(losses) < 2 or abs(losses[-1] - losses[0]) >= STILL * abs(losses[0])
-
-
-def _losses(trial: TrialRecord) -> list[float]:
-    return [event.loss for event in trial.rounds if event.loss is not None]
+    found = losses(trial)
+    return len(found) < 2 or abs(found[-1] - found[0]) >= STILL * abs(found[0])
 
 
 def _collapsed(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
-    for event in run.mistakes:
-        if event.trial == main.name and event.split == column and (said := collapse(event)):
-            yield f"{main.label} {said}"
+    event = decisions(run, main, column)
+    if event is not None and (said := collapse(event)):
+        yield f"{main.label} {said}"
 
 
 def _unknown_images(run: Run, column: str) -> Iterator[str]:
@@ -295,11 +238,6 @@ def _single_class_clients(main: TrialRecord) -> Iterator[str]:
             f"{single} of {len(local)} clients hold images of one class only; their Local figure is 100% with any "
             "method."
         )
-
-
-def percent(value: float) -> str:
-    """A share as "63.0%"."""
-    return f"{100 * value:.1f}%"
 
 
 def _points(found: IntervalEvent) -> str:

@@ -12,7 +12,7 @@ from fedprompt.experiments.given import NOTHING, Given
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import write_atomic
-from fedprompt.studies.sweep import check, run_job
+from fedprompt.studies.sweep import Job, check, run_job
 from fedprompt.studies.tune import Tuning, Wanted, grid_results, make_tuning
 from fedprompt.studies.tune_optuna import require_optuna, search_by_draws
 from fedprompt.studies.tune_results import Result, kept_defaults, markdown, metric_of, result_rows
@@ -30,7 +30,15 @@ class Tuned:
     @property
     def final(self) -> Path:
         """The folder of the run with the best settings."""
-        return self.tuning.final_job(self.results, self.rounds.final).folder
+        return self.final_job.folder
+
+    @property
+    def final_job(self) -> Job:
+        """The run with the best settings, which records how many rounds the recipe has if it has no time for all."""
+        job, most = self.tuning.final_job(self.results, self.rounds.final), self.tuning.recipe.train.rounds
+        if job.command is None or self.rounds.final >= most:
+            return job
+        return replace(job, command=job.command.model_copy(update={"rounds": most}))
 
     @property
     def recipe(self) -> Recipe:
@@ -93,7 +101,7 @@ def search_and_train(  # noqa: PLR0913  (what is tuned and where, and what a com
             run_job(job, callbacks=callbacks)
         results = grid_results(tuning, read_run(job.folder), labels)
     tuned = Tuned(tuning, tuple(results), rounds)
-    final = tuning.final_job(tuned.results, rounds.final)
+    final = tuned.final_job
     check(final)
     tuned.write()
     if not final.done:

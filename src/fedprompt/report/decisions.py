@@ -1,0 +1,63 @@
+"""Decisions of the main method per class: labels that are never predicted, untested classes, the majority baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from fedprompt.errors import plural
+from fedprompt.records.events import MistakesEvent
+from fedprompt.records.reading import AVERAGED, TUNED, Run, TrialRecord
+
+MOST_NAMES = 5  # classes that a sentence names
+
+
+def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
+    """Which labels that test images have are never predicted, with several labels per image."""
+    event = decisions(run, main, column)
+    if event is None or event.threshold is None:
+        return
+    present = [one for one in event.classes if one.images]
+    missed = [one.name for one in present if not one.predicted]
+    if missed:
+        fitted = ", fitted on held-out images," if any(one.endswith(TUNED) for one in run.header.further) else ","
+        are = "is" if len(missed) == 1 else "are"
+        yield (
+            f"At the threshold {event.threshold:.2g}{fitted} {len(missed):,} of {plural(len(present), 'label')} {are} "
+            f"never predicted on the test images: {named(missed)} (see the decisions per class in the report)."
+        )
+
+
+def untested_classes(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
+    """Which candidate classes have no test image, so that no figure says anything about them."""
+    columns = [one for one in AVERAGED if one != "local"] if column == "hm" else [column]
+    known: dict[str, bool] = {}
+    for score in (score for one in columns for score in main.final(one) if score.per_class):
+        for name, value in zip(score.classes, score.per_class, strict=False):
+            known[name] = known.get(name, False) or value is not None
+    missing = [name for name, tested in known.items() if not tested]
+    if missing:
+        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
+        yield (
+            f"{len(missing):,} of {plural(len(known), 'class')} {have} no test image, so nothing is known about "
+            f"{them}: {named(missing)}."
+        )
+
+
+def majority(run: Run, main: TrialRecord, column: str) -> tuple[str, float] | None:
+    """The class with most test images and its share of them; None with several labels, or where it is not recorded."""
+    event = decisions(run, main, column)
+    total = sum(one.images for one in event.classes) if event is not None else 0
+    if event is None or run.header.metric != "accuracy" or not total or event.name != "all" or event.part:
+        return None
+    most = max(event.classes, key=lambda one: one.images)
+    return most.name, most.images / total
+
+
+def decisions(run: Run, main: TrialRecord, column: str) -> MistakesEvent | None:
+    """The recorded decisions of the main trial on the test set of a column."""
+    return next((event for event in run.mistakes if (event.trial, event.split) == (main.name, column)), None)
+
+
+def named(names: Sequence[str]) -> str:
+    """Some names: "cat, dog, bus, ..."."""
+    return ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
