@@ -95,7 +95,7 @@ def table(scores: Scores) -> str:
             if all((name, f"{method}-{rate:g}") in scores for name in names for rate in GRID):
                 rate, gain = choose([gains(scores, name, method) for name in names])
                 options = OPTIONS.get(kind, {}).get(method, "")
-                text += f"{method} = {{ gain = {gain:.1f}, {options}train = {{ lr = {rate:g} }} }}\n"
+                text += f"{method} = {{ gain = {round(gain, 1) + 0.0}, {options}train = {{ lr = {rate:g} }} }}\n"
     return text
 
 
