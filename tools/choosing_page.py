@@ -47,8 +47,8 @@ SMALL_SETS = (
     "Gain over zero-shot CLIP on test images, in points, with the learning rate that is the method's default in "
     "`own_folder` and `own_table`: mean over four small sets with one label per image (emoji, cluttered emoji, a "
     "domain tree, coloured shapes) and two with several (scenes, shapes), 10 rounds each "
-    "([how](own_images.md#learning-rates)). The rates were chosen by these figures, so the gains are a little too high. "
-    "All classes are trained on, so nothing is said about new ones.",
+    "([how](own_images.md#learning-rates)). The rates were chosen by these figures, so the gains are a little too "
+    "high. All classes are trained on, so nothing is said about new ones.",
 )
 
 
