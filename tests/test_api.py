@@ -328,8 +328,11 @@ BAD = {
         "no column 'image'",
     ),
     "lengths": (lambda: fp.load_dataset("image_folde"), "did you mean 'image_folder'"),
-    "long": (lambda: fp.load_dataset([("x" * 5000, "cat"), ("y" * 5000, "dog")]), "2 do not exist"),
-    "missing": (lambda: fp.load_dataset([("/nowhere/a.png", "cat"), ("/nowhere/b.png", "dog")]), "do not exist"),
+    "long": (lambda: fp.load_dataset([("x" * 5000, "cat"), ("y" * 5000, "dog")]), "2 cannot be opened, for example"),
+    "missing": (
+        lambda: fp.load_dataset([("/nowhere/a.png", "cat"), ("/nowhere/b.png", "dog")]),
+        "png does not exist",
+    ),
     "mixed": (lambda: fp.load_dataset([("a.png", "cat"), (pixels(0), "dog")]), "give either all paths or all images"),
     "array": (lambda: fp.load_dataset([(np.zeros((4, 4)), "cat"), (np.zeros((4, 4)), "dog")]), "float64"),
     "numbers": (lambda: fp.load_dataset([(pixels(0), 0), (pixels(1), 1)]), "`classes`"),

@@ -245,7 +245,7 @@ def test_predict_takes_files_and_classes_named_at_call_time(finished: Path, tmp_
     image = tmp_path / "one.png"
     source.open(0).save(image)
     own = json.loads(output("predict", finished, image, "--json"))
-    assert own[0]["image"] == str(image) and len(own[0]["top"]) == 5
+    assert own[0]["image"] == f"{tmp_path.name}/one.png" and len(own[0]["top"]) == 5
     named = json.loads(
         output("predict", finished / "adapters" / "fedmvp", image, "--classes", "llama, anchor", "--json")
     )
@@ -498,8 +498,9 @@ def test_predict_takes_the_images_of_a_folder_and_one_that_is_damaged_costs_only
     (folder / "notes.txt").write_text("no image")
     result = CliRunner().invoke(app, ["predict", str(finished), str(folder), "--json"])
     assert result.exit_code == 1
-    found = [Path(one["image"]).relative_to(folder).as_posix() for one in json.loads(result.stdout)]
-    assert found == ["1.png", "2.png", "10.png", "more/3.png"]
+    found = {one["image"]: one for one in json.loads(result.stdout)}
+    assert list(found) == [f"mine/{name}" for name in ("1.png", "2.png", "10.png", "more/3.png", "damaged.png")]
+    assert ["error" in one for one in found.values()] == [False] * 4 + [True]
     assert "Left out: 1 .txt." in result.stderr and "1 of 5 cannot be read:" in result.stderr
     assert f"The content of {folder / 'damaged.png'} is none of" in result.stderr
     (folder / "damaged.png").unlink()

@@ -67,8 +67,9 @@ def test_a_run_refuses_a_method_before_it_reads_data(family: str, tmp_path: Path
     folder = tmp_path / family
     for part in tiny_family_parts(family):
         part.save_pretrained(folder)
+    (tmp_path / "images").mkdir()  # with nothing in it to read
     said = sentence(
-        *("run", "own_folder", "--set", f"backbone.path={folder}", "--set", "data.path=/nowhere"),
+        *("run", "own_folder", "--set", f"backbone.path={folder}", "--set", f"data.path={tmp_path / 'images'}"),
         *("--set", "method.name=fedtcp", "--out", tmp_path / "run"),
     )
     assert "FedTCP changes tokens between the blocks of the text tower, which a" in said

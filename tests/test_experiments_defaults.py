@@ -33,7 +33,7 @@ def test_tuned_defaults_are_settings_of_methods(kind: str) -> None:
     for name, table in tuned_defaults()[kind].items():
         assert name in methods.names()
         assert 1e-5 < table["train"]["lr"] < 1
-        assert set(table) - {"train"} <= set(methods.options(methods.load(name)))
+        assert set(table) - {"train", "gain"} <= set(methods.options(methods.load(name)))
 
 
 @pytest.mark.parametrize(("recipe", "kind"), zip(OWN, ("single-label", "multi-label"), strict=True))
