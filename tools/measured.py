@@ -29,6 +29,7 @@ from tools.markdown import ROOT, SOURCE
 
 BLOCK = re.compile(r"(<!-- measured: (.+?) -->\n)(.*?)(<!-- end of measured -->)", re.DOTALL)
 COMPARED = ("compare_single", "compare_multi")
+COSTS = ("bytes", "seconds")
 RATES = {  # recipe with rates that a search found -> recipes that take them
     "compare_single": ("compare_single", "settings"),
     "compare_multi": ("compare_multi", "multilabel_settings"),
@@ -47,9 +48,16 @@ def fill(text: str, runs: Path) -> tuple[str, list[str]]:
         if not path.is_file():
             missing.append(block[2])
             return block[0]
-        return f"{block[1]}\n{path.read_text(encoding='utf-8').strip()}\n\n{block[4]}"
+        parts = [block[1].strip(), path.read_text(encoding="utf-8").strip(), *_drawn(path.stem), block[4]]
+        return "\n\n".join(parts)
 
     return BLOCK.sub(content, text), missing
+
+
+def _drawn(name: str) -> list[str]:
+    """Lines that show the figures of a comparison against its costs, if they are among the pages."""
+    costs = [cost for cost in COSTS if (ROOT / "docs" / f"{name}-{cost}.svg").is_file()]
+    return ["\n".join(f"![Accuracy against {cost}]({name}-{cost}.svg)" for cost in costs)] if costs else []
 
 
 def with_rates(text: str, tuned: Recipe) -> str:
@@ -70,7 +78,7 @@ def with_rates(text: str, tuned: Recipe) -> str:
 def figures(runs: Path) -> Iterator[str]:
     """Write the figures of the README and of the comparison; yields what is missing."""
     docs = ROOT / "docs"
-    for name in (f"{recipe}-{cost}.svg" for recipe in COMPARED for cost in ("bytes", "seconds")):
+    for name in (f"{recipe}-{cost}.svg" for recipe in COMPARED for cost in COSTS):
         if (runs / "compare" / name).is_file():
             shutil.copyfile(runs / "compare" / name, docs / name)
         else:
