@@ -43,7 +43,7 @@ within a section.
 
 def every_method(base: Job) -> Iterator[Job]:
     """Training steps and evaluation passes of every method in every mode."""
-    for name in (name for name in methods.names() if not methods.missing(methods.load(name))):
+    for name in methods.installed():
         for mode in WAYS:
             for task in ("train", "evaluate"):
                 yield dataclasses.replace(base, method=name, mode=mode, task=task)

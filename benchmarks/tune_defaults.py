@@ -56,8 +56,7 @@ def experiment_on(name: str, settings: Sequence[str], chosen: Sequence[str]) -> 
 def trained_methods() -> list[str]:
     """The methods that train something, without those whose package is not installed."""
     clip = Clip.load(weights_folder())
-    installed = {name: methods.load(name) for name in methods.names() if not methods.missing(methods.load(name))}
-    return [name for name, method in installed.items() if tuple(method(clip).parameters())]
+    return [name for name in methods.installed() if tuple(methods.load(name)(clip).parameters())]
 
 
 def score(experiment: Experiment, trial: Trial) -> float:

@@ -28,7 +28,7 @@ from fedprompt.updates import Update
 from test_clip_model import TEXTS, ask_everything
 
 HALF: tuple[Precision, ...] = ("bfloat16", "float16")
-INSTALLED = [name for name in methods.names() if not methods.missing(methods.load(name))]
+INSTALLED = methods.installed()
 IMAGES = Images(TinyImages(), (0, 3, 5))
 
 

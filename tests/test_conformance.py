@@ -25,7 +25,7 @@ from fedprompt.testing import (
     SourceTests,
 )
 
-INSTALLED = tuple(name for name in methods.names() if not methods.missing(methods.load(name)))
+INSTALLED = methods.installed()
 
 
 def _classes(battery: type, attribute: str, names: Iterable[str]) -> dict[str, type]:

@@ -41,7 +41,7 @@ globals().update({one.__name__: one for one in (_battery(*pair) for pair in iter
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", [name for name in methods.names() if not methods.missing(methods.load(name))])
+@pytest.mark.parametrize("method", methods.installed())
 def test_a_method_takes_a_step_on_a_family_or_is_refused_in_a_sentence(method: str, family: str) -> None:
     clip, kind = shared_clip(family), methods.load(method)
     if reason := methods.refusal(kind, clip.family):

@@ -192,7 +192,7 @@ def test_options_that_would_fill_the_memory_are_refused_before_anything_is_alloc
     assert not allocated
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if not methods.missing(methods.load(name))])
+@pytest.mark.parametrize("name", methods.installed())
 def test_a_method_has_the_same_shapes_without_memory(name: str) -> None:
     import torch
 

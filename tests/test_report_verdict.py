@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fedprompt.config.tuned import DEFAULTS, recommended, tuned_defaults
+from fedprompt.config.tuned import own_defaults, recommended, tuned_defaults
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.records.reading import read_run
 from fedprompt.report import render
@@ -265,7 +265,7 @@ def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
 
 def test_the_methods_to_try_first_are_those_with_the_largest_gains_on_small_sets() -> None:
     for kind in ("single", "multi"):
-        gains = {name: one["gain"] for name, one in tuned_defaults()[DEFAULTS[kind]].items()}
+        gains = {name: one["gain"] for name, one in tuned_defaults()[own_defaults(kind)[0]].items()}
         best = recommended(kind)
         assert best, kind
         assert min(gains[name] for name in best) > 0

@@ -11,7 +11,6 @@ from fedprompt.seeding import stream
 from fedprompt.testing import FAMILIES, tiny_backbone
 from fedprompt.testing.federation import build, examples, train
 from tools.markdown import bullet
-from tools.method_pages import available
 
 # The tiny backbones of `fedprompt.testing`, and what stands behind them.
 TITLES = {
@@ -28,7 +27,7 @@ def conformance() -> str:
     reasons: dict[str, int] = {}
     opened = {name: tiny_backbone(name) for name in FAMILIES}
     lines = [f"| method | {' | '.join(TITLES[name] for name in opened)} |", "|---" * (1 + len(opened)) + "|"]
-    for name in available():
+    for name in methods.installed():
         kind, cells = methods.load(name), []
         for clip in opened.values():
             if reason := _reason(kind, clip.family):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from fedprompt import methods
 from fedprompt.config.recipe import find_recipe, load_recipe
-from fedprompt.config.tuned import DEFAULTS, tuned_defaults
+from fedprompt.config.tuned import own_defaults, tuned_defaults
 from fedprompt.experiments.plan import Trial, resolve
 from fedprompt.methods.base import Method
 from tools import method_pages
@@ -19,7 +20,7 @@ TABLES = {
     "compare_single": ("One label per image", "HM", ("Local", "Base", "New", "HM", "Unseen")),
     "compare_multi": ("Several labels per image", "Natural mAP", ("Natural mAP", "Natural CF1", "Broken mAP")),
 }
-KINDS = {"HM": "single", "Natural mAP": "multi"}  # by headline
+KINDS: Mapping[str, Literal["single", "multi"]] = {"HM": "single", "Natural mAP": "multi"}  # by headline
 BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 CLOSE = 1.0  # point of the headline figure within which a method counts as good as the best
 HEAD = """<!-- Made by `python -m tools.collect` from docs/comparison.md, its recipes and the methods' code. -->
@@ -85,7 +86,7 @@ def _spread(text: str) -> re.Match[str] | None:
 
 def page() -> str:
     """The text of docs/choosing.md; as it is where the package of a method is not installed."""
-    if set(methods.names()) - set(method_pages.available()):
+    if set(methods.names()) - set(methods.installed()):
         return PAGE.read_text(encoding="utf-8")
     parts = [HEAD, *(f"\n{wrapped(paragraph)}\n" for paragraph in INTRODUCTION), "\n", *map(bullet, READING)]
     parts += ["\n## Small sets of one's own\n", *(f"\n{wrapped(text)}\n" for text in SMALL_SETS), "\n", *_small_sets()]
@@ -104,7 +105,7 @@ def page() -> str:
 
 def _small_sets() -> Iterator[str]:
     """The table of gains and default rates on small sets, the largest gain with one label first."""
-    single, multi = (tuned_defaults()[DEFAULTS[kind]] for kind in ("single", "multi"))
+    single, multi = (tuned_defaults()[own_defaults(kind)[0]] for kind in ("single", "multi"))
     head = ("method", "one label: gain", "rate", "several labels: gain", "rate", "needs")
     yield f"| {' | '.join(head)} |\n{'| --- ' * len(head)}|\n"
     for name in sorted(single, key=lambda name: -single[name]["gain"]):
@@ -134,7 +135,7 @@ def _bytes(text: str) -> float:
 
 
 def _table(rows: Sequence[tuple[Trial, Row]], zero: Row, headline: str, columns: Sequence[str]) -> list[str]:
-    defaults = tuned_defaults()[DEFAULTS[KINDS[headline]]]
+    defaults = tuned_defaults()[own_defaults(KINDS[headline])[0]]
     head = ("method", "rate", "default", headline, "better in", "worse in", "gradients", "needs", "sent", "seconds")
     lines = [f"| {' | '.join(head)} |\n", "| --- " * len(head) + "|\n"]
     for trial, row in rows:

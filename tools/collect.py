@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedprompt.cli.data import IMAGES_PER_SECOND
 from fedprompt.data.published.catalog import CatalogEntry, catalog, layout_options
+from fedprompt.methods import installed
 from fedprompt.studies import published
 from tools import (
     backbone_page,
@@ -73,7 +74,7 @@ def methods() -> str:
     """The text of docs/methods.md: a row per method."""
     rows = []
     for path in sorted((SOURCE / "methods").glob("*.py")):
-        if path.stem in method_pages.available():
+        if path.stem in installed():
             count = f"{method_pages.parameters(path.stem):,}"
             rows.append(f"| [`{path.stem}`](methods/{path.stem}.md) | {first_sentence(path)} | {count} |\n")
     return METHODS + "".join(rows)
@@ -82,7 +83,7 @@ def methods() -> str:
 def pages_of_methods() -> dict[Path, str]:
     """docs/methods/: a page and a figure per method."""
     found = {}
-    for name in method_pages.available():
+    for name in installed():
         said = remarks((SOURCE / "methods" / f"{name}.py").read_text(encoding="utf-8"))
         found[method_pages.FOLDER / f"{name}.md"] = method_pages.page(name, said)
         found[method_pages.FOLDER / f"{name}.svg"] = method_pages.picture(name)

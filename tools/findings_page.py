@@ -45,10 +45,14 @@ Seeds = Mapping[int, float]
 Values = Mapping[tuple[str, str, str], Seeds]  # (file, method, column) -> seed -> value, as in the file
 
 
-class Cells(BaseModel):
-    """The published figures of a claim: two rows of a table, in some of its columns."""
+class Table(BaseModel):
+    """A table of tools/findings.toml; unknown keys are mistakes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Cells(Table):
+    """The published figures of a claim: two rows of a table, in some of its columns."""
 
     table: str
     more: str
@@ -57,10 +61,8 @@ class Cells(BaseModel):
     measure: str = ""
 
 
-class Claim(BaseModel):
+class Claim(Table):
     """`more` has a higher figure than `less`, by at least `by` points."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     says: str
     more: str
@@ -72,10 +74,8 @@ class Claim(BaseModel):
     why: str = ""
 
 
-class Part(BaseModel):
+class Part(Table):
     """The claims that one table of `fedprompt compare` decides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     source: str

@@ -176,8 +176,3 @@ def _box(x: int, y: int, width: int, text: str, colour: str) -> str:
         f'<rect x="{x}" y="{y}" width="{width}" height="50" rx="6" fill="{colour}"/>'
         f'<text x="{x + width / 2:g}" y="{y + 30}" text-anchor="middle" fill="#1c2128">{text}</text>'
     )
-
-
-def available() -> list[str]:
-    """The methods whose packages are installed: the pages of others stay as they are."""
-    return [name for name in methods.names() if not methods.missing(methods.load(name))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping, MutableSet, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 
 LONGEST_WORD = 200
 MOST_WORDS = 10_000
+SHOWN_NAMES = 5
 Sender = TypeVar("Sender", bound=Hashable)
 # How messages name options: as a shell's (`--out`), as keywords of a Python call, or as settings of a recipe in Python.
 Wording = Literal["shell", "keywords", "settings"]
@@ -87,6 +88,20 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def a(word: str) -> str:
     """A word with its indefinite article: "a list", "an int"."""
     return f"an {word}" if word[:1].lower() in "aeiou" else f"a {word}"
+
+
+def first_names(names: Sequence[str], most: int = SHOWN_NAMES) -> str:
+    """The first few of many names, and that there are more: "cat, dog, ..."."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def untested(names: Sequence[str], classes: int, most: int = SHOWN_NAMES) -> str:
+    """The sentence on classes, of so many, without a test image."""
+    have, them = ("has", "it") if len(names) == 1 else ("have", "them")
+    return (
+        f"{len(names):,} of {plural(classes, 'class')} {have} no test image, so nothing is known about {them}: "
+        f"{first_names(names, most)}."
+    )
 
 
 def plural(count: int, word: str, *, many: str = "") -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from fedprompt.clip.backbone import Backbone, Edit, Encoded, ImageTower, TextTower
 
+Tower = TypeVar("Tower", TextTower, ImageTower)
 Precision = Literal["float32", "bfloat16", "float16"]
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
@@ -47,10 +48,10 @@ def _half_edit(edit: Edit | None, dtype: torch.dtype) -> Edit | None:
 
 
 @dataclass(frozen=True, eq=False)
-class HalfTextTower:
-    """A `TextTower` of half precision."""
+class HalfTower(Generic[Tower]):
+    """A tower of half precision; its tensors are converted on the way in and out."""
 
-    tower: TextTower
+    tower: Tower
     dtype: torch.dtype
 
     @property
@@ -62,6 +63,10 @@ class HalfTextTower:
     def blocks(self) -> int:
         """The number of transformer blocks."""
         return self.tower.blocks
+
+
+class HalfTextTower(HalfTower[TextTower]):
+    """A `TextTower` of half precision."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """[..., W] embeddings of token ids."""
@@ -103,22 +108,8 @@ class HalfEncoded:
         return self.encoded.patches.float()
 
 
-@dataclass(frozen=True, eq=False)
-class HalfImageTower:
+class HalfImageTower(HalfTower[ImageTower]):
     """An `ImageTower` of half precision; what one call gives in float32, the next one takes without rounding."""
-
-    tower: ImageTower
-    dtype: torch.dtype
-
-    @property
-    def width(self) -> int:
-        """W."""
-        return self.tower.width
-
-    @property
-    def blocks(self) -> int:
-        """The number of transformer blocks."""
-        return self.tower.blocks
 
     @property
     def patches(self) -> int:

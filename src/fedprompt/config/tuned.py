@@ -12,7 +12,6 @@ from fedprompt.config.recipe_tables import MethodTable, Toml, TrainTable
 
 Defaults = Literal["paper", "single-label", "multi-label"]
 PAPER: Defaults = "paper"
-DEFAULTS: Mapping[str, Defaults] = {"single": "single-label", "multi": "multi-label"}
 FIRST = 4  # methods to try first
 OWN: Mapping[str, str] = {"single": "own_folder", "multi": "own_table"}  # the recipes for data of one's own
 
@@ -48,7 +47,7 @@ def with_tuned(table: MethodTable, defaults: Defaults, train: TrainTable) -> Met
 
 def recommended(kind: Literal["single", "multi"]) -> tuple[str, ...]:
     """The methods to try first on such labels, best first: those with the largest mean gains on small sets."""
-    found = tuned_defaults()[DEFAULTS[kind]]
+    found = tuned_defaults()[own_defaults(kind)[0]]
     ranked = sorted(found, key=lambda name: -found[name]["gain"])
     return tuple(name for name in ranked[:FIRST] if found[name]["gain"] > 0)
 

@@ -10,7 +10,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import OnStep
 from fedprompt.data.near_duplicates import near_duplicates
 from fedprompt.data.problems import ImageScan
-from fedprompt.errors import plural
+from fedprompt.errors import first_names, plural, untested
 
 FEW = 5  # training images of a class; with fewer it is tiny
 NAMED = 3  # classes that a sentence names
@@ -70,11 +70,7 @@ def _untested(dataset: Dataset) -> Iterator[str]:
     counts = _counts(dataset, "test")
     missing = [name for count, name in counts if not count]
     if missing and len(missing) < len(counts):  # without any test image, something else is said
-        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
-        yield (
-            f"{len(missing):,} of {plural(len(counts), 'class')} {have} no test image, so nothing is known about "
-            f"{them}: {', '.join(missing[:NAMED])}{', ...' if len(missing) > NAMED else ''}."
-        )
+        yield untested(missing, len(counts), NAMED)
 
 
 def _tiny(dataset: Dataset) -> Iterator[str]:
@@ -82,8 +78,7 @@ def _tiny(dataset: Dataset) -> Iterator[str]:
     if tiny := [(count, name) for count, name in counts if 0 < count < FEW]:
         yield (
             f"{len(tiny):,} of {plural(len(counts), 'class')} {'has' if len(tiny) == 1 else 'have'} fewer than {FEW} "
-            f"training images: {', '.join(f'{name} ({count})' for count, name in tiny[:NAMED])}"
-            f"{', ...' if len(tiny) > NAMED else ''}."
+            f"training images: {first_names([f'{name} ({count})' for count, name in tiny], NAMED)}."
         )
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
-from fedprompt.records.predictions import Predictions, read_predictions
+from fedprompt.records.predictions import Predictions
 
 Row = tuple[str, str, int]  # name and part of the test set, row in the data set
 Digests = Mapping[str, Mapping[Row, frozenset[bytes]]]  # by split: what the models of a trial predict for each image
 
 
-def prediction_digests(folder: Path, trial: str) -> Digests:
+def prediction_digests(predictions: Iterable[Predictions]) -> Digests:
     """What a trial predicts for each test image, as digests; personal models may give several for one image."""
     found: dict[str, dict[Row, frozenset[bytes]]] = {}
-    for one in read_predictions(folder, trial):
+    for one in predictions:
         split, name, part, _ = one.key
         own = found.setdefault(split, {})
         for row, digest in zip(one.rows.tolist(), _digests(one), strict=True):

@@ -36,8 +36,11 @@ Columns = Mapping[str, Floats]  # column -> replicates [R] of its figure
 
 def interval_events(folder: Path, run: Run) -> Iterator[IntervalEvent]:
     """Intervals of every figure of a run, of its difference to the reference, and of the main trial's to all others."""
-    replicates = _replicates(folder, run)
-    digests = {trial.name: prediction_digests(folder, trial.name) for trial in run.trials}
+    replicates, digests = {}, {}
+    for trial in run.trials:
+        predictions = tuple(read_predictions(folder, trial.name))
+        replicates[trial.name] = _replicates(run, trial, predictions)
+        digests[trial.name] = prediction_digests(predictions)
     for trial in run.trials:
         for event in _of_trial(run, replicates, trial):
             other = digests.get(event.against)
@@ -98,31 +101,24 @@ def _difference(left: Floats, right: Floats) -> Floats:
     return difference
 
 
-def _replicates(folder: Path, run: Run) -> dict[str, dict[str, Floats]]:
-    """Trial -> column -> replicates."""
-    means: dict[str, dict[str, Floats]] = {}
-    for (name, split), parts in _test_set_replicates(folder, run).items():
-        means.setdefault(name, {})[split] = _mean(_mean(part) for part in parts.values())
-    for columns in means.values():
-        columns.update(_combined(columns))
-    figures = {trial.name: trial.figures for trial in run.trials}
-    return {
-        name: {column: values for column, values in columns.items() if column in figures[name]}
-        for name, columns in means.items()
-    }
+def _replicates(run: Run, trial: TrialRecord, predictions: Sequence[Predictions]) -> Columns:
+    """Column -> replicates of a trial's figure."""
+    parts = _test_set_replicates(run, trial, predictions)
+    columns = {split: _mean(_mean(part) for part in own.values()) for split, own in parts.items()}
+    columns.update(_combined(columns))
+    return {column: values for column, values in columns.items() if column in trial.figures}
 
 
-def _test_set_replicates(folder: Path, run: Run) -> dict[tuple[str, str], dict[str, list[Floats]]]:
-    """(trial, split) -> part -> replicates of each model on each test set."""
-    drawn: dict[tuple[str, str], dict[str, list[Floats]]] = {}
-    for trial in run.trials:
-        base = []
-        for found in read_predictions(folder, trial.name):
-            split, _, part, _ = found.key
-            drawn.setdefault((trial.name, split), {}).setdefault(part, []).append(_replicates_of(found))
-            base += [found] if split == "base" else []
-        for part, values in _local(run, trial, base):
-            drawn.setdefault((trial.name, "local"), {}).setdefault(part, []).append(values)
+def _test_set_replicates(
+    run: Run, trial: TrialRecord, predictions: Sequence[Predictions]
+) -> dict[str, dict[str, list[Floats]]]:
+    """Split -> part -> replicates of each model on each test set."""
+    drawn: dict[str, dict[str, list[Floats]]] = {}
+    for found in predictions:
+        split, _, part, _ = found.key
+        drawn.setdefault(split, {}).setdefault(part, []).append(_replicates_of(found))
+    for part, values in _local(run, trial, [found for found in predictions if found.key[0] == "base"]):
+        drawn.setdefault("local", {}).setdefault(part, []).append(values)
     return drawn
 
 

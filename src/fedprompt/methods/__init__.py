@@ -47,6 +47,11 @@ def missing(method: type[Method]) -> tuple[str, ...]:
     return tuple(package for package in method.needs if find_spec(package) is None)
 
 
+def installed() -> tuple[str, ...]:
+    """The methods of this package whose optional packages are installed, sorted."""
+    return tuple(name for name in names() if not missing(load(name)))
+
+
 def refusal(method: type[Method], family: Family) -> str:
     """Why a method does not run on a family of backbones, in a sentence; "" if it does."""
     return family.refusal(method.requires, method.__name__)

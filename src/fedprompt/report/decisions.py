@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from fedprompt.errors import plural
+from fedprompt.errors import first_names, plural, untested
 from fedprompt.records.events import MistakesEvent
 from fedprompt.records.reading import AVERAGED, TUNED, Run, TrialRecord
-
-MOST_NAMES = 5  # classes that a sentence names
 
 
 def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
@@ -23,7 +21,7 @@ def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         are = "is" if len(missed) == 1 else "are"
         yield (
             f"At the threshold {event.threshold:.2g}{fitted} {len(missed):,} of {plural(len(present), 'label')} {are} "
-            f"never predicted on the test images: {named(missed)} (see the decisions per class in the report)."
+            f"never predicted on the test images: {first_names(missed)} (see the decisions per class in the report)."
         )
 
 
@@ -36,11 +34,7 @@ def untested_classes(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
             known[name] = known.get(name, False) or value is not None
     missing = [name for name, tested in known.items() if not tested]
     if missing:
-        have, them = ("has", "it") if len(missing) == 1 else ("have", "them")
-        yield (
-            f"{len(missing):,} of {plural(len(known), 'class')} {have} no test image, so nothing is known about "
-            f"{them}: {named(missing)}."
-        )
+        yield untested(missing, len(known))
 
 
 def majority(run: Run, main: TrialRecord, column: str) -> tuple[str, float] | None:
@@ -56,8 +50,3 @@ def majority(run: Run, main: TrialRecord, column: str) -> tuple[str, float] | No
 def decisions(run: Run, main: TrialRecord, column: str) -> MistakesEvent | None:
     """The recorded decisions of the main trial on the test set of a column."""
     return next((event for event in run.mistakes if (event.trial, event.split) == (main.name, column)), None)
-
-
-def named(names: Sequence[str]) -> str:
-    """Some names: "cat, dog, bus, ..."."""
-    return ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")

@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import NoReturn, TypeVar
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, first_names
 
-SHOWN_CLASSES = 5
 SHOWN_MISTAKES = 20
 PARTS = ("train", "val", "test")
 ONE_PER_IMAGE = "one per image"
@@ -76,8 +75,8 @@ class IntakeReport:
         parts = [
             f"{self.images:,} image{'s' * (self.images != 1)}",
             f"{len(self.classes):,} class{'es' * (len(self.classes) != 1)}"
-            + (f" ({shown(self.classes)})" if classes else ""),
-            *([f"{len(self.domains):,} domains ({shown(tuple(self.domains))})"] if len(self.domains) > 1 else []),
+            + (f" ({first_names(self.classes)})" if classes else ""),
+            *([f"{len(self.domains):,} domains ({first_names(tuple(self.domains))})"] if len(self.domains) > 1 else []),
             f"{'/'.join(self._parts())} {self._shares()}{origin}",
         ]
         if not self.splits.get("test"):
@@ -107,7 +106,7 @@ class IntakeReport:
 
 
 def _some(names: Sequence[str]) -> str:
-    return f"{len(names):,}: {shown(names)}"
+    return f"{len(names):,}: {first_names(names)}"
 
 
 def listed_counts(counts: Mapping[str, int]) -> str:
@@ -136,11 +135,6 @@ def joined_intake(parts: Mapping[str, IntakeReport]) -> Intake:
         warnings=tuple(f"{name}: {warning}" for name, report in parts.items() for warning in report.warnings),
         parts=parts,
     )
-
-
-def shown(names: Sequence[str], *, most: int = SHOWN_CLASSES) -> str:
-    """The first few of many names, and that there are more."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def counted(words: Iterable[str]) -> dict[str, int]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fedprompt.data.intake.class_names import class_number, normal_name
 from fedprompt.data.intake.image_files import has_image_name
-from fedprompt.data.intake.report import Mistakes, shown
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.data.intake.report import Mistakes
+from fedprompt.errors import UserError, did_you_mean, first_names
 from fedprompt.text_files import LINE_ENDS, data_setting, load_json, read_text
 
 # What the column of images is usually called, in small letters; the first that a table has.
@@ -322,7 +322,7 @@ KNOWN = ("image", "label", "labels", "split", "domain")
 
 def left_out_columns(names: Sequence[str], *, place: Path) -> tuple[str, ...]:
     """A sentence that names the columns that nothing is read from, if there are any."""
-    return (f"{place}: columns left out: {shown(names)}.",) if names else ()
+    return (f"{place}: columns left out: {first_names(names)}.",) if names else ()
 
 
 def repeated_images(
