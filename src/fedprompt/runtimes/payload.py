@@ -61,20 +61,30 @@ class Payload:
         return b"".join([len(header).to_bytes(8, "little"), header, *(raw.data for raw in self.tensors.values())])
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> Payload:
-        """Read what `to_bytes` wrote; raises UserError if it is anything else."""
+    def from_bytes(cls, content: bytes, *, largest_header: int | None = None) -> Payload:
+        """Read what `to_bytes` wrote; raises UserError if it is anything else or its header has more bytes than that."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
+            if largest_header is not None and end > 8 + largest_header:
+                raise ValueError("header")
             header = load_json_object(content[8:end], deepest=DEEPEST + 1)  # the fields may have DEEPEST levels
             tensors = {}
             for name, dtype, shape, size in header["tensors"]:
-                tensors[str(name)] = RawTensor(str(dtype), tuple(map(int, shape)), content[end : end + size])
+                if not isinstance(name, str) or not isinstance(dtype, str) or not _counts(size, *shape):
+                    raise TypeError("tensors")
+                tensors[name] = RawTensor(dtype, tuple(shape), content[end : end + size])
                 end += size
-            if end != len(content):
+            if end != len(content) or len(tensors) != len(header["tensors"]):
                 raise ValueError("length")
-            return cls(str(header["kind"]), dict(header["fields"]), tensors)
+            if not isinstance(header["kind"], str) or not isinstance(header["fields"], dict):
+                raise TypeError("fields")
+            return cls(header["kind"], header["fields"], tensors)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"A local message cannot be read ({type(error).__name__}); restart the worker.") from error
+
+
+def _counts(*values: object) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
 
 
 def done(answer: Payload | str) -> Payload:
