@@ -154,6 +154,31 @@ def test_tensors_travel_exactly(dtype: torch.dtype) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in decode(payload.tensors).items())
 
 
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        [["x", "float32", [2], -8]],
+        [["x", "float32", [-2], 8]],
+        [["x", "float32", [2.0], 8]],
+        [["x", "float32", "2", 8]],
+        [[7, "float32", [2], 8]],
+        [["x", "float32", [1], 4], ["x", "float32", [1], 4]],
+        [["x", "float32", [2], 7]],
+    ],
+)
+def test_a_frame_whose_tensors_are_not_as_declared_is_refused(tensors: list[object]) -> None:
+    header = json.dumps({"kind": "train", "fields": {}, "tensors": tensors}).encode()
+    with pytest.raises(UserError):
+        Payload.from_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+def test_a_header_may_be_bounded() -> None:
+    content = Payload("train", {"a": "b" * 100}).to_bytes()
+    assert Payload.from_bytes(content, largest_header=200).fields == {"a": "b" * 100}
+    with pytest.raises(UserError):
+        Payload.from_bytes(content, largest_header=100)
+
+
 @settings(max_examples=200)
 @given(st.data())
 def test_a_damaged_frame_is_refused_in_a_sentence(data: st.DataObject) -> None:
