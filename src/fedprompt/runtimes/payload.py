@@ -62,7 +62,7 @@ class Payload:
 
     @classmethod
     def from_bytes(cls, content: bytes, *, largest_header: int | None = None) -> Payload:
-        """Read what `to_bytes` wrote; raises UserError if it is anything else or its header has more bytes than that."""
+        """Read what `to_bytes` wrote; UserError if it is anything else, or has more bytes of header than that."""
         try:
             end = 8 + int.from_bytes(content[:8], "little")
             if largest_header is not None and end > 8 + largest_header:
