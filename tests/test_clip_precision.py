@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -205,10 +206,24 @@ def test_a_budget_bounds_what_a_pass_keeps_for_its_gradient() -> None:
         clip = backbone("float32", activation_bytes=budget)
         tokens = clip.image_embeddings(IMAGES).requires_grad_()
         last = clip.image_blocks - 1
-        return bytes_kept(lambda x: clip._run_within_budget(x, 0, None), tokens, clip.parameters()) if last else 0
+        run = functools.partial(clip._run_blocks_within_budget, start=0, edit=None)
+        return bytes_kept(run, tokens, clip.parameters()) if last else 0
 
     whole, least = kept(10**9), kept(1)
     assert 0 < 3 * least < whole
+
+
+def test_activations_of_a_methods_own_network_are_not_kept_within_a_budget() -> None:
+    network, x = (
+        torch.nn.Sequential(torch.nn.Linear(4, 400), torch.nn.GELU(), torch.nn.Linear(400, 4)),
+        torch.ones(5, 4),
+    )
+
+    def kept(budget: int) -> int:
+        clip = backbone("float32", activation_bytes=budget)
+        return bytes_kept(lambda row: clip.run_within_budget(network, row), x, network.parameters())
+
+    assert kept(1) < kept(0) / 10
 
 
 @pytest.mark.parametrize(("budget", "fit"), [(0, 0), (99, 0), (190, 1), (280, 2), (999, 9), (1000, 10), (5000, 10)])

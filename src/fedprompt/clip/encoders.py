@@ -122,12 +122,16 @@ class Encoders(nn.Module):
         tokens = tokens if start else tower.enter(tokens)
         assert 0 <= start <= last, f"the image tower has no block {start}"
         if self.activation_bytes and torch.is_grad_enabled():
-            tokens = self._run_within_budget(tokens, start, edit)
+            tokens = self._run_blocks_within_budget(tokens, start, edit)
         else:
             tokens = tower.run(tokens, start=start, stop=last, edit=edit)
         return tower.read(edit(last, tokens) if edit else tokens)
 
-    def _run_within_budget(self, tokens: Tensor, start: int, edit: Edit | None) -> Tensor:
+    def run_within_budget(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """run(x); where activations are limited, those of `run`, a method's own network, are computed again."""
+        return recomputed_block(run, x) if self.activation_bytes and torch.is_grad_enabled() else run(x)
+
+    def _run_blocks_within_budget(self, tokens: Tensor, start: int, edit: Edit | None) -> Tensor:
         """Tokens through the blocks from `start` to before the last one; what does not fit is computed again."""
         last, first_kept = self.image_blocks - 1, None
         for number in range(start, last):

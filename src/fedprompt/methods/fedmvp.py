@@ -119,7 +119,7 @@ class FedMVP(Method):
     def diagnostics(self, clip: Clip, images: Images, space: LabelSpace) -> tuple[Diagnostic, ...]:
         """Those of its attention, how far prompts depend on image and position, and how far features have moved."""
         context = self._context(clip, space)
-        prompts = self._prompts(clip.image_embeddings(images)[:, clip.leading :], context)
+        prompts = self._prompts(clip, clip.image_embeddings(images)[:, clip.leading :], context)
         features = unit(self._encode(clip, images, context).image)  # [B, D]
         moved = feature_diagnostics(features, clip.image_features(images))
         return (*super().diagnostics(clip, images, space), *prompt_diagnostics(prompts), *moved)
@@ -137,13 +137,13 @@ class FedMVP(Method):
         context: Tensor = self.project(clip.text_features([text for text, _ in self._attributes(space)]))
         return context
 
-    def _prompts(self, patches: Tensor, context: Tensor) -> Tensor:
+    def _prompts(self, clip: Clip, patches: Tensor, context: Tensor) -> Tensor:
         queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
-        attended: Tensor = self.promptformer(queries, context, adapt=self.lora)  # [B, P, W] or [m, W]
+        attended = clip.run_within_budget(lambda x: self.promptformer(x, context, adapt=self.lora), queries)
         pool = F.adaptive_avg_pool1d(attended.new_ones(attended.shape[-2]).diag(), self.n_tokens).T  # [m, P]
         return (pool @ attended).expand(len(patches), -1, -1)  # [B, m, W]
 
     def _encode(self, clip: Clip, images: Images, context: Tensor) -> Encoded:
         embeddings = clip.image_embeddings(images)  # [B, L + P, W]
-        prompts = self._prompts(embeddings[:, clip.leading :], context)  # [B, m, W]
+        prompts = self._prompts(clip, embeddings[:, clip.leading :], context)  # [B, m, W]
         return clip.encode_image(torch.cat([embeddings, prompts], dim=1))  # [B, L + P + m, W]
