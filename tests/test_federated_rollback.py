@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -50,7 +50,7 @@ class Quadratic:
         honest = Update(client, 5, {"bias": shared["bias"] + 0.3 * away}, {}, 1.0 + float(away @ away) / 2, 0.0)
         return self.poison[client](round_number, shared) if client in self.poison else honest
 
-    def undo(self) -> None:
+    def undo(self, clients: Iterable[int]) -> None:
         self.undone += 1
 
     def evaluate(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Score]:
