@@ -215,6 +215,15 @@ def test_the_simulator_goes_on_after_a_scaled_update() -> None:
     assert all(tensor.isfinite().all() for tensor in rounds[-1].shared.values())
 
 
+def test_a_client_whose_update_is_refused_goes_on_from_the_personal_state_before() -> None:
+    clients = [toy_client(number) for number in range(4)]
+    adversaries = Adversaries(scaled(factor=1e6), frozenset({3}), seed=0)
+    settings = TrainSettings(rounds=2, batch_size=2, lr=0.1)
+    simulator = Simulator(Toy(), fake_clip(), clients, settings, adversaries=adversaries)
+    (only,) = federate(Toy(), simulator, clients=range(4), rounds=1, seed=1, server=SERVER)
+    assert only.refused.keys() == {3} and simulator.personal.keys() == {0, 1, 2}
+
+
 def test_the_usual_length_needs_three_lengths_and_ignores_those_that_are_zero() -> None:
     assert History().usual([1.0, 5.0]) is None and History().usual([0.0, 0.0, 0.0, 2.0]) is None
     assert History().usual([0.0, 1.0, 2.0, 9.0]) == 2.0

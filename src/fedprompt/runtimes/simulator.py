@@ -71,10 +71,10 @@ class Simulator:
         diverged |= {update.client: _not_finite(round_number, update) for update in updates if not is_finite(update)}
         if is_poisoned(diverged, len(clients)):
             raise diverged[min(diverged)]
-        self.personal.update((update.client, update.personal) for update in updates if update.personal)
-        if self.secure is None:
-            return updates
         sent = [update for update in updates if update.client not in diverged]
+        self.personal.update((update.client, update.personal) for update in sent if update.personal)
+        if self.secure is None:
+            return updates  # the server says which of them are not finite
         cohort, notes = simulate(self.secure, round_number, shared, sent, asked=clients)
         self.notes = replace(notes, failed={**notes.failed, **dict.fromkeys(diverged, DIVERGED_REASON)})
         return cohort
