@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +16,21 @@ pytest.importorskip("flwr")
 from flwr.app import Message
 
 from fedprompt.config.recipe import parse_recipe
+from fedprompt.deploy import site as sites
 from fedprompt.deploy.audit import read_audit
 from fedprompt.deploy.server_run import run_on_sites
 from fedprompt.deploy.settings import SITE, Policy, load_site, save
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.plan import resolve
+from fedprompt.federated.client import train_client
 from fedprompt.records.events import KeptEvent, ValidationEvent
 from fedprompt.records.reading import read_run
 from fedprompt.records.run_folder import RunFolder, load_tensors, read_events
+from fedprompt.runtimes import simulator
 from fedprompt.runtimes.flower.grid import GridChannel
 from fedprompt.runtimes.flower.records import from_records
 from fedprompt.runtimes.payload import EVALUATE, TRAIN, VALIDATE
+from fedprompt.updates import State, Update
 from grids import MemoryGrid
 from test_runtimes_flower_grid import SITES, deployment, events_of, grid, recipe
 
@@ -33,6 +38,21 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 PERSONAL = "fedpgp"
 IMAGES = {0: 2, 1: 2, 2: 1}  # held-out images per site
+POISONED = 2  # the round in which the first client sends an update that destroys the model
+
+
+def poison(patch: pytest.MonkeyPatch) -> None:
+    """Have the simulator and the sites train a client that sends such an update, and whose own tensors are honest."""
+
+    def train(*objects: object, shared: State, round_number: int, **others: object) -> Update:
+        update = train_client(*objects, shared=shared, round_number=round_number, **others)
+        if (update.client, round_number) != (0, POISONED):
+            return update
+        changes = {name: tensor - shared[name] for name, tensor in update.shared.items()}
+        return replace(update, shared={name: shared[name] + 1e25 * change for name, change in changes.items()})
+
+    for place in (simulator, sites):
+        patch.setattr(place, "train_client", train)
 
 
 def best(folder: Path, *, rounds: int = 6) -> str:
@@ -42,7 +62,7 @@ def best(folder: Path, *, rounds: int = 6) -> str:
     text = text.replace("rounds = 2", f'rounds = {rounds}\nkeep = "best:hm"\nschedule = "constant"')
     text = text.replace("seed = 3", "seed = 4")
     text = text.replace('source = "sites"', 'source = "sites"\nvalidation_fraction = 0.5')
-    return text.replace("lr = 0.01", "lr = 0.3")
+    return text.replace("lr = 0.01", "lr = 0.3") + "[train.server]\nnorm_limit = 1e30\n"
 
 
 def validations(folder: Path) -> list[ValidationEvent]:
@@ -69,16 +89,19 @@ def same_adapters(ours: Path, theirs: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MemoryGrid]:
-    """The run in the simulator, and the sites with the same images."""
+    """The run in the simulator, in which a round is rolled back, and the sites with the same images."""
     folder = tmp_path_factory.mktemp("best")
     over = grid(folder, seed=4)
-    runs.start(resolve(parse_recipe(best(folder))), folder / "simulated")
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        runs.start(resolve(parse_recipe(best(folder))), folder / "simulated")
     return folder / "simulated", over
 
 
 def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_states_of_that_time(
-    simulated: tuple[Path, MemoryGrid],
+    simulated: tuple[Path, MemoryGrid], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    poison(monkeypatch)
     here, over = simulated
     run_on_sites(best(here.parent), here.parent / "out", GridChannel(over, poll=0), deployment(), home=here.parent)
     assert kept(here).round == 1 and kept(here).last == 6, "so sites go back further than four states"
@@ -99,9 +122,10 @@ def test_sites_choose_the_round_of_the_simulator_and_test_it_with_the_personal_s
 
 
 def test_a_run_over_sites_that_stops_in_every_step_ends_as_one_that_never_stopped(
-    simulated: tuple[Path, MemoryGrid],
+    simulated: tuple[Path, MemoryGrid], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stops while each round is trained and while it is scored."""
+    """It stops while each round is trained and while it is scored; one is rolled back."""
+    poison(monkeypatch)
     here, over = simulated
     stopped: set[tuple[str, int]] = set()
 
@@ -120,6 +144,10 @@ def test_a_run_over_sites_that_stops_in_every_step_ends_as_one_that_never_stoppe
     run_on_sites(best(here.parent), out, channel, deployment(), home=here.parent)
     assert outcome(out) == outcome(here) and same_adapters(out, here)
     rounds, others = (events_of(folder, PERSONAL, "round") for folder in (out, here))
+    assert [event.rolled_back for event in rounds] == [None, None, POISONED, None, None, None]
+    assert rounds[2].failed[0].startswith("rolled back: "), "though this client's own losses are not finite either"
+    assert rounds[2].failed[1].startswith("diverged: ")
+    assert validations(out)[POISONED].value == 0.0, "logits that are not finite are wrong answers"
     for ours, theirs in zip(rounds, others, strict=True):
         assert (ours.losses, ours.failed, ours.skipped) == (theirs.losses, theirs.failed, theirs.skipped)
     checkpoints = [

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.client import TrainSettings, train_client
 from fedprompt.federated.rounds import initial_state
 from fedprompt.seeding import stream
@@ -145,6 +145,15 @@ def test_a_method_without_parameters_trains_nothing() -> None:
 def test_an_exploding_loss_names_client_round_and_method() -> None:
     with pytest.raises(UserError, match=r"loss of Toy became (nan|inf) at client 4 \(site 4\) in round 2; lower the"):
         run(lr=1e38, round_number=2)
+
+
+def test_a_loss_that_no_site_could_send_counts_as_not_finite() -> None:
+    class Steep(Toy):
+        def loss(self, *objects: object, **options: object) -> torch.Tensor:
+            return super().loss(*objects, **options) * 1e13
+
+    with pytest.raises(NotFiniteError, match=r"loss of Steep became \d"):
+        run(Steep())
 
 
 def test_a_client_without_pictures_is_named() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -50,7 +50,7 @@ class Quadratic:
         honest = Update(client, 5, {"bias": shared["bias"] + 0.3 * away}, {}, 1.0 + float(away @ away) / 2, 0.0)
         return self.poison[client](round_number, shared) if client in self.poison else honest
 
-    def undo(self) -> None:
+    def undo(self, clients: Iterable[int]) -> None:
         self.undone += 1
 
     def evaluate(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Score]:
@@ -213,6 +213,15 @@ def test_the_simulator_goes_on_after_a_scaled_update() -> None:
     rounds = list(federate(Toy(), simulator, clients=range(2), rounds=4, seed=1, server=SERVER))
     assert [one.rolled_back for one in rounds[:2]] == [0, 1] and blamed(rounds) == {1}
     assert all(tensor.isfinite().all() for tensor in rounds[-1].shared.values())
+
+
+def test_a_client_whose_update_is_refused_goes_on_from_the_personal_state_before() -> None:
+    clients = [toy_client(number) for number in range(4)]
+    adversaries = Adversaries(scaled(factor=1e6), frozenset({3}), seed=0)
+    settings = TrainSettings(rounds=2, batch_size=2, lr=0.1)
+    simulator = Simulator(Toy(), fake_clip(), clients, settings, adversaries=adversaries)
+    (only,) = federate(Toy(), simulator, clients=range(4), rounds=1, seed=1, server=SERVER)
+    assert only.refused.keys() == {3} and simulator.personal.keys() == {0, 1, 2}
 
 
 def test_the_usual_length_needs_three_lengths_and_ignores_those_that_are_zero() -> None:

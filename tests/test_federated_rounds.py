@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -31,6 +31,8 @@ class Echo:
         noise = torch.randn(shared["bias"].shape, generator=stream(0, round_number, client))
         new = {"bias": 0.9 * shared["bias"] + noise * (float("nan") if client == self.poison else 1.0)}
         return Update(client=client, num_examples=client + 1, shared=new, personal={}, loss=0.0, seconds=0.0)
+
+    def undo(self, clients: Iterable[int]) -> None: ...
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         return []

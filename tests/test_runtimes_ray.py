@@ -150,7 +150,7 @@ def test_a_round_that_is_undone_leaves_no_trace_in_the_actors(pool: Pool) -> Non
     for transport in (alone, spread):
         transport.train(1, shared, [0, 1, 2])
         transport.train(2, {name: tensor + 1 for name, tensor in shared.items()}, [0, 1])
-        transport.undo()
+        transport.undo([0, 1])
     for one, other in zip(alone.train(2, shared, [0, 1, 2]), spread.train(2, shared, [0, 1, 2]), strict=True):
         assert same(one.shared, other.shared) and same(one.personal, other.personal)
 

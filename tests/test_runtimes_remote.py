@@ -136,6 +136,14 @@ def test_sites_are_told_which_of_their_rounds_counted() -> None:
     assert since == {"east": 1, "north": 2, "south": 0}
 
 
+def test_a_site_whose_update_the_server_refuses_goes_on_from_the_round_before() -> None:
+    transport = remote(Post())
+    transport.train(1, SHARED, [0, 1])
+    transport.train(2, SHARED, [0, 1, 2])
+    transport.undo([1, 2])
+    assert transport.accepted == {0: 2, 1: 1} and transport.notes.kept == (0,)
+
+
 def test_scores_come_from_those_who_have_them() -> None:
     score = {"num_examples": 9, "figures": {"accuracy": 0.5, "macro_f1": None}, "per_class": [None, 1.0]}
     fields = {"east": {"score": score}, "north": {"score": None}, "south": {"score": {"figures": "much"}}}

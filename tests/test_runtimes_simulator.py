@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.client import Client, TrainSettings
 from fedprompt.federated.evaluate import evaluate
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
-from fedprompt.federated.server import Server
+from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.runtimes.simulator import Simulator
 from toys import SPACE, Toy, fake_clip, toy_client
 
@@ -57,29 +57,50 @@ def test_an_interrupted_round_leaves_personal_states_as_they_were() -> None:
 
 
 class SpoilsItself(Toy):
-    """Client 1 ends round 2 with a personal tensor that is not finite, while its loss and shared tensors are."""
+    """Some clients end their training with a tensor that is not finite, while their loss is."""
 
-    spoil = False
+    def __init__(self, spoiled: str) -> None:
+        super().__init__()
+        self.spoiled, self.clients, self.place = spoiled, (), 0
+
+    def loss(self, clip, images, targets, space, *, stream) -> torch.Tensor:
+        self.place = images.rows[0] // 100  # rows of `toy_client`
+        return super().loss(clip, images, targets, space, stream=stream)
 
     def end_epoch(self, epoch: int) -> None:
         super().end_epoch(epoch)
-        if self.spoil:
-            self.own.data[0] = float("nan")
+        if self.place in self.clients:
+            getattr(self, self.spoiled).data[0] = float("nan")
 
 
-def test_a_personal_state_that_is_not_finite_is_refused_and_the_one_before_is_kept() -> None:
-    method = SpoilsItself()
-    simulator = Simulator(method, fake_clip(), {number: toy_client(number) for number in (0, 1)}, SETTINGS)
+@pytest.mark.parametrize(("spoiled", "why"), [("own", "diverged: "), ("bias", "not finite: NaN")])
+def test_a_few_clients_that_diverge_are_left_out_and_most_are_an_error(spoiled: str, why: str) -> None:
+    """As over sites; those left out go on from the personal state before."""
+    method = SpoilsItself(spoiled)
+    simulator = Simulator(method, fake_clip(), {number: toy_client(number) for number in range(3)}, SETTINGS)
     shared = initial_state(Toy())[0]
-    simulator.train(1, shared, [0, 1])
-    before = {client: dict(state) for client, state in simulator.personal.items()}
-    method.spoil = True
-    spoiled = simulator.train(2, shared, [1])
-    method.spoil = False
-    good = simulator.train(2, shared, [0])
-    out = Server().combine(type(method).aggregate, shared, [*good, *spoiled], {}, asked=[0, 1])
-    assert [one.client for one in out.used] == [0] and out.refused == {1: "not finite: NaN or infinity in 'own'."}
+    simulator.train(1, shared, range(3))
+    before = dict(simulator.personal)
+    method.clients = (1,)
+    out = next(federate(method, simulator, clients=range(3), rounds=2, seed=2, start=Start(1, shared)))
+    assert [one.client for one in out.updates] == [0, 2]
+    assert {**simulator.notes.failed, **out.refused}.keys() == {1}
+    assert {**simulator.notes.failed, **out.refused}[1].startswith(why)
     assert same(simulator.personal[1], before[1]) and not same(simulator.personal[0], before[0])
+    method.clients, before = (1, 2), dict(simulator.personal)
+    with pytest.raises(NotFiniteError, match=r"client 1 are not finite after training in round 3; lower the"):
+        simulator.train(3, shared, range(3))
+    assert simulator.personal == before
+
+
+def test_a_few_clients_that_diverge_are_left_out_of_a_secure_sum() -> None:
+    method = SpoilsItself("bias")
+    method.clients = (1,)
+    clients = {number: toy_client(number) for number in range(4)}
+    simulator = Simulator(method, fake_clip(), clients, SETTINGS, secure=SecureSum())
+    (cohort,) = simulator.train(1, initial_state(Toy())[0], range(4))
+    assert cohort.num_examples == 3 and simulator.notes.failed.keys() == {1}
+    assert simulator.notes.failed[1].startswith("diverged: ") and simulator.personal.keys() == {0, 2, 3}
 
 
 def test_a_lazy_sequence_of_ten_thousand_is_asked_only_for_the_chosen() -> None:

@@ -194,7 +194,7 @@ class Site:
             return None
         task.method.load_state_dict({**task.shared, **task.personal})
         columns, batch_size = job.experiment.plan.keep.columns, job.trial.settings.batch_size
-        found = validate(task.method, job.experiment.clip, client, batch_size=batch_size, evaluator=evaluate_any)
+        found = validate(task.method, job.experiment.clip, client, batch_size=batch_size)
         return replace(found, figures={column: found.figures[column] for column in columns})
 
 

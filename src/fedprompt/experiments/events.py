@@ -252,7 +252,7 @@ def round_event(trial: Trial, record: Round, notes: RoundNotes, spent: PrivacySp
     # With pooled sharing, training images travelled instead of updates.
     sizes = {update.client: update.bytes for update in seen if trial.sharing != "pooled"}
     optional = {
-        "failed": refused | dict(notes.failed) or None,
+        "failed": dict(notes.failed) | refused or None,
         "skipped": notes.skipped or record.skipped or None,
         "site_seconds": notes.site_seconds,
         "validation": notes.validation,

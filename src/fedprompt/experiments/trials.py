@@ -195,14 +195,14 @@ def _score_round(
 ) -> None:
     """Score the state after a round on test images and on held-out ones, each if it is due and not on record."""
     every, number = context.experiment.recipe.evaluate.every, reached.round_number
+    # The last round is scored at the end, unless another one may be kept.
+    is_due = every and number % every == 0 and (number < best.rounds or best.keep.metric)
     try:
-        # The last round is scored at the end, unless another one may be kept.
-        is_due = every and number % every == 0 and (number < best.rounds or best.keep.metric)
         if is_due and not is_tested:
             score_test_sets(context, trial, transport, reached.shared, round_number=number)
-        best.score(number, transport, reached.shared)
     except NotFiniteError as error:  # the next round shows whether it is to be rolled back
         context.callbacks.on_warning(f"No score after round {number}: {error}")
+    best.score(number, transport, reached.shared)
 
 
 def _is_tested(context: RunContext, trial: Trial, transport: RunTransport, reached: Start) -> bool:

@@ -18,6 +18,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.gradients import gradients
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
+from fedprompt.federated.screening import LARGEST_LOSS
 from fedprompt.methods.base import Method
 from fedprompt.seeding import stream
 from fedprompt.updates import State, Update
@@ -191,7 +192,7 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
 
 
 def _finite(loss: float, local: LocalEpoch) -> float:
-    if not (math.isfinite(loss) or local.settings.hides_loss):
+    if not (abs(loss) <= LARGEST_LOSS or local.settings.hides_loss):
         raise NotFiniteError(
             f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
             f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."

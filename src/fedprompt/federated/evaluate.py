@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,14 +49,6 @@ class Decision:
     tuned: float | None = None
     oracle: bool = False
     thresholds: Tensor | None = None
-
-
-class Evaluator(Protocol):
-    """A function that scores a method on examples."""
-
-    def __call__(self, method: Method, clip: Clip, examples: Examples, *, name: str, batch_size: int) -> Score:
-        """The score of the method in its current state."""
-        ...
 
 
 def predict(method: Method, clip: Clip, images: Images, space: LabelSpace, *, batch_size: int = 128) -> Tensor:
@@ -119,18 +110,16 @@ def _wrong_unless_finite(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.where(finite, logits, wrong)
 
 
-def validate(
-    method: Method, clip: Clip, client: Client, *, batch_size: int = 128, evaluator: Evaluator = evaluate
-) -> Score:
+def validate(method: Method, clip: Clip, client: Client, *, batch_size: int = 128) -> Score:
     """Score the method on a client's held-out images: figures over the base classes, and `base` and `local` headlines.
 
-    `client.held_out` says over which candidates.
+    `client.held_out` says over which candidates. As by `evaluate_any`, logits that are not finite are wrong answers.
     """
     figures: dict[str, float] = {}
     known: dict[int, Mapping[str, float]] = {}  # a client with all base classes has the same examples twice
     for column, examples in client.held_out.items():
         if id(examples) not in known:
-            scored = evaluator(method, clip, examples, name=client.name, batch_size=batch_size)
+            scored = evaluate_any(method, clip, examples, name=client.name, batch_size=batch_size)
             known[id(examples)] = scored.figures
         found = known[id(examples)]
         figures |= {**(found if column == "base" else {}), column: found[METRICS[examples.space.kind]]}

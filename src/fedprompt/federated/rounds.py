@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -81,13 +81,13 @@ class Transport(Protocol):
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients from the shared state; a client that did not answer is missing from the list.
 
-        Raises NotFiniteError, and changes no personal state, if the shared state makes losses not finite: that of any
-        simulated client, or those of most sites that answered.
+        Raises NotFiniteError, and changes no personal state, if the shared state makes the losses or updates of most
+        clients that answered not finite (`screening.is_poisoned`); fewer are left out.
         """
         ...
 
-    def undo(self) -> None:
-        """Give back the personal states that clients had before the last `train`, whose result is not used."""
+    def undo(self, clients: Iterable[int]) -> None:
+        """Give these clients, whose updates are not used, back their personal states from before the last `train`."""
         ...
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
@@ -145,7 +145,6 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
             return
         answers = _train(transport, server, number, last, chosen)
         if answers.poisoned and (fixed := repair(server, aggregate, suspected, answers.poisoned)) is not None:
-            transport.undo()
             suspected, undone = fixed.finished, fixed.finished.number
             why = f"round {undone} was rolled back, because after it {answers.poisoned}"
             out = replace(fixed.outcome, used=(), refused=fixed.suspects, skipped=why)
@@ -156,6 +155,8 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
             if out.used:
                 suspected = repairable(server, number, last.shared, last.memory, out, asked=chosen)
             bad = bad + 1 if out.refused and not out.used else 0
+        # A personal state that was trained from a poisoned shared one must not outlive it.
+        transport.undo(out.refused if out.used else chosen)
         if bad == BAD_ROUNDS:
             reasons = "; ".join(f"client {client}: {reason}" for client, reason in out.refused.items())
             raise UserError(f"No update could be used in {bad} rounds in a row ({reasons}) Correct that, then resume.")

@@ -8,7 +8,7 @@ round loop calls it, whatever the transport. It never raises: a malicious site m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from fedprompt.errors import NotFiniteError, UserError, refusing
 from fedprompt.federated.history import History
 from fedprompt.updates import AGGREGATE_CLIENT, State, Update
 
+LARGEST_LOSS = 1e12  # whatever its sign; a larger one has diverged
 MOST_EXAMPLES = 10_000_000  # training images that an update may claim, unless a recipe says otherwise
 NO_HISTORY = History()
 LONGEST_NAME = 80  # characters of a site's tensor name that a reason quotes
@@ -128,6 +129,14 @@ def check_personal(update: Update) -> None:
 def is_finite(update: Update) -> bool:
     """Whether all numbers of an update's tensors are finite, shared and personal ones."""
     return all(bool(tensor.isfinite().all()) for tensor in (*update.shared.values(), *update.personal.values()))
+
+
+def is_poisoned(diverged: Collection[int], answered: int) -> bool:
+    """Whether so many of the clients that answered diverged that the state they received is to blame.
+
+    Fewer than most may be lying, so they alone are left out.
+    """
+    return 2 * len(diverged) > answered
 
 
 def _check_finite(name: str, tensor: Tensor) -> None:

@@ -109,8 +109,9 @@ class RoundEvent(BaseEvent):
     skipped: str = Field("", description="why the round left the shared state as it was")
     rolled_back: int | None = Field(
         None,
-        description="earlier round that was computed again without the updates of the clients in `failed`, because the "
-        "clients' losses after it were not finite or many times as large; this round changes nothing itself",
+        description="earlier round that was computed again without the updates of the clients that `failed` says were "
+        "rolled back, because clients' losses after it were not finite or many times as large; this round changes "
+        "nothing itself",
     )
     site_seconds: dict[int, Number] = Field({}, description="training time per client, as sites report it")
     validation: dict[int, Number] = Field(

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedprompt.federated.evaluate import Score
-from fedprompt.federated.screening import MOST_EXAMPLES, RefusedUpdateError, check_raw
+from fedprompt.federated.screening import LARGEST_LOSS, MOST_EXAMPLES, RefusedUpdateError, check_raw
 from fedprompt.runtimes.payload import Fields, Payload
 from fedprompt.runtimes.tensor_codec import Upload, decode_change
 from fedprompt.updates import State, Update
 
-LARGEST = 1e12  # of a loss, whatever its sign
+LARGEST = 1e12  # of a number that has no other limit
 LONGEST_TIME = 366 * 86_400.0  # seconds
 MOST_FIGURES, MOST_CLASSES = 64, 100_000
 LONGEST_TEXT = 200  # characters
@@ -42,7 +42,7 @@ def train_answer(client: int, answer: Payload, shared: State, upload: Upload) ->
         num_examples=whole(fields, "num_examples", low=1, high=MOST_EXAMPLES),
         shared=decode_change(answer.tensors, shared, upload),
         personal={},
-        loss=number_or_nan(fields, "loss", low=-LARGEST, high=LARGEST),
+        loss=number_or_nan(fields, "loss", low=-LARGEST_LOSS, high=LARGEST_LOSS),
         seconds=number(fields, "seconds", low=0.0, high=LONGEST_TIME),
     )
     return TrainAnswer(update, number_or_nan(fields, "validation"), answer.size)

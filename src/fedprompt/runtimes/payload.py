@@ -20,6 +20,7 @@ SECURE = (SHARE_KEYS, MASKED_INPUT, CONSISTENCY_CHECK, UNMASK)
 MESSAGE = "message"  # key of a secure sum's message: a base64 field on its way to a site, a byte tensor on its way back
 DONE, REFUSED, FAILED = "done", "refused", "failed"  # answers
 DIVERGED = "diverged"  # an answer: with the state that was sent, the site's training losses are not finite
+DIVERGED_REASON = "diverged: its losses are not finite with the state that it received."
 VERSION = "fedprompt"  # field of a request: the server's version of fedprompt
 EXPIRES = "expires"  # field of a request, set where it arrives: time in seconds since 1970 when nobody waits any more
 MALFORMED = "malformed"  # a request that could not be read
@@ -95,7 +96,7 @@ def done(answer: Payload | str) -> Payload:
     if isinstance(answer, str):
         raise UserError(answer)
     if answer.kind == DIVERGED:
-        raise NotFiniteError("diverged: its losses are not finite with the state that it received.")
+        raise NotFiniteError(DIVERGED_REASON)
     if answer.kind in (REFUSED, FAILED):
         raise UserError(f"{answer.kind}: {reason(answer)}")
     if answer.kind != DONE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from fedprompt.data.dataset import Examples
 from fedprompt.errors import NotFiniteError, UserError, refusing
 from fedprompt.federated.evaluate import Score, predict
 from fedprompt.federated.rounds import RoundNotes, initial_state
-from fedprompt.federated.screening import check_update
+from fedprompt.federated.screening import check_update, is_poisoned
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.methods.base import Method
 from fedprompt.runtimes.answers import TrainAnswer, score_answer, train_answer
@@ -143,17 +143,20 @@ class Remote:
         took_part = [answer.update.client for answer in answers]
         return [one.update for one in answers] if self._finish_round(round_number, took_part, notes) else []
 
-    def undo(self) -> None:
-        """Let the sites continue from the personal states that counted before the last `train`."""
-        self.accepted = dict(self._before)
-        self.notes = replace(self.notes, kept=None)
+    def undo(self, clients: Iterable[int]) -> None:
+        """Let these sites continue from the personal states that counted before the last `train`."""
+        undone = {*clients}
+        kept = {client: number for client, number in self.accepted.items() if client not in undone}
+        self.accepted = kept | {client: number for client, number in self._before.items() if client in undone}
+        took_part = tuple(client for client in self.notes.kept or () if client not in undone)
+        self.notes = replace(self.notes, kept=took_part or None)
 
     def _check_diverged(
         self, round_number: int, notes: RoundNotes, diverged: Set[int], answers: Mapping[int, Payload | str]
     ) -> None:
-        """Raise NotFiniteError if this happened to most sites that answered; fewer may be lying."""
+        """Raise NotFiniteError if this happened to most sites that answered."""
         heard = sum(isinstance(answer, Payload) for answer in answers.values())
-        if 2 * len(diverged) <= heard:
+        if not is_poisoned(diverged, heard):
             return
         self.notes = notes
         names = ", ".join(self.settings.sites[client] for client in sorted(diverged))

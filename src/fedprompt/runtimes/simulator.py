@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
+from fedprompt.errors import NotFiniteError
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.evaluate import Score, evaluate, predict, validate
 from fedprompt.federated.rounds import RoundNotes, initial_state
+from fedprompt.federated.screening import NotFiniteUpdateError, check_personal, is_finite, is_poisoned
 from fedprompt.federated.secure.secure_sum import SecureSum
 from fedprompt.federated.secure.simulation import simulate
 from fedprompt.methods.base import Method
+from fedprompt.runtimes.payload import DIVERGED_REASON
 from fedprompt.updates import State, Update
 
 
@@ -55,39 +58,60 @@ class Simulator:
     def train(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
         """Train these clients in turn. Personal states change when all are done; an interrupted round has no effect.
 
-        A personal state that is not finite is not kept: the server refuses its update, and the client goes on from the
-        state before.
+        As over sites, a client whose loss or personal state is not finite has no update; NotFiniteError if these, and
+        those whose shared tensors are not finite, are most clients.
         """
         self._before = dict(self.personal)
-        updates = self.train_each(round_number, shared, clients)
-        self.personal.update((update.client, update.personal) for update in updates if keeps_personal(update))
+        trained = self.train_each(round_number, shared, clients)
+        diverged = {client: one for client, one in trained.items() if isinstance(one, NotFiniteError)}
+        self.notes = RoundNotes(dict.fromkeys(diverged, DIVERGED_REASON))
+        updates = [one for one in trained.values() if isinstance(one, Update)]
         if self.adversaries is not None:
             updates = self.adversaries.poison_updates(round_number, shared, updates)
-        if self.secure is not None:
-            updates, self.notes = simulate(self.secure, round_number, shared, updates)
-        return updates
+        diverged |= {update.client: _not_finite(round_number, update) for update in updates if not is_finite(update)}
+        if is_poisoned(diverged, len(clients)):
+            raise diverged[min(diverged)]
+        sent = [update for update in updates if update.client not in diverged]
+        self.personal.update((update.client, update.personal) for update in sent if update.personal)
+        if self.secure is None:
+            return updates  # the server says which of them are not finite
+        cohort, notes = simulate(self.secure, round_number, shared, sent, asked=clients)
+        self.notes = replace(notes, failed={**notes.failed, **dict.fromkeys(diverged, DIVERGED_REASON)})
+        return cohort
 
-    def train_each(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
-        """The updates that these clients train, one after another, before any attack; no personal state changes."""
-        updates = []
+    def train_each(
+        self, round_number: int, shared: State, clients: Sequence[int]
+    ) -> Mapping[int, Update | NotFiniteError]:
+        """By client, the updates that these train, one after another, before any attack; no personal state changes."""
+        found: dict[int, Update | NotFiniteError] = {}
         for done, client in enumerate(clients, start=1):
-            updates.append(
-                train_client(
-                    self.method,
-                    self.clip,
-                    self._client(client),
-                    shared=shared,
-                    personal=self.personal.get(client, self._personal_start),
-                    round_number=round_number,
-                    settings=self.settings,
-                )
-            )
+            try:
+                found[client] = update = self._update(round_number, shared, client)
+                check_personal(update)
+            except NotFiniteUpdateError:
+                found[client] = _not_finite(round_number, update)
+            except NotFiniteError as error:
+                found[client] = error
             self._report_progress(done, len(clients))
-        return updates
+        return found
 
-    def undo(self) -> None:
-        """Give back the personal states from before the last `train`."""
-        self.personal = dict(self._before)
+    def _update(self, round_number: int, shared: State, client: int) -> Update:
+        return train_client(
+            self.method,
+            self.clip,
+            self._client(client),
+            shared=shared,
+            personal=self.personal.get(client, self._personal_start),
+            round_number=round_number,
+            settings=self.settings,
+        )
+
+    def undo(self, clients: Iterable[int]) -> None:
+        """Give these clients back their personal states from before the last `train`."""
+        for client in clients:
+            self.personal.pop(client, None)
+            if client in self._before:
+                self.personal[client] = self._before[client]
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Score each of these clients that has test images, over its own candidate classes."""
@@ -144,6 +168,8 @@ class Simulator:
             self.on_client(done, total)
 
 
-def keeps_personal(update: Update) -> bool:
-    """Whether a client goes on from the personal state of an update: it has one, and all of it is finite."""
-    return bool(update.personal) and all(tensor.isfinite().all() for tensor in update.personal.values())
+def _not_finite(round_number: int, update: Update) -> NotFiniteError:
+    return NotFiniteError(
+        f"Tensors of client {update.client} are not finite after training in round {round_number}; lower the learning "
+        "rate."
+    )

@@ -35,11 +35,20 @@ def local_session(
 
 
 def simulate(
-    secure: SecureSum, round_number: int, shared: State, updates: Sequence[Update], *, present: Present = everyone
+    secure: SecureSum,
+    round_number: int,
+    shared: State,
+    updates: Sequence[Update],
+    *,
+    asked: Sequence[int] | None = None,
+    present: Present = everyone,
 ) -> tuple[list[Update], RoundNotes]:
-    """The mean of the updates as one update, or none if too few clients stayed, and notes for the round's record."""
+    """The mean of the updates as one update, or none if too few clients stayed, and notes for the round's record.
+
+    The clients `asked` may be more than have an update.
+    """
     # Each client screens its own update as the server would: nobody can do it later.
-    asked = [update.client for update in updates]
+    asked = [update.client for update in updates] if asked is None else asked
     screened = screen(updates, shared, limits=Limits(), asked=asked)
     identities = {client: Identity.generate() for client in asked}
     secure = replace(secure, identities={client: one.public for client, one in identities.items()})

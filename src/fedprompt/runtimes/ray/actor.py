@@ -23,7 +23,7 @@ from fedprompt.clip.loading import numerics_id
 from fedprompt.clip.model import Clip
 from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score, compute_logits
 from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State
@@ -164,11 +164,13 @@ class Actor:
         self.clip.cache.memory_bytes = int(self.clip.cache.memory_bytes * memory_share)
         return Opened(node_name(), self.clip.fingerprint, numerics_id(self.clip.device), os.getpid())
 
-    def train(self, trial: Stored, round_number: int, shared: Stored, tasks: Sequence[Task]) -> Answers[Trained]:
-        """Train clients one after another."""
+    def train(self, trial: Stored, round_number: int, shared: Stored, tasks: Sequence[Task]) -> Answers[Trained | str]:
+        """Train clients one after another; a text says why one diverged."""
 
-        def train(simulator: Simulator, state: State, task: Task) -> Trained:
-            (update,) = simulator.train_each(round_number, state, [task.client])
+        def train(simulator: Simulator, state: State, task: Task) -> Trained | str:
+            update = simulator.train_each(round_number, state, [task.client])[task.client]
+            if isinstance(update, NotFiniteError):
+                return str(update)
             if update.personal:
                 self._personal[task.client] = task.after, update.personal
             return Trained(update.num_examples, pack(update.shared), pack(update.personal), update.loss, update.seconds)

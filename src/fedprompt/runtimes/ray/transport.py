@@ -13,13 +13,13 @@ from torch import Tensor
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import ImageSource
-from fedprompt.errors import UserError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.evaluate import Score, images_per_batch
 from fedprompt.ops.metrics import require_finite
 from fedprompt.runtimes.ray.actor import Part, Scoring, Task, Trained, pack, unpack
 from fedprompt.runtimes.ray.pool import Member, Pool
 from fedprompt.runtimes.ray.queues import Costs
-from fedprompt.runtimes.simulator import Simulator, keeps_personal
+from fedprompt.runtimes.simulator import Simulator
 from fedprompt.updates import State, Update
 
 
@@ -49,15 +49,20 @@ class OnRay(Simulator):
         self._versions: dict[int, tuple[int, State]] = {}  # of the personal states that were sent or received last
         self._costs = {kind: Costs() for kind in ("train", "evaluate", "validate", "predict")}
 
-    def train_each(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Update]:
+    def train_each(
+        self, round_number: int, shared: State, clients: Sequence[int]
+    ) -> Mapping[int, Update | NotFiniteError]:
         """The updates that these clients train on the actors, sorted as the clients.
 
-        Raises the error of the first client that has one, as a simulator in one process would.
+        Raises any other error of the first client that has one, as a simulator in one process would.
         """
-        found: dict[int, Update] = {}
+        found: dict[int, Update | NotFiniteError] = {}
         after = {client: self.pool.new_number() for client in clients}
 
-        def receive(member: Member, client: int, answer: Trained) -> None:
+        def receive(member: Member, client: int, answer: Trained | str) -> None:
+            if isinstance(answer, str):
+                found[client] = NotFiniteError(answer)
+                return
             personal = unpack(answer.personal)
             tensors = {"shared": unpack(answer.shared), "personal": personal}
             found[client] = Update(client, answer.num_examples, **tensors, loss=answer.loss, seconds=answer.seconds)
@@ -66,9 +71,9 @@ class OnRay(Simulator):
 
         self._ask("train", round_number, shared, clients, receive, after=after)
         for client, update in found.items():
-            if keeps_personal(update):
+            if isinstance(update, Update) and update.personal:
                 self._versions[client] = after[client], update.personal
-        return [found[client] for client in clients]
+        return {client: found[client] for client in clients}
 
     def evaluate(self, round_number: int, shared: State, clients: Sequence[int]) -> list[Score]:
         """Score each of these clients that has test images, over its own candidate classes."""
