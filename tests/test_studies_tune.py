@@ -247,8 +247,7 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
 
 
 def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folder: Path) -> None:
-    words = ("--set", "train.keep=best:base", "--set", "data.base=all")
-    said = tune(folder, "--method", "promptfl", *words, out="best")
+    said = tune(folder, "--method", "promptfl", "--set", "train.keep=best:base", out="best")
     search, final = (read_run(folder / "best" / name) for name in ("search", "final"))
     kept = {trial.name: trial.kept for trial in search.trials}
     assert all(one is not None and one.metric == "base" for one in kept.values())
@@ -256,8 +255,9 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
     assert main is not None and main.kept is not None and main.kept.metric == "base"
     rate = main.about.settings["lr"]
     assert kept[f"promptfl-lr-{rate}"].value == max(one.value for one in kept.values())
-    assert all("Test of the best round in percent" in text for text in (said, (folder / "best/tuning.md").read_text()))
-    assert "the round with the best Test on held-out images" in final.header.protocol
+    for text in (said, (folder / "best" / "tuning.md").read_text()):
+        assert "Base of the best round in percent" in " ".join(text.split())
+    assert "the round with the best Base on held-out images" in final.header.protocol
 
 
 @pytest.mark.parametrize(("trains_on_all", "name"), [(True, "Test"), (False, "Base")])
