@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +12,10 @@ from fedprompt import methods
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.model import Clip
 from fedprompt.data.file_source import FileSource
-from fedprompt.experiments.predict import CACHE_GB, classify_files
+from fedprompt.experiments.predict import BATCH, CACHE_GB, classify_files
 from fedprompt.seeding import stream
 
-PASSES = 32  # images by which the tower's own rate is measured, before and after
+PASSES = 4  # images by which the tower's own rate is measured after every batch, so that both see the same machine
 
 
 def predicting(
@@ -36,13 +35,16 @@ def _predict(name: str, source: FileSource, size: str) -> dict[str, float]:
     method = methods.load(name)(clip, generator=stream(0, "method"))
     space = make_examples(1, 10, 2, SIZES[size][1]).space
     list(classify_files(method, clip, source.take(range(2)), space))  # texts are encoded, and libraries are loaded
-    before = _tower_rate(clip, SIZES[size][1])
-    started, levels = time.perf_counter(), []
-    for batch in classify_files(method, clip, source, space):
+    _tower_seconds(clip, SIZES[size][1])
+    spent, alone, levels = 0.0, 0.0, []
+    batches = classify_files(method, clip, source, space)
+    for _ in range(0, len(source), BATCH):
+        seconds, batch = timed(lambda: next(batches))
         assert not batch.unreadable
+        spent += seconds
+        alone += _tower_seconds(clip, SIZES[size][1])
         levels.append(memory())
-    rate = len(source) / (time.perf_counter() - started)
-    tower = (before + _tower_rate(clip, SIZES[size][1])) / 2
+    rate, tower = len(source) / spent, PASSES * len(levels) / alone
     return {
         "images/s": rate,
         "the tower alone (images/s)": tower,
@@ -52,9 +54,9 @@ def _predict(name: str, source: FileSource, size: str) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _tower_rate(clip: Clip, pixels: int) -> float:
-    """Images per second of patch embedding and blocks, one image at a time as `predict` does."""
+def _tower_seconds(clip: Clip, pixels: int) -> float:
+    """Seconds of patch embedding and blocks of `PASSES` images, one at a time as `predict` does."""
     image = torch.randn(1, 3, pixels, pixels)
     embed, encode = clip.model.vision_model.embeddings, clip.encode_image
     spent, _ = timed(lambda: [encode(embed(image)) for _ in range(PASSES)])
-    return PASSES / spent
+    return spent

@@ -60,6 +60,15 @@ REFUSED = {
         "--set",
         "data.path=/gone/photos",
     ): "/gone/photos does not exist; give the path of your images with --set data.path=PATH.",
+    **{
+        (
+            command,
+            "own_folder",
+            "--set",
+            "data.path=/gone/photos",
+        ): "/gone/photos does not exist; give the path of your images with --set data.path=PATH."
+        for command in ("check", "partition", "tune")
+    },
     ("run", "own_folder", "--set", "method.name=promptfl", "--set", "method.n_ctz=4"): "has no option 'n_ctz'; did you",
 }
 PROGRAM = """
@@ -111,9 +120,9 @@ def test_check_ends_with_the_command_that_trains_on_what_it_has_read(tmp_path: P
 
 def test_a_folder_of_images_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
     said = call("check", "own_folder", "--set", f"data.path={tmp_path / 'gone'}", code=2)
-    assert "gone does not exist; give the folder that holds the images with --set data.path=FOLDER." in said
+    assert f"{tmp_path / 'gone'} does not exist; give the path of your images with --set data.path=PATH." in said
     said = call("check", "own_table", "--set", f"data.path={tmp_path / 'gone.csv'}", code=2)
-    assert "gone.csv does not exist; give the table of images with --set data.path=FILE." in said
+    assert "gone.csv does not exist; give the path of your images with --set data.path=PATH." in said
 
 
 def test_doctor_lists_the_trials_that_will_run(tmp_path: Path) -> None:

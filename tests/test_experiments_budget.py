@@ -14,7 +14,7 @@ from fedprompt.deploy.server_run import require_rounds
 from fedprompt.errors import UserError
 from fedprompt.experiments import budget
 from fedprompt.experiments import run as runs
-from fedprompt.experiments.budget import Costs, rounds_that_fit
+from fedprompt.experiments.budget import Costs, duration, rounds_that_fit
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.experiments.plan import resolve
 from fedprompt.records.events import BudgetEvent, TrialEvent
@@ -177,3 +177,8 @@ def test_time_that_one_method_does_not_need_goes_to_the_others_before_any_trains
     found = {event.name: event for event in events_of(tmp_path / "run", BudgetEvent)}
     assert (found["promptfl"].rounds, found["fedclip"].rounds) == (9, 6)  # 8 of 30 s are enough; 52 s for the other
     assert [name for name, _ in trained] == ["promptfl", "fedclip"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.14, "3.1 s"), (99.4, "99 s"), (99.6, "1.66 min"), (120, "2 min")])
+def test_durations_are_written_without_exponents(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
+from fedprompt.config.tuned import tuned_defaults
 from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.experiments import run as runs
 from fedprompt.experiments.budget import Costs
@@ -28,7 +29,7 @@ from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.predictions import read_predictions
 from fedprompt.records.reading import read_run
 from fedprompt.studies.tune import GRID, Wanted, make_tuning
-from fedprompt.studies.tune_results import Result, ranked, result_rows, trainable
+from fedprompt.studies.tune_results import Result, metric_of, ranked, result_rows, trainable
 from fedprompt.studies.tune_rounds import Rounds, plan_rounds, rounds_in
 from fedprompt.studies.tune_run import Tuned
 
@@ -170,6 +171,11 @@ def test_the_grid_is_a_part_of_those_of_the_comparisons() -> None:
         assert set(GRID["lr"]) <= set(grid["lr"])
 
 
+def test_the_grid_has_every_default_rate_for_data_of_ones_own() -> None:
+    rates = {own["train"]["lr"] for methods in tuned_defaults().values() for own in methods.values()}
+    assert rates <= set(GRID["lr"])
+
+
 def test_the_best_rate_of_each_method_is_trained_and_the_best_method_is_the_main_one(folder: Path, said: str) -> None:
     search, final = (read_run(folder / "out" / name) for name in ("search", "final"))
     values = {trial.name: trial.validations[-1].value for trial in search.trials}
@@ -241,7 +247,7 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
 
 
 def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folder: Path) -> None:
-    tune(folder, "--method", "promptfl", "--set", "train.keep=best:base", out="best")
+    said = tune(folder, "--method", "promptfl", "--set", "train.keep=best:base", out="best")
     search, final = (read_run(folder / "best" / name) for name in ("search", "final"))
     kept = {trial.name: trial.kept for trial in search.trials}
     assert all(one is not None and one.metric == "base" for one in kept.values())
@@ -249,7 +255,15 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
     assert main is not None and main.kept is not None and main.kept.metric == "base"
     rate = main.about.settings["lr"]
     assert kept[f"promptfl-lr-{rate}"].value == max(one.value for one in kept.values())
-    assert "BASE of the best round" in (folder / "best" / "tuning.md").read_text().replace("Base", "BASE")
+    for text in (said, (folder / "best" / "tuning.md").read_text()):
+        assert "Base of the best round in percent" in " ".join(text.split())
+    assert "the round with the best Base on held-out images" in final.header.protocol
+
+
+@pytest.mark.parametrize(("trains_on_all", "name"), [(True, "Test"), (False, "Base")])
+def test_the_metric_of_a_search_is_named_as_in_runs(trains_on_all: bool, name: str) -> None:
+    recipe = parse_recipe(RECIPE)
+    assert f"HM (harmonic mean of {name}, among all" in metric_of(recipe, trains_on_all=trains_on_all)
 
 
 @pytest.mark.parametrize(

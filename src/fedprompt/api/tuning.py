@@ -109,7 +109,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     Without, it is a recipe as in `run`: `methods` names those to tune (default: all of the recipe), and `options` are
     keys of the recipe.
 
-    `grid` gives values to try for keys of [train], by default six learning rates. `draws` has Optuna draw so many
+    `grid` gives values to try for keys of [train], by default seven learning rates. `draws` has Optuna draw so many
     points for each method from between the ends of the grid, the method's default first (extra `tune`); without it
     every point of the grid is tried, which is the fair comparison. `minutes` limits search and training together. With
     `out` the same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run`

@@ -143,7 +143,7 @@ def _plan(what: str, settings: list[str], trust_code: list[str] | None) -> Plan:
 
     path = Path(what).expanduser()
     if what in bundled_recipes() or path.suffix == ".toml":
-        return load(what, settings, trust_code)
+        return load(what, settings, trust_code, reads=True)
     if not is_folder(path) and not is_table(path):
         raise UserError(
             f"{what} is no recipe (.toml), table ({' '.join(SUFFIXES)}) or folder; give the folder it is in."

@@ -102,14 +102,23 @@ def deployment_of(on: str | None) -> Path | None:
     return Path(on)
 
 
-def load(name: str, settings: list[str] | None, trust_code: list[str] | None = None, *, opens: bool = False) -> Plan:
+def load(
+    name: str,
+    settings: list[str] | None,
+    trust_code: list[str] | None = None,
+    *,
+    reads: bool = False,
+    opens: bool = False,
+) -> Plan:
     """The plan of a recipe with settings; UserError for any mistake in them.
 
-    With `opens`, data and a backbone that cannot be had are refused before torch is imported, which takes seconds.
+    For a command that `reads` data, data that are not there are refused before torch is imported, which takes seconds;
+    for one that also `opens` the backbone, so is a backbone that cannot be had.
     """
     recipe, origin = load_trusted(name, settings or (), trust_code)
-    if opens:
+    if reads or opens:
         require_data(recipe)
+    if opens:
         require_backbone(recipe.backbone.path)
     from fedprompt.experiments.plan import resolve
 

@@ -231,15 +231,15 @@ def partition(
     trust_code: TrustCode = None,
 ) -> None:
     """Show the partition of a recipe: images per client and class."""
+    if plot and plot.suffix.lower() not in (".svg", ".png"):
+        raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
+    plan = load(recipe, settings, trust_code, reads=True)  # before the imports, which take seconds
     from fedprompt.api.progress import counting, plain_console
     from fedprompt.cli.console import rows_table
     from fedprompt.data.partition.base import partition_table
     from fedprompt.experiments.clients import partition_counts
     from fedprompt.report import save_partition
 
-    if plot and plot.suffix.lower() not in (".svg", ".png"):
-        raise UserError(f"--plot {plot} is no figure that can be written; give a file name that ends in .svg or .png.")
-    plan = load(recipe, settings, trust_code)
     with counting(plain_console(), "listing") as on_step:
         dataset = plan.source(on_step=on_step)
     shards = plan.partition(dataset)

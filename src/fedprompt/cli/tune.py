@@ -56,9 +56,8 @@ def tune(
     Test images are scored in the final run alone. Rates are those of `compare`, or the recipe's [tuning] grid; with
     --draws, Optuna draws from between the ends of that grid.
     """
-    plan = load(
-        recipe, [*(settings or ()), *runtime_setting(on)]
-    )  # before the imports: a mistake in the recipe is refused without torch
+    # before the imports: a mistake in the recipe is refused without torch
+    plan = load(recipe, [*(settings or ()), *runtime_setting(on)], opens=True)
     from fedprompt.api.progress import console_callbacks, plain_console
     from fedprompt.cli.console import print_results
     from fedprompt.studies.tune import Wanted

@@ -53,7 +53,7 @@ class Recipe(Table):
     minutes: float = Field(
         0,
         ge=0,
-        description="time for training and scoring, in equal parts for all methods that train; as many rounds as fit, "
+        description="time for training and scoring, divided between the methods that train; as many rounds as fit, "
         "and train.rounds at most; 0 is no limit",
     )
     track: tuple[str, ...] = Field(

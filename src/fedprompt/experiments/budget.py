@@ -224,11 +224,11 @@ def _steps_per_round(experiment: Experiment, trial: Trial) -> float:
 
 
 def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
-    costs, part = f"{trial.label}: a round takes about {_seconds(found.round)}", _seconds(found.seconds)
+    costs, part = f"{trial.label}: a round takes about {duration(found.round)}", duration(found.seconds)
     most = plural(trial.settings.rounds, "round")
     if found.first_round + found.scoring > found.seconds:
         context.callbacks.on_warning(
-            f"{costs}, the first one {_seconds(found.first_round)} and scoring {_seconds(found.scoring)}, more than "
+            f"{costs}, the first one {duration(found.first_round)} and scoring {duration(found.scoring)}, more than "
             f"its part of the time, {part}, so it trains one round. Give more {option('minutes')}, fewer images "
             "per class (partition.shots), or a part of the clients per round (train.fraction)."
         )
@@ -239,5 +239,6 @@ def _say(context: RunContext, trial: Trial, found: BudgetEvent) -> None:
         context.callbacks.on_message(f"{costs}; all {most} fit into its part of the time, {part}.")
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.2g} s" if value < 100 else f"{value / 60:.3g} min"
+def duration(value: float) -> str:
+    """Seconds with two digits, or minutes with three."""
+    return f"{value:.2g} s" if value < 99.5 else f"{value / 60:.3g} min"

@@ -37,7 +37,7 @@ from fedprompt.records.event_fields import (
     LeftOutImage,
 )
 from fedprompt.records.events import SCHEMA, CooccurrenceEvent, HeaderEvent, RoundEvent, ScoreEvent, TrialEvent
-from fedprompt.records.reading import TITLES, TUNED
+from fedprompt.records.reading import TUNED, figure_title
 from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
@@ -143,7 +143,7 @@ def protocol(experiment: Experiment) -> str:
     train = recipe.train
     taking_part = max(math.floor(train.fraction * clients + 1e-9), 1)
     every = f"every {plural(recipe.evaluate.every, 'round')} and " if recipe.evaluate.every else ""
-    when = f"{every}after {_kept_round(experiment.plan.keep)}"
+    when = f"{every}after {_kept_round(experiment.plan.keep, trains_on_all=not experiment.dataset.new)}"
     who = "all" if taking_part == clients else f"{taking_part:,} of them"
     return (
         f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
@@ -168,10 +168,10 @@ def _rounds(recipe: Recipe) -> str:
     return f"at most {rounds}, as many as fit into {recipe.minutes:g} minutes," if recipe.minutes else rounds
 
 
-def _kept_round(keep: Keep) -> str:
+def _kept_round(keep: Keep, *, trains_on_all: bool) -> str:
     if not keep.metric:
         return "the last round"
-    name = TITLES.get(keep.metric, keep.metric.replace("_", " "))
+    name = figure_title(keep.metric, trains_on_all=trains_on_all)
     early = f", where training ends after {plural(keep.patience, 'scoring')} without a better one" * (keep.patience > 0)
     return f"the round with the best {name} on held-out images{early}"
 

@@ -227,11 +227,11 @@ class Run:
         )
 
     def title(self, column: str) -> str:
-        """Heading of a column; where every class is trained on, `base` has all test images and is called Test."""
+        """Heading of a column, with its metric if there are several."""
         split, _, measure = column.partition(":")
         data = self.header.data
-        is_all = split == "base" and bool(data.base) and not data.new
-        name = "Test" if is_all else TITLES.get(split, split[:1].upper() + split[1:])
+        name = figure_title(split, trains_on_all=bool(data.base) and not data.new)
+        name = name[:1].upper() + name[1:]
         measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
         return f"{name} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
 
@@ -240,6 +240,11 @@ class Run:
         """The threshold, in words, from which a label counts as present in the further metrics."""
         tuned = any(measure.endswith(TUNED) for measure in self.header.further)
         return "a threshold fitted on held-out training images" if tuned else "probability 0.5"
+
+
+def figure_title(figure: str, *, trains_on_all: bool) -> str:
+    """Name of a figure; where every class is trained on, `base` is the figure among all of them and is called Test."""
+    return "Test" if figure == "base" and trains_on_all else TITLES.get(figure, figure.replace("_", " "))
 
 
 def _participation(event: RoundEvent) -> object:

@@ -20,7 +20,8 @@ from fedprompt.studies.sweep import Job
 from fedprompt.studies.tune_results import METRIC, Result, Tried, judge, trainable
 from fedprompt.studies.tuning import at_point, points, search
 
-GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)}  # a part of the grids of `fedprompt compare --demo`
+# A part of the grids of `fedprompt compare --demo`, with the default rates of all methods, which a search may keep.
+GRID = {"lr": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)}
 SEARCH_RUN = "search"  # folder of the run of the search, in the output folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from fedprompt.config.recipe import Recipe
@@ -14,7 +15,7 @@ from fedprompt.experiments.intervals import held_out_replicates
 from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.experiments.model_card import LAST as LAST_ROUND
 from fedprompt.ops.bootstrap import Floats, interval
-from fedprompt.records.reading import TITLES, TrialRecord
+from fedprompt.records.reading import TrialRecord, figure_title
 from fedprompt.report.comparison import ComparisonCell
 from fedprompt.studies.tuning import short_point
 
@@ -155,12 +156,14 @@ def kept_defaults(found: Sequence[Result], rounds: int) -> list[str]:
     return [said for result in found if (said := result.sentence(rounds))]
 
 
-def metric_of(recipe: Recipe) -> str:
+def metric_of(recipe: Recipe, *, trains_on_all: bool) -> str:
     """The metric of the search in words, and of which round."""
+    title = partial(figure_title, trains_on_all=trains_on_all)
     keep = recipe.train.keep
     metric = METRIC if keep == LAST else keep.removeprefix(BEST)
-    name = TITLES.get(metric, metric.replace("_", " "))
-    name += " (harmonic mean of Base, among all classes, and Local, among a client's)" * (metric == METRIC)
+    name = title(metric)
+    if metric == METRIC:
+        name += f" (harmonic mean of {title('base')}, among all classes, and {title('local')}, among a client's)"
     return f"{name} {'after the last round' if keep == LAST else 'of the best round'}"
 
 

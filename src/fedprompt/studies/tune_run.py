@@ -21,11 +21,15 @@ from fedprompt.studies.tune_rounds import Rounds, plan_rounds
 
 @dataclass(frozen=True)
 class Tuned:
-    """A finished search with what it found for each method, and the run with the best settings of all."""
+    """A finished search with what it found for each method, and the run with the best settings of all.
+
+    `trains_on_all` says whether every class is trained on, for the names of figures.
+    """
 
     tuning: Tuning
     results: tuple[Result, ...]
     rounds: Rounds
+    trains_on_all: bool = False
 
     @property
     def final(self) -> Path:
@@ -48,7 +52,8 @@ class Tuned:
     @property
     def caption(self) -> str:
         """What the table of the search shows."""
-        return f"{metric_of(self.tuning.recipe)} in percent; no test image was scored."
+        metric = metric_of(self.tuning.recipe, trains_on_all=self.trains_on_all)
+        return f"{metric} in percent; no test image was scored."
 
     @property
     def kept_defaults(self) -> Sequence[str]:
@@ -100,7 +105,7 @@ def search_and_train(  # noqa: PLR0913  (what is tuned and where, and what a com
         if not job.done:
             run_job(job, callbacks=callbacks)
         results = grid_results(tuning, read_run(job.folder), labels)
-    tuned = Tuned(tuning, tuple(results), rounds)
+    tuned = Tuned(tuning, tuple(results), rounds, trains_on_all=not experiment.dataset.new)
     final = tuned.final_job
     check(final)
     tuned.write()
