@@ -108,6 +108,27 @@ def test_losses_that_explode_roll_back_too() -> None:
     assert "the median loss rose to" in rounds[1].skipped and rounds[2].updates and not rounds[2].rolled_back
 
 
+class Steep(Quadratic):
+    """Honest changes grow with the cube of the distance, and honest losses tell nothing."""
+
+    def _answer(self, round_number: int, shared: State, client: int) -> Update | None:
+        if client in self.poison:
+            return self.poison[client](round_number, shared)
+        away = self.points[client] - shared["bias"]
+        step = 0.02 * away * float(away @ away)
+        return Update(client, 5, {"bias": shared["bias"] + step}, {}, 1.0, 0.0)
+
+
+def test_a_poisoned_model_whose_changes_are_all_too_long_is_rolled_back() -> None:
+    limits, attack = Server(limits=Limits(norm=1e4)), {2: sends(2, torch.full((4,), 100.0), rounds=(7,))}
+    attacked = run(Steep(3, attack), rounds=10, server=limits)
+    assert [one.rolled_back for one in attacked] == [0] * 7 + [7] + [0] * 2 and blamed(attacked) == {2}
+    assert attacked[7].refused[2].endswith("after it no update could be used.")
+    without = run(Steep(3, {2: lambda *_: None}), rounds=9, server=limits)
+    assert torch.equal(attacked[7].shared["bias"], without[6].shared["bias"])
+    assert torch.allclose(attacked[-1].shared["bias"], without[-1].shared["bias"])
+
+
 def test_a_round_without_answers_between_does_not_hide_the_poisoned_one() -> None:
     class Absent(Quadratic):
         def train(self, round_number: int, shared: State, asked: Sequence[int]) -> list[Update]:

@@ -144,17 +144,19 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
         if admit is not None and not admit(number, chosen):
             return
         answers = _train(transport, server, number, last, chosen)
-        if answers.poisoned and (fixed := repair(server, aggregate, suspected, answers.poisoned)) is not None:
+        out = server.combine(aggregate, last.shared, answers.updates, last.memory, asked=chosen)
+        is_bad = bool(out.refused) and not out.used
+        why = answers.poisoned or "no update could be used" * is_bad
+        if why and (fixed := repair(server, aggregate, suspected, why)) is not None:
             suspected, undone = fixed.finished, fixed.finished.number
-            why = f"round {undone} was rolled back, because after it {answers.poisoned}"
-            out = replace(fixed.outcome, used=(), refused=fixed.suspects, skipped=why)
+            skipped = f"round {undone} was rolled back, because after it {why}"
+            out = replace(fixed.outcome, used=(), refused=fixed.suspects, skipped=skipped)
         elif answers.error is not None:
             raise answers.error
         else:
-            out = server.combine(aggregate, last.shared, answers.updates, last.memory, asked=chosen)
             if out.used:
                 suspected = repairable(server, number, last.shared, last.memory, out, asked=chosen)
-            bad = bad + 1 if out.refused and not out.used else 0
+            bad = bad + 1 if is_bad else 0
         # A personal state that was trained from a poisoned shared one must not outlive it.
         transport.undo(out.refused if out.used else chosen)
         if bad == BAD_ROUNDS:
