@@ -91,8 +91,9 @@ def page() -> str:
     parts = [HEAD, *(f"\n{wrapped(paragraph)}\n" for paragraph in INTRODUCTION), "\n", *map(bullet, READING)]
     parts += ["\n## Small sets of one's own\n", *(f"\n{wrapped(text)}\n" for text in SMALL_SETS), "\n", *_small_sets()]
     measured = results()
-    for (name, (title, headline, columns)), table in zip(TABLES.items(), measured or ({}, {}), strict=True):
-        if not table:
+    for name, (title, headline, columns) in TABLES.items():
+        table = next((one for one in measured if any(headline in row.figures for row in one.values())), None)
+        if table is None:
             parts.append(f"\n## {title}\n\n*To be measured on these images.*\n")
             continue
         trials = {trial.label: trial for trial in resolve(load_recipe(find_recipe(name))).trials}
