@@ -103,7 +103,10 @@ FIGURES: Mapping[str, tuple[str, Callable[[], Mapping[str, float]]]] = {
     "scale": ("ten thousand clients, two images each", lambda: scale() | import_seconds()),
     **{f"load-{name}": (case.what, partial(load, name)) for name, case in CASES.items()},
     "data": ("ImageNet's tree with empty files; JPEG files of 500 x 375 preprocessed for the encoder", data),
-    "coverage": ("percent of 800 simulated test sets whose 95% interval of mAP holds the truth", coverage),
+    "coverage": (
+        "percent of 800 simulated test sets whose 95% interval holds the truth (standard error 0.8)",
+        coverage,
+    ),
     "precision": (
         "the embedded CLIP, 2 images per class and style, 20 scenes per context, methods trained for 2 rounds",
         precision,

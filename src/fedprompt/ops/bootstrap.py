@@ -63,12 +63,9 @@ def replicate_mean_average_precision(
     """Mean average precisions [R] of replicates, from scores [N, C] and targets [N, C] in {1, 0, -1 unknown}.
 
     Classes without a positive image in a replicate are left out of its mean. R shrinks with N * C, to 200 at least.
-    An image that is drawn several times ranks beside the other images and itself once: its own copies would raise low
-    precisions more than high ones, so that replicates would differ too little. The replicates are moved so that their
-    mean is the figure itself, since classes with few positives are left out of some. They are also spread by the square
-    root of 1 + 1 / (2 P), meaned over classes with P positives: draws from a sample of P vary less than its kind, for a
-    mean by the root of P / (P - 1). About half of that is needed here, as `python -m benchmarks coverage` finds: ranks
-    beside images that are drawn too vary more than those beside images of the kind.
+    The replicates are moved so that their mean is the figure itself: an image that is drawn twice ranks beside its own
+    copy, which raises the average precision of rare classes in every replicate. They are also spread by the square root
+    of P / (P - 1), meaned over classes with P positives: draws from a sample of P vary by that much less than its kind.
     """
     images, classes = scores.shape
     replicates = int(np.clip(WORK // max(scores.size, 1), FEWEST, REPLICATES))
@@ -82,7 +79,7 @@ def replicate_mean_average_precision(
     some = positives[positives > 0]
     if not len(known) or not len(some):
         return drawn
-    spread = np.sqrt(1 + np.mean(0.5 / some))
+    spread = np.sqrt(np.mean(some / np.maximum(some - 1, 1)))
     centred: Floats = figure + spread * (drawn - known.mean())
     return centred.clip(0.0, 1.0)
 
@@ -110,9 +107,8 @@ def _weighted(drawn: Floats, order: NDArray[np.int64], targets: NDArray[np.int8]
         (positive,) = (targets[own, label] == 1).nonzero()
         ranks = drawn[own].cumsum(axis=0)[positive]  # [P, R]
         weights = drawn[own[positive]]  # [P, R]
-        others = weights - np.minimum(weights, 1)  # copies beside which an image ranks
-        hits = weights.cumsum(axis=0) - others
-        precision = (weights * hits / np.maximum(ranks - others, 1)).sum(axis=0)
+        hits = weights.cumsum(axis=0)
+        precision = (weights * hits / np.maximum(ranks, 1)).sum(axis=0)
         found = weights.sum(axis=0)
         some = found > 0
         sums[some] += precision[some] / found[some]
