@@ -134,9 +134,9 @@ def test_a_run_that_trains_ends_with_exit_code_0(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        (("train.server.attack={name='broken',adversaries=3}",), "(no update could be used)"),
+        (("train.server.most_examples=1",), "(no update could be used)"),
         (
-            ("train.rounds=4", "train.server.secure={}", "train.server.attack={name='broken',adversaries=2}"),
+            ("train.rounds=4", "train.server.secure={share=1.0}", "train.server.attack={name='broken',adversaries=1}"),
             "none of the 4 rounds counted (secure: the secure sum of round 4 is abandoned",
         ),
         (("train.lr=1e-30",), "2 rounds changed no tensor"),

@@ -96,7 +96,7 @@ def _counts(drawn: NDArray[np.int64]) -> Floats:
     rows, images = drawn.shape
     places = rows * drawn + np.arange(rows)[:, None]
     counts = np.bincount(places.ravel(), minlength=drawn.size).astype(np.float64)
-    return counts.reshape(images, rows)
+    return counts.reshape(images, rows)  # [N, R]
 
 
 def _weighted(drawn: Floats, order: NDArray[np.int64], targets: NDArray[np.int8], classes: int) -> Floats:
