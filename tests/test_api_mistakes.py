@@ -68,6 +68,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         "'n_ctx' is an option of the method, not of the training; write train({'name': 'promptfl', 'n_ctx': 8}, ...).",
     ),
     "a class of callbacks": (lambda: train(callbacks=fp.Callback), "; make one, Callback()."),
+    "a method without a name": (lambda: fp.train({"n_ctx": 4}, *objects()), "has no name; write {'name'"),
     "callbacks": (lambda: train(callbacks=3), "`callbacks` is 3; give a list."),
     "compare": (lambda: train(compare="zero"), "'zero'"),
     "track": (lambda: train(track="tensorbord"), "did you mean 'tensorboard'"),
@@ -86,6 +87,7 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a method by name": (lambda place: fp.load_adapter(place / "mine", method="fedvpt"), "not a class derived from"),
     "a backbone by name": (lambda place: fp.load_adapter(place / "mine", clip="demo"), "`clip` is 'demo', not a Clip;"),
     "no image": (lambda place: adapter(place).predict(None), "`images` is None; give an image, a list of them"),
+    "no class": (lambda place: adapter(place).predict(image()).top(0), "the number of classes must be 1 or more."),
     "numbers as classes": (lambda place: adapter(place).predict(image(), classes=[1, 2]), "`classes` has 1 among"),
     "an empty class": (lambda place: adapter(place).predict(image(), classes=[""]), "`classes` has '' among"),
     "attributes for nothing": (

@@ -46,6 +46,12 @@ def make(**changed) -> Dataset:
     return Dataset(**(values | changed))
 
 
+@pytest.mark.parametrize("row", [4, -1, "a", 1.0])
+def test_leaving_out_a_row_that_is_not_there_is_refused(row: object) -> None:
+    with pytest.raises(UserError, match=r"has no row .*; rows are whole numbers from 0 to 3\.$"):
+        make().without([1, row])
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 3)), min_size=1, max_size=30))
 def test_rows_are_those_a_loop_would_find(cells):
     splits, domains, labels = zip(*cells, strict=True)

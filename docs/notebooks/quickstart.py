@@ -11,7 +11,7 @@
 # %% [markdown]
 # # Quickstart
 #
-# Five clients train FedMVP together; each holds eight classes of the embedded drawings. It takes less than a minute on two CPU cores, offline.
+# Eight clients train FedMVP together; each holds up to eight classes of the embedded drawings. It takes less than a minute on two CPU cores, offline.
 
 # %%
 import fedprompt as fp

@@ -69,7 +69,9 @@ class Predictions:
         return [[self.classes[label] for label in row.nonzero().flatten().tolist()] for row in self.present]
 
     def top(self, count: int = TOP) -> list[list[tuple[str, float]]]:
-        """Per image the `count` most probable classes with their probabilities, best first."""
+        """Per image the `count` most probable classes with their probabilities, best first; UserError below one."""
+        if count < 1:
+            raise UserError(f"top({count}) gives nothing; the number of classes must be 1 or more.")
         found = self.probabilities.topk(min(count, len(self.classes)))
         return [
             [(self.classes[label], value) for label, value in zip(labels, values, strict=True)]

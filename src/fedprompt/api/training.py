@@ -155,6 +155,8 @@ def _folder_name(text: str) -> str:
 def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] | None]:
     """A recipe's table of a method, and the class if it is one that the package does not know by name."""
     if isinstance(method, Mapping):
+        if "name" not in method:
+            raise UserError(f"The method {dict(method)!r} has no name; write {{'name': 'promptfl', ...}}.")
         table, kind = _method_table(method["name"])
         return {**method, **table}, kind
     if isinstance(method, str):

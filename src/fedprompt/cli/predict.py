@@ -151,8 +151,8 @@ def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
         yield said
     if may_be_trained_on(adapter, found):
         yield (
-            "Images with labels lie among those of the adapter's own run: it may have been trained on them, so these "
-            "figures are too high. Those of its test images are in the report of the run."
+            "Images with labels lie in the folder of the adapter's own run. If it was trained on some of them, these "
+            "figures are too high; those of its test images are in the report of the run."
         )
 
 

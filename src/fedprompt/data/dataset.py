@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Self
 
 import torch
@@ -137,7 +138,15 @@ class Dataset:
         return replace(self, space=change(self.space))
 
     def without(self, rows: Collection[int]) -> Self:
-        """The data set with these rows in no split; all others keep their numbers, and so their cached features."""
+        """The data set with these rows in no split; all others keep their numbers, and so their cached features.
+
+        Raises UserError for a row that is not there.
+        """
+        wrong = [row for row in rows if not (isinstance(row, Integral) and 0 <= row < len(self.targets))]
+        if wrong:
+            raise UserError(
+                f"The data set has no row {wrong[0]!r}; rows are whole numbers from 0 to {len(self.targets) - 1}."
+            )
         return replace(self, excluded=self.excluded | frozenset(rows)) if rows else self
 
     @property

@@ -50,7 +50,7 @@ def _near_duplicates(dataset: Dataset, scan: ImageScan, on_step: OnStep | None) 
         first, second = pairs[0]
         looks = "image that is not for training looks" if len(pairs) == 1 else "images that are not for training look"
         yield (
-            f"{len(pairs):,} {looks} almost like a training image, which makes figures too high: "
+            f"{len(pairs):,} {looks} almost like a training image; if they show the same, figures are too high: "
             f"{dataset.source.describe(second)} ({dataset.splits[second]}) and {dataset.source.describe(first)} (train)"
             f"{' for one' if len(pairs) > 1 else ''}."
         )

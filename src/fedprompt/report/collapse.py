@@ -19,6 +19,13 @@ def collapse(event: MistakesEvent) -> str:
     taken = [one for one in event.classes if _takes_too_many(one, event.images)]
     if not taken or event.images < FEWEST:
         return ""
+    if event.threshold is not None and len(taken) > len(event.classes) / 2:
+        predicted, there = (sum(getattr(one, which) for one in event.classes) for which in ("predicted", "images"))
+        return (
+            f"predicts {predicted / event.images:.1f} labels per image, where {there / event.images:.1f} are there: "
+            f"the threshold of {event.threshold:.1%} is too low for these images. Rely on the probabilities, or hold "
+            "out more training images, on which it is fitted (evaluate.held_out)."
+        )
     first, *others = sorted(taken, key=lambda one: -one.predicted)
     said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
     said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]

@@ -21,6 +21,7 @@ FEW = 100  # test images; below this an interval spans about 20 points
 MARGIN = 1.15  # on the time that all rounds need: measuring takes a part, and the machine may be busier
 REAL_CLIP = "openai/clip-vit-base-patch16"
 TEMPLATE = "a satellite photo of a {}."  # an example
+SEARCH_MINUTES = 30  # proposed for a search of learning rates, at least
 MOST_HELD_BACK = 0.4  # share of the images that a step proposes for testing
 
 
@@ -124,7 +125,9 @@ class Commands:
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
-        return self._of("tune", "--method", ",".join(methods), *(self._minutes or ("--minutes", "30")))
+        command = self.run.header.command
+        minutes = max(SEARCH_MINUTES, command.minutes if command is not None else 0)  # a search needs more than a run
+        return self._of("tune", "--method", ",".join(methods), "--minutes", f"{minutes:g}")
 
     def seeds(self) -> str:
         """`fedprompt compare RECIPE --seeds ...`."""
@@ -189,7 +192,7 @@ class Calls:
         """`fp.tune(...)`."""
         main, *others = methods
         beside = f", compare={json_text(others)}" if others else ""
-        return f'fp.tune("{main}", clip, data, clients{beside}, minutes=30)'
+        return f'fp.tune("{main}", clip, data, clients{beside}, minutes={SEARCH_MINUTES})'
 
     def seeds(self) -> str:
         """`fp.compare([...])`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -95,8 +96,8 @@ def rounds_in(costs: Sequence[Costs], seconds: float, *, points: int, most: int,
         needed = max(search_seconds(1) / SEARCH, search_seconds(1) + final_seconds(1)) / 60
         raise UserError(
             f"One round at each of {plural(points, 'point')} of the grid with {plural(len(costs), 'method')}, and one "
-            f"of the final run, need about {needed:.2g} minutes; give more {option('minutes')}, fewer methods, or "
-            "fewer images per class (partition.shots)."
+            f"of the final run, need about {math.ceil(10 * needed) / 10:g} minutes; give more {option('minutes')}, "
+            "fewer methods, or fewer images per class (partition.shots)."
         )
     return Rounds(0.0, search, final, search_seconds(search) / 60, final_seconds(final) / 60)
 

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from fedprompt.records.event_fields import ClassDecisions
+from fedprompt.records.events import MistakesEvent
+from fedprompt.report.collapse import collapse
+
+
+def event(threshold: float | None, **predicted: int) -> MistakesEvent:
+    classes = [ClassDecisions(name=name, images=10, predicted=count, right=5) for name, count in predicted.items()]
+    return MistakesEvent(trial="a", split="test", images=40, threshold=threshold, classes=classes)
+
+
+def test_a_threshold_that_is_too_low_is_no_collapse_towards_few_classes() -> None:
+    said = collapse(event(0.086, fish=39, hat=30, bird=30, house=12))
+    assert said.startswith("predicts 2.8 labels per image, where 1.0 are there: the threshold of 8.6% is too low")
+    assert "collapse" not in said
+
+
+def test_one_label_that_is_always_predicted_is_a_collapse() -> None:
+    said = collapse(event(0.5, fish=39, hat=10, bird=9, house=8))
+    assert said == "predicts fish for 39 of 40 images (10 have it): its predictions collapse towards one class."
+
+
+def test_usual_predictions_are_no_collapse() -> None:
+    assert not collapse(event(0.5, fish=12, hat=10, bird=9, house=8))
