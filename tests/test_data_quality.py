@@ -112,7 +112,8 @@ def test_a_near_duplicate_in_the_test_part_is_named_with_its_training_image(fold
         jpeg(image).resize((280, 280)).save(folder / "test/cat/copy.jpg", quality=70)
     (found,) = warnings_of(folder)
     assert found == (
-        "1 image that is not for training looks almost like a training image; if they show the same, figures are too high: "
+        "1 image that is not for training looks almost like a training image; "
+        "if they show the same, figures are too high: "
         "test/cat/copy.jpg (test) and train/cat/0.png (train)."
     )
     assert warnings_of(folder, perceptual=False) == ()
