@@ -129,7 +129,7 @@ def test_scorings_of_held_out_images_cost_time_as_often_as_they_are_due() -> Non
 
 def test_too_little_time_is_refused_with_the_time_that_is_needed() -> None:
     # One round at three points costs 8 + 6 = 14 seconds, which are two thirds of 21; one of the final run 6.
-    with pytest.raises(UserError, match=r"at each of 3 points of the grid with 1 method, .* need about 0\.35 minutes"):
+    with pytest.raises(UserError, match=r"at each of 3 points of the grid with 1 method, .* need about 0\.4 minutes"):
         rounds_in([COSTS], 20.0, points=3, most=50, keep=Keep())
     assert rounds_in([COSTS], 21.0, points=3, most=50, keep=Keep()).search == 1
 
