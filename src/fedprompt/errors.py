@@ -28,6 +28,10 @@ class NotFiniteError(UserError):
     """A loss, a score or a tensor is NaN or infinite: training diverged, or the received model was poisoned."""
 
 
+class LargeLossError(NotFiniteError):
+    """A loss that is finite, but larger than a server takes."""
+
+
 @contextmanager
 def worded(wording: Wording) -> Iterator[None]:
     """Have the messages of a block, or of a function that this decorates, name options as its caller knows them."""

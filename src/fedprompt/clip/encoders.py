@@ -121,7 +121,7 @@ class Encoders(nn.Module):
         tower, last = self.image_tower, self.image_blocks - 1
         tokens = tokens if start else tower.enter(tokens)
         assert 0 <= start <= last, f"the image tower has no block {start}"
-        if self.activation_bytes and torch.is_grad_enabled():
+        if self._limits_activations():
             tokens = self._run_blocks_within_budget(tokens, start, edit)
         else:
             tokens = tower.run(tokens, start=start, stop=last, edit=edit)
@@ -129,7 +129,10 @@ class Encoders(nn.Module):
 
     def run_within_budget(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """run(x); where activations are limited, those of `run`, a method's own network, are computed again."""
-        return recomputed_block(run, x) if self.activation_bytes and torch.is_grad_enabled() else run(x)
+        return recomputed_block(run, x) if self._limits_activations() else run(x)
+
+    def _limits_activations(self) -> bool:
+        return bool(self.activation_bytes) and torch.is_grad_enabled()
 
     def _run_blocks_within_budget(self, tokens: Tensor, start: int, edit: Edit | None) -> Tensor:
         """Tokens through the blocks from `start` to before the last one; what does not fit is computed again."""

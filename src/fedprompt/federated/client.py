@@ -15,7 +15,7 @@ from fedprompt.clip.devices import to_device
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.errors import LargeLossError, NotFiniteError, UserError
 from fedprompt.federated.gradients import gradients
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.federated.screening import LARGEST_LOSS
@@ -193,7 +193,8 @@ def _backward(local: LocalEpoch, positions: Tensor, draws: torch.Generator, *, t
 
 def _finite(loss: float, local: LocalEpoch) -> float:
     if not (abs(loss) <= LARGEST_LOSS or local.settings.hides_loss):
-        raise NotFiniteError(
+        error = LargeLossError if math.isfinite(loss) else NotFiniteError
+        raise error(
             f"The loss of {type(local.method).__name__} became {loss} at client {local.client.id} "
             f"({local.client.name}) in round {local.address[0]}; lower the learning rate (now {local.settings.lr})."
         )

@@ -110,8 +110,8 @@ class RoundEvent(BaseEvent):
     rolled_back: int | None = Field(
         None,
         description="earlier round that was computed again without the updates of the clients that `failed` says were "
-        "rolled back, because clients' losses after it were not finite or many times as large; this round changes "
-        "nothing itself",
+        "rolled back, because after it clients' losses were not finite or many times as large, or no update could "
+        "be used; this round changes nothing itself",
     )
     site_seconds: dict[int, Number] = Field({}, description="training time per client, as sites report it")
     validation: dict[int, Number] = Field(

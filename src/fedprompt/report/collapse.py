@@ -20,9 +20,10 @@ def collapse(event: MistakesEvent) -> str:
     if not taken or event.images < FEWEST:
         return ""
     if event.threshold is not None and len(taken) > len(event.classes) / 2:
-        predicted, there = (sum(getattr(one, which) for one in event.classes) for which in ("predicted", "images"))
+        predicted = sum(one.predicted for one in event.classes) / event.images
+        there = sum(one.images for one in event.classes) / event.images
         return (
-            f"predicts {predicted / event.images:.1f} labels per image, where {there / event.images:.1f} are there: "
+            f"predicts {predicted:.1f} labels per image, where {there:.1f} are there: "
             f"the threshold of {event.threshold:.1%} is too low for these images. Rely on the probabilities, or hold "
             "out more training images, on which it is fitted (evaluate.held_out)."
         )

@@ -125,14 +125,12 @@ class Commands:
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
-        command = self.run.header.command
-        minutes = max(SEARCH_MINUTES, command.minutes if command is not None else 0)  # a search needs more than a run
+        minutes = max(SEARCH_MINUTES, self._limit)  # a search needs more than a run
         return self._of("tune", "--method", ",".join(methods), "--minutes", f"{minutes:g}")
 
     def seeds(self) -> str:
         """`fedprompt compare RECIPE --seeds ...`."""
-        command = self.run.header.command
-        limit = {"minutes": f"{command.minutes:g}"} if command is not None and command.minutes else {}
+        limit = {"minutes": f"{self._limit:g}"} if self._limit else {}
         return self._of("compare", "--seeds", "1,2,3", **limit)
 
     def predict(self, trial: TrialRecord) -> str:
@@ -145,10 +143,15 @@ class Commands:
         return shlex.join(["fedprompt", "resume", self.place])
 
     @property
+    def _limit(self) -> float:
+        """The minutes that the user gave; 0 if there was no limit."""
+        command = self.run.header.command
+        return command.minutes or 0 if command is not None else 0
+
+    @property
     def _minutes(self) -> tuple[str, ...]:
         """The time that the user gave, as words of a command; none if there was no limit."""
-        command = self.run.header.command
-        return ("--minutes", f"{command.minutes:g}") if command is not None and command.minutes else ()
+        return ("--minutes", f"{self._limit:g}") if self._limit else ()
 
     def _of(self, name: str, *words: str, **changes: str) -> str:
         """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
