@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -332,3 +334,20 @@ def test_of_many_classes_the_cooccurrence_of_the_most_frequent_is_recorded(monke
     kept = [test_set.examples.space.names.index(name) for name in event.classes]
     assert kept == sorted(kept) and min(counts[label] for label in kept) >= sorted(counts)[-2]
     assert [event.counts[place][place] for place in range(2)] == [counts[label] for label in kept]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc, which only Linux has")
+def test_reading_a_file_starts_no_thread() -> None:
+    """Arrow's threads may let go of a Python buffer while the interpreter ends, and then the process aborts."""
+    script = (
+        "import os\n"
+        "from fedprompt.records import vectors\n"
+        "values = {str(place): place * 0.5 for place in range(3000)}\n"
+        "fields, files = vectors.split_long({'event': 'score', 'values': values})\n"
+        "assert len(files) == 1\n"
+        "before = set(os.listdir('/proc/self/task'))\n"
+        "read = vectors.join_long(fields, files.__getitem__)\n"
+        "assert set(os.listdir('/proc/self/task')) == before\n"
+        "assert len(read['values']) == 3000\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

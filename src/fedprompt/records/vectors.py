@@ -146,7 +146,7 @@ def _read_columns(name: str, content: bytes) -> Iterator[tuple[str, JsonValue]]:
     if _digest(content) not in name:
         raise UserError(f"The file {name} has changed since it was written; restore it from a copy.")
     try:
-        file = pq.ParquetFile(io.BytesIO(content))
+        file = _open_parquet(content)
         chunks = [
             file.metadata.row_group(group).column(column)
             for group in range(file.metadata.num_row_groups)
@@ -156,7 +156,7 @@ def _read_columns(name: str, content: bytes) -> Iterator[tuple[str, JsonValue]]:
         if values > MOST_VALUES or sum(chunk.total_uncompressed_size for chunk in chunks) > LARGEST_FILE:
             raise UserError(f"The file {name} holds more than any run writes; restore it from a copy.")
         texts = [field.name for field in file.schema_arrow if pa.types.is_string(field.type)]
-        table = pq.read_table(io.BytesIO(content), read_dictionary=texts)
+        table = _open_parquet(content, read_dictionary=texts).read(use_threads=False)
         columns = {column: _values(table[column].combine_chunks()) for column in table.column_names}
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"The file {name} cannot be read as Parquet ({error}); restore it from a copy.") from error
@@ -165,6 +165,14 @@ def _read_columns(name: str, content: bytes) -> Iterator[tuple[str, JsonValue]]:
             continue
         keys = columns.get(KEY + column)
         yield column, found if keys is None else dict(zip(keys, found, strict=True))  # type: ignore[arg-type]
+
+
+def _open_parquet(content: bytes, **options: Sequence[str]) -> pq.ParquetFile:
+    """A Parquet file in memory, read by the calling thread alone.
+
+    Arrow's threads may let go of a Python buffer while the interpreter ends, which aborts the process.
+    """
+    return pq.ParquetFile(pa.BufferReader(content), pre_buffer=False, **options)
 
 
 def _values(column: pa.Array) -> list[JsonValue]:
