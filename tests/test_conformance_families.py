@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from fedprompt.seeding import stream
 from fedprompt.testing import FAMILIES, MethodTests, tiny_backbone, tiny_dataset
 from fedprompt.testing.federation import build, examples, shared_clip, train
 from fedprompt.testing.tiny_families import tiny_family_parts
-from test_cli import sentence
+from test_cli import call, sentence
+from test_cli_check import distinct
+from test_data_users_files import images
 
 CHOSEN = (
     "fedmvp",
@@ -74,6 +77,23 @@ def test_a_run_refuses_a_method_before_it_reads_data(family: str, tmp_path: Path
     )
     assert "FedTCP changes tokens between the blocks of the text tower, which a" in said
     assert not (tmp_path / "run").exists()
+
+
+def test_doctor_names_the_methods_of_a_recipe_that_the_backbone_cannot_carry(tmp_path: Path) -> None:
+    folder = tmp_path / "siglip"
+    for part in tiny_family_parts("siglip"):
+        part.save_pretrained(folder)
+    own = ("-s", f"backbone.path={folder}", "-s", f"data.path={distinct(images(tmp_path / 'own', 'cat', 'dog'))}")
+    said = call("doctor", "own_folder", *own, "-s", 'compare=[{name="fedtcp"}]', "--out", tmp_path / "runs")
+    assert "left out: FedTCP changes tokens between the blocks of the text tower" in re.sub(r"[\s│]+", " ", said)
+    said = call("doctor", "own_folder", *own, "-s", "method.name=fedtcp", "--out", tmp_path / "runs", code=2)
+    assert said.count("FAILED") == 1 and "FedTCP changes tokens between the blocks" in re.sub(r"[\s│]+", " ", said)
+
+
+def test_refused_methods_are_those_that_the_battery_skips() -> None:
+    refused = methods.refused_by(shared_clip("siglip").family)
+    assert "fedtcp" in refused and "promptfl" not in refused
+    assert methods.refused_by(shared_clip("clip").family) == ()
 
 
 def test_an_open_backbone_that_lacks_something_is_refused_when_the_method_is_made() -> None:

@@ -245,6 +245,13 @@ def test_the_time_that_was_given_is_kept_in_what_is_proposed(tmp_path: Path) -> 
     assert f"{OWN[:-4]}clip-b16 --minutes 7.5" in text
 
 
+def test_methods_that_the_backbone_cannot_carry_are_not_proposed(tmp_path: Path) -> None:
+    lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
+    first, *others = recommended("single")
+    lines[0]["backbone"] = {"name": "clip", "refused": [first]}
+    assert f"--method {','.join(others)} --minutes" in said(tmp_path, lines)
+
+
 def test_methods_that_have_run_are_not_proposed_again(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "fedlora": 0.6, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero")]
     left = ",".join(name for name in recommended("single") if name != "fedlora")

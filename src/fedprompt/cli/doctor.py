@@ -49,12 +49,13 @@ def run_checks(
         ("demo drawings", _drawings, "install fedprompt again; its package data are incomplete"),
     ]
     findings: list[Finding] = []
+    plan: Plan | None = None
     if recipe is not None:
         findings, plan = _read_recipe(recipe)
         if plan is not None:
             backbone, folder = plan.recipe.backbone.path, folder / plan.recipe.name
     checks += [
-        (f"backbone {backbone}", lambda: _backbone(backbone), ""),
+        (f"backbone {backbone}", lambda: _backbone(backbone, plan), ""),
         (f"writing to {folder}", lambda: _writable(folder), ""),
     ]
     if deployment is not None:
@@ -124,10 +125,15 @@ def _drawings() -> str:
     return f"{len(class_sprites().pixels)} drawings by {', '.join(ARTISTS)}"
 
 
-def _backbone(name: str) -> str:
+def _backbone(name: str, plan: Plan | None) -> str:
+    """Sizes of a backbone, and which methods of a recipe it cannot carry; UserError if the main one is among them."""
     clip = load_backbone(BackboneTable(path=name, memory_gb=0))
     size = sum(parameter.numel() for parameter in clip.parameters())
-    return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}"
+    trials = plan.trials if plan else ()
+    for main in trials[:1]:
+        main.require_carried(clip.family)
+    refusals = [f"; left out: {reason}" for trial in trials if (reason := trial.refusal(clip.family))]
+    return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}{''.join(refusals)}"
 
 
 def _certificates(folder: Path) -> str:

@@ -82,6 +82,7 @@ def header_event(
             fingerprint=clip.fingerprint,
             parameters=sum(parameter.numel() for parameter in clip.parameters()),
             patches=clip.patches,
+            refused=methods.refused_by(clip.family),
         ),
         data=_data(experiment),
         left_out=[LeftOutImage(**vars(image)) for image in experiment.left_out],

@@ -57,6 +57,11 @@ def refusal(method: type[Method], family: Family) -> str:
     return family.refusal(method.requires, method.__name__)
 
 
+def refused_by(family: Family) -> tuple[str, ...]:
+    """The methods of this package that do not run on a family of backbones, sorted."""
+    return tuple(name for name in names() if refusal(load(name), family))
+
+
 def options(method: type[Method]) -> Mapping[str, inspect.Parameter]:
     """What a recipe's [method] table may set: the constructor's keywords, without the generator of initial draws."""
     return option_parameters(method)

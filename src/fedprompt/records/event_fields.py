@@ -115,6 +115,7 @@ class BackboneRecord(Record):
     fingerprint: str = Field("", description="SHA-256 of the weights")
     parameters: int | None = Field(None, description="number of parameters")
     patches: int | None = Field(None, description="patches per image")
+    refused: tuple[str, ...] = Field((), description="bundled methods that do not run on it")
 
 
 class DataRecord(Record):

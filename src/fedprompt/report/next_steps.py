@@ -281,10 +281,10 @@ def cut_short(run: Run) -> list[TrialRecord]:
 
 
 def _other_methods(run: Run, commands: Proposals) -> Iterator[str]:
-    """Methods that have not run; if all that are worth it have, other learning rates, unless these were searched."""
+    """Methods that have not run and that the backbone can carry; without any, other rates unless they were searched."""
     kind: Literal["single", "multi"] = "multi" if run.header.data.kind == "multi" else "single"
     ran = [trial.about.method or trial.name for trial in run.trials]
-    untried = [name for name in recommended(kind) if name not in ran]
+    untried = [name for name in recommended(kind) if name not in (*ran, *run.header.backbone.refused)]
     if untried:
         yield f"Try methods that have not run, on held-out training images: {commands.search(untried)}"
     elif run.header.command is None or run.header.command.name != "tune":
