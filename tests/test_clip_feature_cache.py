@@ -263,3 +263,13 @@ def test_a_folder_that_cannot_be_made_is_only_a_warning(tmp_path: Path, caplog: 
     source.fetch(cache, [2])
     assert source.computed == [1, 2]
     assert "are not kept" in caplog.text
+
+
+@pytest.mark.parametrize("budget", [0, 200, 1 << 20])
+def test_rows_are_on_the_device_of_the_cache_however_they_were_found(budget: int) -> None:
+    place = torch.device("meta")  # another device than the CPU, which every machine has; it holds no values
+    source, cache = Source(), FeatureCache(memory_bytes=budget, device=place)
+    for keys in ([1, 2], [2, 3, 4, 2], list(range(40)), [1, 2, 39]):
+        wanted = torch.tensor(keys)
+        found = cache.fetch("kind", "s", wanted, source.compute(wanted))
+        assert found.device == place and found.shape == (len(keys), 3)

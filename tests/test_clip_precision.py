@@ -144,6 +144,7 @@ def test_a_gradient_that_is_infinite_at_any_scale_is_given_as_it_is() -> None:
     [
         ("gpu", "float32", "There is no device 'gpu'; did you mean 'cpu'? (device = "),
         ("cuda:x", "float32", "There is no device 'cuda:x'"),
+        ("cuda:*", "float32", 'use device = "cuda" and --on ray'),
         ("cpu", "float16", 'precision = "float16" is for GPUs'),
         ("cuda", "float32", 'device = "cuda" needs an NVIDIA GPU'),
         ("mps", "float32", 'device = "mps" needs a Mac'),

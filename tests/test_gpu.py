@@ -49,9 +49,11 @@ def test_features_equal_those_of_the_processor() -> None:
 @pytest.mark.parametrize("precision", DTYPES)
 def test_caching_changes_no_bit(precision: Precision) -> None:
     images, options = Images(TinyImages(), tuple(range(7))), {"batch": 4, "precision": precision}
-    kept, off = clip_on("cuda", **options), clip_on("cuda", cache=FeatureCache(memory_bytes=0), **options)
-    kept.patch_features(images.take((3, 5)))
-    assert torch.equal(kept.patch_features(images), off.patch_features(images))
+    off = clip_on("cuda", cache=FeatureCache(memory_bytes=0), **options)
+    for device in ("cpu", "cuda"):
+        kept = clip_on("cuda", cache=FeatureCache(device=torch.device(device)), **options)
+        kept.patch_features(images.take((3, 5)))
+        assert torch.equal(kept.patch_features(images), off.patch_features(images))
 
 
 @pytest.mark.parametrize("precision", DTYPES)

@@ -17,8 +17,12 @@ import ray
 
 from fedprompt.clip.feature_cache import FeatureCache
 from fedprompt.clip.loading import numerics_id
-from fedprompt.config.recipe_tables import RuntimeTable
+from fedprompt.clip.model import Clip
+from fedprompt.clip.precision import Precision
+from fedprompt.config.recipe_tables import BackboneTable, RuntimeTable
+from fedprompt.data.images import Images
 from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.experiments.on_ray import SentBackbone
 from fedprompt.federated.client import TrainSettings
 from fedprompt.federated.rounds import Round, Start, federate, initial_state
 from fedprompt.runtimes.ray import cluster as clusters
@@ -29,6 +33,8 @@ from fedprompt.runtimes.ray.pool import Pool
 from fedprompt.runtimes.ray.queues import Queues
 from fedprompt.runtimes.ray.transport import OnRay
 from fedprompt.runtimes.simulator import Simulator
+from fedprompt.testing import TinyImages
+from fedprompt.testing.tiny_families import tiny_family_parts
 from toys import Toy, fake_clip, toy_client
 
 SETTINGS = TrainSettings(rounds=6, local_epochs=1, batch_size=2, lr=0.1, seed=2)
@@ -300,3 +306,14 @@ def test_no_more_is_asked_than_the_nodes_have() -> None:
     )
     with pytest.raises(UserError, match=said):
         actors_and_gpus(RuntimeTable(actors=4, gpus=0.6), found, wants_gpu=True)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_backbone_that_is_sent_is_the_same_in_any_precision(precision: Precision) -> None:
+    parts = tiny_family_parts("siglip")
+    clip = Clip(*parts, batch=2, precision=precision, activation_bytes=5)
+    sent = SentBackbone.of(clip)(BackboneTable())
+    images = Images(TinyImages(), (0, 1, 2))
+    assert torch.equal(sent.image_features(images), clip.image_features(images))
+    names = ("fingerprint", "scale", "bias", "origin", "batch", "precision", "activation_bytes", "dtype")
+    assert [getattr(sent, name) for name in names] == [getattr(clip, name) for name in names]

@@ -40,6 +40,7 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
     batch: int = 1,
     workers: int = 0,
     memory_gb: float = 2.0,
+    memory_on: Literal["cpu", "device"] = "cpu",
     disk: str | os.PathLike[str] | None = None,
     precision: Literal["float32", "bfloat16", "float16"] = "float32",
     activations_gb: float = 0.0,
@@ -48,10 +49,11 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
 
     `path` is "demo" (the embedded CLIP), a Hugging Face folder, a checkpoint of OpenAI or open_clip, or a Hub id.
     `device` is "cpu", "cuda", "cuda:1", "mps", or "auto": an NVIDIA GPU if there is one, else the CPU. Frozen features
-    are computed `batch` rows at a time (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory and,
-    if `disk` names a folder, on disk. `workers` processes decode images. The towers compute in `precision`, in which
-    features are also kept; what is given to a method, and what it trains, is float32. In a training step the image
-    tower keeps `activations_gb` GiB for gradients, or all if that is 0, and computes what does not fit again.
+    are computed `batch` rows at a time (only 1 is exact to the last bit) and are kept in `memory_gb` GiB of memory, the
+    CPU's or with `memory_on="device"` the GPU's, and, if `disk` names a folder, on disk. `workers` processes decode
+    images. The towers compute in `precision`, in which features are also kept; what is given to a method, and what it
+    trains, is float32. In a training step the image tower keeps `activations_gb` GiB for gradients, or all if that is
+    0, and computes what does not fit again.
     Raises UserError if there is no CLIP or device of that name, the device does not compute in that precision, or an
     option is out of range.
 
@@ -67,6 +69,7 @@ def load_clip(  # noqa: PLR0913  (the keys of [backbone])
         "batch": batch,
         "workers": workers,
         "memory_gb": memory_gb,
+        "memory_on": memory_on,
         "disk": None if disk is None else str(as_path(disk, "disk")),
         "precision": precision,
         "activations_gb": activations_gb,

@@ -12,6 +12,7 @@ from fedprompt.clip.precision import DTYPES, Precision
 from fedprompt.errors import UserError, did_you_mean, plural
 
 KINDS = ("auto", "cpu", "cuda", "mps")
+ALL_GPUS = "cuda:*"
 NAMES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -21,6 +22,11 @@ def find_device(name: str, precision: Precision = "float32") -> torch.device:
     Raises UserError if this machine or PyTorch lacks it, or it does not compute in that precision. On a GPU, products
     of float32 are then in float32 (not TF32) and, where there are several algorithms, the repeatable one is taken.
     """
+    if name == ALL_GPUS:
+        raise UserError(
+            f'device = "{name}" is not for one process: a run on Ray gives each GPU an actor, and the clients are '
+            'spread over the actors; use device = "cuda" and --on ray (in Python: on="ray").'
+        )
     if not NAMES.fullmatch(name):
         raise UserError(
             f"There is no device {name!r}{did_you_mean(name, KINDS)} "

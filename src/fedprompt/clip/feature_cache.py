@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedprompt.clip.devices import to_device
 from fedprompt.clip.disk_cache import RowFolder
 from fedprompt.seeding import stream
 
@@ -50,21 +51,23 @@ class Table:
         numbers = slots // self.block_rows
         rows = slots - numbers * self.block_rows
         used = sorted(set(numbers.tolist()))
-        if len(used) == 1:
-            return found, self.blocks[used[0]].rows.index_select(0, rows)
         example = self.blocks[used[0]].rows
-        values = torch.empty((len(found), *example.shape[1:]), dtype=example.dtype)
+        if len(used) == 1:
+            return found, example.index_select(0, to_device(rows, example.device))
+        values = example.new_empty((len(found), *example.shape[1:]))
         for number in used:
             here = (numbers == number).nonzero().flatten()
-            values[here] = self.blocks[number].rows[rows[here]]
+            block = self.blocks[number].rows
+            values[to_device(here, block.device)] = block[to_device(rows[here], block.device)]
         return found, values
 
 
 class FeatureCache:
     """Caches rows of frozen features under a (kind, source) and an int64 key, within a byte budget.
 
-    `memory_bytes=0` caches nothing in memory. With a `folder`, rows are also kept in files there, up to `disk_bytes`,
-    for later processes; files that are torn, full or unreadable lose only the rows in them. Rows keep their dtype.
+    `memory_bytes=0` caches nothing in memory, which is that of `device`. With a `folder`, rows are also kept in files
+    there, up to `disk_bytes`, for later processes; files that are torn, full or unreadable lose only the rows in them.
+    Rows keep their dtype.
 
     When the memory is full, one new block in eight evicts another one, drawn at random. Training reads the same images
     in a loop, where least-recently-used eviction drops each row just before it is needed; random replacement comes
@@ -72,9 +75,15 @@ class FeatureCache:
     """
 
     def __init__(
-        self, *, memory_bytes: int = 2 << 30, folder: Path | str | None = None, disk_bytes: int = 32 << 30
+        self,
+        *,
+        memory_bytes: int = 2 << 30,
+        folder: Path | str | None = None,
+        disk_bytes: int = 32 << 30,
+        device: torch.device | None = None,
     ) -> None:
         self.memory_bytes = memory_bytes
+        self.device = device or torch.device("cpu")
         self.used_bytes = 0
         self._tables: dict[Name, Table] = {}
         self._blocks: list[Block] = []
@@ -82,7 +91,7 @@ class FeatureCache:
         self._folder = RowFolder(Path(folder), disk_bytes) if folder is not None else None
 
     def fetch(self, kind: str, source: str, keys: Tensor, compute: Compute, *, keep: bool = True) -> Tensor:
-        """Return the rows [B, ...] of `keys` [B] as a new CPU tensor, computing those that are not cached.
+        """Return the rows [B, ...] of `keys` [B] as a new tensor on `device`, computing those that are not cached.
 
         `compute` gets the positions [M] of the missing keys, each key once, and returns their rows [M, ...]; they are
         cached if `keep`. Nothing here carries a gradient.
@@ -97,11 +106,11 @@ class FeatureCache:
         if len(first) == len(numbers):
             return rows
         order = {key: row for row, key in enumerate(first)}
-        return rows[torch.tensor([order[key] for key in numbers])]
+        return rows[self._places([order[key] for key in numbers])]
 
     def put(self, kind: str, source: str, keys: Tensor, rows: Tensor) -> None:
         """Cache rows [B, ...] that were computed along with others."""
-        self._write((kind, source), keys.tolist(), rows.cpu())
+        self._write((kind, source), keys.tolist(), to_device(rows, self.device))
 
     def forget(self, fraction: float, generator: torch.Generator) -> None:
         """Drop each row in memory with probability `fraction`, to test that no result depends on the cache."""
@@ -133,16 +142,20 @@ class FeatureCache:
                 absent = [place for position, place in enumerate(absent) if position not in seen]
         if absent or not parts:
             keys = [wanted[place] for place in absent]
-            rows = compute(torch.tensor([first[key] for key in keys], dtype=torch.int64)).cpu()
+            rows = compute(torch.tensor([first[key] for key in keys], dtype=torch.int64))
+            rows = to_device(rows, self.device)
             if keep:
                 self._write(name, keys, rows)
             parts.append((absent, rows))
         if len(parts) == 1:
             return parts[0][1]
-        whole = torch.empty((len(wanted), *parts[0][1].shape[1:]), dtype=parts[0][1].dtype)
+        whole = parts[0][1].new_empty((len(wanted), *parts[0][1].shape[1:]))
         for places, rows in parts:
-            whole[torch.tensor(places)] = rows
+            whole[self._places(places)] = rows
         return whole
+
+    def _places(self, places: list[int]) -> Tensor:
+        return to_device(torch.tensor(places), self.device)
 
     def _recall(self, name: Name, keys: list[int]) -> tuple[list[int], Tensor | None]:
         return self._tables[name].read(keys) if name in self._tables else ([], None)
@@ -152,13 +165,14 @@ class FeatureCache:
             return [], None
         found, rows = self._folder.read(name, keys)
         if rows is not None:
+            rows = to_device(rows, self.device)
             self._remember(name, [keys[position] for position in found], rows)
         return found, rows
 
     def _write(self, name: Name, keys: list[int], rows: Tensor) -> None:
         self._remember(name, keys, rows)
         if self._folder is not None and keys:
-            self._folder.write(name, keys, rows)
+            self._folder.write(name, keys, rows.cpu())
 
     def _remember(self, name: Name, keys: list[int], rows: Tensor) -> None:
         row_bytes = max(1, rows[:1].nbytes)
@@ -172,7 +186,7 @@ class FeatureCache:
                 return
             start = len(block.keys)
             now, fresh = fresh[: table.block_rows - start], fresh[table.block_rows - start :]
-            block.rows[start : start + len(now)] = rows[torch.tensor(now)]
+            block.rows[start : start + len(now)] = rows[self._places(now)]
             block.keys.extend(keys[position] for position in now)
             base = block.number * table.block_rows + start
             table.index.update((keys[position], base + offset) for offset, position in enumerate(now))
@@ -182,7 +196,7 @@ class FeatureCache:
         newest = table.blocks.get(table.made - 1)
         if newest is not None and len(newest.keys) < table.block_rows:
             return newest
-        rows = torch.empty((table.block_rows, *like.shape[1:]), dtype=like.dtype)
+        rows = like.new_empty((table.block_rows, *like.shape[1:]))
         full = self.used_bytes + rows.nbytes > self.memory_bytes
         if full and float(torch.rand((), generator=self._draws)) > ADMITTED:
             return None

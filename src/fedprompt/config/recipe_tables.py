@@ -55,6 +55,9 @@ class BackboneTable(Table):
     )
     workers: int = Field(0, ge=0, le=1024, description="processes that decode images; 0 decodes in the main process")
     memory_gb: float = Field(2.0, ge=0, description="memory of the feature cache; 0 switches it off")
+    memory_on: Literal["cpu", "device"] = Field(
+        "cpu", description='whose memory that is: "device" keeps features on the GPU, which spares copies'
+    )
     disk: str | None = Field(None, description="folder of the feature cache on disk, which outlives the process")
     device: str = Field("auto", description=DEVICES)
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description=PRECISIONS)

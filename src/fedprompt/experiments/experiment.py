@@ -212,7 +212,8 @@ def load_backbone(table: BackboneTable) -> Clip:
     """The CLIP that the table names, on its device, with its feature cache; UserError as `find_device`."""
     device = find_device(table.device, table.precision)
     folder = Path(table.disk).expanduser() if table.disk else None
-    cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder)
+    held_on = device if table.memory_on == "device" else None
+    cache = FeatureCache(memory_bytes=int(table.memory_gb * 2**30), folder=folder, device=held_on)
     path = weights_folder() if table.path == DEMO else table.path
     return Clip.load(
         path,

@@ -79,23 +79,28 @@ class SentBackbone:
     """A backbone that was given as an object: its parts, for actors to make it from."""
 
     parts: tuple[Any, Any, Any]  # model, tokenizer, processor
-    batch: int
+    options: Mapping[str, Any]  # keywords of Clip
+    known: Mapping[str, object]  # what weights that were rounded to the precision no longer tell, and the origin
     memory_bytes: int
+    memory_on_device: bool
     device: str
-    origin: str
 
     @classmethod
     def of(cls, clip: Clip) -> SentBackbone:
         """The parts of a backbone."""
         parts = clip.model, clip.tokenizer.tokenizer, clip.processor
-        return cls(parts, clip.batch, clip.cache.memory_bytes, clip.device.type, clip.origin)
+        options = {name: getattr(clip, name) for name in ("batch", "precision", "activation_bytes")}
+        known = {name: getattr(clip, name) for name in ("fingerprint", "scale", "bias", "origin")}
+        on_device = clip.cache.device.type != "cpu"
+        return cls(parts, options, known, clip.cache.memory_bytes, on_device, clip.device.type)
 
     def __call__(self, table: BackboneTable) -> Clip:
         """The backbone, whatever a recipe says, on a GPU if it was on one and there is one here."""
-        cache = FeatureCache(memory_bytes=self.memory_bytes)
-        device = self.device if torch.cuda.is_available() else "cpu"
-        clip = Clip(*self.parts, cache=cache, batch=self.batch, workers=table.workers).to(device)
-        clip.origin = self.origin
+        device = torch.device(self.device if torch.cuda.is_available() else "cpu")
+        cache = FeatureCache(memory_bytes=self.memory_bytes, device=device if self.memory_on_device else None)
+        clip = Clip(*self.parts, cache=cache, workers=table.workers, **self.options).to(device)
+        for name, value in self.known.items():
+            setattr(clip, name, value)
         return clip
 
 
