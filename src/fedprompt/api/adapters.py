@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path, listed, require, shown
+from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, ImageSource
@@ -89,7 +89,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{best[0][0]} {100 * best[0][1]:.0f}%" for best in self.top(1)[:SHOWN])
-        return f"Predictions of {len(self):,} images: {shown}{', ...' if len(self) > SHOWN else ''}"
+        return f"Predictions of {plural(len(self), 'image')}: {shown}{', ...' if len(self) > SHOWN else ''}"
 
     def _repr_html_(self) -> str:
         cells = []
@@ -131,7 +131,7 @@ def _given_images(images: Any, *, skips: bool) -> _Given:
             raise UserError("\n".join(one.reason for one in found.unusable))
         absolute = tuple(str(file.absolute()) for file in found.files)
         return _Given(FileSource(Path(), absolute, names=found.names), found.names)
-    if isinstance(images, Image.Image) or hasattr(images, "ndim"):
+    if isinstance(images, Image.Image) or getattr(images, "ndim", 4) != 4:
         return _given_images([images], skips=skips)
     if not isinstance(images, Iterable):
         raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
@@ -243,7 +243,8 @@ class Adapter:
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
-        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. One path may also
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8, also as one
+        array [B, H, W, 3]. One path may also
         be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
         visual phrases per class, for methods that read them; the adapter knows those of its own classes.
 
@@ -310,7 +311,7 @@ class Adapter:
         return upload(self.folder, name, private=private, token=token, base_model=base_model)
 
     def __repr__(self) -> str:
-        return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
+        return f"Adapter of {self.method} over {plural(len(self.classes), 'class')} in {self.folder}"
 
 
 @worded("keywords")

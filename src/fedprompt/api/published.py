@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprompt.api.arguments import as_path, require
 from fedprompt.api.callbacks import joined
+from fedprompt.arguments import as_path, require
 from fedprompt.config.settings import setting
-from fedprompt.errors import worded
+from fedprompt.errors import plural, worded
 from fedprompt.experiments.context import RunCallbacks
 from fedprompt.studies import reproduce as published
 from fedprompt.studies.published import experiment
@@ -49,7 +49,7 @@ def reproduce(  # noqa: PLR0913  (as the command of that name)
         for caution in published.cautions(about, changes):
             listener.on_message(f"Note: {caution}")
         for done, _ in run_all(todo, callbacks=listener):
-            listener.on_message(f"{done} of {len(todo)} runs done.")
+            listener.on_message(f"{done} of {plural(len(todo), 'run')} done.")
     found = published.differences(about, todo)
     if found:
         published.write(about, found, folder, settings=changes)

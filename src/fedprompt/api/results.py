@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter
-from fedprompt.api.arguments import as_path, listed
+from fedprompt.arguments import as_path, listed
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
+from fedprompt.experiments.predict import unknown_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
@@ -168,7 +169,7 @@ class Run:
         if name is None and main is not None:
             return main
         if name not in known:
-            raise UserError(f"The run has no trial {name!r}{did_you_mean(str(name), known)} ({', '.join(known)}).")
+            raise UserError(unknown_trial(str(name), known))
         return known[name]
 
     def __repr__(self) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprompt.api.arguments import listed, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
 from fedprompt.api.training import (
+    SETTINGS,
     MethodLike,
     PathLike,
     RuntimeLike,
@@ -18,6 +18,7 @@ from fedprompt.api.training import (
     plan_of_recipe,
     runtime_settings,
 )
+from fedprompt.arguments import keyed, listed, shown
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe
 from fedprompt.data.dataset import Dataset
@@ -127,7 +128,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     """
     changes = {
         **runtime_settings(on),
-        **(settings or {}),
+        **keyed(settings, "settings", SETTINGS),
         **({"tuning.grid": _checked_grid(grid)} if grid else {}),
     }
     if clip is not None and data is not None and clients is not None:

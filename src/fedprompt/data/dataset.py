@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.images import Images, ImageSource
-from fedprompt.data.intake.report import Intake, IntakeReport, counted
+from fedprompt.data.intake.report import PARTS, Intake, IntakeReport, counted
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,8 @@ class Examples:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"Examples: {len(self):,} images over {len(self.space):,} candidate classes"
+        classes = plural(len(self.space), "candidate class")
+        return f"Examples: {plural(len(self), 'image')} over {classes}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,14 @@ class Dataset:
         return tuple(domain for domain in self._domains[0] if domain not in self.unseen_domains)
 
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
-        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes."""
+        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes.
+
+        `classes` are numbers, positions in `space.names`; without images of a split of a usual name (train, val, test)
+        there are no rows. Raises UserError for any other split, a domain or a class that is not there.
+        """
+        self._require_known("split", (split,), (*self._splits[0], *PARTS))
+        self._require_known("domain", domains or (), (*self._domains[0], ""))
+        self._require_known("class", () if classes is None else classes, range(len(self.space)))
         keep = _is_among(self._splits, (split,))
         keep[list(self.excluded)] = False
         if domains is not None:
@@ -119,6 +127,17 @@ class Dataset:
             assert self.space.kind == "single", "rows of multi-label data have no one class"
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
+
+    def _require_known(self, what: str, given: Iterable[object], known: Collection[object]) -> None:
+        wrong = next((one for one in given if not isinstance(one, Hashable) or one not in known), None)
+        if wrong is None:
+            return
+        if what == "class":
+            names = f"give the numbers of classes, from 0 to {len(self.space) - 1}, as in data.base"
+            raise UserError(f"The data set {self.name!r} has no class {wrong!r}; {names}.")
+        words = [str(one) for one in dict.fromkeys(known) if one != ""]
+        hint = did_you_mean(str(wrong), words)
+        raise UserError(f"The data set {self.name!r} has no {what} {wrong!r}{hint} ({', '.join(words) or 'none'}).")
 
     @property
     def parts(self) -> tuple[Dataset, ...]:

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from fedprompt.errors import UserError
 
@@ -40,6 +40,11 @@ class LabelSpace:
     descriptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
+            raise UserError(f"The names of a label space are {self.names!r}; give a list of texts, a name per class.")
+        if self.kind not in get_args(Kind):
+            kinds = " or ".join(map(repr, get_args(Kind)))
+            raise UserError(f"The kind of a label space is {self.kind!r}; give {kinds} (one label per image, or many).")
         if not self.names:
             raise UserError("A label space needs at least one class name; the list of names is empty.")
         name, count = Counter(self.names).most_common(1)[0]

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition, Shard, class_counts
+from fedprompt.errors import plural
 from fedprompt.federated.client import Client
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.report.client_figures import partition_drawing
@@ -94,7 +95,7 @@ class Clients(Sequence[Client]):
         return Figure(partition_drawing(partition_counts(self.partition, self.dataset)))
 
     def __repr__(self) -> str:
-        return f"{len(self)} clients of {self.dataset.name} by {self.partition.rule}"
+        return f"{plural(len(self), 'client')} of {self.dataset.name} by {self.partition.rule}"
 
     def part(self, number: int) -> str:
         """The name of the data set that a client's images are from, if several were joined; else ""."""
