@@ -93,7 +93,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "an unknown hook": (
         lambda: train(callbacks=Unknown()),
-        "has a method 'on_minibatch', which is never called (call are",
+        "has a method 'on_minibatch', which is never called (called",
     ),
     "a stop": (lambda: train(callbacks=Stop()), "has a method 'stop', which is never called; did you mean 'stops'?"),
     "progress": (lambda: train(progress="no"), "`progress` is 'no', not a bool; give True or False."),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fedprompt.api.progress import counting, plain_console
-from fedprompt.arguments import require, shown
+from fedprompt.arguments import flag, require, shown, whole
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
@@ -30,6 +30,8 @@ from fedprompt.file_system import is_file
 
 if TYPE_CHECKING:
     import pandas
+
+    from fedprompt.clip.model import Clip
 
 TAKES = (
     "load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
@@ -195,12 +197,21 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
 
 
 @worded("keywords")
-def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: int = 224) -> pandas.DataFrame:
-    """Open every image and list what is wrong or worth a look, as the command `fedprompt check` does.
+def check(
+    data: Dataset,
+    /,
+    *,
+    clip: Clip | None = None,
+    duplicates: bool = True,
+    workers: int = 0,
+    side: int | None = None,
+) -> pandas.DataFrame:
+    """Open every image that is in a split and list what is wrong or worth a look, as `fedprompt check` does.
 
     A row per finding: `kind` ("unreadable", "leak", "attributes", "labels", or "warning"), `rows` of the data set that
     it is about, and `message`. `duplicates` looks for near-duplicates of training images, `workers` processes open
-    images, and `side` is that of the backbone's input in pixels.
+    images. Images much smaller than what the backbone reads are told by `clip`, a backbone that is open, or by `side`,
+    that of its input in pixels; without either, none are. Raises UserError for arguments of another type.
 
     Examples:
         >>> import fedprompt as fp
@@ -211,11 +222,26 @@ def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: 
     import pandas
 
     require(data, Dataset, "data", DATA)
-    scan = scan_images(data.source, range(len(data.source)), workers=workers, perceptual=duplicates)
+    flag(duplicates, "duplicates")
+    whole(workers, "workers", least=0)
+    rows_read = [row for row in range(len(data.source)) if row not in data.excluded]
+    scan = scan_images(data.source, rows_read, workers=workers, perceptual=duplicates)
     rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
-    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=side))
+    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=_side(clip, side)))
     rows += [{"kind": "warning", "rows": (), "message": sentence} for sentence in warnings]
     return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
+
+
+def _side(clip: Clip | None, side: int | None) -> int:
+    """The side in pixels of what the backbone reads, 0 if it is not known."""
+    if clip is None:
+        return 0 if side is None else whole(side, "side")
+    from fedprompt.clip.model import Clip
+
+    require(clip, Clip, "clip", "open one with load_clip(...)")
+    if side is not None:
+        raise UserError("`clip` says how large the images of the backbone are; leave `side` out.")
+    return clip.image_tower.side
 
 
 @worded("keywords")

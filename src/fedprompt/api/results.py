@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprompt.api.adapters import Adapter
+from fedprompt.api.adapters import Adapter, given_clip, given_method
 from fedprompt.arguments import as_path, listed
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
@@ -74,7 +74,12 @@ class Run:
 
     @property
     def scores(self) -> pandas.DataFrame:
-        """All scores, tidy: trial, round, test_set, name, part, client, metric, images and value in [0, 1]."""
+        """All scores, tidy: trial, round, test_set, name, part, client, metric, images and value in [0, 1].
+
+        `test_set` is a column of `table` ("base" is its "Base"), and `metric` each figure that was recorded: accuracy
+        and macro_f1, or with several labels per image those of `Score` (classes_without_positive is a number of
+        classes). A value that is undefined is NaN.
+        """
         import pandas
 
         return pandas.DataFrame(list(self._scores()), columns=list(SCORE_COLUMNS)).astype({"client": "Int64"})
@@ -82,17 +87,16 @@ class Run:
     def _scores(self) -> Iterator[Mapping[str, Any]]:
         for trial in self.records.trials:
             for score in trial.scores:
-                yield {
+                about = {
                     "trial": trial.name,
                     "round": score.round,
                     "test_set": score.split,
                     "name": score.name,
                     "part": score.part,
                     "client": score.client,
-                    "metric": score.measure or self.records.header.metric,
-                    "images": score.num_examples,
-                    "value": score.value,
                 }
+                for metric, value in score.figures.items():
+                    yield {**about, "metric": metric, "images": score.num_examples, "value": value}
 
     @property
     def rounds(self) -> pandas.DataFrame:
@@ -159,9 +163,17 @@ class Run:
         """Write the HTML report again; the result shows it in a notebook, and its `path` is the file."""
         return Page(render(self.folder))
 
-    def adapter(self, trial: str | None = None) -> Adapter:
-        """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared."""
-        return Adapter.of_run(self.folder, trial=trial, clip=self._clip, given=self._given, keep=self)
+    @worded("keywords")
+    def adapter(
+        self, trial: str | None = None, *, method: type[Method] | None = None, clip: Clip | None = None
+    ) -> Adapter:
+        """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared.
+
+        A run that was read from its folder does not have what was given from Python: `method` is the class of a method
+        of one's own, and `clip` a backbone that is open already.
+        """
+        given = {**self._given, **given_method(method)}
+        return Adapter.of_run(self.folder, trial=trial, clip=given_clip(clip) or self._clip, given=given, keep=self)
 
     def _trial(self, name: str | None) -> reading.TrialRecord:
         known = {trial.name: trial for trial in self.records.trials}

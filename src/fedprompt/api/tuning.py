@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,10 @@ class Tuning:
     def __repr__(self) -> str:
         kept = ", ".join(f"{name} {dict(point)}" for name, point in self.settings.items())
         return f"Tuning of {kept} in {self.folder}"
+
+    def _repr_html_(self) -> str:
+        remarks = "<br>".join(map(escape, self.remarks))
+        return f"<p>{escape(repr(self))}</p>{self.table.to_html(index=False)}<p>{remarks}</p>"
 
 
 @worded("settings")

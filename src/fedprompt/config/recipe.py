@@ -39,7 +39,7 @@ Model = TypeVar("Model", bound=BaseModel)
 class Spoken(type(BaseModel)):  # type: ignore[misc]
     """The type of tables that Python code makes by a call: a mistake in the call is one sentence, as in a file."""
 
-    def __call__(cls, /, *values: Any, **keys: Any) -> Any:  # noqa: N805  (of a metaclass)
+    def __call__(cls, /, *values: Any, **keys: Any) -> Any:
         """Make the table; UserError for an unknown key or a refused value."""
         try:
             return super().__call__(*values, **keys)

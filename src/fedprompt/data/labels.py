@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, first_names, plural
 
 Kind = Literal["single", "multi"]
 # Control characters, line separators and what changes the direction of text: names with them do not read as they look.
@@ -61,6 +61,14 @@ class LabelSpace:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        what = "label per image" if self.kind == "single" else "labels per image"
+        extras = ("attributes", "conditions", "prompts", "synonyms", "ensemble")
+        known = [f"{len(getattr(self, extra)):,} {extra}" for extra in extras if getattr(self, extra)]
+        texts = ", ".join([f"template {self.template!r}", *known])
+        many = "one" if self.kind == "single" else "many"
+        return f"{plural(len(self), 'class')} ({first_names(self.names)}), {many} {what}, {texts}"
 
     def texts(self) -> tuple[str, ...]:
         """One sentence per class: the template with the name in it, or the class's own prompt."""

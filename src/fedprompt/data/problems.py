@@ -158,7 +158,8 @@ def _label(dataset: Dataset, row: int) -> str:
 
 def _label_problems(dataset: Dataset) -> list[Problem]:
     problems = []
-    unlabelled = (dataset.targets == -1).all(dim=1).nonzero().flatten().tolist()
+    unknown = (dataset.targets == -1).all(dim=1).nonzero().flatten().tolist()
+    unlabelled = [row for row in unknown if row not in dataset.excluded]
     if unlabelled:
         have, they_are = ("has", "it is") if len(unlabelled) == 1 else ("have", "they are")
         some = f"{plural(len(unlabelled), 'image')} {have} no known label"

@@ -21,7 +21,7 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError, did_you_mean, plural
+from fedprompt.errors import UserError, did_you_mean, option, plural
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
@@ -101,6 +101,11 @@ def restore(
     if is_outside(adapter.card.method):
         require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
     path = backbone or adapter.card.base_model_name_or_path
+    if clip is None and not path:
+        raise UserError(
+            f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
+            f"{option('backbone', 'clip')}."
+        )
     clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
     place = str(adapter.folder)
     block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)

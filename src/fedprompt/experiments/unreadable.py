@@ -13,6 +13,7 @@ from fedprompt.data.problems import ImageScan, scan_images
 from fedprompt.errors import UserError, wording
 
 MOST_HASHED = 20_000  # images; hashing more would take longer than half a minute
+UNREADABLE = "unreadable"  # the reason for which rows are excluded
 VALIDATION = "val"  # a split that is used only where a round is chosen by it
 
 
@@ -77,7 +78,11 @@ def exclude_unreadable(
                 f"without {allowed} at most. {lost[0].reason}{more}"
             )
         found = {one.row: one for one in lost} | found
-    return dataset.without(found), partition.without(found), tuple(found[row] for row in sorted(found))
+    return (
+        dataset.without(found, reason=UNREADABLE),
+        partition.without(found),
+        tuple(found[row] for row in sorted(found)),
+    )
 
 
 def _places(dataset: Dataset, partition: Partition, *, validates: bool) -> dict[str, Sequence[int]]:

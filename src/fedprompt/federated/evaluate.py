@@ -13,6 +13,7 @@ from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.errors import plural
 from fedprompt.federated.client import Client
 from fedprompt.methods.base import Method, require_logits
 from fedprompt.ops import metrics
@@ -37,6 +38,10 @@ class Score:
     figures: Mapping[str, float]
     per_class: tuple[float, ...]  # accuracy per class; multi-label: average precision per class
     correct: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
+        return f"Score {self.name!r} of {plural(self.num_examples, 'image')}: {figures}"
 
 
 @dataclass(frozen=True)

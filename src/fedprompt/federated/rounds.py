@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from fedprompt.arguments import require, shown, whole
-from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.errors import NotFiniteError, UserError, plural
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rollback import Finished, repair, repairable
 from fedprompt.federated.server import Server
@@ -44,6 +44,10 @@ class Round:
     skipped: str = ""
     rolled_back: int = 0
     suspected: Finished | None = None
+
+    def __repr__(self) -> str:
+        used = f"{len(self.updates)} of {plural(len(self.clients), 'update')} used"
+        return f"Round {self.number}: {used}{f', {self.skipped}' if self.skipped else ''}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
