@@ -131,7 +131,7 @@ def test_some_clients_are_clients() -> None:
     assert torch.equal(one[0].train.targets, clients[1].train.targets)
     run = fp.train("zeroshot", clip, data, one, progress=False)
     counts = run.records.header.partition
-    assert counts is not None and counts.clients == [clients[1].name]
+    assert counts is not None and counts.clients == (clients[1].name,)
 
 
 def test_predictions_are_iterated_by_image(folder: Path) -> None:
@@ -160,3 +160,42 @@ def test_data_and_clients_are_shown_in_a_notebook() -> None:
     assert "<td>180</td>" in data._repr_html_() and "<img" in clients._repr_html_()
     odd = fp.load_dataset([(Image.new("RGB", (4, 4), (n, 0, 0)), name) for n, name in enumerate(["<b>", "<b>", "c"])])
     assert "&lt;b&gt;" in odd._repr_html_() and "<b>" not in odd._repr_html_()
+
+
+def test_published_experiments_are_listed() -> None:
+    table = fp.published()
+    row = table.set_index("name").loc["fedmvp/base-to-new"]
+    assert "fedmvp" in row["methods"] and row["runs"] > 0 and row["data_sets"] and row["settings"]
+
+
+REPRODUCE = {
+    "a name": (
+        {"name": "fedmvp/base-to-nw", "settings": [1]},
+        r"did you mean 'fedmvp/base-to-new'\?; list .*hed\(\)",
+    ),
+    "no root": ({"root": "/nowhere", "settings": {"train.round": 1}}, "/nowhere does not exist; give with `root` the"),
+    "settings": ({"settings": [1], "callbacks": print}, r"`settings` is \[1\]; give a table of keys"),
+    "seeds": ({"seeds": ["a"]}, "`seeds` is 'a'; give a whole number"),
+    "callbacks": ({"root": "/nowhere", "callbacks": print}, "derived from fedprompt.Callback, not <built-in"),
+}
+
+
+@pytest.mark.parametrize("case", REPRODUCE)
+def test_what_is_given_is_checked_before_what_it_leads_to(case: str, tmp_path: Path) -> None:
+    given, said = REPRODUCE[case]
+    with pytest.raises(fp.UserError, match=said) as error:
+        options = {"name": "fedmvp/base-to-new", "root": tmp_path, "out": tmp_path / "out", **given}
+        fp.reproduce(options.pop("name"), **options)
+    assert "--" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_search_for_a_method_without_data_says_what_it_needs(clip: bool) -> None:
+    with pytest.raises(fp.UserError, match=r"'promptfl' is a method\. tune takes a recipe, or a method with what"):
+        fp.tune("promptfl", *objects()[: int(clip)])
+
+
+def test_a_search_tries_the_default_rate_of_the_method() -> None:
+    tuned = fp.tune("promptfl", *objects(), rounds=1, lr=0.002, progress=False)
+    found = tuned.table
+    assert found.loc[found["default"], "lr"].tolist() == [0.002] and len(found) == 8
