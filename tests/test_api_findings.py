@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, get_type_hints
@@ -15,6 +16,7 @@ from fedprompt.config.registry import PARTITION_RULES
 from fedprompt.config.values import OrNegative
 from fedprompt.errors import worded
 from fedprompt.methods import load
+from fedprompt.records.reading import MEASURES, TITLES
 from fedprompt.testing import tiny_clip, tiny_dataset
 from fedprompt.testing.properties import impossible_values
 
@@ -199,3 +201,25 @@ def test_a_search_tries_the_default_rate_of_the_method() -> None:
     tuned = fp.tune("promptfl", *objects(), rounds=1, lr=0.002, progress=False)
     found = tuned.table
     assert found.loc[found["default"], "lr"].tolist() == [0.002] and len(found) == 8
+
+
+def test_the_page_on_python_has_a_word_for_every_heading() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`" in line]
+    for name, title in TITLES.items():
+        assert any(f"`{name}`" in row and title in row.split("|")[1] for row in rows), name
+    for name, title in MEASURES.items():
+        assert re.search(rf"`{name}` \((?:in headings )?{title}\)", page), name
+
+
+def test_a_figure_is_chosen_by_its_word_or_its_heading() -> None:
+    clip, data, clients = objects()
+    run = fp.train("promptfl", clip, data, clients, rounds=2, settings={"evaluate.every": 1}, progress=False)
+    assert run.plot("Base").svg == run.plot("base").svg != run.plot("New").svg
+    with pytest.raises(fp.UserError, match="has no column 'Bse'"):
+        run.plot("Bse")
+
+
+@pytest.mark.parametrize("words", ["[N, C]", "`Score`", "Raises UserError", "[0, 1]", "Everingham"])
+def test_scoring_is_documented_with_shapes_units_errors_and_source(words: str) -> None:
+    assert words in (fp.evaluate.__doc__ or "")

@@ -100,7 +100,14 @@ class Run:
 
     @property
     def rounds(self) -> pandas.DataFrame:
-        """A row per trial and round: trial, round, clients, loss, bytes_up, seconds, failed and epsilon."""
+        """A row per trial and round, in the order of training; empty for trials without training.
+
+        `round` counts from 1. `clients` is the number of clients that were asked and `failed` of those whose update
+        was not used. `loss` is the mean of the training losses of the others, each client's over its steps of the
+        round; NaN in a round without an update. `bytes_up` are the bytes that all clients of the round sent,
+        `seconds` is the wall time of the round, and `epsilon` the differential privacy spent up to it (at the delta
+        of the recipe), NaN without.
+        """
         import pandas
 
         rows = [
@@ -144,12 +151,15 @@ class Run:
         return "\n".join((" ".join(found.sentences), *(f"Next: {step}" for step in found.steps)))
 
     def plot(self, column: str | None = None) -> Figure:
-        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds.
+        """The headline figures of all trials; with `column` ("base" or its heading "Base", "loss", ...) its curve.
 
-        A notebook shows it, and `plot().save("figure.png")` writes PNG or, with the suffix `.svg`, SVG.
+        A curve is over the rounds, of scores in percent. A notebook shows it, and `plot().save("figure.png")` writes
+        PNG or, with the suffix `.svg`, SVG. Raises UserError for an unknown column, and one that was recorded only
+        once.
         """
         if column is None:
             return Figure(headline_drawing(self.records))
+        column = {self.records.title(one): one for one in self.records.columns}.get(column, column)
         if column != "loss" and column not in self.records.columns:
             known = ("loss", *self.records.columns)
             hint = did_you_mean(column, known)
