@@ -91,7 +91,8 @@ def test_a_run_gives_tidy_tables(run: fp.Run, data: fp.Dataset) -> None:
     assert run.finished and run.trials == ("zeroshot", "promptfl")
     scores = run.scores
     assert set(scores["round"]) == {0, 1, 2} and set(scores["test_set"]) == {"local", "base", "new", "unseen"}
-    last = scores[(scores["trial"] == "promptfl") & (scores["round"] == 2) & (scores["test_set"] == "new")]
+    accuracy = scores[scores["metric"] == "accuracy"]
+    last = accuracy[(accuracy["trial"] == "promptfl") & (accuracy["round"] == 2) & (accuracy["test_set"] == "new")]
     assert last["value"].item() == pytest.approx(run.table.loc["PromptFL", "New"] / 100)
     assert list(run.rounds["round"]) == [1, 2] and (run.rounds["clients"] == 2).all()
     predicted = run.predictions()

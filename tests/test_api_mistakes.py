@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 
 import fedprompt as fp
@@ -60,6 +62,20 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a share": (lambda: fp.partition(tiny_dataset(), "iid", held_out=2), "`held_out` is 2; give a share of at least 0"),
     "a device": (lambda: fp.load_clip(device="gpu"), "There is no device 'gpu'; did you mean 'cpu'?"),
+    "a share as text": (
+        lambda: fp.partition(tiny_dataset(), "iid", held_out="a"),
+        "`held_out` is 'a'; give a share of at least 0",
+    ),
+    "no columns": (lambda: fp.load_dataset(pandas.DataFrame()), "The table has no columns; give one of images"),
+    "images as labels": (
+        lambda: fp.load_dataset(pandas.DataFrame({"path": ["a.png"], "label": ["x"]}), label="path"),
+        "The column 'path' cannot hold the images and the labels at once",
+    ),
+    "labels first": (
+        lambda: fp.load_dataset([("a", image(1)), ("b", image(2))]),
+        "The pairs are (label, image); give pairs (image, label)",
+    ),
+    "labels before paths": (lambda: fp.load_dataset([("a", __file__)]), "The pairs are (label, image)"),
     "a float image": (lambda: fp.load_dataset([(np.zeros((4, 4, 3)), "a"), PAIR[1]]), "of float64; give [H, W]"),
 }
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
@@ -70,6 +86,20 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "a class of callbacks": (lambda: train(callbacks=fp.Callback), "; make one, Callback()."),
     "a method without a name": (lambda: fp.train({"n_ctx": 4}, *objects()), "has no name; write {'name'"),
     "callbacks": (lambda: train(callbacks=3), "`callbacks` is 3; give a list."),
+    "a function for callbacks": (lambda: train(callbacks=print), "derived from fedprompt.Callback, not <built-in"),
+    "a misspelt hook": (
+        lambda: train(callbacks=Misspelt()),
+        "has a method 'on_rounds', which is never called; did you",
+    ),
+    "an unknown hook": (
+        lambda: train(callbacks=Unknown()),
+        "has a method 'on_minibatch', which is never called (called",
+    ),
+    "a stop": (lambda: train(callbacks=Stop()), "has a method 'stop', which is never called; did you mean 'stops'?"),
+    "progress": (lambda: train(progress="no"), "`progress` is 'no', not a bool; give True or False."),
+    "a list of settings": (lambda: train(settings=[1]), "`settings` is [1]; give a table of keys and values, such as"),
+    "settings of a search": (lambda: tune(settings="x"), "`settings` is 'x'; give a table of keys and values"),
+    "a runtime": (lambda: train(on=3), "`on` is 3; give a table of keys and values, such as"),
     "compare": (lambda: train(compare="zero"), "'zero'"),
     "track": (lambda: train(track="tensorbord"), "did you mean 'tensorboard'"),
     "a setting": (lambda: train(settings={"rounds": 1}), "did you mean 'train.rounds'"),
@@ -80,9 +110,62 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "nothing to compare": (lambda: fp.compare([]), "There is no run to compare"),
     "a method to resume": (lambda: fp.resume("/nowhere", method="fedvpt"), "`method` is 'fedvpt'; give the class"),
 }
+LOOP: dict[str, tuple[Callable[[], object], str]] = {
+    "a key of the settings": (
+        lambda: fp.TrainSettings(round=2),
+        "TrainSettings: has no key 'round'; did you mean 'rou",
+    ),
+    "a value of the settings": (
+        lambda: fp.TrainSettings(rounds="x"),
+        "rounds = 'x' is not accepted: it must be a whol",
+    ),
+    "a recipe": (lambda: fp.Recipe(nam="x"), "Recipe: lacks the key 'name'; add it."),
+    "a method by name": (lambda: simulator("promptfl"), "`method` is 'promptfl', not a Method; make one from its"),
+    "a clip by name": (lambda: simulator(Own(), clip="demo"), "`clip` is 'demo', not a Clip; open one with load_clip"),
+    "no clients": (lambda: simulator(Own(), clients=objects()[1]), "`clients` is a Dataset; give a sequence of them"),
+    "settings as a table": (lambda: simulator(Own(), settings={"rounds": 1}), "not a TrainSettings; make them with"),
+    "a method of the loop": (lambda: loop(Own(), method="own"), "`method` is 'own', not a Method"),
+    "a transport": (lambda: loop(Own(), transport="own"), "`transport` is 'own'; give one, such as Simulator("),
+    "clients for ids": (lambda: loop(Own(), clients=objects()[2]), "`clients` holds a Client; give the ids of clients"),
+    "a number of clients": (lambda: loop(Own(), clients=2), "`clients` is 2; give the ids of at least one client"),
+    "a client too many": (lambda: loop(Own(), clients=[7]), "There is no client 7; there are 2, by their ids"),
+    "rounds as text": (lambda: loop(Own(), rounds="2"), "`rounds` is '2'; give a whole number of at least 0."),
+    "a data set to score": (
+        lambda: fp.evaluate(Own(), objects()[0], objects()[1], name="x"),
+        "`examples` is a Dataset, not an Examples; take them from a data set",
+    ),
+    "logits of two classes": (
+        lambda: loop(Narrow()),
+        "The classifier of Narrow returned logits [4, 2] for 4 images and",
+    ),
+    "logits of two classes to score": (
+        lambda: score(Narrow()),
+        "of Narrow returned logits [30, 2] for 30 images and 10",
+    ),
+    "no logits": (lambda: loop(Silent()), "The classifier of Silent returned None; return a tensor [B, C] of floats"),
+    "a parameter that is not used": (lambda: loop(Detached()), "does not depend on what it trains (scale); use these"),
+    "a loss per image": (lambda: loop(PerImage()), "The loss of PerImage is a tensor [4]; return a tensor of one num"),
+    "a split": (lambda: objects()[1].rows(split="tst"), "has no split 'tst'; did you mean 'test'? (train, val, test)"),
+    "a class by name": (
+        lambda: objects()[1].rows(split="test", classes=["cat"]),
+        "has no class 'cat'; give the numbers",
+    ),
+    "a domain": (lambda: objects()[1].rows(split="test", domains=["phot"]), "no domain 'phot'; did you mean 'photo'?"),
+    "names as a text": (lambda: fp.LabelSpace("cat"), "The names of a label space are 'cat'; give a list of texts"),
+    "a kind of labels": (lambda: fp.LabelSpace(("a", "b"), "singel"), "is 'singel'; give 'single' or 'multi'"),
+}
 ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the same run twice": (lambda place: fp.compare([place / "run", place / "run"]), "is given twice"),
     "a folder that is taken": (lambda place: train(out=place / "run"), "choose another folder with `out`."),
+    "a trial": (lambda place: fp.read_run(place / "run").adapter("zeroshto"), "did you mean 'zeroshot'?"),
+    "a trial of predictions": (
+        lambda place: fp.read_run(place / "run").predictions("zeroshto"),
+        "The run has no trial 'zeroshto'; did you mean 'zeroshot'? (its trials are zeroshot).",
+    ),
+    "a figure below a file": (
+        lambda place: fp.read_run(place / "run").plot().save(place / "run" / "run.jsonl" / "a.png"),
+        "run.jsonl",
+    ),
     "a trial of an adapter": (lambda place: fp.load_adapter(place / "mine", trial="x"), "leave `trial` out."),
     "a method by name": (lambda place: fp.load_adapter(place / "mine", method="fedvpt"), "not a class derived from"),
     "a backbone by name": (lambda place: fp.load_adapter(place / "mine", clip="demo"), "`clip` is 'demo', not a Clip;"),
@@ -95,6 +178,72 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "zeroshot reads no attributes, so they would change nothing",
     ),
 }
+
+
+class Own(fp.Method):
+    """A scale on zero-shot logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1))
+
+    def classifier(self, clip: fp.Clip, space: fp.LabelSpace) -> fp.Classifier:
+        texts = clip.text_features(space.texts())
+        return lambda images: clip.image_features(images) @ texts.T * self.scale
+
+
+class Narrow(Own):
+    def classifier(self, clip: fp.Clip, space: fp.LabelSpace) -> fp.Classifier:
+        return lambda images: clip.image_features(images)[:, :2] * self.scale
+
+
+class Silent(Own):
+    def classifier(self, clip: fp.Clip, space: fp.LabelSpace) -> fp.Classifier:
+        return lambda images: None  # type: ignore[arg-type,return-value]
+
+
+class Detached(Own):
+    def classifier(self, clip: fp.Clip, space: fp.LabelSpace) -> fp.Classifier:
+        texts = clip.text_features(space.texts())
+        return lambda images: clip.image_features(images) @ texts.T * self.scale.detach()
+
+
+class PerImage(Own):
+    def loss(self, clip: fp.Clip, images: fp.Images, *others: object, **options: object) -> torch.Tensor:
+        return clip.image_features(images).sum(dim=1) * self.scale
+
+
+class Misspelt(fp.Callback):
+    def on_rounds(self, number: int, loss: float) -> None:
+        """Never called."""
+
+
+class Unknown(fp.Callback):
+    def on_minibatch(self, number: int) -> None:
+        """Never called."""
+
+
+class Stop(fp.Callback):
+    def stop(self, number: int) -> bool:
+        return True
+
+
+def simulator(method: object, **others: object) -> fp.Simulator:
+    clip, _, clients = objects()
+    given: dict[str, object] = {"clip": clip, "clients": clients}
+    given |= {"settings": fp.TrainSettings(rounds=1, batch_size=4), **others}
+    return fp.Simulator(method, given["clip"], given["clients"], given["settings"])  # type: ignore[arg-type]
+
+
+def loop(own: fp.Method, **others: object) -> list[fp.Round]:
+    given: dict[str, object] = {"method": own, "transport": simulator(own), "clients": range(2), "rounds": 1, "seed": 1}
+    given |= others
+    return list(fp.federate(given.pop("method"), given.pop("transport"), **given))  # type: ignore[arg-type]
+
+
+def score(own: fp.Method) -> fp.Score:
+    clip, data, _ = objects()
+    return fp.evaluate(own, clip, data.examples(data.rows(split="test")), name="test")
 
 
 class Splits(dict[str, int]):
@@ -113,9 +262,9 @@ def sentence(call: Callable[[], object]) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("case", [*DATA, *CALLS])
+@pytest.mark.parametrize("case", [*DATA, *CALLS, *LOOP])
 def test_a_wrong_call_is_one_sentence_in_the_words_of_python(case: str) -> None:
-    call, said = (DATA | CALLS)[case]
+    call, said = (DATA | CALLS | LOOP)[case]
     text = sentence(call)
     assert said in text and "--" not in text and len(text) < 400
 
@@ -136,3 +285,32 @@ def test_one_text_stands_for_a_list_of_one(place: Path) -> None:
 def test_values_of_a_column_may_be_said_to_be_splits() -> None:
     table = TABLE.assign(split=["train", "train", "extra", "test"])
     assert fp.load_dataset(table, splits={"extra": "test"}).splits == ("train", "train", "test", "test")
+
+
+def test_an_unknown_name_of_the_package_has_a_suggestion() -> None:
+    with pytest.raises(AttributeError, match=r"fedprompt has no name 'trian'; did you mean 'train'\?"):
+        _ = fp.trian  # type: ignore[attr-defined]
+
+
+def test_a_figure_is_saved_in_a_new_folder(place: Path) -> None:
+    assert "<svg" in fp.read_run(place / "run").plot().save(place / "figures" / "new" / "a.svg").read_text()
+
+
+def test_one_array_holds_a_batch_of_images(place: Path) -> None:
+    batch = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    predicted = adapter(place).predict(batch)
+    assert len(predicted) == 2 and predicted.labels == adapter(place).predict(list(batch)).labels
+
+
+def test_one_of_a_thing_is_said_in_the_singular(place: Path) -> None:
+    _, data, _ = objects()
+    rows = data.rows(split="test")[:1]
+    shown = (
+        adapter(place).predict(image()),
+        data.examples(rows, [int(data.targets[rows])]),
+        data.examples(rows).images,
+        fp.partition(data, "iid", clients=1),
+        fp.Shard(name="a", rows=(1,), classes=(0,)),
+    )
+    for one in shown:
+        assert re.search(r"\b1 (image|client)\b", repr(one)), repr(one)

@@ -26,7 +26,9 @@ METHODS = {Path("methods") / f"{name}.py" for name in methods.names()}
 
 # A package imports only from packages of a lower rank; those of one rank stand beside each other.
 RANKS = {
-    **dict.fromkeys(("__init__", "child_processes", "errors", "seeding"), 0),
+    **dict.fromkeys(("child_processes", "errors", "seeding"), 0),
+    "__init__": 0.1,
+    "arguments": 0.3,
     "file_system": 0.4,
     "text_files": 0.5,
     **dict.fromkeys(("config", "ops", "updates"), 1),

@@ -59,7 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_table_is_checked_and_partitioned(finished: Path) -> None:
     own = settings(finished / "labels.csv")
     said = call("check", "own_table", *own, code=2)
-    assert "1 images have no known label, for example 7.png" in said
+    assert "1 image has no known label, for example 7.png" in said
     assert "all 2" in call("partition", "own_table", *own)
 
 

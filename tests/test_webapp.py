@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import subprocess
 import threading
@@ -28,6 +29,9 @@ import fedprompt as fp
 from fedprompt.cli.main import app as command_line
 from fedprompt.data import image_formats
 from fedprompt.errors import UserError
+from fedprompt.report import read_run
+from fedprompt.report.figures import markers_of
+from fedprompt.report.style import MAIN, REFERENCE
 from fedprompt.webapp.adapters import Adapters
 from fedprompt.webapp.server import MOST_BYTES, Address, make_app
 from test_report_browser import CHROMIUM, FLAGS
@@ -187,6 +191,28 @@ def test_the_command_refuses_what_it_cannot_serve(folder: Path, tmp_path: Path) 
     assert code == 2 and f"The port {port} of 127.0.0.1 cannot be used (address already in use)" in said
 
 
+def test_methods_have_the_colours_of_their_report(folder: Path) -> None:
+    reported = markers_of(read_run(folder))
+    for order in (("promptfl", "fedmvp"), ("fedmvp", "promptfl")):
+        from_run = Adapters.open([folder], trials=order, backbone=None)
+        from_folders = Adapters.open([folder / "adapters" / name for name in order], backbone=None)
+        assert from_run.markers == from_folders.markers == [(REFERENCE, "|"), *(reported[name] for name in order)]
+    twice = Adapters.open([folder, folder], backbone=None).markers
+    assert len(set(twice)) == 3
+
+
+def test_adapters_of_no_run_have_colours_too(folder: Path, tmp_path: Path) -> None:
+    places = [shutil.copytree(folder / "adapters" / name, tmp_path / name / "a") for name in ("promptfl", "fedmvp")]
+    markers = Adapters.open(places, backbone=None).markers
+    assert markers[:2] == [(REFERENCE, "|"), (MAIN, "o")] and len(set(markers)) == 3
+
+
+def test_the_number_of_classes_that_are_shown_is_said(place: str) -> None:
+    many = ask(place, png(), classes="cat, dog, sun, tree, car, bus, cup").text
+    assert "The 5 most probable of 7 classes." in many
+    assert "most probable of" not in ask(place, png()).text
+
+
 def test_two_adapters_of_one_method_have_names_of_their_own(folder: Path) -> None:
     place = folder / "adapters" / "promptfl"
     names = [one.name for one in Adapters.open([place, place], backbone=None).opened]
@@ -247,13 +273,19 @@ class Browser:
 def test_a_browser_shows_what_every_adapter_recognises_and_asks_no_other_host(place: str, tmp_path: Path) -> None:
     (tmp_path / "sun.png").write_bytes(png())
     (tmp_path / "letter.png").write_text("no image")
+    numbered = [tmp_path / f"{number}.png" for number in (10, 2)]
+    for path in numbered:
+        path.write_bytes(png())
     browser = Browser(place, tmp_path)
     try:
         browser.wait(lambda: browser.value("document.readyState == 'complete' && !!document.getElementById('files')"))
         browser.value("document.getElementById('classes').value = 'cat, dog'")
-        browser.choose([tmp_path / "sun.png", tmp_path / "letter.png"])
+        browser.choose([tmp_path / "sun.png", tmp_path / "letter.png", *numbered])
         browser.wait(lambda: "is none of" in (browser.value("document.getElementById('results').textContent") or ""))
+        browser.wait(lambda: "..." not in (browser.value("document.getElementById('results').textContent") or "..."))
         text = browser.value("document.getElementById('results').innerText")
+        places = [text.index(name) for name in ("2.png", "10.png", "letter.png", "sun.png")]
+        assert places == sorted(places), "images that came together stand in the natural order of their names"
         assert all(name in text for name in ("sun.png", "Zero-shot CLIP", "FedMVP", "PromptFL", "cat", "dog"))
         assert "letter.png is none of JPEG" in text
         drawn = (

@@ -7,7 +7,7 @@ import html
 import inspect
 import re
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ class Step:
     text: bool  # gradients went through the text tower
     image: bool
     regions: bool  # patches were compared, not only the whole image
+    guided: bool = False  # what the image tower gives depends on the attributes of the classes
 
 
 @functools.cache
@@ -53,6 +54,7 @@ def observe(name: str) -> Step:
     """Take one step on two images and see through which towers gradients passed."""
     clip, dataset = backbone()
     patches = ("patch_features", "value_tokens")
+    encoded: list[torch.Tensor] = []  # what the image tower gave
     seen = dict.fromkeys(("encode_text", "encode_shared_prefixes", "encode_image", *patches), False)
 
     def observed(call: str) -> Callable[..., Any]:
@@ -62,6 +64,8 @@ def observe(name: str) -> Step:
             found = plain(self, *given, **named)
             tensor = found.tokens if call == "encode_image" else found
             seen[call] |= tensor.requires_grad or call in patches
+            if call == "encode_image":
+                encoded.append(tensor.detach())
             return found
 
         return run
@@ -77,11 +81,16 @@ def observe(name: str) -> Step:
         rows = dataset.rows(split="train", classes=dataset.base[:2])[:2]
         examples = dataset.examples(rows, dataset.base[:2])
         method.loss(clip, examples.images, examples.targets, examples.space, stream=stream(0))
+        encoded.clear()
+        for attribute in ("has legs", "is round") if "attributes" in method.reads else ():
+            attributes = dict.fromkeys(examples.space.names, (attribute,))
+            method.classifier(clip, replace(examples.space, attributes=attributes))(examples.images)
     finally:
         clip.__class__ = Clip
-    return Step(
-        seen["encode_text"] or seen["encode_shared_prefixes"], seen["encode_image"], any(seen[call] for call in patches)
-    )
+    half = len(encoded) // 2
+    guided = any(not torch.equal(one, other) for one, other in zip(encoded[:half], encoded[half:], strict=False))
+    text = seen["encode_text"] or seen["encode_shared_prefixes"]
+    return Step(text, seen["encode_image"], any(seen[call] for call in patches), guided)
 
 
 def tensors(method: Method) -> list[tuple[str, tuple[int, ...], bool]]:
@@ -108,8 +117,8 @@ def page(name: str, remarks: list[str]) -> str:
     ]
     parts = [
         f"{MADE}# {name}\n\n{wrapped(_first(kind))}\n\n![what is learned where]({name}.svg)\n",
-        f"\n## Equation\n\n{equation}\n",
-        f"\n## What is implemented\n\n{prose.strip()}\n\n{_towers(step)}\n"
+        f"\n## Equation\n\n{_text(equation)}\n",
+        f"\n## What is implemented\n\n{_text(prose.strip())}\n\n{_towers(step)}\n"
         if prose.strip()
         else f"\n{_towers(step)}\n",
         "\n## What differs from papers and releases\n\n" + "".join(bullet(text) for text in remarks) if remarks else "",
@@ -119,6 +128,11 @@ def page(name: str, remarks: list[str]) -> str:
         f"\n## Source\n\n[src/fedprompt/methods/{name}.py](../../src/fedprompt/methods/{name}.py)\n",
     ]
     return "".join(parts)
+
+
+def _text(prose: str) -> str:
+    """Prose in which no scalar product <v, t> is taken for an HTML tag."""
+    return re.sub(r"<(?=[A-Za-z/!])", "&lt;", prose)
 
 
 def _first(kind: type[Method]) -> str:
@@ -145,13 +159,14 @@ def picture(name: str) -> str:
     passes = {True: ("differentiable", LIVE), False: ("frozen", FROZEN)}
     (text, text_colour), (image, image_colour) = passes[step.text], passes[step.image]
     boxes = [
-        _box(10, 10, 130, "class names", FROZEN),
+        _box(10, 10, 130, _words(method), FROZEN),
         _box(180, 10, 200, f"text tower, {text}", text_colour),
         _box(10, 110, 130, "images", FROZEN),
         _box(180, 110, 200, f"image tower, {image}", image_colour),
         _box(430, 60, 130, "regions" if step.regions else "cosine", FROZEN),
     ]
     arrows = [(140, 35, 180, 35), (140, 135, 180, 135), (380, 35, 430, 75), (380, 135, 430, 95)]
+    arrows += [(120, 60, 195, 110)] if step.guided else []
     lines = [f'<path d="M{a} {b}L{c} {d}" stroke="#5f6873" stroke-width="1.5"/>' for a, b, c, d in arrows]
     found: dict[str, tuple[int, bool]] = {}
     for key, shape, own in tensors(method):
@@ -169,6 +184,12 @@ def picture(name: str) -> str:
         + "\n".join([*lines, *boxes, *labels])
         + "\n</svg>\n"
     )
+
+
+def _words(method: Method) -> str:
+    """What of the classes a method reads; a template goes without saying."""
+    further = [what for what in method.reads if what != "template"]
+    return ", ".join(("names", *further)) if further else "class names"
 
 
 def _box(x: int, y: int, width: int, text: str, colour: str) -> str:

@@ -30,8 +30,19 @@ clients = fp.partition(data, "label_clusters", heterogeneity=0.1)
 # %%
 clients = fp.partition(data, "label_clusters", heterogeneity=0.1, held_out=0.1)
 method = {"name": "fedmpt", "tau": 3.0, "entropy": 0.05, "rank": 8}
-settings = {"evaluate.local": False, "train.lr": 0.015, "train.optimizer": "adamw", "train.batch_size": 16}
-run = fp.train(method, clip, data, clients, rounds=3, compare=["zeroshot"], settings=settings, progress=False)
+settings = {"evaluate.local": False}  # keys of a recipe beyond those of [train]
+run = fp.train(
+    method,
+    clip,
+    data,
+    clients,
+    rounds=3,
+    lr=0.015,
+    batch_size=16,
+    compare="zeroshot",
+    settings=settings,
+    progress=False,
+)
 run.table.round(1)
 
 # %%

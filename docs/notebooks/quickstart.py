@@ -22,8 +22,7 @@ clients = fp.partition(data, "class_chunks", classes_per_client=8, shots=4)
 clients.plot()
 
 # %%
-settings = {"train.lr": 0.001, "train.optimizer": "adamw", "train.batch_size": 8}
-run = fp.train("fedmvp", clip, data, clients, rounds=3, compare=["zeroshot"], settings=settings, progress=False)
+run = fp.train("fedmvp", clip, data, clients, rounds=3, lr=0.001, batch_size=8, compare="zeroshot", progress=False)
 run
 
 # %%

@@ -14,4 +14,14 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # torch must load only when a name is used: the command line and pytest's plugin import this package.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_load, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__ or name.startswith("__"):
+        return _load(name)
+    from fedprompt.errors import did_you_mean
+
+    # `obj` is not this module, for which Python's traceback would add a guess of its own.
+    hint = did_you_mean(name, __all__)
+    raise AttributeError(f"fedprompt has no name {name!r}{hint or '.'}", name=name, obj=None)

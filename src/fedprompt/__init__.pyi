@@ -2,7 +2,7 @@ from .api.adapters import Adapter, Predictions, load_adapter
 from .api.backbones import load_clip
 from .api.callbacks import Callback
 from .api.datasets import check, load_dataset, partition
-from .api.published import reproduce
+from .api.published import published, reproduce
 from .api.results import Run, compare, read_run
 from .api.training import resume, run, train
 from .api.tuning import Tuning, tune
@@ -58,6 +58,7 @@ __all__ = [
     "load_clip",
     "load_dataset",
     "partition",
+    "published",
     "read_run",
     "reproduce",
     "resume",

@@ -29,6 +29,10 @@ class Update:
     loss: float
     seconds: float
 
+    def __repr__(self) -> str:
+        tensors = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.shared.items())
+        return f"Update of client {self.client}: {tensors or 'no tensor'}, loss {self.loss:.4g}"
+
     @property
     def bytes(self) -> int:
         """Bytes sent to the server."""

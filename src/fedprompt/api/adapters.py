@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path, listed, require, shown
+from fedprompt.arguments import as_path, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, ImageSource
@@ -42,6 +42,14 @@ SHOWN = 24  # images that a notebook shows
 TOP = 5  # classes of `top`
 
 
+class Prediction(NamedTuple):
+    """What was predicted for one image: its label, or labels, and the probability of every class, best first."""
+
+    name: str
+    label: str | Sequence[str]
+    probabilities: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Predictions for B images over C classes.
@@ -60,6 +68,11 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        """One `Prediction` per image: its name, label and probabilities."""
+        for name, label, best in zip(self.names, self.labels, self.top(len(self.classes)), strict=True):
+            yield Prediction(name, label, dict(best))
 
     @property
     def labels(self) -> list[str] | list[list[str]]:
@@ -89,7 +102,7 @@ class Predictions:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{best[0][0]} {100 * best[0][1]:.0f}%" for best in self.top(1)[:SHOWN])
-        return f"Predictions of {len(self):,} images: {shown}{', ...' if len(self) > SHOWN else ''}"
+        return f"Predictions of {plural(len(self), 'image')}: {shown}{', ...' if len(self) > SHOWN else ''}"
 
     def _repr_html_(self) -> str:
         cells = []
@@ -131,7 +144,7 @@ def _given_images(images: Any, *, skips: bool) -> _Given:
             raise UserError("\n".join(one.reason for one in found.unusable))
         absolute = tuple(str(file.absolute()) for file in found.files)
         return _Given(FileSource(Path(), absolute, names=found.names), found.names)
-    if isinstance(images, Image.Image) or hasattr(images, "ndim"):
+    if isinstance(images, Image.Image) or getattr(images, "ndim", 4) != 4:
         return _given_images([images], skips=skips)
     if not isinstance(images, Iterable):
         raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
@@ -207,7 +220,7 @@ class Adapter:
         keep: object = None,
     ) -> Adapter:
         """The adapter of a run's trial."""
-        return cls(open_adapter(folder, trial=trial), clip=clip, given=given, keep=keep)
+        return cls(open_adapter(folder, trial=trial, trusted=tuple(given or ())), clip=clip, given=given, keep=keep)
 
     @property
     def folder(self) -> Path:
@@ -243,7 +256,8 @@ class Adapter:
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
-        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8. One path may also
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8, also as one
+        array [B, H, W, 3]. One path may also
         be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
         visual phrases per class, for methods that read them; the adapter knows those of its own classes.
 
@@ -310,7 +324,26 @@ class Adapter:
         return upload(self.folder, name, private=private, token=token, base_model=base_model)
 
     def __repr__(self) -> str:
-        return f"Adapter of {self.method} over {len(self.classes)} classes in {self.folder}"
+        return f"Adapter of {self.method} over {plural(len(self.classes), 'class')} in {self.folder}"
+
+
+def given_clip(clip: Clip | None) -> Clip | None:
+    """The backbone that was given, or None; UserError for what is no backbone."""
+    if clip is not None:
+        require(clip, Clip, "clip", "open one with load_clip(...)")
+    return clip
+
+
+def given_method(method: type[Method] | None) -> Mapping[str, type[Method]]:
+    """The class of a method of one's own by the names that an adapter may have for it; UserError if it is no class."""
+    if method is None:
+        return {}
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UserError(
+            f"`method` is {shown(method)}, not a class derived from fedprompt.Method; a method that fedprompt knows by "
+            "name is named in the adapter, so leave it out."
+        )
+    return {method.__name__: method, method.__module__: method}
 
 
 @worded("keywords")
@@ -334,18 +367,11 @@ def load_adapter(  # noqa: PLR0913  (where it lies, and what may have been given
     is no adapter at `place` or it is damaged.
     """
     folder, commit = as_path(place, "place"), None
-    if clip is not None:
-        require(clip, Clip, "clip", "open one with load_clip(...)")
-    if method is not None and not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(
-            f"`method` is {shown(method)}, not a class derived from fedprompt.Method; a method that fedprompt knows by "
-            "name is named in the adapter, so leave it out."
-        )
+    clip, given = given_clip(clip), given_method(method)
     if not folder.exists():
         from fedprompt.api.hub import download
 
         folder, commit = download(os.fspath(place), revision=revision, token=token)
-    given = {} if method is None else {method.__name__: method, method.__module__: method}
     if trial is not None and not is_file(folder / "run.jsonl"):
         raise UserError(f"{folder} is an adapter, not a run, so it has no trials; leave `trial` out.")
     files = open_adapter(folder, trial=trial, trusted=(*given, *listed(trust_code, "trust_code")))

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from threading import Timer
 from typing import TYPE_CHECKING, Literal
 
-from fedprompt.api.arguments import as_path
+from fedprompt.arguments import as_path
 from fedprompt.config.recipe import checked
 from fedprompt.config.recipe_tables import BackboneTable
 from fedprompt.errors import worded

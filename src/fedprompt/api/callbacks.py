@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from fedprompt.api.arguments import listed, shown
 from fedprompt.api.progress import console_callbacks, plain_console
-from fedprompt.errors import UserError
+from fedprompt.arguments import flag, listed, shown
+from fedprompt.errors import UserError, did_you_mean
 from fedprompt.experiments.context import JoinedCallbacks, RunCallbacks
 
 
@@ -29,6 +29,9 @@ class Callback(RunCallbacks):
     """
 
 
+HOOKS = tuple(name for name in dir(RunCallbacks) if not name.startswith("_"))
+
+
 class _KeepsTheLastRound(RunCallbacks):
     """In Python, Ctrl-C leaves the model of the last finished round with its scores."""
 
@@ -37,16 +40,31 @@ class _KeepsTheLastRound(RunCallbacks):
         return True
 
 
+def _check(callback: object) -> None:
+    """UserError for what is no callback, and for a method that is named like a hook and is none."""
+    if not isinstance(callback, RunCallbacks):
+        is_class = isinstance(callback, type) and issubclass(callback, RunCallbacks)
+        made = f"; make one, {callback.__name__}()" if is_class else ""  # type: ignore[attr-defined]
+        raise UserError(
+            f"A callback is an instance of a class derived from fedprompt.Callback, not {shown(callback)}{made}."
+        )
+    for name in dir(callback):
+        hint = "" if name.startswith("_") or name in HOOKS else did_you_mean(name, HOOKS)
+        if name not in HOOKS and (name.startswith("on_") or hint) and callable(getattr(callback, name)):
+            raise UserError(
+                f"{type(callback).__name__} has a method {name!r}, which is never called{hint} "
+                f"(called are {', '.join(HOOKS)}; a helper of yours needs a name that looks like none of them)."
+            )
+
+
 @contextmanager
 def joined(callbacks: RunCallbacks | Sequence[RunCallbacks], *, progress: bool) -> Iterator[RunCallbacks]:
     """All callbacks as one, with bars or lines of progress if wanted; UserError for what is no callback."""
-    given = (callbacks,) if isinstance(callbacks, RunCallbacks) else listed(callbacks, "callbacks")
+    alone = isinstance(callbacks, RunCallbacks) or callable(callbacks)
+    given = (callbacks,) if alone else listed(callbacks, "callbacks")
     for one in given:
-        if not isinstance(one, RunCallbacks):
-            made = f"; make one, {one.__name__}()" if isinstance(one, type) and issubclass(one, RunCallbacks) else ""
-            raise UserError(
-                f"A callback is an instance of a class derived from fedprompt.Callback, not {shown(one)}{made}."
-            )
+        _check(one)
+    progress = flag(progress, "progress")
     with ExitStack() as stack:
         given = (*given, _KeepsTheLastRound())
         bars = [stack.enter_context(console_callbacks(plain_console(), quiet=False))] if progress else []

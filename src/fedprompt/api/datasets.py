@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fedprompt.api.arguments import require, shown
 from fedprompt.api.progress import counting, plain_console
+from fedprompt.arguments import flag, require, shown, whole
 from fedprompt.config.blocks import Block, bind
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
 from fedprompt.data.dataset import Dataset
@@ -24,9 +26,12 @@ from fedprompt.data.table_source import TableSource
 from fedprompt.demo import SOURCES as EMBEDDED
 from fedprompt.errors import UserError, a, did_you_mean, worded
 from fedprompt.experiments.clients import Clients
+from fedprompt.file_system import is_file
 
 if TYPE_CHECKING:
     import pandas
+
+    from fedprompt.clip.model import Clip
 
 TAKES = (
     "load_dataset takes the name of a source, a function, a DataFrame, a datasets.Dataset or a list of pairs "
@@ -113,8 +118,19 @@ def _of_pairs(pairs: Any, options: Mapping[str, Any]) -> Dataset:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise UserError(f"{TAKES}; item {number} is {shown(pair)}, no pair.")
         rows.append(pair)
+    if rows and all(_is_reversed(*pair) for pair in rows):
+        raise UserError("The pairs are (label, image); give pairs (image, label), the image first.")
     source = image_source([image for image, _ in rows])
     return _of_columns(source, {**_taken(options), "label": [label for _, label in rows]}, options)
+
+
+def _is_reversed(first: object, second: object) -> bool:
+    """Whether a pair has a label first: a text that is no file, then an image or the path of a file."""
+    if not isinstance(first, str) or is_file(Path(first).expanduser()):
+        return False
+    if isinstance(second, str | os.PathLike):
+        return is_file(Path(os.fsdecode(second)).expanduser())
+    return hasattr(second, "size") and hasattr(second, "__array_interface__")
 
 
 def _taken(options: Mapping[str, Any]) -> dict[str, Sequence[object]]:
@@ -132,6 +148,8 @@ def _of_columns(source: ImageSource, columns: Mapping[str, Sequence[object]], op
 
 def _of_frame(frame: Any, options: Mapping[str, Any]) -> Dataset:
     known = [str(name) for name in frame.columns]
+    if not known:
+        raise UserError("The table has no columns; give one of images, such as 'image', and one of labels.")
     chosen, rest = _chosen_columns(known, options)
     if twice := next((name for name in chosen.values() if known.count(name) > 1), None):
         raise UserError(f"The table has {known.count(twice)} columns {twice!r}; rename or drop all but one of them.")
@@ -172,16 +190,28 @@ def _chosen_columns(known: Sequence[str], options: Mapping[str, Any]) -> tuple[M
                 f"The table has no column {' or '.join(map(repr, usual[what][:2]))} (columns: {', '.join(known)}); "
                 f"name it, as in load_dataset(table, {what}={known[0]!r})."
             )
+    if twice := next((one for one in chosen if list(chosen.values()).count(chosen[one]) > 1), None):
+        both = " and ".join(f"the {what}s" for what in chosen if chosen[what] == chosen[twice])
+        raise UserError(f"The column {chosen[twice]!r} cannot hold {both} at once; name a column for each.")
     return chosen, {name: value for name, value in options.items() if name not in usual}
 
 
 @worded("keywords")
-def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: int = 224) -> pandas.DataFrame:
-    """Open every image and list what is wrong or worth a look, as the command `fedprompt check` does.
+def check(
+    data: Dataset,
+    /,
+    *,
+    clip: Clip | None = None,
+    duplicates: bool = True,
+    workers: int = 0,
+    side: int | None = None,
+) -> pandas.DataFrame:
+    """Open every image that is in a split and list what is wrong or worth a look, as `fedprompt check` does.
 
     A row per finding: `kind` ("unreadable", "leak", "attributes", "labels", or "warning"), `rows` of the data set that
     it is about, and `message`. `duplicates` looks for near-duplicates of training images, `workers` processes open
-    images, and `side` is that of the backbone's input in pixels.
+    images. Images much smaller than what the backbone reads are told by `clip`, a backbone that is open, or by `side`,
+    that of its input in pixels; without either, none are. Raises UserError for arguments of another type.
 
     Examples:
         >>> import fedprompt as fp
@@ -192,11 +222,26 @@ def check(data: Dataset, /, *, duplicates: bool = True, workers: int = 0, side: 
     import pandas
 
     require(data, Dataset, "data", DATA)
-    scan = scan_images(data.source, range(len(data.source)), workers=workers, perceptual=duplicates)
+    flag(duplicates, "duplicates")
+    whole(workers, "workers", least=0)
+    rows_read = [row for row in range(len(data.source)) if row not in data.excluded]
+    scan = scan_images(data.source, rows_read, workers=workers, perceptual=duplicates)
     rows = [{"kind": one.kind, "rows": one.rows, "message": one.message} for one in find_problems(data, scan)]
-    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=side))
+    warnings = (*data.report.all_warnings(), *quality_warnings(data, scan, input_side=_side(clip, side)))
     rows += [{"kind": "warning", "rows": (), "message": sentence} for sentence in warnings]
     return pandas.DataFrame(rows, columns=["kind", "rows", "message"])
+
+
+def _side(clip: Clip | None, side: int | None) -> int:
+    """The side in pixels of what the backbone reads, 0 if it is not known."""
+    if clip is None:
+        return 0 if side is None else whole(side, "side")
+    from fedprompt.clip.model import Clip
+
+    require(clip, Clip, "clip", "open one with load_clip(...)")
+    if side is not None:
+        raise UserError("`clip` says how large the images of the backbone are; leave `side` out.")
+    return clip.image_tower.side
 
 
 @worded("keywords")
@@ -224,8 +269,8 @@ def partition(
         (3, 'client-0')
     """
     require(data, Dataset, "data", DATA)
-    if not 0 <= held_out < 1:
-        raise UserError(f"`held_out` is {held_out}; give a share of at least 0 and less than 1.")
+    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 <= held_out < 1:
+        raise UserError(f"`held_out` is {shown(held_out)}; give a share of at least 0 and less than 1.")
     if not (isinstance(rule, str) or callable(rule)):
         raise UserError(f"`rule` is {rule!r}; give the name of a rule or a function that returns a Partition.")
     block = (

@@ -10,10 +10,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprompt.api.adapters import Adapter
-from fedprompt.api.arguments import as_path, listed
+from fedprompt.api.adapters import Adapter, given_clip, given_method
+from fedprompt.arguments import as_path, listed
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
+from fedprompt.experiments.predict import unknown_trial
 from fedprompt.file_system import is_file, require_folder
 from fedprompt.methods.base import Method
 from fedprompt.records import reading
@@ -73,7 +74,12 @@ class Run:
 
     @property
     def scores(self) -> pandas.DataFrame:
-        """All scores, tidy: trial, round, test_set, name, part, client, metric, images and value in [0, 1]."""
+        """All scores, tidy: trial, round, test_set, name, part, client, metric, images and value in [0, 1].
+
+        `test_set` is a column of `table` ("base" is its "Base"), and `metric` each figure that was recorded: accuracy
+        and macro_f1, or with several labels per image those of `Score` (classes_without_positive is a number of
+        classes). A value that is undefined is NaN.
+        """
         import pandas
 
         return pandas.DataFrame(list(self._scores()), columns=list(SCORE_COLUMNS)).astype({"client": "Int64"})
@@ -81,21 +87,27 @@ class Run:
     def _scores(self) -> Iterator[Mapping[str, Any]]:
         for trial in self.records.trials:
             for score in trial.scores:
-                yield {
+                about = {
                     "trial": trial.name,
                     "round": score.round,
                     "test_set": score.split,
                     "name": score.name,
                     "part": score.part,
                     "client": score.client,
-                    "metric": score.measure or self.records.header.metric,
-                    "images": score.num_examples,
-                    "value": score.value,
                 }
+                for metric, value in score.figures.items():
+                    yield {**about, "metric": metric, "images": score.num_examples, "value": value}
 
     @property
     def rounds(self) -> pandas.DataFrame:
-        """A row per trial and round: trial, round, clients, loss, bytes_up, seconds, failed and epsilon."""
+        """A row per trial and round, in the order of training; empty for trials without training.
+
+        `round` counts from 1. `clients` is the number of clients that were asked and `failed` of those whose update
+        was not used. `loss` is the mean of the training losses of the others, each client's over its steps of the
+        round; NaN in a round without an update. `bytes_up` are the bytes that all clients of the round sent,
+        `seconds` is the wall time of the round, and `epsilon` the differential privacy spent up to it (at the delta
+        of the recipe), NaN without.
+        """
         import pandas
 
         rows = [
@@ -139,12 +151,15 @@ class Run:
         return "\n".join((" ".join(found.sentences), *(f"Next: {step}" for step in found.steps)))
 
     def plot(self, column: str | None = None) -> Figure:
-        """The headline figures of all trials; with `column` ("base", "loss", ...) that curve over the rounds.
+        """The headline figures of all trials; with `column` ("base" or its heading "Base", "loss", ...) its curve.
 
-        A notebook shows it, and `plot().save("figure.png")` writes PNG or, with the suffix `.svg`, SVG.
+        A curve is over the rounds, of scores in percent. A notebook shows it, and `plot().save("figure.png")` writes
+        PNG or, with the suffix `.svg`, SVG. Raises UserError for an unknown column, and one that was recorded only
+        once.
         """
         if column is None:
             return Figure(headline_drawing(self.records))
+        column = {self.records.title(one): one for one in self.records.columns}.get(column, column)
         if column != "loss" and column not in self.records.columns:
             known = ("loss", *self.records.columns)
             hint = did_you_mean(column, known)
@@ -158,9 +173,17 @@ class Run:
         """Write the HTML report again; the result shows it in a notebook, and its `path` is the file."""
         return Page(render(self.folder))
 
-    def adapter(self, trial: str | None = None) -> Adapter:
-        """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared."""
-        return Adapter.of_run(self.folder, trial=trial, clip=self._clip, given=self._given, keep=self)
+    @worded("keywords")
+    def adapter(
+        self, trial: str | None = None, *, method: type[Method] | None = None, clip: Clip | None = None
+    ) -> Adapter:
+        """The trained adapter of a trial, by default of the main one; UserError if it is not finished or not shared.
+
+        A run that was read from its folder does not have what was given from Python: `method` is the class of a method
+        of one's own, and `clip` a backbone that is open already.
+        """
+        given = {**self._given, **given_method(method)}
+        return Adapter.of_run(self.folder, trial=trial, clip=given_clip(clip) or self._clip, given=given, keep=self)
 
     def _trial(self, name: str | None) -> reading.TrialRecord:
         known = {trial.name: trial for trial in self.records.trials}
@@ -168,7 +191,7 @@ class Run:
         if name is None and main is not None:
             return main
         if name not in known:
-            raise UserError(f"The run has no trial {name!r}{did_you_mean(str(name), known)} ({', '.join(known)}).")
+            raise UserError(unknown_trial(str(name), known))
         return known[name]
 
     def __repr__(self) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fedprompt import methods
-from fedprompt.api.arguments import as_path, listed, require, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.datasets import DATA
 from fedprompt.api.results import Run
+from fedprompt.arguments import as_path, keyed, listed, require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.config.outside_code import GIVEN_DATA, GIVEN_PARTITION
 from fedprompt.config.recipe import Recipe, checked, find_recipe, load_recipe, recipe_keys
@@ -34,6 +34,7 @@ from fedprompt.report import render
 MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a recipe's table {"name": ..., "n_ctx": 16}
 PathLike = str | os.PathLike[str]
 RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
+SETTINGS = '{"evaluate.every": 5}'  # an example of dotted keys
 Temporary = tempfile.TemporaryDirectory[str]
 
 
@@ -77,7 +78,7 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
         ['client', 'images', 'metric', 'name', 'part', 'round', 'test_set', 'trial', 'value']
     """
     tracked = {"track": list(listed(track, "track"))} if track else {}
-    changes = {**tracked, **runtime_settings(on), **(settings or {})}
+    changes = {**tracked, **runtime_settings(on), **keyed(settings, "settings", SETTINGS)}
     kinds = (method, *listed(compare, "compare"))
     plan, given = plan_of_objects(kinds, (clip, data, clients), seed=seed, train=options, settings=changes)
     return _start(plan, given, out, callbacks, progress=progress)
@@ -202,10 +203,14 @@ def plan_of_recipe(recipe: Recipe | PathLike, settings: Mapping[str, Any], *, cl
     return given.plan(load_recipe(path, changes), origin=path.name), given
 
 
+def runtime_table(on: RuntimeLike) -> Mapping[str, Any]:
+    """The table [runtime] that an argument `on` stands for."""
+    return {"name": on} if isinstance(on, str) else keyed(on, "on", '{"name": "ray", "actors": 2}')
+
+
 def runtime_settings(on: RuntimeLike) -> Mapping[str, Any]:
     """The keys of a recipe's [runtime] that an argument `on` stands for."""
-    table = {"name": on} if isinstance(on, str) else dict(on or {})
-    return {f"runtime.{key}": value for key, value in table.items()}
+    return {f"runtime.{key}": value for key, value in runtime_table(on).items()}
 
 
 def _start(
@@ -271,6 +276,6 @@ def resume(  # noqa: PLR0913  (what may have been given from Python)
             accept_changes=accept_changes,
             trusted=(*(kind.__module__ for kind in kinds), *listed(trust_code, "trust_code")),
             given=given,
-            runtime=None if on is None else runs.changed_runtime(place, {"name": on} if isinstance(on, str) else on),
+            runtime=None if on is None else runs.changed_runtime(place, runtime_table(on)),
         )
     return Run(place, clip=clip, given=given.methods)

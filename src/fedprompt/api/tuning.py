@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedprompt.api.arguments import listed, shown
 from fedprompt.api.callbacks import joined
 from fedprompt.api.results import Run
 from fedprompt.api.training import (
+    SETTINGS,
     MethodLike,
     PathLike,
     RuntimeLike,
@@ -18,18 +19,24 @@ from fedprompt.api.training import (
     plan_of_recipe,
     runtime_settings,
 )
+from fedprompt.arguments import keyed, listed, shown
 from fedprompt.clip.model import Clip
-from fedprompt.config.recipe import Recipe
+from fedprompt.config.recipe import Recipe, bundled_recipes
 from fedprompt.data.dataset import Dataset
 from fedprompt.errors import UserError, worded
 from fedprompt.experiments.clients import Clients
 from fedprompt.experiments.context import RunCallbacks
+from fedprompt.file_system import is_file
+from fedprompt.methods import names
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.studies.tune import Wanted
 from fedprompt.studies.tune_run import Tuned, search_and_train
 
 if TYPE_CHECKING:
     import pandas
+
+
+NEEDS = "tune takes a recipe, or a method with what it is trained on: tune(method, clip, data, clients)."
 
 
 class Tuning:
@@ -82,6 +89,10 @@ class Tuning:
         kept = ", ".join(f"{name} {dict(point)}" for name, point in self.settings.items())
         return f"Tuning of {kept} in {self.folder}"
 
+    def _repr_html_(self) -> str:
+        remarks = "<br>".join(map(escape, self.remarks))
+        return f"<p>{escape(repr(self))}</p>{self.table.to_html(index=False)}<p>{remarks}</p>"
+
 
 @worded("settings")
 def tune(  # noqa: PLR0913  (as train and run, and what is searched)
@@ -109,11 +120,11 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     Without, it is a recipe as in `run`: `methods` names those to tune (default: all of the recipe), and `options` are
     keys of the recipe.
 
-    `grid` gives values to try for keys of [train], by default seven learning rates. `draws` has Optuna draw so many
-    points for each method from between the ends of the grid, the method's default first (extra `tune`); without it
-    every point of the grid is tried, which is the fair comparison. `minutes` limits search and training together. With
-    `out` the same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run`
-    do.
+    `grid` gives values to try for keys of [train], by default seven learning rates and the methods' own defaults.
+    `draws` has Optuna draw so many points for each method from between the ends of the grid, the method's default
+    first (extra `tune`); without it every point of the grid is tried, which is the fair comparison. `minutes` limits
+    search and training together. With `out` the same call goes on after a stop. `on` is the runtime as in `train`.
+    Raises UserError as `train` and `run` do.
 
     Examples:
         >>> import fedprompt as fp
@@ -127,7 +138,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     """
     changes = {
         **runtime_settings(on),
-        **(settings or {}),
+        **keyed(settings, "settings", SETTINGS),
         **({"tuning.grid": _checked_grid(grid)} if grid else {}),
     }
     if clip is not None and data is not None and clients is not None:
@@ -139,7 +150,9 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
             (what, *listed(compare, "compare")), (clip, data, clients), seed=seed, train=options, settings=changes
         )
     elif data is not None or clients is not None or isinstance(what, Mapping | type):
-        raise UserError("tune takes a recipe, or a method with a backbone, a data set and its clients.")
+        raise UserError(NEEDS)
+    elif isinstance(what, str) and what in names() and what not in bundled_recipes() and not is_file(Path(what)):
+        raise UserError(f"{what!r} is a method. {NEEDS}")
     else:
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")

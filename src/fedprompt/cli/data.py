@@ -126,6 +126,7 @@ def reproduce(
     about = experiment(name)
     if root is None:
         raise UserError(f"Name the folder of the data sets: {about.command}")
+    published.require_root(root)
     folder = out or Path("runs") / "reproduce" / name
     changes = [*(settings or ()), *runtime_setting(on)]
     todo = published.jobs(about, root=root, out=folder, seeds=parse_seeds(seeds) if seeds else (), settings=changes)

@@ -12,7 +12,7 @@ from pathlib import Path
 from fedprompt.config.blocks import SUPPLIED, unknown_option
 from fedprompt.config.outside_code import is_outside
 from fedprompt.config.recipe import Recipe, recipe_key_hint
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, wording
 
 PACKAGE = "fedprompt.methods"
 
@@ -28,8 +28,11 @@ def method_files() -> dict[str, Path]:
 
 def unknown_method(name: str, known: Collection[str]) -> UserError:
     """The error for a name that no method has."""
+    own = "package.module" + (
+        f", or its class, `method={name}`" if wording() != "shell" and name.isidentifier() else ""
+    )
     return UserError(
-        f"There is no method {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; your own: package.module)."
+        f"There is no method {name!r}{did_you_mean(name, known)} (known: {', '.join(known)}; your own: {own})."
     )
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
@@ -36,7 +36,18 @@ from fedprompt.text_files import LARGEST_TOML, load_toml, read_unicode
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Recipe(Table):
+class Spoken(type(BaseModel)):  # type: ignore[misc]
+    """The type of tables that Python code makes by a call: a mistake in the call is one sentence, as in a file."""
+
+    def __call__(cls, /, *values: Any, **keys: Any) -> Any:
+        """Make the table; UserError for an unknown key or a refused value."""
+        try:
+            return super().__call__(*values, **keys)
+        except ValidationError as error:
+            raise UserError(_sentence(error, cast("type[BaseModel]", cls), cls.__name__)) from None
+
+
+class Recipe(Table, metaclass=Spoken):
     """One experiment: a main method and others to compare it with, on the same data, partition and seed."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", description="name of the run and of its folder")

@@ -25,6 +25,14 @@ class Infinity:
 OrInfinite = Annotated[float, Infinity()]  # a number that may be infinite; any other number of a setting is finite
 
 
+@dataclass(frozen=True)
+class Signed:
+    """Marks a number that may be negative, such as a factor that turns a direction round."""
+
+
+OrNegative = Annotated[float, Signed()]  # declares to the conformance tests that an option takes numbers below zero
+
+
 class Settings(BaseModel):
     """A model of settings in which every number is finite, unless its type is `OrInfinite`, and none is NaN."""
 

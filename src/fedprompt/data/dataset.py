@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.images import Images, ImageSource
-from fedprompt.data.intake.report import Intake, IntakeReport, counted
+from fedprompt.data.intake.report import PARTS, Intake, IntakeReport, counted, html_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, plural
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,8 @@ class Examples:
         return len(self.images)
 
     def __repr__(self) -> str:
-        return f"Examples: {len(self):,} images over {len(self.space):,} candidate classes"
+        classes = plural(len(self.space), "candidate class")
+        return f"Examples: {plural(len(self), 'image')} over {classes}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Dataset:
 
     `templates` are prompt templates of domains that have their own, `test_candidates` the candidate classes of further
     test splits (all base classes if a split has none), `intake` what the source says about the files it has read, and
-    `excluded` rows that belong to no split any more.
+    `excluded` rows that belong to no split any more, with the reason in words ("unreadable").
     Raises UserError if the columns differ in length or a class or an unseen domain does not exist.
     """
 
@@ -54,7 +55,7 @@ class Dataset:
     templates: Mapping[str, str] = field(default_factory=dict)  # domain -> template
     test_candidates: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # split -> class ids
     intake: Intake = Intake()  # noqa: RUF009  (frozen)
-    excluded: frozenset[int] = frozenset()
+    excluded: Mapping[int, str] = field(default_factory=dict)
     table: Mapping[str, Any] = field(default_factory=dict)  # a recipe's [data] that reads it, if it is known
 
     def __post_init__(self) -> None:
@@ -80,14 +81,22 @@ class Dataset:
     def __repr__(self) -> str:
         return f"{self.name}: {self.report.sentence()}"
 
+    def __len__(self) -> int:
+        """Images in a split: all of the source, without those that are excluded."""
+        return len(self.splits) - len(self.excluded)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.report.table())
+
     @property
     def report(self) -> IntakeReport:
         """What was read, in numbers and sentences, without the images that were excluded since."""
         kept = [row for row in range(len(self.splits)) if row not in self.excluded]
-        unreadable = {"unreadable": len(self.excluded)} if self.excluded else {}
         domains = counted(filter(None, (self.domains[row] for row in kept)))
         origins = {what: origin for what, origin in self.intake.origins.items() if what != "domains" or domains}
-        intake = replace(self.intake, left_out={**self.intake.left_out, **unreadable}, origins=origins)
+        intake = replace(
+            self.intake, left_out={**self.intake.left_out, **counted(self.excluded.values())}, origins=origins
+        )
         return IntakeReport(
             images=len(kept),
             classes=self.space.names,
@@ -110,7 +119,14 @@ class Dataset:
         return tuple(domain for domain in self._domains[0] if domain not in self.unseen_domains)
 
     def rows(self, *, split: str, classes: Sequence[int] | None = None, domains: Sequence[str] | None = None) -> Tensor:
-        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes."""
+        """[M] ascending row numbers of a split, restricted to domains and (single-label data only) to classes.
+
+        `classes` are numbers, positions in `space.names`; without images of a split of a usual name (train, val, test)
+        there are no rows. Raises UserError for any other split, a domain or a class that is not there.
+        """
+        self._require_known("split", (split,), (*self._splits[0], *PARTS))
+        self._require_known("domain", domains or (), (*self._domains[0], ""))
+        self._require_known("class", () if classes is None else classes, range(len(self.space)))
         keep = _is_among(self._splits, (split,))
         keep[list(self.excluded)] = False
         if domains is not None:
@@ -119,6 +135,17 @@ class Dataset:
             assert self.space.kind == "single", "rows of multi-label data have no one class"
             keep &= torch.isin(self.targets, torch.tensor(list(classes), dtype=torch.int64))
         return keep.nonzero().flatten()
+
+    def _require_known(self, what: str, given: Iterable[object], known: Collection[object]) -> None:
+        wrong = next((one for one in given if not isinstance(one, Hashable) or one not in known), None)
+        if wrong is None:
+            return
+        if what == "class":
+            names = f"give the numbers of classes, from 0 to {len(self.space) - 1}, as in data.base"
+            raise UserError(f"The data set {self.name!r} has no class {wrong!r}; {names}.")
+        words = [str(one) for one in dict.fromkeys(known) if one != ""]
+        hint = did_you_mean(str(wrong), words)
+        raise UserError(f"The data set {self.name!r} has no {what} {wrong!r}{hint} ({', '.join(words) or 'none'}).")
 
     @property
     def parts(self) -> tuple[Dataset, ...]:
@@ -137,17 +164,19 @@ class Dataset:
         """The same images with another label space, e.g. with other descriptions; of joined data sets, part by part."""
         return replace(self, space=change(self.space))
 
-    def without(self, rows: Collection[int]) -> Self:
+    def without(self, rows: Collection[int], *, reason: str = "by `without`") -> Self:
         """The data set with these rows in no split; all others keep their numbers, and so their cached features.
 
-        Raises UserError for a row that is not there.
+        `reason` is what the data set's sentence says of them: "2 left out (2 unreadable)". Raises UserError for a row
+        that is not there.
         """
         wrong = [row for row in rows if not (isinstance(row, Integral) and 0 <= row < len(self.targets))]
         if wrong:
             raise UserError(
                 f"The data set has no row {wrong[0]!r}; rows are whole numbers from 0 to {len(self.targets) - 1}."
             )
-        return replace(self, excluded=self.excluded | frozenset(rows)) if rows else self
+        excluded = {**dict.fromkeys(map(int, rows), reason), **self.excluded}
+        return replace(self, excluded=excluded) if len(rows) else self
 
     @property
     def has_training_images(self) -> bool:

@@ -14,6 +14,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from fedprompt.errors import plural
+
 OnStep = Callable[[int, int], None]  # progress: called with (done, total), as far as the total is known
 
 
@@ -95,7 +97,7 @@ class Images:
         return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"{len(self):,} images of {len(self.source):,}"
+        return f"{plural(len(self), 'image')} of {len(self.source):,}"
 
     def __iter__(self) -> Iterator[Image.Image]:
         return (self.decode(position) for position in range(len(self)))

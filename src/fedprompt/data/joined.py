@@ -37,14 +37,14 @@ class JoinedDataset(Dataset):
         """The same images with other label spaces: examples are those of a part, and so is their label space."""
         return replace(self, members=tuple(part.map_label_space(change) for part in self.members))
 
-    def without(self, rows: Collection[int]) -> Self:
+    def without(self, rows: Collection[int], *, reason: str = "by `without`") -> Self:
         """The data sets with these rows in no split."""
         ends = [*_first_rows(self.members), len(self.source)]
         members = (
-            part.without([row - start for row in rows if start <= row < end])
+            part.without([row - start for row in rows if start <= row < end], reason=reason)
             for part, (start, end) in zip(self.members, pairwise(ends), strict=True)
         )
-        return replace(super().without(rows), members=tuple(members))
+        return replace(super().without(rows, reason=reason), members=tuple(members))
 
     def part_of(self, row: int) -> int:
         """Which part a row belongs to."""

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, first_names, plural
 
 Kind = Literal["single", "multi"]
 # Control characters, line separators and what changes the direction of text: names with them do not read as they look.
@@ -40,6 +40,11 @@ class LabelSpace:
     descriptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
+            raise UserError(f"The names of a label space are {self.names!r}; give a list of texts, a name per class.")
+        if self.kind not in get_args(Kind):
+            kinds = " or ".join(map(repr, get_args(Kind)))
+            raise UserError(f"The kind of a label space is {self.kind!r}; give {kinds} (one label per image, or many).")
         if not self.names:
             raise UserError("A label space needs at least one class name; the list of names is empty.")
         name, count = Counter(self.names).most_common(1)[0]
@@ -56,6 +61,14 @@ class LabelSpace:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def __repr__(self) -> str:
+        what = "label per image" if self.kind == "single" else "labels per image"
+        extras = ("attributes", "conditions", "prompts", "synonyms", "ensemble")
+        known = [f"{len(getattr(self, extra)):,} {extra}" for extra in extras if getattr(self, extra)]
+        texts = ", ".join([f"template {self.template!r}", *known])
+        many = "one" if self.kind == "single" else "many"
+        return f"{plural(len(self), 'class')} ({first_names(self.names)}), {many} {what}, {texts}"
 
     def texts(self) -> tuple[str, ...]:
         """One sentence per class: the template with the name in it, or the class's own prompt."""

@@ -16,7 +16,7 @@ from fedprompt.data.decode_workers import Workers
 from fedprompt.data.images import Images, ImageSource, OnStep
 from fedprompt.data.intake.label_cells import UNKNOWN
 from fedprompt.data.near_duplicates import perceptual_hash
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 
 BATCH = 16  # images that a process opens at a time
 
@@ -158,10 +158,14 @@ def _label(dataset: Dataset, row: int) -> str:
 
 def _label_problems(dataset: Dataset) -> list[Problem]:
     problems = []
-    unlabelled = (dataset.targets == -1).all(dim=1).nonzero().flatten().tolist()
+    unknown = (dataset.targets == -1).all(dim=1).nonzero().flatten().tolist()
+    unlabelled = [row for row in unknown if row not in dataset.excluded]
     if unlabelled:
-        some = f"{len(unlabelled)} images have no known label, for example {dataset.source.describe(unlabelled[0])}"
-        problems.append(Problem("labels", tuple(unlabelled), f"{some}; they are neither trained nor tested on."))
+        have, they_are = ("has", "it is") if len(unlabelled) == 1 else ("have", "they are")
+        some = f"{plural(len(unlabelled), 'image')} {have} no known label"
+        named = f"for example {dataset.source.describe(unlabelled[0])}"
+        message = f"{some}, {named}; {they_are} neither trained nor tested on."
+        problems.append(Problem("labels", tuple(unlabelled), message))
     positive = (dataset.targets[dataset.rows(split="train")] == 1).any(dim=0)
     unseen = [dataset.space.names[label] for label in dataset.base if not positive[label]]
     if unseen:

@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, overload
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from fedprompt.data.dataset import Dataset, Examples
 from fedprompt.data.joined import JoinedDataset
 from fedprompt.data.partition.base import Partition, Shard, class_counts
+from fedprompt.errors import plural
 from fedprompt.federated.client import Client
 from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.report.client_figures import partition_drawing
@@ -61,10 +63,10 @@ class Clients(Sequence[Client]):
     @overload
     def __getitem__(self, index: int) -> Client: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Client]: ...
-    def __getitem__(self, index: int | slice) -> Client | Sequence[Client]:
+    def __getitem__(self, index: slice) -> Clients: ...
+    def __getitem__(self, index: int | slice) -> Client | Clients:
         if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+            return self._some(index)
         number = range(len(self))[index]
         shard = self.partition.shards[number]
         rows = self._rows_of(shard) if self.test else torch.empty(0)
@@ -76,6 +78,11 @@ class Clients(Sequence[Client]):
             domain=shard.domain,
             held_out=self._held_out_by_candidates(number),
         )
+
+    def _some(self, index: slice) -> Clients:
+        """Some of the clients, numbered from 0 again, so that images are held out of them anew."""
+        some = replace(self.partition, shards=self.partition.shards[index], table={})
+        return Clients(self.dataset, some, test=self.test, held_out=self.share, candidates=self.candidates)
 
     def to_pandas(self) -> pandas.DataFrame:
         """Training images per client (rows) and class (columns); with several labels, an image counts for each of them.
@@ -94,7 +101,10 @@ class Clients(Sequence[Client]):
         return Figure(partition_drawing(partition_counts(self.partition, self.dataset)))
 
     def __repr__(self) -> str:
-        return f"{len(self)} clients of {self.dataset.name} by {self.partition.rule}"
+        return f"{plural(len(self), 'client')} of {self.dataset.name} by {self.partition.rule}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.plot()._repr_html_()}"
 
     def part(self, number: int) -> str:
         """The name of the data set that a client's images are from, if several were joined; else ""."""

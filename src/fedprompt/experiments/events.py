@@ -26,6 +26,7 @@ from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
 from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_BASE, TestSet
+from fedprompt.experiments.unreadable import UNREADABLE
 from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
@@ -121,7 +122,7 @@ def _data(experiment: Experiment) -> DataRecord:
         labels=report.labels,
         origins=report.origins,
         left_out=report.left_out,
-        unreadable=len(dataset.excluded),
+        unreadable=sum(reason == UNREADABLE for reason in dataset.excluded.values()),
         base=[names[label] for label in dataset.base],
         new=[names[label] for label in dataset.new],
         domains=[domain for domain in dict.fromkeys(dataset.domains) if domain],

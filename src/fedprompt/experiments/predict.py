@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from fedprompt.data.intake.given_images import Unreadable, find_given
 from fedprompt.data.intake.path_tables import read_labels
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.problems import scan_images
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, did_you_mean, option, plural
 from fedprompt.experiments.class_descriptions import check_distinct_texts
 from fedprompt.experiments.experiment import load_backbone
 from fedprompt.experiments.model_card import adapter_folder
@@ -63,13 +63,19 @@ def open_adapter(place: Path, *, trial: str | None = None, trusted: Sequence[str
     known = [record.name for record in run.trials]
     name = trial or run.header.main
     if name not in known:
-        raise UserError(f"The run {place} has no trial {name!r}; its trials are {', '.join(known) or 'not begun yet'}.")
+        raise UserError(unknown_trial(str(name), known, f" {place}"))
     if name == ".." or Path(name).name != name:  # a made record must not lead to another folder
         raise UserError(f"The run {place} has a trial {name!r}, which is no name of a folder; restore it from a copy.")
     folder = adapter_folder(place, name)
     if not is_file(folder / "adapter_config.json"):
         raise UserError(f"The run {place} has no finished adapter of {name!r} yet; finish it with {resuming(place)}.")
     return replace(load_adapter(folder), trusted=tuple(trusted))
+
+
+def unknown_trial(name: str, known: Collection[str], place: str = "") -> str:
+    """The sentence about a trial that a run does not have."""
+    names = ", ".join(known) or "not begun yet"
+    return f"The run{place} has no trial {name!r}{did_you_mean(name, known)} (its trials are {names})."
 
 
 def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
@@ -95,6 +101,11 @@ def restore(
     if is_outside(adapter.card.method):
         require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
     path = backbone or adapter.card.base_model_name_or_path
+    if clip is None and not path:
+        raise UserError(
+            f"The adapter {adapter.folder} was trained with a backbone that lay in no folder; give it with "
+            f"{option('backbone', 'clip')}."
+        )
     clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
     place = str(adapter.folder)
     block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)

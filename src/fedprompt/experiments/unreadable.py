@@ -10,9 +10,10 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import ImageSource, JoinedSource, OnStep
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import ImageScan, scan_images
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, wording
 
 MOST_HASHED = 20_000  # images; hashing more would take longer than half a minute
+UNREADABLE = "unreadable"  # the reason for which rows are excluded
 VALIDATION = "val"  # a split that is used only where a round is chosen by it
 
 
@@ -70,13 +71,18 @@ def exclude_unreadable(
         ]
         allowed = min(max(1, int(share * len(rows))), len(rows) - 1) if share else 0
         if lost and len(lost) > allowed:
-            more = f" {len(lost) - 1} more are listed by: fedprompt check RECIPE." if len(lost) > 1 else ""
+            checker = "fedprompt check RECIPE" if wording() == "shell" else "fedprompt.check(data)"
+            more = f" {len(lost) - 1} more are listed by: {checker}." if len(lost) > 1 else ""
             raise UnreadableError(
                 f"{len(lost)} of the {len(rows)} {place} cannot be read; with [data] unreadable = {share:g} a run does "
                 f"without {allowed} at most. {lost[0].reason}{more}"
             )
         found = {one.row: one for one in lost} | found
-    return dataset.without(found), partition.without(found), tuple(found[row] for row in sorted(found))
+    return (
+        dataset.without(found, reason=UNREADABLE),
+        partition.without(found),
+        tuple(found[row] for row in sorted(found)),
+    )
 
 
 def _places(dataset: Dataset, partition: Partition, *, validates: bool) -> dict[str, Sequence[int]]:

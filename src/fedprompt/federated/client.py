@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedprompt.arguments import shown
 from fedprompt.clip.devices import to_device
 from fedprompt.clip.model import Clip
+from fedprompt.config.recipe import Spoken
 from fedprompt.config.recipe_tables import ClientTraining
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import LargeLossError, NotFiniteError, UserError
+from fedprompt.errors import LargeLossError, NotFiniteError, UserError, first_names
 from fedprompt.federated.gradients import gradients
 from fedprompt.federated.privacy.samples import SamplePrivacy, poisson_batches, private_gradient
 from fedprompt.federated.screening import LARGEST_LOSS
@@ -44,7 +46,7 @@ class Client:
     held_out: Mapping[str, Examples] = field(default_factory=dict)
 
 
-class TrainSettings(ClientTraining):
+class TrainSettings(ClientTraining, metaclass=Spoken):
     """How every client trains: the keys of [train] that concern clients, with their defaults, and what is not in it.
 
     A client that `hides_loss` does not stop where its loss is not finite: that would tell something about its images.
@@ -149,7 +151,23 @@ class LocalEpoch:
         """The method's mean loss, a scalar, of the training images at positions [B]; it draws from `draws`."""
         train = self.client.train
         images, targets = train.images.take(positions), to_device(train.targets[positions], self.clip.device)
-        return self.method.loss(self.clip, images, targets, train.space, stream=draws)
+        loss = self.method.loss(self.clip, images, targets, train.space, stream=draws)
+        return _require_loss(loss, self.method)
+
+
+def _require_loss(loss: object, method: Method) -> Tensor:
+    """The loss, if it is one number that depends on what is trained; UserError otherwise."""
+    name = type(method).__name__
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else shown(loss)
+        raise UserError(f"The loss of {name} is {found}; return a tensor of one number, such as the mean of it.")
+    trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    if trained and not loss.requires_grad:
+        raise UserError(
+            f"The loss of {name} does not depend on what it trains ({first_names(trained)}); use these parameters in "
+            "`classifier` or `loss`, without torch.no_grad(), detach() or item() in between."
+        )
+    return loss
 
 
 def _train_epoch(local: LocalEpoch, optimizer: torch.optim.Optimizer | None) -> list[float]:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedprompt.arguments import require
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
+from fedprompt.errors import plural
 from fedprompt.federated.client import Client
-from fedprompt.methods.base import Method
+from fedprompt.methods.base import Method, require_logits
 from fedprompt.ops import metrics
 
 METRICS: Mapping[Kind, str] = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per task
@@ -36,6 +38,10 @@ class Score:
     figures: Mapping[str, float]
     per_class: tuple[float, ...]  # accuracy per class; multi-label: average precision per class
     correct: Tensor | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
+        return f"Score {self.name!r} of {plural(self.num_examples, 'image')}: {figures}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ def compute_logits(method: Method, clip: Clip, images: Images, space: LabelSpace
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
     classify = method.classifier(clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
-    return torch.cat([classify(images.take(positions)).float().cpu() for positions in batches])
+    taken = (images.take(positions) for positions in batches)
+    return torch.cat([require_logits(classify(batch), method, batch, space).float().cpu() for batch in taken])
 
 
 def evaluate(
@@ -86,7 +93,19 @@ def evaluate(
     batch_size: int = 128,
     decision: Decision | None = None,
 ) -> Score:
-    """Score the method in its current state on examples, against their candidate classes."""
+    """Score the method in its current state on N examples, against their C candidate classes.
+
+    `name` is that of the score. Images are classified `batch_size` at a time. The figures are in [0, 1]: those of
+    `Score`, and with `decision` those of further thresholds. The headline figure is accuracy (single-label) or mean
+    average precision over the labels that have a positive image (multi-label; Everingham et al., 2010). The texts of
+    classes are encoded once, against all C candidates together, as in FedTPG and FedMVP.
+
+    Raises UserError for arguments of another type, logits that are not [N, C] or not finite, and images that cannot be
+    read.
+    """
+    require(method, Method, "method", "make one from its class, such as PromptFL(clip, generator=...)")
+    require(clip, Clip, "clip", "open one with load_clip(...)")
+    require(examples, Examples, "examples", "take them from a data set, data.examples(data.rows(split='test'))")
     logits = predict(method, clip, examples.images, examples.space, batch_size=batch_size)
     return score(logits, examples.targets, examples.space, name=name, decision=decision)
 

@@ -6,11 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Protocol
 
 import torch
 
-from fedprompt.errors import NotFiniteError, UserError
+from fedprompt.arguments import require, shown, whole
+from fedprompt.errors import NotFiniteError, UserError, plural
 from fedprompt.federated.evaluate import Score
 from fedprompt.federated.rollback import Finished, repair, repairable
 from fedprompt.federated.server import Server
@@ -42,6 +44,10 @@ class Round:
     skipped: str = ""
     rolled_back: int = 0
     suspected: Finished | None = None
+
+    def __repr__(self) -> str:
+        used = f"{len(self.updates)} of {plural(len(self.clients), 'update')} used"
+        return f"Round {self.number}: {used}{f', {self.skipped}' if self.skipped else ''}, {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,46 @@ def federate(  # noqa: PLR0913  (the loop's numbers are what a reader wants to s
     same bits as never having stopped, provided the transport's personal states are those of that round. `method` gives
     the initial shared state and the aggregation rule. `admit(round, clients)` is called before each round; False ends
     the run. A round is rolled back if the next one shows that it was poisoned. Raises UserError with the reasons when
-    no update could be used in three consecutive rounds.
+    no update could be used in three consecutive rounds, and at once for an argument of another type.
     """
-    server, bad, aggregate = server or Server(), 0, type(method).aggregate
+    require(method, Method, "method", "make one from its class, such as PromptFL(clip, generator=...)")
+    if not (callable(getattr(transport, "train", None)) and callable(getattr(transport, "undo", None))):
+        raise UserError(f"`transport` is {shown(transport)}; give one, such as Simulator(method, clip, clients, ...).")
+    _check_ids(clients)
+    plan = _Plan(whole(rounds, "rounds", least=0), fraction, whole(seed, "seed", least=0))
+    return _rounds(method, transport, clients, plan, server or Server(), start, admit)
+
+
+def _check_ids(clients: Sequence[int]) -> None:
+    if isinstance(clients, str) or not isinstance(clients, Sequence) or not clients:
+        raise UserError(f"`clients` is {shown(clients)}; give the ids of at least one client, such as range(10).")
+    if wrong := next((one for one in clients if isinstance(one, bool) or not isinstance(one, Integral)), None):
+        raise UserError(f"`clients` holds {shown(wrong)}; give the ids of clients, such as range(len(clients)).")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How many rounds there are, which share of the clients is asked in each, and the seed of the draws."""
+
+    rounds: int
+    fraction: float
+    seed: int
+
+
+def _rounds(  # noqa: PLR0913  (as `federate`)
+    method: Method,
+    transport: Transport,
+    clients: Sequence[int],
+    plan: _Plan,
+    server: Server,
+    start: Start | None,
+    admit: Callable[[int, Sequence[int]], bool] | None,
+) -> Iterator[Round]:
+    bad, aggregate = 0, type(method).aggregate
     last = start or Start(0, initial_state(method)[0])
-    for number in range(last.round_number + 1, rounds + 1):
+    for number in range(last.round_number + 1, plan.rounds + 1):
         started, undone, suspected = time.perf_counter(), 0, last.suspected
-        chosen = sample(clients, fraction, seed=seed, round_number=number)
+        chosen = sample(clients, plan.fraction, seed=plan.seed, round_number=number)
         if admit is not None and not admit(number, chosen):
             return
         answers = _train(transport, server, number, last, chosen)

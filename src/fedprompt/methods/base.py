@@ -15,11 +15,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from fedprompt.arguments import shown
 from fedprompt.clip.model import Capability, Clip, Encoded
 from fedprompt.clip.prompts import TEMPLATE, ContextSlot
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.ops.diagnostics import Diagnostic, attention_diagnostics, condition_diagnostics
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
@@ -80,7 +81,8 @@ class Method(nn.Module, ABC):
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
         """The scalar loss of a batch, by default the task's objective on the logits; draw randomness from `stream`."""
-        return objective(space.kind)(self.classifier(clip, space)(images), targets)
+        logits = require_logits(self.classifier(clip, space)(images), self, images, space)
+        return objective(space.kind)(logits, targets)
 
     def trainable(self) -> tuple[str, ...]:
         """Names of the parameters to train and send; called before every local epoch."""
@@ -95,7 +97,7 @@ class Method(nn.Module, ABC):
         described = sum(bool(space.attributes.get(name)) for name in space.names)
         said = {
             "template": f'the template "{space.template}"',
-            "attributes": f"attributes of {described} of {len(space)} classes",
+            "attributes": f"attributes of {described} of {plural(len(space), 'class')}",
             "conditions": f"conditions ({', '.join(space.conditions) or 'its own'})",
         }
         parts = [said[what] for what in self.reads]
@@ -126,6 +128,20 @@ class Method(nn.Module, ABC):
             *(() if attention is None else attention_diagnostics(attention.weights)),
             *(() if found is None else condition_diagnostics(**vars(found))),
         )
+
+
+def require_logits(logits: object, method: Method, images: Images, space: LabelSpace) -> Tensor:
+    """What a method's classifier returned, if it is a tensor [B, C] of floats; UserError otherwise."""
+    wanted, name = [len(images), len(space)], type(method).__name__
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        found = f"a tensor of {logits.dtype}" if isinstance(logits, Tensor) else shown(logits)
+        raise UserError(f"The classifier of {name} returned {found}; return a tensor [B, C] of floats, here {wanted}.")
+    if list(logits.shape) != wanted:
+        raise UserError(
+            f"The classifier of {name} returned logits {list(logits.shape)} for {plural(len(images), 'image')} and "
+            f"{plural(len(space), 'class')}; return [B, C], here {wanted}, a column per class of the label space."
+        )
+    return logits
 
 
 def class_texts(clip: Clip, space: LabelSpace) -> Tensor:

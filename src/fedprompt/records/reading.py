@@ -47,7 +47,10 @@ AVERAGED = ("local", "base", "new")  # columns of the harmonic mean
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of one model on one test set; `measure` names a further metric, and is empty for the headline one."""
+    """One metric of one model on one test set; `measure` names a further metric, and is empty for the headline one.
+
+    With the headline metric, `figures` are all that were recorded.
+    """
 
     round: int
     split: str
@@ -59,6 +62,7 @@ class Score:
     value: float | None
     classes: tuple[str, ...]
     per_class: tuple[float | None, ...]
+    figures: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def column(self) -> str:
@@ -333,6 +337,7 @@ def _scores(event: ScoreEvent, header: HeaderEvent) -> Iterator[Score]:
             value=event.figures.get(key),
             classes=event.classes,
             per_class=event.per_class,
+            figures={} if measure else event.figures,
         )
 
 

@@ -40,6 +40,20 @@ def markers_of(run: Run) -> Mapping[str, tuple[str, str]]:
     return {trial.name: chosen.get(trial.name) or next(others) for trial in run.trials}
 
 
+def distinct_markers(wanted: Sequence[tuple[str, str] | None]) -> list[tuple[str, str]]:
+    """A (colour, marker) for each of several: the one that is wanted, or a free one for those that are taken already.
+
+    So methods of one run look as in its report, and the first of others as a main method does.
+    """
+    taken = {marker for marker in wanted if marker is not None}
+    known = ((MAIN, "o"), *zip(OTHERS, "sD^vP", strict=True))
+    free = cycle([one for one in known if one not in taken] or known)
+    found: list[tuple[str, str]] = []
+    for marker in wanted:
+        found.append(next(free) if marker is None or marker in found else marker)
+    return found
+
+
 def _draw_points(axes: Axes, run: Run, points: Mapping[str, Sequence[tuple[float, int]]], *, size: float) -> None:
     """Draw each trial's (value, row) points with its own marker, the main trial in front, and label it for a legend."""
     for trial in run.trials:

@@ -8,6 +8,8 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
+from fedprompt.arguments import as_path
+from fedprompt.records.run_folder import write_atomic
 from fedprompt.report.style import Drawing
 
 HEIGHT = 640  # of a page in a notebook, in pixels
@@ -25,10 +27,13 @@ class Figure:
         return self._drawing.svg
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the figure to a file, as its suffix says: `.png` or `.svg`; UserError for another."""
-        content = self._drawing.content(Path(path))
-        Path(path).write_bytes(content)
-        return Path(path)
+        """Write the figure to a file, as its suffix says, `.png` or `.svg`, and make its folder if there is none.
+
+        Raises UserError for another suffix and for a file that cannot be written.
+        """
+        place = as_path(path, "path")
+        write_atomic(place, self._drawing.content(place))
+        return place
 
     def _repr_html_(self) -> str:
         # An image, because styles of one SVG in a page would apply to all of them.

@@ -83,14 +83,21 @@ def predictions_page(
     )
 
 
-def prediction_cards(recognised: Sequence[tuple[TrialEvent, SampleEvent]]) -> str:
-    """What methods, side by side, recognise in one image, as a fragment of HTML with the maps of each."""
+def prediction_cards(
+    recognised: Sequence[tuple[TrialEvent, SampleEvent]], markers: Sequence[tuple[str, str]], *, classes: int
+) -> str:
+    """What methods, side by side, recognise in one image, as a fragment of HTML with the maps of each.
+
+    `markers` are their colours and marks, and `classes` is the number of candidates, of which the best are shown.
+    """
     trials = tuple(TrialRecord(about, (), (), (sample,)) for about, sample in recognised)
     run = Run(HeaderEvent(main=trials[-1].name), trials, None)
     alone = [(trial.label, Run(HeaderEvent(main=trial.name), (trial,), None)) for trial in trials]
     return _template("recognised.html.j2").render(
         run=run,
-        marks=_marks(run),
+        marks={one.name: (VARIABLES[colour], mark) for one, (colour, mark) in zip(trials, markers, strict=True)},
+        shown=max((len(sample.top) for _, sample in recognised), default=0),
+        classes=classes,
         samples=sample_images(run),
         attention=[(label, sample) for label, one in alone for sample in attention_maps(one)],
         explanations=[(label, sample) for label, one in alone for sample in label_explanations(one)],

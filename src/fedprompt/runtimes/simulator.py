@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from fedprompt.arguments import require, shown
 from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
-from fedprompt.errors import NotFiniteError
+from fedprompt.errors import NotFiniteError, UserError
 from fedprompt.federated.attacks import Adversaries
 from fedprompt.federated.client import Client, TrainSettings, train_client
 from fedprompt.federated.evaluate import Score, evaluate, predict, validate
@@ -43,6 +44,11 @@ class Simulator:
         adversaries: Adversaries | None = None,
         secure: SecureSum | None = None,
     ) -> None:
+        require(method, Method, "method", "make one from its class, such as PromptFL(clip, generator=...)")
+        require(clip, Clip, "clip", "open one with load_clip(...)")
+        require(settings, TrainSettings, "settings", "make them with TrainSettings(rounds=...)")
+        if isinstance(clients, str) or not hasattr(clients, "__getitem__"):
+            raise UserError(f"`clients` is {shown(clients)}; give a sequence of them, as partition(data, ...).")
         self.method = method
         self.clip = clip
         self.clients = clients
@@ -117,7 +123,7 @@ class Simulator:
         """Score each of these clients that has test images, over its own candidate classes."""
         scores = []
         for done, number in enumerate(clients, start=1):
-            client = self.clients[number]
+            client = self._find(number)
             if client.test is not None:
                 self.restore(shared, number)
                 scores.append(
@@ -130,7 +136,7 @@ class Simulator:
         """Scores, by client, on the held-out images of those that have any."""
         scores = {}
         for number in clients:
-            client = self.clients[number]
+            client = self._find(number)
             if client.held_out:
                 method = self.restore(shared, number)
                 scores[number] = validate(method, self.clip, client, batch_size=self.settings.batch_size)
@@ -155,10 +161,19 @@ class Simulator:
 
     def num_examples(self, client: int) -> int:
         """The number of a client's training images."""
-        return len(self.clients[client].train)
+        return len(self._find(client).train)
+
+    def _find(self, number: int) -> Client:
+        try:
+            return self.clients[number]
+        except (LookupError, TypeError):
+            raise UserError(
+                f"There is no client {shown(number)}; there are {len(self.clients):,}, by their ids: "
+                f"range({len(self.clients)})."
+            ) from None
 
     def _client(self, number: int) -> Client:
-        client = self.clients[number]
+        client = self._find(number)
         if self.adversaries is None:
             return client
         return replace(client, train=self.adversaries.poison_data(number, client.train))

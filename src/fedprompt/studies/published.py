@@ -17,7 +17,7 @@ from fedprompt.config.recipe_tables import Toml
 from fedprompt.config.settings import setting
 from fedprompt.data.published.catalog import CatalogEntry, entry
 from fedprompt.data.splits import first_half
-from fedprompt.errors import UserError, did_you_mean
+from fedprompt.errors import UserError, did_you_mean, wording
 from fedprompt.studies.published_tables import PublishedCell, table
 
 SEEDS = (1, 2, 3)
@@ -88,7 +88,8 @@ def experiment(name: str) -> PublishedExperiment:
     """The experiment of a name; UserError if there is none."""
     if name not in experiments():
         hint = did_you_mean(name, experiments())
-        raise UserError(f"There is no experiment {name!r}{hint}; list them with: fedprompt reproduce --list")
+        lister = "fedprompt reproduce --list" if wording() == "shell" else "fedprompt.published()"
+        raise UserError(f"There is no experiment {name!r}{hint}; list them with: {lister}")
     return experiments()[name]
 
 

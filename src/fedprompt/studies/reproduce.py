@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from fedprompt.errors import option
+from fedprompt.file_system import require_folder
 from fedprompt.records.event_fields import ExpectedFigure
 from fedprompt.records.reading import MEASURES, TUNED
 from fedprompt.records.run_folder import write_atomic
@@ -19,6 +21,11 @@ SCALE = {measure: name for name, measure in MEASURES.items()}  # "CF1" -> "cf1_m
 HEADLINE = "mAP"
 UNSEEN = "unseen"
 UNITS = "In percent, or in what a column names; the difference is ours minus published."
+
+
+def require_root(root: Path) -> None:
+    """UserError unless the folder of the data sets is there."""
+    require_folder(root, f"give with {option('root')} the folder that has a folder per data set")
 
 
 def jobs(

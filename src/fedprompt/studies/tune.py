@@ -17,7 +17,7 @@ from fedprompt.experiments.keep import BEST, LAST, Keep
 from fedprompt.records.event_fields import CommandRecord
 from fedprompt.records.reading import Run
 from fedprompt.studies.sweep import Job
-from fedprompt.studies.tune_results import METRIC, Result, Tried, judge, trainable
+from fedprompt.studies.tune_results import METRIC, Result, Tried, default_settings, judge, trainable
 from fedprompt.studies.tuning import at_point, points, search
 
 # A part of the grids of `fedprompt compare --demo`, with the default rates of all methods, which a search may keep.
@@ -157,8 +157,17 @@ def make_tuning(
     untrained = made.keys() - trained
     references = tuple(table for table in (*chosen, *others) if table.title in untrained or not table.tune)
     kept = whole.model_copy(update={"method": tuned[0], "compare": tuned[1:]})
+    if not recipe.tuning.grid:
+        kept = _with_default_rates(kept)
     tuning = Tuning(kept, references, out, draws=wanted.draws, opening=opening, given=given)
     return tuning, experiment
+
+
+def _with_default_rates(recipe: Recipe) -> Recipe:
+    """The recipe with the rate that each method has without a search in the grid of all: a search may keep it."""
+    own = [default_settings(recipe, table)["lr"] for table in (recipe.method, *recipe.compare)]
+    rates = tuple(sorted({*recipe.tuning.grid["lr"], *own}))
+    return recipe.model_copy(update={"tuning": recipe.tuning.model_copy(update={"grid": {"lr": rates}})})
 
 
 def _named(name: str, tables: Sequence[MethodTable]) -> MethodTable:

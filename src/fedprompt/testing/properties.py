@@ -14,7 +14,7 @@ import torch
 
 from fedprompt.config.blocks import option_parameters
 from fedprompt.config.registry import Registry
-from fedprompt.config.values import Infinity
+from fedprompt.config.values import Infinity, Signed
 from fedprompt.errors import UserError
 from fedprompt.updates import State
 
@@ -68,11 +68,15 @@ def assert_refuses_impossible_options(
 
 
 def impossible_values(annotation: Any) -> tuple[Any, ...]:
-    """Numbers that make no sense for an option of this type; a recipe refuses values of another type by itself."""
+    """Numbers that make no sense for an option of this type; a recipe refuses values of another type by itself.
+
+    Numbers below zero are among them unless the type is declared as `OrNegative`, infinity unless as `OrInfinite`.
+    """
     kinds = get_args(annotation) or (annotation,)
     values = next((IMPOSSIBLE[kind] for kind in kinds if isinstance(kind, Hashable) and kind in IMPOSSIBLE), ())
     infinite = any(isinstance(kind, Infinity) for kind in kinds)  # of `OrInfinite`
-    return tuple(value for value in values if not (infinite and value == math.inf))
+    signed = any(isinstance(kind, Signed) for kind in kinds)  # of `OrNegative`
+    return tuple(value for value in values if not ((infinite and value == math.inf) or (signed and value < 0)))
 
 
 def assert_refused(option: str, value: object, build: Callable[[Mapping[str, Any]], object]) -> None:
@@ -84,7 +88,9 @@ def assert_refused(option: str, value: object, build: Callable[[Mapping[str, Any
             f"The error for {option} = {value!r} does not name the option, so nobody can find it: {error}"
         )
     else:
-        raise AssertionError(f"{option} = {value!r} makes no sense but is accepted; raise a UserError that says so.")
+        negative = isinstance(value, int | float) and value < 0
+        hint = ", or declare its type as OrNegative (fedprompt.config.values)" if negative else ""
+        raise AssertionError(f"{option} = {value!r} makes no sense but is accepted; raise a UserError on it{hint}.")
 
 
 @contextmanager

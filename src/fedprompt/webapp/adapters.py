@@ -21,13 +21,16 @@ from fedprompt.experiments.predict import candidates, open_adapter, restore, thr
 from fedprompt.experiments.sample_images import png, recognise
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
+from fedprompt.file_system import is_file
 from fedprompt.methods import method_summary
 from fedprompt.methods.base import Method
 from fedprompt.methods.zeroshot import ZeroShot
 from fedprompt.records.adapter import Adapter
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.reading import trial_label
-from fedprompt.report import prediction_cards
+from fedprompt.report import prediction_cards, read_run
+from fedprompt.report.figures import distinct_markers, markers_of
+from fedprompt.report.style import REFERENCE
 
 MOST_CLASSES = 1_000
 LONGEST_NAME = 200  # letters of a class name
@@ -35,12 +38,16 @@ LONGEST_NAME = 200  # letters of a class name
 
 @dataclass(frozen=True)
 class Opened:
-    """A method on its backbone; `files` is the adapter that it was read from, which zero-shot CLIP does not have."""
+    """A method on its backbone; `files` is the adapter that it was read from, which zero-shot CLIP does not have.
+
+    `marker` is its colour and mark in the report of its run, None for an adapter that is in no run.
+    """
 
     name: str
     method: Method
     clip: Clip
     files: Adapter
+    marker: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,22 +65,29 @@ class Adapters:
 
         Adapters of the same backbone share it. Raises UserError as `open_adapter` and `restore` do.
         """
-        files = [open_adapter(place, trial=trial, trusted=trusted) for place in places for trial in trials or (None,)]
+        wanted = [(place, trial) for place in places for trial in trials or (None,)]
+        files = [open_adapter(place, trial=trial, trusted=trusted) for place, trial in wanted]
         clips: dict[str, Clip] = {}
         found: list[Opened] = []
-        for one in files:
+        for (place, trial), one in zip(wanted, files, strict=True):
             path = backbone or one.card.base_model_name_or_path
             method, clip = restore(one, backbone=backbone, clip=clips.get(path))
             clips[path] = clip
-            found.append(Opened(_label(one, method, found), method.eval(), clip, one))
+            found.append(Opened(_label(one, method, found), method.eval(), clip, one, _marker(place, trial)))
         first = found[0]
         reference = ZeroShot(first.clip).eval()
-        return cls((Opened(_title(reference), reference, first.clip, first.files), *found))
+        zero_shot = Opened(_title(reference), reference, first.clip, first.files, (REFERENCE, "|"))
+        return cls((zero_shot, *found))
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes of the first adapter, which the page proposes."""
         return self.opened[0].files.space.names
+
+    @property
+    def markers(self) -> list[tuple[str, str]]:
+        """The colour and mark of each, as in the reports of their runs where that tells them apart."""
+        return distinct_markers([one.marker for one in self.opened])
 
     def cards(self, content: bytes, name: str, classes: Sequence[str]) -> str:
         """What every adapter recognises in an image file, as HTML; `classes` are the candidates, or else its own.
@@ -83,7 +97,9 @@ class Adapters:
         check_classes(classes)
         image = decode(name, content=content)
         with self.lock:  # one image at a time: more would take memory and be no quicker
-            return prediction_cards(list(self._recognised(MemorySource((image,)), png(image), name, classes)))
+            found = list(self._recognised(MemorySource((image,)), png(image), name, classes))
+            count = len(classes) or len(self.classes)
+            return prediction_cards(found, self.markers, classes=count)
 
     def _recognised(
         self, source: MemorySource, picture: str, name: str, classes: Sequence[str]
@@ -121,6 +137,16 @@ def check_classes(classes: Sequence[str]) -> None:
         raise UserError(f"The class {long[:20]!r}... has more than {LONGEST_NAME} letters; shorten it.")
     if twice := next((name for name in classes if classes.count(name) > 1), None):
         raise UserError(f"The class {twice!r} is named twice; name every class once.")
+
+
+def _marker(place: Path, trial: str | None) -> tuple[str, str] | None:
+    """The colour and mark of a run's trial, or of an adapter in the folder of a run, in the run's report."""
+    inside = not is_file(place / "run.jsonl")
+    folder, name = (place.absolute().parent.parent, place.absolute().name) if inside else (place, trial)
+    if not is_file(folder / "run.jsonl"):
+        return None
+    run = read_run(folder)
+    return markers_of(run).get(name or run.header.main)
 
 
 def _title(method: Method) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from html import escape
 from typing import NoReturn, TypeVar
 
 from fedprompt.errors import UserError, first_names
@@ -107,6 +108,13 @@ class IntakeReport:
 
 def _some(names: Sequence[str]) -> str:
     return f"{len(names):,}: {first_names(names)}"
+
+
+def html_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first with the headings, as a notebook shows them."""
+    heading, *others = ("".join(f"<{{0}}>{escape(cell)}</{{0}}>" for cell in row) for row in rows)
+    lines = [heading.format("th"), *(row.format("td") for row in others)]
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def listed_counts(counts: Mapping[str, int]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.data.dataset import Dataset
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, plural
 from fedprompt.text_files import json_text, load_json_object
 
 MAX_LISTED = 50  # clients that `partition_table` lists
@@ -37,7 +37,7 @@ class Shard:
     test: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
-        return f"Shard {self.name}: {len(self.rows):,} images, {len(self.classes):,} classes"
+        return f"Shard {self.name}: {plural(len(self.rows), 'image')}, {plural(len(self.classes), 'class')}"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from fedprompt.errors import UserError
 def by_domain(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots = "all", seed: int = 1) -> Partition:
     """Split every seen domain into chunks of classes as `class_chunks` does.
 
-    `shots` count per class and domain; a client is named after its domain. Single-label data only.
+    `shots` count per class and domain; a client is named after its domain, and is tested on
+    the test images of its classes in it. Single-label data only.
     """
     if dataset.seen_domains in {(), ("",)}:
         raise UserError(

@@ -14,8 +14,9 @@ SERVER = "server"  # the domain of images that the server tests with
 def by_site(dataset: Dataset, *, sites: tuple[str, ...] = ()) -> Partition:
     """Give each site, in the order of names, all training images of base classes in the domain with its name.
 
-    Every client has all base classes as candidates. `sites` are those that take part, whether or not their images are
-    readable here; by default all seen domains of the data set except the server's.
+    Every client has all base classes as candidates, and is tested on the test images in its domain. `sites` are those
+    that take part, whether or not their images are readable here; by default all seen domains of the data set except
+    the server's.
     """
     seen = [domain for domain in dataset.seen_domains if domain != SERVER]
     if not sites and seen == [""]:

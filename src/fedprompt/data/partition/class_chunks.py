@@ -17,7 +17,7 @@ def class_chunks(dataset: Dataset, *, classes_per_client: int = 20, shots: Shots
     """Give each client n consecutive classes, and the last client the remainder too.
 
     There are max(1, round_half_even(K / n)) clients for K base classes. `shots` images per class, over all seen
-    domains together, are drawn once. Single-label data only.
+    domains together, are drawn once. A client is tested on the test images of its classes. Single-label data only.
     """
     chunks = split_classes(dataset, classes_per_client)
     by_class = draw_shots(dataset, dataset.seen_domains, shots, seed)

@@ -20,7 +20,8 @@ def dirichlet(
 
     alpha = inf is the IID limit: each class is shared out evenly, and sizes of clients differ by at most one. Every
     client has all base classes as candidates and at least one image. A multi-label image is assigned by one of its
-    labels, drawn at random; images without a label are split as a class of their own.
+    labels, drawn at random; images without a label are split as a class of their own. Every client is tested on the
+    same images, all test images of base classes; domains_or_dirichlet divides them by label distribution instead.
     """
     check_alpha(alpha)
     by_class = rows_by_class(dataset, shots, seed)

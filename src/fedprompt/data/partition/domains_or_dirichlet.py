@@ -26,8 +26,9 @@ def domains_or_dirichlet(
     """One client per seen domain with training images, if there are two or more, else clients by Dirichlet(alpha).
 
     Every client has all base classes as candidates. `clients` and `alpha` are those of the rule dirichlet; with 0 there
-    is one client per 40 training images, from 2 to 10. A client's test images are those of its domain, or have its
-    label distribution. Single-label and multi-label data; `shots` limits the training images per class.
+    is one client per 40 training images, from 2 to 10. A client's test images are those of its domain, or a part of
+    all that has its label distribution, so that its figure is about what it holds (with the rule dirichlet all clients
+    are tested on the same images). Single-label and multi-label data; `shots` limits the training images per class.
     """
     if clients < 0:
         raise UserError(f"domains_or_dirichlet needs clients >= 0, not {clients}; 0 follows from the number of images.")

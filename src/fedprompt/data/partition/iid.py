@@ -13,7 +13,8 @@ from fedprompt.seeding import stream
 def iid(dataset: Dataset, *, clients: int = 10, shots: Shots = "all", seed: int = 1) -> Partition:
     """Assign images at random; client sizes differ by at most one, and every client has all base classes as candidates.
 
-    Single-label and multi-label data; `shots` limits the training images per class of single-label data.
+    Every client is tested on all test images of base classes. Single-label and multi-label data; `shots` limits the
+    training images per class of single-label data.
     """
     by_class = rows_by_class(dataset, shots, seed)
     rows = torch.cat(list(by_class.values())).sort().values

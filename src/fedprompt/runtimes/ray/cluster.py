@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedprompt.config.recipe_tables import RuntimeTable
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, option, plural
 from fedprompt.runtimes.ray import guard
 
 ADDRESS = "RAY_ADDRESS"
@@ -192,7 +192,7 @@ def _start(folder: str) -> None:
             if last:
                 raise UserError(
                     f"Ray could not be started on this machine ({_reason(error)}); is it very busy, or "
-                    "out of memory? Without --on ray, one process trains all clients."
+                    f"out of memory? Without {option('on ray', 'on')}, one process trains all clients."
                 ) from error
         else:
             return

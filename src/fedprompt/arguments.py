@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,28 @@ def require(value: object, kind: type, what: str, fix: str) -> None:
     """Raise UserError unless the argument `what` is of a kind; `fix` says how to get one."""
     if not isinstance(value, kind):
         raise UserError(f"`{what}` is {shown(value)}, not {a(kind.__name__)}; {fix}.")
+
+
+def keyed(value: object, what: str, example: str) -> Mapping[str, Any]:
+    """A table of values by key, empty for None; UserError, with an example, for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"`{what}` is {shown(value)}; give a table of keys and values, such as {example}.")
+    return value
+
+
+def flag(value: object, what: str) -> bool:
+    """True or False; UserError for anything else, such as "no", which Python takes for true."""
+    require(value, bool, what, "give True or False")
+    return bool(value)
+
+
+def whole(value: object, what: str, *, least: int = 1) -> int:
+    """A whole number of at least `least`; UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise UserError(f"`{what}` is {shown(value)}; give a whole number of at least {least}.")
+    return int(value)
 
 
 def as_path(value: object, what: str) -> Path:
