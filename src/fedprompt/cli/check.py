@@ -45,12 +45,12 @@ class Checked:
 
     def to_json(self) -> dict[str, object]:
         """Everything, as JSON values."""
-        report = self.dataset.report if self.dataset else None
+        report = self.dataset.report if self.dataset is not None else None
         return {
             "what": self.what,
             "ok": self.ok,
             "source": self.source,
-            "name": self.dataset.name if self.dataset else "",
+            "name": self.dataset.name if self.dataset is not None else "",
             "summary": report.sentence() if report else "",
             "intake": report.to_json() if report else None,
             "warnings": list(self.warnings),
