@@ -14,7 +14,10 @@ import torch
 
 from fedprompt import methods
 from fedprompt.cli import doctor
+from fedprompt.config.block_files import written_block_options
+from fedprompt.config.blocks import option_parameters
 from fedprompt.config.method_files import method_files, written_options
+from fedprompt.config.registry import PARTITION_RULES, SOURCES
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -70,6 +73,8 @@ REFUSED = {
         for command in ("check", "partition", "tune")
     },
     ("run", "own_folder", "--set", "method.name=promptfl", "--set", "method.n_ctz=4"): "has no option 'n_ctz'; did you",
+    ("run", "own_folder", "--set", "data.pathh=x"): "image_folder has no option 'pathh'; did you mean 'path'?",
+    ("tune", "own_folder", "--set", "partition.alfa=1"): "has no option 'alfa'; did you mean 'alpha'?",
 }
 PROGRAM = """
 import json, sys
@@ -101,6 +106,9 @@ def test_options_that_files_tell_are_those_of_the_constructors() -> None:
     assert len(told) > len(methods.names()) / 2
     for name, known in told.items():
         assert known == tuple(methods.options(methods.load(name))), name
+    for registry in (SOURCES, PARTITION_RULES):
+        known_options = {name: tuple(option_parameters(builder)) for name, builder in registry.builders.items()}
+        assert written_block_options(registry) == known_options
 
 
 @pytest.mark.parametrize(("table", "wanted"), [(False, "own_folder"), (True, "own_table")])

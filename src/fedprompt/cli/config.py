@@ -142,6 +142,7 @@ def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] |
     Raises UserError for any mistake in them, and for code outside fedprompt that is neither trusted nor named in the
     settings, which the user has typed.
     """
+    from fedprompt.config.block_files import require_known_options
     from fedprompt.config.method_files import require_known_methods
     from fedprompt.config.outside_code import named_code, require_trusted, typed
     from fedprompt.config.recipe import find_recipe, load_recipe
@@ -152,6 +153,7 @@ def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] |
     names = named_code(recipe)
     require_trusted(names, (*(trust_code or ()), *typed(names, settings)), place=path.name)
     require_known_methods(recipe, origin=path.name)
+    require_known_options(recipe, origin=path.name)
     return recipe, path.name
 
 
