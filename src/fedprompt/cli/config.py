@@ -164,20 +164,17 @@ def _refuse_data(name: str) -> None:
     path = Path(name).expanduser()
     if name in bundled_recipes() or path.suffix.lower() == ".toml" or not (is_file(path) or is_folder(path)):
         return
-    from fedprompt.data.intake.tables import column_names, is_table
+    from fedprompt.data.intake.other_form import train_command
+    from fedprompt.data.intake.tables import is_table
 
     folder = is_folder(path)
     if folder and (path / "run.jsonl").is_file():
         raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
     if not folder and not is_table(path):
         return  # which is no recipe either, and refused as such
-    single = not folder and "label" in column_names(path)
-    recipe = "own_folder" if folder or single else "own_table"
-    source = "--set data.source=class_table " if single else ""
     raise UserError(
-        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: fedprompt run "
-        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
-        "understood of it)."
+        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: {train_command(path)} "
+        f"(fedprompt check {shlex.quote(name)} says what is understood of it)."
     )
 
 

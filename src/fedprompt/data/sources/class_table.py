@@ -26,12 +26,12 @@ from fedprompt.data.intake.class_names import (
 )
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
+from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_columns, read_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError
-from fedprompt.file_system import require_file
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -74,7 +74,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
+    require_image_table(path)
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
     with mistakes.before_others(fix=FIX):

@@ -18,6 +18,7 @@ from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
+from fedprompt.data.intake.other_form import require_image_folder
 from fedprompt.data.intake.report import Intake, Mistakes, listed_counts
 from fedprompt.data.intake.split_places import split_folders
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_nothing
@@ -25,7 +26,6 @@ from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, plural
-from fedprompt.file_system import require_folder
 from fedprompt.text_files import data_setting
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
@@ -74,7 +74,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_folder(root, f"give the folder that holds the images with {data_setting('path', 'FOLDER')}")
+    require_image_folder(root)
     found = find_images(root, links=links, on_step=on_step)
     if not found.files:
         kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"

@@ -26,6 +26,7 @@ from fedprompt.data.intake.class_names import (
 )
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth, truth_columns
+from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.tables import (
     LINES_OF_JSON,
@@ -39,7 +40,6 @@ from fedprompt.data.intake.tables import (
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.file_system import require_file
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -100,7 +100,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
+    require_image_table(path)
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
