@@ -96,8 +96,8 @@ def test_wrong_arguments_are_refused_before_torch_is_imported(tmp_path: Path) ->
     words = [sys.executable, "-c", PROGRAM, json.dumps(list(REFUSED))]
     done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True)
     assert done.stdout.splitlines() == ["2 []"] * len(REFUSED), done.stderr
-    for (command, sentence), said in zip(REFUSED.items(), done.stderr.split("#\n")[1:], strict=True):
-        assert sentence in said, (command, said)
+    for (command, expected), said in zip(REFUSED.items(), done.stderr.split("#\n")[1:], strict=True):
+        assert expected in said, (command, said)
     assert not (tmp_path / "nope").exists()
 
 

@@ -306,7 +306,7 @@ def test_labels_that_are_never_predicted_are_named_with_the_threshold(tmp_path: 
     event = {"event": "mistakes", "trial": "ours", "split": "base", "images": 20, "classes": classes}
     text = said(tmp_path, [*lines, event | {"threshold": 0.19}])
     assert (
-        "At the threshold 0.19, fitted on held-out images, 2 of 3 labels are never predicted on the test images: "
+        "At the threshold 0.19, fitted on training images, 2 of 3 labels are never predicted on the test images: "
         "bluish, bright (see" in text
     )
     assert "never predicted" not in said(tmp_path, [*lines, event]), "with one label there is no threshold"

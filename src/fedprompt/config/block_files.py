@@ -24,8 +24,8 @@ def require_known_options(recipe: Recipe, *, origin: str) -> None:
         ("partition", recipe.partition, recipe.partition.rule, PARTITION_RULES),
     ):
         known = written_block_options(registry).get(name)
-        for option in table.options if known is not None else ():
-            if option not in known:
+        for option in table.options:
+            if known is not None and option not in known:
                 place = f"{origin}: [{key}]"
                 raise UserError(unknown_option(name, option, known, place=place, hint=recipe_key_hint))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.deciding import deciding_images, fit_threshold
 from fedprompt.experiments.diagnostics import diagnostics_event
 from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.mistakes import mistakes_event
@@ -20,7 +20,6 @@ from fedprompt.experiments.test_sets import TestSet, top_k
 from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.bootstrap import influences
-from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.client_scores import append_scores
 from fedprompt.records.events import LocalImagesEvent, ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
@@ -102,17 +101,15 @@ def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, sh
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
     """Decision thresholds of multi-label data by owner of a model; None is the shared model, or a new client's.
 
-    The threshold is the one that is best on held-out training images, if there are any.
+    The threshold is fitted as the recipe says, if there are images for that.
     """
-    recipe, multi = context.experiment.recipe.evaluate, context.experiment.dataset.space.kind == "multi"
-    held = context.experiment.clients.held_out() if multi else None
+    recipe, images = context.experiment.recipe.evaluate, deciding_images(context.experiment)
     decisions = {}
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
-        if held is not None:
-            logits = transport.predict(context.experiment.clip, shared, owner, held, batch_size=recipe.batch_size)
-            tuned = best_threshold(logits.sigmoid(), held.targets)
-            decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+        if images is not None:
+            logits = transport.predict(context.experiment.clip, shared, owner, images, batch_size=recipe.batch_size)
+            decisions[owner] = Decision(fit_threshold(context.experiment, logits, images.targets), recipe.oracle)
     return decisions
 
 

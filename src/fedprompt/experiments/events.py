@@ -21,6 +21,7 @@ from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.clients import partition_counts
+from fedprompt.experiments.deciding import threshold_in_words
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
@@ -47,8 +48,8 @@ MOST_NAMED = 8  # clients whose domains the line before training names
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 MEASURED = "HM is the harmonic mean of Local, Base and New."
 DECIDED = (
-    "A label counts as present from probability 0.5, or from a threshold fitted on held-out training images. Unknown "
-    "labels are ignored, and classes without a positive image are left out of mAP."
+    "A label counts as present from {}. Unknown labels are ignored, and classes without a positive image are left out "
+    "of mAP."
 )
 
 
@@ -67,6 +68,7 @@ def header_event(
     splits = ({"local": _local_meaning(experiment, test_sets)} if recipe.evaluate.local else {}) | {
         test_set.split: test_set.meaning for test_set in test_sets
     }
+    threshold = threshold_in_words(experiment)
     return HeaderEvent(
         schema_version=SCHEMA,
         title=run_title([trial.label for trial in experiment.trials], dataset.name),
@@ -74,7 +76,8 @@ def header_event(
         seed=recipe.seed,
         main=recipe.method.title,
         metric=METRICS[dataset.space.kind],
-        further=[name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
+        further=[name + TUNED * bool(threshold) for name in FURTHER[dataset.space.kind]],
+        **({"threshold": threshold} if threshold else {}),
         recipe=recipe.model_dump(mode="json"),
         versions=versions(),
         backbone=BackboneRecord(
@@ -159,7 +162,7 @@ def _remark(experiment: Experiment) -> str:
     """What the figures mean; HM only where all that it is made of is measured."""
     dataset = experiment.dataset
     if dataset.space.kind == "multi":
-        return DECIDED
+        return DECIDED.format(threshold_in_words(experiment) or "probability 0.5")
     return MEASURED if dataset.new and experiment.recipe.evaluate.local else ""
 
 

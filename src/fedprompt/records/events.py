@@ -58,6 +58,7 @@ class HeaderEvent(BaseEvent):
     main: str = Field("", description="trial that the run is about; the other trials are baselines")
     metric: str = Field("accuracy", description="key of the headline metric in the figures of score events")
     further: tuple[str, ...] = Field((), description="keys of further metrics that the report shows")
+    threshold: str = Field("", description="what the threshold of labels is fitted on, in words; absent if none is")
     recipe: Table = Field({}, description="the recipe with all defaults written out")
     versions: dict[str, str] = Field({}, description="versions of packages, platform and number of threads")
     backbone: BackboneRecord = Field(BackboneRecord(), description="the frozen backbone")

@@ -11,7 +11,7 @@ from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
 from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
-from fedprompt.report.collapse import collapse
+from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import decisions, majority, never_predicted, untested_classes
 from fedprompt.report.equal_figures import equal_figures
 from fedprompt.report.next_steps import Situation, proposals, steps, uses_drawings_clip
@@ -105,6 +105,7 @@ def _situation(run: Run, main: TrialRecord, column: str) -> Situation:
         moved=_moved(main),
         unknown=_is_unknown(run, column),
         foreign=_is_foreign(run, column),
+        too_many_labels=(event := decisions(run, main, column)) is not None and too_many_labels(event),
     )
 
 
