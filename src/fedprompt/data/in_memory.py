@@ -25,7 +25,7 @@ from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.splits import understand_splits
 from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.data.table_source import TableSource
 from fedprompt.errors import UserError, plural
 from fedprompt.file_system import is_file, obstacle
@@ -225,7 +225,9 @@ def _drawn_splits(
 ) -> _Splits:
     groups = [(domain, () if found.multi else label) for domain, label in zip(domains, found.targets, strict=True)]
     files, contents = _addresses(source)
-    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed, contents=contents)
+    drawn = draw_test_splits(
+        files, groups, labels=found.values, test_fraction=test_fraction, seed=seed, contents=contents
+    )
     names = [source.describe(row) for row in range(len(source))]
     return _Splits(tuple(drawn), drawn_origin(test_fraction, seed), copies_remark(contents, names, place=name))
 

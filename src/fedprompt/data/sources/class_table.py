@@ -30,7 +30,7 @@ from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_columns, read_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError
 from fedprompt.text_files import data_setting, source_setting
 
@@ -68,8 +68,8 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     a list they are the sorted labels of the table, if every split has them all. `columns` maps these four names to
     those of the table (`{"image": "filepath", "label": "title"}`), `splits` maps names in the column `split` to train,
     val, test or "", which leaves rows out. Labels that look like several are refused unless `separator` is "none".
-    Two rows of one image are refused unless `repeats` is "allow". Without a split, each image is drawn for testing with
-    probability `test_fraction`. With `links`, links in the folder may lead out of it. Raises UserError with all
+    Two rows of one image are refused unless `repeats` is "allow". Without a split, `test_fraction` of each class is
+    drawn for testing. With `links`, links in the folder may lead out of it. Raises UserError with all
     mistakes, each with its line.
     """
     path = Path(path).expanduser()
@@ -89,7 +89,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     pairs = list(zip(found.domains, contents, strict=True))
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
-    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
+    drawn = draw_test_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
     own = rows.splits or tuple(drawn)
     names = listed or _classes_of(path, cells, rows.splits)
     if not listed:
