@@ -84,9 +84,15 @@ def record_held_out(context: RunContext, transport: RunTransport, shared: State,
             if len(held):
                 logits = transport.predict(clip, shared, owner, held, batch_size=batch_size)
                 key = (column, client.name, "", number)
-                tables.append(prediction_table(key, held.images.rows, logits, held.targets, held.space))
+                tables.append(prediction_table(key, held, logits, names=may_name(context)))
     if tables:
         write_predictions(context.run.path, name, tables)
+
+
+def may_name(context: RunContext) -> bool:
+    """Whether records may name images: those of sites must not leave the sites."""
+    plan = context.experiment.plan
+    return not plan.data_at_sites and not plan.clients_are_sites
 
 
 def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, shared: State) -> RunTransport:
@@ -139,7 +145,7 @@ def score_test_sets(
             )
             if decisions:
                 key = (test_set.split, test_set.name, test_set.part, owner)
-                tables.append(prediction_table(key, examples.images.rows, logits, examples.targets, space))
+                tables.append(prediction_table(key, examples, logits, names=may_name(context)))
                 decision = decisions[owner] if owner == transport.owners[0] else None
                 _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":

@@ -26,7 +26,7 @@ from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
-from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_BASE, TestSet
+from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_ALL, TestSet
 from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
 from fedprompt.methods.base import Method
@@ -42,6 +42,7 @@ from fedprompt.records.reading import TUNED, figure_title
 from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
+SHORT_NAME = 2  # letters of a data set's name that would not be taken for one
 NAMED = 4  # methods that a title names, at most
 MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
@@ -101,7 +102,8 @@ def header_event(
 def run_title(labels: Sequence[str], data: str) -> str:
     """The methods of a run, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
     *first, last = labels[:NAMED] if len(labels) <= NAMED else [labels[0], f"{len(labels) - 1} other methods"]
-    return f"{', '.join(first)} and {last} on {data}" if first else f"{last} on {data}"
+    what = data if len(data) > SHORT_NAME else f'"{data}"'  # "on a" seems cut off
+    return f"{', '.join(first)} and {last} on {what}" if first else f"{last} on {what}"
 
 
 def versions() -> dict[str, str]:
@@ -286,10 +288,13 @@ def rollback_warning(record: Round, partition: Partition) -> str:
 
 
 def _local_meaning(experiment: Experiment, test_sets: Sequence[TestSet]) -> str:
-    """What the column Local shows: clients' candidates may be all base classes, whatever images they hold."""
+    """What the column Local shows: clients' candidates may be all that are trained on, whatever images they hold."""
     dataset, shards = experiment.dataset, [shard for shard in experiment.partition.shards if shard.rows]
     same = bool(shards) and all(set(shard.classes) == set(dataset.base_of(shard.rows[0])) for shard in shards)
-    return LOCAL_AMONG_BASE if same and any(one.split == "base" for one in test_sets) else LOCAL
+    if same and any(one.split == "base" for one in test_sets):
+        title = figure_title("base", trains_on_all=not dataset.new)
+        return LOCAL_AMONG_ALL.format("base " if dataset.new else "", title[:1].upper() + title[1:])
+    return LOCAL[dataset.space.kind]
 
 
 def score_event(  # noqa: PLR0913  (the fields of the event)

@@ -272,6 +272,7 @@ class MistakesEvent(BaseEvent):
     counts: tuple[tuple[int, ...], ...] = Field(
         (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
     )
+    confusions: int = Field(0, description="how many pairs of classes are confused, of which `confused` has the first")
     confused: tuple[tuple[str, str, int], ...] = Field(
         (), description="[true class, predicted class, images], most frequent first; empty with many labels"
     )

@@ -256,7 +256,7 @@ def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
 
 def _other_backbone(found: Situation, commands: Proposals) -> Iterator[str]:
     if found.foreign:
-        yield f"Take a CLIP that knows photographs: {commands.other_clip()}"
+        yield f"Take a CLIP that was trained on images of all kinds: {commands.other_clip()}"
     elif found.unknown:
         yield (
             "Give class names in plain English, and a template that says what the images are: "
