@@ -41,6 +41,11 @@ def test_a_mistake_names_the_heading_of_the_file(tmp_path: Path) -> None:
             read(path=table)
 
 
+def test_a_path_is_set_as_the_documentation_writes_it() -> None:
+    assert data_setting("path", "/path/to/images") == "--set data.path=/path/to/images"
+    assert data_setting("path", "./images") == "--set data.path=./images"
+
+
 def test_a_class_called_as_columns_of_images_are_is_a_class(tmp_path: Path) -> None:
     rows = [f"1,{file},{number % 2}" for number, file in enumerate(IMAGES)]
     data = label_table(path=written(tmp_path, "path,picture,road", *rows))
