@@ -125,7 +125,7 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
 
     `classes` are the names in label order, needed only if labels are numbers. `splits` says train, val or test per
-    image in any usual spelling, and `declared` what other values of it are; without it, `test_fraction` of each class or
+    image in any usual spelling, and `declared` what other values of it are; without it `test_fraction` of each class or
     label is drawn for testing, from `seed` and the paths below the folder that all files share or, of images in memory,
     their content. `domains` names a domain per image. Raises UserError for columns of different lengths,
     unreadable labels and paths that stand twice.
