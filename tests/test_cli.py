@@ -585,6 +585,7 @@ def test_doctor_checks_the_data_backbone_and_output_folder_of_a_recipe(tmp_path:
 def test_titles_name_the_methods_that_ran_and_data_and_not_an_earlier_recipe(finished: Path) -> None:
     assert events(finished)[0]["title"] == "FedMVP, Zero-shot CLIP and PromptFL on emoji"
     assert run_title(["FedLoRA"], "images") == "FedLoRA on images"
+    assert run_title(["FedLoRA"], "a") == 'FedLoRA on "a"'
     assert run_title(list("abcde"), "images") == "a and 4 other methods on images"
     about = call("config", "show", "demo").splitlines()
     assert any(line.startswith("about = ") for line in about)

@@ -14,13 +14,17 @@ import torch
 
 from fedprompt import methods
 from fedprompt.cli import doctor
+from fedprompt.config.block_files import written_block_options
+from fedprompt.config.blocks import option_parameters
 from fedprompt.config.method_files import method_files, written_options
+from fedprompt.config.registry import PARTITION_RULES, SOURCES
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
 from fedprompt.experiments.sample_images import draw_samples
 from fedprompt.experiments.test_sets import TestSet
-from test_cli import call
+from fedprompt.text_files import data_setting
+from test_cli import call, sentence
 from test_cli_check import distinct
 from test_data_users_files import images
 from toy_datasets import Blank
@@ -70,6 +74,8 @@ REFUSED = {
         for command in ("check", "partition", "tune")
     },
     ("run", "own_folder", "--set", "method.name=promptfl", "--set", "method.n_ctz=4"): "has no option 'n_ctz'; did you",
+    ("check", "own_folder", "--set", "data.pathh=x"): "image_folder has no option 'pathh'; did you mean 'path'?",
+    ("tune", "own_folder", "--set", "partition.alfa=1"): "has no option 'alfa'; did you mean 'alpha'?",
 }
 PROGRAM = """
 import json, sys
@@ -90,9 +96,29 @@ def test_wrong_arguments_are_refused_before_torch_is_imported(tmp_path: Path) ->
     words = [sys.executable, "-c", PROGRAM, json.dumps(list(REFUSED))]
     done = subprocess.run(words, cwd=tmp_path, text=True, capture_output=True)
     assert done.stdout.splitlines() == ["2 []"] * len(REFUSED), done.stderr
-    for (command, sentence), said in zip(REFUSED.items(), done.stderr.split("#\n")[1:], strict=True):
-        assert sentence in said, (command, said)
+    for (command, expected), said in zip(REFUSED.items(), done.stderr.split("#\n")[1:], strict=True):
+        assert expected in said, (command, said)
     assert not (tmp_path / "nope").exists()
+
+
+def test_a_table_for_a_folder_or_a_folder_for_a_table_is_named_with_the_command_that_reads_it(tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    images(pictures / "beside", "cat", each=1)
+    several, one = tmp_path / "several.csv", tmp_path / "one.tsv"
+    several.write_text("image,labels\nx.jpg,cat\n")
+    one.write_text("image\tlabel\nx.jpg\tcat\n")
+    (tmp_path / "hub.parquet").write_bytes(b"PAR1")
+
+    def refusal(recipe: str, path: Path) -> str:
+        return sentence("partition", recipe, "-s", f'data.path="{path}"')
+
+    assert f"fedprompt run own_table {data_setting('path', str(several))}." in refusal("own_folder", several)
+    found = refusal("own_folder", one)
+    assert f"own_folder --set data.source=class_table {data_setting('path', str(one))}." in found
+    assert ".parquet files are not read by their path" in refusal("own_folder", tmp_path / "hub.parquet")
+    assert f"fedprompt run own_folder {data_setting('path', str(pictures))}." in refusal("own_table", pictures)
+    one.unlink()
+    assert f"fedprompt run own_table {data_setting('path', str(several))}." in refusal("own_table", tmp_path)
 
 
 def test_options_that_files_tell_are_those_of_the_constructors() -> None:
@@ -101,6 +127,9 @@ def test_options_that_files_tell_are_those_of_the_constructors() -> None:
     assert len(told) > len(methods.names()) / 2
     for name, known in told.items():
         assert known == tuple(methods.options(methods.load(name))), name
+    for registry in (SOURCES, PARTITION_RULES):
+        known_options = {name: tuple(option_parameters(builder)) for name, builder in registry.builders.items()}
+        assert written_block_options(registry) == known_options
 
 
 @pytest.mark.parametrize(("table", "wanted"), [(False, "own_folder"), (True, "own_table")])

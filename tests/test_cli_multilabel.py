@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_run_on_a_table_writes_all_its_files(finished: Path) -> None:
     assert hidden.any() and hidden.shape[0] == 20
     card = load_adapter(run / "adapters" / "fedmpt").card
     assert card.thresholds and len(set(card.thresholds)) == 1 and 0 < card.thresholds[0] < 1
+
+
+def test_a_threshold_for_own_images_is_fitted_on_more_than_a_few_held_out_ones(finished: Path) -> None:
+    header = json.loads((finished / "run" / "run.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert header["recipe"]["evaluate"]["threshold"] == "near_count"
+    held, trained = map(int, re.findall(r"\d+", header["threshold"])[::-1])
+    assert held < 7 and held + trained == sum(header["partition"]["sizes"])
+    assert header["threshold"] in header["protocol"]
 
 
 def test_predictions_name_the_labels_present_and_their_regions(finished: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from fedprompt.cli.main import app
 from fedprompt.data.dataset import Dataset
+from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.demo.emoji import emoji
 from fedprompt.demo.scenes import scenes
 from fedprompt.experiments import predict as prediction
@@ -28,6 +29,8 @@ from fedprompt.report.collapse import alike
 from fedprompt.report.verdict import introduced
 from fedprompt.text_files import json_text
 from test_cli import TINY, call, output, sentence
+from test_cli_check import distinct
+from test_data_users_files import images as image_files
 
 pytestmark = pytest.mark.usefixtures("kept_backbone")
 
@@ -201,6 +204,23 @@ def test_predictions_are_compared_with_given_labels(run: Path, dataset: Dataset,
     assert "Predictions of FedMVP for 7 images" in html
 
 
+def test_images_that_the_adapter_was_trained_on_are_counted_wherever_they_lie(tmp_path: Path) -> None:
+    distinct(image_files(tmp_path / "mine", "cat", "dog", each=8))
+    recipe = f'seed = 3\nname = "own"\n[data]\nsource = "image_folder"\npath = "{tmp_path / "mine"}"\n'
+    run = trained(tmp_path, recipe + '[partition]\nrule = "iid"\nclients = 1\n[method]\nname = "promptfl"\n')
+    data = image_folder(path=tmp_path / "mine", seed=3)
+    for split, expected in (("train", True), ("test", False)):
+        (tmp_path / split).mkdir()
+        lines = ["image,label"]
+        for row in data.rows(split=split).tolist()[:2]:
+            copy = tmp_path / split / f"{row}{Path(data.source.describe(row)).suffix}"
+            copy.write_bytes((tmp_path / "mine" / data.source.describe(row)).read_bytes())
+            lines.append(f"{copy.name},{data.space.names[int(data.targets[row])]}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
+        said = call("predict", run, tmp_path / split, "--labels", tmp_path / f"{split}.csv")
+        assert ("2 of 2 images are training images of the adapter's own run" in said) == expected
+
+
 def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:
     table = tmp_path / "wrong.csv"
     table.write_text("image,label\nimages/0.png,hrose\nimages/1.png,cwo\n", encoding="utf-8")
@@ -334,15 +354,6 @@ def test_many_images_with_the_same_labels_are_said() -> None:
     same = [("dark", "living thing")] * 25
     assert "25 of 30 images are predicted as dark and living thing." in alike([*same, *[("car",)] * 5])
     assert not alike(same[:10]) and not alike([*same[:15], *[("car",)] * 15])
-
-
-def test_labels_of_images_that_may_have_been_trained_on_are_doubted(run: Path, images: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "adapter"
-    shutil.copytree(run / "adapters" / "fedmvp", folder)
-    words = ("predict", folder, images, "--labels", tmp_path / "labels.csv")
-    assert "If it was trained on some of them" not in call(*words)
-    (folder / "provenance.json").write_text(json.dumps({"recipe": {"data": {"path": str(images)}}}))
-    assert "If it was trained on some of them" in call(*words)
 
 
 def test_a_long_page_shows_the_first_images_and_says_so(

@@ -23,7 +23,7 @@ from fedprompt.data.sources.image_folder import image_folder
 from fedprompt.data.sources.label_table import label_table
 from fedprompt.data.sources.voc import voc
 from fedprompt.data.sources.webdataset import webdataset
-from fedprompt.data.splits import draw_independent_splits, draw_stratified_splits
+from fedprompt.data.splits import draw_stratified_splits, draw_test_splits
 from test_data_users_files import shard, xml
 
 COUNT = 24  # images, of which every second is a copy of the one before it
@@ -124,9 +124,7 @@ def test_copies_follow_the_image_that_is_drawn_without_them(seed: int) -> None:
     own = [f"cat/{number}.png" for number in range(9)]
     copies = [*own, "cat/z.png", "cat/zz.png"]
     for draw in (
-        lambda files, **more: draw_independent_splits(
-            files, ["cat"] * len(files), test_fraction=0.4, seed=seed, **more
-        ),
+        lambda files, **more: draw_test_splits(files, ["cat"] * len(files), test_fraction=0.4, seed=seed, **more),
         lambda files, **more: draw_stratified_splits(files, ["cat"] * len(files), seed=seed, **more),
     ):
         alone = draw(own)
@@ -139,7 +137,7 @@ def test_a_class_of_nothing_but_copies_is_trained_on(seed: int) -> None:
     paths = ["a/1.png", "a/2.png", "b/1.png"]
     for second in (0, 1):
         contents = [0, 1, second]
-        splits = draw_independent_splits(paths, ["a", "a", "b"], test_fraction=0.9, seed=seed, contents=contents)
+        splits = draw_test_splits(paths, ["a", "a", "b"], test_fraction=0.9, seed=seed, contents=contents)
         assert splits[2] == splits[second] == "train"
 
 

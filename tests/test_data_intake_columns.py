@@ -34,6 +34,18 @@ def test_a_column_of_images_of_another_usual_name_is_taken_and_said(tmp_path: Pa
     assert [path.name for path, _ in read_paths(tmp_path / "own.csv")] == list(IMAGES)
 
 
+def test_a_mistake_names_the_heading_of_the_file(tmp_path: Path) -> None:
+    for read, label in ((class_table, "label"), (label_table, "labels")):
+        table = written(tmp_path, f"file,{label}", "a.jpg,cat", "gone.jpg,dog")
+        with pytest.raises(UserError, match="line 3, column 'file': there is no file"):
+            read(path=table)
+
+
+def test_a_path_is_set_as_the_documentation_writes_it() -> None:
+    assert data_setting("path", "/path/to/images") == "--set data.path=/path/to/images"
+    assert data_setting("path", "./images") == "--set data.path=./images"
+
+
 def test_a_class_called_as_columns_of_images_are_is_a_class(tmp_path: Path) -> None:
     rows = [f"1,{file},{number % 2}" for number, file in enumerate(IMAGES)]
     data = label_table(path=written(tmp_path, "path,picture,road", *rows))

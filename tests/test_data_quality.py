@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,9 +91,9 @@ def noise(path: Path, seed: int, *, side: int = 300) -> Image.Image:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two classes of eight training and two test images each, all different and large."""
-    for number in range(20):
-        place = ("train", "test")[number % 10 >= 8] + ("/cat", "/dog")[number // 10]
+    """Two classes of eight training and three test images each, all different and large."""
+    for number in range(22):
+        place = ("train", "test")[number % 11 >= 8] + ("/cat", "/dog")[number // 11]
         noise(tmp_path / place / f"{number}.png", number)
     return tmp_path
 
@@ -127,7 +128,7 @@ def test_the_same_pixels_are_left_to_the_problems(folder: Path) -> None:
 
 
 def test_imbalanced_and_tiny_classes_are_counted(folder: Path) -> None:
-    for number in range(20, 40):
+    for number in range(30, 50):
         noise(folder / f"train/cat/{number}.png", number)
     for number in (12, 13, 14, 15, 16, 17):
         (folder / f"train/dog/{number}.png").unlink()
@@ -143,12 +144,39 @@ def test_a_class_without_any_test_image_is_named(folder: Path) -> None:
     assert warnings_of(folder) == ("1 of 3 classes has no test image, so nothing is known about it: unicorn.",)
 
 
+def test_classes_with_one_or_two_test_images_are_named(folder: Path) -> None:
+    (folder / "test/dog/21.png").unlink()
+    assert warnings_of(folder) == ("1 of 2 classes has only one or two test images, which say little: dog (2).",)
+
+
+def test_a_rare_class_with_almost_the_name_of_a_common_one_is_questioned(folder: Path) -> None:
+    for number in range(40):
+        noise(folder / f"train/house/{number}.png", 100 + number)
+    for name in ("huose", "hotel", "house 2"):
+        noise(folder / f"train/{name}/x.png", 200 + len(name) + ord(name[1]))
+    found = [one for one in warnings_of(folder) if "the same class" in one]
+    assert found == ["Are these the same class, written in two ways? huose (1 image) and house (40)."]
+
+
+def test_all_near_duplicates_are_listed_on_request(folder: Path) -> None:
+    for number in (0, 1):
+        with Image.open(folder / f"train/cat/{number}.png") as image:
+            jpeg(image).resize((280, 280)).save(folder / f"test/cat/copy{number}.jpg", quality=70)
+    (said,) = warnings_of(folder)
+    assert said.endswith("for one; fedprompt check --json lists all pairs.")
+    (checked,) = json.loads(call("check", folder, "--json"))["checked"]
+    assert checked["near_duplicates"] == [
+        {"train": f"train/cat/{number}.png", "other": f"test/cat/copy{number}.jpg", "split": "test"}
+        for number in (0, 1)
+    ]
+
+
 def test_images_much_smaller_than_the_backbone_reads_are_counted(folder: Path) -> None:
     noise(folder / "train/cat/small.png", 50, side=60)
     noise(folder / "train/cat/middle.png", 51, side=113)
     (found,) = warnings_of(folder)
     assert found == (
-        "1 of 22 images is at most half as large as what the backbone reads (224 x 224 pixels), and is enlarged: "
+        "1 of 24 images is at most half as large as what the backbone reads (224 x 224 pixels), and is enlarged: "
         "train/cat/small.png has 60 x 60."
     )
 
@@ -156,7 +184,7 @@ def test_images_much_smaller_than_the_backbone_reads_are_counted(folder: Path) -
 def test_check_prints_each_warning_in_a_line_and_does_not_fail(folder: Path) -> None:
     noise(folder / "train/cat/small.png", 50, side=60)
     said = call("check", folder)
-    assert "Warning: 1 of 21 images is at most half as large" in said and "0 problems." in said
+    assert "Warning: 1 of 23 images is at most half as large" in said and "0 problems." in said
     demo = call("check", "own_folder", "-s", f"data.path={folder}", "-s", "backbone.path=demo")
     assert "at most half as large" not in demo  # the embedded CLIP reads 64 x 64 pixels
     with Image.open(folder / "train/cat/0.png") as image:

@@ -4,6 +4,7 @@ import json
 import os
 import unicodedata
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from fedprompt.data import file_source
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.data.splits import draw_independent_splits
+from fedprompt.data.splits import draw_test_splits
 from fedprompt.errors import UserError
 
 DOT = b"P6 1 1 255\n\x10\x20\x30"  # the smallest picture there is
@@ -97,14 +98,17 @@ def test_the_same_name_in_two_spellings_is_one_class(tmp_path):
     assert data.source.open(7).size == (1, 1)  # found under the name it has on disk
 
 
-def test_adding_files_moves_no_other(tmp_path):
+def test_adding_a_file_moves_one_other_of_its_class_at_most(tmp_path):
     fill(tmp_path, "cat", "dog", each=30)
     before = split_of(image_folder(path=tmp_path, seed=3))
     fill(tmp_path, "ant")
     for number in range(30, 60):
         (tmp_path / "cat" / f"{number}.ppm").write_bytes(DOT + f"cat/{number}".encode())
     after = split_of(image_folder(path=tmp_path, seed=3))
-    assert before.items() <= after.items()
+    assert {name: before[name] for name in before if name.startswith("dog")}.items() <= after.items()
+    (tmp_path / "cat" / "new.ppm").write_bytes(DOT + b"cat/new")
+    later = split_of(image_folder(path=tmp_path, seed=3))
+    assert sum(later[name] != after[name] for name in after) <= 1
     assert set(before.values()) == {"train", "test"}
     assert split_of(image_folder(path=tmp_path, seed=4)) != after
 
@@ -117,18 +121,41 @@ def test_adding_files_moves_no_other(tmp_path):
 def test_every_class_is_trained_and_tested_where_it_can_be(counts, fraction, seed):
     files = [f"class {label}/{number}.png" for label, count in enumerate(counts) for number in range(count)]
     classes = [file.partition("/")[0] for file in files]
-    splits = draw_independent_splits(files, classes, test_fraction=fraction, seed=seed)
+    splits = draw_test_splits(files, classes, test_fraction=fraction, seed=seed)
     for name, count in Counter(classes).items():
         words = {split for split, own in zip(splits, classes, strict=True) if own == name}
         assert "train" in words
         assert ("test" in words) == (count > 1 and fraction > 0)
-    again = draw_independent_splits(files[::-1], classes[::-1], test_fraction=fraction, seed=seed)
+        tested = sum(split == "test" for split, own in zip(splits, classes, strict=True) if own == name)
+        assert not words >= {"train", "test"} or tested in (1, count - 1) or abs(tested - fraction * count) <= 0.5
+    again = draw_test_splits(files[::-1], classes[::-1], test_fraction=fraction, seed=seed)
     assert again[::-1] == splits
 
 
 def test_the_test_share_is_about_the_one_asked_for(tmp_path):
     data = image_folder(path=fill(tmp_path, "a", "b", each=200), test_fraction=0.3)
     assert 0.25 < data.splits.count("test") / 400 < 0.35
+
+
+@given(
+    rows=st.lists(st.sets(st.integers(0, 3), max_size=3), min_size=40, max_size=80),
+    fraction=st.sampled_from([0.2, 0.25, 0.4]),
+    seed=st.integers(0, 100),
+)
+def test_each_label_has_its_share_of_the_test_images_whatever_the_order(rows, fraction, seed):
+    files = [f"{number}.png" for number in range(len(rows))]
+    labels = [[int(label in own) for label in range(4)] for own in rows]
+    drawn = partial(draw_test_splits, test_fraction=fraction, seed=seed)
+    splits = drawn(files, [""] * len(files), labels=labels)
+    rarest = min(range(4), key=lambda label: (sum(own[label] for own in labels) or 99, label))
+    count = sum(own[rarest] for own in labels)
+    tested = sum(own[rarest] for own, split in zip(labels, splits, strict=True) if split == "test")
+    assert count < 2 or tested == min(count - 1, max(1, round(fraction * count)))
+    for label in range(4):
+        count = sum(own[label] for own in labels)
+        tested = sum(own[label] for own, split in zip(labels, splits, strict=True) if split == "test")
+        assert count < 2 or tested >= 1
+    assert drawn(files[::-1], [""] * len(files), labels=labels[::-1])[::-1] == splits
 
 
 def test_attributes_are_read(tmp_path):

@@ -663,7 +663,7 @@ def test_a_pipe_does_not_hang_any_reader(tmp_path):
 @pytest.mark.parametrize("read", [class_table, label_table])
 def test_a_folder_where_a_table_should_be_is_named(tmp_path, read):
     (tmp_path / "t.csv").mkdir()
-    with pytest.raises(UserError, match=r"t.csv is a folder; give the table of images"):
+    with pytest.raises(UserError, match=r"t.csv is a folder; a folder of images is read by"):
         read(path=tmp_path / "t.csv")
 
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import fedprompt as fp
 from fedprompt.config.recipe import find_recipe, load_recipe
 from fedprompt.errors import UserError
+from fedprompt.experiments.context import RunContext
+from fedprompt.experiments.evaluate import may_name
+from fedprompt.experiments.experiment import assemble
 from fedprompt.experiments.intervals import interval_events
 from fedprompt.experiments.plan import resolve
 from fedprompt.experiments.run import start
-from fedprompt.records.predictions import predictions_path, read_predictions
+from fedprompt.records.predictions import prediction_table, predictions_path, read_predictions
 from fedprompt.records.reading import Run, read_run
 from fedprompt.report.legend import legend
 from fedprompt.testing import tiny_clip, tiny_dataset
@@ -97,7 +103,21 @@ def test_the_file_of_predictions_gives_the_recorded_figures(folder: Path, finish
 def test_the_file_can_be_read_by_any_reader_of_parquet(folder: Path, finished: Run) -> None:
     table = pq.read_table(predictions_path(folder, finished.trials[0].name))
     kind = {"truth", "predicted", "probability"} if "demo" in folder.name else {"scores", "targets"}
-    assert set(table.column_names) == {"split", "name", "part", "client", "row"} | kind
+    assert set(table.column_names) == {"split", "name", "part", "client", "row", "image"} | kind
+    named = dict(zip(*(table[name].to_pylist() for name in ("row", "image")), strict=True))
+    source = assemble(resolve(load_recipe(folder / "recipe.toml"))).dataset.source
+    assert named == {row: source.describe(row) for row in named}
+
+
+def test_predictions_over_sites_name_no_image() -> None:
+    data = tiny_dataset()
+    examples = data.examples(data.rows(split="test", classes=data.base), data.base)
+    logits = torch.zeros(len(examples), len(examples.space))
+    for names in (True, False):
+        table = prediction_table(("test", "all", "", None), examples, logits, names=names)
+        assert ("image" in table.column_names) == names
+    plan = SimpleNamespace(data_at_sites=False, clients_are_sites=True)
+    assert not may_name(cast("RunContext", SimpleNamespace(experiment=SimpleNamespace(plan=plan))))
 
 
 def test_an_image_of_several_clients_is_drawn_for_all_of_them_together() -> None:
@@ -108,7 +128,10 @@ def test_an_image_of_several_clients_is_drawn_for_all_of_them_together() -> None
     local, base = found["local"], found["base"]
     assert (local.low, local.high) == pytest.approx((base.low, base.high))
     assert local.images == base.images == len(data.rows(split="test", classes=data.base, domains=data.seen_domains))
-    assert "among all base classes, which every client has" in dict(legend(run.records))["Local"]
+    assert (
+        "among all base classes, since every client may predict any of them; it differs from Base"
+        in dict(legend(run.records))["Local"]
+    )
 
 
 def test_clients_with_test_images_of_their_own_are_intervals_over_all_of_them() -> None:
@@ -118,7 +141,7 @@ def test_clients_with_test_images_of_their_own_are_intervals_over_all_of_them() 
     scores = run.scores.query("test_set == 'local'")
     images = {one.column: one.images for one in run.records.intervals}
     assert images["local"] == scores["images"].sum() == images["base"]
-    assert "among that client's classes only" in dict(legend(run.records))["Local"]
+    assert "choosing among that client's classes only" in dict(legend(run.records))["Local"]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -108,6 +108,17 @@ def test_no_threshold_decides_better_than_the_best(rows: list[list[tuple[int, in
     assert reached == pytest.approx(max(other for other in others if not math.isnan(other)))
 
 
+def test_without_skill_a_threshold_near_the_number_of_labels_predicts_about_as_many_as_there_are() -> None:
+    truth = torch.zeros(8, 4, dtype=torch.int8)
+    truth[range(8), [0, 1, 2, 3] * 2] = 1
+    scores = torch.linspace(0.9, 0.1, 32)[torch.randperm(32, generator=torch.Generator().manual_seed(0))].view(8, 4)
+    decided = {most: scores >= metrics.best_threshold(scores, truth, most=most) for most in (math.inf, 1.25)}
+    assert decided[math.inf].sum() > 2 * 8, "the best F1 is that of predicting most of the labels"
+    assert 1 <= decided[1.25].sum() <= 1.25 * 8
+    within = [metrics.micro_f1(scores >= one, truth) for one in scores.flatten() if (scores >= one).sum() <= 1.25 * 8]
+    assert metrics.micro_f1(decided[1.25], truth) == max(within)
+
+
 def test_the_top_labels_are_taken_from_the_known_ones() -> None:
     scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.1, 0.3]])
     targets = torch.tensor([[-1, 0, 1], [1, 0, 0]])

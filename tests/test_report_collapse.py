@@ -16,6 +16,13 @@ def test_a_threshold_that_is_too_low_is_no_collapse_towards_few_classes() -> Non
     assert "collapse" not in said
 
 
+def test_clearly_too_many_labels_are_said_with_both_figures_also_on_few_images() -> None:
+    counts = {"a": 9, "b": 8, "c": 8, "d": 5}
+    classes = [ClassDecisions(name=name, images=5, predicted=count, right=3) for name, count in counts.items()]
+    few = MistakesEvent(trial="a", split="test", images=10, threshold=0.2, classes=classes)
+    assert collapse(few).startswith("predicts 3.0 labels per image, where 2.0 are there")
+
+
 def test_one_label_that_is_always_predicted_is_a_collapse() -> None:
     said = collapse(event(0.5, fish=39, hat=10, bird=9, house=8))
     assert said == "predicts fish for 39 of 40 images (10 have it): its predictions collapse towards one class."

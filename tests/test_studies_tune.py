@@ -307,6 +307,8 @@ def test_the_numbers_of_rounds_are_measured_once(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("fedprompt.studies.tune_rounds.measure", lambda *_, **__: pytest.fail("measured twice"))
     assert plan_rounds(tuning, experiment, 10.0, callbacks=RunCallbacks()) == first
     assert re.fullmatch(r"Of 10 minutes the search takes about [\d.]+ \(2 rounds at each rate\) .*", first.sentence)
+    assert "Rates compared after 2 rounds are weak evidence" in first.sentence
+    assert "weak evidence" not in replace(first, search=5).sentence
 
 
 def test_the_final_run_records_the_rounds_of_the_recipe_if_it_has_no_time_for_all(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Examples
 from fedprompt.data.images import Images
 from fedprompt.data.labels import LabelSpace
@@ -21,13 +22,23 @@ CLASSES = 4
 SPACE = LabelSpace(tuple(f"class {number}" for number in range(CLASSES)))
 
 
-def fake_clip() -> SimpleNamespace:
+class ToyClip(Clip):
     """A backbone with random image features, the same for a row each time."""
 
-    def image_features(images: Images) -> Tensor:
+    def __init__(self) -> None:
+        nn.Module.__init__(self)  # without towers
+        self.dtype = torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def image_features(self, images: Images) -> Tensor:
         return torch.stack([torch.randn(WIDTH, generator=stream(0, "picture", row)) for row in images.rows])
 
-    return SimpleNamespace(device=torch.device("cpu"), dtype=torch.float32, image_features=image_features)
+
+def fake_clip() -> ToyClip:
+    return ToyClip()
 
 
 class Toy(Method):
@@ -43,7 +54,7 @@ class Toy(Method):
         self.register_buffer("phase", torch.zeros((), dtype=torch.int64))
         self.switch = switch
 
-    def classifier(self, clip: SimpleNamespace, space: LabelSpace) -> Callable[[Images], Tensor]:
+    def classifier(self, clip: Clip, space: LabelSpace) -> Callable[[Images], Tensor]:
         rows = [int(name.split()[1]) for name in space.names]
         return lambda images: (clip.image_features(images) + self.own) @ self.matrix[rows].T + self.bias[rows]
 

@@ -198,7 +198,7 @@ def data_setting(key: str, value: str | float | Sequence[str]) -> str:
     if tables and not re.fullmatch(r"[^\s.=\"']+", last):  # a dot or a blank in a name is no part of a dotted key
         return f"--set {shlex.quote(f'data.{tables[0]}={{{json_text(last, ascii_only=False)} = {text}}}')}"
     # A text without quotes is taken as it is, unless it reads as a TOML value.
-    bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)[^\W\d][\w./,:-]*", value)
+    bare = isinstance(value, str) and re.fullmatch(r"|(?!(true|false|inf|nan)$)([^\W\d]|/|\./)[\w./,:-]*", value)
     return f"--set {shlex.quote(f'data.{key}={value if bare else text}')}"
 
 

@@ -19,6 +19,7 @@ from fedprompt.text_files import data_setting, json_text
 if TYPE_CHECKING:
     from fedprompt.data.dataset import Dataset
     from fedprompt.data.problems import Problem
+    from fedprompt.data.quality import Pair
     from fedprompt.experiments.plan import Plan
 
 TEMPLATE = "own_folder"  # the recipe whose [data] table is replaced for a folder or table that is given without one
@@ -37,6 +38,7 @@ class Checked:
     warnings: Sequence[str] = ()
     error: str = ""
     command: str = ""  # that trains on these data
+    near_duplicates: Sequence[Pair] = ()
 
     @property
     def ok(self) -> bool:
@@ -55,9 +57,15 @@ class Checked:
             "intake": report.to_json() if report else None,
             "warnings": list(self.warnings),
             "problems": [{"kind": problem.kind, "message": problem.message} for problem in self.problems],
+            "near_duplicates": [self._named(pair) for pair in self.near_duplicates],
             "command": self.command,
             "error": self.error,
         }
+
+    def _named(self, pair: Pair) -> dict[str, str]:
+        assert self.dataset is not None, "pairs are of its images"
+        describe, split = self.dataset.source.describe, self.dataset.splits[pair.other]
+        return {"train": describe(pair.train), "other": describe(pair.other), "split": split}
 
 
 def check(
@@ -100,7 +108,7 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
 
         from fedprompt.api.progress import counting, plain_console
         from fedprompt.data.problems import find_problems, scan_images
-        from fedprompt.data.quality import quality_warnings
+        from fedprompt.data.quality import near_pairs, quality_warnings
 
         console = Console(quiet=True) if quiet else plain_console()
         with counting(console, "listing") as on_step:
@@ -110,11 +118,13 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
             looked = scan_images(dataset.source, rows, workers=workers, perceptual=duplicates, on_step=on_step)
         with counting(console, "comparing images", after=2.0) as on_step:
             side = backbone_side(plan.recipe.backbone.path)
-            warnings = quality_warnings(dataset, looked, input_side=side, on_step=on_step)
+            pairs = near_pairs(dataset, looked, on_step=on_step)
+            warnings = quality_warnings(dataset, looked, input_side=side, pairs=pairs)
     except UserError as error:
         return Checked(what, source, error=str(error))
     command = _command(what, source, dataset.space.kind, settings)
-    return Checked(what, source, dataset, find_problems(dataset, looked), warnings, command=command)
+    problems = find_problems(dataset, looked)
+    return Checked(what, source, dataset, problems, warnings, command=command, near_duplicates=pairs)
 
 
 def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:

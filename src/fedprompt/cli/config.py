@@ -142,6 +142,7 @@ def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] |
     Raises UserError for any mistake in them, and for code outside fedprompt that is neither trusted nor named in the
     settings, which the user has typed.
     """
+    from fedprompt.config.block_files import require_known_options
     from fedprompt.config.method_files import require_known_methods
     from fedprompt.config.outside_code import named_code, require_trusted, typed
     from fedprompt.config.recipe import find_recipe, load_recipe
@@ -152,6 +153,7 @@ def load_trusted(name: str, settings: Sequence[str], trust_code: Sequence[str] |
     names = named_code(recipe)
     require_trusted(names, (*(trust_code or ()), *typed(names, settings)), place=path.name)
     require_known_methods(recipe, origin=path.name)
+    require_known_options(recipe, origin=path.name)
     return recipe, path.name
 
 
@@ -162,20 +164,17 @@ def _refuse_data(name: str) -> None:
     path = Path(name).expanduser()
     if name in bundled_recipes() or path.suffix.lower() == ".toml" or not (is_file(path) or is_folder(path)):
         return
-    from fedprompt.data.intake.tables import column_names, is_table
+    from fedprompt.data.intake.other_form import train_command
+    from fedprompt.data.intake.tables import is_table
 
     folder = is_folder(path)
     if folder and (path / "run.jsonl").is_file():
         raise UserError(f"{name} is the folder of a run, not a recipe; give {path / 'recipe.toml'} to train it again.")
     if not folder and not is_table(path):
         return  # which is no recipe either, and refused as such
-    single = not folder and "label" in column_names(path)
-    recipe = "own_folder" if folder or single else "own_table"
-    source = "--set data.source=class_table " if single else ""
     raise UserError(
-        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: fedprompt run "
-        f"{recipe} {source}{data_setting('path', name)} (fedprompt check {shlex.quote(name)} says what is "
-        "understood of it)."
+        f"{name} is a {'folder' if folder else 'table'}, not a recipe. To train on its images: {train_command(path)} "
+        f"(fedprompt check {shlex.quote(name)} says what is understood of it)."
     )
 
 

@@ -142,17 +142,18 @@ def _texts(found: Predictions) -> Iterator[str]:
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Why predictions or figures may be worth less than they seem."""
-    from fedprompt.experiments.predict import may_be_trained_on
+    from fedprompt.experiments.predict import count_trained_on
     from fedprompt.report.collapse import alike, collapse
 
     if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
         yield f"{found.method} {said}"
     elif found.evaluation is None and (said := alike([one.decided for one in found.images])):
         yield said
-    if may_be_trained_on(adapter, found):
+    if count := count_trained_on(adapter, found):
+        are = "is a training image" if count == 1 else "are training images"
         yield (
-            "Images with labels lie in the folder of the adapter's own run. If it was trained on some of them, these "
-            "figures are too high; those of its test images are in the report of the run."
+            f"{count:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these figures are "
+            "too high; those of its test images are in the report of the run."
         )
 
 
@@ -193,6 +194,8 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
     plain_console().print(rows_table(head, rows))
     for true, predicted, count in mistakes.confused[:SHOWN_CONFUSIONS]:
         typer.echo(f"{plural(count, 'image')} of {true} predicted as {predicted}.")
+    if (more := mistakes.confusions - SHOWN_CONFUSIONS) > 0:
+        typer.echo(f"And {plural(more, 'more pair')} of classes confused.")
     labelled = mistakes.images
     figures = ", ".join(_figures(found.score.figures))
     typer.echo(f"Of {plural(labelled, 'image')} with a given label: {figures}.")

@@ -241,6 +241,13 @@ class EvaluateTable(Table):
         description="also evaluate under distribution shift: unseen domains and data sets, test sets with other "
         "co-occurrence; no search needs it",
     )
+    threshold: Literal["best_f1", "near_count"] = Field(
+        "best_f1",
+        description='multi-label: how the decision threshold is fitted: "best_f1", with the best OF1 on held-out '
+        'images, or "near_count", with the best OF1 among those that predict at most 1.25 times as many labels as '
+        "there are, also on training images where fewer than 200 are held out; the latter unless `defaults` is "
+        '"paper"',
+    )
     oracle: bool = Field(
         default=False, description="multi-label: also report the threshold that is best on the test images"
     )

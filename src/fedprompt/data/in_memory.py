@@ -25,7 +25,7 @@ from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.splits import understand_splits
 from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.data.table_source import TableSource
 from fedprompt.errors import UserError, plural
 from fedprompt.file_system import is_file, obstacle
@@ -125,9 +125,9 @@ def dataset_of_columns(  # noqa: PLR0913  (a column or an option each, all but t
     """The data set of N images with a label each (single-label), or a list of labels or a vector of 0 and 1 each.
 
     `classes` are the names in label order, needed only if labels are numbers. `splits` says train, val or test per
-    image in any usual spelling, and `declared` what other values of it are; without it, each image is drawn for testing
-    with probability `test_fraction`, from `seed` and its path below the folder that all files share or, of images in
-    memory, its content. `domains` names a domain per image. Raises UserError for columns of different lengths,
+    image in any usual spelling, and `declared` what other values of it are; without it `test_fraction` of each class or
+    label is drawn for testing, from `seed` and the paths below the folder that all files share or, of images in memory,
+    their content. `domains` names a domain per image. Raises UserError for columns of different lengths,
     unreadable labels and paths that stand twice.
     """
     check_test_fraction(test_fraction)
@@ -225,7 +225,9 @@ def _drawn_splits(
 ) -> _Splits:
     groups = [(domain, () if found.multi else label) for domain, label in zip(domains, found.targets, strict=True)]
     files, contents = _addresses(source)
-    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed, contents=contents)
+    drawn = draw_test_splits(
+        files, groups, labels=found.values, test_fraction=test_fraction, seed=seed, contents=contents
+    )
     names = [source.describe(row) for row in range(len(source))]
     return _Splits(tuple(drawn), drawn_origin(test_fraction, seed), copies_remark(contents, names, place=name))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
 
 import torch
 
@@ -12,53 +14,93 @@ from fedprompt.data.near_duplicates import near_duplicates
 from fedprompt.data.problems import ImageScan
 from fedprompt.errors import first_names, plural, untested
 
+RARE = 3  # images of a class, up to which its name may be a mistake
+MOST_RARE = 200  # of these whose names are compared
+TIMES = 10  # times as many images that a class has whose name was meant
+ALIKE = 0.79  # of two names, as difflib measures: two letters of five that changed places are 0.8
+THIN = 2  # test images of a class that say little about it
 FEW = 5  # training images of a class; with fewer it is tiny
 NAMED = 3  # classes that a sentence names
 IMBALANCE = 10  # times as many training images in the largest class as in the smallest
 SMALL = 2  # times smaller than what the backbone reads
 
 
-def quality_warnings(
-    dataset: Dataset, scan: ImageScan, *, input_side: int, on_step: OnStep | None = None
-) -> tuple[str, ...]:
-    """A sentence each on near-duplicates, class counts and image sizes, as far as images were opened.
+class Pair(NamedTuple):
+    """The rows of a training image and of another one that almost looks like it."""
 
-    `input_side` is the side in pixels of the images that the backbone reads. Near-duplicates are looked for if the scan
-    has perceptual hashes.
+    train: int
+    other: int
+
+
+def quality_warnings(
+    dataset: Dataset, scan: ImageScan, *, input_side: int, pairs: Sequence[Pair] | None = None
+) -> tuple[str, ...]:
+    """A sentence each on near-duplicates, class names and counts, and image sizes, as far as images were opened.
+
+    `input_side` is the side in pixels of the images that the backbone reads, and `pairs` are near-duplicates that were
+    found already.
     """
     return (
-        *figure_warnings(dataset, scan, on_step=on_step),
+        *figure_warnings(dataset, scan, pairs=pairs),
         *_imbalance(dataset),
         *_small_images(scan, input_side, dataset),
     )
 
 
-def figure_warnings(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = None) -> tuple[str, ...]:
-    """A sentence each on what makes figures too high, or silent about a class: near-duplicates and class counts."""
-    return (*_near_duplicates(dataset, scan, on_step), *_untested(dataset), *_tiny(dataset))
+def figure_warnings(dataset: Dataset, scan: ImageScan, *, pairs: Sequence[Pair] | None = None) -> tuple[str, ...]:
+    """A sentence each on what makes figures too high, or silent about a class: near-duplicates, class names, counts."""
+    found = near_pairs(dataset, scan) if pairs is None else pairs
+    return (*_near_duplicates(dataset, found), *_alike_names(dataset), *_untested(dataset), *_tiny(dataset))
 
 
-def _near_duplicates(dataset: Dataset, scan: ImageScan, on_step: OnStep | None) -> Iterator[str]:
+def near_pairs(dataset: Dataset, scan: ImageScan, *, on_step: OnStep | None = None) -> list[Pair]:
+    """The training image that each other image almost looks like, if the scan has perceptual hashes."""
     train = {row: own for row, own in scan.hashes.items() if dataset.splits[row] == "train"}
     other = {row: own for row, own in scan.hashes.items() if dataset.splits[row] != "train"}
-    pairs = [
-        (first, second)
+    return [
+        Pair(first, second)
         for first, second, _ in near_duplicates(train, other, on_step=on_step)
         if scan.digests[first] != scan.digests[second]  # the same pixels are a problem of their own
     ]
+
+
+def _near_duplicates(dataset: Dataset, pairs: Sequence[Pair]) -> Iterator[str]:
     if pairs:
         first, second = pairs[0]
         looks = "image that is not for training looks" if len(pairs) == 1 else "images that are not for training look"
         yield (
             f"{len(pairs):,} {looks} almost like a training image; if they show the same, figures are too high: "
             f"{dataset.source.describe(second)} ({dataset.splits[second]}) and {dataset.source.describe(first)} (train)"
-            f"{' for one' if len(pairs) > 1 else ''}."
+            f"{' for one; fedprompt check --json lists all pairs' if len(pairs) > 1 else ''}."
         )
 
 
-def _counts(dataset: Dataset, split: str) -> list[tuple[int, str]]:
-    """The number of images of a split with each class, whether it is trained on or not, fewest first."""
-    targets = dataset.targets[dataset.rows(split=split)]
+def _alike_names(dataset: Dataset) -> Iterator[str]:
+    """Classes with very few images whose name is almost that of one with many: perhaps a mistake in writing."""
+    counts = _counts(dataset, None)
+    rare = [(count, name) for count, name in counts if 0 < count <= RARE][:MOST_RARE]
+    found = []
+    for count, name in rare:
+        common = {_letters(other): (many, other) for many, other in counts if many >= TIMES * count}
+        for letters in get_close_matches(_letters(name), common, n=1, cutoff=ALIKE):
+            many, other = common[letters]
+            if _digits(name) == _digits(other):
+                found.append(f"{name} ({plural(count, 'image')}) and {other} ({many:,})")
+    if found:
+        yield f"Are these the same class, written in two ways? {first_names(found, NAMED)}."
+
+
+def _letters(name: str) -> str:
+    return name.casefold().replace("_", " ")
+
+
+def _digits(name: str) -> str:
+    return "".join(filter(str.isdecimal, name))
+
+
+def _counts(dataset: Dataset, split: str | None) -> list[tuple[int, str]]:
+    """The number of images of a split, or of all, with each class, whether it is trained on or not, fewest first."""
+    targets = dataset.targets if split is None else dataset.targets[dataset.rows(split=split)]
     if dataset.space.kind == "single":
         counts = torch.bincount(targets, minlength=len(dataset.space)).tolist()
     else:
@@ -69,8 +111,15 @@ def _counts(dataset: Dataset, split: str) -> list[tuple[int, str]]:
 def _untested(dataset: Dataset) -> Iterator[str]:
     counts = _counts(dataset, "test")
     missing = [name for count, name in counts if not count]
-    if missing and len(missing) < len(counts):  # without any test image, something else is said
+    if len(missing) == len(counts):  # without any test image, something else is said
+        return
+    if missing:
         yield untested(missing, len(counts), NAMED)
+    if thin := [(count, name) for count, name in counts if 0 < count <= THIN]:
+        yield (
+            f"{len(thin):,} of {plural(len(counts), 'class')} {'has' if len(thin) == 1 else 'have'} only one or two "
+            f"test images, which say little: {first_names([f'{name} ({count})' for count, name in thin], NAMED)}."
+        )
 
 
 def _tiny(dataset: Dataset) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from unicodedata import normalize
 
 from fedprompt.errors import UserError
@@ -38,33 +38,62 @@ def draw_stratified_splits(
     return _followed(splits, drawn, files, groups)
 
 
-def draw_independent_splits(
+def draw_test_splits(
     files: Sequence[str],
     groups: Sequence[Hashable],
     *,
     test_fraction: float,
     seed: int,
+    labels: Sequence[Sequence[int]] = (),
     contents: Sequence[int] = (),
 ) -> list[str]:
-    """Each image is for testing with probability `test_fraction`, whatever other images there are.
+    """Stratified split in two: `test_fraction` of each group (a class, or a class of a domain) is for testing, rounded.
 
-    Adding a file therefore moves no other, except that each group keeps at least one image for training and, if it has
-    two, one for testing. Paths count in Unicode NFC. Rows with the same number in `contents` are copies of one image:
-    the first of their paths is drawn, and the others follow it.
+    Each image has a number drawn from the seed and its own path, and those with the smallest are for testing: adding a
+    file moves one other of its group at most. A group of two or more images has one for training and one for testing,
+    unless the fraction is 0. With `labels` ([N, C], 1 where an image has the label) groups are domains, and each label
+    is stratified in its group, the rarest first, since common ones can be balanced by images that are left (Sechidis
+    et al., "On the Stratification of Multi-Label Data", 2011). Paths count in Unicode NFC. Rows with the same number in
+    `contents` are copies of one image: the first of their paths is drawn, and the others follow it.
     """
     drawn = _first_copies(files, contents)
-    draws = [seed_for(seed, "split", *normalize("NFC", file).split("/")) / 2**63 for file in files]  # uniform in [0, 1)
-    splits = ["test" if draw < test_fraction else "train" for draw in draws]
+    draws = [seed_for(seed, "split", *normalize("NFC", file).split("/")) for file in files]
     rows_by_group = defaultdict(list)
     for row, group in enumerate(groups):
         if drawn[row] == row:
             rows_by_group[group].append(row)
+    splits = ["train"] * len(files)
     for rows in rows_by_group.values():
         rows.sort(key=draws.__getitem__)
-        if test_fraction > 0:
-            splits[rows[0]] = "test"
-        splits[rows[-1]] = "train"
+        own = {row: [label for label, value in enumerate(labels[row]) if value == 1] for row in rows} if labels else {}
+        for row in _stratified(rows, own, test_fraction) if own else rows[: _tested(len(rows), test_fraction)]:
+            splits[row] = "test"
     return _followed(splits, drawn, files, groups)
+
+
+def _tested(images: int, fraction: float) -> int:
+    """How many of so many images are for testing: at least one of two or more, and never all."""
+    return 0 if fraction <= 0 or images < 2 else min(images - 1, max(1, round(fraction * images)))
+
+
+def _stratified(rows: Sequence[int], labels: Mapping[int, Sequence[int]], fraction: float) -> list[int]:
+    """The rows for testing, of those in the order of their draws, such that each label has its share of them."""
+    having = defaultdict(list)
+    for row in rows:
+        for label in labels[row]:
+            having[label].append(row)
+    tested: set[int] = set()
+    dealt: set[int] = set()
+    for label in sorted(having, key=lambda label: (len(having[label]), label)):
+        wanted = _tested(len(having[label]), fraction) - sum(row in tested for row in having[label])
+        left = [row for row in having[label] if row not in dealt]
+        tested.update(left[: max(0, wanted)])
+        dealt.update(left)
+    without = [row for row in rows if row not in dealt]
+    tested.update(without[: round(fraction * len(without))])
+    if not tested:
+        return list(rows[: _tested(len(rows), fraction)])
+    return [row for row in rows if row in tested][: max(len(rows) - 1, 1)]
 
 
 def _first_copies(files: Sequence[str], contents: Sequence[int]) -> list[int]:
@@ -116,8 +145,8 @@ def _shuffled(
 
 
 def drawn_origin(test_fraction: float, seed: int) -> str:
-    """Where a split comes from that `draw_independent_splits` has drawn, in words."""
-    return f"drawn with the seed {seed}, {100 * test_fraction:g}% for testing"
+    """Where a split comes from that `draw_test_splits` has drawn, in words."""
+    return f"drawn with the seed {seed}, {100 * test_fraction:g}% of each class for testing"
 
 
 def check_test_fraction(fraction: float, *, name: str = "test_fraction") -> None:

@@ -33,7 +33,7 @@ train.schedule train.proximal train.fraction train.weighting train.keep train.pa
 train.server.aggregate.name train.server.aggregate.* train.server.optimizer.name train.server.optimizer.*
 train.server.privacy.name train.server.privacy.* train.server.most_examples train.server.norm_limit
 train.server.secure.share train.server.secure.clip train.server.secure.most_examples
-evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.shifted evaluate.oracle
+evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.shifted evaluate.oracle evaluate.threshold
 """
 # Machine, files, and the parts of the images: `local_recipe` writes the site's values.
 _SITE = """

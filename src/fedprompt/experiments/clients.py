@@ -125,6 +125,19 @@ class Clients(Sequence[Client]):
         rows = torch.cat([self._split(number)[0] for number in range(len(self))])
         return self.dataset.examples(rows, self.dataset.base) if len(rows) else None
 
+    def deciding(self, fewest: int) -> Examples | None:
+        """The held-out images of all clients, filled up to `fewest` with drawn ones that they train on; None if none.
+
+        Over all base classes.
+        """
+        rows = [self._split(number) for number in range(len(self))]
+        held, trained = (
+            torch.cat(own) if own else torch.empty(0, dtype=torch.int64) for own in zip(*rows, strict=True)
+        )
+        order = torch.randperm(len(trained), generator=stream(self.partition.seed, "deciding"))
+        chosen = torch.cat([held, trained[order[: max(0, fewest - len(held))]]])
+        return self.dataset.examples(chosen, self.dataset.base) if len(chosen) else None
+
     @property
     def num_held_out(self) -> int:
         """Number of training images that clients do not train on; images of a validation part are not among them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedprompt.experiments.context import RunContext, RunTransport
+from fedprompt.experiments.deciding import deciding_images, fit_threshold
 from fedprompt.experiments.diagnostics import diagnostics_event
 from fedprompt.experiments.events import cooccurrence_event, score_event
 from fedprompt.experiments.mistakes import mistakes_event
@@ -20,7 +20,6 @@ from fedprompt.experiments.test_sets import TestSet, top_k
 from fedprompt.federated.evaluate import Decision, Score, score
 from fedprompt.methods.base import Method
 from fedprompt.ops.bootstrap import influences
-from fedprompt.ops.metrics import best_threshold
 from fedprompt.records.client_scores import append_scores
 from fedprompt.records.events import LocalImagesEvent, ScoreEvent
 from fedprompt.records.predictions import prediction_table, write_predictions
@@ -85,9 +84,15 @@ def record_held_out(context: RunContext, transport: RunTransport, shared: State,
             if len(held):
                 logits = transport.predict(clip, shared, owner, held, batch_size=batch_size)
                 key = (column, client.name, "", number)
-                tables.append(prediction_table(key, held.images.rows, logits, held.targets, held.space))
+                tables.append(prediction_table(key, held, logits, names=may_name(context)))
     if tables:
         write_predictions(context.run.path, name, tables)
+
+
+def may_name(context: RunContext) -> bool:
+    """Whether records may name images: those of sites must not leave the sites."""
+    plan = context.experiment.plan
+    return not plan.data_at_sites and not plan.clients_are_sites
 
 
 def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, shared: State) -> RunTransport:
@@ -102,17 +107,15 @@ def _reaching_all(context: RunContext, trial: Trial, transport: RunTransport, sh
 def fit_decisions(context: RunContext, transport: RunTransport, shared: State) -> dict[int | None, Decision]:
     """Decision thresholds of multi-label data by owner of a model; None is the shared model, or a new client's.
 
-    The threshold is the one that is best on held-out training images, if there are any.
+    The threshold is fitted as the recipe says, if there are images for that.
     """
-    recipe, multi = context.experiment.recipe.evaluate, context.experiment.dataset.space.kind == "multi"
-    held = context.experiment.clients.held_out() if multi else None
+    recipe, images = context.experiment.recipe.evaluate, deciding_images(context.experiment)
     decisions = {}
     for owner in {*transport.owners, None}:
         decisions[owner] = Decision(oracle=recipe.oracle)
-        if held is not None:
-            logits = transport.predict(context.experiment.clip, shared, owner, held, batch_size=recipe.batch_size)
-            tuned = best_threshold(logits.sigmoid(), held.targets)
-            decisions[owner] = Decision(None if math.isnan(tuned) else tuned, recipe.oracle)
+        if images is not None:
+            logits = transport.predict(context.experiment.clip, shared, owner, images, batch_size=recipe.batch_size)
+            decisions[owner] = Decision(fit_threshold(context.experiment, logits, images.targets), recipe.oracle)
     return decisions
 
 
@@ -142,7 +145,7 @@ def score_test_sets(
             )
             if decisions:
                 key = (test_set.split, test_set.name, test_set.part, owner)
-                tables.append(prediction_table(key, examples.images.rows, logits, examples.targets, space))
+                tables.append(prediction_table(key, examples, logits, names=may_name(context)))
                 decision = decisions[owner] if owner == transport.owners[0] else None
                 _record_mistakes(context, trial, test_set, logits, decision)
             if decisions and space.kind == "multi":

@@ -21,11 +21,12 @@ from fedprompt.data.partition.base import Partition, Shard, class_counts
 from fedprompt.errors import plural
 from fedprompt.experiments.class_descriptions import text_fingerprint
 from fedprompt.experiments.clients import partition_counts
+from fedprompt.experiments.deciding import threshold_in_words
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.keep import Keep
 from fedprompt.experiments.plan import Trial
 from fedprompt.experiments.server import PrivacySpent, describe_server
-from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_BASE, TestSet
+from fedprompt.experiments.test_sets import LOCAL, LOCAL_AMONG_ALL, TestSet
 from fedprompt.experiments.unreadable import UNREADABLE
 from fedprompt.federated.evaluate import METRICS, Score
 from fedprompt.federated.rounds import Round, RoundNotes
@@ -42,14 +43,15 @@ from fedprompt.records.reading import TUNED, figure_title
 from fedprompt.records.vectors import LONG
 from fedprompt.updates import AGGREGATE_CLIENT
 
+SHORT_NAME = 2  # letters of a data set's name that would not be taken for one
 NAMED = 4  # methods that a title names, at most
 MOST_PROBLEMS = 20  # of one kind that are recorded
 MOST_NAMED = 8  # clients whose domains the line before training names
 FURTHER = {"single": [], "multi": ["cf1_macro", "of1"]}  # further metrics in the report
 MEASURED = "HM is the harmonic mean of Local, Base and New."
 DECIDED = (
-    "A label counts as present from probability 0.5, or from a threshold fitted on held-out training images. Unknown "
-    "labels are ignored, and classes without a positive image are left out of mAP."
+    "A label counts as present from {}. Unknown labels are ignored, and classes without a positive image are left out "
+    "of mAP."
 )
 
 
@@ -68,6 +70,7 @@ def header_event(
     splits = ({"local": _local_meaning(experiment, test_sets)} if recipe.evaluate.local else {}) | {
         test_set.split: test_set.meaning for test_set in test_sets
     }
+    threshold = threshold_in_words(experiment)
     return HeaderEvent(
         schema_version=SCHEMA,
         title=run_title([trial.label for trial in experiment.trials], dataset.name),
@@ -75,7 +78,8 @@ def header_event(
         seed=recipe.seed,
         main=recipe.method.title,
         metric=METRICS[dataset.space.kind],
-        further=[name + TUNED * (recipe.evaluate.held_out > 0) for name in FURTHER[dataset.space.kind]],
+        further=[name + TUNED * bool(threshold) for name in FURTHER[dataset.space.kind]],
+        **({"threshold": threshold} if threshold else {}),
         recipe=recipe.model_dump(mode="json"),
         versions=versions(),
         backbone=BackboneRecord(
@@ -100,7 +104,8 @@ def header_event(
 def run_title(labels: Sequence[str], data: str) -> str:
     """The methods of a run, the main one first, and its data: "FedMVP, Zero-shot CLIP and PromptFL on pets"."""
     *first, last = labels[:NAMED] if len(labels) <= NAMED else [labels[0], f"{len(labels) - 1} other methods"]
-    return f"{', '.join(first)} and {last} on {data}" if first else f"{last} on {data}"
+    what = data if len(data) > SHORT_NAME else f'"{data}"'  # "on a" seems cut off
+    return f"{', '.join(first)} and {last} on {what}" if first else f"{last} on {what}"
 
 
 def versions() -> dict[str, str]:
@@ -161,7 +166,7 @@ def _remark(experiment: Experiment) -> str:
     """What the figures mean; HM only where all that it is made of is measured."""
     dataset = experiment.dataset
     if dataset.space.kind == "multi":
-        return DECIDED
+        return DECIDED.format(threshold_in_words(experiment) or "probability 0.5")
     return MEASURED if dataset.new and experiment.recipe.evaluate.local else ""
 
 
@@ -285,10 +290,13 @@ def rollback_warning(record: Round, partition: Partition) -> str:
 
 
 def _local_meaning(experiment: Experiment, test_sets: Sequence[TestSet]) -> str:
-    """What the column Local shows: clients' candidates may be all base classes, whatever images they hold."""
+    """What the column Local shows: clients' candidates may be all that are trained on, whatever images they hold."""
     dataset, shards = experiment.dataset, [shard for shard in experiment.partition.shards if shard.rows]
     same = bool(shards) and all(set(shard.classes) == set(dataset.base_of(shard.rows[0])) for shard in shards)
-    return LOCAL_AMONG_BASE if same and any(one.split == "base" for one in test_sets) else LOCAL
+    if same and any(one.split == "base" for one in test_sets):
+        title = figure_title("base", trains_on_all=not dataset.new)
+        return LOCAL_AMONG_ALL.format("base " if dataset.new else "", title[:1].upper() + title[1:])
+    return LOCAL[dataset.space.kind]
 
 
 def score_event(  # noqa: PLR0913  (the fields of the event)

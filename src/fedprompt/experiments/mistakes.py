@@ -45,6 +45,7 @@ def mistakes_event(
         classes=_per_class(decided, truth, space.names),
         counts=counts.tolist() if counts is not None and len(space) <= MOST_CLASSES else (),
         confused=_confused(counts, space.names) if counts is not None else (),
+        **({} if counts is None else {"confusions": int((counts.clone().fill_diagonal_(0) > 0).sum())}),
         worst=_worst(probabilities, decided, truth, examples.images, space, pictures=pictures),
     )
 

@@ -138,6 +138,8 @@ def resolve(recipe: Recipe, *, origin: str = "recipe", find_method: FindMethod =
     evaluate = recipe.evaluate
     if keep.metric and "held_out" not in evaluate.model_fields_set:
         evaluate = evaluate.model_copy(update={"held_out": HELD_OUT})
+    if recipe.defaults != PAPER and "threshold" not in evaluate.model_fields_set:
+        evaluate = evaluate.model_copy(update={"threshold": "near_count"})
     server = recipe.train.server
     server = write_out(server, bind_server(server, place=f"{origin}: [train.server]"))
     named = {"method": recipe.method} | {f"compare.{number}": table for number, table in enumerate(recipe.compare)}

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import filecmp
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedprompt import methods
 from fedprompt.clip.model import Clip
-from fedprompt.config.blocks import Block
+from fedprompt.config.blocks import Block, bind
 from fedprompt.config.outside_code import is_outside, require_trusted
-from fedprompt.config.recipe_tables import BackboneTable
+from fedprompt.config.recipe import checked
+from fedprompt.config.recipe_tables import BackboneTable, DataTable
+from fedprompt.config.registry import SOURCES
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, OnStep
 from fedprompt.data.intake.given_images import Unreadable, find_given
@@ -195,18 +200,57 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
     return found
 
 
-def may_be_trained_on(adapter: Adapter, found: Predictions) -> bool:
-    """Whether images with given labels lie where the images were that the adapter's run trained on or tested with."""
+def count_trained_on(adapter: Adapter, found: Predictions) -> int:
+    """How many images with given labels are, byte for byte, training images of the data of the adapter's run.
+
+    0 where that cannot be told: the data are not there any more, or not in files of their own.
+    """
     path = adapter.folder / "provenance.json"
     if found.evaluation is None or not is_file(path):
+        return 0
+    labelled = [Path(path) for path, one in zip(found.files, found.images, strict=True) if one.truth]
+    by_size = defaultdict(list)
+    for file in _training_files(load_json_object(read_bytes(path))):
+        by_size[_size(file)].append(file)
+    by_size.pop(None, None)
+    return sum(any(_is_same(own, file) for file in by_size.get(_size(own), ())) for own in labelled)
+
+
+def _training_files(provenance: Mapping[str, Any]) -> list[Path]:
+    """The files that the data of a run have for training; none where they cannot be read as they were."""
+    match provenance:
+        case {"recipe": {"data": {"source": str(name), "path": str(path)}}} if name in SOURCES.names():
+            # neither code nor a download that an adapter of others names
+            if is_file(Path(path)) or is_folder(Path(path)):
+                return _training_files_of(dict(provenance["recipe"]["data"]))
+    return []
+
+
+def _training_files_of(table: Mapping[str, Any]) -> list[Path]:
+    """The files for training of the data that a recipe's [data] names."""
+    try:
+        data = checked(DataTable, table, origin="the adapter")
+        found = bind(data.source, SOURCES.find(data.source, place="the adapter"), data.options, place="the adapter")()
+    except UserError:
+        return []
+    source = found.source
+    if not isinstance(source, FileSource):
+        return []
+    return [source.root / source.files[row] for row in found.rows(split="train").tolist()]
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return bool(filecmp.cmp(one, other, shallow=False))
+    except OSError:
         return False
-    match load_json_object(read_bytes(path)):
-        case {"recipe": {"data": {"path": str(given)}}}:
-            data = Path(given).expanduser().absolute()
-            folder = data if is_folder(data) else data.parent
-            labelled = (path for path, one in zip(found.files, found.images, strict=True) if one.truth)
-            return any(Path(path).absolute().is_relative_to(folder) for path in labelled)
-    return False
 
 
 def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:

@@ -25,10 +25,16 @@ class TestSet:
 
 
 UNSHIFTED = ("base", "new", "test", NATURAL)  # splits whose images are distributed as those of training
-LOCAL = "each client's test images, among that client's classes only; unweighted mean over clients"
-LOCAL_AMONG_BASE = (
-    "each client's test images, among all base classes, which every client has as candidates, so Local differs from "
-    "the figure on all of them only where clients have test images or models of their own; unweighted mean over clients"
+EQUALLY = "mean over clients, each counted equally"
+LOCAL = {
+    "single": "accuracy for each client on the test images of its own classes (in its domain, if it has one), choosing "
+    f"among that client's classes only; {EQUALLY}",
+    "multi": "mAP for each client on its test images (those of its domain, else all), over that client's classes only: "
+    f"those that it may predict, whether or not its images have them; {EQUALLY}",
+}
+LOCAL_AMONG_ALL = (
+    "each client's test images, among all {}classes, since every client may predict any of them; it differs from {} "
+    f"only where clients have test images or models of their own; {EQUALLY}"
 )
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 

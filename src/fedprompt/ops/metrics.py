@@ -84,10 +84,13 @@ def top_k(scores: Tensor, targets: Tensor, count: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.int64).scatter_(1, best, 1) * known
 
 
-def best_threshold(scores: Tensor, targets: Tensor) -> float:
+def best_threshold(scores: Tensor, targets: Tensor, *, most: float = math.inf) -> float:
     """The threshold on scores [N, C] with the highest OF1, the largest of equally good ones; NaN without a positive.
 
-    Fit it on held-out training images: fitted on test images, it is an oracle.
+    Of those thresholds only at which at most `most` times as many labels are predicted as there are, where scores with
+    little skill have their best OF1 at a threshold that predicts most labels for every image.
+
+    Fit it on training images: fitted on test images, it is an oracle.
     """
     require_finite(scores)
     known = targets != -1
@@ -96,7 +99,9 @@ def best_threshold(scores: Tensor, targets: Tensor) -> float:
         return math.nan
     values, order = flat.sort(descending=True, stable=True)
     hits = truth[order].cumsum(0).double()
-    f1 = 2 * hits / (torch.arange(1, len(hits) + 1) + truth.sum())
+    predicted = torch.arange(1, len(hits) + 1)
+    f1 = 2 * hits / (predicted + truth.sum())
+    f1[predicted > max(1, most * int(truth.sum()))] = 0.0
     f1[:-1].masked_fill_(values[1:] == values[:-1], 0.0)  # equal scores get the same decision
     return float(values[f1.argmax()])
 

@@ -58,6 +58,7 @@ class HeaderEvent(BaseEvent):
     main: str = Field("", description="trial that the run is about; the other trials are baselines")
     metric: str = Field("accuracy", description="key of the headline metric in the figures of score events")
     further: tuple[str, ...] = Field((), description="keys of further metrics that the report shows")
+    threshold: str = Field("", description="what the threshold of labels is fitted on, in words; absent if none is")
     recipe: Table = Field({}, description="the recipe with all defaults written out")
     versions: dict[str, str] = Field({}, description="versions of packages, platform and number of threads")
     backbone: BackboneRecord = Field(BackboneRecord(), description="the frozen backbone")
@@ -271,6 +272,7 @@ class MistakesEvent(BaseEvent):
     counts: tuple[tuple[int, ...], ...] = Field(
         (), description="[true, predicted class], images; empty with many labels or more than 100 classes"
     )
+    confusions: int = Field(0, description="how many pairs of classes are confused, of which `confused` has the first")
     confused: tuple[tuple[str, str, int], ...] = Field(
         (), description="[true class, predicted class, images], most frequent first; empty with many labels"
     )

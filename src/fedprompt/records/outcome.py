@@ -73,7 +73,7 @@ def _untested(run: Run) -> Iterator[str]:
             "Nothing is tested: there was no test image, so this run has no figure. Give the data set a test part, or "
             "a share of its images to test with."
         )
-    elif all(score.value is None for score in scores):
+    elif all(score.value is None for score in scores if not score.measure):  # a wrong decision has figures of its own
         yield "Nothing is measured: no test set has a label that is known and positive, so this run has no figure."
 
 

@@ -1,8 +1,9 @@
 """The predictions of a trial for every test image, as a Parquet file beside `run.jsonl`.
 
 Columns of single-label data: `split`, `name`, `part` and `client` of the test set and model as in score events, `row`
-of the image in the data set, `truth`, `predicted`, `probability`. Multi-label data have the logits `scores` and the
-`targets` (1, 0, -1 unknown) instead, as lists in the order of the candidate classes.
+of the image in the data set, `image` its name there, as a path below the folder of the data, `truth`, `predicted`,
+`probability`. Multi-label data have the logits `scores` and the `targets` (1, 0, -1 unknown) instead, as lists in the
+order of the candidate classes. A run over sites has no names of images, which stay at the sites.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedprompt.data.labels import LabelSpace
+from fedprompt.data.dataset import Examples
 from fedprompt.errors import UserError
 from fedprompt.records.run_folder import write_atomic
 
@@ -41,8 +42,9 @@ class Predictions:
     targets: NDArray[np.int8] | None = None  # [N, C], multi-label
 
 
-def prediction_table(key: Key, rows: Sequence[int], logits: Tensor, targets: Tensor, space: LabelSpace) -> pa.Table:
-    """The rows of the file for one model and test set, from logits [N, C] and targets as in `Examples`."""
+def prediction_table(key: Key, examples: Examples, logits: Tensor, *, names: bool) -> pa.Table:
+    """The rows of the file for one model and test set, from logits [N, C]; with the `names` of images if wanted."""
+    rows, targets, space = examples.images.rows, examples.targets, examples.space
     count = len(rows)
     columns: dict[str, pa.Array] = {
         name: pa.array([value] * count, pa.string()).dictionary_encode()
@@ -50,6 +52,8 @@ def prediction_table(key: Key, rows: Sequence[int], logits: Tensor, targets: Ten
     }
     columns["client"] = pa.array([key[3]] * count, pa.int32())
     columns["row"] = pa.array(list(rows), pa.int64())
+    if names:
+        columns["image"] = pa.array([examples.images.describe(place) for place in range(count)], pa.string())
     if space.kind == "single":
         probability, chosen = logits.softmax(dim=1).max(dim=1)
         names = pa.array(space.names, pa.string())

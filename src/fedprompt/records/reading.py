@@ -243,7 +243,9 @@ class Run:
     def threshold(self) -> str:
         """The threshold, in words, from which a label counts as present in the further metrics."""
         tuned = any(measure.endswith(TUNED) for measure in self.header.further)
-        return "a threshold fitted on held-out training images" if tuned else "probability 0.5"
+        return (
+            (self.header.threshold or "a threshold fitted on held-out training images") if tuned else "probability 0.5"
+        )
 
 
 def figure_title(figure: str, *, trains_on_all: bool) -> str:

@@ -11,27 +11,41 @@ from fedprompt.records.events import MistakesEvent
 EXCESS = 0.2  # share of the images by which a label is predicted more often than it is there
 TIMES = 2.0  # and how many times as often
 FEWEST = 20  # images, below which nothing is said
+FEWEST_DECIDED = 10  # and of several labels together, of which there are more decisions
+MANY = 1.5  # times as many labels predicted as there are
 ALIKE = 0.6  # share of images without known labels that get the same ones
 
 
 def collapse(event: MistakesEvent) -> str:
     """ "predicts mammal for 38 of 92 images, of which 13 have it ...": labels that take far more than their share."""
+    if too_many_labels(event):
+        predicted, there = labels_per_image(event)
+        return (
+            f"predicts {predicted:.1f} labels per image, where {there:.1f} are there: "
+            f"the threshold of {event.threshold:.1%} is too low for these images. Rely on the probabilities."
+        )
     taken = [one for one in event.classes if _takes_too_many(one, event.images)]
     if not taken or event.images < FEWEST:
         return ""
-    if event.threshold is not None and len(taken) > len(event.classes) / 2:
-        predicted = sum(one.predicted for one in event.classes) / event.images
-        there = sum(one.images for one in event.classes) / event.images
-        return (
-            f"predicts {predicted:.1f} labels per image, where {there:.1f} are there: "
-            f"the threshold of {event.threshold:.1%} is too low for these images. Rely on the probabilities, or hold "
-            "out more training images, on which it is fitted (evaluate.held_out)."
-        )
     first, *others = sorted(taken, key=lambda one: -one.predicted)
     said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
     said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]
     where = "one class" if len(said) == 1 else "few classes"
     return f"predicts {', '.join(said)}: its predictions collapse towards {where}."
+
+
+def too_many_labels(event: MistakesEvent) -> bool:
+    """Whether clearly more labels are predicted than there are, for most of the labels."""
+    predicted, there = labels_per_image(event)
+    if event.threshold is None or event.images < FEWEST_DECIDED or predicted < MANY * there:
+        return False
+    return sum(one.predicted > one.images for one in event.classes) > len(event.classes) / 2
+
+
+def labels_per_image(event: MistakesEvent) -> tuple[float, float]:
+    """How many labels are predicted per image, and how many are there."""
+    images = max(event.images, 1)
+    return sum(one.predicted for one in event.classes) / images, sum(one.images for one in event.classes) / images
 
 
 def _takes_too_many(found: ClassDecisions, images: int) -> bool:

@@ -17,7 +17,7 @@ def never_predicted(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
     present = [one for one in event.classes if one.images]
     missed = [one.name for one in present if not one.predicted]
     if missed:
-        fitted = ", fitted on held-out images," if any(one.endswith(TUNED) for one in run.header.further) else ","
+        fitted = ", fitted on training images," if any(one.endswith(TUNED) for one in run.header.further) else ","
         are = "is" if len(missed) == 1 else "are"
         yield (
             f"At the threshold {event.threshold:.2g}{fitted} {len(missed):,} of {plural(len(present), 'label')} {are} "

@@ -7,7 +7,7 @@ from fedprompt.report.tables import uploads
 
 UPLOAD = "Upload"
 MEANING = {
-    "local": "each client's test images, among that client's classes only; unweighted mean over clients",
+    "local": "each client's test images, among that client's classes only; mean over clients, each counted equally",
     "base": "test images of the base classes, among all base classes",
     "new": "test images of the new classes, which nobody trained on, among all new classes",
     "hm": "harmonic mean of Local, Base and New",

@@ -18,6 +18,7 @@ from fedprompt.report.tables import DASH
 SIDE = 420  # pixels of a matrix without its labels
 STEP = 0.2  # share of a class's images per shade
 MOST_NAMES = 40  # classes that a matrix names
+CONFUSED = 10  # pairs of classes that are shown
 ROWS = 60  # classes of the table
 WRONG = "Predicted labels that are wrong, the highest probability first."
 MISSED = "True labels that were missed, the lowest probability first."
@@ -45,6 +46,7 @@ class MistakesSection:
     classes: tuple[tuple[str, ...], ...]  # class, images, right of them, predicted, right of those
     more: int
     confused: tuple[tuple[str, ...], ...]  # true class, predicted class, images
+    more_confused: int  # pairs that are not shown
     worst: tuple[tuple[str, tuple[WorstMistake, ...]], ...]  # with their captions: wrong labels, then missed ones
 
 
@@ -72,7 +74,8 @@ def mistakes_section(event: MistakesEvent, title: str) -> MistakesSection:
             for one in rows[:ROWS]
         ),
         max(0, len(rows) - ROWS),
-        tuple((true, predicted, f"{count:,}") for true, predicted, count in event.confused[:10]),
+        tuple((true, predicted, f"{count:,}") for true, predicted, count in event.confused[:CONFUSED]),
+        max(0, event.confusions - CONFUSED),
         (
             (WRONG, tuple(_worst(one) for one in event.worst if not _is_missed(one))),
             (MISSED, tuple(_worst(one) for one in event.worst if _is_missed(one))),

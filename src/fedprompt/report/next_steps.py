@@ -30,7 +30,8 @@ class Situation:
     """What a verdict has found: `direction` of the main trial's difference to the reference, None without interval.
 
     `images` are the test images behind it; `moved` says whether the loss did, `unknown` whether the backbone cannot be
-    told from guessing, and `foreign` whether it was trained on images of another kind.
+    told from guessing, `foreign` whether it was trained on images of another kind, and `too_many_labels` whether
+    clearly more labels are predicted than there are.
     """
 
     run: Run
@@ -40,6 +41,7 @@ class Situation:
     moved: bool
     unknown: bool
     foreign: bool
+    too_many_labels: bool = False
 
 
 class Proposals(Protocol):
@@ -63,6 +65,10 @@ class Proposals(Protocol):
 
     def more_tests(self, share: float) -> str:
         """Run again with this share of the images held back for testing."""
+        ...
+
+    def evaluate(self, key: str, value: str) -> str:
+        """Run again with another value of a key of [evaluate]."""
         ...
 
     def search(self, methods: Sequence[str]) -> str:
@@ -122,6 +128,10 @@ class Commands:
     def more_tests(self, share: float) -> str:
         """`fedprompt run RECIPE --set data.test_fraction=...`."""
         return self._of("run", *self._minutes, data__test_fraction=str(share))
+
+    def evaluate(self, key: str, value: str) -> str:
+        """`fedprompt run RECIPE --set evaluate.KEY=...`."""
+        return self._of("run", *self._minutes, **{f"evaluate__{key}": value})
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
@@ -191,6 +201,10 @@ class Calls:
         """`fp.load_dataset(..., test_fraction=...)`."""
         return f"fp.load_dataset(..., test_fraction={share})"
 
+    def evaluate(self, key: str, value: str) -> str:
+        """`fp.train(..., settings={"evaluate.KEY": ...})`."""
+        return f'fp.train(..., settings={{"evaluate.{key}": {value!r}}})'
+
     def search(self, methods: Sequence[str]) -> str:
         """`fp.tune(...)`."""
         main, *others = methods
@@ -219,6 +233,8 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
         yield f"Go on: {going_on}"
     yield from _more_rounds(run, commands)
     yield from _other_backbone(found, commands)
+    if found.too_many_labels:
+        yield from _other_threshold(run, commands)
     if not found.moved:
         yield "Raise the learning rate (train.lr) or the number of rounds (train.rounds)."
     if found.direction is not None and found.direction <= 0 and found.moved:
@@ -240,12 +256,21 @@ def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
 
 def _other_backbone(found: Situation, commands: Proposals) -> Iterator[str]:
     if found.foreign:
-        yield f"Take a CLIP that knows photographs: {commands.other_clip()}"
+        yield f"Take a CLIP that was trained on images of all kinds: {commands.other_clip()}"
     elif found.unknown:
         yield (
             "Give class names in plain English, and a template that says what the images are: "
             f"{commands.other_template()}. Or try a larger CLIP."
         )
+
+
+def _other_threshold(run: Run, commands: Proposals) -> Iterator[str]:
+    evaluate = run.header.recipe.get("evaluate")
+    if isinstance(evaluate, dict) and evaluate.get("threshold", "best_f1") == "best_f1":
+        again = commands.evaluate("threshold", "near_count")
+        yield f"Fit the threshold so that about as many labels are predicted as there are: {again}"
+    else:
+        yield f"Hold out more training images, on which the threshold is fitted: {commands.evaluate('held_out', '0.3')}"
 
 
 def uses_drawings_clip(run: Run) -> bool:

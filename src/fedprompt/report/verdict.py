@@ -11,13 +11,12 @@ from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
 from fedprompt.records.outcome import stopped_early
 from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
-from fedprompt.report.collapse import collapse
+from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import decisions, majority, never_predicted, untested_classes
 from fedprompt.report.equal_figures import equal_figures
 from fedprompt.report.next_steps import Situation, proposals, steps, uses_drawings_clip
 from fedprompt.report.rounds import STILL, fewer_rounds, kept_rounds, losses, percent
 
-MAJORITY = 1.5  # times random guessing, from where on the share of the largest class is worth a word
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
@@ -105,6 +104,7 @@ def _situation(run: Run, main: TrialRecord, column: str) -> Situation:
         moved=_moved(main),
         unknown=_is_unknown(run, column),
         foreign=_is_foreign(run, column),
+        too_many_labels=(event := decisions(run, main, column)) is not None and too_many_labels(event),
     )
 
 
@@ -137,7 +137,7 @@ def _result(run: Run, main: TrialRecord, column: str) -> str:
         details.append(f"95% interval {percent(found.low)} to {percent(found.high)}, {found.images:,} test images")
     if guessed is not None:
         most = majority(run, main, column)
-        always = f", always answering {most[0]} {percent(most[1])}" if most and most[1] > MAJORITY * guessed else ""
+        always = f", always answering {most[0]} {percent(most[1])}" if most else ""
         details.append(f"random guessing gives {percent(guessed)}{always}")
     note = f" ({'; '.join(details)})" if details else ""
     name = "a harmonic mean of" if column == "hm" else f"{run.title(column)}"
@@ -164,6 +164,13 @@ def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         return
     found = run.interval(main, column, best)
     sure = "by more than the interval" if found and _direction(found) < 0 else "though not by more than the interval"
+    if run.header.command is not None and run.header.command.name == "tune":
+        yield (
+            f"The search chose {main.label} by held-out images, and on the test images {best.label} is higher, "
+            f"{run.title(column)} {percent(best.figures[column])}, {sure}. A figure by which one chooses is too high, "
+            f" so {main.label} stays the choice unless other test images say the same."
+        )
+        return
     yield f"The best method is {best.label} with {run.title(column)} {percent(best.figures[column])}, {sure}."
 
 
@@ -212,7 +219,7 @@ def _unknown_images(run: Run, column: str) -> Iterator[str]:
             f"{run.reference.label if run.reference else name} covers the chance level."
         )
     if _is_foreign(run, column):
-        yield "The embedded demo CLIP was trained on drawings and does not know photographs."
+        yield "The embedded demo CLIP was trained on emoji and knows neither photographs nor most other drawings."
 
 
 def _is_foreign(run: Run, column: str) -> bool:

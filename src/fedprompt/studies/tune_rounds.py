@@ -20,6 +20,7 @@ from fedprompt.studies.tune import Tuning
 from fedprompt.text_files import json_text, load_json_object
 
 SEARCH = 2 / 3  # of the time goes to the search at most
+WEAK = 5  # rounds at each rate, below which a search says little
 ROUNDS = "rounds.json"  # in the output folder: the numbers of rounds, which a later call takes from there
 
 
@@ -41,8 +42,16 @@ class Rounds:
             return f"The search trains {search} at each rate, and the final run {final}."
         return (
             f"Of {self.minutes:g} minutes the search takes about {self.search_minutes:.2g} ({search} at each rate) and "
-            f"the final run {self.final_minutes:.2g} ({final})."
+            f"the final run {self.final_minutes:.2g} ({final}).{self._doubt}"
         )
+
+    @property
+    def _doubt(self) -> str:
+        """What so few rounds of the search leave open."""
+        if self.search >= WEAK:
+            return ""
+        few = plural(self.search, "round")
+        return f" Rates compared after {few} are weak evidence, since others may be better after more; give more time."
 
 
 def plan_rounds(tuning: Tuning, experiment: Experiment, minutes: float | None, *, callbacks: RunCallbacks) -> Rounds:

@@ -163,16 +163,21 @@ class Mistakes:
         self.source = str(source)
         self._place = place
         self._found: list[tuple[int, str, str, str]] = []
+        self._headings: dict[str, str] = {}
         self._fixes: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._found)
 
+    def call_columns(self, headings: Mapping[str, str]) -> None:
+        """What the file calls columns that are noted by our names, so that its user finds them."""
+        self._headings.update(headings)
+
     def add(self, what: str, *, line: int | None = None, column: str = "", fix: str = "") -> None:
         """Note what is wrong, and where in the file; `fix` is what to do about this kind of mistake."""
         self._fixes.add(fix)
         place = [] if line is None else [self._place(line)]
-        place += [f"column {column!r}"] if column else []
+        place += [f"column {self._headings.get(column, column)!r}"] if column else []
         self._found.append((-1 if line is None else line, ", ".join(place), what, fix))
 
     def refuse(self, what: str, *, line: int | None = None, column: str = "") -> NoReturn:

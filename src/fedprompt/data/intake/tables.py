@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedprompt.data.intake.class_names import class_number, normal_name
@@ -63,6 +63,7 @@ class Table:
     rows: tuple[Row, ...]
     form: str
     remarks: tuple[str, ...] = ()
+    headings: Mapping[str, str] = field(default_factory=dict)  # our name -> that in the file, where they differ
 
     @property
     def lines(self) -> tuple[int, ...]:
@@ -105,7 +106,9 @@ def read_table(
     if not table.rows:
         raise UserError(f"The table {path} has no rows; add some.")
     with own.before_others(fix="correct that line"):
-        return renamed(table, needed, columns or {})
+        found = renamed(table, needed, columns or {})
+    own.call_columns(found.headings)
+    return found
 
 
 def _read_rows(path: Path, mistakes: Mistakes) -> Table:
@@ -289,7 +292,8 @@ def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> 
     rows = table.rows
     if names != table.columns:
         rows = tuple(Row(row.line, {ours.get(name, name): row.cells[name] for name in row.cells}) for row in rows)
-    return replace(table, columns=names, rows=rows, remarks=(*table.remarks, *remarks))
+    headings = {own: theirs for theirs, own in ours.items() if own != theirs}
+    return replace(table, columns=names, rows=rows, remarks=(*table.remarks, *remarks), headings=headings)
 
 
 def _image_column(table: Table) -> str:

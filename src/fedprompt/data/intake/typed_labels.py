@@ -37,6 +37,11 @@ class TypedLabels:
         """Whether an image may have several labels."""
         return bool(self.targets) and not isinstance(self.targets[0], int)
 
+    @property
+    def values(self) -> Sequence[Sequence[int]]:
+        """The values of all classes per row; empty unless `multi`."""
+        return [own for own in self.targets if not isinstance(own, int)]
+
 
 @dataclass(frozen=True)
 class Dialect:

@@ -26,12 +26,12 @@ from fedprompt.data.intake.class_names import (
 )
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import is_missing, looks_like_several
+from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.tables import KNOWN, Table, column_names, left_out_columns, read_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError
-from fedprompt.file_system import require_file
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -68,13 +68,13 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     a list they are the sorted labels of the table, if every split has them all. `columns` maps these four names to
     those of the table (`{"image": "filepath", "label": "title"}`), `splits` maps names in the column `split` to train,
     val, test or "", which leaves rows out. Labels that look like several are refused unless `separator` is "none".
-    Two rows of one image are refused unless `repeats` is "allow". Without a split, each image is drawn for testing with
-    probability `test_fraction`. With `links`, links in the folder may lead out of it. Raises UserError with all
+    Two rows of one image are refused unless `repeats` is "allow". Without a split, `test_fraction` of each class is
+    drawn for testing. With `links`, links in the folder may lead out of it. Raises UserError with all
     mistakes, each with its line.
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
+    require_image_table(path)
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
     with mistakes.before_others(fix=FIX):
@@ -89,7 +89,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     pairs = list(zip(found.domains, contents, strict=True))
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
-    drawn = draw_independent_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
+    drawn = draw_test_splits(found.files, pairs, test_fraction=test_fraction, seed=seed, contents=copies)
     own = rows.splits or tuple(drawn)
     names = listed or _classes_of(path, cells, rows.splits)
     if not listed:

@@ -18,14 +18,14 @@ from fedprompt.data.image_formats import Bands, Window
 from fedprompt.data.images import OnStep
 from fedprompt.data.intake.class_names import ClassNames, normal_name, understand_names
 from fedprompt.data.intake.image_files import SUFFIXES, ImageFiles, Parts, find_images
+from fedprompt.data.intake.other_form import require_image_folder
 from fedprompt.data.intake.report import Intake, Mistakes, listed_counts
 from fedprompt.data.intake.split_places import split_folders
 from fedprompt.data.intake.splits import LEFT_OUT, is_split, read_name, says_nothing
 from fedprompt.data.intake.tables import is_table
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError, plural
-from fedprompt.file_system import require_folder
 from fedprompt.text_files import data_setting
 
 DEPTHS = {"classes": 2, "domains": 3}  # path parts of an image below the root (or below a split folder)
@@ -65,16 +65,16 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
 
     Folders of splits are those that say train, validation or test in any of their usual forms ("Training", "seg_test");
     `splits` says what other top folders are (`{"fold1": "train", "old": ""}`, "" leaves one out). Classes and domains
-    are the folder names in bytewise order, in their normal form. Without folders of splits an image is drawn
-    for testing with probability `test_fraction` from the seed and its own path, so adding files moves no other, except
-    that of two or more images of a class (and domain) one is always for training and one for testing.
+    are the folder names in bytewise order, in their normal form. Without folders of splits `test_fraction` of
+    each class (and domain) is drawn for testing, from the seed and the paths of its images: adding a file moves one
+    other of its class at most. Of two or more images one is always for training and one for testing.
     `base` are the classes seen in training: all, the first half (the larger one), or those named. An `attributes.json`
     beside the class folders, `{"class name": ["phrase", ...]}`, gives attributes. With `links`, links in the folder may
     lead out of it. Raises UserError for a folder that is missing, empty, ambiguous or understood in part.
     """
     root = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_folder(root, f"give the folder that holds the images with {data_setting('path', 'FOLDER')}")
+    require_image_folder(root)
     found = find_images(root, links=links, on_step=on_step)
     if not found.files:
         kinds = f"only {listed_counts(found.left_out)}" if found.left_out else f"{' '.join(SUFFIXES)}"
@@ -92,7 +92,7 @@ def image_folder(  # noqa: PLR0913  (every option has a default, and a recipe na
     rows = [(domains.of[domain], classes.of[name]) for domain, name in zip(outer, spelled, strict=True)]
     source = FileSource(root, files, window, bands=bands)
     contents = () if tree.splits else source.contents
-    drawn = draw_independent_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=contents)
+    drawn = draw_test_splits(files, rows, test_fraction=test_fraction, seed=seed, contents=contents)
     return Dataset(
         name=root.resolve().name,
         source=source,

@@ -26,6 +26,7 @@ from fedprompt.data.intake.class_names import (
 )
 from fedprompt.data.intake.image_rows import ImagePlace, Repeats, read_images, read_splits
 from fedprompt.data.intake.label_cells import UNKNOWN, is_missing, read_label_column, truth, truth_columns
+from fedprompt.data.intake.other_form import require_image_table
 from fedprompt.data.intake.report import Intake, Mistakes
 from fedprompt.data.intake.tables import (
     LINES_OF_JSON,
@@ -37,9 +38,8 @@ from fedprompt.data.intake.tables import (
     read_table,
 )
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError, did_you_mean
-from fedprompt.file_system import require_file
 from fedprompt.text_files import data_setting, source_setting
 
 FIX = "correct that cell"
@@ -92,15 +92,15 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     `classes`, by default of `classes.txt` beside the table, if there is such a list. Columns `split` (train, val or
     test) and `domain` are optional; `columns` maps our names to the table's, and `ignore` names columns that are not
     read. Columns of texts that cannot be labels, such as captions, are left out with a warning. `splits` maps names in
-    the column `split` to train, val, test or "", which leaves rows out. Without splits, each image is drawn for testing
-    with probability `test_fraction` from the seed and its own path. Two rows of one image are refused unless `repeats`
-    is "allow". With `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
+    the column `split` to train, val, test or "", which leaves rows out. Without splits, `test_fraction` of each label's
+    images is drawn for testing, from the seed and their paths. Two rows of one image are refused unless `repeats` is
+    "allow". With `links`, links in the folder may lead out of it. `new` are classes that nobody trains on.
     `attributes.json` and `conditions.json` beside the table are read too. Raises UserError with all mistakes, each with
     its line and column.
     """
     path = Path(path).expanduser()
     check_test_fraction(test_fraction)
-    require_file(path, f"give the table of images with {data_setting('path', 'FILE')}")
+    require_image_table(path)
     mistakes = Mistakes(path)
     table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
@@ -115,8 +115,9 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
         raise UserError(f"The table {path} has no labels; add some.")
     source = FileSource(found.root, found.files, window, bands=bands)
     copies = () if rows.splits else source.contents
-    group = [""] * len(own)
-    drawn = draw_independent_splits(found.files, group, test_fraction=test_fraction, seed=seed, contents=copies)
+    drawn = draw_test_splits(
+        found.files, found.domains, labels=labels.values, test_fraction=test_fraction, seed=seed, contents=copies
+    )
     conditions = path.parent / "conditions.json"
     held_out = tuple(labels.names.index(_known(name, labels.names)) for name in new)
     return Dataset(

@@ -19,7 +19,7 @@ from fedprompt.data.intake.report import Mistakes, joined_intake, read_all
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.by_site import SERVER
 from fedprompt.data.sources.image_folder import image_folder
-from fedprompt.data.splits import check_test_fraction, draw_independent_splits
+from fedprompt.data.splits import check_test_fraction, draw_test_splits
 from fedprompt.errors import UserError, did_you_mean
 from fedprompt.seeding import seed_for
 
@@ -90,7 +90,7 @@ def _with_validation(dataset: Dataset, share: float, seed: int) -> Dataset:
     rows, source = dataset.rows(split="train").tolist(), dataset.source
     if not share or "val" in dataset.splits or not isinstance(source, FileSource):
         return dataset
-    drawn = draw_independent_splits(
+    drawn = draw_test_splits(
         [source.files[row] for row in rows],
         dataset.targets[rows].tolist(),
         test_fraction=share,

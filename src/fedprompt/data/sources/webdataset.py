@@ -28,7 +28,7 @@ from fedprompt.data.intake.split_places import splits_of_files
 from fedprompt.data.intake.splits import LEFT_OUT
 from fedprompt.data.intake.typed_labels import Dialect, TypedLabels, read_typed_labels
 from fedprompt.data.labels import LabelSpace
-from fedprompt.data.splits import base_and_new, check_test_fraction, draw_independent_splits, drawn_origin
+from fedprompt.data.splits import base_and_new, check_test_fraction, draw_test_splits, drawn_origin
 from fedprompt.errors import UserError
 from fedprompt.file_system import files_below, open_file, require_folder
 from fedprompt.text_files import LINE_ENDS, json_text, load_json, read_text
@@ -115,8 +115,8 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
 
     Class names are the lines of `classnames.txt`, or `classes`; a label is a class number or name (`cls`), a vector of
     0 and 1 or, with a `threshold`, of scores (`npy`), or `label` or `labels` in a `json`. `splits` says what folders of
-    other names are (`{"extra": ""}` leaves one out). Where no name says a split, each image is drawn for testing with
-    probability `test_fraction`. The template is `template`, else the first line of
+    other names are (`{"extra": ""}` leaves one out). Where no name says a split, `test_fraction` of the images of
+    each class is drawn for testing. The template is `template`, else the first line of
     `zeroshot_classification_templates.txt`, whose {c} is our {}. Raises UserError for shards of another form.
     """
     root = Path(path).expanduser()
@@ -132,7 +132,9 @@ def webdataset(  # noqa: PLR0913  (every option has a default, and a recipe name
     groups = [""] * len(files) if labels.multi else list(labels.targets)
     source = TarSource(root, tuple(sample.image for sample in samples), window, bands)
     copies = () if understood else source.contents
-    drawn = draw_independent_splits(files, groups, test_fraction=test_fraction, seed=seed, contents=copies)
+    drawn = draw_test_splits(
+        files, groups, labels=labels.values, test_fraction=test_fraction, seed=seed, contents=copies
+    )
     templates = [line.replace("{c}", "{}") for line in _lines(root / "zeroshot_classification_templates.txt")]
     known, new = base_and_new(len(names.names), "all" if labels.multi else base)
     return Dataset(
