@@ -310,7 +310,7 @@ def test_the_threshold_from_which_labels_are_present_is_said_and_in_the_files(mu
     card["thresholds"] = [0.193] * len(names)
     (folder / "adapter_config.json").write_text(json.dumps(card))
     scenes(train=1, test=1, seed=3).source.open(0).save(tmp_path / "0.png")
-    sentence = "A label counts as present from 19.3%, fitted on held-out images"
+    sentence = "A label counts as present from 19.3%, fitted on training images"
     words = ("predict", folder, tmp_path / "0.png", "--page", page)
     assert f"{sentence}.\n" in call(*words, "--csv", out)
     assert [row["threshold"] for row in csv.DictReader(out.read_text().splitlines())] == ["0.193"]

@@ -271,7 +271,7 @@ def threshold_sentence(adapter: Adapter, space: LabelSpace) -> str:
     span = low if low == high else f"its own threshold, {low} to {high}"
     rest = len(space) - len(own)
     others = f"; {plural(rest, 'label')} without a fitted threshold from {100 * UNFITTED:.1f}%" if rest else ""
-    return f"A label counts as present from {span}, fitted on held-out images{others}."
+    return f"A label counts as present from {span}, fitted on training images{others}."
 
 
 def _write_page(

@@ -48,7 +48,7 @@ class Score:
 class Decision:
     """Further thresholds for multi-label decisions, besides probability 0.5.
 
-    `tuned` is a threshold fitted on held-out training images, in place of which `thresholds` [C] has one per class;
+    `tuned` is a threshold fitted on training images, in place of which `thresholds` [C] has one per class;
     `oracle` adds one fitted on the scored images.
     """
 

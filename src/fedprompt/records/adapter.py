@@ -51,7 +51,7 @@ class AdapterCard:
     fedprompt_version: str = fedprompt.__version__
     revision: str | None = None
     thresholds: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = (
-        None  # multi label, fitted on validation images; None: not fitted
+        None  # multi label, fitted on images that were not tested on; None: not fitted
     )
     image_policy: str = "RGB; EXIF orientation applied; 16-bit scaled, never clipped; alpha over white"
     dtype: str = "float32"

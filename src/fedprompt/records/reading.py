@@ -40,7 +40,7 @@ from fedprompt.records.vectors import vector_files
 
 TITLES = {"local": "Local", "base": "Base", "new": "New", "hm": "HM", "unseen": "Unseen", "zsl": "ZSL", "gzsl": "GZSL"}
 MEASURES = {"mean_average_precision": "mAP", "cf1_macro": "CF1", "of1": "OF1"}
-TUNED = "_tuned"  # suffix of a metric whose threshold was fitted on held-out training images
+TUNED = "_tuned"  # suffix of a metric whose threshold was fitted in training
 NATURAL, BROKEN, GAP = "natural", "broken", "gap"  # test sets with usual and changed co-occurrence; their difference
 AVERAGED = ("local", "base", "new")  # columns of the harmonic mean
 

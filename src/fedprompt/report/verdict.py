@@ -168,7 +168,7 @@ def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         yield (
             f"The search chose {main.label} by held-out images, and on the test images {best.label} is higher, "
             f"{run.title(column)} {percent(best.figures[column])}, {sure}. A figure by which one chooses is too high, "
-            f" so {main.label} stays the choice unless other test images say the same."
+            f"so {main.label} stays the choice unless other test images say the same."
         )
         return
     yield f"The best method is {best.label} with {run.title(column)} {percent(best.figures[column])}, {sure}."
