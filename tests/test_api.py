@@ -286,7 +286,7 @@ def test_settings_are_searched_over_objects(
     before = (out / "search" / "run.jsonl").read_bytes()
     assert fp.tune(Small, clip, data, clients, rounds=1, grid=grid, compare=["zeroshot"], out=out, **QUIET).run.finished
     assert (out / "search" / "run.jsonl").read_bytes() == before
-    with pytest.raises(fp.UserError, match="or a method with a backbone"):
+    with pytest.raises(fp.UserError, match="or a method with what it is trained on"):
         fp.tune(Small, clip, data)
     with pytest.raises(fp.UserError, match=r"'lrr', which is no key of \[train\]; did you mean 'lr'\?$"):
         fp.tune(Small, clip, data, clients, grid={"lrr": [1]}, **QUIET)

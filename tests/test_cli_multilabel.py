@@ -116,7 +116,8 @@ def test_one_client_and_labels_that_it_never_sees(finished: Path, rule: str, tmp
 
 def test_one_class_needs_another_evidence_option(finished: Path, tmp_path: Path) -> None:
     table = finished / "one.csv"
-    table.write_text("image,car\n" + "".join(f"{row}.png,{row % 2}\n" for row in range(6)), encoding="utf-8")
+    rows = [f"{row}.png,{int(row < 2)},{'train' if row < 4 else 'test'}\n" for row in range(6)]
+    table.write_text("image,car,split\n" + "".join(rows), encoding="utf-8")
     own = settings(table, "partition={rule='iid',clients=1}")
     assert 'set evidence = "similarity"' in sentence("run", "own_table", *own, *SMALL, "--out", tmp_path / "a")
     said = call("run", "own_table", *own, "-s", "method.evidence=similarity", *SMALL, "--out", tmp_path / "b", code=1)

@@ -225,7 +225,7 @@ def test_a_table_of_labels_says_the_same_in_every_dialect(rows, data):
 
 def test_a_name_with_a_sign_in_it_of_which_one_part_is_a_name_too_is_refused():
     with pytest.raises(
-        UserError, match=r"'dog/fox' may be one class or several; say which with --set 'data.separator=\"/\"'"
+        UserError, match=r"'dog/fox' may be one class or several; say which with --set data.separator=/"
     ):
         column(["dog", "dog/fox", "cat"])
     assert column(["dog", "dog/fox"], separator="/").labels == (("dog",), ("dog", "fox"))

@@ -94,7 +94,7 @@ def test_a_tracker_gets_losses_scores_the_recipe_and_the_report(recorded: type[R
             for key, one in values.items():
                 logged.setdefault(key, {})[step] = one
     assert logged["loss"] == dict(zip(run.rounds["round"], run.rounds["loss"], strict=True))
-    base = run.scores.query("test_set == 'base'").groupby("round")["value"].mean().to_dict()
+    base = run.scores.query("test_set == 'base' and metric == 'accuracy'").groupby("round")["value"].mean().to_dict()
     assert logged["base/accuracy"] == pytest.approx(base)
     assert logged["report"] == {None: str(run.folder / "report.html")}
 

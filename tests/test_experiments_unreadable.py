@@ -159,7 +159,7 @@ def test_parts_of_a_suite_are_counted_each_by_itself() -> None:
         isinstance(found, JoinedDataset) and found.part_of(left_out.row) == 1 and left_out.place == "test images of two"
     )
     assert row not in found.rows(split="test") and len(found.parts[1].rows(split="test")) == len(tests) - 1
-    assert found.parts[0].excluded == frozenset()
+    assert not found.parts[0].excluded
 
 
 def recipe(folder: Path, *changes: str) -> Recipe:
@@ -193,9 +193,10 @@ def test_a_run_warns_of_near_duplicates_in_its_test_part_and_of_classes_that_are
     settings = recipe(tmp_path / "noise", "partition.shots=6")
     with pytest.raises(KeyboardInterrupt):
         runs.start(resolve(settings), tmp_path / "run", callbacks=said)
-    near, untested = said.warned
+    near, untested, thin = said.warned
     assert near.startswith("1 image that is not for training looks almost like a training image") and "copy.png" in near
     assert untested == "1 of 3 classes has no test image, so nothing is known about it: unicorn."
+    assert thin == "1 of 3 classes has only one or two test images, which say little: dog (2)."
     assert set(said.warned) <= set(read_run(tmp_path / "run").header.data.notes), "for the report"
 
 
@@ -220,7 +221,8 @@ def test_a_run_without_them_is_listed_in_full_and_resumes_to_the_bit(folder: Pat
         runs.start(resolve(recipe(folder)), stopped, callbacks=watch)
     assert "Left out because they cannot be read: 2 images" in watch.warned[0]
     assert "in several splits" in watch.warned[1] and "more like this" in watch.warned[1]
-    assert "has different labels" in watch.warned[2] and len(watch.warned) == 3
+    assert "has different labels" in watch.warned[2] and "only one or two test images" in watch.warned[3]
+    assert len(watch.warned) == 4
     runs.resume(stopped)
     assert lines(whole, "round", "score") == lines(stopped, "round", "score")
     name = Path("adapters/promptfl/adapter_model.safetensors")

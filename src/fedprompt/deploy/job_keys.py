@@ -37,7 +37,7 @@ evaluate.every evaluate.batch_size evaluate.local evaluate.test evaluate.shifted
 """
 # Machine, files, and the parts of the images: `local_recipe` writes the site's values.
 _SITE = """
-backbone.batch backbone.workers backbone.memory_gb backbone.disk backbone.device backbone.precision
+backbone.batch backbone.workers backbone.memory_gb backbone.memory_on backbone.disk backbone.device backbone.precision
 backbone.activations_gb check
 data.folders data.links data.window data.unreadable data.test_fraction data.validation_fraction data.seed
 evaluate.held_out
