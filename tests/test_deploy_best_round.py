@@ -37,7 +37,7 @@ from test_runtimes_flower_grid import SITES, deployment, events_of, grid, recipe
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 PERSONAL = "fedpgp"
-IMAGES = {0: 2, 1: 2, 2: 1}  # held-out images per site
+IMAGES = {0: 2, 1: 2, 2: 2}  # held-out images per site
 POISONED = 2  # the round in which the first client sends an update that destroys the model
 
 
@@ -163,6 +163,8 @@ def test_a_run_over_sites_that_stops_in_every_step_ends_as_one_that_never_stoppe
 
 def test_a_site_sends_the_figures_that_are_asked_for_and_keeps_small_counts_to_itself(tmp_path: Path) -> None:
     over = grid(tmp_path, seed=4, policy=Policy(smallest_count=2))
+    for own in (tmp_path / "south" / "data").iterdir():  # two images each of two classes are left
+        min(own.iterdir()).unlink()
     run_on_sites(best(tmp_path, rounds=1), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
     assert [event.images for event in validations(tmp_path / "out")] == [{0: 2, 1: 2}] * 2, "one image stays there"
     asked = [message for message in over.sent if message.metadata.message_type == VALIDATE]
@@ -183,7 +185,7 @@ def test_a_site_without_test_images_scores_its_held_out_ones(tmp_path: Path) -> 
         images = own.images.model_copy(update={"test_fraction": 0.0})
         save(tmp_path / site / SITE, own.model_copy(update={"images": images}))
     run_on_sites(best(tmp_path, rounds=1), tmp_path / "out", GridChannel(over, poll=0), deployment(), home=tmp_path)
-    assert [event.images for event in validations(tmp_path / "out")] == [{0: 2, 1: 4, 2: 2}] * 2
+    assert [event.images for event in validations(tmp_path / "out")] == [{0: 4, 1: 4, 2: 4}] * 2
     assert kept(tmp_path / "out").value is not None
 
 

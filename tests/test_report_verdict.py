@@ -221,6 +221,11 @@ def test_the_time_for_all_rounds_is_that_of_the_rounds_that_were_trained(tmp_pat
     budget = {"event": "budget", "first_round": 11.0, "round": 11.0, "scoring": 1.0, "seconds": 60.0}
     lines.append(budget | {"name": "ours", "rounds": 3, "wanted": 30, "needed": 600.0})
     assert ": 4 minutes would fit all." in said(tmp_path, lines), "1.15 x (50 s + 27 rounds of 4 s)"
+    lines[0]["command"]["minutes"] = 4.0
+    text = said(tmp_path, lines)
+    assert "they were planned while the machine was busy. By the time that the rounds took, 4 minutes fit all." in text
+    assert f"Next: Run it again on a quiet machine, where all rounds fit: fedprompt run {OWN} --minutes 4" in text
+    assert "Give more time" not in text
 
 
 def test_a_tuning_without_time_for_all_rounds_says_so_with_what_trains_them(tmp_path: Path) -> None:
@@ -243,6 +248,7 @@ def test_a_tuning_whose_choice_is_not_the_highest_on_the_test_images_says_by_wha
         "The search chose Ours by held-out images, and on the test images Rival is higher, Base 70.0%, though" in text
     )
     assert "so Ours stays the choice" in text and "The best method is" not in text
+    assert "Predict with Ours: fedprompt predict runs/mine/final IMAGES" in text and "--trial" not in text
 
 
 def test_the_time_that_was_given_is_kept_in_what_is_proposed(tmp_path: Path) -> None:

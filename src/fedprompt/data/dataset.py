@@ -125,7 +125,8 @@ class Dataset:
         there are no rows. Raises UserError for any other split, a domain or a class that is not there.
         """
         self._require_known("split", (split,), (*self._splits[0], *PARTS))
-        self._require_known("domain", domains or (), (*self._domains[0], ""))
+        if len(self):  # what domains there are is not known of images that stay at their sites
+            self._require_known("domain", domains or (), (*self._domains[0], ""))
         self._require_known("class", () if classes is None else classes, range(len(self.space)))
         keep = _is_among(self._splits, (split,))
         keep[list(self.excluded)] = False

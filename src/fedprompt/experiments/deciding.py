@@ -30,16 +30,18 @@ def fit_threshold(experiment: Experiment, logits: Tensor, targets: Tensor) -> fl
 
 
 def threshold_in_words(experiment: Experiment) -> str:
-    """What the threshold is fitted on: "a threshold fitted on 9 held-out images and 85 that are trained on"."""
+    """What the threshold is fitted on: "a threshold fitted on 9 held-out training images and ..."."""
     images, held_out = deciding_images(experiment), experiment.clients.held_out()
     if images is None:
         return ""
     held = len(held_out) if held_out is not None else 0
     if len(images) == held:
         return f"a threshold fitted on {plural(held, 'held-out training image')}"
-    trained = plural(len(images) - held, "training image")
-    more = f" beside {held:,} held-out ones, too few alone" if held else ""
-    return f"a threshold fitted on {trained}{more}"
+    trained = plural(len(images) - held, "image")
+    if not held:
+        return f"a threshold fitted on {trained} that the clients train on"
+    few = plural(held, "held-out training image")
+    return f"a threshold fitted on {few} and, as these are too few, {trained} that the clients train on"
 
 
 def _is_near_count(experiment: Experiment) -> bool:

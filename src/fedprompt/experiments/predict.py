@@ -201,19 +201,18 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
 
 
 def count_trained_on(adapter: Adapter, found: Predictions) -> int:
-    """How many images with given labels are, byte for byte, training images of the data of the adapter's run.
+    """How many classified images are, byte for byte, training images of the data of the adapter's run.
 
-    0 where that cannot be told: the data are not there any more, or not in files of their own.
+    0 where no labels were given, and where it cannot be told: the data are gone, or not in files of their own.
     """
     path = adapter.folder / "provenance.json"
     if found.evaluation is None or not is_file(path):
         return 0
-    labelled = [Path(path) for path, one in zip(found.files, found.images, strict=True) if one.truth]
     by_size = defaultdict(list)
     for file in _training_files(load_json_object(read_bytes(path))):
         by_size[_size(file)].append(file)
     by_size.pop(None, None)
-    return sum(any(_is_same(own, file) for file in by_size.get(_size(own), ())) for own in labelled)
+    return sum(any(_is_same(own, file) for file in by_size.get(_size(own), ())) for own in map(Path, found.files))
 
 
 def _training_files(provenance: Mapping[str, Any]) -> list[Path]:

@@ -29,8 +29,8 @@ EQUALLY = "mean over clients, each counted equally"
 LOCAL = {
     "single": "accuracy for each client on the test images of its own classes (in its domain, if it has one), choosing "
     f"among that client's classes only; {EQUALLY}",
-    "multi": "mAP for each client on its test images (those of its domain, else all), over that client's classes only: "
-    f"those that it may predict, whether or not its images have them; {EQUALLY}",
+    "multi": "mAP for each client on its test images (those of its domain or that the partition gives it, else all), "
+    "over that client's classes only: those that it may predict, whether or not its images have them; " + EQUALLY,
 }
 LOCAL_AMONG_ALL = (
     "each client's test images, among all {}classes, since every client may predict any of them; it differs from {} "

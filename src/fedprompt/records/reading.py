@@ -233,11 +233,14 @@ class Run:
     def title(self, column: str) -> str:
         """Heading of a column, with its metric if there are several."""
         split, _, measure = column.partition(":")
+        measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
+        return f"{self.test_set_title(split)} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
+
+    def test_set_title(self, split: str) -> str:
+        """Heading of a test set: "Test" or "Base", without a metric."""
         data = self.header.data
         name = figure_title(split, trains_on_all=bool(data.base) and not data.new)
-        name = name[:1].upper() + name[1:]
-        measure = measure or (self.header.metric if self.header.further and split in self.header.splits else "")
-        return f"{name} {MEASURES.get(measure.removesuffix(TUNED), measure)}".strip()
+        return name[:1].upper() + name[1:]
 
     @property
     def threshold(self) -> str:

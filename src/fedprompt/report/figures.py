@@ -239,7 +239,8 @@ def class_figure(run: Run, column: str) -> Drawing | None:
         axes.set(xlim=(-3, 103), ylim=(len(names) - 0.4, -0.6), xticks=(0, 25, 50, 75, 100))
         axes.grid(axis="x")
         which = "each class" if len(ranked) == len(names) else f"the {len(names)} classes that changed most"
-        axes.set_title(f"{run.title(column)}: {metric_name(run)} of {which} (%)", color=MUTED)
+        what = "average precision" if run.header.data.kind == "multi" else metric_name(run)  # mAP is its mean
+        axes.set_title(f"{run.test_set_title(column)}: {what} of {which} (%)", color=MUTED)
 
     return Drawing(f"classes {column}", (HALF, 70 + 17 * len(names)), paint) if names else None
 

@@ -52,7 +52,7 @@ class MistakesSection:
 
 def mistakes_sections(run: Run) -> list[MistakesSection]:
     """One section per test set of the main trial, in file order."""
-    return [mistakes_section(event, run.title(event.split)) for event in run.mistakes if event.images]
+    return [mistakes_section(event, run.test_set_title(event.split)) for event in run.mistakes if event.images]
 
 
 def mistakes_section(event: MistakesEvent, title: str) -> MistakesSection:

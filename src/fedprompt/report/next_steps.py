@@ -154,9 +154,7 @@ class Commands:
 
     @property
     def _limit(self) -> float:
-        """The minutes that the user gave; 0 if there was no limit."""
-        command = self.run.header.command
-        return command.minutes or 0 if command is not None else 0
+        return limit(self.run)
 
     @property
     def _minutes(self) -> tuple[str, ...]:
@@ -243,13 +241,18 @@ def steps(found: Situation, commands: Proposals) -> Iterator[str]:
         yield _more_test_images(run, found.images, commands)
     if found.direction:
         yield (f"The interval covers the choice of test images, not that of seeds: {commands.seeds()}")
-    if found.best is not None:
-        yield f"Predict with {found.best.label}: {commands.predict(found.best)}"
+    # The choice of a search is not made again by the test images.
+    if (chosen := run.main if is_tuning(run) else found.best) is not None:
+        yield f"Predict with {chosen.label}: {commands.predict(chosen)}"
 
 
 def _more_rounds(run: Run, commands: Proposals) -> Iterator[str]:
     if any(one.rounds < one.wanted for one in run.budgets.values()):
-        yield f"Give more time: {commands.more_time(minutes_for_all(run))}"
+        minutes, given = minutes_for_all(run), limit(run)
+        if minutes > given:
+            yield f"Give more time: {commands.more_time(minutes)}"
+        else:
+            yield f"Run it again on a quiet machine, where all rounds fit: {commands.more_time(math.ceil(given))}"
     if cut_short(run) and (command := run.header.command) is not None:
         yield f"Train all rounds with the settings that were found: {commands.all_rounds(command.rounds)}"
 
@@ -278,6 +281,17 @@ def uses_drawings_clip(run: Run) -> bool:
     data = run.header.recipe.get("data")
     source = data.get("source") if isinstance(data, dict) else None
     return run.header.backbone.name == DEMO and isinstance(source, str) and source not in EMBEDDED
+
+
+def is_tuning(run: Run) -> bool:
+    """Whether the run is the final one of a search for settings."""
+    return run.header.command is not None and run.header.command.name == "tune"
+
+
+def limit(run: Run) -> float:
+    """The minutes that the user gave; 0 if there was no limit."""
+    command = run.header.command
+    return command.minutes or 0 if command is not None else 0
 
 
 def minutes_for_all(run: Run) -> int:
@@ -312,7 +326,7 @@ def _other_methods(run: Run, commands: Proposals) -> Iterator[str]:
     untried = [name for name in recommended(kind) if name not in (*ran, *run.header.backbone.refused)]
     if untried:
         yield f"Try methods that have not run, on held-out training images: {commands.search(untried)}"
-    elif run.header.command is None or run.header.command.name != "tune":
+    elif not is_tuning(run):
         trained = [trial.name for trial in run.trials if trial.trains]
         yield f"Search learning rates on held-out training images: {commands.search(trained)}"
 

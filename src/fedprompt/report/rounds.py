@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fedprompt.errors import plural
 from fedprompt.records.events import KeptEvent
 from fedprompt.records.reading import TITLES, Run, TrialRecord
-from fedprompt.report.next_steps import cut_short, minutes_for_all
+from fedprompt.report.next_steps import cut_short, limit, minutes_for_all
 
 STILL = 0.02  # relative change of the training loss below which it has hardly moved
 
@@ -21,7 +21,14 @@ def fewer_rounds(run: Run) -> Iterator[str]:
             falling = " and its loss was still falling" if _falls(trial) else ""
             found.append(f"{trial.label} had {budget.rounds:,} of {plural(budget.wanted, 'round')}{falling}")
     if found:
-        yield f"{'; '.join(found)}: {minutes_for_all(run)} minutes would fit all."
+        minutes, given = minutes_for_all(run), limit(run)
+        if minutes > given:
+            yield f"{'; '.join(found)}: {plural(minutes, 'minute')} would fit all."
+        else:
+            yield (
+                f"{'; '.join(found)}: they were planned while the machine was busy. By the time that the rounds took, "
+                f"{given:g} minutes fit all."
+            )
     if (cut := cut_short(run)) and (command := run.header.command) is not None:
         said = [f"{trial.label} had {trial.about.rounds:,} of {plural(command.rounds, 'round')}" for trial in cut]
         yield f"{'; '.join(said)}, as many as fitted into the time beside the search."

@@ -115,7 +115,7 @@ def uploads(trial: TrialRecord) -> tuple[str, str]:
 
 
 def client_rows(run: Run) -> list[TableRow]:
-    """One row per client: its local score per method, then images, number and names of its classes, and domain.
+    """One row per client: its local score per method, then images, classes (number, names), domain and test images.
 
     Of more than 200 clients, the 50 with the best and the 50 with the worst local score of the main method, best first;
     without local scores the first 200.
@@ -124,12 +124,14 @@ def client_rows(run: Run) -> list[TableRow]:
     if partition is None:
         return []
     local = [{score.client: score.value for score in trial.final("local")} for trial in run.trials]
+    tested = {score.client: score.num_examples for score in run.main.final("local")} if run.main else {}
     rows = []
     for client in shown_clients(run):
         size, held, names = _held(partition, client)
         domain = partition.domains[client] if client < len(partition.domains) else ""
         cells = _cells(run, [found.get(client) for found in local])
-        rows.append(TableRow(partition.clients[client], cells, (f"{size:,}", held, names, domain)))
+        tests = f"{tested[client]:,}" if client in tested else ""
+        rows.append(TableRow(partition.clients[client], cells, (f"{size:,}", held, names, domain, tests)))
     return rows
 
 

@@ -14,7 +14,7 @@ from fedprompt.records.reading import AVERAGED, NATURAL, Run, Score, TrialRecord
 from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import decisions, majority, never_predicted, untested_classes
 from fedprompt.report.equal_figures import equal_figures
-from fedprompt.report.next_steps import Situation, proposals, steps, uses_drawings_clip
+from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, uses_drawings_clip
 from fedprompt.report.rounds import STILL, fewer_rounds, kept_rounds, losses, percent
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
@@ -164,7 +164,7 @@ def _best(run: Run, main: TrialRecord, column: str) -> Iterator[str]:
         return
     found = run.interval(main, column, best)
     sure = "by more than the interval" if found and _direction(found) < 0 else "though not by more than the interval"
-    if run.header.command is not None and run.header.command.name == "tune":
+    if is_tuning(run):
         yield (
             f"The search chose {main.label} by held-out images, and on the test images {best.label} is higher, "
             f"{run.title(column)} {percent(best.figures[column])}, {sure}. A figure by which one chooses is too high, "
