@@ -125,8 +125,8 @@ class Partition:
             if other := held - set(shard.classes):
                 raise UserError(
                     f"{whose} gives the client {shard.name!r} images of {plural(len(other), 'class')} that "
-                    f"{_be(other)} not among its classes, such as {dataset.space.names[min(other)]!r}; add them to the shard's "
-                    "`classes`."
+                    f"{_be(other)} not among its classes, such as {dataset.space.names[min(other)]!r}; add "
+                    "them to the shard's `classes`."
                 )
 
     def to_json(self) -> str:
