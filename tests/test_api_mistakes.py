@@ -81,8 +81,27 @@ DATA: dict[str, tuple[Callable[[], object], str]] = {
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "an option of the method": (
         lambda: train(n_ctx=8),
-        "'n_ctx' is an option of the method, not of the training; write train({'name': 'promptfl', 'n_ctx': 8}, ...).",
+        "not of the training; write train({'name': 'promptfl', 'n_ctx': 8, 'init': ''}, ...).",
     ),
+    "an option of the method that keeps its start": (
+        lambda: train(n_ctx=4),
+        "'n_ctx' is an option of the method, not of the training; write train({'name': 'promptfl', 'n_ctx': 4}, ...).",
+    ),
+    "more vectors than words": (
+        lambda: train({"name": "promptfl", "n_ctx": 8}),
+        'or write {"n_ctx": 8, "init": ""} in the table of the method for a random start.',
+    ),
+    "no client to train": (
+        lambda: fp.train("promptfl", *objects()[:2], objects()[2][:0]),
+        "`clients` is empty; give at least one client.",
+    ),
+    "minutes as text": (lambda: tune(minutes="1"), "`minutes` is '1'; give a finite number of at least 0."),
+    "minutes that are no number": (lambda: tune(minutes=float("nan")), "`minutes` is nan; give a finite number"),
+    "negative minutes": (lambda: tune(minutes=-1), "`minutes` is -1; give a finite number of at least 0."),
+    "true minutes": (lambda: tune(minutes=True), "`minutes` is True; give a finite number of at least 0."),
+    "draws as text": (lambda: tune(draws="3"), "`draws` is '3'; give a whole number of at least 0."),
+    "half a draw": (lambda: tune(draws=1.5), "`draws` is 1.5; give a whole number of at least 0."),
+    "negative draws": (lambda: tune(draws=-1), "`draws` is -1; give a whole number of at least 0."),
     "a class of callbacks": (lambda: train(callbacks=fp.Callback), "; make one, Callback()."),
     "a method without a name": (lambda: fp.train({"n_ctx": 4}, *objects()), "has no name; write {'name'"),
     "callbacks": (lambda: train(callbacks=3), "`callbacks` is 3; give a list."),
@@ -274,6 +293,21 @@ def test_a_wrong_call_about_a_run_is_one_sentence(case: str, place: Path) -> Non
     call, said = ADAPTERS[case]
     text = sentence(lambda: call(place))
     assert said in text and "--" not in text
+
+
+def test_a_method_that_cannot_be_built_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(fp.UserError, match="has 4 tokens but n_ctx = 8"):
+        train("zeroshot", compare=[{"name": "promptfl", "n_ctx": 8}], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert (train("zeroshot", out=tmp_path / "run")).finished  # type: ignore[attr-defined]
+
+
+def test_a_search_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(fp.UserError):
+        tune(draws=-1, out=tmp_path / "tuned")
+    with pytest.raises(fp.UserError, match="has 4 tokens but n_ctx = 8"):
+        fp.tune({"name": "promptfl", "n_ctx": 8}, *objects(), rounds=1, progress=False, out=tmp_path / "tuned")
+    assert not (tmp_path / "tuned").exists()
 
 
 def test_one_text_stands_for_a_list_of_one(place: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,13 @@ def whole(value: object, what: str, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise UserError(f"`{what}` is {shown(value)}; give a whole number of at least {least}.")
     return int(value)
+
+
+def number(value: object, what: str, *, least: float = 0) -> float:
+    """A finite number of at least `least`; UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < math.inf:
+        raise UserError(f"`{what}` is {shown(value)}; give a finite number of at least {least:g}.")
+    return float(value)
 
 
 def as_path(value: object, what: str) -> Path:

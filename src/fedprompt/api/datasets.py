@@ -17,7 +17,7 @@ from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import ImageSource
 from fedprompt.data.in_memory import dataset_of_columns, image_source
 from fedprompt.data.intake.tables import IMAGE_COLUMNS
-from fedprompt.data.joined import JoinedDataset
+from fedprompt.data.joined import partitioned
 from fedprompt.data.partition.base import Partition
 from fedprompt.data.problems import find_problems, scan_images
 from fedprompt.data.quality import quality_warnings
@@ -259,7 +259,8 @@ def partition(
     `(dataset, *, options) -> Partition`; `options` are its keywords. Without a rule there is a client per domain or,
     where there are no domains, label skew by Dirichlet(0.5). A share `held_out` of each client's images is not
     trained on. The result is a sequence of clients: `len(clients)`, `clients[0].train`, `clients.plot()`,
-    `clients.to_pandas()`. Raises UserError for an unknown rule or option, or more clients than images.
+    `clients.to_pandas()`. Raises UserError for an unknown rule or option, more clients than images, or
+    a rule of one's own that hands out an image twice or one that is not to be trained on.
 
     Examples:
         >>> import fedprompt as fp
@@ -278,9 +279,7 @@ def partition(
         if isinstance(rule, str)
         else bind(_name_of(rule), rule, options, place="partition")
     )
-    found = data.partition_parts(block) if isinstance(data, JoinedDataset) else block(data)
-    if not isinstance(found, Partition):
-        raise UserError(f"The rule {block.name!r} returned {a(type(found).__name__)}; a rule returns a Partition.")
+    found = partitioned(data, block, name=block.name)
     table = {"rule": rule, **block.written} if isinstance(rule, str) else {}
     return Clients(data, replace(found, table=table), test=True, held_out=held_out)
 

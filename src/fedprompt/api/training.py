@@ -35,6 +35,7 @@ MethodLike = str | type[Method] | Mapping[str, Any]  # a name, a class, or a rec
 PathLike = str | os.PathLike[str]
 RuntimeLike = str | Mapping[str, Any] | None  # "ray", or a recipe's table {"name": "ray", "actors": 2}
 SETTINGS = '{"evaluate.every": 5}'  # an example of dotted keys
+LENGTH, START = "n_ctx", "init"  # of a context: words have a length of their own, so another one starts at random
 Temporary = tempfile.TemporaryDirectory[str]
 
 
@@ -58,9 +59,9 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
     """Train a method over the clients, beside others if `compare` names some, and score all of them.
 
     `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
-    `{"name": "promptfl", "n_ctx": 16}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
-    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What they leave
-    open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
+    `{"name": "promptfl", "n_ctx": 16, "init": ""}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`,
+    `batch_size`, `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What
+    they leave open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
     that start from the template; `settings={"defaults": "paper"}` takes the defaults of papers instead. `out` is the
     folder of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
     clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and
@@ -99,6 +100,8 @@ def plan_of_objects(
     require(clients, Clients, "clients", "make them with partition(data, ...)")
     if clients.dataset is not data:
         raise UserError("The clients hold images of another data set than `data`; make them with partition(data, ...).")
+    if not clients:
+        raise UserError("`clients` is empty; give at least one client.")
     tables = [_method_table(one) for one in kinds]
     _check_options(tables[0], train)
     given = Given(clip, data, clients, {name: kind for table, kind in tables for name in [table["name"]] if kind})
@@ -114,9 +117,10 @@ def _check_options(main: tuple[Mapping[str, Any], type[Method] | None], train: M
     own = methods.options(kind or methods.load(table["name"]))
     for name in train:
         if name in own and name not in TrainTable.model_fields:
+            length = name == LENGTH and START in own and START not in table and train[name] != own[name].default
+            chosen = {name: train[name], **({START: ""} if length else {})}
             raise UserError(
-                f"{name!r} is an option of the method, not of the training; write "
-                f"train({ {**table, name: train[name]}!r}, ...)."
+                f"{name!r} is an option of the method, not of the training; write train({ {**table, **chosen}!r}, ...)."
             )
 
 

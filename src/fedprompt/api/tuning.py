@@ -19,7 +19,7 @@ from fedprompt.api.training import (
     plan_of_recipe,
     runtime_settings,
 )
-from fedprompt.arguments import keyed, listed, shown
+from fedprompt.arguments import keyed, listed, number, shown, whole
 from fedprompt.clip.model import Clip
 from fedprompt.config.recipe import Recipe, bundled_recipes
 from fedprompt.data.dataset import Dataset
@@ -123,8 +123,8 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     `grid` gives values to try for keys of [train], by default seven learning rates and the methods' own defaults.
     `draws` has Optuna draw so many points for each method from between the ends of the grid, the method's default
     first (extra `tune`); without it every point of the grid is tried, which is the fair comparison. `minutes` limits
-    search and training together. With `out` the same call goes on after a stop. `on` is the runtime as in `train`.
-    Raises UserError as `train` and `run` do.
+    search and training together; 0, as None, leaves that to the recipe, which by default has no limit. With `out` the
+    same call goes on after a stop. `on` is the runtime as in `train`. Raises UserError as `train` and `run` do.
 
     Examples:
         >>> import fedprompt as fp
@@ -136,6 +136,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
         >>> list(tuned.table.columns), sorted(tuned.settings["promptfl"])
         (['method', 'lr', 'value', 'default', 'kept'], ['lr'])
     """
+    limit, drawn = None if minutes is None else number(minutes, "minutes"), whole(draws, "draws", least=0)
     changes = {
         **runtime_settings(on),
         **keyed(settings, "settings", SETTINGS),
@@ -156,7 +157,7 @@ def tune(  # noqa: PLR0913  (as train and run, and what is searched)
     else:
         plan, given = plan_of_recipe(what, {**options, **changes}, clip=clip)
     folder, kept = output_folder(out, f"{plan.recipe.name}-tune")
-    wanted = Wanted(listed(methods, "methods"), minutes, draws)
+    wanted = Wanted(listed(methods, "methods"), limit, drawn)
     command = CommandRecord(name="tune", folder=str(folder / "final") if kept is None else "", python=True)
     with joined(callbacks, progress=progress) as listener:
         found = search_and_train(

@@ -16,7 +16,7 @@ from fedprompt.data.images import JoinedSource
 from fedprompt.data.intake.report import joined_intake
 from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard
-from fedprompt.errors import UserError
+from fedprompt.errors import UserError, a
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,3 +114,18 @@ def join(parts: Sequence[Dataset]) -> JoinedDataset:
         intake=joined_intake({part.name: part.report for part in parts}),
         members=tuple(parts),
     )
+
+
+def partitioned(dataset: Dataset, rule: Callable[[Dataset], Partition], *, name: str) -> Partition:
+    """Partition the training images by a rule of that name, joined data sets one by one.
+
+    Raises UserError if the rule returns no partition, or one that gives a client what is not to be trained on.
+    """
+
+    def checked(part: Dataset) -> Partition:
+        found: object = rule(part)
+        if not isinstance(found, Partition):
+            raise UserError(f"The rule {name!r} returned {a(type(found).__name__)}; a rule returns a Partition.")
+        return found.trainable(part, rule=name)
+
+    return dataset.partition_parts(checked) if isinstance(dataset, JoinedDataset) else checked(dataset)

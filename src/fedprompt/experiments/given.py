@@ -36,7 +36,7 @@ class Given:
         if self.data is not None:
             plan = replace(plan, source=_constant(plan.source, self.data))
         if self.clients is not None:
-            plan = replace(plan, rule=_constant(plan.rule, self.clients.partition))
+            plan = replace(plan, clients=self.clients.partition)
         return plan
 
     @property

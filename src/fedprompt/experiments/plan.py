@@ -19,7 +19,7 @@ from fedprompt.config.recipe_tables import ClientTraining, DescriptionsTable, Me
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry, is_at_sites
 from fedprompt.config.tuned import PAPER, with_tuned
 from fedprompt.data.dataset import Dataset
-from fedprompt.data.joined import JoinedDataset
+from fedprompt.data.joined import partitioned
 from fedprompt.data.partition.base import Partition
 from fedprompt.errors import UserError
 from fedprompt.experiments.class_descriptions import with_absolute_paths
@@ -99,7 +99,8 @@ class Trial:
 class Plan:
     """A recipe with every default written out, and what it names, bound; `trials` starts with the main method.
 
-    `source(on_step=None)` reads the data set. `origin` names the recipe in messages.
+    `source(on_step=None)` reads the data set. `origin` names the recipe in messages. `clients` is a partition that was
+    given in place of one by the rule.
     """
 
     recipe: Recipe
@@ -108,6 +109,7 @@ class Plan:
     rule: Block[Partition]
     trials: tuple[Trial, ...]
     keep: Keep = Keep()  # noqa: RUF009  (frozen)
+    clients: Partition | None = None
 
     @property
     def data_at_sites(self) -> bool:
@@ -120,8 +122,10 @@ class Plan:
         return is_at_sites(self.rule.builder)
 
     def partition(self, dataset: Dataset) -> Partition:
-        """Partition the training images; data sets that were joined are partitioned one by one."""
-        return dataset.partition_parts(self.rule) if isinstance(dataset, JoinedDataset) else self.rule(dataset)
+        """The partition of the training images, given or by the rule; UserError if it is not to be trained on."""
+        if self.clients is not None:
+            return self.clients.trainable(dataset)
+        return partitioned(dataset, self.rule, name=self.rule.name)
 
 
 FindMethod = Callable[[str], type[Method]]  # the method of a name; UserError for an unknown one

@@ -72,6 +72,8 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
         test_sets = _test_sets(experiment)
         warn_of_missing_tests(experiment, test_sets, callbacks)
         transports = prepare(experiment, callbacks)
+        for trial in experiment.trials:  # what a method refuses is said before the folder exists
+            trial.make_method(experiment.clip)
         run = opened.enter_context(RunFolder.create(folder))
         write_atomic(folder / RECIPE, experiment.recipe.to_toml())
         write_atomic(folder / "partition.json", experiment.partition.to_json())

@@ -20,7 +20,7 @@ from fedprompt.clip.model import Capability, Clip, Encoded
 from fedprompt.clip.prompts import TEMPLATE, ContextSlot
 from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
-from fedprompt.errors import UserError, plural
+from fedprompt.errors import UserError, plural, wording
 from fedprompt.ops.diagnostics import Diagnostic, attention_diagnostics, condition_diagnostics
 from fedprompt.ops.layers import normal, unit
 from fedprompt.ops.losses import objective
@@ -219,9 +219,10 @@ def context_words(clip: Clip, init: str, *, n_ctx: int = 0) -> Tensor:
     words = ContextSlot.of(init).words
     embeddings = clip.token_embeddings(words).clone() if words else torch.empty(0, clip.text_width)
     if words and n_ctx and len(embeddings) != n_ctx and "{}" not in init:
+        random = 'init = ""' if wording() == "shell" else f'{{"n_ctx": {n_ctx}, "init": ""}} in the table of the method'
         raise UserError(
             f'The option init = "{init}" has {len(embeddings)} tokens but n_ctx = {n_ctx}; make them equal, give a '
-            'template with {} for the class name, or write init = "" for a random start.'
+            f"template with {{}} for the class name, or write {random} for a random start."
         )
     return embeddings
 

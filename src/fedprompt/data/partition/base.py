@@ -6,9 +6,11 @@ classes in seen domains only, each to at most one client, and it is deterministi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from numbers import Integral
 from statistics import fmean
 from typing import Any
 
@@ -80,6 +82,53 @@ class Partition:
             )
         return self
 
+    def trainable(self, dataset: Dataset, *, rule: str = "") -> Partition:
+        """The partition itself; UserError, which names the rule, if a client holds what is not to be trained on.
+
+        A training row is of the training split, a base class and a seen domain, and belongs to one client, once; test
+        rows are of the test split. Anything else makes figures too high.
+        """
+        single = dataset.space.kind == "single"
+        allowed = dataset.rows(split="train", classes=dataset.base if single else None, domains=dataset.seen_domains)
+        whose = f"The rule {rule or self.rule!r}"
+        wrong = _outside((shard.rows for shard in self.shards), allowed)
+        if wrong:
+            raise UserError(
+                f"{whose} gives clients {plural(len(wrong), 'row')} that {_be(wrong)} not to be trained on: "
+                f'{_why_not(wrong[0], dataset)}; take rows from data.rows(split="train", '
+                f"{'classes=data.base, ' if single else ''}domains=data.seen_domains)."
+            )
+        counts = Counter(chain.from_iterable(shard.rows for shard in self.shards))
+        if twice := [row for row, count in counts.items() if count > 1]:
+            raise UserError(
+                f"{whose} gives {plural(len(twice), 'row')} more than once, such as row {twice[0]}; "
+                "give each image to one client, once."
+            )
+        if wrong := _outside((shard.test or () for shard in self.shards), dataset.rows(split="test")):
+            raise UserError(
+                f"{whose} gives clients {plural(len(wrong), 'test row')} that {_be(wrong)} not of the test split, such "
+                f'as row {wrong[0]!r}; take test rows from data.rows(split="test").'
+            )
+        self._require_candidates(dataset, whose)
+        return self
+
+    def _require_candidates(self, dataset: Dataset, whose: str) -> None:
+        """UserError unless each client's candidates are base classes and, with single labels, those of its images."""
+        for shard in self.shards:
+            if new := set(shard.classes) - set(dataset.base):
+                raise UserError(
+                    f"{whose} gives the client {shard.name!r} {plural(len(new), 'class')} that {_be(new)} not trained "
+                    f"on, such as {min(new, key=repr)!r}; give classes of data.base."
+                )
+            rows = [*shard.rows, *(shard.test or ())]
+            held = set(dataset.targets[rows].tolist()) if rows and dataset.space.kind == "single" else set()
+            if other := held - set(shard.classes):
+                raise UserError(
+                    f"{whose} gives the client {shard.name!r} images of {plural(len(other), 'class')} that "
+                    f"{_be(other)} not among its classes, such as {dataset.space.names[min(other)]!r}; add "
+                    "them to the shard's `classes`."
+                )
+
     def to_json(self) -> str:
         """Everything, as one JSON object; a shard's `classes` is the place of its list in `class_lists`."""
         lists = {classes: place for place, classes in enumerate(dict.fromkeys(shard.classes for shard in self.shards))}
@@ -96,6 +145,31 @@ class Partition:
             return cls(table["rule"], table["seed"], shards)
         except (ValueError, LookupError, TypeError) as error:
             raise UserError(f"The partition cannot be read ({error!r}); draw it again with `fedprompt run`.") from error
+
+
+def _outside(rows: Iterable[Sequence[object]], allowed: Tensor) -> list[object]:
+    """The rows that are not among the allowed ones."""
+    known = frozenset(allowed.tolist())
+    return [row for own in rows for row in own if not isinstance(row, Integral) or row not in known]
+
+
+def _be(things: Collection[object]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _why_not(row: object, dataset: Dataset) -> str:
+    """Why a row is not trained on, in words."""
+    last = len(dataset.splits) - 1
+    if not isinstance(row, Integral) or not 0 <= int(row) <= last:
+        return f"{row!r} is no row of {dataset.name!r}, which has rows 0 to {last}"
+    place = int(row)
+    if place in dataset.excluded:
+        return f"row {place} is left out of the data set"
+    if dataset.splits[place] != "train":
+        return f"row {place} is of the split {dataset.splits[place]!r}"
+    if dataset.domains[place] in dataset.unseen_domains:
+        return f"row {place} is of the unseen domain {dataset.domains[place]!r}"
+    return f"row {place} is of the new class {dataset.space.names[int(dataset.targets[place])]!r}"
 
 
 def _read_shard(shard: Mapping[str, Any], class_lists: Sequence[tuple[int, ...]]) -> Shard:
