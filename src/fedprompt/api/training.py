@@ -58,17 +58,17 @@ def train(  # noqa: PLR0913  (four objects, and what most runs want to set)
 ) -> Run:
     """Train a method over the clients, beside others if `compare` names some, and score all of them.
 
-    `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe,
-    `{"name": "promptfl", "n_ctx": 16, "init": ""}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`,
-    `batch_size`, `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What
-    they leave open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
+    `method` is a name (`"fedmvp"`), a class derived from `Method`, or a table as in a recipe, `{"name": "promptfl",
+    "n_ctx": 16, "init": ""}`. `options` are keys of a recipe's table [train] (`rounds`, `lr`, `batch_size`,
+    `optimizer`, `fraction`, ...), `settings` any dotted keys of a recipe (`{"evaluate.every": 5}`). What they leave
+    open is as in the recipes for images of one's own: 30 rounds of AdamW, a tuned learning rate per method, contexts
     that start from the template; `settings={"defaults": "paper"}` takes the defaults of papers instead. `out` is the
     folder of the run, which must not exist; without it the run lives as long as the result does. `on="ray"` spreads the
-    clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and
-    `on={"name": "ray", "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers
-    (`["tensorboard", "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last
-    finished round is scored and kept, and methods that have not begun are left out; a second Ctrl-C raises
-    KeyboardInterrupt. Raises UserError for anything that cannot be trained, before the folder is made.
+    clients over the cores and GPUs of the machine or of a Ray cluster, with the same results, and `on={"name": "ray",
+    "actors": 2}` has further keys of [runtime] (extra `ray`). `track` names experiment trackers (`["tensorboard",
+    "wandb"]`), which write into that folder. Ctrl-C ends the run: the model of the last finished round is scored and
+    kept, and methods that have not begun are left out; a second Ctrl-C raises KeyboardInterrupt. Raises UserError for
+    anything that cannot be trained, before the folder is made.
 
     Examples:
         >>> import fedprompt as fp
