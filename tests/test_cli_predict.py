@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pyarrow as pa
@@ -217,8 +218,11 @@ def test_images_that_the_adapter_was_trained_on_are_counted_wherever_they_lie(tm
             copy.write_bytes((tmp_path / "mine" / data.source.describe(row)).read_bytes())
             lines.append(f"{copy.name},{data.space.names[int(data.targets[row])]}")
         (tmp_path / f"{split}.csv").write_text("\n".join(lines), encoding="utf-8")
-        said = call("predict", run, tmp_path / split, "--labels", tmp_path / f"{split}.csv")
-        assert ("2 of 2 images are training images of the adapter's own run" in said) == expected
+        given = ("--labels", tmp_path / f"{split}.csv", "--page", tmp_path / "page.html")
+        said = call("predict", run, tmp_path / split, *given)
+        caution = "2 of 2 images are training images of the adapter's own run"
+        assert (caution in said) == expected
+        assert (caution in unescape((tmp_path / "page.html").read_text(encoding="utf-8"))) == expected
 
 
 def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fedprompt.records.events import CooccurrenceEvent, SampleEvent, TrialEvent
 from fedprompt.report import predictions_page, read_run, render
 from fedprompt.report.cooccurrence import bias_position, shares
+from fedprompt.report.sample_images import sample_images
 from test_report import picture, write
 
 SPLITS = {"natural": "usual co-occurrence", "broken": "any co-occurrence"}
@@ -135,3 +136,13 @@ def test_predictions_have_no_truth_to_be_right_about() -> None:
     assert "my &lt;own&gt;.jpg" in html and "✓" not in html and "✗" not in html
     explained = SampleEvent(trial="ours", sample="0", picture=picture(), top=top, explanation=EXPLANATION)
     assert "Labels under conditions" in predictions_page(TrialEvent(trial="ours"), [explained], total=1)
+
+
+def test_an_image_without_any_label_says_so_and_no_label_is_right(tmp_path: Path) -> None:
+    lines = events()
+    for event in lines:
+        if event["event"] == "sample":
+            event.update(truth=[], split="test", decided=[] if event["trial"] == "ours" else ["cat"])
+    (shown, *_) = sample_images(read_run(write(tmp_path, lines)))
+    assert shown.truth_text == "none of the labels"
+    assert {one.trial: shown.is_right(one) for one in shown.predictions} == {"zero": False, "ours": True}

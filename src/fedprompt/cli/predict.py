@@ -142,19 +142,15 @@ def _texts(found: Predictions) -> Iterator[str]:
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Why predictions or figures may be worth less than they seem."""
-    from fedprompt.experiments.predict import count_trained_on
+    from fedprompt.experiments.predict import trained_on_sentence
     from fedprompt.report.collapse import alike, collapse
 
     if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
         yield f"{found.method} {said}"
     elif found.evaluation is None and (said := alike([one.decided for one in found.images])):
         yield said
-    if count := count_trained_on(adapter, found):
-        are = "is a training image" if count == 1 else "are training images"
-        yield (
-            f"{count:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these figures are "
-            "too high; those of its test images are in the report of the run."
-        )
+    if said := trained_on_sentence(found):
+        yield said
 
 
 def _objects(found: Predictions) -> Iterator[dict[str, object]]:

@@ -195,9 +195,21 @@ def predict_files(adapter: Adapter, request: Request, *, on_step: OnStep | None 
         left_out=given.left_out,
         evaluation=evaluate(source, logits, space, limits, labels, matched) if labels and matched else None,
     )
+    found = replace(found, trained_on=count_trained_on(adapter, found))
     if request.page is not None:
         _write_page(request.page, adapter, (method, clip), source, found)
     return found
+
+
+def trained_on_sentence(found: Predictions) -> str:
+    """That figures are too high, as images were trained on; empty without figures or such images."""
+    if not found.trained_on:
+        return ""
+    are = "is a training image" if found.trained_on == 1 else "are training images"
+    return (
+        f"{found.trained_on:,} of {plural(len(found.images), 'image')} {are} of the adapter's own run, so these "
+        "figures are too high; those of its test images are in the report of the run."
+    )
 
 
 def count_trained_on(adapter: Adapter, found: Predictions) -> int:
@@ -303,6 +315,7 @@ def _write_page(
         total=len(found.images),
         unreadable=[(one.name, one.error) for one in found.unreadable],
         threshold=threshold_sentence(adapter, found.space),
+        caution=trained_on_sentence(found),
     )
     write_atomic(page, content)
 

@@ -71,7 +71,7 @@ class Predictions:
 
     `files` are the paths that the images have. `thresholds` are the probabilities per class from which a label is
     present (multi-label only). `unreadable` images have no prediction; `left_out` counts files by the reason why they
-    were left out.
+    were left out, and `trained_on` images with given labels that the adapter's run trained on.
     """
 
     images: tuple[Prediction, ...]
@@ -83,6 +83,7 @@ class Predictions:
     unreadable: tuple[Unreadable, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     evaluation: Evaluation | None = None
+    trained_on: int = 0
 
     @property
     def threshold(self) -> float | dict[str, float] | None:

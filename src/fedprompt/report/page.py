@@ -61,11 +61,12 @@ def predictions_page(
     total: int,
     unreadable: Sequence[tuple[str, str]] = (),
     threshold: str = "",
+    caution: str = "",
 ) -> str:
     """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known.
 
     `unreadable` are names of further images and why they cannot be read; `threshold` is a sentence on when a label
-    counts as present.
+    counts as present, and `caution` one on what makes the figures wrong.
     """
     trial = TrialRecord(about, (), (), tuple(samples))
     run = Run(HeaderEvent(main=about.trial), (trial,), None)
@@ -76,6 +77,7 @@ def predictions_page(
         unreadable=unreadable[:MOST_LISTED],
         more_unreadable=max(0, len(unreadable) - MOST_LISTED),
         threshold=threshold,
+        caution=caution,
         mistakes=[mistakes_section(event, "Images with given labels") for event in mistakes],
         samples=sample_images(run),
         attention=attention_maps(run),

@@ -55,6 +55,20 @@ class SampleImage:
     name: str
     predictions: tuple[TrialPredictions, ...]
 
+    @property
+    def known(self) -> bool:
+        """Whether its labels are known: those of a run's test sets are, also where an image has none."""
+        return bool(self.truth or self.split)
+
+    @property
+    def truth_text(self) -> str:
+        """Its true labels, or its name where they are not known."""
+        return self.truth or ("none of the labels" if self.known else self.name)
+
+    def is_right(self, trial: TrialPredictions) -> bool:
+        """Whether the strongest prediction is a true label, or none was decided on for an image without any."""
+        return trial.right if self.truth else trial.decided == ()
+
 
 @dataclass(frozen=True)
 class AttentionMap:

@@ -53,7 +53,7 @@ class Tuned:
     def caption(self) -> str:
         """What the table of the search shows."""
         metric = metric_of(self.tuning.recipe, trains_on_all=self.trains_on_all)
-        return f"{metric} in percent; no test image was scored."
+        return f"{metric} in percent, not to be compared with that of test images, of which none was scored."
 
     @property
     def kept_defaults(self) -> Sequence[str]:
