@@ -314,8 +314,7 @@ def _write_page(
         mistakes=mistakes,
         total=len(found.images),
         unreadable=[(one.name, one.error) for one in found.unreadable],
-        threshold=threshold_sentence(adapter, found.space),
-        caution=trained_on_sentence(found),
+        notes=[said for said in (threshold_sentence(adapter, found.space), trained_on_sentence(found)) if said],
     )
     write_atomic(page, content)
 

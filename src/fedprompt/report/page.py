@@ -60,13 +60,12 @@ def predictions_page(
     mistakes: Sequence[MistakesEvent] = (),
     total: int,
     unreadable: Sequence[tuple[str, str]] = (),
-    threshold: str = "",
-    caution: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
     """The predictions of a method as HTML: samples of `total` images, and mistakes where true labels are known.
 
-    `unreadable` are names of further images and why they cannot be read; `threshold` is a sentence on when a label
-    counts as present, and `caution` one on what makes the figures wrong.
+    `unreadable` are names of further images and why they cannot be read; `notes` are sentences at the top, such as when
+    a label counts as present.
     """
     trial = TrialRecord(about, (), (), tuple(samples))
     run = Run(HeaderEvent(main=about.trial), (trial,), None)
@@ -76,8 +75,7 @@ def predictions_page(
         total=total,
         unreadable=unreadable[:MOST_LISTED],
         more_unreadable=max(0, len(unreadable) - MOST_LISTED),
-        threshold=threshold,
-        caution=caution,
+        notes=notes,
         mistakes=[mistakes_section(event, "Images with given labels") for event in mistakes],
         samples=sample_images(run),
         attention=attention_maps(run),
