@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -310,7 +311,7 @@ def test_no_more_is_asked_than_the_nodes_have() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_backbone_that_is_sent_is_the_same_in_any_precision(precision: Precision) -> None:
-    parts = tiny_family_parts("siglip")
+    parts = copy.deepcopy(tiny_family_parts("siglip"))  # which other tests share, and a precision changes
     clip = Clip(*parts, batch=2, precision=precision, activation_bytes=5)
     sent = SentBackbone.of(clip)(BackboneTable())
     images = Images(TinyImages(), (0, 1, 2))
