@@ -256,10 +256,9 @@ class Adapter:
     ) -> Predictions:
         """Classify images among the adapter's classes, or among any others that `classes` names.
 
-        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8, also as one
-        array [B, H, W, 3]. One path may also
-        be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes` are
-        visual phrases per class, for methods that read them; the adapter knows those of its own classes.
+        `images` is one image or a sequence of them: paths, PIL images, or arrays [H, W, 3] of uint8, also as one array
+        [B, H, W, 3]. One path may also be that of a folder, a pattern (`"new/*.jpg"`) or a table of paths. `attributes`
+        are visual phrases per class, for methods that read them; the adapter knows those of its own classes.
 
         With `on_error="skip"`, files that cannot be read are left out of the result, listed in its `unreadable`, and
         warned of; with "raise" they are a UserError. By default those of a folder, a pattern or a table are skipped,

@@ -130,8 +130,8 @@ def _backbone(name: str, plan: Plan | None) -> str:
     clip = load_backbone(BackboneTable(path=name, memory_gb=0))
     size = sum(parameter.numel() for parameter in clip.parameters())
     trials = plan.trials if plan else ()
-    for main in trials[:1]:
-        main.require_carried(clip.family)
+    if trials:
+        trials[0].require_carried(clip.family)
     refusals = [f"; left out: {reason}" for trial in trials if (reason := trial.refusal(clip.family))]
     return f"{size:,} parameters, {clip.patches} patches, {clip.fingerprint[:12]}{''.join(refusals)}"
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedprompt.config.blocks import SUPPLIED, unknown_option
+from fedprompt.config.blocks import SUPPLIED, require_options
 from fedprompt.config.recipe import Recipe, recipe_key_hint
 from fedprompt.config.registry import PARTITION_RULES, SOURCES, Registry
-from fedprompt.errors import UserError
 
 
 def require_known_options(recipe: Recipe, *, origin: str) -> None:
@@ -24,10 +23,8 @@ def require_known_options(recipe: Recipe, *, origin: str) -> None:
         ("partition", recipe.partition, recipe.partition.rule, PARTITION_RULES),
     ):
         known = written_block_options(registry).get(name)
-        for option in table.options:
-            if known is not None and option not in known:
-                place = f"{origin}: [{key}]"
-                raise UserError(unknown_option(name, option, known, place=place, hint=recipe_key_hint))
+        if known is not None:
+            require_options(name, table.options, known, place=f"{origin}: [{key}]", hint=recipe_key_hint)
 
 
 @functools.cache

@@ -117,9 +117,13 @@ def check_options(
     return {name: getattr(values, name) for name in model.model_fields}
 
 
-def unknown_option(name: str, option: str, known: Collection[str], *, place: str, hint: Hint = did_you_mean) -> str:
-    """The sentence for an option that a block does not have."""
-    return _placed(place, f"{name} has no option {option!r}{hint(option, known)} ({_listed(known)}).")
+def require_options(
+    name: str, given: Collection[str], known: Collection[str], *, place: str, hint: Hint = did_you_mean
+) -> None:
+    """Raise UserError for an option that a block does not have."""
+    for option in given:
+        if option not in known:
+            raise UserError(_placed(place, f"{name} has no option {option!r}{hint(option, known)} ({_listed(known)})."))
 
 
 def _placed(place: str, sentence: str) -> str:

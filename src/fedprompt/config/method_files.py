@@ -9,7 +9,7 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedprompt.config.blocks import SUPPLIED, unknown_option
+from fedprompt.config.blocks import SUPPLIED, require_options
 from fedprompt.config.outside_code import is_outside
 from fedprompt.config.recipe import Recipe, recipe_key_hint
 from fedprompt.errors import UserError, did_you_mean, wording
@@ -64,9 +64,5 @@ def require_known_methods(recipe: Recipe, *, origin: str) -> None:
         if table.name not in method_files():
             raise unknown_method(table.name, tuple(method_files()))
         known = written_options(table.name)
-        if known is None:
-            continue
-        for option in table.options:
-            if option not in known:
-                place = f"{origin}: [{key}]"
-                raise UserError(unknown_option(table.name, option, known, place=place, hint=recipe_key_hint))
+        if known is not None:
+            require_options(table.name, table.options, known, place=f"{origin}: [{key}]", hint=recipe_key_hint)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,14 +218,12 @@ def count_trained_on(adapter: Adapter, found: Predictions) -> int:
     path = adapter.folder / "provenance.json"
     if found.evaluation is None or not is_file(path):
         return 0
-    by_size = defaultdict(list)
-    for file in _training_files(load_json_object(read_bytes(path))):
-        by_size[_size(file)].append(file)
-    by_size.pop(None, None)
-    return sum(any(_is_same(own, file) for file in by_size.get(_size(own), ())) for own in map(Path, found.files))
+    training = _training_files(load_json_object(read_bytes(path)))
+    together = FileSource(Path(), (*training, *found.files))
+    return sum(first < len(training) for first in together.contents[len(training) :])
 
 
-def _training_files(provenance: Mapping[str, Any]) -> list[Path]:
+def _training_files(provenance: Mapping[str, Any]) -> list[str]:
     """The files that the data of a run have for training; none where they cannot be read as they were."""
     match provenance:
         case {"recipe": {"data": {"source": str(name), "path": str(path)}}} if name in SOURCES.names():
@@ -237,7 +233,7 @@ def _training_files(provenance: Mapping[str, Any]) -> list[Path]:
     return []
 
 
-def _training_files_of(table: Mapping[str, Any]) -> list[Path]:
+def _training_files_of(table: Mapping[str, Any]) -> list[str]:
     """The files for training of the data that a recipe's [data] names."""
     try:
         data = checked(DataTable, table, origin="the adapter")
@@ -247,21 +243,7 @@ def _training_files_of(table: Mapping[str, Any]) -> list[Path]:
     source = found.source
     if not isinstance(source, FileSource):
         return []
-    return [source.root / source.files[row] for row in found.rows(split="train").tolist()]
-
-
-def _size(file: Path) -> int | None:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return None
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return bool(filecmp.cmp(one, other, shallow=False))
-    except OSError:
-        return False
+    return [str(source.root / source.files[row]) for row in found.rows(split="train").tolist()]
 
 
 def thresholds(adapter: Adapter, space: LabelSpace) -> Tensor:

@@ -161,8 +161,9 @@ def _require_loss(loss: object, method: Method) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         found = f"a tensor {list(loss.shape)}" if isinstance(loss, Tensor) else shown(loss)
         raise UserError(f"The loss of {name} is {found}; return a tensor of one number, such as the mean of it.")
-    trained = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
-    if trained and not loss.requires_grad:
+    if loss.requires_grad:
+        return loss
+    if trained := [name for name, parameter in method.named_parameters() if parameter.requires_grad]:
         raise UserError(
             f"The loss of {name} does not depend on what it trains ({first_names(trained)}); use these parameters in "
             "`classifier` or `loss`, without torch.no_grad(), detach() or item() in between."

@@ -135,13 +135,13 @@ class Commands:
 
     def search(self, methods: Sequence[str]) -> str:
         """`fedprompt tune RECIPE --method ...`."""
-        minutes = max(SEARCH_MINUTES, self._limit)  # a search needs more than a run
+        minutes = max(SEARCH_MINUTES, limit(self.run))  # a search needs more than a run
         return self._of("tune", "--method", ",".join(methods), "--minutes", f"{minutes:g}")
 
     def seeds(self) -> str:
         """`fedprompt compare RECIPE --seeds ...`."""
-        limit = {"minutes": f"{self._limit:g}"} if self._limit else {}
-        return self._of("compare", "--seeds", "1,2,3", **limit)
+        given = limit(self.run)
+        return self._of("compare", "--seeds", "1,2,3", **({"minutes": f"{given:g}"} if given else {}))
 
     def predict(self, trial: TrialRecord) -> str:
         """`fedprompt predict RUN IMAGES`, with the trial if it is not the main one."""
@@ -153,13 +153,10 @@ class Commands:
         return shlex.join(["fedprompt", "resume", self.place])
 
     @property
-    def _limit(self) -> float:
-        return limit(self.run)
-
-    @property
     def _minutes(self) -> tuple[str, ...]:
         """The time that the user gave, as words of a command; none if there was no limit."""
-        return ("--minutes", f"{self._limit:g}") if self._limit else ()
+        given = limit(self.run)
+        return ("--minutes", f"{given:g}") if given else ()
 
     def _of(self, name: str, *words: str, **changes: str) -> str:
         """`fedprompt NAME RECIPE --set ... WORDS`, where changes replace settings; dots of keys are given as "__"."""
