@@ -247,7 +247,7 @@ def test_poisson_batches_take_every_image_with_the_same_probability() -> None:
 
 def test_a_method_that_chooses_by_what_it_saw_is_refused() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
-    with pytest.raises(UserError, match="Toy chooses what to train by the data it has seen"):
+    with pytest.raises(UserError, match="Toy chooses what to train by the data it has seen; switch that off"):
         trained(privacy, batch_size=4, method=Toy(switch=True))
 
 
@@ -299,3 +299,10 @@ def test_a_sites_epsilon_grows_with_epochs_and_shrinks_with_images() -> None:
     privacy = SamplePrivacy(clip=1.0, noise=1.0, **BUDGET)
     few, many = (privacy.spent(images=count, batch_size=32, epochs=10) for count in (100, 1000))
     assert few > many > privacy.spent(images=1000, batch_size=32, epochs=5)
+
+
+def test_a_method_that_says_so_is_refused_before_it_trains() -> None:
+    method = Toy(switch=False)
+    method.unaccounted = "orders its steps by the images; set method.order = false"
+    with pytest.raises(UserError, match=r"Toy orders its steps .* or leave out \[train.server.privacy\]: no privacy"):
+        trained(SamplePrivacy(clip=1.0, noise=1.0, **BUDGET), batch_size=4, method=method)

@@ -261,3 +261,8 @@ def test_multi_label_compares_every_token(tiny_clip: Clip) -> None:
 def test_options_that_make_no_sense_are_refused(tiny_clip: Clip, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         FedMVP(tiny_clip, **options)
+
+
+def test_only_its_lora_phase_is_no_part_of_a_privacy_budget(tiny_clip: Clip) -> None:
+    assert "set method.lora = false" in FedMVP(tiny_clip).unaccounted
+    assert not FedMVP(tiny_clip, lora=False).unaccounted and not FedMVP(tiny_clip, sigma=0.0).unaccounted

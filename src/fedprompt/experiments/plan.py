@@ -27,7 +27,7 @@ from fedprompt.experiments.keep import HELD_OUT, Keep
 from fedprompt.experiments.server import REGISTRIES as SERVER_REGISTRIES
 from fedprompt.experiments.server import ServerSetup, bind_server, set_up, write_out
 from fedprompt.federated.aggregation.base import Weighting
-from fedprompt.federated.client import TrainSettings
+from fedprompt.federated.client import TrainSettings, require_accounted
 from fedprompt.methods.base import Method, Reads
 from fedprompt.records.reading import trial_label
 from fedprompt.seeding import stream
@@ -69,9 +69,14 @@ class Trial:
         return _class_of(self.builder).reads
 
     def make_method(self, clip: Clip) -> Method:
-        """A fresh method; its initial state depends on the seed alone. UserError if the backbone cannot carry it."""
+        """A fresh method; its initial state depends on the seed alone.
+
+        Raises UserError if the backbone cannot carry it, or if no privacy budget accounts for how it trains.
+        """
         self.require_carried(clip.family)
-        return self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
+        method = self.builder(clip, generator=stream(self.settings.seed, "method")).to(clip.device)
+        require_accounted(method, self.settings)
+        return method
 
     def refusal(self, family: Family) -> str:
         """Why a backbone of this family cannot carry the method, in a sentence; "" if it can."""

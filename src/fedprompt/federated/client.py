@@ -83,6 +83,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
     """
     if not len(client.train):
         raise UserError(f"Client {client.id} ({client.name}) has no training images; leave it out or give it some.")
+    require_accounted(method, settings)
     started = time.perf_counter()
     method.load_state_dict({**shared, **personal})
     method.train()
@@ -101,10 +102,7 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
         losses += _train_epoch(local, optimizer)
         method.end_epoch(epoch)
         if settings.privacy is not None and method.trainable() != names:
-            raise UserError(
-                f"{type(method).__name__} chooses what to train by the data it has seen, which no privacy budget "
-                "accounts for; switch that off in its options, or leave out [train.server.privacy]."
-            )
+            raise _unaccounted(method, "chooses what to train by the data it has seen; switch that off in its options")
     method.zero_grad()
     state = {name: tensor.detach().to("cpu", copy=True) for name, tensor in method.state_dict().items()}
     return Update(
@@ -114,6 +112,18 @@ def train_client(  # noqa: PLR0913  (three objects and four values; a container 
         personal={name: state[name] for name in state if name.startswith(method.personal)},
         loss=sum(losses) / max(len(losses), 1),  # private batches may all be empty
         seconds=time.perf_counter() - started,
+    )
+
+
+def require_accounted(method: Method, settings: TrainSettings) -> None:
+    """Raise UserError if training images are protected and the method says that no budget accounts for its training."""
+    if settings.privacy is not None and method.unaccounted:
+        raise _unaccounted(method, method.unaccounted)
+
+
+def _unaccounted(method: Method, what: str) -> UserError:
+    return UserError(
+        f"{type(method).__name__} {what}, or leave out [train.server.privacy]: no privacy budget accounts for it."
     )
 
 

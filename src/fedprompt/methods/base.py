@@ -67,6 +67,7 @@ class Method(nn.Module, ABC):
     init: str | None = None  # the option of methods with a learned context: what the context starts from
     needs: ClassVar[tuple[str, ...]] = ()  # further packages; each is also the name of the extra that installs it
     requires: ClassVar[tuple[Capability, ...]] = ()  # what it needs of a backbone that not every family offers
+    unaccounted: str = ""  # what of its training no privacy budget accounts for, and the fix: "<it does this>; set ..."
 
     @classmethod
     def takes_mean(cls) -> bool:

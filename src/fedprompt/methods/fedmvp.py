@@ -75,6 +75,9 @@ class FedMVP(Method):
         # differs: the release draws both factors at random and tests without LoRA; here the start is the identity
         # differs: the paper leaves open on which side of the LayerNorms LoRA stands; here between norms and projections
         self.lora = LowRank(width, lora_rank, generator=generator) if lora else None
+        self.unaccounted = (
+            "enters its LoRA phase by the images' loss; set method.lora = false" if lora and sigma else ""
+        )
         self.phase = nn.Buffer(torch.zeros((), dtype=torch.bool))  # true: LoRA only, from here on
         self.cross_entropy_sum = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch
 
@@ -134,8 +137,7 @@ class FedMVP(Method):
         """The keys and values before their norm, [N, W]."""
         if self.conditioning == "image":
             return self.keys
-        context: Tensor = self.project(clip.text_features([text for text, _ in self._attributes(space)]))
-        return context
+        return self.project(clip.text_features([text for text, _ in self._attributes(space)]))  # type: ignore[no-any-return]
 
     def _prompts(self, clip: Clip, patches: Tensor, context: Tensor) -> Tensor:
         queries = self.queries if self.conditioning == "text" else patches  # [m, W] or [B, P, W]
