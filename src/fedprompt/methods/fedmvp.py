@@ -75,9 +75,7 @@ class FedMVP(Method):
         # differs: the release draws both factors at random and tests without LoRA; here the start is the identity
         # differs: the paper leaves open on which side of the LayerNorms LoRA stands; here between norms and projections
         self.lora = LowRank(width, lora_rank, generator=generator) if lora else None
-        self.unaccounted = (
-            "enters its LoRA phase by the images' loss; set method.lora = false" if lora and sigma else ""
-        )
+        self.unaccounted = "begins LoRA by the images' loss; set method.lora = false" if lora and sigma else ""
         self.phase = nn.Buffer(torch.zeros((), dtype=torch.bool))  # true: LoRA only, from here on
         self.cross_entropy_sum = nn.Buffer(torch.zeros(2))  # sum of cross-entropies and number of images in this epoch
 
