@@ -353,6 +353,26 @@ def test_clients_with_one_candidate_class_are_counted(tmp_path: Path) -> None:
     assert "1 of 3 clients hold images of one class only; their Local figure is 100%" in said(tmp_path, lines)
 
 
+def test_clients_without_a_gain_are_named_worst_first(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    after = {"zero": (0.5, 0.6, 0.7, 0.9, 0.8), "ours": (0.6, 0.5, 0.7, 0.4, 0.79)}
+    local = [
+        {"event": "score", "trial": name, "round": 2, "split": "local", "client": client, "num_examples": 9 + client}
+        | {"figures": {"accuracy": value}, "classes": FOUR, "name": f"site_{client}"}
+        for name, values in after.items()
+        for client, value in enumerate(values)
+    ]
+    text = said(tmp_path, [*lines, *local])
+    worst = "site_3 40.0% (90.0%, 12 images), site_1 50.0% (60.0%, 10 images), site_4 79.0% (80.0%, 13 images)."
+    assert f"Local is below Zero at 3 of 5 clients: {worst}" in text
+    assert "Local is below Zero at none of the 1" not in said(tmp_path, [*lines, local[0], local[5]]), "one client"
+    assert "Local is below Zero at none of the 2 clients." in said(
+        tmp_path, [*lines, local[0], local[2], local[5], local[7]]
+    )
+    local[6]["figures"] = {"accuracy": None}
+    assert "at 2 of 4 clients" in said(tmp_path, [*lines, *local])
+
+
 def test_few_test_images_are_said(tmp_path: Path) -> None:
     lines = [*events({"zero": 0.60, "ours": 0.63}), interval("ours", -0.1, 0.2, "zero", images=20)]
     assert "20 test images say little about small differences; add images" in said(tmp_path, lines)

@@ -195,6 +195,10 @@ def _print_evaluation(found: Evaluation, total: int) -> None:
     labelled = mistakes.images
     figures = ", ".join(_figures(found.score.figures))
     typer.echo(f"Of {plural(labelled, 'image')} with a given label: {figures}.")
+    if absent := sum(one.predicted > 0 and not one.images for one in mistakes.classes):
+        macro = "CF1" if "mean_average_precision" in found.score.figures else "macro F1"
+        were = "class was" if absent == 1 else "classes were"
+        typer.echo(f"{absent:,} {were} predicted that no image has; {macro} counts each as 0.")
     if total > labelled:
         typer.echo(f"Images without a label in the table: {total - labelled:,}.", err=True)
     if found.unused:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from fedprompt.errors import plural
 from fedprompt.ops.bootstrap import chance_average_precision
 from fedprompt.ops.metrics import harmonic_mean
 from fedprompt.records.events import IntervalEvent
@@ -18,6 +19,7 @@ from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, 
 from fedprompt.report.rounds import STILL, fewer_rounds, kept_rounds, losses, percent
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
+FEWEST_CLIENTS, SHOWN_CLIENTS = 2, 3  # of a sentence about clients without a gain
 PREFERRED = ("hm", NATURAL, "test", "base")  # the column that a verdict is about, the first that a run has
 
 
@@ -55,6 +57,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *untested_classes(run, main, column),
         *_unknown_images(run, column),
         *_single_class_clients(main),
+        *_clients_below(run, main),
     ]
     return Verdict(tuple(sentences), tuple(steps(_situation(run, main, column), proposals(run, folder))))
 
@@ -245,6 +248,29 @@ def _single_class_clients(main: TrialRecord) -> Iterator[str]:
             f"{single} of {len(local)} clients hold images of one class only; their Local figure is 100% with any "
             "method."
         )
+
+
+def _clients_below(run: Run, main: TrialRecord) -> Iterator[str]:
+    """At which clients the Local figure is below the untrained reference's; nothing of fewer than two clients."""
+    reference = run.reference
+    if reference is None or reference == main or not main.trains:
+        return
+    before = {score.client: score.value for score in reference.final("local")}
+    pairs = [(score, score.value, before.get(score.client)) for score in main.final("local")]
+    known = [(score, value, old) for score, value, old in pairs if value is not None and old is not None]
+    if len(known) < FEWEST_CLIENTS:
+        return
+    below = sorted((one for one in known if one[1] < one[2]), key=lambda one: one[1] - one[2])
+    title = run.title("local")
+    if not below:
+        yield f"{title} is below {reference.label} at none of the {len(known)} clients."
+        return
+    named = [
+        f"{s.name} {percent(value)} ({percent(old)}, {plural(s.num_examples, 'image')})" for s, value, old in below
+    ]
+    more = f", and {len(named) - SHOWN_CLIENTS} more" if len(named) > SHOWN_CLIENTS else ""
+    listed = ", ".join(named[:SHOWN_CLIENTS]) + more
+    yield f"{title} is below {reference.label} at {len(below)} of {len(known)} clients: {listed}."
 
 
 def _points(found: IntervalEvent) -> str:
