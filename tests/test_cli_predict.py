@@ -198,9 +198,7 @@ def test_predictions_are_compared_with_given_labels(run: Path, dataset: Dataset,
     wrong = [row for row in rows if row["predicted"] != row["truth"]]
     absent = {row["predicted"] for row in rows} - {row["truth"] for row in rows}
     assert (
-        "predicted that no image has; macro F1 counts each as 0.\n" in said
-        if absent
-        else "macro F1 counts" not in said
+        "predicted that no image has; macro F1 counts each as 0.\n" in said if absent else "macro F1 counts" not in said
     )
     for row in wrong:
         assert f"1 image of {row['truth']} predicted as {row['predicted']}." in said

@@ -110,6 +110,36 @@ def test_every_option_of_every_block_refuses_what_is_no_number_of_a_setting(name
                 bind(name, builder, options, place="[x]")
 
 
+def foreign(default: object) -> tuple[object, ...]:
+    """Values that are easily taken for one of the default's type."""
+    if isinstance(default, bool):
+        return (1, 0, 1.0, "true", "yes")
+    return (True, str(default), f" {default} ", "1e3") if isinstance(default, int | float) else ()
+
+
+@pytest.mark.parametrize("model", [Recipe, Deployment, SiteFile])
+def test_text_is_no_number_and_a_truth_value_is_neither(model: type[BaseModel]) -> None:
+    seen = 0
+    for path in paths(model):
+        found = model
+        for name in path[:-1]:
+            found = table_in(found.model_fields[name].annotation) or found
+        for value in foreign(found.model_fields[path[-1]].default):
+            seen += 1
+            with pytest.raises(UserError, match=rf"{path[-1]} = .* is not accepted: it must be (a|true)"):
+                checked(model, with_value(model, path, value), origin="x.toml")
+    assert seen > 10
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_text_is_no_number_and_a_truth_value_is_neither_in_options(name: str) -> None:
+    for option, field in options_model(BLOCKS[name]).model_fields.items():
+        for value in foreign(field.default):
+            options = {**filled(options_model(BLOCKS[name])), option: value}
+            with pytest.raises(UserError, match=rf"{option} = .* is not accepted: it must be (a|true)"):
+                bind(name, BLOCKS[name], options, place="[x]")
+
+
 def build(name: str, options: Mapping[str, object]) -> Iterator[object]:
     """The block as a run builds it; a partition rule of data of each kind, and no source: that would need files."""
     kind, block = name.split(": ")[0], bind(name, BLOCKS[name], options, place="[x]")

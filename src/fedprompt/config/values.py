@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticKnownError
 
 from fedprompt.errors import wording
 
@@ -34,7 +35,10 @@ OrNegative = Annotated[float, Signed()]  # declares to the conformance tests tha
 
 
 class Settings(BaseModel):
-    """A model of settings in which every number is finite, unless its type is `OrInfinite`, and none is NaN."""
+    """A model of settings in which every number is finite, unless its type is `OrInfinite`, and none is NaN.
+
+    Text is no number and no truth value, and these two are not each other, as in TOML.
+    """
 
     # "constants": a dump keeps infinity, which TOML has, instead of writing null
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -48,6 +52,8 @@ class Settings(BaseModel):
         reason = _refusal(value, infinite=any(isinstance(mark, Infinity) for mark in field.metadata))
         if reason:
             raise PydanticCustomError("number", "{reason}", {"reason": reason})
+        if wanted := _wanted_in_place_of(value, field.annotation):
+            raise PydanticKnownError(wanted)
         return value
 
 
@@ -55,6 +61,32 @@ def table_in(annotation: Any) -> type[BaseModel] | None:
     """The model of the table, or of each table of a list, that a field of this type holds; None if it holds none."""
     parts = (annotation, *getattr(annotation, "__args__", ()))
     return next((part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)), None)
+
+
+def _wanted_in_place_of(value: object, annotation: object) -> Literal["int_type", "float_type", "bool_type"] | None:
+    """The error if text or a truth value stands for a number, or either for a truth value; pydantic converts them."""
+    kinds = set(_scalars(annotation))
+    if kinds & {str, Any} or not isinstance(value, bool | int | float | str) or type(value) in kinds:
+        return None
+    is_word = isinstance(value, str) and not value.strip("+-").isdecimal()
+    if is_word and any(isinstance(kind, str) for kind in kinds):
+        return None  # the error of a literal lists the choices
+    if kinds & {int, float} and isinstance(value, int | float) and not isinstance(value, bool):
+        return None  # pydantic tells whole numbers from others
+    return "int_type" if int in kinds else "float_type" if float in kinds else "bool_type" if bool in kinds else None
+
+
+def _scalars(annotation: object) -> Iterator[object]:
+    """The types that a value may have, without their marks, and the values of literals."""
+    if get_origin(annotation) is Annotated:
+        yield from _scalars(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _scalars(part)
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        yield annotation
 
 
 def _refusal(value: object, *, infinite: bool) -> str:

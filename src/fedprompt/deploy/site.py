@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from fedprompt.clip.threads import fitting_threads
 from fedprompt.deploy.audit import ALLOWED, AuditTrail, Verdict, recipe_hash
 from fedprompt.deploy.disclosure import (
     hides_divergence,
@@ -105,6 +106,10 @@ class Site:
         if time.time() > request.fields.get(EXPIRES, math.inf):
             raise _expired()  # it has waited while the site was busy
         job = self._jobs.accept(request, settings)
+        with fitting_threads(job.experiment.clip):  # as in a simulation, for the same bits
+            return self._answer_job(job, request, settings, charges)
+
+    def _answer_job(self, job: Job, request: Payload, settings: SiteFile, charges: list[Charged]) -> Payload:
         secure = _secure_sum(job, self.folder)
         if request.kind == HELLO:
             return _marked(job, Payload(DONE, hello_answer(job.experiment, job.client, settings)))

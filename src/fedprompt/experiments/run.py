@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fedprompt.clip.threads import fitting_threads
 from fedprompt.config.outside_code import named_code, require_trusted
 from fedprompt.config.recipe import Recipe, checked, load_recipe
 from fedprompt.config.recipe_tables import RuntimeTable
@@ -62,6 +63,7 @@ def start(  # noqa: PLR0913  (the plan, and what a command, a study or Python ad
         prepare = opened.enter_context(_runtime(plan, given, make_transport))
         callbacks.on_step("Opening backbone and data")
         experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone)
+        opened.enter_context(fitting_threads(experiment.clip))
         callbacks.on_message(experiment.dataset.report.sentence())
         for name, origin in experiment.origins.items():
             callbacks.on_message(f"{name} reads bundled descriptions: {origin}.")
@@ -116,6 +118,7 @@ def resume(  # noqa: PLR0913  (what a command or Python may change of a run)
         plan = given.plan(_with_runtime(load_recipe(folder / RECIPE), runtime), origin=RECIPE)
         prepare = opened.enter_context(_runtime(plan, given, make_transport))
         experiment = assemble(plan, on_step=callbacks.on_progress, backbone=given.backbone, unreadable=unreadable)
+        opened.enter_context(fitting_threads(experiment.clip))
         changes = changes_since(header, experiment)
         if changes and not accept_changes:
             raise UserError(

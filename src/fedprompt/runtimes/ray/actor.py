@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 
 from fedprompt.clip.loading import numerics_id
 from fedprompt.clip.model import Clip
+from fedprompt.clip.threads import use_fitting_threads
 from fedprompt.data.images import Images, ImageSource
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import NotFiniteError, UserError
@@ -154,6 +155,7 @@ class Actor:
         try:
             self.setup: Setup = ray.get(setup[0])
             self.clip = self.setup.open_backbone()
+            use_fitting_threads(self.clip)  # as the driver does
             if reason := self.setup.unreadable():
                 raise UserError(reason)
         except UserError as error:
