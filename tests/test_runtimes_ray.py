@@ -83,6 +83,7 @@ class Setup:
     def open_backbone(self) -> Any:
         clip = fake_clip()
         clip.cache, clip.fingerprint = FeatureCache(memory_bytes=0), "toy"
+        clip.batch, clip.image_width = 1, 8
         return clip
 
     def unreadable(self) -> str:
