@@ -189,7 +189,21 @@ ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a method by name": (lambda place: fp.load_adapter(place / "mine", method="fedvpt"), "not a class derived from"),
     "a backbone by name": (lambda place: fp.load_adapter(place / "mine", clip="demo"), "`clip` is 'demo', not a Clip;"),
     "no image": (lambda place: adapter(place).predict(None), "`images` is None; give an image, a list of them"),
-    "no class": (lambda place: adapter(place).predict(image()).top(0), "the number of classes must be 1 or more."),
+    "no class": (
+        lambda place: adapter(place).predict(image()).top(0),
+        "`count` is 0; give a whole number of at least 1.",
+    ),
+    "classes as text": (lambda place: adapter(place).predict(image()).top("1"), "`count` is '1'; give a whole number"),
+    "an empty list of classes": (
+        lambda place: adapter(place).predict(image(), classes=[]),
+        "`classes` is an empty list; give names, or leave it out for the adapter's own classes.",
+    ),
+    "a number as column": (lambda place: fp.read_run(place / "run").plot(3), "`column` is 3, not a str; give a name"),
+    "a table of images": (lambda place: adapter(place).predict({"a": image()}), "give an image, a list of them"),
+    "a row without a class": (
+        lambda place: tiny_dataset().examples(torch.tensor([0]), [9999]),
+        "There is no class 9999; classes are numbers from 0 to",
+    ),
     "numbers as classes": (lambda place: adapter(place).predict(image(), classes=[1, 2]), "`classes` has 1 among"),
     "an empty class": (lambda place: adapter(place).predict(image(), classes=[""]), "`classes` has '' among"),
     "attributes for nothing": (

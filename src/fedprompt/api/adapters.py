@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedprompt import methods
-from fedprompt.arguments import as_path, listed, require, shown
+from fedprompt.arguments import as_path, listed, require, shown, whole
 from fedprompt.clip.model import Clip
 from fedprompt.data.file_source import FileSource
 from fedprompt.data.images import Images, ImageSource
@@ -83,9 +83,7 @@ class Predictions:
 
     def top(self, count: int = TOP) -> list[list[tuple[str, float]]]:
         """Per image the `count` most probable classes with their probabilities, best first; UserError below one."""
-        if count < 1:
-            raise UserError(f"top({count}) gives nothing; the number of classes must be 1 or more.")
-        found = self.probabilities.topk(min(count, len(self.classes)))
+        found = self.probabilities.topk(min(whole(count, "count"), len(self.classes)))
         return [
             [(self.classes[label], value) for label, value in zip(labels, values, strict=True)]
             for labels, values in zip(found.indices.tolist(), found.values.tolist(), strict=True)
@@ -146,7 +144,7 @@ def _given_images(images: Any, *, skips: bool) -> _Given:
         return _Given(FileSource(Path(), absolute, names=found.names), found.names)
     if isinstance(images, Image.Image) or getattr(images, "ndim", 4) != 4:
         return _given_images([images], skips=skips)
-    if not isinstance(images, Iterable):
+    if not isinstance(images, Iterable) or isinstance(images, Mapping):
         raise UserError(f"`images` is {shown(images)}; give an image, a list of them, or a folder.")
     listed_images = list(images)
     if skips and listed_images and all(isinstance(one, str | os.PathLike) for one in listed_images):
@@ -250,7 +248,7 @@ class Adapter:
         images: Any,
         /,
         *,
-        classes: Sequence[str] = (),
+        classes: Sequence[str] | None = None,
         attributes: Mapping[str, Sequence[str]] | None = None,
         on_error: Literal["skip", "raise"] | None = None,
     ) -> Predictions:
@@ -291,10 +289,12 @@ class Adapter:
             {one.name: one.error for one in given.unreadable},
         )
 
-    def _space(self, classes: Sequence[str], attributes: Mapping[str, Sequence[str]]) -> LabelSpace:
+    def _space(self, classes: Sequence[str] | None, attributes: Mapping[str, Sequence[str]]) -> LabelSpace:
         if isinstance(classes, str):
             raise UserError(f"`classes` is the text {classes!r}; give a list of names.")
-        names = listed(classes, "classes")
+        names = () if classes is None else listed(classes, "classes")
+        if classes is not None and not names:
+            raise UserError("`classes` is an empty list; give names, or leave it out for the adapter's own classes.")
         if wrong := [name for name in names if not isinstance(name, str) or not name.strip()]:
             raise UserError(f"`classes` has {shown(wrong[0])} among its names; give the name of each class as text.")
         return candidates(self._files, names, attributes=attributes)

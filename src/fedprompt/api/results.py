@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedprompt.api.adapters import Adapter, given_clip, given_method
-from fedprompt.arguments import as_path, listed
+from fedprompt.arguments import as_path, listed, require
 from fedprompt.clip.model import Clip
 from fedprompt.errors import UserError, did_you_mean, worded
 from fedprompt.experiments.predict import unknown_trial
@@ -159,6 +159,7 @@ class Run:
         """
         if column is None:
             return Figure(headline_drawing(self.records))
+        require(column, str, "column", 'give a name, such as "base" or "loss"')
         column = {self.records.title(one): one for one in self.records.columns}.get(column, column)
         if column != "loss" and column not in self.records.columns:
             known = ("loss", *self.records.columns)
@@ -166,7 +167,8 @@ class Run:
             raise UserError(f"The run has no column {column!r}{hint} (columns: {', '.join(known)}).")
         drawn = loss_figure(self.records) if column == "loss" else score_figure(self.records, column)
         if drawn is None:
-            raise UserError(f"{column!r} was recorded less than twice; set evaluate.every to score between rounds.")
+            fix = 'train with settings={"evaluate.every": 1} for a curve'
+            raise UserError(f"{column!r} was recorded less than twice; {fix}.")
         return Figure(drawn)
 
     def report(self) -> Page:

@@ -195,12 +195,19 @@ class Dataset:
         if classes is None:
             return Examples(images, self.targets[rows], space)
         order = torch.tensor(list(classes), dtype=torch.int64)
+        if wrong := [label for label in order.tolist() if not 0 <= label < len(self.space)]:
+            raise UserError(f"There is no class {wrong[0]}; classes are numbers from 0 to {len(self.space) - 1}.")
         if self.space.kind == "multi":
             return Examples(images, self.targets[rows][:, order], space.take(classes))
         position = torch.full((len(self.space),), -1, dtype=torch.int64)
         position[order] = torch.arange(len(order))
         targets = position[self.targets[rows]]
-        assert bool((targets >= 0).all()), "a row's class is not among the candidates"
+        if bool((targets < 0).any()):
+            missed = int(rows[int((targets < 0).nonzero()[0])])
+            name = self.space.names[int(self.targets[missed])]
+            raise UserError(
+                f"Row {missed} has the class {name!r}, which is no candidate; add it, or leave out the row."
+            )
         return Examples(images, targets, space.take(classes))
 
 
