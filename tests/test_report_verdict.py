@@ -353,6 +353,16 @@ def test_clients_with_one_candidate_class_are_counted(tmp_path: Path) -> None:
     assert "1 of 3 clients hold images of one class only; their Local figure is 100%" in said(tmp_path, lines)
 
 
+def test_a_run_that_was_ended_before_its_last_round_says_so(tmp_path: Path) -> None:
+    lines = events({"zero": 0.60, "ours": 0.63})
+    lines.append({"event": "trial", "trial": "ours", "status": "done", "rounds": 6})
+    assert "Ours trained 2 of 6 rounds: a callback ended it." in said(tmp_path, lines)
+    lines[-1]["rounds"] = 2
+    assert "of 2 rounds" not in said(tmp_path, lines)
+    lines[-1] |= {"rounds": 6, "status": "interrupted"}
+    assert "a callback" not in said(tmp_path, lines)
+
+
 def test_clients_without_a_gain_are_named_worst_first(tmp_path: Path) -> None:
     lines = events({"zero": 0.60, "ours": 0.63})
     after = {"zero": (0.5, 0.6, 0.7, 0.9, 0.8), "ours": (0.6, 0.5, 0.7, 0.4, 0.79)}

@@ -34,6 +34,17 @@ def fewer_rounds(run: Run) -> Iterator[str]:
         yield f"{'; '.join(said)}, as many as fitted into the time beside the search."
 
 
+def ended_early(run: Run) -> Iterator[str]:
+    """Which methods ended before their planned rounds, without patience that `kept_rounds` names."""
+    for trial in run.trials:
+        last, planned = max((event.round for event in trial.rounds), default=0), trial.about.rounds or 0
+        if trial.about.status == "done" and 0 < last < planned and not (trial.kept and trial.kept.patience):
+            why = (
+                "its privacy budget allowed no more" if trial.rounds[-1].epsilon is not None else "a callback ended it"
+            )
+            yield f"{trial.label} trained {last:,} of {plural(planned, 'round')}: {why}."
+
+
 def _falls(trial: TrialRecord) -> bool:
     """Whether the training loss of the last round is still well below that of the round before."""
     found = losses(trial)

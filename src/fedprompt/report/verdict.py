@@ -16,7 +16,7 @@ from fedprompt.report.collapse import collapse, too_many_labels
 from fedprompt.report.decisions import decisions, majority, never_predicted, untested_classes
 from fedprompt.report.equal_figures import equal_figures
 from fedprompt.report.next_steps import Situation, is_tuning, proposals, steps, uses_drawings_clip
-from fedprompt.report.rounds import STILL, fewer_rounds, kept_rounds, losses, percent
+from fedprompt.report.rounds import STILL, ended_early, fewer_rounds, kept_rounds, losses, percent
 
 KNOWN = 0.5  # of the way from chance to 1: from there on, an untrained backbone knows the images
 FEWEST_CLIENTS, SHOWN_CLIENTS = 2, 3  # of a sentence about clients without a gain
@@ -49,6 +49,7 @@ def verdict(run: Run, folder: str = "") -> Verdict:
         *_against_others(run, main, column),
         *_best(run, main, column),
         *fewer_rounds(run),
+        *ended_early(run),
         *kept_rounds(run),
         *equal_figures(run),
         *_unmoved(main),
