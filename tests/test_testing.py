@@ -11,14 +11,17 @@ import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
+from fedprompt.clip.model import Clip
 from fedprompt.data.dataset import Dataset
 from fedprompt.data.images import Images
+from fedprompt.data.labels import LabelSpace
 from fedprompt.data.partition.base import Partition, Shard
 from fedprompt.errors import UserError
 from fedprompt.methods.base import Method, at_least, class_texts, cosine_classifier
@@ -492,3 +495,47 @@ def test_the_pytest_plugin_gives_fixtures_and_loads_torch_only_when_asked(tmp_pa
         check=False,
     )
     assert finished.returncode == 0 and "2 passed" in finished.stdout, finished.stdout + finished.stderr
+
+
+class Abstract(Method):
+    """Defines nothing."""
+
+
+class WithoutClassifier(Method):
+    """Its classifier is none."""
+
+    def __init__(self, clip: Clip, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+
+    def classifier(self, clip: Clip, space: LabelSpace) -> Any:
+        return None
+
+
+class Untyped(WithoutClassifier):
+    """Has an option without a type."""
+
+    def __init__(self, clip: Clip, *, classes=(), generator: torch.Generator | None = None) -> None:
+        super().__init__(clip)
+
+
+@pytest.mark.parametrize(
+    ("method", "sentence"),
+    [
+        (Abstract, "Abstract does not define classifier, which every method must define."),
+        (WithoutClassifier, "`classifier` of WithoutClassifier returned None; return a function"),
+        (Untyped, "The options ['classes'] of Untyped have no type, so values cannot be checked; annotate them."),
+        (3, "A method is a name, a class derived from fedprompt.Method, or a table, not 3."),
+    ],
+)
+def test_what_is_no_method_is_a_sentence(method: Any, sentence: str) -> None:
+    with pytest.raises((AssertionError, UserError)) as caught:
+        check_method(method)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_error_of_a_rules_own_says_what_could_not_be_checked() -> None:
+    def broken(dataset: Dataset) -> Any:
+        return 1 / 0
+
+    with pytest.raises(AssertionError, match="cannot be checked: ZeroDivisionError: division by zero"):
+        check_partition_rule(broken)

@@ -166,9 +166,7 @@ def _method_table(method: MethodLike) -> tuple[Mapping[str, Any], type[Method] |
         return {**method, **table}, kind
     if isinstance(method, str):
         return {"name": method}, None
-    if not (isinstance(method, type) and issubclass(method, Method)):
-        raise UserError(f"A method is a name, a class derived from fedprompt.Method, or a table, not {method!r}.")
-    own = method.__module__.removeprefix(f"{methods.__name__}.")
+    own = methods.require_method(method).__module__.removeprefix(f"{methods.__name__}.")
     if own in methods.names():
         return {"name": own}, None
     return {"name": method.__name__}, method

@@ -35,7 +35,7 @@ from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.rounds import initial_state
 from fedprompt.file_system import is_file, is_folder, read_bytes, require_folder
 from fedprompt.methods import method_summary
-from fedprompt.methods.base import Method
+from fedprompt.methods.base import Method, open_classifier
 from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
@@ -316,7 +316,7 @@ def classify_files(
 ) -> Iterator[Batch]:
     """Classify image files in batches; no image or feature is kept for longer than its batch, up to `CACHE_GB`."""
     method.eval()
-    classify = method.classifier(clip, space)
+    classify = open_classifier(method, clip, space)
 
     def logits(rows: Sequence[int]) -> Tensor:
         own = source.take(rows)  # whose features are not kept for longer

@@ -15,7 +15,7 @@ from fedprompt.data.images import Images
 from fedprompt.data.labels import Kind, LabelSpace
 from fedprompt.errors import plural
 from fedprompt.federated.client import Client
-from fedprompt.methods.base import Method, require_logits
+from fedprompt.methods.base import Method, open_classifier, require_logits
 from fedprompt.ops import metrics
 
 METRICS: Mapping[Kind, str] = {"single": "accuracy", "multi": "mean_average_precision"}  # headline metric per task
@@ -78,7 +78,7 @@ def compute_logits(method: Method, clip: Clip, images: Images, space: LabelSpace
     method.eval()
     batch_size = images_per_batch(batch_size, space)
     # Prompts may depend on the candidates as a whole (FedTPG, FedMVP), so the list is never split.
-    classify = method.classifier(clip, space)
+    classify = open_classifier(method, clip, space)
     batches = torch.split(torch.arange(len(images)), batch_size)
     taken = (images.take(positions) for positions in batches)
     return torch.cat([require_logits(classify(batch), method, batch, space).float().cpu() for batch in taken])

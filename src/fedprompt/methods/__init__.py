@@ -37,6 +37,15 @@ def load(name: str) -> type[Method]:
     return found[0]
 
 
+def require_method(value: object) -> type[Method]:
+    """A class of a method, if all that a method must define is defined; UserError otherwise."""
+    if not (inspect.isclass(value) and issubclass(value, Method)):
+        raise UserError(f"A method is a name, a class derived from fedprompt.Method, or a table, not {value!r}.")
+    if lacking := sorted(getattr(value, "__abstractmethods__", ())):
+        raise UserError(f"{value.__name__} does not define {' and '.join(lacking)}, which every method must define.")
+    return value
+
+
 def method_summary(method: type[Method]) -> str:
     """What a method is and whose idea it is: the first line of its file."""
     return (inspect.getdoc(inspect.getmodule(method)) or "").split("\n")[0]

@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
         self, clip: Clip, images: Images, targets: Tensor, space: LabelSpace, *, stream: torch.Generator
     ) -> Tensor:
         """The scalar loss of a batch, by default the task's objective on the logits; draw randomness from `stream`."""
-        logits = require_logits(self.classifier(clip, space)(images), self, images, space)
+        logits = require_logits(open_classifier(self, clip, space)(images), self, images, space)
         return objective(space.kind)(logits, targets)
 
     def trainable(self) -> tuple[str, ...]:
@@ -129,6 +129,16 @@ class Method(nn.Module, ABC):
             *(() if attention is None else attention_diagnostics(attention.weights)),
             *(() if found is None else condition_diagnostics(**vars(found))),
         )
+
+
+def open_classifier(method: Method, clip: Clip, space: LabelSpace) -> Classifier:
+    """A method's classifier of these classes; UserError if that is no function."""
+    found: object = method.classifier(clip, space)
+    if not callable(found):
+        raise UserError(
+            f"`classifier` of {type(method).__name__} returned {shown(found)}; return a function from images to logits."
+        )
+    return found
 
 
 def require_logits(logits: object, method: Method, images: Images, space: LabelSpace) -> Tensor:

@@ -41,6 +41,8 @@ def check_method(
     kind of backbone ("clip", "siglip", ...). Raises AssertionError with a sentence about the first property that does
     not hold.
     """
+    if not isinstance(method, str):
+        methods.require_method(method)
     check(MethodTests, method=method, options=options or {}, family=family)
 
 

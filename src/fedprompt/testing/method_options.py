@@ -38,6 +38,20 @@ class MethodOptionTests:
     options: ClassVar[Mapping[str, object]] = {}
     family: ClassVar[str] = "clip"
 
+    def test_options_are_keywords_with_defaults(self) -> None:
+        """The constructor is `(clip, *, options with defaults, generator)`."""
+        name, (clip, *options) = self._name, inspect.signature(self._kind).parameters.values()
+        assert clip.name == "clip" and options[-1].name == "generator", (
+            f"The constructor of {name} must take clip first and generator last, not {clip.name} and "
+            f"{options[-1].name if options else 'nothing'}."
+        )
+        positional = [option.name for option in options if option.kind is not inspect.Parameter.KEYWORD_ONLY]
+        assert not positional, f"The options {positional} of {name} must be keyword-only; put them behind a star."
+        bare = [option.name for option in options if option.default is inspect.Parameter.empty]
+        assert not bare, f"The options {bare} of {name} have no default."
+        untyped = [option.name for option in options if option.annotation is inspect.Parameter.empty]
+        assert not untyped, f"The options {untyped} of {name} have no type, so values cannot be checked; annotate them."
+
     def test_every_option_does_something(self) -> None:
         """Other values change what is trained or predicted, or are refused with the option's name."""
         for option in methods.options(self._kind):
@@ -67,18 +81,6 @@ class MethodOptionTests:
             words = ("nonsense",) if get_origin(annotations[option]) is Literal else ()
             for value in (*words, *impossible_values(annotations[option])):
                 assert_refused(option, value, self._build)
-
-    def test_options_are_keywords_with_defaults(self) -> None:
-        """The constructor is `(clip, *, options with defaults, generator)`."""
-        name, (clip, *options) = self._name, inspect.signature(self._kind).parameters.values()
-        assert clip.name == "clip" and options[-1].name == "generator", (
-            f"The constructor of {name} must take clip first and generator last, not {clip.name} and "
-            f"{options[-1].name if options else 'nothing'}."
-        )
-        positional = [option.name for option in options if option.kind is not inspect.Parameter.KEYWORD_ONLY]
-        assert not positional, f"The options {positional} of {name} must be keyword-only; put them behind a star."
-        bare = [option.name for option in options if option.default is inspect.Parameter.empty]
-        assert not bare, f"The options {bare} of {name} have no default."
 
     @property
     def _kind(self) -> type[Method]:

@@ -23,11 +23,22 @@ IMPOSSIBLE: Mapping[Any, tuple[Any, ...]] = {int: (-1,), float: (-1.0, math.nan,
 
 
 def check(group: type, **subject: object) -> None:
-    """Run all conformance tests of a class on a subject, by name; AssertionError for the first that does not hold."""
+    """Run all conformance tests of a class on a subject, in order; AssertionError for the first that does not hold."""
     tests = type(f"{group.__name__}Of", (group,), {name: _as_attribute(value) for name, value in subject.items()})()
-    for name in dir(tests):
+    for name in dict.fromkeys(name for kind in reversed(type(tests).__mro__) for name in vars(kind)):
         if name.startswith("test_"):
-            getattr(tests, name)()
+            _run(getattr(tests, name))
+
+
+def _run(test: Callable[[], None]) -> None:
+    """Run one test; an error that is not of its own words is said to have ended it."""
+    try:
+        test()
+    except (AssertionError, UserError):
+        raise
+    except Exception as error:
+        promise = (inspect.getdoc(test) or test.__name__).split("\n")[0]
+        raise AssertionError(f'"{promise}" cannot be checked: {type(error).__name__}: {error}') from error
 
 
 def _as_attribute(value: object) -> object:
