@@ -49,7 +49,7 @@ class MethodOptionTests:
         assert not positional, f"The options {positional} of {name} must be keyword-only; put them behind a star."
         bare = [option.name for option in options if option.default is inspect.Parameter.empty]
         assert not bare, f"The options {bare} of {name} have no default."
-        untyped = [option.name for option in options if option.annotation is inspect.Parameter.empty]
+        untyped = [key for key, one in methods.options(self._kind).items() if one.annotation is inspect.Parameter.empty]
         assert not untyped, f"The options {untyped} of {name} have no type, so values cannot be checked; annotate them."
 
     def test_every_option_does_something(self) -> None:
