@@ -27,7 +27,7 @@ from fedprompt.data.intake.path_tables import is_path_table
 from fedprompt.data.labels import LabelSpace
 from fedprompt.errors import UserError, plural, worded
 from fedprompt.experiments.class_descriptions import check_distinct_texts
-from fedprompt.experiments.predict import candidates, find_unreadable, open_adapter, restore, thresholds
+from fedprompt.experiments.predict import candidates, find_unreadable, method_of, open_adapter, restore, thresholds
 from fedprompt.experiments.sample_images import png
 from fedprompt.experiments.test_sets import class_probabilities
 from fedprompt.federated.evaluate import predict
@@ -206,6 +206,7 @@ class Adapter:
         self._clip = clip
         self._given = dict(given or {})
         self._keep = keep  # what owns a temporary folder that the files lie in
+        method_of(files, self._find_method)  # a method that is not there is a UserError now, not at the first image
 
     @classmethod
     def of_run(

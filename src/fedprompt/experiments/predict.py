@@ -93,6 +93,14 @@ def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
     return () if trial is None else tuple(introduced(run, trial))
 
 
+def method_of(adapter: Adapter, find_method: FindMethod = methods.load) -> Block[Method]:
+    """The adapter's method with its options; UserError if it is code outside fedprompt that is not trusted."""
+    name = adapter.card.method
+    if is_outside(name):
+        require_trusted((name,), adapter.trusted, place=f"The adapter {adapter.folder}")
+    return bind_method(name, adapter.card.params, place=str(adapter.folder), find_method=find_method)
+
+
 def restore(
     adapter: Adapter, *, backbone: str | None = None, clip: Clip | None = None, find_method: FindMethod = methods.load
 ) -> tuple[Method, Clip]:
@@ -101,8 +109,7 @@ def restore(
     `clip` is a backbone that is open already, and `find_method` looks the method up. Raises UserError if the method is
     code outside fedprompt that is not trusted, if the backbone is another one, or if a tensor does not fit.
     """
-    if is_outside(adapter.card.method):
-        require_trusted((adapter.card.method,), adapter.trusted, place=f"The adapter {adapter.folder}")
+    block = method_of(adapter, find_method)
     path = backbone or adapter.card.base_model_name_or_path
     if clip is None and not path:
         raise UserError(
@@ -110,8 +117,6 @@ def restore(
             f"{option('backbone', 'clip')}."
         )
     clip = clip or load_backbone(BackboneTable(path=path, memory_gb=CACHE_GB))
-    place = str(adapter.folder)
-    block = bind_method(adapter.card.method, adapter.card.params, place=place, find_method=find_method)
     if not is_outside(adapter.card.method):  # code of others may not support this, and is trusted
         check_tensors(adapter, _without_memory(block, clip, adapter))
     method = block(clip, generator=stream(0, "method")).to(clip.device)
