@@ -88,9 +88,9 @@ def test_a_check_takes_the_side_from_the_backbone() -> None:
 def test_an_unknown_class_of_a_method_is_asked_for_at_once(folder: Path) -> None:
     clip, data, _ = objects()
     run = fp.read_run(folder)
-    for load in (lambda: run.adapter(clip=clip), lambda: fp.load_adapter(folder, clip=clip)):
+    for open_it in (lambda: run.adapter(clip=clip), lambda: fp.load_adapter(folder, clip=clip)):
         with pytest.raises(fp.UserError, match=r"There is no method 'Own' .*or its class, `method=Own`"):
-            load()
+            open_it()
     with pytest.raises(fp.UserError, match="lay in no folder; give it with `clip`"):
         run.adapter(method=Own).predict(data.source.open(0))
     given = run.adapter(method=Own, clip=clip).predict(data.source.open(0))
