@@ -292,6 +292,12 @@ def test_a_browser_shows_what_every_adapter_recognises_and_asks_no_other_host(pl
             "[...document.images].every(image => image.complete && image.naturalWidth > 0) && document.images.length"
         )
         browser.wait(lambda: browser.value(drawn))
+        browser.value(
+            "{const box = document.getElementById('classes'); box.value = 'horse, tree'; "
+            "box.dispatchEvent(new Event('change'))}"
+        )
+        again = "document.querySelector('#results section').innerText"
+        browser.wait(lambda: "horse" in (browser.value(again) or "") and "dog" not in browser.value(again))
         fetched = browser.value("performance.getEntriesByType('resource').map(entry => entry.name)")
         assert {name.split("?")[0] for name in fetched if not name.startswith("data:")} == {f"{place}/classify"}
     finally:
