@@ -242,7 +242,8 @@ def test_labels_that_do_not_fit_are_named_together(run: Path, images: Path, tmp_
     assert "has no label; add some" in sentence("predict", run, images, "--labels", table)
     assert "does not exist; give the path of a table" in sentence("predict", run, images, "--labels", "gone.csv")
     table.write_text("image,text\nimages/0.png,x\n", encoding="utf-8")
-    assert "has no column 'label'" in sentence("predict", run, images, "--labels", table)
+    said = sentence("predict", run, images, "--labels", table)
+    assert "it has no column 'label'; name it so (found 'image', 'text'" in said and "--set" not in said
 
 
 def test_labels_are_found_by_file_name_where_paths_differ(run: Path, images: Path, tmp_path: Path) -> None:
@@ -307,7 +308,7 @@ def test_figures_and_decisions_of_several_labels_have_the_adapters_own_threshold
     said = call("predict", folder, tmp_path / "0.png", "--labels", tmp_path / "truth.csv")
     count, classes = len(true), len(card["class_names"])
     assert f"OF1 {100 * 2 * count / (count + classes):.1f}%" in said
-    assert f"fedmpt, from the adapter {folder}." in said
+    assert f"FedMPT, from the adapter {folder}." in said
 
 
 def test_the_threshold_from_which_labels_are_present_is_said_and_in_the_files(multi: Path, tmp_path: Path) -> None:
@@ -454,3 +455,16 @@ def test_a_run_records_the_mistakes_of_its_main_method_with_its_report(run: Path
         )
     html = (run / "report.html").read_text(encoding="utf-8")
     assert "Mistakes of FedMVP" in html and "Decisions per class" in html
+
+
+def test_the_model_card_counts_the_classes_that_each_client_has_images_of(run: Path, multi: Path) -> None:
+    fewer = 0
+    for folder in (run, multi):
+        held = read_run(folder).header.partition
+        assert held is not None
+        for client, (name, counts) in enumerate(zip(held.clients, held.counts, strict=True)):
+            own = sum(count > 0 for count in counts)
+            fewer += own < len(held.classes)
+            line = f"| {name} | {own} | {held.images(client)} |"
+            assert all(line in card.read_text(encoding="utf-8") for card in (folder / "adapters").glob("*/README.md"))
+    assert fewer

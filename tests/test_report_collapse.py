@@ -28,5 +28,12 @@ def test_one_label_that_is_always_predicted_is_a_collapse() -> None:
     assert said == "predicts fish for 39 of 40 images (10 have it): its predictions collapse towards one class."
 
 
+def test_a_label_predicted_too_often_beside_many_others_is_no_collapse() -> None:
+    classes = [ClassDecisions(name=name, images=10, predicted=10, right=5) for name in ("hat", "fish", "owl")]
+    birds = ClassDecisions(name="bird", images=1, predicted=12, right=1)
+    said = collapse(MistakesEvent(trial="a", split="test", images=40, threshold=0.5, classes=[*classes, birds]))
+    assert said == "predicts bird for 12 of 40 images (1 has it), much more often than it is there."
+
+
 def test_usual_predictions_are_no_collapse() -> None:
     assert not collapse(event(0.5, fish=12, hat=10, bird=9, house=8))

@@ -142,11 +142,11 @@ def _texts(found: Predictions) -> Iterator[str]:
 
 def _doubts(adapter: Adapter, found: Predictions) -> Iterator[str]:
     """Why predictions or figures may be worth less than they seem."""
-    from fedprompt.experiments.predict import trained_on_sentence
+    from fedprompt.experiments.predict import label_of, trained_on_sentence
     from fedprompt.report.collapse import alike, collapse
 
     if found.evaluation is not None and (said := collapse(found.evaluation.mistakes)):
-        yield f"{found.method} {said}"
+        yield f"{label_of(adapter)} {said}"
     elif found.evaluation is None and (said := alike([one.decided for one in found.images])):
         yield said
     if said := trained_on_sentence(found):

@@ -156,7 +156,7 @@ def protocol(experiment: Experiment) -> str:
         f"{plural(clients, 'client')} (partition rule {recipe.partition.rule}), {who} in every round; "
         f"{_rounds(recipe)} of {plural(train.local_epochs, 'local epoch')}; "
         f"{describe_server(train.server, weighting=train.weighting)}. {training_images(experiment)} "
-        "A method may override these settings; its own are listed under Methods.\n\n"
+        "A method may override these settings; the report lists its own under Methods.\n\n"
         f"Scores are of the global model, {when}; no round, threshold or class order is chosen on test images. "
         f"{_remark(experiment)}"
     ).strip()

@@ -14,6 +14,7 @@ from fedprompt.experiments.events import versions
 from fedprompt.experiments.experiment import Experiment
 from fedprompt.experiments.plan import Trial
 from fedprompt.records.adapter import TASKS, AdapterCard, save_adapter, to_json
+from fedprompt.records.event_fields import PartitionCounts
 from fedprompt.records.reading import Score, TrialRecord
 from fedprompt.records.run_folder import RunFolder
 from fedprompt.report import Run, read_run
@@ -160,7 +161,7 @@ def _model_card(experiment: Experiment, trial: Trial, run: Run, record: TrialRec
         data=dataset.name,
         base=plural(len(dataset.base), "class"),
         new=len(dataset.new),
-        clients=_table(("client", "classes", "training images"), _sites(experiment)),
+        clients=_table(("client", "classes", "training images"), _sites(experiment, run.header.partition)),
         unreadable=plural(len(experiment.left_out), "image"),
         figures=_table(("split", "value", "meaning"), _figures(run, record)) if record.figures else UNTESTED,
         protocol=run.header.protocol,
@@ -187,11 +188,12 @@ def _result(dataset: str, run: Run, column: str, value: float) -> EvalResult:
     )
 
 
-def _sites(experiment: Experiment) -> list[tuple[str, str, str]]:
-    shards = experiment.partition.shards
+def _sites(experiment: Experiment, held: PartitionCounts | None) -> list[tuple[str, str, str]]:
+    """Per client the number of classes that it has images of, and of training images."""
+    shards, counts = experiment.partition.shards, held.counts if held else ()
     rows = [
-        (shard.name, str(len(shard.classes)), str(len(client.train)))
-        for shard, client in zip(shards[:MOST_CLIENTS], experiment.clients, strict=False)
+        (shard.name, str(sum(map(bool, counts[row]))) if row < len(counts) else "", str(len(client.train)))
+        for row, (shard, client) in enumerate(zip(shards[:MOST_CLIENTS], experiment.clients, strict=False))
     ]
     rest = len(shards) - len(rows)
     return [*rows, (f"and {rest} more", "", "")] if rest else rows

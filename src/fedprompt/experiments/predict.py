@@ -40,6 +40,7 @@ from fedprompt.ops.metrics import require_finite
 from fedprompt.records.adapter import Adapter, check_tensors, load_adapter, load_tensors
 from fedprompt.records.events import SampleEvent, TrialEvent
 from fedprompt.records.output_folder import resuming
+from fedprompt.records.reading import trial_label
 from fedprompt.records.run_folder import write_atomic
 from fedprompt.report import predictions_page, read_run
 from fedprompt.report.verdict import introduced
@@ -87,10 +88,17 @@ def introduction(place: Path, adapter: Adapter) -> tuple[str, ...]:
     Of an adapter outside a run, only the method.
     """
     if not is_file(place / "run.jsonl"):
-        return (f"{adapter.card.method}, from the adapter {adapter.folder}.",)
+        return (f"{label_of(adapter)}, from the adapter {adapter.folder}.",)
     run = read_run(place)
     trial = next((one for one in run.trials if one.name == adapter.folder.name), None)
     return () if trial is None else tuple(introduced(run, trial))
+
+
+def label_of(adapter: Adapter) -> str:
+    """The adapter's method as tables spell it."""
+    name = adapter.card.method
+    known = name in methods.names()
+    return trial_label(name, name, methods.method_summary(methods.load(name))) if known else name
 
 
 def method_of(adapter: Adapter, find_method: FindMethod = methods.load) -> Block[Method]:

@@ -10,6 +10,7 @@ from fedprompt.records.events import MistakesEvent
 
 EXCESS = 0.2  # share of the images by which a label is predicted more often than it is there
 TIMES = 2.0  # and how many times as often
+COLLAPSED = 0.4  # share of all predictions that fall on such labels, from which they are said to collapse
 FEWEST = 20  # images, below which nothing is said
 FEWEST_DECIDED = 10  # and of several labels together, of which there are more decisions
 MANY = 1.5  # times as many labels predicted as there are
@@ -28,10 +29,17 @@ def collapse(event: MistakesEvent) -> str:
     if not taken or event.images < FEWEST:
         return ""
     first, *others = sorted(taken, key=lambda one: -one.predicted)
-    said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({first.images:,} have it)"]
-    said += [f"{one.name} for {one.predicted:,} ({one.images:,} have it)" for one in others]
-    where = "one class" if len(said) == 1 else "few classes"
-    return f"predicts {', '.join(said)}: its predictions collapse towards {where}."
+    said = [f"{first.name} for {first.predicted:,} of {event.images:,} images ({_have(first)})"]
+    said += [f"{one.name} for {one.predicted:,} ({_have(one)})" for one in others]
+    share = sum(one.predicted for one in taken) / max(sum(one.predicted for one in event.classes), 1)
+    one = len(said) == 1
+    if share < COLLAPSED:
+        return f"predicts {', '.join(said)}, much more often than {'it is' if one else 'they are'} there."
+    return f"predicts {', '.join(said)}: its predictions collapse towards {'one class' if one else 'few classes'}."
+
+
+def _have(one: ClassDecisions) -> str:
+    return f"{one.images:,} {'has' if one.images == 1 else 'have'} it"
 
 
 def too_many_labels(event: MistakesEvent) -> bool:

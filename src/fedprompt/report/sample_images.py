@@ -38,11 +38,6 @@ class TrialPredictions:
     predictions: tuple[Prediction, ...]
     decided: tuple[str, ...] | None = None
 
-    @property
-    def right(self) -> bool:
-        """Whether the strongest prediction is a true label."""
-        return bool(self.predictions) and self.predictions[0].right
-
 
 @dataclass(frozen=True)
 class SampleImage:
@@ -50,10 +45,15 @@ class SampleImage:
 
     sample: str
     url: str
-    truth: str
+    labels: tuple[str, ...]
     split: str
     name: str
     predictions: tuple[TrialPredictions, ...]
+
+    @property
+    def truth(self) -> str:
+        """Its true labels as text, empty without any."""
+        return " + ".join(self.labels)
 
     @property
     def known(self) -> bool:
@@ -66,8 +66,10 @@ class SampleImage:
         return self.truth or ("none of the labels" if self.known else self.name)
 
     def is_right(self, trial: TrialPredictions) -> bool:
-        """Whether the strongest prediction is a true label, or none was decided on for an image without any."""
-        return trial.right if self.truth else trial.decided == ()
+        """Whether the decided labels are exactly the true ones or, where none are, the strongest is a true one."""
+        if trial.decided is not None:
+            return set(trial.decided) == set(self.labels)
+        return bool(trial.predictions) and trial.predictions[0].right
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def sample_images(run: Run) -> list[SampleImage]:
         url = next((url for _, sample in same if (url := png_data_url(sample.picture))), "")
         if url:
             first = same[0][1]
-            found.append(SampleImage(name, url, " + ".join(first.truth), first.split, first.name, predictions))
+            found.append(SampleImage(name, url, tuple(first.truth), first.split, first.name, predictions))
     return found
 
 
@@ -164,11 +166,10 @@ def _with(run: Run, condition: Callable[[SampleEvent], bool]) -> list[tuple[Samp
 def _explanation(image: SampleImage, explanation: ExplanationRecord) -> ImageExplanation:
     """All overlays of an image share their scale."""
     strongest = max((max(lifts) for label in explanation.labels for lifts in label.lifts), default=1.0)
-    true = image.truth.split(" + ")
     rows = tuple(
         (
             label.name,
-            label.name in true,
+            label.name in image.labels,
             tuple(
                 ConditionCell(found, heat_overlay(lifts, explanation.grid, strongest), f"{max(lifts):.0f}")
                 for found, lifts in zip(label.found, label.lifts, strict=True)

@@ -161,7 +161,7 @@ def _multi(table: Table, space: LabelSpace, mistakes: Mistakes) -> list[Tensor |
 
 def _read(path: Path, needed: Sequence[str]) -> Table:
     if path.suffix.lower() == PARQUET:
-        return renamed(_parquet(path), ("image", *needed), {})
+        return renamed(_parquet(path), ("image", *needed), None)
     return read_table(path, needed=("image", *needed))
 
 

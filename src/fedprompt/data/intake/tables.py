@@ -106,7 +106,7 @@ def read_table(
     if not table.rows:
         raise UserError(f"The table {path} has no rows; add some.")
     with own.before_others(fix="correct that line"):
-        found = renamed(table, needed, columns or {})
+        found = renamed(table, needed, columns)
     own.call_columns(found.headings)
     return found
 
@@ -265,13 +265,15 @@ def _check_head(path: Path, line: int, names: Sequence[str]) -> None:
     mistakes.check(fix="give each column a name of its own")
 
 
-def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> Table:
+def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str] | None) -> Table:
     """The table with our names for its columns: those that `columns` gives, and those that differ in case alone.
 
+    Without `columns` nobody can name them: then the names in the table must be changed.
     Where nothing is called `image` and `columns` does not say what is, the first of `IMAGE_COLUMNS` that holds texts is
     taken, with a remark. Raises UserError with all needed columns that are missing and all that are alike.
     """
-    mistakes, ours = Mistakes(table.path), dict[str, str]()
+    mistakes, ours, named = Mistakes(table.path), dict[str, str](), columns is not None
+    columns = columns or {}
     taken = "" if "image" in columns or "image" not in needed else _image_column(table)
     asked = {**{name: name for name in KNOWN}, **({"image": taken} if taken else {}), **columns}
     for own, theirs in asked.items():
@@ -282,7 +284,10 @@ def renamed(table: Table, needed: Sequence[str], columns: Mapping[str, str]) -> 
         elif alike:
             ours[(exact or alike)[0]] = own
         elif own in columns or own in needed:
-            mistakes.add(f"it has no column {theirs!r}", fix=_naming(table, own, did_you_mean(theirs, table.columns)))
+            mistakes.add(
+                f"it has no column {theirs!r}",
+                fix=_naming(table, own, did_you_mean(theirs, table.columns), named=named),
+            )
     names = tuple(ours.get(name, name) for name in table.columns)
     for name, count in Counter(names).items():
         if count > 1:
@@ -311,14 +316,17 @@ def _holds_texts(table: Table, name: str) -> bool:
     return 2 * sum(class_number(cell) is None for cell in cells) > len(cells) or name.casefold() == "image"
 
 
-def _naming(table: Table, own: str, hint: str) -> str:
-    """How to say which column is meant, with the columns there are; `hint` is a question that goes before."""
+def _naming(table: Table, own: str, hint: str, *, named: bool) -> str:
+    """How to say which column is meant, with the columns there are; `hint` is a question that goes before.
+
+    `named` says that the user may tell how a column is called.
+    """
     have = ", ".join(map(repr, table.columns[:8]))
     files = (name for name in table.columns if any(has_image_name(str(cell)) for cell in table.column(name)[:8]))
     example = next(files, "COLUMN") if own == "image" else "COLUMN"
-    way = f"{hint[2:]} Name it so, or" if hint else "name it so, or"
-    setting = data_setting(f"columns.{own}", example)
-    return f"{way} say what it is called with {setting} (found {have}; {table.form})"
+    way = f"{hint[2:]} Name it so" if hint else "name it so"
+    setting = f", or say what it is called with {data_setting(f'columns.{own}', example)}" if named else ""
+    return f"{way}{setting} (found {have}; {table.form})"
 
 
 KNOWN = ("image", "label", "labels", "split", "domain")

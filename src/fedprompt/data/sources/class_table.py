@@ -76,7 +76,7 @@ def class_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     check_test_fraction(test_fraction)
     require_image_table(path)
     mistakes = Mistakes(path)
-    table = read_table(path, needed=("image", "label"), columns=columns, mistakes=mistakes)
+    table = read_table(path, needed=("image", "label"), columns=columns or {}, mistakes=mistakes)
     with mistakes.before_others(fix=FIX):
         rows = read_splits(table, splits, mistakes=mistakes)
         cells = rows.table.column("label")

@@ -102,7 +102,7 @@ def label_table(  # noqa: PLR0913  (every option has a default, and a recipe nam
     check_test_fraction(test_fraction)
     require_image_table(path)
     mistakes = Mistakes(path)
-    table = read_table(path, needed=("image",), columns=columns, mistakes=mistakes).without(ignore)
+    table = read_table(path, needed=("image",), columns=columns or {}, mistakes=mistakes).without(ignore)
     with mistakes.before_others(fix=FIX):
         rows = read_splits(table, splits, mistakes=mistakes)
         place = ImagePlace(None if images is None else Path(images).expanduser(), links, repeats)
