@@ -298,3 +298,12 @@ def test_compared_runs_each_say_what_they_read_and_warn_once(tmp_path: Path) -> 
     said = call("compare", "own_folder", "-s", f"data.path={own}", *RUN, "--seeds", "1,2", "--out", tmp_path / "out")
     assert said.count("12 images, 2 classes (cat, dog)") == 2 and said.count("'dog '") == 1
     assert "drawn with the seed 1, 25%" in said and "drawn with the seed 2, 25%" in said
+
+
+def test_figures_are_those_of_a_run_which_has_no_unreadable_image(tmp_path: Path) -> None:
+    images(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog", each=6)
+    for number in range(2):
+        (distinct(tmp_path) / f"train/cat/{number}.jpg").write_bytes(b"no image")
+    said = " ".join(call("check", tmp_path, code=2).split())
+    assert "train/val/test 10/0/12" in said and "2 unreadable" in said
+    assert "1 of 2 classes has fewer than 5 training images: cat (4)" in said

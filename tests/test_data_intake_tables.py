@@ -175,8 +175,8 @@ def test_rows_of_one_image_are_told_with_what_differs():
         mistakes.check()
     said = str(caught.value)
     assert "line 5, column 'image': '1' already stands in line 2\n" in said
-    assert "line 6, column 'image': '2' already stands in line 3, with 'b' and not 'x'" in said
-    assert "line 7, column 'image': '3' already stands in line 4, in t and not in v" in said
+    assert "line 6, column 'image': '2' already stands in line 3, there with 'b', here with 'x'" in said
+    assert "line 7, column 'image': '3' already stands in line 4, there in t, here in v" in said
 
 
 CELL = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\x00\ufeff"), max_size=8).map(str.strip)

@@ -265,12 +265,14 @@ def test_an_excel_export_is_read_as_any_other_table(tmp_path):
 def test_rows_that_contradict_each_other_stop_a_run_unless_they_are_allowed(tmp_path):
     images(tmp_path, "", each=3)
     (tmp_path / "t.csv").write_text("image,label,split\n0.jpg,cat,train\n./0.jpg,cat,test\n1.jpg,cat,test\n")
-    with pytest.raises(UserError, match=r"line 3, column 'image': '0.jpg' already stands in line 2, in train and not"):
+    with pytest.raises(
+        UserError, match=r"line 3, column 'image': '0.jpg' already stands in line 2, there in train, here"
+    ):
         class_table(path=tmp_path / "t.csv")
     allowed = class_table(path=tmp_path / "t.csv", repeats="allow")
     assert allowed.splits == ("train", "test", "test") and "1 rows of images" in allowed.report.warnings[0]
     (tmp_path / "t.csv").write_text("image,label\n0.jpg,cat\n0.jpg,dog\n1.jpg,cat\n2.jpg,dog\n")
-    with pytest.raises(UserError, match=r"already stands in line 2, with 'cat' and not 'dog'"):
+    with pytest.raises(UserError, match=r"already stands in line 2, there with 'cat', here with 'dog'"):
         class_table(path=tmp_path / "t.csv")
 
 

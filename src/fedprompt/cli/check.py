@@ -109,6 +109,7 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
         from fedprompt.api.progress import counting, plain_console
         from fedprompt.data.problems import find_problems, scan_images
         from fedprompt.data.quality import near_pairs, quality_warnings
+        from fedprompt.experiments.unreadable import UNREADABLE
 
         console = Console(quiet=True) if quiet else plain_console()
         with counting(console, "listing") as on_step:
@@ -119,12 +120,13 @@ def _check(what: str, settings: list[str], trust_code: list[str] | None, *, quie
         with counting(console, "comparing images", after=2.0) as on_step:
             side = backbone_side(plan.recipe.backbone.path)
             pairs = near_pairs(dataset, looked, on_step=on_step)
-            warnings = quality_warnings(dataset, looked, input_side=side, pairs=pairs)
+            readable = dataset.without(looked.unreadable, reason=UNREADABLE)  # what a run has
+            warnings = quality_warnings(readable, looked, input_side=side, pairs=pairs)
     except UserError as error:
         return Checked(what, source, error=str(error))
     command = _command(what, source, dataset.space.kind, settings)
     problems = find_problems(dataset, looked)
-    return Checked(what, source, dataset, problems, warnings, command=command, near_duplicates=pairs)
+    return Checked(what, source, readable, problems, warnings, command=command, near_duplicates=pairs)
 
 
 def _command(what: str, source: str, kind: str, settings: Sequence[str]) -> str:

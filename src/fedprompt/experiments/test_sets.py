@@ -33,8 +33,8 @@ LOCAL = {
     "over that client's classes only: those that it may predict, whether or not its images have them; " + EQUALLY,
 }
 LOCAL_AMONG_ALL = (
-    "each client's test images, among all {}classes, since every client may predict any of them; it differs from {} "
-    f"only where clients have test images or models of their own; {EQUALLY}"
+    "each client's test images, among all {}classes, since every client may predict any of them; "
+    f"{EQUALLY}, while {{}} takes all images together"
 )
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 

@@ -45,6 +45,6 @@ def _other(path: Path) -> str:
         path = tables[0]
     kind = "folder of images" if is_folder(path) else f"table such as {path.name}"
     if wording() == "shell":
-        return f"a {kind} is read by: {train_command(path)}"
+        return f"a {kind} is read by: {train_command(path)}, with your other options"
     source = "image_folder" if is_folder(path) else "class_table" if "label" in column_names(path) else "label_table"
     return f"a {kind} is read by the source {source!r}"

@@ -356,8 +356,8 @@ def repeated_images(
             continue
         where = f"{image!r} already stands in line {lines[before]}"
         if splits[row] != splits[before]:
-            where += f", in {splits[before]} and not in {splits[row]}"
+            where += f", there in {splits[before]}, here in {splits[row]}"
         elif content(row) != content(before):
-            where += f", with {content(before)!r} and not {content(row)!r}"
+            where += f", there with {content(before)!r}, here with {content(row)!r}"
         fix = f"keep one of the rows, or allow them with {data_setting('repeats', 'allow')}"
         mistakes.add(where, line=lines[row], column="image", fix=fix)
