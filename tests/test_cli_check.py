@@ -301,9 +301,9 @@ def test_compared_runs_each_say_what_they_read_and_warn_once(tmp_path: Path) -> 
 
 
 def test_figures_are_those_of_a_run_which_has_no_unreadable_image(tmp_path: Path) -> None:
-    images(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog", each=6)
+    distinct(images(tmp_path, "train/cat", "train/dog", "test/cat", "test/dog", each=6))
     for number in range(2):
-        (distinct(tmp_path) / f"train/cat/{number}.jpg").write_bytes(b"no image")
+        (tmp_path / f"train/cat/{number}.jpg").write_bytes(b"no image")
     found = json.loads(call("check", tmp_path, "--json", code=2))["checked"][0]
     assert found["intake"]["splits"] == {"train": 10, "test": 12} and "2 unreadable" in found["summary"]
     assert "1 of 2 classes has fewer than 5 training images: cat (4)." in found["warnings"]
