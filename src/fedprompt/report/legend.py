@@ -48,7 +48,7 @@ def one_seed_note(run: Run) -> str:
         for one in run.intervals
         if one.against and one.column in run.headlines and one.low is not None and one.high is not None
     ]
-    seeds = "`fedprompt compare` gives means over seeds."
+    seeds = "A comparison (fedprompt compare) gives means over seeds."
     if not widths:
         return f"This is one seed, and no interval says which differences are more than noise; {seeds}"
     low, high = (f"{100 * width:.1f}" for width in (min(widths), max(widths)))
