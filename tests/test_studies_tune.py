@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+import fedprompt as fp
 from fedprompt.cli.main import app
 from fedprompt.config.recipe import find_recipe, load_recipe, parse_recipe
 from fedprompt.config.tuned import tuned_defaults
@@ -288,6 +289,33 @@ def test_bad_input_is_refused_in_a_sentence(words: tuple[str, ...], sentence: st
     text = tune(folder, *words, out="bad", code=2)
     assert sentence in " ".join(text.split())
     assert not (folder / "bad" / "search").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tune", "small.toml"),
+        ("compare", "small.toml"),
+        ("compare", "out/final"),
+        ("reproduce", "fedmvp/base-to-new", "--root", "."),
+    ],
+)
+def test_a_study_is_not_written_into_the_folder_of_a_run(
+    words: tuple[str, ...], folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run = folder / "out" / "final"
+    before = sorted(run.iterdir())
+    text = " ".join(call(*words, "--out", "out/final", code=2).split())
+    assert text == (
+        "The folder out/final already holds a run; continue it with `fedprompt resume out/final`, or choose another "
+        "folder with --out."
+    )
+    assert sorted(run.iterdir()) == before
+    with pytest.raises(UserError, match=r"already holds a run.* or choose another folder with `out`"):
+        fp.tune("small.toml", out=run, progress=False)
+    with pytest.raises(UserError, match=r"already holds a run.* or choose another folder with `out`"):
+        fp.reproduce("fedmvp/base-to-new", root=".", out=run)
 
 
 def test_another_time_than_the_search_began_with_is_refused(folder: Path, said: str) -> None:
