@@ -264,7 +264,20 @@ def test_a_recipe_that_keeps_the_best_round_is_searched_by_its_best_rounds(folde
 @pytest.mark.parametrize(("trains_on_all", "name"), [(True, "Test"), (False, "Base")])
 def test_the_metric_of_a_search_is_named_as_in_runs(trains_on_all: bool, name: str) -> None:
     recipe = parse_recipe(RECIPE)
-    assert f"HM (harmonic mean of {name}, among all" in metric_of(recipe, trains_on_all=trains_on_all)
+    kind = "" if trains_on_all else "base "
+    assert f"HM (harmonic mean of {name}, among all {kind}classes, and Local, among a client's)" in metric_of(
+        recipe, trains_on_all=trains_on_all
+    )
+
+
+def test_local_of_a_search_is_named_as_in_its_final_run_where_clients_may_predict_all_classes(folder: Path) -> None:
+    said = tune(folder, "--method", "promptfl", "--set", "partition={rule='iid', clients=2}", out="iid")
+    meaning = read_run(folder / "iid" / "final").header.splits["local"]
+    among = "among all base classes, since every client may predict any of them"
+    assert among in meaning
+    for text in (said, (folder / "iid" / "tuning.md").read_text()):
+        words = " ".join(text.split())
+        assert f"HM (harmonic mean of Base, among all base classes, and Local, {among}; mean over clients" in words
 
 
 @pytest.mark.parametrize(

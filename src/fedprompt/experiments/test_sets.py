@@ -32,9 +32,10 @@ LOCAL = {
     "multi": "mAP for each client on its test images (those of its domain or that the partition gives it, else all), "
     "over that client's classes only: those that it may predict, whether or not its images have them; " + EQUALLY,
 }
+AMONG_ALL = "among all {}classes, since every client may predict any of them"
 LOCAL_AMONG_ALL = (
-    "each client's test images, among all {}classes, since every client may predict any of them; it differs from {} "
-    f"only where clients have test images or models of their own; {EQUALLY}"
+    f"each client's test images, {AMONG_ALL}; it differs from {{}} only where clients have test images or models of "
+    f"their own; {EQUALLY}"
 )
 UNSEEN_SETS = "test images of data sets nobody trained on, each among its own classes; unweighted mean over data sets"
 
