@@ -232,6 +232,29 @@ def test_the_written_recipe_trains_the_best_method_again_to_the_bit(folder: Path
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_the_folder_of_a_search_stands_for_its_final_run(folder: Path, said: str) -> None:
+    fp.load_dataset(train=1, test=1).source.open(0).save(folder / "new.png")
+    final = folder / "out" / "final"
+    assert call("predict", folder / "out", folder / "new.png") == call("predict", final, folder / "new.png")
+    assert fp.load_adapter(folder / "out", trial="promptfl").folder == final / "adapters" / "promptfl"
+    text = " ".join(call("resume", folder / "out", code=2).split())
+    how = f"holds a search, which goes on with the same `fedprompt tune` command with --out {folder / 'out'} as before."
+    assert text == f"{folder / 'out'} {how}"
+    with pytest.raises(UserError, match=r"goes on with the same call of `fedprompt.tune` with out='.*out' as before"):
+        fp.resume(folder / "out", progress=False)
+    text = call("report", folder / "out", code=2)
+    assert text.strip().endswith(f"give the final run of this search, {final}.")
+
+
+def test_a_search_without_a_final_run_predicts_nothing_and_says_how_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "rounds.json").write_text("{}")
+    text = " ".join(call("predict", tmp_path, tmp_path / "rounds.json", code=2).split())
+    assert text == (
+        f"The final run in {tmp_path / 'final'} has not begun: {tmp_path} holds a search, which goes on with the same "
+        f"`fedprompt tune` command with --out {tmp_path} as before."
+    )
+
+
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(
     folder: Path, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from fedprompt.cli.config import (
     typed_command,
 )
 from fedprompt.errors import UserError
-from fedprompt.records.output_folder import require_study_folder
+from fedprompt.records.output_folder import FINAL, require_study_folder
 
 if TYPE_CHECKING:
     from fedprompt.studies.tune_run import Tuned
@@ -73,7 +73,7 @@ def tune(
             folder,
             origin=plan.origin,
             callbacks=callbacks,
-            command=typed_command("tune", recipe, settings, folder / "final", minutes=minutes),
+            command=typed_command("tune", recipe, settings, folder / FINAL, minutes=minutes),
         )
     if not quiet:
         _print(tuned)

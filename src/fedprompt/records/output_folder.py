@@ -9,15 +9,30 @@ import tempfile
 from pathlib import Path
 
 from fedprompt.errors import UserError, option, wording
-from fedprompt.file_system import entries, obstacle
+from fedprompt.file_system import entries, is_file, obstacle
 
 # What a run that stopped before its first record leaves behind; hidden files count as well.
 BEGUN = frozenset({"run.jsonl", "recipe.toml", "partition.json", "annotation.safetensors", "federation.json"})
+FINAL = "final"  # folder of the final run of a search for settings, in the folder of the search
+ROUNDS = "rounds.json"  # in the folder of a search: its numbers of rounds, which a later call takes from there
 
 
 def resuming(path: Path) -> str:
     """How a run is continued, in a message."""
     return f"`fedprompt resume {path}`" if wording() == "shell" else f"`fedprompt.resume({str(path)!r})`"
+
+
+def final_folder(path: Path) -> Path | None:
+    """The folder of the final run of a search for settings; None if `path` holds no search."""
+    return path / FINAL if is_file(path / ROUNDS) and not is_file(path / "run.jsonl") else None
+
+
+def searching(path: Path) -> str:
+    """That a folder holds a search and how it goes on, in a message."""
+    call = f"`fedprompt tune` command with --out {path}"
+    if wording() != "shell":
+        call = f"call of `fedprompt.tune` with out={str(path)!r}"
+    return f"{path} holds a search, which goes on with the same {call} as before"
 
 
 def require_no_run(path: Path) -> None:
