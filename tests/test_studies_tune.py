@@ -237,9 +237,9 @@ def test_the_folder_of_a_search_stands_for_its_final_run(folder: Path, said: str
     final = folder / "out" / "final"
     assert call("predict", folder / "out", folder / "new.png") == call("predict", final, folder / "new.png")
     assert fp.load_adapter(folder / "out", trial="promptfl").folder == final / "adapters" / "promptfl"
-    text = " ".join(call("resume", folder / "out", code=2).split())
+    text, on = (" ".join(call("resume", folder / "out", *words, code=2).split()) for words in ((), ("--on", "ray")))
     how = f"holds a search, which goes on with the same `fedprompt tune` command with --out {folder / 'out'} as before."
-    assert text == f"{folder / 'out'} {how}"
+    assert text == on == f"{folder / 'out'} {how}"
     with pytest.raises(UserError, match=r"goes on with the same call of `fedprompt.tune` with out='.*out' as before"):
         fp.resume(folder / "out", progress=False)
     text = call("report", folder / "out", code=2)

@@ -35,6 +35,12 @@ def searching(path: Path) -> str:
     return f"{path} holds a search, which goes on with the same {call} as before"
 
 
+def require_no_search(path: Path) -> None:
+    """Raise UserError if a folder holds a search, which is no run to resume."""
+    if final_folder(path) is not None:
+        raise UserError(f"{searching(path)}.")
+
+
 def require_no_run(path: Path) -> None:
     """Raise UserError if a folder holds a run."""
     log = path / "run.jsonl"

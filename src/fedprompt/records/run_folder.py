@@ -26,7 +26,7 @@ from fedprompt.errors import UserError
 from fedprompt.file_system import obstacle, open_file, read_bytes, require_file, require_folder, too_large
 from fedprompt.records import vectors
 from fedprompt.records.events import BaseEvent, Event, parse_event
-from fedprompt.records.output_folder import final_folder, require_no_run, searching
+from fedprompt.records.output_folder import final_folder, require_no_run, require_no_search
 from fedprompt.text_files import json_text, load_json
 from fedprompt.updates import State
 
@@ -224,8 +224,7 @@ class RunFolder:
     def open(cls, path: Path) -> Self:
         """Lock the folder of a run that is to be resumed; an incomplete last line is removed."""
         require_folder(path, "give the folder of a run")
-        if final_folder(path) is not None:
-            raise UserError(f"{searching(path)}.")
+        require_no_search(path)
         folder = cls(path)
         if folder._is_empty():
             folder.close()
